@@ -1,0 +1,73 @@
+"""clbench: a benchmark harness for continual learning, evaluated at every iteration.
+
+    import clbench
+    record = clbench.run("split-digits", "er", seed=0, memory=200)
+    print(record.metrics["average_accuracy"], record.metrics["min_acc"])
+
+Importing this module does not import torch; the names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path as _Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clbench.api import make_benchmark, make_model, make_strategy, run
+    from clbench.curve import Curve
+    from clbench.data import from_arrays, from_folder, from_npz
+    from clbench.errors import ClbenchError
+    from clbench.ledger import Record
+    from clbench.memory import ClassBalanced, Reservoir
+    from clbench.models import Classifier
+    from clbench.registry import register, register_benchmark, register_model
+    from clbench.strategy import Strategy, chain
+    from clbench.types import Batch, Benchmark, Data, Experience, Order, Output, Setting, Stream
+
+__version__ = "0.1.0"
+
+# A wheel holds clbench/strategies; in a checkout the folder lies beside this one.
+_root = _Path(__file__).resolve().parent.parent
+if (_root / "strategies").is_dir() and (_root / "pyproject.toml").is_file():
+    __path__.append(str(_root))
+
+_WHERE = {
+    "run": "api",
+    "make_benchmark": "api",
+    "make_strategy": "api",
+    "make_model": "api",
+    "Curve": "curve",
+    "from_arrays": "data",
+    "from_folder": "data",
+    "from_npz": "data",
+    "ClbenchError": "errors",
+    "Record": "ledger",
+    "ClassBalanced": "memory",
+    "Reservoir": "memory",
+    "Classifier": "models",
+    "register": "registry",
+    "register_benchmark": "registry",
+    "register_model": "registry",
+    "Strategy": "strategy",
+    "chain": "strategy",
+    "Batch": "types",
+    "Benchmark": "types",
+    "Data": "types",
+    "Experience": "types",
+    "Order": "types",
+    "Output": "types",
+    "Setting": "types",
+    "Stream": "types",
+}
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'clbench' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"clbench.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,65 @@
+"""The errors clbench raises, as a tree.
+
+ClbenchError
+├── ConfigError        a name, key, type or value in a configuration (also a ValueError)
+├── RegistryError      a strategy, benchmark, model … that is not known, or registered twice (also a LookupError)
+├── IncompatibleError  parts that cannot work together: a strategy and a setting, two parts of a chain
+├── DataError          a data set that is missing, damaged or not what its checksum says
+├── DivergedError      a loss that is not finite
+└── LedgerError        a run folder, record or curve that is missing, damaged, locked or altered
+
+Every message says who, what was wrong, what is allowed, what was given and, where there is one, the nearest fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClbenchError(Exception):
+    """Anything clbench refuses or fails at on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(ClbenchError, ValueError):
+    """A configuration that cannot be resolved."""
+
+
+class RegistryError(ClbenchError, LookupError):
+    """A name that is not registered, or is registered twice."""
+
+    def __str__(self) -> str:  # LookupError's subclasses may quote their argument; a message must not be
+        return str(self.args[0]) if self.args else ""
+
+
+class IncompatibleError(ClbenchError):
+    """Parts that cannot work together."""
+
+
+class DataError(ClbenchError):
+    """A data set that cannot be used."""
+
+
+class DivergedError(ClbenchError):
+    """A loss that is not finite.
+
+    `step`, `experience` and `terms` (loss name → value) say where it happened.
+    """
+
+    def __init__(self, step: int, experience: int, terms: dict[str, float]) -> None:
+        self.step, self.experience, self.terms = step, experience, terms
+        listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
+        super().__init__(
+            f"The loss is not finite at step {step} in experience {experience}: {listed}. "
+            "A smaller learning rate or gradient clipping (optim.clip) is the usual cure."
+        )
+
+
+class LedgerError(ClbenchError):
+    """A run folder, record or curve that cannot be used."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest of the known names, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

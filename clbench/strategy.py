@@ -1,0 +1,231 @@
+"""A strategy and how strategies are chained.
+
+A strategy is a handful of *points* that the engine calls, each a no-op unless it is written. It gets values and
+returns values; it never assigns to the engine. One step, seen from a strategy:
+
+    extend(batch)                                      rows join: replay, views, generated examples
+    step( gradient( forward → losses → backward )      the two *around* points wrap what lies inside them;
+          → gradients → clip → update → after_update ) the first part of a chain is the innermost
+    after_step(batch, out)                             memories take what they keep
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clbench.errors import IncompatibleError
+from clbench.types import NEEDS, Batch, Experience, Order, Output, Stream
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+State = dict[str, Any]
+"""Nested dictionaries of tensors, numbers, strings, booleans, None and lists of them: what a checkpoint holds."""
+
+
+class Strategy:
+    """A continual-learning method, or a part of one. Write only the points you need.
+
+    Class attributes:
+        needs: what the setting must offer, of `clbench.types.NEEDS`; the engine refuses a setting that does not.
+        state: names of attributes that a checkpoint must hold: tensors, modules, memories, numbers, dictionaries
+            of these. Whatever changes during training and matters later belongs here.
+        idempotent: that a second copy of the part in a chain changes nothing, so that it is dropped.
+
+    Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
+    `run.augment(raw)`, `run.rng("name")` and the rest of `clbench.engine.Run`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    state: ClassVar[tuple[str, ...]] = ()
+    idempotent: ClassVar[bool] = False
+    name: str = ""
+    run: Run
+
+    # --- once ---
+
+    def setup(self, run: Run) -> None:
+        """Allocate state. The model exists and is on its device."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model to train in place of `model`: prompts, adapters, other heads, frozen parameters."""
+        return model
+
+    def stream(self, train: Stream) -> Stream:
+        """The training stream to use in place of `train`; for bounds, which may see past data."""
+        return train
+
+    # --- experiences; called only where boundaries are told, so a strategy that relies on them declares the need ---
+
+    def begin_experience(self, exp: Experience) -> None:
+        """Before the first step of an experience."""
+
+    def order(self, exp: Experience, epoch: int) -> Order | None:
+        """The rows of one pass, in order; None leaves it to a random permutation. One part of a chain at most."""
+        return None
+
+    def end_experience(self, exp: Experience) -> None:
+        """After the last step of an experience: Fisher information, teachers, herding."""
+
+    # --- steps ---
+
+    def extend(self, batch: Batch) -> Batch:
+        """The batch with more rows (`batch.join`) or other inputs (`batch.with_x`)."""
+        return batch
+
+    def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
+        """Around gradient and update: `inner(batch)` does both. May move weights before or after, or repeat."""
+        return inner(batch)
+
+    def gradient(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
+        """Around forward, losses and backward: `inner(batch)` leaves fresh gradients in `.grad`."""
+        return inner(batch)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        """Named scalar losses; the engine adds them up. Nothing from any part means no step."""
+        return {}
+
+    def gradients(self) -> None:
+        """After backward, gradients unscaled and in place: project, mask, rescale."""
+
+    def after_update(self) -> None:
+        """After every optimizer update, also those inside `step`: projections, averages of weights."""
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        """Once an iteration, without gradient: memories take rows of `batch.stream()`."""
+
+    # --- prediction ---
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        """(B, C) scores that replace the model's at prediction. One part of a chain at most.
+
+        Called in eval mode without gradient; must draw nothing and change nothing.
+        """
+        raise NotImplementedError
+
+    # --- checkpoints ---
+
+    def state_dict(self) -> State:
+        """All state, by default the attributes named in `state`."""
+        return {name: _save(getattr(self, name)) for name in self.state}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take `state` back; `setup` has run before."""
+        for name in self.state:
+            setattr(self, name, _load(getattr(self, name), state[name], self.run))
+
+    # --- what there is to know about it ---
+
+    @property
+    def parts(self) -> tuple[Strategy, ...]:
+        """The parts of a chain, in order; a strategy that is no chain is its only part."""
+        return (self,)
+
+    def all_needs(self) -> frozenset[str]:
+        """The needs of all parts."""
+        return frozenset[str]().union(*(part.needs for part in self.parts))
+
+    def __str__(self) -> str:
+        return self.name or type(self).__name__
+
+
+class Chain(Strategy):
+    """Several parts as one strategy; made by `chain`."""
+
+    def __init__(self, parts: tuple[Strategy, ...]) -> None:
+        self._parts = parts
+
+    @property
+    def parts(self) -> tuple[Strategy, ...]:
+        return self._parts
+
+    def __str__(self) -> str:
+        return self.name or "+".join(str(part) for part in self._parts)
+
+
+def chain(*strategies: Strategy) -> Strategy:
+    """The parts of all strategies, in order, as one: associative and flat; plain `Strategy()` is its unit.
+
+    Batches go through the parts' `extend` in order, their losses are merged (a repeated name is an error when the
+    first step meets it), around points nest with the first part innermost, at most one part orders and at most one
+    classifies.
+
+    Raises:
+        IncompatibleError: two parts order, or two classify.
+    """
+    meant = [s for s in strategies if type(s) is not Strategy]
+    if not meant:
+        return strategies[0] if strategies else Strategy()
+    if len(meant) == 1:
+        return meant[0]
+    parts: list[Strategy] = []
+    for part in (part for strategy in meant for part in strategy.parts):
+        if part.idempotent and any(type(p) is type(part) and vars(p) == vars(part) for p in parts):
+            continue
+        parts.append(part)
+    for point, does in (("order", "order the data"), ("logits", "classify")):
+        defining = [part for part in parts if overrides(part, point)]
+        if len(defining) > 1:
+            raise IncompatibleError(
+                f"Only one part of a chain may {does}; {defining[0]} and {defining[1]} both define {point}()."
+            )
+    return Chain(tuple(parts))
+
+
+def overrides(part: Strategy, point: str) -> bool:
+    """Whether a part writes a point; the engine does not call those it does not."""
+    return getattr(type(part), point) is not getattr(Strategy, point)
+
+
+def check_needs(strategy: Strategy, benchmark_id: str, offers: frozenset[str]) -> None:
+    """Refuse a setting that does not offer what a strategy needs.
+
+    Raises:
+        IncompatibleError: names the needs and what the setting gives.
+    """
+    missing = sorted(strategy.all_needs() - offers)
+    if missing:
+        unmet = " and ".join(f"{need} ({NEEDS[need]})" for need in missing)
+        given = ", ".join(sorted(offers - {"past data"})) or "nothing beyond the examples"
+        raise IncompatibleError(f"{strategy} needs {unmet}, which {benchmark_id} does not give; it gives {given}.")
+
+
+MODULE = "__module__"
+"""Marks saved weights of a module, so that a teacher is told from a dictionary of anchors."""
+
+
+def _save(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return {MODULE: value.state_dict()}
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    if isinstance(value, Mapping):
+        return {str(k): _save(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_save(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    return value
+
+
+def _load(current: Any, saved: Any, run: Run) -> Any:
+    """`saved` in the form of `current`. A module that does not exist yet is rebuilt as a frozen copy of the model."""
+    if isinstance(saved, dict) and MODULE in saved:
+        module = current if current is not None else run.frozen()
+        module.load_state_dict(saved[MODULE])
+        return module
+    if hasattr(current, "load_state_dict"):
+        current.load_state_dict(saved)
+        return current
+    if isinstance(saved, dict):
+        inner = current if isinstance(current, Mapping) else {}
+        return {k: _load(inner.get(k), v, run) for k, v in saved.items()}
+    if isinstance(saved, list):
+        return [_load(None, v, run) for v in saved]
+    if isinstance(saved, torch.Tensor):
+        return saved.to(run.device)
+    return saved

@@ -1,0 +1,356 @@
+"""The values that flow through clbench. All are frozen; none knows the engine.
+
+Shapes: N examples of a data set, B of a batch, C classes, D features; `…` is the shape of one input,
+channels first for images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from clbench.augment import Transform
+
+HIDDEN = -1
+"""The task label of a row whose task the learner may not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step learns from: rows of the stream first, then the rows that parts have added.
+
+    Attributes:
+        x: (B, …) float, augmented and normalised, what the model sees.
+        y: (B,) int64 labels.
+        task: (B,) int64 task labels, `HIDDEN` where the setting tells none.
+        raw: (B, …) as stored in the data set, before augmentation: what a memory may keep.
+        index: (B,) int64 row of each example in its experience's data; −1 for rows that are not of it.
+        view: (B,) int64, 0 for the first view of an example, 1, 2 … for further ones.
+        replayed: (B,) bool, true for rows that a part has added.
+        new: how many rows come from the stream; they are the first ones, so `batch.x[:batch.new]`
+            selects them without asking the device.
+    """
+
+    x: Tensor
+    y: Tensor
+    task: Tensor
+    raw: Tensor
+    index: Tensor
+    view: Tensor
+    replayed: Tensor
+    new: int
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def stream(self) -> Batch:
+        """The rows that come from the stream, without those that parts have added."""
+        if self.new == len(self.y):
+            return self
+        n = self.new
+        return Batch(
+            self.x[:n], self.y[:n], self.task[:n], self.raw[:n], self.index[:n], self.view[:n], self.replayed[:n], n
+        )
+
+    def join(self, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
+        """This batch with further rows that are not of the stream, marked `replayed`."""
+        outside = torch.full_like(y, -1)
+        return Batch(
+            torch.cat([self.x, x]),
+            torch.cat([self.y, y]),
+            torch.cat([self.task, task]),
+            torch.cat([self.raw, raw]),
+            torch.cat([self.index, outside]),
+            torch.cat([self.view, torch.zeros_like(y)]),
+            torch.cat([self.replayed, torch.ones_like(y, dtype=torch.bool)]),
+            self.new,
+        )
+
+    def with_x(self, x: Tensor) -> Batch:
+        """This batch with other inputs, row for row."""
+        return replace(self, x=x)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the model says of a batch: logits (B, C) and features (B, D), both float32 whatever the precision."""
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The rows of an experience in the order of one pass: rows (n,) int64 and, where an example comes in
+    several views, view (n,) int64."""
+
+    rows: Tensor
+    view: Tensor | None = None
+
+
+class Change(Protocol):
+    """What a domain does to raw inputs: exact integer arithmetic, so that it is equal on every machine."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, …) → (N, …), same dtype."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """A JSON-able description that determines the change; it enters the fingerprint."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """All examples of a data set's split, shared by every experience that takes rows of it.
+
+    Attributes:
+        x: (P, …) uint8 images, float32 features or int64 tokens; may be a memory map of a file.
+        y: (P,) int64 labels.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"a pool needs one label per example; it has {len(self.x)} examples, {len(self.y)} labels")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over shape, dtype and bytes of inputs and labels."""
+        sha = hashlib.sha256()
+        for tensor in (self.x, self.y):
+            sha.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            for chunk in tensor.split(4096):  # a memory map need not fit into memory
+                sha.update(memoryview(chunk.contiguous().numpy()).cast("B"))
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Rows of one or more pools, each with what its domain does to them; nothing is copied until asked for.
+
+    Attributes:
+        parts: (pool, rows (n,) int64, change or None) in order; the examples of the parts are concatenated.
+    """
+
+    parts: tuple[tuple[Pool, Tensor, Change | None], ...]
+
+    @staticmethod
+    def of(pool: Pool, rows: Tensor, change: Change | None = None) -> Data:
+        return Data(((pool, rows, change),))
+
+    @staticmethod
+    def union(data: Sequence[Data]) -> Data:
+        """All examples of several data, in order."""
+        return Data(tuple(part for d in data for part in d.parts))
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows, _ in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs, were they gathered."""
+        return sum(len(rows) * pool.x[:1].numel() * pool.x.element_size() for pool, rows, _ in self.parts)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.parts[0][0].x.shape[1:])
+
+    def x(self) -> Tensor:
+        """(N, …) the inputs as stored, gathered anew at each call."""
+        gathered = [
+            change(pool.x[rows]) if change is not None else pool.x[rows] for pool, rows, change in self.parts
+        ]
+        return gathered[0] if len(gathered) == 1 else torch.cat(gathered)
+
+    def y(self) -> Tensor:
+        """(N,) int64 labels."""
+        return torch.cat([pool.y[rows] for pool, rows, _ in self.parts])
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples at `index` (n,): inputs (n, …) and labels (n,), touching no other example."""
+        if len(self.parts) == 1:
+            pool, rows, change = self.parts[0]
+            chosen = rows[index]
+            x = pool.x[chosen]
+            return (change(x) if change is not None else x), pool.y[chosen]
+        sizes = torch.tensor([len(rows) for _, rows, _ in self.parts])
+        ends = sizes.cumsum(0)
+        which = torch.searchsorted(ends, index, right=True)
+        x = torch.empty((len(index), *self.input_shape), dtype=self.parts[0][0].x.dtype)
+        y = torch.empty(len(index), dtype=torch.int64)
+        for p in which.unique().tolist():
+            at = (which == p).nonzero().squeeze(1)
+            start = int(ends[p] - sizes[p])
+            x[at], y[at] = Data((self.parts[p],)).take(index[at] - start)
+        return x, y
+
+    def subset(self, index: Tensor) -> Data:
+        """The examples at sorted `index` (n,), still not copied."""
+        parts, start = [], 0
+        for pool, rows, change in self.parts:
+            inside = index[(index >= start) & (index < start + len(rows))] - start
+            if len(inside):
+                parts.append((pool, rows[inside], change))
+            start += len(rows)
+        return Data(tuple(parts))
+
+    def describe(self, sha: hashlib._Hash) -> None:
+        """Feed what determines these examples into a hash."""
+        for pool, rows, change in self.parts:
+            sha.update(pool.digest.encode())
+            sha.update(rows.to(torch.int64).contiguous().numpy().tobytes())
+            sha.update(json.dumps(change.describe() if change is not None else None, sort_keys=True).encode())
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """One segment of a stream.
+
+    Attributes:
+        index: position in the stream, from 0.
+        classes: the classes it holds, sorted.
+        data: its examples.
+        task: the task label; the learner sees it only where the setting tells.
+        domain: name of the domain, in domain-incremental streams.
+        tests: which experiences of the test stream count as seen from here on; its own one by default.
+    """
+
+    index: int
+    classes: tuple[int, ...]
+    data: Data
+    task: int = HIDDEN
+    domain: str | None = None
+    tests: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tests:
+            object.__setattr__(self, "tests", (self.index,))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, eq=False)
+class Stream(Sequence[Experience]):
+    """An ordered sequence of experiences: `train`, `valid` or `test`."""
+
+    name: str
+    experiences: tuple[Experience, ...]
+
+    def __len__(self) -> int:
+        return len(self.experiences)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # Sequence's two overloads say it all
+        return self.experiences[index]
+
+    def __iter__(self) -> Iterator[Experience]:
+        return iter(self.experiences)
+
+
+NEEDS = {
+    "boundaries": "to be told when an experience ends",
+    "task labels": "to be told the task of every example",
+    "memory": "to keep past examples",
+    "several passes": "to see an experience more than once",
+    "past data": "all data of past experiences, which only a bound may have",
+}
+"""What a strategy can need of a setting, and what each need means."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the learner is told and granted.
+
+    Attributes:
+        shift: what changes between experiences: the classes, the domain, or the task with its label.
+        boundaries: whether the learner is told when an experience begins and ends.
+        task_labels: who sees task labels: nobody, training only, or training and test.
+        passes: passes over an experience that are allowed; 1 is online, None leaves it to the run.
+        memory: raw examples a strategy may keep; 0 is rehearsal-free, None leaves it to the strategy.
+    """
+
+    shift: Literal["class", "domain", "task"] = "class"
+    boundaries: bool = True
+    task_labels: Literal["never", "train", "always"] = "never"
+    passes: int | None = None
+    memory: int | None = None
+
+    def offers(self) -> frozenset[str]:
+        """The needs (`NEEDS`) that this setting meets. Past data is granted to bounds everywhere."""
+        met = {
+            "boundaries": self.boundaries,
+            "task labels": self.task_labels != "never",
+            "memory": self.memory is None or self.memory > 0,
+            "several passes": self.passes is None or self.passes > 1,
+            "past data": True,
+        }
+        return frozenset(need for need, given in met.items() if given)
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Streams, a setting and the metric that ranks: everything that two runs must share to be compared.
+
+    Attributes:
+        name, version: a change of data, split or order that may move numbers raises the version.
+        setting: what the learner is told and granted.
+        train, test, valid: the streams; experience i of `test` measures what experience i of `train` teaches.
+        num_classes: C, over the whole stream.
+        transform: normalisation and training-time augmentation.
+        primary: key of the metric that ranks strategies.
+        seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
+        class_names, notes: for people.
+    """
+
+    name: str
+    version: int
+    setting: Setting
+    train: Stream
+    test: Stream
+    num_classes: int
+    transform: Transform
+    valid: Stream | None = None
+    primary: str = "average_accuracy"
+    seed: int = 0
+    class_names: tuple[str, ...] = ()
+    notes: str = ""
+    spec: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.train[0].data.input_shape
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over data bytes, split indices, class order, domains, augmentation and setting.
+
+        Two benchmarks with the same fingerprint are the same, on any machine.
+        """
+        sha = hashlib.sha256(b"clbench benchmark 1")
+        setting = self.setting
+        sha.update(
+            json.dumps(
+                {
+                    "setting": [setting.shift, setting.boundaries, setting.task_labels, setting.passes, setting.memory],
+                    "classes": self.num_classes,
+                    "transform": self.transform.describe(),
+                },
+                sort_keys=True,
+            ).encode()
+        )
+        for stream in (self.train, self.test, self.valid):
+            for exp in stream or ():
+                sha.update(json.dumps([exp.index, exp.classes, exp.task, exp.domain, exp.tests]).encode())
+                exp.data.describe(sha)
+        return sha.hexdigest()

@@ -1,0 +1,1 @@
+"""The strategies of clbench: one paper, one file, one decorator. Imported as `clbench.strategies`."""
