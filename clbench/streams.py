@@ -1,0 +1,402 @@
+"""Streams from pools: pure, seeded functions.
+
+    streams = class_incremental(train, test, experiences=5, class_order="shuffled", seed=0)
+    Benchmark(..., train=streams.train, test=streams.test, valid=streams.valid, ...)
+
+Labels are never renumbered: class c keeps column c of the logits, whatever the order of the classes.
+
+All randomness comes from the raw 64-bit output of PCG64, which NumPy guarantees not to change (NEP 19),
+seeded by a hash of the seed and of what it is drawn for: a class order is the same with and without a
+validation split.
+
+Shapes: P examples of a pool, n of an experience.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clbench.augment import Permute, Rotate
+from clbench.errors import ConfigError, DataError
+from clbench.types import HIDDEN, Change, Data, Experience, Pool, Setting, Stream
+
+Ints = npt.NDArray[np.int64]
+Order = Sequence[int] | Literal["natural", "shuffled"]
+"""Which class or domain comes when: ascending, drawn from the seed, or listed."""
+
+
+class Streams(NamedTuple):
+    """Experience i of each stream belongs to experience i of the others."""
+
+    train: Stream
+    test: Stream
+    valid: Stream | None
+
+
+# --- streams ---
+
+
+def class_incremental(
+    train: Pool,
+    test: Pool,
+    *,
+    experiences: int | None = None,
+    classes_per_experience: int | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Order = "natural",
+    valid_fraction: float = 0.0,
+    seed: int = 0,
+    task_labels: bool = False,
+) -> Streams:
+    """New classes in every experience.
+
+    Args:
+        experiences: their number, of equal size; or classes_per_experience: their size; or first and
+            increment: size of the first one and of all others.
+        class_order: the first experience takes the first classes of it.
+        valid_fraction: share of each class's training examples that goes to the validation stream.
+        task_labels: whether experience i carries task label i (`task_incremental`).
+
+    Raises:
+        ConfigError: the classes cannot be shared out like this; says what is allowed.
+        DataError: a class without test examples, or one that is only tested.
+    """
+    y, y_test = _labels(train, "training"), _labels(test, "test")
+    classes = np.unique(y)
+    _same("class", classes, np.unique(y_test))
+    order = _ordered("class", classes, class_order, seed)
+    sizes = _sizes(len(order), experiences, classes_per_experience, first, increment)
+    owner = np.empty(int(classes[-1]) + 1, dtype=np.int64)  # class → experience
+    owner[order] = np.repeat(np.arange(len(sizes)), sizes)
+    groups = [tuple(sorted(part.tolist())) for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+    def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
+        return Experience(i, groups[i], Data.of(pool, rows), task=i if task_labels else HIDDEN)
+
+    n, held = len(sizes), _held_out(y, valid_fraction, seed)
+    return _streams(
+        (train, _rows(owner[y], n, ~held)),
+        (test, _rows(owner[y_test], n)),
+        (train, _rows(owner[y], n, held)) if valid_fraction else None,
+        experience,
+    )
+
+
+def task_incremental(
+    train: Pool,
+    test: Pool,
+    *,
+    experiences: int | None = None,
+    classes_per_experience: int | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Order = "natural",
+    valid_fraction: float = 0.0,
+    seed: int = 0,
+) -> Streams:
+    """`class_incremental` with a task label on every experience; the setting says who is told."""
+    return class_incremental(
+        train,
+        test,
+        experiences=experiences,
+        classes_per_experience=classes_per_experience,
+        first=first,
+        increment=increment,
+        class_order=class_order,
+        valid_fraction=valid_fraction,
+        seed=seed,
+        task_labels=True,
+    )
+
+
+def domain_incremental(
+    train: Pool,
+    test: Pool,
+    *,
+    domain_train: npt.ArrayLike,
+    domain_test: npt.ArrayLike,
+    names: Sequence[str] = (),
+    domain_order: Order = "natural",
+    valid_fraction: float = 0.0,
+    seed: int = 0,
+) -> Streams:
+    """One experience per domain, from the domain of every example.
+
+    Args:
+        domain_train, domain_test: (P,) domain numbers from 0, one per example.
+        names: of domains 0, 1, …; "domain 0" … if there are none.
+        valid_fraction: share of each class's training examples in each domain.
+
+    Raises:
+        ConfigError: domain numbers that do not fit the pools, or an order that does not fit the domains.
+        DataError: a domain without test examples.
+    """
+    y = _labels(train, "training")
+    d = _numbers("domain_train", domain_train, len(y))
+    d_test = _numbers("domain_test", domain_test, len(test.y))
+    domains = np.unique(d)
+    _same("domain", domains, np.unique(d_test))
+    if names and len(names) <= domains[-1]:
+        raise ConfigError(
+            f"Domain {domains[-1]} has no name; {len(names)} names were given, for 0 … {len(names) - 1}."
+        )
+    order = _ordered("domain", domains, domain_order, seed)
+    owner = np.empty(int(domains[-1]) + 1, dtype=np.int64)  # domain → experience
+    owner[order] = np.arange(len(order))
+
+    def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
+        name = names[order[i]] if names else f"domain {order[i]}"
+        return Experience(i, _classes(pool, rows), Data.of(pool, rows), domain=name)
+
+    n, held = len(order), _held_out(d * (int(y.max()) + 1) + y, valid_fraction, seed)
+    return _streams(
+        (train, _rows(owner[d], n, ~held)),
+        (test, _rows(owner[d_test], n)),
+        (train, _rows(owner[d], n, held)) if valid_fraction else None,
+        experience,
+    )
+
+
+def changed_domains(
+    train: Pool,
+    test: Pool,
+    changes: Sequence[tuple[str, Change | None]],
+    *,
+    valid_fraction: float = 0.0,
+    seed: int = 0,
+) -> Streams:
+    """One experience per change, each of all examples: permuted pixels, rotations.
+
+    Args:
+        changes: name of the domain and what it does to the inputs, None for nothing.
+        valid_fraction: share of each class's training examples; the same examples in every domain.
+
+    Raises:
+        ConfigError: no changes, or two domains of one name. DataError: a class without test examples.
+    """
+    names = [name for name, _ in changes]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"Domains need different names; given: {', '.join(names) or 'none'}.")
+    y = _labels(train, "training")
+    _same("class", np.unique(y), np.unique(_labels(test, "test")))
+    n, held = len(changes), _held_out(y, valid_fraction, seed)
+    kept, valid = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+
+    def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
+        return Experience(i, _classes(pool, rows), Data.of(pool, rows, changes[i][1]), domain=names[i])
+
+    return _streams(
+        (train, [kept] * n),
+        (test, [torch.arange(len(test.y))] * n),
+        (train, [valid] * n) if valid_fraction else None,
+        experience,
+    )
+
+
+def permutations(count: int, places: int, seed: int) -> list[tuple[str, Change | None]]:
+    """Domains of permuted places (pixels or features) for `changed_domains`.
+
+    The first leaves the inputs as they are, so that it is the data set itself. The k-th permutation
+    depends on the seed and k alone, so that more domains continue a shorter stream.
+
+    Raises:
+        ConfigError: fewer than one domain.
+    """
+    if count < 1:
+        raise ConfigError(f"A permuted stream needs at least one domain; {count} were asked for.")
+    return [("identity", None)] + [
+        (f"permutation {k}", Permute(torch.from_numpy(permutation(places, seed, f"permutation {k}"))))
+        for k in range(1, count)
+    ]
+
+
+def rotations(degrees: Sequence[float]) -> list[tuple[str, Change | None]]:
+    """Domains of rotated images for `changed_domains`, counter-clockwise."""
+    return [(f"{angle:g}°", Rotate(angle) if angle % 360 else None) for angle in degrees]
+
+
+def online(setting: Setting) -> Setting:
+    """The same stream seen once: one pass over every experience."""
+    return replace(setting, passes=1)
+
+
+# --- randomness ---
+
+
+def bits(n: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
+    """(n,) uniform uint64, equal on every machine and for every NumPy version."""
+    digest = hashlib.sha256(f"clbench {seed} {purpose}".encode()).digest()
+    drawn: npt.NDArray[np.uint64] = np.random.PCG64(int.from_bytes(digest[:16], "little")).random_raw(n)
+    return drawn
+
+
+def permutation(n: int, seed: int, purpose: str) -> Ints:
+    """(n,) int64, a uniform permutation of 0 … n−1: the ranks of n draws."""
+    return np.argsort(bits(n, seed, purpose), kind="stable").astype(np.int64)
+
+
+# --- shares ---
+
+
+def _sizes(
+    classes: int,
+    experiences: int | None,
+    per_experience: int | None,
+    first: int | None,
+    increment: int | None,
+) -> list[int]:
+    """How many classes each experience takes."""
+    given = [experiences is not None, per_experience is not None, first is not None or increment is not None]
+    if sum(given) != 1:
+        raise ConfigError(
+            "Say how to share out the classes in one way: experiences, classes_per_experience, or first and "
+            f"increment; {sum(given)} of these were given."
+        )
+    if experiences is not None:
+        if experiences < 1 or classes % experiences:
+            divisors = ", ".join(str(n) for n in range(1, classes + 1) if classes % n == 0)
+            raise ConfigError(
+                f"{classes} classes cannot be shared out evenly over {experiences} experiences; experiences "
+                f"may be {divisors}. First and increment allow a first experience of another size."
+            )
+        return [classes // experiences] * experiences
+    if per_experience is not None:
+        if per_experience < 1 or classes % per_experience:
+            divisors = ", ".join(str(n) for n in range(1, classes + 1) if classes % n == 0)
+            raise ConfigError(
+                f"{classes} classes cannot be shared out {per_experience} at a time; classes_per_experience "
+                f"may be {divisors}. First and increment allow a first experience of another size."
+            )
+        return [per_experience] * (classes // per_experience)
+    if first is None or increment is None:
+        raise ConfigError("First and increment go together; only one of them was given.")
+    if not 1 <= first <= classes or increment < 1 or (classes - first) % increment:
+        raise ConfigError(
+            f"{classes} classes cannot be shared out as a first experience of {first} and then {increment} "
+            f"each; first must lie in 1 … {classes} and increment must divide the {classes - first} classes "
+            "that remain."
+        )
+    return [first] + [increment] * ((classes - first) // increment)
+
+
+def _ordered(what: str, known: Ints, order: Order, seed: int) -> Ints:
+    """The classes or domains in the order asked for."""
+    if isinstance(order, str):
+        if order == "natural":
+            return known
+        if order == "shuffled":
+            return known[permutation(len(known), seed, f"{what} order")]
+        raise ConfigError(f"{what}_order is 'natural', 'shuffled' or a list of all; '{order}' was given.")
+    listed, there = Counter(order), set(known.tolist())
+    wrong = (
+        [f"{k} twice" for k, times in listed.items() if times > 1]
+        + [f"{k}, which the data lack" for k in listed if k not in there]
+        + [f"no {k}" for k in sorted(there - set(listed))]
+    )
+    if wrong:
+        more = f" and {len(wrong) - 3} more faults" if len(wrong) > 3 else ""
+        raise ConfigError(
+            f"{what}_order must list every {what} of the data once; it has {', '.join(wrong[:3])}{more}."
+        )
+    return np.array(order, dtype=np.int64)
+
+
+def _rows(owner: Ints, n: int, keep: npt.NDArray[np.bool_] | None = None) -> list[Tensor]:
+    """Rows of each of n experiences, in the order of the pool, by one stable sort.
+
+    Args:
+        owner: (P,) the experience of every row. keep: (P,) which rows count.
+    """
+    kept = np.arange(len(owner)) if keep is None else np.flatnonzero(keep)
+    of = owner[kept]
+    rows = kept[np.argsort(of, kind="stable")]
+    ends = np.cumsum(np.bincount(of, minlength=n))
+    return [torch.from_numpy(part) for part in np.split(rows, ends[:-1])]
+
+
+def _held_out(stratum: Ints, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """(P,) the rows of the validation split: of each stratum's n rows, fraction · n, rounded to the nearest.
+
+    At least one row of each stratum stays in training.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"The validation fraction lies in [0, 1); {fraction} was given.")
+    held = np.zeros(len(stratum), dtype=bool)
+    if fraction:
+        _, group, sizes = np.unique(stratum, return_inverse=True, return_counts=True)
+        rows = np.lexsort((bits(len(stratum), seed, "validation split"), group))  # by stratum, random inside
+        rank = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        quota = np.minimum(np.floor(sizes * fraction + 0.5), sizes - 1)
+        held[rows[rank < np.repeat(quota, sizes)]] = True
+    return held
+
+
+def _streams(
+    train: tuple[Pool, list[Tensor]],
+    test: tuple[Pool, list[Tensor]],
+    valid: tuple[Pool, list[Tensor]] | None,
+    experience: Callable[[int, Pool, Tensor], Experience],
+) -> Streams:
+    """The streams from each one's pool and the rows of its experiences."""
+
+    def stream(name: str, pool: Pool, rows: list[Tensor]) -> Stream:
+        return Stream(name, tuple(experience(i, pool, r) for i, r in enumerate(rows)))
+
+    if valid is not None:
+        empty = [i for i, rows in enumerate(valid[1]) if not len(rows)]
+        if empty:
+            raise ConfigError(
+                f"The validation fraction leaves experience {empty[0]} no validation example; raise it, or "
+                "set it to 0 for no validation stream."
+            )
+    return Streams(
+        stream("train", *train), stream("test", *test), stream("valid", *valid) if valid is not None else None
+    )
+
+
+def _classes(pool: Pool, rows: Tensor) -> tuple[int, ...]:
+    return tuple(torch.unique(pool.y[rows]).tolist())
+
+
+# --- checks ---
+
+
+def _labels(pool: Pool, split: str) -> Ints:
+    y: Ints = pool.y.numpy()
+    if not len(y):
+        raise DataError(f"The {split} pool is empty.")
+    if y.min() < 0:
+        raise DataError(f"Labels are numbers from 0; the {split} pool holds {y.min()}.")
+    return y
+
+
+def _numbers(name: str, given: npt.ArrayLike, n: int) -> Ints:
+    numbers = np.asarray(given)
+    if numbers.shape != (n,) or numbers.dtype.kind not in "iu" or (n and numbers.min() < 0):
+        raise ConfigError(
+            f"{name} needs a number from 0 for each of the {n} examples; it is {numbers.dtype} of shape "
+            f"{numbers.shape}"
+            + (f" and holds {numbers.min()}." if numbers.size and numbers.dtype.kind == "i" else ".")
+        )
+    return numbers.astype(np.int64)
+
+
+def _same(what: str, trained: Ints, tested: Ints) -> None:
+    for there, absent, has in ((trained, tested, "test"), (tested, trained, "training")):
+        lacking = np.setdiff1d(there, absent)
+        if len(lacking):
+            raise DataError(
+                f"{what.capitalize()} {lacking[0]} has no {has} examples"
+                + (f", nor have {len(lacking) - 1} others" if len(lacking) > 1 else "")
+                + f"; every {what} needs training and test examples."
+            )
