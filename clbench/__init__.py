@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clbench.data import from_arrays, from_folder, from_npz
     from clbench.errors import ClbenchError
     from clbench.ledger import Record
-    from clbench.memory import ClassBalanced, Reservoir
+    from clbench.memory import Reservoir
     from clbench.models import Classifier
     from clbench.registry import register, register_benchmark, register_model
     from clbench.strategy import Strategy, chain
@@ -43,7 +43,6 @@ _WHERE = {
     "from_npz": "data",
     "ClbenchError": "errors",
     "Record": "ledger",
-    "ClassBalanced": "memory",
     "Reservoir": "memory",
     "Classifier": "models",
     "register": "registry",

@@ -23,6 +23,11 @@ HIDDEN = -1
 """The task label of a row whose task the learner may not know."""
 
 
+MASKED = -1e4
+"""Logit of a class that is out of the question, such as another task's. Finite, so that differences of stored logits
+and 0 · log 0 stay numbers; its softmax is 0 exactly in float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one step learns from: rows of the stream first, then the rows that parts have added.

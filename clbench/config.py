@@ -1,0 +1,459 @@
+"""The configuration of a run: one resolved, checked, hashable tree. Imports no torch.
+
+Values come from, each over the one before: `configs/defaults.yaml`, `configs/<benchmark>/defaults.yaml`,
+`configs/<benchmark>/<strategy>.yaml` for every strategy of a chain, a file of the user's, and `key=value` pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clbench.errors import ConfigError, suggest
+from clbench.registry import benchmarks, check_arguments, models, strategies
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Tree(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(_Tree):
+    """Which network, by its registered or timm name, and the factory's parameters."""
+
+    name: str = "mlp"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class OptimConfig(_Tree):
+    """The optimizer and its schedule, which runs over one experience.
+
+    Attributes:
+        schedule: factor on `lr`: constant; cosine to 0; steps (× `gamma` at each of `milestones`, fractions of the
+            experience's steps).
+        warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
+        clip: largest norm of the whole gradient; None leaves it as it is.
+        reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried over.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    momentum: NotNegative = 0.0
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = None
+    reset: bool = True
+
+
+class TrainConfig(_Tree):
+    """How long and in what portions.
+
+    Attributes:
+        batch_size: stream examples in a batch.
+        epochs: passes over an experience.
+        iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
+        drop_last: leave out the last batch of a pass when it is smaller.
+    """
+
+    batch_size: Positive = 32
+    epochs: Positive = 1
+    iterations: Positive | None = None
+    drop_last: bool = False
+
+
+class EvaluationConfig(_Tree):
+    """The per-iteration evaluation.
+
+    Attributes:
+        every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
+        subset: test examples of each experience that are used, a fixed random choice; None uses all.
+        seed: of that choice.
+        batch_size: examples in one forward pass; None chooses by device.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 1
+    subset: Positive | None = None
+    seed: int = 0
+    batch_size: Positive | None = None
+
+
+class Seeds(_Tree):
+    """Separate seeds: of the stream (class order, permutations), the initialisation, and everything drawn in training."""
+
+    order: int
+    init: int
+    data: int
+
+
+class RunConfig(_Tree):
+    """Everything that decides a run's numbers, resolved. Its hash is part of the run's id."""
+
+    benchmark: str
+    stream: dict[str, Any] = Field(default_factory=dict)
+    strategy: str
+    params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    seeds: Seeds
+    selection: str = "defaults"
+
+    def parts(self) -> list[str]:
+        """The registered names of a chain, in order."""
+        return self.strategy.split("+")
+
+
+class Execution(_Tree):
+    """How a run is carried out. None of it may move a number on one kind of machine, so it is not part of the id.
+
+    Attributes:
+        device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
+        threads: CPU threads of the numeric libraries; None leaves it to torch. Kept for resuming.
+        resident: whether the training data lies on the device as a whole; auto decides by its size.
+        workers, prefetch: processes that gather batches ahead and how many each, where it does not.
+        checkpoint_seconds: time between checkpoints; one is also written at every experience's end. None writes none.
+        log: observers: csv, tensorboard, wandb.
+    """
+
+    device: str = "auto"
+    threads: Positive | None = None
+    resident: Literal["auto", "always", "never"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 2
+    prefetch: Positive = 4
+    checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
+    log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "evaluation": EvaluationConfig,
+}
+"""Sections whose fields may be named without the section, where that is unambiguous."""
+FULL_ONLY = {("optim", "name"), ("evaluation", "seed"), ("evaluation", "batch_size")}
+"""Fields that must be named in full: people who say `seed` or `batch_size` mean the run's and training's."""
+
+
+def resolve(
+    benchmark: str,
+    strategy: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    file: Mapping[str, Any] | None = None,
+    given_benchmark: bool = False,
+) -> RunConfig:
+    """The configuration of a run, complete and checked.
+
+    Args:
+        benchmark, strategy: registered names; the strategy may be a chain, `derpp+refresh`.
+        overrides: `key → value`, as on the command line: `memory`, `optim.lr`, `derpp.alpha`, `stream.experiences`.
+            A key without a dot means the one parameter or field of that name there is.
+        seed: of everything, unless `seeds.order`, `seeds.init` or `seeds.data` says otherwise.
+        file: a configuration as read from YAML: the sections of `RunConfig`.
+        given_benchmark: the benchmark is an object of the caller's, not a registered name.
+
+    Raises:
+        RegistryError: an unknown name. ConfigError: an unknown or ambiguous key, or a value that does not fit.
+    """
+    parts = strategy.split("+")
+    for part in parts:
+        strategies.entry(part)
+    if not given_benchmark:
+        benchmarks.entry(benchmark)
+    if all(strategies.entry(part).modifier for part in parts):
+        raise ConfigError(
+            f"'{strategy}' only changes another strategy; name one to change, for example 'finetune+{strategy}'."
+        )
+    tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
+    for layer in [*_layers(benchmark, parts), ("the configuration file", dict(file or {}))]:
+        _merge(tree, layer[1], parts, layer[0])
+    if tree.get("benchmark", benchmark) != benchmark or tree.get("strategy", strategy) != strategy:
+        raise ConfigError("A configuration file names another benchmark or strategy than the command line does.")
+    for key, value in (overrides or {}).items():
+        _set(tree, _address(key, benchmark, parts, tree, given_benchmark), value)
+    tree["benchmark"], tree["strategy"] = benchmark, strategy
+    tree["params"] = {
+        part: _all_arguments(f"strategy '{part}'", strategies.entry(part).build, tree.get("params", {}).get(part, {}))
+        for part in parts
+    }
+    if not given_benchmark:
+        entry = benchmarks.entry(benchmark)
+        seeded = {"seed": tree["seeds"]["order"]} if "seed" in entry.signature().parameters else {}
+        tree["stream"] = _all_arguments(
+            f"benchmark '{benchmark}'", entry.build, {**seeded, **tree.get("stream", {})}
+        )
+    return validate(RunConfig, tree)
+
+
+def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
+    """A checked configuration object.
+
+    Raises:
+        ConfigError: names the key, what is allowed and what was given.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(model, first["loc"][:-1])
+            raise ConfigError(
+                f"{where}There is no setting '{key}'.{suggest(str(first['loc'][-1]), known)} Known: {', '.join(known)}."
+            ) from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}'{key}' is missing.") from None
+        raise ConfigError(f"{where}'{key}': {_lower(first['msg'])}; {first['input']!r} was given.") from None
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["memory=200", "optim.lr=1e-3"]` → values as YAML reads them.
+
+    Raises:
+        ConfigError: a pair without `=`, or a key given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{pair}' is not of the form key=value.")
+        if key in found:
+            raise ConfigError(f"'{key}' is given twice: {found[key]!r} and {text!r}.")
+        try:
+            found[key] = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            found[key] = text
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: missing, unreadable, or not a mapping; names file and line.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line} is not YAML: {getattr(error, 'problem', error)}.") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) for k in loaded):
+        raise ConfigError(f"{path} must hold `key: value` lines; it holds a {type(loaded).__name__}.")
+    return loaded
+
+
+def config_file(*parts: str) -> Path | None:
+    """A file of the shipped `configs/`, or None."""
+    file = _configs().joinpath(*parts)
+    return file if file.is_file() else None
+
+
+def suite_names() -> list[str]:
+    """The shipped suites."""
+    return sorted(file.stem for file in (_configs() / "suites").glob("*.yaml"))
+
+
+def _configs() -> Path:
+    """The folder of shipped configurations: inside the package in a wheel, beside it in a checkout."""
+    import clbench
+
+    return next(folder for place in clbench.__path__ if (folder := Path(place) / "configs").is_dir())
+
+
+# --- layers ---
+
+
+def _layers(benchmark: str, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    names = [("defaults.yaml",), (benchmark, "defaults.yaml"), *((benchmark, f"{part}.yaml") for part in parts)]
+    if len(parts) > 1:
+        names.append((benchmark, f"{'+'.join(parts)}.yaml"))
+    found = [(f"configs/{'/'.join(name)}", config_file(*name)) for name in names]
+    return [(name, read_yaml(path)) for name, path in found if path is not None]
+
+
+def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str], where: str) -> None:
+    """A layer over the tree. `params` may name the parameters of a single strategy without its name."""
+    known = list(RunConfig.model_fields)
+    for key, value in layer.items():
+        if key not in known:
+            raise ConfigError(f"{where}: there is no setting '{key}'.{suggest(key, known)} Known: {', '.join(known)}.")
+        if key == "params":
+            value = _params_by_part(value, parts, where)
+        if key == "model" and isinstance(value, str):
+            value = {"name": value, "params": {}}
+        if key == "model" and isinstance(tree.get(key), dict) and value.get("name") != tree[key].get("name"):
+            tree[key] = {}  # another network's parameters do not carry over
+        if isinstance(value, Mapping):
+            _deep(tree.setdefault(key, {}), value)
+        else:
+            tree[key] = value
+
+
+def _params_by_part(params: Any, parts: Sequence[str], where: str) -> dict[str, Any]:
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{where}: 'params' takes `key: value` lines; {params!r} was given.")
+    if all(key in parts and isinstance(value, Mapping) for key, value in params.items()):
+        return dict(params)
+    # A shipped configs/<benchmark>/<strategy>.yaml gives the parameters of its strategy.
+    named = Path(where).stem
+    owner = named if named in parts else parts[0] if len(parts) == 1 else None
+    if owner is None:
+        raise ConfigError(f"{where}: 'params' of a chain are given by strategy, for example `params: {{{parts[0]}: …}}`.")
+    return {owner: dict(params)}
+
+
+def _deep(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _deep(into[key], value)
+        else:
+            into[key] = _number(value)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if "e" in value.lower() and value.lower().strip("+-.e0123456789") == "" else value
+        except ValueError:
+            return value
+    return value
+
+
+# --- keys ---
+
+
+def _address(
+    key: str, benchmark: str, parts: Sequence[str], tree: Mapping[str, Any], given_benchmark: bool
+) -> tuple[str, ...]:
+    """Where a key of the command line belongs in the tree."""
+    places = _places(benchmark, parts, tree, given_benchmark)
+    known = sorted({*places, *(f"{p[0][0]}.{k}" for k, p in places.items() if p[0][0] in SECTIONS)})
+    if "." in key:
+        first, _, rest = key.partition(".")
+        if first in parts:
+            return ("params", first, rest)
+        if first == "model" and rest != "name":
+            return ("model", "params", rest.removeprefix("params."))
+        if first == "params":
+            return ("params", *rest.split(".", 1)) if len(parts) > 1 or "." in rest else ("params", parts[0], rest)
+        if first in RunConfig.model_fields:
+            return (first, rest)
+        owners = [*RunConfig.model_fields, *parts]
+        raise ConfigError(
+            f"There is no setting '{key}'.{suggest(first, owners)} What stands before the dot is one of: "
+            f"{', '.join(sorted(owners))}."
+        )
+    found = places.get(key, [])
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"There is no setting '{key}'.{suggest(key, known)} Known: {', '.join(sorted(places))}.")
+    full = [".".join(p[1:] if p[0] == "params" else p) for p in found]
+    raise ConfigError(f"'{key}' could mean {' or '.join(full)}; write which.")
+
+
+def _places(
+    benchmark: str, parts: Sequence[str], tree: Mapping[str, Any], given_benchmark: bool
+) -> dict[str, list[tuple[str, ...]]]:
+    """Every key that may stand alone, with the addresses it could mean."""
+    places: dict[str, list[tuple[str, ...]]] = {}
+
+    def add(key: str, address: tuple[str, ...]) -> None:
+        places.setdefault(key, []).append(address)
+
+    for part in dict.fromkeys(parts):
+        for name in strategies.entry(part).signature().parameters:
+            add(name, ("params", part, name))
+    if not given_benchmark:
+        for name in benchmarks.entry(benchmark).signature().parameters:
+            if name != "seed":
+                add(name, ("stream", name))
+    for section, model in SECTIONS.items():
+        for name in model.model_fields:
+            if (section, name) not in FULL_ONLY:
+                add(name, (section, name))
+    for name in ("precision", "channels_last", "selection"):
+        add(name, (name,))
+    add("model", ("model", "name"))
+    for name in _model_parameters(tree):
+        add(name, ("model", "params", name))
+    return places
+
+
+def _model_parameters(tree: Mapping[str, Any]) -> list[str]:
+    name = (tree.get("model") or {}).get("name", "")
+    if name not in models.names():
+        return []
+    return [p for p in models.entry(name).signature().parameters if p not in ("input_shape", "num_classes")]
+
+
+def _set(tree: dict[str, Any], address: tuple[str, ...], value: Any) -> None:
+    if address == ("model", "name") and tree.get("model", {}).get("name") != value:
+        tree["model"] = {}
+    for key in address[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{'.'.join(address)}': '{key}' holds no settings of its own.")
+    tree[address[-1]] = value
+
+
+def _all_arguments(who: str, build: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Given arguments, checked, with every default filled in, as plain values."""
+    checked = check_arguments(who, build, given)
+    defaults = {k: p.default for k, p in inspect.signature(build).parameters.items() if p.default is not p.empty}
+    return {k: plain(v) for k, v in {**defaults, **checked}.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML and JSON hold it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    return value
+
+
+@functools.cache
+def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    return annotation if inspect.isclass(annotation) and issubclass(annotation, BaseModel) else None
+
+
+def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for key in path:
+        inner = _model_of(model, str(key))
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(".")

@@ -1,0 +1,514 @@
+"""The curve of a run: what was evaluated, when, and with which result. Counts, never averages.
+
+A run appends rows and every number of a record is computed from them later (`clbench.metrics`), so a
+definition can be added or corrected without running anything again. Imports no torch: results can be read on
+any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clbench.errors import LedgerError
+from clbench.files import atomic_write
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
+
+FORMAT = 1
+"""Version of the file; a reader refuses one that it does not know."""
+
+COLUMNS = {
+    "step": "<i8",
+    "examples": "<i8",
+    "experience": "<i8",
+    "evaluated": "<i8",
+    "correct": "<i8",
+    "total": "<i8",
+    "loss": "<f8",
+    "full": "|b1",
+}
+"""Columns and their types, little-endian on every machine."""
+
+TABLES = {"class_correct": "<i8", "class_total": "<i8"}
+"""Side tables: one row for each full evaluation, one column for each class."""
+
+_KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """The per-iteration evaluations, dense: K ticks, S streams; NaN accuracy and zero counts where unseen."""
+
+    steps: Ints  # (K,)
+    examples: Ints  # (K,)
+    experience: Ints  # (K,)
+    accuracy: Floats  # (K, S)
+    correct: Ints  # (K, S)
+    total: Ints  # (K, S)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class Matrix(NamedTuple):
+    """The accuracy matrix, from full test sets; NaN where nothing was evaluated.
+
+    `R[i, j]` is the accuracy on stream j after experience i, `b[j]` that before training, `totals[j]` the
+    number of test examples of stream j.
+    """
+
+    R: Floats  # (T, S)
+    b: Floats  # (S,)
+    totals: Ints  # (S,)
+
+
+class Curve:
+    """Append-only columns of equal length, one row for each evaluation of one test stream.
+
+    Columns:
+        step: optimizer steps done so far.
+        examples: stream examples consumed so far.
+        experience: the experience being learned, from 0; −1 before training.
+        evaluated: the test stream evaluated, from 0.
+        correct, total: examples classified correctly, examples evaluated.
+        loss: summed over the examples.
+        full: the full test set (before training, and at every experience's end); otherwise a *tick*: the
+            fixed subset of every stream seen so far, after an update (or at step 0, before the first).
+
+    The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
+    tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
+    total 0 was not evaluated.
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # a curve grows; its content has `sha256()`
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+        self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
+        self._ticks: Ticks | None = None
+        self._matrix: Matrix | None = None
+
+    # --- rows in ---
+
+    def append(
+        self,
+        *,
+        step: ArrayLike,
+        examples: ArrayLike,
+        experience: ArrayLike,
+        evaluated: ArrayLike,
+        correct: ArrayLike,
+        total: ArrayLike,
+        loss: ArrayLike,
+        full: ArrayLike,
+    ) -> None:
+        """Add rows: arrays of one length, scalars standing for all rows.
+
+        Raises:
+            ValueError: the rows contradict each other or those before; nothing was added then.
+        """
+        given = (step, examples, experience, evaluated, correct, total, loss, full)
+        arrays = [_typed(name, value, COLUMNS[name]) for name, value in zip(COLUMNS, given, strict=True)]
+        block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
+        if block[0].ndim != 1:
+            raise ValueError(f"Columns have one dimension; shape {block[0].shape} was given.")
+        start, stop = self._length, self._length + len(block[0])
+        for name, values in zip(COLUMNS, block, strict=True):
+            if stop > len(self._columns[name]):  # doubling: a row costs O(1) however long the run is
+                grown = np.empty(max(stop, 2 * start, 64), COLUMNS[name])
+                grown[:start] = self._columns[name][:start]
+                self._columns[name] = grown
+            self._columns[name][start:stop] = values
+        losses = self._columns["loss"][start:stop]
+        losses[np.isnan(losses)] = np.nan  # one NaN and one zero, so that equal content has equal bytes
+        losses += 0.0
+        if stop > start:
+            self._check(start, stop)
+        self._length = stop
+        self._ticks = self._matrix = None
+
+    def append_classes(self, correct: ArrayLike, total: ArrayLike) -> None:
+        """Add the counts of each class at the latest full evaluation: (C,) correct and (C,) total.
+
+        Raises:
+            ValueError: the counts do not fit together or the rows before.
+        """
+        right, of = (_typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
+        width = self.class_total.shape[1] if len(self.class_total) else right.size
+        if right.ndim != 1 or right.shape != of.shape or len(right) != width:
+            raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
+        if ((right < 0) | (right > of)).any():
+            raise ValueError("A class has more correct examples than examples, or a negative count.")
+        for name, row in (("class_correct", right), ("class_total", of)):
+            self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), row[None]])
+
+    def _check(self, start: int, stop: int) -> None:
+        """Refuse rows that no run can have written; [start, stop) are new."""
+        column = {name: values[max(start - 1, 0) : stop] for name, values in self._columns.items()}
+        for name in ("step", "examples", "experience"):
+            if (np.diff(column[name]) < 0).any():
+                raise ValueError(f"The column '{name}' decreases; rows are appended in the order of the run.")
+        new = {name: values[start:stop] for name, values in self._columns.items()}
+        if min(new["step"].min(), new["examples"].min(), new["evaluated"].min()) < 0:
+            raise ValueError("The columns 'step', 'examples' and 'evaluated' cannot be negative.")
+        if new["experience"].min() < -1 or (new["experience"][~new["full"]] < 0).any():
+            raise ValueError("Experiences count from 0; only a full evaluation can be before training (−1).")
+        if ((new["correct"] < 0) | (new["correct"] > new["total"]) | (new["total"] <= 0)).any():
+            raise ValueError("Counts must satisfy 0 ≤ correct ≤ total and total > 0.")
+        # A tick may come in several pieces, so rows that share the first new step are looked at again.
+        again = int(np.searchsorted(self._columns["step"][:start], new["step"][0]))
+        last = {name: values[again:stop] for name, values in self._columns.items()}
+        tick = ~last["full"]
+        steps, streams, experiences = (last[name][tick] for name in ("step", "evaluated", "experience"))
+        if _repeats(steps, streams):
+            raise ValueError("A tick evaluates a stream twice.")
+        if ((np.diff(steps) == 0) & (np.diff(experiences) != 0)).any():
+            raise ValueError("A tick belongs to two experiences.")
+        if new["full"].any():
+            every = self._columns["full"][:stop]
+            experiences, streams, totals = (
+                self._columns[name][:stop][every] for name in ("experience", "evaluated", "total")
+            )
+            if _repeats(experiences, streams):
+                raise ValueError("An experience has two full evaluations of one stream.")
+            if len(np.unique(np.stack([streams, totals]), axis=1).T) > len(np.unique(streams)):
+                raise ValueError("The full test set of a stream changed its size.")
+
+    # --- rows out ---
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _column(self, name: str) -> NDArray[Any]:
+        view = self._columns[name][: self._length]
+        view.flags.writeable = False
+        return view
+
+    @property
+    def step(self) -> Ints:
+        return self._column("step")
+
+    @property
+    def examples(self) -> Ints:
+        return self._column("examples")
+
+    @property
+    def experience(self) -> Ints:
+        return self._column("experience")
+
+    @property
+    def evaluated(self) -> Ints:
+        return self._column("evaluated")
+
+    @property
+    def correct(self) -> Ints:
+        return self._column("correct")
+
+    @property
+    def total(self) -> Ints:
+        return self._column("total")
+
+    @property
+    def loss(self) -> Floats:
+        return self._column("loss")
+
+    @property
+    def full(self) -> NDArray[np.bool_]:
+        return self._column("full")
+
+    @property
+    def class_correct(self) -> Ints:
+        return self._tables["class_correct"]
+
+    @property
+    def class_total(self) -> Ints:
+        return self._tables["class_total"]
+
+    def columns(self) -> Arrays:
+        """All columns and tables by name; what `from_columns` takes."""
+        return {name: self._column(name) for name in COLUMNS} | dict(self._tables)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, ArrayLike]) -> Curve:
+        """The curve that has these columns and tables.
+
+        Raises:
+            ValueError: a column lacks, is too many, or does not fit the others.
+        """
+        wanted = [*COLUMNS, *TABLES]
+        if missing := [name for name in wanted if name not in columns]:
+            raise ValueError(f"The column '{missing[0]}' is missing.")
+        if unknown := [name for name in columns if name not in wanted]:
+            raise ValueError(f"There is no column '{unknown[0]}'; a curve has {', '.join(wanted)}.")
+        lengths = {np.shape(columns[name]) for name in COLUMNS}
+        if len(lengths) > 1 or len(next(iter(lengths))) != 1:
+            raise ValueError(f"The columns differ in shape: {', '.join(map(str, sorted(lengths)))}.")
+        curve = cls()
+        curve.append(**{name: columns[name] for name in COLUMNS})
+        right, of = (np.asarray(columns[name]) for name in TABLES)
+        if right.ndim != 2 or right.shape != of.shape:
+            raise ValueError(f"The class tables have shapes {right.shape} and {of.shape}.")
+        full = len(np.unique(curve.experience[curve.full]))
+        if len(right) not in (0, full):
+            raise ValueError(f"The class tables have {len(right)} rows for {full} full evaluations.")
+        for i in range(len(right)):
+            curve.append_classes(right[i], of[i])
+        return curve
+
+    # --- views ---
+
+    @property
+    def experiences(self) -> int:
+        """E: experiences that were begun."""
+        return int(self.experience.max(initial=-1)) + 1
+
+    @property
+    def streams(self) -> int:
+        """S: test streams that were evaluated, future ones included."""
+        return int(self.evaluated.max(initial=-1)) + 1
+
+    @property
+    def learned(self) -> Ints:
+        """(S,) The experience in which each stream was first seen by a tick; E where none has seen it yet.
+
+        A curve without ticks says nothing of it: stream j is then taken to be learned in experience j.
+        """
+        ticks = self.ticks()
+        if not len(ticks):
+            return np.arange(self.streams)
+        seen = ticks.total > 0  # (K, S)
+        return np.where(seen.any(0), ticks.experience[seen.argmax(0)], self.experiences)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stream was learned and the last experience has its full evaluation, if any has.
+
+        Of a run that was cut off between two experiences when all its streams had been seen (streams with
+        repetition) the rows cannot tell; its record's status does.
+        """
+        if not len(self) or (self.learned >= self.experiences).any():
+            return False
+        return not self.full.any() or bool(self.experience[self.full][-1] == self.experiences - 1)
+
+    def ticks(self) -> Ticks:
+        """The per-iteration evaluations as dense arrays."""
+        if self._ticks is None:
+            rows = np.flatnonzero(~self.full)
+            step = self.step[rows]
+            begins = np.flatnonzero(np.diff(step, prepend=-1))  # steps never decrease and are not negative
+            k = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(rows)))  # row → tick
+            correct = np.zeros((len(begins), self.streams), np.int64)
+            total = np.zeros_like(correct)
+            place = k, self.evaluated[rows]
+            correct[place], total[place] = self.correct[rows], self.total[rows]
+            first = rows[begins]
+            self._ticks = Ticks(
+                steps=step[begins],
+                examples=self.examples[first],
+                experience=self.experience[first],
+                accuracy=divide(correct, total),
+                correct=correct,
+                total=total,
+            )
+        return self._ticks
+
+    def matrix(self) -> Matrix:
+        """The accuracy matrix R, the accuracies b before training, and the sizes of the full test sets.
+
+        R has a row for each experience and a column for each stream. Where there are fewer experiences than
+        streams (a run cut short), rows of NaN make it square.
+        """
+        if self._matrix is None:
+            rows = np.flatnonzero(self.full)
+            place = self.experience[rows] + 1, self.evaluated[rows]  # row 0: before training
+            correct = np.zeros((max(self.experiences, self.streams) + 1, self.streams), np.int64)
+            total = np.zeros_like(correct)
+            correct[place], total[place] = self.correct[rows], self.total[rows]
+            accuracy = divide(correct, total)
+            self._matrix = Matrix(accuracy[1:], accuracy[0], total.max(0, initial=0))
+        return self._matrix
+
+    def upto(self, experiences: int) -> Curve:
+        """The curve as if the stream had ended after so many experiences: metrics "after task k"."""
+        streams = np.flatnonzero(self.learned < experiences)
+        rows = (self.experience < experiences) & np.isin(self.evaluated, streams)
+        ends = np.unique(self.experience[self.full]) < experiences
+        tables = {name: table[ends] if len(table) else table for name, table in self._tables.items()}
+        return Curve.from_columns({name: self._column(name)[rows] for name in COLUMNS} | tables)
+
+    # --- identity ---
+
+    def sha256(self) -> str:
+        """Hash of the content: equal for equal curves on every machine, however their files were packed."""
+        digest = hashlib.sha256(f"clbench curve {FORMAT}\n".encode())
+        for name, array in self._canonical():
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.sha256() == other.sha256() if isinstance(other, Curve) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Curve({len(self)} rows, {len(self.ticks())} ticks, {self.experiences} experiences)"
+
+    def _canonical(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        for name, array in sorted(self.columns().items()):
+            yield name, np.ascontiguousarray(array)
+
+    # --- files ---
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an `.npz` that numpy can read, whole or not at all; equal content gives equal bytes.
+
+        Compression may differ between versions of zlib: across machines compare `sha256()`, not files.
+        """
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name, array in [*self._canonical(), ("format", np.array(FORMAT, "<i8"))]:
+                content = io.BytesIO()
+                np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+                # np.savez would write the time, and zipfile the operating system.
+                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.create_system = 3
+                archive.writestr(entry, content.getvalue())
+        atomic_write(Path(path), packed.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Curve:
+        """Read what `save` wrote.
+
+        Raises:
+            LedgerError: the file is missing, damaged, of another version, or no curve; says which.
+        """
+        try:
+            with zipfile.ZipFile(Path(path)) as archive:
+                arrays = {}
+                for entry in archive.namelist():
+                    content = io.BytesIO(archive.read(entry))  # checks the CRC
+                    arrays[entry.removesuffix(".npy")] = np.lib.format.read_array(content, allow_pickle=False)
+            version = arrays.pop("format", np.array(-1))
+            if version.shape != () or version != FORMAT:
+                raise ValueError(f"its format is {version}, and this clbench reads {FORMAT}")
+            for name, dtype in (COLUMNS | TABLES).items():
+                if name in arrays and (given := arrays[name].dtype) != np.dtype(dtype):
+                    raise ValueError(f"its column '{name}' has type {given} and not {np.dtype(dtype)}")
+            return cls.from_columns(arrays)
+        except FileNotFoundError:
+            raise LedgerError(f"There is no curve {path}.") from None
+        except _UNREADABLE as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise LedgerError(f"The curve {path} is damaged or not a curve: {reason}.") from error
+
+    # --- curves from accuracies ---
+
+    @classmethod
+    def from_matrix(
+        cls, R: ArrayLike, b: ArrayLike | None = None, totals: int | Sequence[int] = 100
+    ) -> Curve:
+        """A curve of full evaluations only, from R (E, S) and b (S,) or a scalar; NaN where not evaluated.
+
+        Raises:
+            ValueError: an accuracy is no whole number out of `totals` examples.
+        """
+        rows = np.atleast_2d(np.asarray(R, np.float64))
+        before = np.broadcast_to(np.asarray(np.nan if b is None else b, np.float64), rows.shape[1])
+        sizes = np.broadcast_to(np.asarray(totals), rows.shape[1])
+        curve = cls()
+        for i, row in enumerate([before, *rows]):
+            curve._append_accuracies(row[None], sizes, np.array([i]), i - 1, full=True)
+        return curve
+
+    @classmethod
+    def from_trace(
+        cls,
+        traces: Sequence[Sequence[float | None]],
+        boundaries: Sequence[int],
+        totals: int | Sequence[int] = 100,
+        *,
+        first_step: int = 1,
+        examples_per_step: int = 1,
+    ) -> Curve:
+        """A curve of consecutive ticks, from the accuracies of each stream.
+
+        `traces[j]` has a value for each tick, None or NaN where stream j was not evaluated; a shorter one
+        belongs to the last ticks, as a stream seen later has fewer. `boundaries` are the ticks at which the
+        second experience begins, the third, … Every experience ends with full evaluations that repeat its
+        last tick.
+
+        Raises:
+            ValueError: an accuracy is no whole number out of `totals` examples.
+        """
+        K = max(map(len, traces))
+        accuracy = np.full((K, len(traces)), np.nan)
+        for j, trace in enumerate(traces):
+            accuracy[K - len(trace) :, j] = [np.nan if value is None else value for value in trace]
+        sizes = np.broadcast_to(np.asarray(totals), len(traces))
+        steps = first_step + np.arange(K)
+        curve = cls()
+        for i, (start, stop) in enumerate(itertools.pairwise([0, *boundaries, K])):
+            for rows, full in ((slice(start, stop), False), (slice(stop - 1, stop), True)):
+                curve._append_accuracies(accuracy[rows], sizes, steps[rows], i, examples_per_step, full=full)
+        return curve
+
+    def _append_accuracies(
+        self, accuracy: Floats, sizes: Ints, step: Ints, experience: int, per_step: int = 1, *, full: bool
+    ) -> None:
+        """Rows for accuracies (K, S) out of sizes (S,) at steps (K,), with counts that are exactly those."""
+        k, j = np.nonzero(~np.isnan(accuracy))
+        share, total = accuracy[k, j], sizes[j]
+        correct = np.rint(share * total)
+        if (wrong := np.abs(correct - share * total) > 1e-6).any():
+            raise ValueError(
+                f"An accuracy of {share[wrong][0]} is no whole number out of {total[wrong][0]} examples; "
+                "give other totals."
+            )
+        self.append(
+            step=step[k],
+            examples=step[k] * per_step,
+            experience=experience,
+            evaluated=j,
+            correct=correct.astype(np.int64),
+            total=total,
+            loss=0.0,
+            full=full,
+        )
+
+
+def _typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
+    """The values as the column's type; a float is no count, so nothing is rounded silently."""
+    array = np.asarray(value)
+    kinds, words = _KINDS[np.dtype(dtype).kind]
+    if array.dtype.kind not in kinds and array.size:
+        raise ValueError(f"The column '{name}' takes {words}; {array.dtype} was given.")
+    return array.astype(dtype)
+
+
+def _repeats(a: Ints, b: Ints) -> bool:
+    """Whether a pair (a, b) occurs twice."""
+    order = np.lexsort((b, a))
+    return bool(((np.diff(a[order]) == 0) & (np.diff(b[order]) == 0)).any())
+
+
+def divide(part: ArrayLike, whole: Ints) -> Floats:
+    """part / whole; NaN where the whole is 0."""
+    ratio = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio

@@ -1,0 +1,652 @@
+"""The engine: one run of one strategy on one benchmark.
+
+It owns the device, precision, backward, clipping, updates, schedules, randomness, clocks and checkpoints; strategies
+own methods. One iteration:
+
+    gather → augment → extend → step( gradient( forward → losses → backward ) → unscale → gradients → clip → update
+    → after_update ) → after_step → [training clock stops] evaluator
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clbench.config import Execution, OptimConfig, RunConfig
+from clbench.errors import ConfigError, DivergedError, IncompatibleError
+from clbench.evaluation import ContinualEvaluator
+from clbench.loading import Feed
+from clbench.memory import Memory
+from clbench.models import Classifier
+from clbench.observer import Observer
+from clbench.precision import Precision
+from clbench.strategy import Strategy, check_needs, overrides
+from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Order, Output
+
+WINDOW = 50
+"""Steps between two looks at the losses; in between nothing waits for the device."""
+
+
+class Run:
+    """One run, as strategies see it and as `clbench.api` drives it.
+
+    Attributes for strategies:
+        benchmark, num_classes, input_shape: what is learned.
+        model: the network, after all parts have wrapped it.
+        device: where everything lives.
+        step: optimizer steps' iterations done so far; experience: index of the current one.
+        batch_size: stream examples in a full batch.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        strategy: Strategy,
+        model: Classifier,
+        config: RunConfig,
+        execution: Execution | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.benchmark, self.strategy, self.config = benchmark, strategy, config
+        self.execution = execution or Execution()
+        self.observers = list(observers)
+        self.device = pick_device(self.execution.device)
+        self.precision = Precision(config.precision, self.device)
+        self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
+        self.batch_size = config.train.batch_size
+        self._check_setting()
+
+        self.step = 0
+        self.examples = 0  # of the stream
+        self.forwards = 0  # examples through the model in training, replayed ones and teachers' excluded none
+        self.updates = 0
+        self.experience = 0
+        self.train_seconds = 0.0
+        self._generators: dict[str, torch.Generator] = {}
+        self._place = {"phase": "start", "epoch": 0, "batch": 0}
+        self._order: Order | None = None
+        self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
+        self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+        parts = strategy.parts
+        for part in parts:
+            part.run = self
+        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model: nn.Module = model.to(self.device, memory_format=self._format)
+        for part in parts:
+            self.model = part.wrap(self.model)
+        self.model.to(self.device)
+        self.train = benchmark.train
+        for part in parts:
+            self.train = part.stream(self.train)
+        self.optimizer = self._new_optimizer()
+        self.evaluator = ContinualEvaluator(self, config.evaluation)
+        self._compose(parts)
+        for part in parts:
+            part.setup(self)
+
+    # --- what a strategy may ask for ---
+
+    def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
+        """Logits (B, C) and features (B, D), float32, under the run's precision and in the model's present mode.
+
+        With task labels, classes of other tasks are out of the question (`MASKED`).
+        """
+        self.forwards += len(x)
+        with self.precision.autocast():
+            features = self.model.features(x)  # type: ignore[operator]
+            logits = self.model.head(features)  # type: ignore[operator]
+        return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def mask_tasks(self, logits: Tensor, task: Tensor | None) -> Tensor:
+        """(B, C) logits with the classes of other tasks masked, where task labels are told."""
+        if task is None or self._task_classes is None:
+            return logits
+        return logits.masked_fill(~self._task_classes[task], MASKED)
+
+    def augment(self, raw: Tensor) -> Tensor:
+        """Raw inputs (B, …), augmented and normalised as for training, by the generator `augment`."""
+        return self._shape(self.benchmark.transform.train(raw, self._augment_rng))
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Raw inputs (B, …), normalised only, as for evaluation."""
+        return self._shape(self.benchmark.transform.normalise(raw))
+
+    def rng(self, consumer: str) -> torch.Generator:
+        """The private random stream of a consumer, on the run's device; one name, one stream, saved in checkpoints."""
+        if consumer not in self._generators:
+            generator = torch.Generator(self.device)
+            generator.manual_seed(derive_seed(self.config.seeds.data, consumer))
+            self._generators[consumer] = generator
+        return self._generators[consumer]
+
+    def frozen(self) -> nn.Module:
+        """A copy of the model as it is now, in eval mode and without gradients: a teacher."""
+        # deepcopy keeps gradients, and a teacher needs none
+        model = copy.deepcopy(self.model)
+        for parameter in model.parameters():
+            parameter.grad = None
+        return model.eval().requires_grad_(False)
+
+    def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
+        """Like `forward`, for another model such as a teacher, and without gradient."""
+        self.forwards += len(x)
+        with torch.no_grad(), self.precision.autocast():
+            features = model.features(x)  # type: ignore[operator]
+            logits = model.head(features)  # type: ignore[operator]
+        return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def visit(self, data: Data, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All examples of some data in order, not augmented: inputs (B, …) and labels (B,); for what follows an
+        experience (Fisher information, prototypes)."""
+        size = batch_size or self.batch_size
+        for rows in torch.arange(len(data)).split(size):
+            raw, y = data.take(rows)
+            yield self.normalise(raw.to(self.device)), y.to(self.device)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in eval mode, every module's own mode restored afterwards."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    # --- prediction ---
+
+    def predict(self, x: Tensor, task: Tensor) -> Tensor:
+        """(B, C) scores by which the run classifies, float32 and in full precision."""
+        if self._classifier is not None:
+            return self._classifier(x, task)
+        logits = self.model.head(self.model.features(x))  # type: ignore[operator]
+        return self.mask_tasks(logits.float(), task)
+
+    # --- the loop ---
+
+    @property
+    def finished(self) -> bool:
+        return self._place["phase"] == "done"
+
+    @property
+    def total_steps(self) -> int:
+        """Iterations of the whole stream."""
+        return sum(self._steps_of(exp) for exp in self.train)
+
+    def fit(self, checkpoint: Callable[[], None] | None = None) -> None:
+        """Train over the stream, or over what is left of it after resuming.
+
+        Args:
+            checkpoint: called on the execution's schedule and after every experience.
+
+        Raises:
+            DivergedError: a loss is not finite; the curve and all counters are as of then.
+        """
+        self._checkpoint, self._saved_at = checkpoint, time.monotonic()
+        with self._own_global_rng():
+            for observer in self.observers:
+                observer.begin(self)
+            self._resume_clock()
+            if self._place["phase"] == "start":
+                self._stop_clock()
+                self.evaluator.full(-1)
+                self._place["phase"] = "between"
+                self._resume_clock()
+            while self.experience < len(self.train):
+                self._fit_experience(self.train[self.experience])
+                self.experience += 1
+            self.experience = len(self.train) - 1
+            self._place["phase"] = "done"
+            self._stop_clock()
+            for observer in self.observers:
+                observer.end(self)
+
+    def _fit_experience(self, exp: Experience) -> None:
+        self._feed = Feed(exp.data, self.device, self.execution)
+        self._steps = self._steps_of(exp)
+        visible = self._visible(exp)
+        if self._place["phase"] == "between":
+            if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
+                self.optimizer = self._new_optimizer()
+            self._call("begin_experience", visible)
+            self._stop_clock()
+            self.evaluator.begin_experience(exp)
+            self._resume_clock()
+            self._place = {"phase": "within", "epoch": 0, "batch": 0, "done": 0}
+        self.model.train()
+        while self._place["done"] < self._steps:
+            self._fit_epoch(visible)
+        self._call("end_experience", visible)
+        self._flush()
+        self._stop_clock()
+        self.evaluator.end_experience()
+        for observer in self.observers:
+            observer.end_experience(self)
+        self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
+        self.experience += 1  # the checkpoint continues with the next one
+        self._save()
+        self.experience -= 1
+        self._resume_clock()
+
+    def _fit_epoch(self, exp: Experience) -> None:
+        epoch, start = self._place["epoch"], self._place["batch"]
+        if self._order is None:
+            self._order = self._new_order(exp, epoch)
+        order = self._order
+        # One copy to the device per pass; every batch is then a slice of what is there.
+        rows = order.rows.to(self.device).split(self.batch_size)
+        views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
+        batches = self._batches_of(len(order.rows))
+        last = min(batches, start + self._steps - self._place["done"])
+        task = self._task_of(exp)
+        feed = self._feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
+        for number, (raw, y) in enumerate(feed, start):
+            hidden, first_view, fresh = self._constants_for(len(y))
+            self._iterate(
+                Batch(
+                    x=self.augment(raw),
+                    y=y,
+                    task=hidden if task == HIDDEN else torch.full_like(y, task),
+                    raw=raw,
+                    index=rows[number],
+                    view=first_view if views is None else views[number],
+                    replayed=fresh,
+                    new=len(y),
+                )
+            )
+            self._place["batch"] = number + 1
+            self._place["done"] += 1
+            self._maybe_save()
+        if self._place["batch"] >= batches:
+            self._place["epoch"], self._place["batch"], self._order = epoch + 1, 0, None
+        if self._place["done"] >= self._steps:
+            self._order = None
+
+    def _iterate(self, batch: Batch) -> None:
+        self._schedule()
+        for extend in self._points["extend"]:
+            batch = extend(batch)
+        out = self._step(batch)
+        with torch.no_grad():
+            for after_step in self._points["after_step"]:
+                after_step(batch, out)
+        self.step += 1
+        self.examples += batch.new
+        if len(self._trace) >= WINDOW:
+            self._flush()
+        every = self.config.evaluation.every
+        if every and self.step % every == 0:
+            self._stop_clock()
+            self.evaluator.after_step()
+            self._resume_clock()
+
+    def _gradient(self, batch: Batch) -> Output:
+        """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
+        self.optimizer.zero_grad(set_to_none=True)
+        out = self.forward(batch.x, batch.task)
+        losses: dict[str, Tensor] = {}
+        for part in self._losing:
+            for name, loss in part.losses(batch, out).items():
+                if name in losses:
+                    raise IncompatibleError(
+                        f"Two parts of {self.strategy} both add a loss named '{name}'; the second is {part}."
+                    )
+                losses[name] = loss
+        self._losses = losses
+        if losses:
+            terms = iter(losses.values())
+            total = next(terms)
+            for term in terms:
+                total = total + term
+            self.precision.backward(total)
+        return out
+
+    def _update(self, batch: Batch) -> Output:
+        """Gradient and optimizer update: the innermost `step`."""
+        out = self._onion(batch)
+        if not self._losses:  # a method without gradients, or a batch it does not learn from
+            return out
+        self.precision.unscale(self.optimizer)
+        for gradients in self._points["gradients"]:
+            gradients()
+        if self.config.optim.clip is not None:
+            nn.utils.clip_grad_norm_(self._trainable, self.config.optim.clip)
+        self.precision.update(self.optimizer)
+        self.updates += 1
+        with torch.no_grad():
+            for after_update in self._points["after_update"]:
+                after_update()
+        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in self._losses.items()}))
+        return out
+
+    def _flush(self) -> None:
+        """Fetch the losses since the last look in one copy per name; stop if one is not finite."""
+        if not self._trace:
+            return
+        rows: list[dict[str, Any]] = [{"step": n, "experience": self.experience, "lr": lr} for n, lr, _ in self._trace]
+        names = list(dict.fromkeys(name for _, _, losses in self._trace for name in losses))
+        for name in names:
+            having = [i for i, (_, _, losses) in enumerate(self._trace) if name in losses]
+            values = torch.stack([self._trace[i][2][name].float() for i in having]).tolist()
+            for i, value in zip(having, values, strict=True):
+                rows[i][name] = value
+        self._trace = []
+        bad = next((i for i, row in enumerate(rows) if not all(math.isfinite(row.get(n, 0.0)) for n in names)), None)
+        for observer in self.observers:
+            observer.window(self, rows[:bad])
+        if bad is not None:
+            row = rows[bad]
+            raise DivergedError(row["step"], row["experience"], {n: row[n] for n in names if n in row})
+
+    # --- what the loop is made of ---
+
+    def _compose(self, parts: Sequence[Strategy]) -> None:
+        """The points that are written, as lists; the around points, nested with the first part innermost."""
+        names = ("extend", "gradients", "after_update", "after_step", "begin_experience", "end_experience")
+        self._points = {name: [getattr(p, name) for p in parts if overrides(p, name)] for name in names}
+        self._losing = [part for part in parts if overrides(part, "losses")]
+        if not self._losing and not any(overrides(part, "logits") for part in parts):
+            raise IncompatibleError(
+                f"{self.strategy} neither adds a loss nor classifies, so nothing would be learned; chain it to a "
+                "strategy that does, for example finetune."
+            )
+        self._onion: Callable[[Batch], Output] = self._gradient
+        for part in parts:
+            if overrides(part, "gradient"):
+                self._onion = functools.partial(part.gradient, inner=self._onion)
+        self._step: Callable[[Batch], Output] = self._update
+        for part in parts:
+            if overrides(part, "step"):
+                self._step = functools.partial(part.step, inner=self._step)
+        orderer = [part.order for part in parts if overrides(part, "order")]
+        self._orderer = orderer[0] if orderer else None
+        classifier = [part.logits for part in parts if overrides(part, "logits")]
+        self._classifier = classifier[0] if classifier else None
+        self._task_classes = self._classes_of_tasks()
+
+    def _call(self, point: str, exp: Experience) -> None:
+        if self.benchmark.setting.boundaries:
+            for call in self._points[point]:
+                call(exp)
+
+    def _check_setting(self) -> None:
+        setting, name = self.benchmark.setting, f"{self.benchmark.name}@{self.benchmark.version}"
+        check_needs(self.strategy, name, setting.offers())
+        if setting.passes is not None and self.config.train.iterations is None:
+            allowed = setting.passes
+            if self.config.train.epochs > allowed:
+                raise IncompatibleError(
+                    f"{name} allows {allowed} pass{'es' if allowed > 1 else ''} over an experience; train.epochs is "
+                    f"{self.config.train.epochs}."
+                )
+
+    def _classes_of_tasks(self) -> Tensor | None:
+        """(tasks, C) bool: which classes a task has; None where task labels are not told."""
+        if self.benchmark.setting.task_labels == "never":
+            return None
+        tasks = max(exp.task for exp in self.benchmark.train) + 1
+        table = torch.zeros((tasks + 1, self.num_classes), dtype=torch.bool)
+        table[-1] = True  # HIDDEN is −1, the last row: nothing is ruled out
+        for exp in self.benchmark.train:
+            table[exp.task, list(exp.classes)] = True
+        return table.to(self.device)
+
+    def _task_of(self, exp: Experience) -> int:
+        return exp.task if self.benchmark.setting.task_labels != "never" else HIDDEN
+
+    def _visible(self, exp: Experience) -> Experience:
+        """An experience as a strategy may see it: without the task label, where the setting tells none."""
+        task = self._task_of(exp)
+        return exp if exp.task == task else Experience(exp.index, exp.classes, exp.data, task, exp.domain, exp.tests)
+
+    def _constants_for(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Task −1, view 0 and replayed false for n rows, made once per size."""
+        if n not in self._constants:
+            zeros = torch.zeros(n, dtype=torch.int64, device=self.device)
+            self._constants[n] = (zeros + HIDDEN, zeros, torch.zeros(n, dtype=torch.bool, device=self.device))
+        return self._constants[n]
+
+    def _shape(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self._format) if x.dim() == 4 else x
+
+    @functools.cached_property
+    def _augment_rng(self) -> torch.Generator:
+        return self.rng("augment")
+
+    def _steps_of(self, exp: Experience) -> int:
+        if self.config.train.iterations is not None:
+            steps, passes = self.config.train.iterations, self.benchmark.setting.passes
+            if passes is not None and steps * self.batch_size > passes * len(exp.data) + self.batch_size - 1:
+                raise IncompatibleError(
+                    f"{self.benchmark.name}@{self.benchmark.version} allows {passes} pass over an experience; "
+                    f"{steps} iterations of {self.batch_size} are more than its {len(exp.data)} examples."
+                )
+            return steps
+        return self.config.train.epochs * self._batches_of(len(exp.data))
+
+    def _batches_of(self, n: int) -> int:
+        full, rest = divmod(n, self.batch_size)
+        return full if self.config.train.drop_last and full else full + bool(rest)
+
+    def _new_order(self, exp: Experience, epoch: int) -> Order:
+        """The rows of a pass. Drawn on the CPU, by experience and epoch alone, so that it is the same on every device
+        and whatever else draws."""
+        if self._orderer is not None:
+            order = self._orderer(exp, epoch)
+            if order is not None:
+                view = order.view.cpu() if order.view is not None else None
+                return Order(order.rows.cpu(), view)
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
+        return Order(torch.randperm(len(exp.data), generator=generator))
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        self._trainable = [p for p in self.model.parameters() if p.requires_grad]
+        if not self._trainable:
+            self._trainable = [nn.Parameter(torch.zeros((), device=self.device))]  # nothing to train: SLDA, NCM
+        return make_optimizer(self._trainable, self.config.optim)
+
+    def _schedule(self) -> None:
+        optim = self.config.optim
+        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps)
+        if optim.schedule != "constant" or optim.warmup:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._lr * group.get("lr_scale", 1.0)
+
+    # --- clocks ---
+
+    def _resume_clock(self) -> None:
+        self._began = time.perf_counter()
+
+    def _stop_clock(self) -> None:
+        self.train_seconds += time.perf_counter() - self._began
+
+    # --- randomness of the model itself (dropout …) ---
+
+    @contextlib.contextmanager
+    def _own_global_rng(self) -> Iterator[None]:
+        """torch's global generator is the run's while it trains, and the caller's again afterwards."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            if self._global_rng is None:
+                torch.manual_seed(derive_seed(self.config.seeds.data, "model"))
+            else:
+                torch.set_rng_state(self._global_rng["cpu"].cpu())
+                if devices:
+                    torch.cuda.set_rng_state(self._global_rng["cuda"].cpu(), self.device)
+            yield
+
+    _global_rng: dict[str, Tensor] | None = None
+
+    # --- checkpoints ---
+
+    def _maybe_save(self) -> None:
+        seconds = self.execution.checkpoint_seconds
+        if self._checkpoint is None or seconds is None or time.monotonic() - self._saved_at < seconds:
+            return
+        self._stop_clock()
+        self._flush()
+        self._save()
+        self._resume_clock()
+
+    def _save(self) -> None:
+        if self._checkpoint is not None and self.execution.checkpoint_seconds is not None:
+            self._checkpoint()
+            self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the rest of the run, to the bit."""
+        self._flush()
+        order = self._order
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "place": dict(self._place),
+            "counters": {name: getattr(self, name) for name in self._COUNTERS},
+            "order": None if order is None else {"rows": order.rows, "view": order.view},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
+            "strategy": [part.state_dict() for part in self.strategy.parts],
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "global_rng": rng,
+            "evaluator": self.evaluator.state_dict(),
+        }
+
+    _COUNTERS = ("step", "examples", "forwards", "updates", "experience", "train_seconds")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state back; `fit` then continues to the same bits."""
+        self._place = dict(state["place"])
+        for name in self._COUNTERS:
+            setattr(self, name, state["counters"][name])
+        order = state["order"]
+        self._order = None if order is None else Order(order["rows"], order["view"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        for part, saved in zip(self.strategy.parts, state["strategy"], strict=True):
+            part.load_state_dict(_to(saved, self.device))
+        for name, saved in state["generators"].items():
+            self.rng(name).set_state(saved.cpu())
+        self._global_rng = state["global_rng"]
+        self.evaluator.load_state_dict(state["evaluator"])
+
+    # --- what it cost ---
+
+    def budget(self) -> dict[str, float | int]:
+        """What the run cost so far, units in the names."""
+        memories = [v for part in self.strategy.parts for v in vars(part).values() if isinstance(v, Memory)]
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {
+            "steps": self.step,
+            "updates": self.updates,
+            "stream_examples": self.examples,
+            "forward_examples": self.forwards,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "memory_examples": sum(memory.capacity for memory in memories),
+            "memory_bytes": sum(memory.nbytes for memory in memories),
+            "strategy_state_bytes": _bytes([part.state_dict() for part in self.strategy.parts]),
+            "train_seconds": round(self.train_seconds, 3),
+            "eval_seconds": round(self.evaluator.seconds, 3),
+            "peak_memory_bytes": peak,
+        }
+
+
+def derive_seed(seed: int, consumer: str) -> int:
+    """A 63-bit seed for one consumer of randomness; equal on every machine."""
+    digest = hashlib.sha256(f"clbench {seed} {consumer}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA if there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"There is no device '{name}'; devices are auto, cpu, cuda, cuda:0 ….") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"clbench runs on cpu and cuda; device '{name}' was given.")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"Device '{name}' was asked for, but torch finds no CUDA here; use --device cpu.")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"Device '{name}' was asked for; there are {torch.cuda.device_count()} CUDA devices.")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names."""
+    if optim.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=optim.lr,
+            momentum=optim.momentum,
+            nesterov=optim.nesterov,
+            weight_decay=optim.weight_decay,
+            foreach=True,  # one kernel per operation rather than one per parameter; same arithmetic
+        )
+    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
+
+
+def schedule_factor(optim: OptimConfig, step: int, steps: int) -> float:
+    """Factor on the learning rate at `step` (from 0) of an experience of `steps`."""
+    progress = step / max(steps, 1)
+    factor = 1.0
+    if optim.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * progress))
+    elif optim.schedule == "steps":
+        factor = optim.gamma ** sum(progress >= milestone for milestone in optim.milestones)
+    if optim.warmup:
+        factor *= min(1.0, (step + 1) / max(round(optim.warmup * steps), 1))
+    return factor
+
+
+def _to(state: Any, device: torch.device) -> Any:
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {k: _to(v, device) for k, v in state.items()}
+    if isinstance(state, list):
+        return [_to(v, device) for v in state]
+    return state
+
+
+def _bytes(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(_bytes(v) for v in state.values())
+    if isinstance(state, list):
+        return sum(_bytes(v) for v in state)
+    return 0

@@ -1,0 +1,131 @@
+"""Files that are whole or not there, locks, and canonical JSON. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clbench.errors import LedgerError
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, a crash or a full disk finds the old content or the new one, never a part.
+
+    Raises:
+        LedgerError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself must survive a power cut
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise LedgerError(_cannot_write(path, error)) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, created if need be.
+
+    Raises:
+        LedgerError: it cannot be created; says why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(_cannot_write(path, error)) from error
+    return path
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full: {path} could not be written. Free some space and resume; nothing finished is lost."
+    return f"{path} cannot be written: {error.strerror or error}."
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder alone; the lock goes with the process, however it ends.
+
+    Raises:
+        LedgerError: another process holds it.
+    """
+    import fcntl
+
+    path = folder / "lock"
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise LedgerError(_cannot_write(path, error)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise LedgerError(f"{what} is being worked on by another process (pid {holder}); wait for it.") from error
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def canonical_json(value: Any) -> str:
+    """JSON of which there is one form only: sorted keys, no spaces, shortest floats, nothing that is not a number."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def pretty_json(value: Any) -> str:
+    """The same for people: sorted keys, two spaces."""
+    return json.dumps(_plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN; they become their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def sha256(data: bytes | str) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        LedgerError: missing or damaged; names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LedgerError(f"There is no {path}.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LedgerError(f"{path} is damaged: {error}.") from error

@@ -1,0 +1,203 @@
+"""Records: one finished run with its evidence. Imports no torch, so that results can be read on any laptop.
+
+A run folder `runs/<id>/` holds `config.yaml`, `environment.json`, `log.jsonl`, `checkpoint.safetensors` while it
+runs, and at the end `curve.npz` and `record.json`. The id is a hash of what decides the numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from clbench.curve import Curve
+from clbench.errors import LedgerError
+from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
+
+SCHEMA = 1
+ID_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        id: hash of benchmark, strategy, configuration, seeds and code.
+        status: done, diverged (a loss was not finite), or timeout.
+        config: the resolved configuration.
+        benchmark, strategy: name and version; the benchmark with its fingerprint.
+        seeds: of the stream's order, the initialisation, and the data.
+        code: version, digest of the sources that decide the numbers, commit where there is one.
+        environment: machine, Python, libraries, device, threads.
+        budget: what it cost; units in the names.
+        metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
+        curve_file: file name and SHA-256 of the evidence; `curve` in the file.
+        selection: how the hyper-parameters were chosen.
+        note: for a run that diverged, where.
+    """
+
+    id: str
+    status: Literal["done", "diverged", "timeout"]
+    config: dict[str, Any]
+    benchmark: dict[str, Any]
+    strategy: dict[str, Any]
+    seeds: dict[str, int]
+    code: dict[str, Any]
+    environment: dict[str, Any]
+    budget: dict[str, Any]
+    metrics: dict[str, float | None]
+    curve_file: dict[str, str]
+    selection: str
+    note: str = ""
+    schema: int = SCHEMA
+    folder: Path | None = field(default=None, compare=False)
+
+    def to_json(self) -> str:
+        """As it stands in `record.json`."""
+        content = asdict(self)
+        content.pop("folder")
+        content["curve"] = content.pop("curve_file")
+        return pretty_json(content)
+
+    @property
+    def curve(self) -> Curve:
+        """The evidence, checked against its SHA-256.
+
+        Raises:
+            LedgerError: the record has no folder, or the curve is missing or altered.
+        """
+        if self.folder is None:
+            raise LedgerError(f"Record {self.id} has no folder to read its curve from.")
+        path = self.folder / self.curve_file["file"]
+        curve = Curve.load(path)
+        if curve.sha256() != self.curve_file["sha256"]:
+            raise LedgerError(f"{path} is not the curve that record {self.id} names: its SHA-256 differs.")
+        return curve
+
+
+def write_record(record: Record, folder: Path) -> Record:
+    """Write `record.json` so that it is there whole or not at all; returns the record with its folder."""
+    atomic_write(folder / "record.json", record.to_json())
+    return read_record(folder)
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a run folder.
+
+    Raises:
+        LedgerError: missing, damaged, or of a later schema than this version reads.
+    """
+    path = folder / "record.json"
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+        raise LedgerError(f"{path} is no record: it names no schema.")
+    if content["schema"] > SCHEMA:
+        raise LedgerError(
+            f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. Upgrade clbench."
+        )
+    content["curve_file"] = content.pop("curve", None)
+    known = {f.name for f in fields(Record)} - {"folder"}
+    if wrong := sorted(known ^ content.keys()):
+        raise LedgerError(f"{path} is damaged: field '{wrong[0]}' is {'missing' if wrong[0] in known else 'unknown'}.")
+    return Record(**content, folder=folder)
+
+
+def has_record(folder: Path) -> bool:
+    return (folder / "record.json").is_file()
+
+
+def run_id(
+    config: Mapping[str, Any], benchmark: Mapping[str, Any], strategy: Mapping[str, Any], code: Mapping[str, Any]
+) -> str:
+    """The id of a run: the first digits of the SHA-256 over what decides its numbers."""
+    decides = {
+        "config": config,
+        "benchmark": benchmark,
+        "strategy": strategy,
+        "code": [code["version"], code["sources"]],
+    }
+    return sha256(canonical_json(decides))[:ID_LENGTH]
+
+
+def code_identity(outside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Which code runs: version, a digest of clbench's sources and of files outside it, and the commit in a checkout.
+
+    Args:
+        outside: source files of plugins that take part.
+    """
+    import clbench
+
+    sources = _sources_digest()
+    if outside:
+        sources = sha256(sources + "".join(sha256(Path(file).read_bytes()) for file in sorted(outside)))
+    return {"version": clbench.__version__, "sources": sources, **_commit()}
+
+
+@functools.cache
+def _sources_digest() -> str:
+    """SHA-256 over all Python sources and configurations of clbench: the same in a checkout and in a wheel."""
+    import clbench
+
+    parts = []
+    for place in clbench.__path__:
+        root = Path(place)
+        inside = root.name == "clbench"
+        folders = [root] if inside else []
+        folders += [root / name for name in ("strategies", "benchmarks", "configs") if (root / name).is_dir()]
+        for folder in folders:
+            prefix = "" if folder == root else f"{folder.name}/"
+            for file in sorted(folder.rglob("*")):
+                if file.suffix in (".py", ".yaml") and "__pycache__" not in file.parts:
+                    parts.append((prefix + file.relative_to(folder).as_posix(), sha256(file.read_bytes())))
+    return sha256(canonical_json(sorted(set(map(tuple, parts)))))
+
+
+@functools.cache
+def _commit() -> dict[str, Any]:
+    import clbench
+
+    root = Path(clbench.__file__).resolve().parent.parent
+    if not (root / "pyproject.toml").is_file():
+        return {"commit": None, "dirty": None}
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {"commit": None, "dirty": None}
+    if head.returncode != 0:
+        return {"commit": None, "dirty": None}
+    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Machine, Python, libraries and device."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "device": device,
+        "threads": threads,
+        "libraries": versions,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

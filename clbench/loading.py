@@ -1,0 +1,72 @@
+"""From an experience's data to raw batches on the device.
+
+Data that fits lies on the device as a whole and a batch is one gather. Data that does not is gathered by worker
+processes that run ahead. Both yield the same batches in the same order, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clbench.config import Execution
+from clbench.types import Data
+
+RESIDENT_SHARE = 0.25
+"""Share of the device's free memory that the data of one experience may take to lie there as a whole."""
+RESIDENT_BYTES_CPU = 4 << 30
+
+
+class Feed:
+    """Raw batches of one experience, by row numbers."""
+
+    def __init__(self, data: Data, device: torch.device, execution: Execution) -> None:
+        self.data, self.device, self.execution = data, device, execution
+        self.resident = execution.resident == "always" or (
+            execution.resident == "auto" and data.nbytes <= _room(device)
+        )
+        if self.resident:
+            self._x, self._y = data.x().to(device), data.y().to(device)
+
+    def batches(self, rows: Sequence[Tensor], rows_cpu: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each element (n,) of `rows`, int64 on the device: raw inputs (n, …) and labels (n,) there.
+
+        `rows_cpu` holds the same numbers on the CPU, for the workers of data that is not resident.
+        """
+        if self.resident:
+            for index in rows:
+                yield self._x.index_select(0, index), self._y.index_select(0, index)
+            return
+        pin = self.device.type == "cuda"
+        workers = self.execution.workers
+        loader = DataLoader(
+            _Rows(self.data),
+            sampler=[index.tolist() for index in rows_cpu],
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=self.execution.prefetch if workers else None,
+            pin_memory=pin,
+            multiprocessing_context="forkserver" if workers else None,
+            generator=torch.Generator(),  # its base seed must not come from the global generator
+        )
+        for x, y in loader:
+            yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
+
+
+class _Rows(Dataset[tuple[Tensor, Tensor]]):
+    """Whole batches by their row numbers."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        return self.data.take(torch.tensor(rows, dtype=torch.int64))
+
+
+def _room(device: torch.device) -> float:
+    if device.type == "cuda":
+        return RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return RESIDENT_BYTES_CPU

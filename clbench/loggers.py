@@ -1,0 +1,129 @@
+"""Observers that write a run down elsewhere: CSV, TensorBoard, Weights & Biases. None can change a run."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import ConfigError
+from clbench.observer import Observer
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+
+def observers(names: Sequence[str], folder: Path, id_: str) -> list[Observer]:
+    """The named loggers, writing into a run folder.
+
+    Raises:
+        ConfigError: a logger's package is not installed.
+    """
+    made: dict[str, Callable[[], Observer]] = {
+        "csv": lambda: CSVLog(folder / "losses.csv"),
+        "tensorboard": lambda: TensorBoardLog(folder / "tensorboard"),
+        "wandb": lambda: WandbLog(folder, id_),
+    }
+    return [made[name]() for name in names]
+
+
+class Progress(Observer):
+    """Reports steps done and steps in all, at every window and at the end."""
+
+    def __init__(self, report: Callable[[int, int], None]) -> None:
+        self.report = report
+
+    def begin(self, run: Run) -> None:
+        self.report(run.step, run.total_steps)
+
+    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.report(run.step, run.total_steps)
+
+    def end(self, run: Run) -> None:
+        self.report(run.step, run.total_steps)
+
+
+class CSVLog(Observer):
+    """`losses.csv`: step, experience, lr, loss name, value; one line per loss and step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", "experience", "lr", "loss", "value"])
+            for row in rows:
+                for name in row.keys() - {"step", "experience", "lr"}:
+                    writer.writerow([row["step"], row["experience"], row["lr"], name, row[name]])
+
+
+class TensorBoardLog(Observer):
+    """Losses per step, and accuracy of every stream at experience ends, for TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
+        self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            for name in sorted(row.keys() - {"step", "experience", "lr"}):
+                self.writer.add_scalar(f"loss/{name}", row[name], row["step"])  # type: ignore[no-untyped-call]
+        self.writer.add_scalar("lr", rows[-1]["lr"], rows[-1]["step"])  # type: ignore[no-untyped-call]
+
+    def end_experience(self, run: Run) -> None:
+        for stream, accuracy in run.evaluator.latest().items():
+            self.writer.add_scalar(f"accuracy/experience {stream}", accuracy, run.step)  # type: ignore[no-untyped-call]
+        self.writer.flush()  # type: ignore[no-untyped-call]
+
+    def end(self, run: Run) -> None:
+        self.writer.close()  # type: ignore[no-untyped-call]
+
+
+class WandbLog(Observer):
+    """Losses in windows, accuracies at experience ends, the resolved configuration; offline unless `WANDB_MODE` says
+    otherwise. One log call per window: a call per step would cost more than the step."""
+
+    def __init__(self, folder: Path, id_: str) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
+        self._wandb, self._folder, self._id = wandb, folder, id_
+
+    def begin(self, run: Run) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._log = self._wandb.init(
+            project="clbench",
+            id=self._id,
+            name=f"{run.benchmark.name} {run.strategy} seed {run.config.seeds.data}",
+            config=run.config.model_dump(mode="json"),
+            dir=str(self._folder),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            resume="allow",
+            settings=self._wandb.Settings(silent=True),
+        )
+
+    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+        names = {name for row in rows for name in row} - {"step", "experience", "lr"}
+        means = {f"loss/{n}": sum(row.get(n, 0.0) for row in rows) / sum(n in row for row in rows) for n in names}
+        self._log.log({**means, "lr": rows[-1]["lr"], "experience": run.experience}, step=run.step)
+
+    def end_experience(self, run: Run) -> None:
+        latest = {f"accuracy/experience {stream}": value for stream, value in run.evaluator.latest().items()}
+        self._log.log(latest, step=run.step)
+
+    def end(self, run: Run) -> None:
+        self._log.finish()
+
+
+def _missing(package: str) -> ConfigError:
+    return ConfigError(f"--log {package} needs the package {package}: pip install 'clbench[{package}]'.")

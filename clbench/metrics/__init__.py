@@ -1,0 +1,127 @@
+"""Every number of a record: pure functions of the curve, each with its formula and reference.
+
+    compute(curve)                         # all metrics that are meant for every run
+    compute(curve, ["harmonic_mean"])      # any by name
+
+Accuracies are fractions. Notation, as in the papers: T tasks (experience j teaches stream j; formulas count
+from 1), R[i,j] the accuracy on j's full test set after experience i, b[j] that before training, n[j] the
+size of that test set; a_j(t) the accuracy on j's fixed subset at tick t, e(t) the experience of tick t, K
+ticks.
+
+Definitions that clash in the literature are metrics of their own, never silently one. A metric is None where
+its formula is not defined: fewer tasks than it needs, evaluations that were not made, or a run that did not
+finish (an average over what a run survived compares with nothing; `curve.upto(k)` gives it on demand).
+"""
+
+from clbench.metrics.core import METRICS, Metric, compute, metric
+from clbench.metrics.matrix import (
+    average_accuracy,
+    average_accuracy_weighted,
+    average_incremental_accuracy,
+    average_incremental_accuracy_weighted,
+    backward_transfer,
+    backward_transfer_all_pairs,
+    base_accuracy,
+    class_forgetting,
+    forgetting,
+    forgetting_all_tasks,
+    forgetting_first_last,
+    forgetting_first_record,
+    forgetting_since_learned,
+    forward_transfer,
+    generalized_accuracy,
+    generalized_accuracy_auc,
+    global_forgetting,
+    harmonic,
+    harmonic_mean,
+    intransigence,
+    learning_accuracy,
+    local_forgetting,
+    novel_accuracy,
+    performance_drop,
+    session_accuracies,
+    stability,
+    stability_plasticity,
+)
+from clbench.metrics.predictions import cumulative_forgetting, knowledge_ratios, masked_accuracy
+from clbench.metrics.ticks import (
+    a_auc_100,
+    a_auc_1000,
+    area_under_curve,
+    average_anytime_accuracy,
+    average_anytime_accuracy_all_tasks,
+    average_anytime_accuracy_by_steps,
+    average_stability_gap,
+    lca10,
+    lca10_zero_shot,
+    learning_curve_area,
+    min_acc,
+    min_acc_trace,
+    wc_acc,
+    wc_acc_anytime,
+    wc_acc_trace,
+    wf10,
+    wf100,
+    windowed_forgetting,
+    windowed_plasticity,
+    wp10,
+    wp100,
+)
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "a_auc_100",
+    "a_auc_1000",
+    "area_under_curve",
+    "average_accuracy",
+    "average_accuracy_weighted",
+    "average_anytime_accuracy",
+    "average_anytime_accuracy_all_tasks",
+    "average_anytime_accuracy_by_steps",
+    "average_incremental_accuracy",
+    "average_incremental_accuracy_weighted",
+    "average_stability_gap",
+    "backward_transfer",
+    "backward_transfer_all_pairs",
+    "base_accuracy",
+    "class_forgetting",
+    "compute",
+    "cumulative_forgetting",
+    "forgetting",
+    "forgetting_all_tasks",
+    "forgetting_first_last",
+    "forgetting_first_record",
+    "forgetting_since_learned",
+    "forward_transfer",
+    "generalized_accuracy",
+    "generalized_accuracy_auc",
+    "global_forgetting",
+    "harmonic",
+    "harmonic_mean",
+    "intransigence",
+    "knowledge_ratios",
+    "lca10",
+    "lca10_zero_shot",
+    "learning_accuracy",
+    "learning_curve_area",
+    "local_forgetting",
+    "masked_accuracy",
+    "metric",
+    "min_acc",
+    "min_acc_trace",
+    "novel_accuracy",
+    "performance_drop",
+    "session_accuracies",
+    "stability",
+    "stability_plasticity",
+    "wc_acc",
+    "wc_acc_anytime",
+    "wc_acc_trace",
+    "wf10",
+    "wf100",
+    "windowed_forgetting",
+    "windowed_plasticity",
+    "wp10",
+    "wp100",
+]

@@ -1,0 +1,25 @@
+"""What may watch a run. Imports no torch, so that the command line need not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+
+class Observer:
+    """Something that watches a run: progress displays, loggers. It may not change the run."""
+
+    def begin(self, run: Run) -> None:
+        """Before the first step, or the first one after resuming."""
+
+    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Every `WINDOW` steps: one row per step with step, experience, lr and the losses."""
+
+    def end_experience(self, run: Run) -> None:
+        """After the full evaluation at an experience's end."""
+
+    def end(self, run: Run) -> None:
+        """After the last experience."""
