@@ -47,10 +47,13 @@ class DivergedError(ClbenchError):
     """
 
     def __init__(self, step: int, experience: int, terms: dict[str, float]) -> None:
+        super().__init__(step, experience, terms)  # what it is rebuilt from when it crosses processes
         self.step, self.experience, self.terms = step, experience, terms
-        listed = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        super().__init__(
-            f"The loss is not finite at step {step} in experience {experience}: {listed}. "
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name} = {value}" for name, value in self.terms.items())
+        return (
+            f"The loss is not finite at step {self.step} in experience {self.experience}: {listed}. "
             "A smaller learning rate or gradient clipping (optim.clip) is the usual cure."
         )
 
