@@ -59,10 +59,13 @@ _WHERE = {
     "Setting": "types",
     "Stream": "types",
 }
-__all__ = ["__version__", *_WHERE]
+_MODULES = ("metrics", "plots", "testing")
+__all__ = ["__version__", *_WHERE, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"clbench.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'clbench' has no attribute '{name}'")
     return getattr(importlib.import_module(f"clbench.{_WHERE[name]}"), name)

@@ -1,0 +1,50 @@
+# The two commands of the README:  make quickstart   make test
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test test-slow lint docs clean help
+
+help:
+	@echo "make quickstart   install into $(VENV) and run the quickstart suite (no GPU, nothing to download)"
+	@echo "make test         install what developers need and run the tests"
+	@echo "make test-slow    the tests that take longer than a few seconds each"
+	@echo "make lint         ruff and mypy"
+	@echo "make docs         write the generated pages of docs/"
+	@echo "make clean        remove $(VENV) and caches; runs stay"
+
+quickstart: $(VENV)/.installed
+	$(BIN)/clbench suite quickstart
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "clbench needs Python 3.11 or later; $$($(PYTHON) --version) was found. Use: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing clbench into $(VENV) …"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing clbench and its development tools into $(VENV) …"
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
