@@ -4,9 +4,9 @@
     benchmark = clbench.from_arrays(x_train, y_train, x_test, y_test, experiences=5)
     benchmark = clbench.from_folder("photos", size=64)        # photos/train/<class>/*, photos/test/<class>/*
 
-A data set is decoded once, to uint8 with channels first, and lies in `$CLBENCH_DATA` (default `~/.cache/clbench`)
-as `<name>.npz`. A file that is already there is used as it is; the fingerprint of a benchmark holds the hash of the
-data. Building a benchmark never downloads; `fetch` does.
+A data set is decoded once, to uint8 with channels first, and lies in `$CLBENCH_DATA` (default
+`~/.cache/clbench`) as `<name>.npz`. A file that is already there is used as it is; the fingerprint of a
+benchmark holds the hash of the data. Building a benchmark never downloads; `fetch` does.
 
 Shapes: N examples, C channels, H × W pixels, D features.
 """
@@ -306,8 +306,8 @@ def _missing(name: str) -> str:
     else:
         how = f"get {known.get}, and put the folders into {folder / name}, or put"
     return (
-        f"{known.title} is not in {folder}: {how} {folder / name}.npz there, with the keys {keys}. The environment "
-        "variable CLBENCH_DATA names another folder."
+        f"{known.title} is not in {folder}: {how} {folder / name}.npz there, with the keys {keys}. The "
+        "environment variable CLBENCH_DATA names another folder."
     )
 
 
@@ -354,8 +354,8 @@ def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
                         raise ValueError(f"{key}: {error}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} is not a usable .npz file: {error}. Write it with numpy.savez from plain arrays; objects, which "
-            "NumPy pickles, are never loaded."
+            f"{path} is not a usable .npz file: {error}. Write it with numpy.savez from plain arrays; "
+            "objects, which NumPy pickles, are never loaded."
         ) from error
     return source_of(**arrays, who=str(path))
 
@@ -378,18 +378,20 @@ def read_folder(
     """A data set from a folder of images, decoded once and cached as a memory map in `$CLBENCH_DATA/folders`.
 
     Layouts: `train/<class>/*` and `test/<class>/*`; or `<domain>/<class>/*`; or `<class>/*`. Where there is no test
-    folder, each class's images (in each domain) are ordered by the SHA-256 of their path below the folder, and the
-    first `test_fraction` of them are for testing: the same on every machine, and new images move few old ones.
-    Classes and domains are numbered in the order of their names. Images are cropped to a square about the centre and
-    resized to size × size, bilinear.
+    folder, each class's images (in each domain) are ordered by the SHA-256 of their path below the folder,
+    and the first `test_fraction` of them are for testing: the same on every machine, and new images move few
+    old ones. Classes and domains are numbered in the order of their names. Images are cropped to a square
+    about the centre and resized to size × size, bilinear.
 
     Raises:
-        DataError: no such folder, no images, a class without training or test images, an image that cannot be read.
+        DataError: no such folder, no images, a class without training or test images, an image that cannot be
+        read.
     """
     root = Path(path).expanduser()
     if size < 1 or not 0 < test_fraction < 1:
         raise ConfigError(
-            f"An image folder needs size ≥ 1 and a test_fraction between 0 and 1; given: {size}, {test_fraction}."
+            f"An image folder needs size ≥ 1 and a test_fraction between 0 and 1; given: {size},
+            {test_fraction}."
         )
     train, test = _list_images(root, test_fraction)
     labels = sorted({image.label for image in train})
@@ -418,8 +420,8 @@ def _list_images(root: Path, test_fraction: float) -> tuple[list[_Image], list[_
         other = [f.name for f in top if f.name not in ("train", "test")]
         if other:
             raise DataError(
-                f"{root} holds train/ and test/, but also {other[0]}/, which would go unused; move it elsewhere, or its "
-                "images into one of the two."
+                f"{root} holds train/ and test/, but also {other[0]}/, which would go unused; move it "
+                "elsewhere, or its images into one of the two."
             )
         train, test = (
             [image for label in _folders(root / split) for image in _images_in(root, label, "")]
@@ -438,8 +440,8 @@ def _list_images(root: Path, test_fraction: float) -> tuple[list[_Image], list[_
             test += [image for image in images if image.name in chosen]
     if not train and not test:
         raise DataError(
-            f"{root} holds no images in folders of classes: train/<class>/* and test/<class>/*, or <domain>/<class>/*, "
-            f"or <class>/*, with names that end in {', '.join(SUFFIXES)}."
+            f"{root} holds no images in folders of classes: train/<class>/* and test/<class>/*, or "
+            f"<domain>/<class>/*, or <class>/*, with names that end in {', '.join(SUFFIXES)}."
         )
     for having, lacking, which in ((train, test, "test"), (test, train, "training")):
         without = sorted({i.label for i in having} - {i.label for i in lacking})
@@ -559,8 +561,9 @@ def source_of(
         absent = np.setdiff1d(np.arange(classes), pool.y.numpy())
         if len(absent):
             raise DataError(
-                f"{who}: class {absent[0]} has no examples in y_{split}; labels are 0 … C−1, each in training and test. "
-                "clbench never renumbers labels. To do so: names, y = numpy.unique(labels of both, return_inverse=True)."
+                f"{who}: class {absent[0]} has no examples in y_{split}; labels are 0 … C−1, each in "
+                "training and test. clbench never renumbers labels. To do so: names, y = numpy.unique(labels "
+                "of both, return_inverse=True)."
             )
     if test.y.max() >= classes:
         raise DataError(
@@ -603,14 +606,16 @@ def _inputs(who: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     elif x.dtype.kind in "iu" and x.ndim == 2:
         return x.astype(np.int64)
     raise DataError(
-        f"{who} is {x.dtype} of shape {x.shape}. Allowed: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) or "
-        "features (N, D); floating-point features (N, D) or images with a channel axis; integer tokens (N, D)."
+        f"{who} is {x.dtype} of shape {x.shape}. Allowed: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, "
+        "W) or features (N, D); floating-point features (N, D) or images with a channel axis; integer tokens "
+        "(N, D)."
         + (" Pixels of 0 … 255 become uint8 by .astype(numpy.uint8)." if x.dtype.kind in "iub" else "")
     )
 
 
 def _images(who: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Channels first, contiguous. The channel axis is the smaller one of axes 1 and 3, and axis 1 if they tie."""
+    """Channels first, contiguous. The channel axis is the smaller one of axes 1 and 3, and axis 1 if they "
+    "tie."""
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[3] < x.shape[1]:
@@ -702,8 +707,8 @@ def build(
             streams = changed_domains(source.train, source.test, changes, valid_fraction=valid, seed=seed)
         elif source.domain_train is None or source.domain_test is None:
             raise ConfigError(
-                f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or a folder "
-                "<domain>/<class>/*. Without domains, shift may be 'class' or 'task'."
+                f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or a
+                folder " "<domain>/<class>/*. Without domains, shift may be 'class' or 'task'."
             )
         else:
             streams = domain_incremental(
@@ -845,6 +850,7 @@ def from_folder(
     name: str = "image-folder",
     **params: Any,
 ) -> Benchmark:
-    """A benchmark from a folder of images (`read_folder` says how it is laid out); others are those of `build`."""
+    """A benchmark from a folder of images (`read_folder` says how it is laid out); others are those of "
+    "`build`."""
     source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
     return build(source, name=name, **params)

@@ -1,0 +1,106 @@
+"""Benchmarks from one's own data: arrays in an .npz file, or a folder of images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from clbench.data import from_folder, from_npz
+from clbench.registry import register_benchmark
+from clbench.types import Benchmark
+
+
+@register_benchmark("npz", version=1)
+def npz(
+    path: str,
+    shift: Literal["class", "domain", "task"] = "class",
+    experiences: int | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Literal["natural", "shuffled"] | list[int] = "natural",
+    domain_order: Literal["natural", "shuffled"] | list[int] = "natural",
+    online: bool = False,
+    augment: tuple[str, ...] = (),
+    valid: float = 0.0,
+    seed: int = 0,
+) -> Benchmark:
+    """Your own arrays, from an .npz file with x_train, y_train, x_test and y_test.
+
+    Args:
+        path: the file; domain_train and domain_test in it are for shift=domain.
+        shift: new classes, one domain, or new classes with task labels in each experience.
+        experiences: how many share the classes evenly, 5 unless given.
+        first, increment: classes of the first experience and of all others, in place of `experiences`.
+        class_order, domain_order: ascending, drawn from the seed, or a list of all.
+        online: one pass over the stream.
+        augment: training operations: crop, flip.
+        valid: share of the training examples that makes a validation stream.
+        seed: of shuffled orders and of the validation split.
+    """
+    spec: dict[str, object] = dict(locals())
+    return from_npz(
+        path,
+        shift=shift,
+        experiences=experiences,
+        first=first,
+        increment=increment,
+        class_order=class_order,
+        domain_order=domain_order,
+        online=online,
+        augment=augment,
+        valid=valid,
+        seed=seed,
+        spec=spec,
+    )
+
+
+@register_benchmark("image-folder", version=1)
+def image_folder(
+    path: str,
+    size: int = 64,
+    channels: Literal[1, 3] = 3,
+    test_fraction: float = 0.2,
+    shift: Literal["class", "domain", "task"] = "class",
+    experiences: int | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Literal["natural", "shuffled"] | list[int] = "natural",
+    domain_order: Literal["natural", "shuffled"] | list[int] = "natural",
+    online: bool = False,
+    augment: tuple[str, ...] = (),
+    valid: float = 0.0,
+    seed: int = 0,
+) -> Benchmark:
+    """Your own images, from a folder train/CLASS/* and test/CLASS/*, or DOMAIN/CLASS/*, or CLASS/*.
+
+    Args:
+        path: the folder. Without train and test, a fixed part of each class's images is for testing.
+        size: pixels that images are cropped and resized to.
+        channels: 3 for colour, 1 for grey.
+        test_fraction: share of each class's images (in each domain) that is for testing.
+        shift: new classes, one domain, or new classes with task labels in each experience.
+        experiences: how many share the classes evenly, 5 unless given.
+        first, increment: classes of the first experience and of all others, in place of `experiences`.
+        class_order, domain_order: by name, drawn from the seed, or a list of all.
+        online: one pass over the stream.
+        augment: training operations: crop, flip.
+        valid: share of the training examples that makes a validation stream.
+        seed: of shuffled orders and of the validation split.
+    """
+    spec: dict[str, object] = dict(locals())
+    return from_folder(
+        path,
+        size=size,
+        channels=channels,
+        test_fraction=test_fraction,
+        shift=shift,
+        experiences=experiences,
+        first=first,
+        increment=increment,
+        class_order=class_order,
+        domain_order=domain_order,
+        online=online,
+        augment=augment,
+        valid=valid,
+        seed=seed,
+        spec=spec,
+    )
