@@ -2,10 +2,10 @@
 
 A factory takes the shape of one input and the number of classes, then its own parameters:
 
-    @register_model("mlp")
-    def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] = (400, 400)) -> Classifier:
+    @register_model("linear")
+    def linear(input_shape: tuple[int, ...], num_classes: int, bias: bool = True) -> Classifier:
 
-Weights are drawn from the global generator of torch, with torch's default initialisation for the models of our own.
+Weights are drawn from torch's global generator; models of our own keep torch's default initialisation.
 Shapes: B examples of a batch, C classes, D features.
 """
 
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
     Args:
         backbone: (B, …) → (B, D).
         feature_size: D.
-        num_classes: C, all classes of the stream; those not seen yet are masked by who trains, not by the model.
+        num_classes: C, all classes of the stream; who trains masks those not seen yet, the model does not.
 
     Attributes:
         head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place.
@@ -60,8 +60,8 @@ def make_model(name: str, input_shape: tuple[int, ...], num_classes: int, **para
     """The model of a name, with fresh weights unless `pretrained=True` is among the parameters.
 
     Args:
-        name: a registered model, or a timm model (`timm:vit_tiny_patch16_224`; the prefix may be left out where no
-            registered model has that name).
+        name: a registered model, or a timm model (`timm:vit_tiny_patch16_224`; the prefix may be left out
+            where no registered model has that name).
         input_shape: of one input, channels first for images.
         num_classes: C.
         params: of the factory; for a timm model those of `timm_model`.
@@ -115,9 +115,9 @@ def slim_resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 2
     1,094,750 parameters with 10 classes, 1,109,240 with 100; 160 features.
 
     Differences from the released code:
-        1. Global average pooling instead of 4×4 pooling and flattening. It is the same at 32×32; at 84×84 the
-           release has 640 features and at 96×96 1,440, here there are 160 at any size, so that the head does not
-           grow with the input.
+        1. Global average pooling instead of 4×4 pooling and flattening. It is the same at 32×32. At 84×84 the
+           release has 640 features and at 96×96 1,440; here there are 160 at any size, so that the head does
+           not grow with the input.
     """
     return _resnet18("slim-resnet18", input_shape, num_classes, width)
 
@@ -130,7 +130,7 @@ def resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) ->
 
     Differences from the paper:
         1. The stem is a 3×3 convolution of stride 1 without max-pooling, as is customary at 32×32.
-        2. Shortcuts that change the shape are 1×1 convolutions with batch normalisation (the paper's option B).
+        2. Shortcuts that change the shape are 1×1 convolutions with batch normalisation (its option B).
     """
     return _resnet18("resnet18", input_shape, num_classes, width)
 
@@ -141,7 +141,7 @@ def _resnet18(name: str, input_shape: tuple[int, ...], num_classes: int, width: 
 
 
 class _ResNet(nn.Module):
-    """(B, channels, H, W) → (B, 8·width): a 3×3 stem and four stages of basic blocks with strides 1, 2, 2, 2."""
+    """(B, channels, H, W) → (B, 8·width): a 3×3 stem and four stages of blocks with strides 1, 2, 2, 2."""
 
     def __init__(self, channels: int, width: int, blocks: Sequence[int]) -> None:
         super().__init__()
@@ -199,8 +199,8 @@ def timm_model(
         name: a model of timm, with the tag of its weights if wanted (`vit_base_patch16_224.augreg_in21k`).
         input_shape: (channels, height, width).
         num_classes: C.
-        pretrained: take timm's weights; position embeddings, patches and the stem are resampled by timm to fit
-            the size of the image, of its patches and the number of channels.
+        pretrained: take timm's weights; timm resamples position embeddings, patches and the stem to fit the
+            size of the image, of its patches and the number of channels.
         patch_size, drop_rate, drop_path_rate: passed on; None leaves timm's value.
 
     Raises:
@@ -209,8 +209,8 @@ def timm_model(
     """
     timm = _timm()
     channels, *size = _image_shape(name, input_shape)
-    options = {"patch_size": patch_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
-    options = {key: value for key, value in options.items() if value is not None}
+    given = {"patch_size": patch_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:  # those models, and only those, must be told the size
         options["img_size"] = tuple(size)
@@ -218,19 +218,24 @@ def timm_model(
         raise DataError(f"timm has no pretrained weights for '{name}'; leave pretrained=False.")
     try:
         backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **options)
-    except Exception as error:  # timm and the hub raise whatever lies below: an assertion, a refused connection …
-        if pretrained and not isinstance(error, TypeError | AssertionError | ValueError):
+    except Exception as error:  # whatever happens below timm and its hub: an assertion, a lost connection
+        about_options = isinstance(error, TypeError | AssertionError | ValueError) and not isinstance(
+            error, OSError
+        )
+        if pretrained and not about_options:
             raise DataError(
                 f"The pretrained weights of '{name}' can be neither found nor downloaded "
-                f"({type(error).__name__}: {_first_line(error)}). Download them once with a connection, or leave "
-                "pretrained=False."
+                f"({type(error).__name__}: {_first_line(error)}). Download them once with a connection, or "
+                "leave pretrained=False."
             ) from error
         raise ConfigError(_unfit(name, input_shape, options, error)) from error
     return Classifier(backbone, _feature_size(backbone, name, input_shape, options), num_classes)
 
 
-def _feature_size(backbone: nn.Module, name: str, input_shape: tuple[int, ...], options: dict[str, Any]) -> int:
-    """D, measured: timm's own number differs for some models, and an input that is too small is refused early."""
+def _feature_size(
+    backbone: nn.Module, name: str, input_shape: tuple[int, ...], options: dict[str, Any]
+) -> int:
+    """D, measured: timm's own number differs for some models, and inputs that do not fit are refused here."""
     backbone.eval()
     try:
         with torch.no_grad():
@@ -261,8 +266,8 @@ def _first_line(error: Exception) -> str:
 def _image_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(input_shape) != 3:
         raise ConfigError(
-            f"model '{name}' takes images, (channels, height, width); the inputs have the shape {input_shape}. "
-            "Use 'mlp' for vectors."
+            f"model '{name}' takes images, (channels, height, width); the inputs have the shape "
+            f"{tuple(input_shape)}. Use 'mlp' for vectors."
         )
     return input_shape
 
