@@ -390,8 +390,7 @@ def read_folder(
     root = Path(path).expanduser()
     if size < 1 or not 0 < test_fraction < 1:
         raise ConfigError(
-            f"An image folder needs size ≥ 1 and a test_fraction between 0 and 1; given: {size},
-            {test_fraction}."
+            f"An image folder needs size ≥ 1 and test_fraction between 0 and 1; given: {size}, {test_fraction}."
         )
     train, test = _list_images(root, test_fraction)
     labels = sorted({image.label for image in train})
@@ -707,8 +706,8 @@ def build(
             streams = changed_domains(source.train, source.test, changes, valid_fraction=valid, seed=seed)
         elif source.domain_train is None or source.domain_test is None:
             raise ConfigError(
-                f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or a
-                folder " "<domain>/<class>/*. Without domains, shift may be 'class' or 'task'."
+                f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or "
+                "a folder <domain>/<class>/*. Without domains, shift may be 'class' or 'task'."
             )
         else:
             streams = domain_incremental(
