@@ -82,7 +82,7 @@ def metric(
 
     def add(formula: Formula) -> Formula:
         if name in METRICS:
-            raise RegistryError(f"There is a metric '{name}' already; rename the one in {formula.__module__}.")
+            raise RegistryError(f"There is a metric '{name}' already; rename that of {formula.__module__}.")
 
         @functools.wraps(formula)
         def function(curve: Curve) -> float | None:
@@ -120,9 +120,9 @@ def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float
 
 
 def mean(values: ArrayLike) -> float:
-    """The mean; undefined for no values, or where one is missing."""
+    """The mean; undefined for no values, NaN where one is missing."""
     array = np.asarray(values, dtype=np.float64)
-    if not array.size or np.isnan(array).any():
+    if not array.size:
         raise UndefinedError
     return float(array.mean())
 

@@ -63,8 +63,10 @@ def average_incremental_accuracy(curve: Curve) -> float | None:
     return mean([mean(R[i, learned <= i]) for i in range(len(R))])
 
 
-@metric("average_incremental_accuracy_weighted", title="AIA (examples)", higher_is_better=True,
-reference=ICARL) def average_incremental_accuracy_weighted(curve: Curve) -> float | None:
+@metric(
+    "average_incremental_accuracy_weighted", title="AIA (examples)", higher_is_better=True, reference=ICARL
+)
+def average_incremental_accuracy_weighted(curve: Curve) -> float | None:
     """Accuracy over the test examples of all tasks seen, averaged over experience ends.
 
         (1/T) Σ_i A_i,   A_i = Σ_{j≤i} n[j] R[i,j] / Σ_{j≤i} n[j]
@@ -96,7 +98,7 @@ def learning_accuracy(curve: Curve) -> float | None:
 def stability(curve: Curve) -> float | None:
     """Accuracy at the end on all tasks but the last.
 
-        S = (1/(T−1)) Σ_{j<T} R[T,j]
+    S = (1/(T−1)) Σ_{j<T} R[T,j]
     """
     R = task_matrix(curve).R
     return mean(R[-1, :-1])
@@ -106,7 +108,7 @@ def stability(curve: Curve) -> float | None:
 def stability_plasticity(curve: Curve) -> float | None:
     """Harmonic mean of stability and plasticity.
 
-        2 S P / (S + P),   S = (1/(T−1)) Σ_{j<T} R[T,j],   P = (1/T) Σ_j R[j,j]
+    2 S P / (S + P),   S = (1/(T−1)) Σ_{j<T} R[T,j],   P = (1/T) Σ_j R[j,j]
     """
     R = task_matrix(curve).R
     return harmonic(mean(R[-1, :-1]), mean(np.diag(R)))
@@ -137,7 +139,7 @@ def backward_transfer(curve: Curve) -> float | None:
 def backward_transfer_all_pairs(curve: Curve) -> float | None:
     """What later learning had added to the old tasks, at every experience end and not only the last.
 
-        (2/(T(T−1))) Σ_{i=2..T} Σ_{j<i} (R[i,j] − R[j,j])
+    (2/(T(T−1))) Σ_{i=2..T} Σ_{j<i} (R[i,j] − R[j,j])
     """
     R = task_matrix(curve).R
     i, j = np.tril_indices(len(R), k=-1)
@@ -285,7 +287,7 @@ def class_forgetting(curve: Curve) -> float | None:
 def performance_drop(curve: Curve) -> float | None:
     """Accuracy after the base session minus that after the last.
 
-        PD = A_1 − A_T,   A_i = Σ_{j≤i} n[j] R[i,j] / Σ_{j≤i} n[j]
+    PD = A_1 − A_T,   A_i = Σ_{j≤i} n[j] R[i,j] / Σ_{j≤i} n[j]
     """
     task_matrix(curve)
     A = session_accuracies(curve)
@@ -296,7 +298,7 @@ def performance_drop(curve: Curve) -> float | None:
 def base_accuracy(curve: Curve) -> float | None:
     """Accuracy at the end on the classes of the base session.
 
-        B = R[T,1]
+    B = R[T,1]
     """
     R = task_matrix(curve).R
     return float(R[-1, 0])
@@ -306,7 +308,7 @@ def base_accuracy(curve: Curve) -> float | None:
 def novel_accuracy(curve: Curve) -> float | None:
     """Accuracy at the end over the test examples of all classes after the base session.
 
-        N = Σ_{j≥2} n[j] R[T,j] / Σ_{j≥2} n[j]
+    N = Σ_{j≥2} n[j] R[T,j] / Σ_{j≥2} n[j]
     """
     R, _, n = task_matrix(curve)
     return weighted_mean(R[-1, 1:], n[1:])
@@ -316,7 +318,7 @@ def novel_accuracy(curve: Curve) -> float | None:
 def harmonic_mean(curve: Curve) -> float | None:
     """Harmonic mean of base and novel accuracy: 0 for a model that knows the base classes only.
 
-        HM = 2 B N / (B + N),   B = R[T,1],   N = Σ_{j≥2} n[j] R[T,j] / Σ_{j≥2} n[j]
+    HM = 2 B N / (B + N),   B = R[T,1],   N = Σ_{j≥2} n[j] R[T,j] / Σ_{j≥2} n[j]
     """
     R, _, n = task_matrix(curve)
     return harmonic(R[-1, 0], weighted_mean(R[-1, 1:], n[1:]))
@@ -330,7 +332,8 @@ def session_accuracies(curve: Curve) -> Floats:
 
         A_i = Σ_{j≤i} n[j] R[i,j] / Σ_{j≤i} n[j]
 
-    From counts: a mean over batches or sessions is another number where these differ in size.
+    From counts: a mean over batches or sessions is another number where these differ in size. Zhang et al.,
+    CVPR 2021, arXiv 2104.03047.
     """
     (R, _, n), learned = curve.matrix(), curve.learned
     return np.array([weighted_mean(R[i, learned <= i], n[learned <= i]) for i in range(len(R))])
@@ -345,7 +348,7 @@ def intransigence(curve: Curve, reference: ArrayLike) -> Floats:
     """
     joint, R = np.asarray(reference, dtype=np.float64), curve.matrix().R
     if joint.shape * 2 != R.shape:
-        raise ValueError(f"A reference of shape {joint.shape} does not fit an accuracy matrix of shape {R.shape}.")
+        raise ValueError(f"A reference of shape {joint.shape} does not fit a matrix of shape {R.shape}.")
     return joint - np.diag(R)
 
 

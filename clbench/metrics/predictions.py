@@ -30,7 +30,7 @@ def cumulative_forgetting(
 ) -> float:
     """Cumulative accuracy of tasks 1..j lost since task j was learned: without the growth of the label space.
 
-        A_{≤j}(after task j) − A_{≤j}(now),   A_{≤j} = accuracy with examples and argmax among the classes of 1..j
+        A_{≤j}(after task j) − A_{≤j}(now),   A_{≤j} = `masked_accuracy` of the classes of tasks 1..j
 
     Both logits are of one test set. Soutif-Cormerais et al., ICCV-W 2023, arXiv 2308.10328.
     """
@@ -38,9 +38,15 @@ def cumulative_forgetting(
 
 
 def knowledge_ratios(
-    labels: ArrayLike, before: ArrayLike, now: ArrayLike, num_classes: int, known: int, *, released: bool = False
+    labels: ArrayLike,
+    before: ArrayLike,
+    now: ArrayLike,
+    num_classes: int,
+    known: int,
+    *,
+    released: bool = False,
 ) -> tuple[float, float]:
-    """KLR and KGR: what share of the old knowledge was lost, and what share of the missing knowledge was gained.
+    """KLR and KGR: the share of the old knowledge that was lost, and of the missing that was gained.
 
         KLR = I(G;Y₁|Y₂) / I(G;Y₁),   KGR = I(G;Y₂|Y₁) / (ln n₂ − I(G;Y₁))
 
@@ -72,9 +78,9 @@ def knowledge_ratios(
 def _released_joint(g: Ints, y1: Ints, y2: Ints, C: int) -> Floats:
     """P(g, y₁, y₂) as the authors' code estimates it, (C, C, C).
 
-    Of class g a share w is wrong at both times, f only the second time, l only the first. But for y₁ = y₂ = g, which
-    has its frequency, P(y₁, y₂ | g) = w u₁(y₁) u₂(y₂) with u(y) = p(y) / (1 − p(g)) for y ≠ g from the overall
-    histogram p, u₁(g) = f / w, u₂(g) = l / w. So f and l vanish where w is 0.
+    Of class g a share w is wrong at both times, f only the second time, l only the first. But for
+    y₁ = y₂ = g, which has its frequency, P(y₁, y₂ | g) = w u₁(y₁) u₂(y₂) with u(y) = p(y) / (1 − p(g)) for
+    y ≠ g from the overall histogram p, u₁(g) = f / w, u₂(g) = l / w. So f and l vanish where w is 0.
     """
     P = np.zeros((C, C, C))
     p1, p2 = (np.bincount(y, minlength=C) / len(g) for y in (y1, y2))

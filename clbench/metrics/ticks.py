@@ -65,7 +65,7 @@ def average_anytime_accuracy_by_steps(curve: Curve) -> float | None:
 def average_anytime_accuracy_all_tasks(curve: Curve) -> float | None:
     """Accuracy over all tasks, an unseen one counting 0, averaged over ticks.
 
-        (1/K) Σ_t (1/T) Σ_j a_j(t),   a_j(t) = 0 before task j is seen
+    (1/K) Σ_t (1/T) Σ_j a_j(t),   a_j(t) = 0 before task j is seen
     """
     return mean(np.nan_to_num(all_ticks(curve).accuracy))
 
@@ -98,7 +98,7 @@ def a_auc_1000(curve: Curve) -> float | None:
 
 
 def area_under_curve(ticks: Ticks, every: int) -> float:
-    """A_AUC: accuracy over the exposed classes, averaged over every Δn-th stream example; NaN before the first.
+    """A_AUC: accuracy over the exposed classes, averaged over every Δn-th example; NaN before the first.
 
         A_AUC = mean_m Σ_j correct_j(t_m) / Σ_j total_j(t_m),   t_m = first tick after ≥ Δn m examples
 
@@ -137,11 +137,16 @@ def wc_acc(curve: Curve) -> float | None:
     return mean(wc_acc_trace(task_ticks(curve))[-1])
 
 
-@metric("wc_acc_anytime", title="WC-ACC (anytime)", higher_is_better=True, reference=f"variant of {STABILITY_GAP}")
+@metric(
+    "wc_acc_anytime",
+    title="WC-ACC (anytime)",
+    higher_is_better=True,
+    reference=f"variant of {STABILITY_GAP}",
+)
 def wc_acc_anytime(curve: Curve) -> float | None:
     """Worst-case accuracy, averaged over ticks.
 
-        (1/K) Σ_t WC-ACC(t),   WC-ACC(t) = (1/e(t)) a_e(t) + (1 − 1/e(t)) min-ACC(t)
+    (1/K) Σ_t WC-ACC(t),   WC-ACC(t) = (1/e(t)) a_e(t) + (1 − 1/e(t)) min-ACC(t)
     """
     return mean(wc_acc_trace(task_ticks(curve)))
 
@@ -244,13 +249,13 @@ def wp100(curve: Curve) -> float | None:
 
 
 def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
-    """WF^Δ of each task at each tick, the largest drop so far within Δ ticks: (K, T) → (K, T), NaN where unseen.
+    """WF^Δ of each task at each tick, the largest drop so far within Δ ticks: (K, T), NaN where unseen.
 
         WF^Δ_j(t) = max { a_j(m) − a_j(n) : n−Δ < m ≤ n ≤ t }
 
-    A window holds Δ ticks of the task's own sequence: ticks that left the task out are no part of it, and Δ = 1
-    gives 0. Its mean over the tasks seen, the current one included, is the paper's WF^Δ.
-    De Lange et al., ICLR 2023, arXiv 2205.13452.
+    A window holds Δ ticks of the task's own sequence: ticks that left the task out are no part of it, and
+    Δ = 1 gives 0. Its mean over the tasks seen, the current one included, is the paper's WF^Δ. De Lange et
+    al., ICLR 2023, arXiv 2205.13452.
     """
     accuracy = np.asarray(accuracy, dtype=np.float64)
     if accuracy.ndim != 2 or window < 1:
@@ -267,7 +272,7 @@ def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
 
 
 def windowed_plasticity(accuracy: ArrayLike, window: int) -> Floats:
-    """WP^Δ of each task at each tick, the largest rise so far within Δ ticks: (K, T) → (K, T), NaN where unseen.
+    """WP^Δ of each task at each tick, the largest rise so far within Δ ticks: (K, T), NaN where unseen.
 
         WP^Δ_j(t) = max { a_j(n) − a_j(m) : n−Δ < m ≤ n ≤ t }
 
@@ -326,7 +331,7 @@ def lca10_zero_shot(curve: Curve) -> float | None:
 
 
 def learning_curve_area(ticks: Ticks, beta: int) -> float:
-    """LCA_β, accuracy on a task over its own first β ticks, averaged over the tasks that have so many; NaN if none.
+    """LCA_β: accuracy on a task over its own first β ticks, over the tasks that have so many; NaN if none.
 
         LCA_β = mean_j (1/β) Σ_{s=1..β} a_j(s-th tick of experience j)
 
