@@ -13,8 +13,8 @@ or, one pytest item for each strategy and check:
         check(strategy)
 
 A check is a function of a `Subject`; the sentence in its docstring is the rule. It raises `Violation` where
-the rule is broken and `NotApplicable` where it says nothing about a strategy. What the contract cannot know is
-the method itself: a strategy also has a test of its equations.
+the rule is broken and `NotApplicable` where it says nothing about a strategy. What the contract cannot know
+is the method itself: a strategy also has a test of its equations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import functools
 import inspect
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -305,7 +305,7 @@ def _named(
 
 
 def check_builds(subject: Subject) -> None:
-    """It builds without arguments, says what it does, and annotates all parameters, with immutable defaults."""
+    """It builds without arguments, has a docstring, and annotates all parameters, with immutable defaults."""
     for factory in subject.factories:
         name = getattr(factory, "__name__", str(factory))
         _require(
@@ -342,7 +342,7 @@ def check_deterministic(subject: Subject) -> None:
 
 
 def check_private_randomness(subject: Subject) -> None:
-    """Its points neither move nor read the global generators of torch, numpy and Python (`run.rng` is there)."""
+    """Its points neither move nor read the global generators of torch, numpy and Python; `run.rng` is theirs."""
     benchmark = subject.benchmark()
 
     def still(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
@@ -356,11 +356,11 @@ def check_private_randomness(subject: Subject) -> None:
         _seed_globals(next(numbers))
         return call()
 
-    plain = subject.run(benchmark, _watched(subject.make(), still), every=2)
+    plain = subject.run(benchmark, watched(subject.make(), still), every=2)
     plain.fit()
     numbers = iter(range(1, 1_000_000))
     with _globals_kept():
-        shaken = subject.run(benchmark, _watched(subject.make(), disturbed), every=2)
+        shaken = subject.run(benchmark, watched(subject.make(), disturbed), every=2)
         shaken.fit()
     _same(_everything(plain), _everything(shaken), "the result depends on the state of a global generator")
 
@@ -387,7 +387,7 @@ def check_inputs_untouched(subject: Subject) -> None:
             for pool, *_ in e.data.parts
         }
         before = {key: (pool.x.clone(), pool.y.clone()) for key, pool in pools.items()}
-        subject.fitted(benchmark, _watched(subject.make(), compare), every=2)
+        subject.fitted(benchmark, watched(subject.make(), compare), every=2)
         for key, pool in pools.items():
             same = torch.equal(pool.x, before[key][0]) and torch.equal(pool.y, before[key][1])
             _require(same, "the benchmark's examples were changed during the run")
@@ -407,7 +407,7 @@ def check_modes_restored(subject: Subject) -> None:
         )
         return result
 
-    run = subject.run(subject.benchmark(), _watched(subject.make(), compare), every=2)
+    run = subject.run(subject.benchmark(), watched(subject.make(), compare), every=2)
     run.fit()
 
 
@@ -492,7 +492,7 @@ def check_low_precision(subject: Subject) -> None:
 
     for precision in ("bf16", "fp32"):
         subject.fitted(
-            subject.benchmark(), _watched(subject.make(), inspect_losses), precision=precision, every=2
+            subject.benchmark(), watched(subject.make(), inspect_losses), precision=precision, every=2
         )
 
 
@@ -551,7 +551,7 @@ def check_chain_unit(subject: Subject) -> None:
 
 
 def check_null_parameters(subject: Subject) -> None:
-    """With the parameters it declares as `null` it is fine-tuning, bit for bit, BatchNorm's statistics too."""
+    """With the parameters it declares as `null` it is fine-tuning, bit for bit, running statistics too."""
     if subject.null is None:
         raise NotApplicable("it declares no null parameters")
     benchmark = subject.benchmark()
@@ -590,7 +590,7 @@ def check_tasks_hidden(subject: Subject) -> None:
         return call()
 
     runs = [
-        subject.fitted(tiny_benchmark(tasks=tasks), _watched(subject.make(), look), every=2)
+        subject.fitted(tiny_benchmark(tasks=tasks), watched(subject.make(), look), every=2)
         for tasks in ((0, 1, 2), (2, 0, 1))
     ]
     _same(
@@ -645,7 +645,7 @@ class Result:
 
     Attributes:
         check: its name; rule: what it demands.
-        status: "passed", "failed", "skipped" (the rule does not apply) or "expected" (it fails for a known reason).
+        status: "passed", "failed", "skipped" (the rule does not apply), "expected" (a known failure).
         message: how the rule is broken, why it does not apply, or the known reason.
     """
 
@@ -665,6 +665,7 @@ def check_strategy(
     model: Callable[[Benchmark], Classifier] | None = None,
     device: str = "cpu",
     null: Mapping[str, Any] | None = None,
+    only: Sequence[str] | None = None,
 ) -> Iterator[Result]:
     """Put a strategy through the contract, check by check.
 
@@ -674,14 +675,19 @@ def check_strategy(
         model: builds the network to check it on, for strategies that need a special one.
         device: where to check.
         null: parameters with which a factory that is not registered is fine-tuning.
+        only: names of the checks to make; all if None.
 
     Raises:
-        RegistryError: an unknown strategy. ConfigError: an expected failure of a check that does not exist.
+        RegistryError: an unknown strategy. ConfigError: a check that does not exist.
     """
     expected = dict(expected_failures or {})
-    _known_checks(expected)
+    _known_checks([*expected, *(only or ())])
     under_test = subject(strategy, model=model, device=device, null=null)
-    return (_attempt(check, under_test, expected.get(name_of(check))) for check in CHECKS)
+    return (
+        _attempt(check, under_test, expected.get(name_of(check)))
+        for check in CHECKS
+        if only is None or name_of(check) in only
+    )
 
 
 def name_of(check: Callable[..., None]) -> str:
@@ -749,7 +755,7 @@ def _attempt(check: Callable[[Any], None], under_test: Any, expected: str | None
     return Result(name, rule, "passed")
 
 
-def _known_checks(names: Mapping[str, str]) -> None:
+def _known_checks(names: Iterable[str]) -> None:
     known = [name_of(check) for check in CHECKS]
     for name in names:
         if name not in known:
@@ -996,8 +1002,8 @@ Probe = Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]
 """Called in place of a point, with its name, its arguments and the call itself."""
 
 
-def _watched(strategy: Strategy, probe: Probe) -> Strategy:
-    """The strategy, with a probe around every point it writes."""
+def watched(strategy: Strategy, probe: Probe) -> Strategy:
+    """The strategy itself, with a probe around every point its parts write."""
 
     def around(point: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

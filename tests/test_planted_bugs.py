@@ -1,0 +1,395 @@
+"""The contract catches bugs: each is planted in a strategy, and the check that must find it is named.
+
+A bug of the method itself, such as a wrong sign or a lost factor, no general contract can see; the last test
+plants one. Such bugs are what `test_equations` is for.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from clbench.strategies.derpp import DarkReplay
+from clbench.strategies.ewc import Consolidate
+from clbench.strategies.lwf import Distil
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench import Batch, Experience, Output, Strategy, chain
+from clbench.engine import Run
+from clbench.parts import CrossEntropy, Replay
+from clbench.testing import check_strategy
+
+Bug = Callable[..., Strategy]
+BUGS: list[tuple[str, str, Bug, dict[str, Any] | None]] = []
+
+
+def caught_by(check: str, says: str, null: dict[str, Any] | None = None) -> Callable[[Bug], Bug]:
+    """A factory that must fail this check, for this reason; `null` are parameters with which it claims to be
+    fine-tuning."""
+
+    def add(bug: Bug) -> Bug:
+        BUGS.append((check, says, bug, null))
+        return bug
+
+    return add
+
+
+# --- state ---
+
+
+@caught_by("null_parameters", "running_mean", null={"strength": 0.0})
+def fisher_pass_moves_batch_norm(strength: float = 1.0) -> Strategy:
+    class Bug(Consolidate):
+        def end_experience(self, exp: Experience) -> None:
+            for x, _ in self.run.visit(exp.data):
+                self.run.forward(x)  # in train mode, and whatever the strength
+
+    return chain(CrossEntropy(), Bug(strength, "sampled", False, 1.0))
+
+
+@caught_by("resumes", "zip")
+def forgotten_field() -> Strategy:
+    class Bug(Consolidate):
+        state = ("anchors",)  # and not `fishers`
+
+    return chain(CrossEntropy(), Bug(10.0, "empirical", False, 1.0))
+
+
+@caught_by("resumes", "ends differently")
+def forgotten_counter() -> Strategy:
+    class Bug(Strategy):
+        calls = 0
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            self.calls += 1
+            return {"warm": out.logits.square().mean() / self.calls}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("resumes", "ends differently")
+def generator_of_its_own() -> Strategy:
+    class Bug(Strategy):
+        def setup(self, run: Run) -> None:
+            self.generator = torch.Generator().manual_seed(1)
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"noise": out.logits.mean() * torch.rand((), generator=self.generator)}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("resumes", "ends differently")
+def anchor_not_cloned() -> Strategy:
+    class Bug(Consolidate):
+        def end_experience(self, exp: Experience) -> None:
+            super().end_experience(exp)
+            self.anchors[-1] = {name: p.detach() for name, p in self.run.parameters().items()}
+
+    return chain(CrossEntropy(), Bug(10.0, "empirical", False, 1.0))
+
+
+@caught_by("resumes", "ends differently")
+def teacher_in_train_mode() -> Strategy:
+    class Bug(Distil):
+        def end_experience(self, exp: Experience) -> None:
+            super().end_experience(exp)
+            assert self.teacher is not None
+            self.teacher.train()
+
+    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
+
+
+# --- randomness ---
+
+
+class GlobalDraw(Replay):
+    def extend(self, batch: Batch) -> Batch:
+        if not len(self.memory):
+            return batch
+        rows = self.rows(min(4, len(self.memory)))
+        x, y, task = (self.memory[name][rows] for name in ("x", "y", "task"))
+        return batch.join(self.run.augment(x), y, task, x)
+
+    def rows(self, n: int) -> Tensor:
+        return torch.randperm(len(self.memory))[:n]
+
+
+@caught_by("private_randomness", "generator of torch")
+def global_draw_of_torch(memory: int = 20) -> Strategy:
+    return chain(GlobalDraw(memory), CrossEntropy())
+
+
+@caught_by("private_randomness", "generator of numpy")
+def global_draw_of_numpy(memory: int = 20) -> Strategy:
+    class Bug(GlobalDraw):
+        def rows(self, n: int) -> Tensor:
+            return torch.from_numpy(np.random.permutation(len(self.memory))[:n])  # noqa: NPY002
+
+    return chain(Bug(memory), CrossEntropy())
+
+
+@caught_by("private_randomness", "generator of Python")
+def global_draw_of_python(memory: int = 20) -> Strategy:
+    class Bug(GlobalDraw):
+        def rows(self, n: int) -> Tensor:
+            return torch.tensor(random.sample(range(len(self.memory)), n))
+
+    return chain(Bug(memory), CrossEntropy())
+
+
+@caught_by("private_randomness", "depends on the state of a global generator")
+def reads_a_global_generator_and_puts_it_back(memory: int = 20) -> Strategy:
+    class Bug(GlobalDraw):
+        def rows(self, n: int) -> Tensor:
+            with torch.random.fork_rng(devices=[]):
+                return super().rows(n)
+
+    return chain(Bug(memory), CrossEntropy())
+
+
+@caught_by("deterministic", "one seed differ")
+def entropy_of_the_machine() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"noise": out.logits.mean() * int.from_bytes(os.urandom(2), "little") / 2**16}
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- other people's tensors ---
+
+
+@caught_by("inputs_untouched", "extend writes into batch.x")
+def writes_into_the_batch() -> Strategy:
+    class Bug(Strategy):
+        def extend(self, batch: Batch) -> Batch:
+            batch.x.clamp_(-1.0, 1.0)
+            return batch
+
+    return chain(Bug(), CrossEntropy())
+
+
+@caught_by("inputs_untouched", "losses writes into output.logits")
+def writes_into_the_output() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            out.logits.data[:, batch.y.unique()] += 1.0
+            return {}
+
+    return chain(Bug(), CrossEntropy())
+
+
+@caught_by("modes_restored", "after_step leaves")
+def leaves_the_model_in_eval_mode() -> Strategy:
+    class Bug(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            self.run.model.eval()
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- evaluation ---
+
+
+@caught_by("evaluation_silent", "evaluation changes")
+def classifier_draws_from_the_memory(memory: int = 20) -> Strategy:
+    class Bug(Replay):
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            if len(self.memory):
+                self.memory.draw(4, self.run.rng("replay"))
+            return self.run.forward(x, task).logits
+
+    return chain(Bug(memory), CrossEntropy())
+
+
+@caught_by("evaluation_silent", "running_mean")
+def predicts_in_train_mode() -> Strategy:
+    class Bug(Strategy):
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            self.run.model.train()
+            return self.run.forward(x, task).logits
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("prediction_alone", "what else is in the batch")
+def normalises_over_the_evaluation_batch() -> Strategy:
+    class Bug(Strategy):
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            logits = self.run.forward(x, task).logits
+            return logits - logits.mean(0)
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- memory ---
+
+
+@caught_by("memory_budget", "holds 11 examples")
+def store_one_slot_too_large(memory: int = 20) -> Strategy:
+    return chain(Replay(memory + 1), CrossEntropy())
+
+
+@caught_by("memory_budget", "may keep 10")
+def keeps_normalised_copies_beside_the_memory(memory: int = 20) -> Strategy:
+    class Bug(Replay):
+        state: ClassVar[tuple[str, ...]] = ("memory", "kept")
+
+        def setup(self, run: Run) -> None:
+            super().setup(run)
+            self.kept: list[Tensor] = []
+
+        def after_step(self, batch: Batch, out: Output) -> None:
+            self.kept.append(batch.stream().x.clone())
+
+    return chain(Bug(memory), CrossEntropy())
+
+
+@caught_by("odd_batches", "last batch of one example")
+def pairs_up_the_batch() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            one, other = out.features.view(2, -1, out.features.shape[1])
+            return {"pairs": (one - other).square().mean()}
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- what is told and declared ---
+
+
+@caught_by("declares_needs", "no need of boundaries")
+def undeclared_boundaries() -> Strategy:
+    class Bug(Distil):
+        needs = frozenset()
+
+    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
+
+
+@caught_by("declares_needs", "holds 20 examples")
+def undeclared_memory(memory: int = 20) -> Strategy:
+    class Bug(Replay):
+        needs = frozenset()
+
+    return chain(Bug(memory), CrossEntropy())
+
+
+@caught_by("tasks_hidden", "may not know")
+def looks_up_the_true_task() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            task = self.run.benchmark.train[self.run.experience].task
+            return {"oracle": out.logits[:, task].square().mean()}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("first_experience", "not fine-tuning")
+def anchored_at_initialisation() -> Strategy:
+    class Bug(Consolidate):
+        def setup(self, run: Run) -> None:
+            self.anchors = [{name: p.detach().clone() for name, p in run.parameters().items()}]
+            self.fishers = [{name: torch.ones_like(p) for name, p in run.parameters().items()}]
+
+    return chain(CrossEntropy(), Bug(1.0, "empirical", False, 1.0))
+
+
+@caught_by("null_parameters", "running_mean", null={"alpha": 0.0, "beta": 0.0})
+def forward_under_a_zero_coefficient(memory: int = 20, alpha: float = 0.1, beta: float = 0.5) -> Strategy:
+    class Bug(DarkReplay):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            if not len(self.memory):
+                return {}
+            old, past = self._replay(8)
+            return {"dark": self.alpha * F.mse_loss(past.logits, old["logits"])}
+
+    return chain(CrossEntropy(), Bug(memory, None, alpha, beta))
+
+
+# --- losses ---
+
+
+@caught_by("low_precision", "bfloat16 under bf16")
+def divergence_in_bfloat16() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            logits = self.run.model.head(out.features.to(torch.bfloat16).float()).bfloat16()
+            return {"entropy": (logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("low_precision", "no scalar")
+def loss_not_reduced() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"fit": F.cross_entropy(out.logits, batch.y, reduction="none")}
+
+    return Bug()
+
+
+@caught_by("learns", "0.0 % right")
+def wrong_labels() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"fit": F.cross_entropy(out.logits, (batch.y + 1) % self.run.num_classes)}
+
+    return Bug()
+
+
+# --- what it is built from ---
+
+
+@caught_by("builds", "can be changed")
+def default_that_all_share(milestones: list[int] = [1, 2]) -> Strategy:  # noqa: B006
+    """Is documented."""
+
+    return CrossEntropy()
+
+
+@caught_by("builds", "no default")
+def parameter_without_default(weight: float) -> Strategy:
+    """Is documented."""
+
+    return CrossEntropy()
+
+
+@caught_by("builds", "no such attribute")
+def state_that_does_not_exist() -> Strategy:
+    """Is documented."""
+
+    class Bug(CrossEntropy):
+        state = ("teachers",)
+
+    return Bug()
+
+
+@pytest.mark.parametrize(
+    ("check", "says", "bug", "null"), [pytest.param(*bug, id=bug[2].__name__) for bug in BUGS]
+)
+def test_planted_bug(check: str, says: str, bug: Bug, null: dict[str, Any] | None) -> None:
+    (result,) = check_strategy(bug, null=null, only=[check])
+    assert (result.status, says in result.message) == ("failed", True), result.message
+
+
+# --- what the contract cannot see ---
+
+
+def test_a_wrong_formula_passes() -> None:
+    def ewc_without_the_half() -> Strategy:
+        """EWC, but λ stands where λ/2 should: `test_equations/test_ewc.py` is what would fail."""
+
+        class Bug(Consolidate):
+            def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+                return {name: 2 * loss for name, loss in super().losses(batch, out).items()}
+
+        return chain(CrossEntropy(), Bug(1.0, "empirical", False, 1.0))
+
+    assert [r for r in check_strategy(ewc_without_the_half) if r.status == "failed"] == []
