@@ -72,12 +72,12 @@ def class_incremental(
         DataError: a class without test examples, or one that is only tested.
     """
     y, y_test = _labels(train, "training"), _labels(test, "test")
-    classes = np.unique(y)
+    classes, kind = np.unique(y, return_inverse=True)
     _same("class", classes, np.unique(y_test))
     order = _ordered("class", classes, class_order, seed)
     sizes = _sizes(len(order), experiences, classes_per_experience, first, increment)
-    owner = np.empty(int(classes[-1]) + 1, dtype=np.int64)  # class → experience
-    owner[order] = np.repeat(np.arange(len(sizes)), sizes)
+    owner = np.empty(len(classes), dtype=np.int64)  # place of a class among the sorted ones → experience
+    owner[np.searchsorted(classes, order)] = np.repeat(np.arange(len(sizes)), sizes)
     groups = [tuple(sorted(part.tolist())) for part in np.split(order, np.cumsum(sizes)[:-1])]
 
     def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
@@ -85,9 +85,9 @@ def class_incremental(
 
     n, held = len(sizes), _held_out(y, valid_fraction, seed)
     return _streams(
-        (train, _rows(owner[y], n, ~held)),
-        (test, _rows(owner[y_test], n)),
-        (train, _rows(owner[y], n, held)) if valid_fraction else None,
+        (train, _rows(owner[kind], n, ~held)),
+        (test, _rows(owner[np.searchsorted(classes, y_test)], n)),
+        (train, _rows(owner[kind], n, held)) if valid_fraction else None,
         experience,
     )
 
@@ -144,25 +144,25 @@ def domain_incremental(
     y = _labels(train, "training")
     d = _numbers("domain_train", domain_train, len(y))
     d_test = _numbers("domain_test", domain_test, len(test.y))
-    domains = np.unique(d)
+    domains, kind = np.unique(d, return_inverse=True)
     _same("domain", domains, np.unique(d_test))
     if names and len(names) <= domains[-1]:
         raise ConfigError(
             f"Domain {domains[-1]} has no name; {len(names)} names were given, for 0 … {len(names) - 1}."
         )
     order = _ordered("domain", domains, domain_order, seed)
-    owner = np.empty(int(domains[-1]) + 1, dtype=np.int64)  # domain → experience
-    owner[order] = np.arange(len(order))
+    owner = np.empty(len(domains), dtype=np.int64)  # place of a domain among the sorted ones → experience
+    owner[np.searchsorted(domains, order)] = np.arange(len(order))
 
     def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
         name = names[order[i]] if names else f"domain {order[i]}"
         return Experience(i, _classes(pool, rows), Data.of(pool, rows), domain=name)
 
-    n, held = len(order), _held_out(d * (int(y.max()) + 1) + y, valid_fraction, seed)
+    n, held = len(order), _held_out(kind * (int(y.max()) + 1) + y, valid_fraction, seed)
     return _streams(
-        (train, _rows(owner[d], n, ~held)),
-        (test, _rows(owner[d_test], n)),
-        (train, _rows(owner[d], n, held)) if valid_fraction else None,
+        (train, _rows(owner[kind], n, ~held)),
+        (test, _rows(owner[np.searchsorted(domains, d_test)], n)),
+        (train, _rows(owner[kind], n, held)) if valid_fraction else None,
         experience,
     )
 

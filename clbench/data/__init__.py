@@ -1,0 +1,38 @@
+"""Data sets: where they come from, what they must look like, and benchmarks from one's own.
+
+    import clbench
+    benchmark = clbench.from_arrays(x_train, y_train, x_test, y_test, experiences=5)
+    benchmark = clbench.from_folder("photos", size=64)  # photos/train/<class>/*, photos/test/<class>/*
+
+A data set is decoded once, to uint8 with channels first, and lies as `<name>.npz` in `$CLBENCH_DATA` (default
+`~/.cache/clbench`). A file that is already there is used as it is; the fingerprint of a benchmark holds the
+hash of its data. Building a benchmark never downloads; `fetch` does.
+
+Shapes: N examples, C channels, H × W pixels, D features.
+"""
+
+from clbench.data.benchmark import Shift, build, from_arrays, from_folder, from_npz
+from clbench.data.files import data_folder, read_folder, read_npz
+from clbench.data.known import KNOWN, Known, Status, digits, fetch, load, status
+from clbench.data.source import Source, moments, source_of
+
+__all__ = [
+    "KNOWN",
+    "Known",
+    "Shift",
+    "Source",
+    "Status",
+    "build",
+    "data_folder",
+    "digits",
+    "fetch",
+    "from_arrays",
+    "from_folder",
+    "from_npz",
+    "load",
+    "moments",
+    "read_folder",
+    "read_npz",
+    "source_of",
+    "status",
+]

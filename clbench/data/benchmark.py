@@ -1,0 +1,211 @@
+"""Benchmarks from data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from clbench.augment import Permute, Transform
+from clbench.data.files import read_folder, read_npz
+from clbench.data.source import Source, source_of
+from clbench.errors import ConfigError
+from clbench.streams import Order, changed_domains, class_incremental, domain_incremental
+from clbench.streams import online as online_setting
+from clbench.types import Benchmark, Change, Setting
+
+Shift = Literal["class", "domain", "task"]
+
+
+def build(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    shift: Shift = "class",
+    experiences: int | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Order = "natural",
+    domain_order: Order = "natural",
+    changes: Sequence[tuple[str, Change | None]] | None = None,
+    online: bool = False,
+    valid: float = 0.0,
+    augment: Sequence[str] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """A benchmark cut from a data set.
+
+    Args:
+        shift: "class": new classes in every experience; "task": the same with task labels in training and
+            test; "domain": one experience per domain, or per change.
+        experiences: how many share the classes evenly, 5 unless given; or first and increment: classes of the
+            first experience and of all others.
+        class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all.
+        changes: names of domains and what each does to the inputs.
+        online: one pass over the stream.
+        valid: share of each class's training examples that makes the validation stream.
+        augment: training operations, of `clbench.augment.OPS`.
+        mean, std: normalisation per channel of inputs in [0, 1]; by default the data set's.
+        spec: the parameters that it was built from, for the record.
+
+    Raises:
+        ConfigError: parameters that do not fit the data. DataError: data that do not fit the shift.
+    """
+    if shift == "domain":
+        if changes is not None:
+            streams = changed_domains(source.train, source.test, changes, valid_fraction=valid, seed=seed)
+        elif source.domain_train is None or source.domain_test is None:
+            raise ConfigError(
+                f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or "
+                "a folder <domain>/<class>/*. Without domains, shift may be 'class' or 'task'."
+            )
+        else:
+            streams = domain_incremental(
+                source.train,
+                source.test,
+                domain_train=source.domain_train,
+                domain_test=source.domain_test,
+                names=source.domain_names,
+                domain_order=domain_order,
+                valid_fraction=valid,
+                seed=seed,
+            )
+    else:
+        streams = class_incremental(
+            source.train,
+            source.test,
+            experiences=5 if (experiences, first, increment) == (None, None, None) else experiences,
+            first=first,
+            increment=increment,
+            class_order=class_order,
+            valid_fraction=valid,
+            seed=seed,
+            task_labels=shift == "task",
+        )
+    if (mean is None) != (std is None):
+        raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
+    means, stds = source.normalisation if mean is None or std is None else (tuple(mean), tuple(std))
+    shape = source.train.x.shape[1:]
+    channels = shape[0]
+    if len(means) not in (0, 1, channels):
+        raise ConfigError(f"{name}: mean and std need 1 or {channels} values each; {len(means)} were given.")
+    if augment and len(shape) != 3:
+        raise ConfigError(
+            f"{name}: augmentation needs images (C, H, W); the inputs have shape {tuple(shape)}."
+        )
+    setting = Setting(shift, task_labels="always" if shift == "task" else "never")
+    draws = (
+        valid > 0
+        or (shift == "domain" and changes is None and domain_order == "shuffled")
+        or (shift != "domain" and class_order == "shuffled")
+        or any(isinstance(change, Permute) for _, change in changes or ())
+    )
+    return Benchmark(
+        name,
+        version,
+        online_setting(setting) if online else setting,
+        streams.train,
+        streams.test,
+        source.num_classes,
+        Transform(source.scale, means, stds, tuple(augment)),
+        streams.valid,
+        seed=seed if draws else 0,
+        class_names=source.class_names,
+        notes=notes,
+        spec=dict(spec or {}),
+    )
+
+
+def from_arrays(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    domain_train: Any = None,
+    domain_test: Any = None,
+    class_names: Sequence[str] = (),
+    domain_names: Sequence[str] = (),
+    shift: Shift = "class",
+    experiences: int | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Order = "natural",
+    domain_order: Order = "natural",
+    online: bool = False,
+    valid: float = 0.0,
+    augment: Sequence[str] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    name: str = "arrays",
+    version: int = 1,
+) -> Benchmark:
+    """A benchmark from arrays or tensors.
+
+    Args:
+        x_train, x_test: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W), or features (N, D);
+            floating-point features (N, D) or images with a channel axis, which are not scaled; or integer
+            tokens (N, D). Of axes 1 and 3 of images, the smaller one is the channels. Arrays that need no
+            conversion are not copied, so leave them as they are.
+        y_train, y_test: (N,) labels 0 … C−1, each in both; they are never renumbered.
+        domain_train, domain_test: (N,) domain of every example, from 0; for shift="domain".
+
+    The others are those of `build`.
+
+    Raises:
+        DataError, ConfigError: say which array or parameter is wrong and what is allowed.
+    """
+    source = source_of(
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        domain_train=domain_train,
+        domain_test=domain_test,
+        class_names=class_names,
+        domain_names=domain_names,
+        who=name,
+    )
+    return build(
+        source,
+        name=name,
+        version=version,
+        shift=shift,
+        experiences=experiences,
+        first=first,
+        increment=increment,
+        class_order=class_order,
+        domain_order=domain_order,
+        online=online,
+        valid=valid,
+        augment=augment,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+
+
+def from_npz(path: str | Path, *, name: str = "npz", **params: Any) -> Benchmark:
+    """A benchmark from an `.npz` file, which holds what `read_npz` says; the others are those of `build`."""
+    return build(read_npz(path), name=name, **params)
+
+
+def from_folder(
+    path: str | Path,
+    *,
+    size: int = 64,
+    channels: Literal[1, 3] = 3,
+    test_fraction: float = 0.2,
+    name: str = "image-folder",
+    **params: Any,
+) -> Benchmark:
+    """A benchmark from a folder of images (`read_folder` says how it is laid out); others are those of "
+    "`build`."""
+    source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
+    return build(source, name=name, **params)

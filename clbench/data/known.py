@@ -1,0 +1,225 @@
+"""The data sets that clbench knows by name."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from clbench.data.files import data_folder, read_folder, read_npz, sha256, sidecar, write
+from clbench.data.source import Source, channels_first, pool
+from clbench.errors import ConfigError, DataError, suggest
+
+
+@dataclass(frozen=True)
+class Known:
+    """A named data set.
+
+    Attributes:
+        title: for people.
+        shape: (C, H, W). classes: C. sizes: training and test examples; what the published files hold.
+        dataset: class of `torchvision.datasets` that downloads it, with its checksums; nothing if none does.
+        megabytes: size of the download.
+        mean, std: normalisation that papers use, of pixels in [0, 1]; nothing: computed.
+        domains: names of its domains.
+        get: where it can be had by hand.
+    """
+
+    title: str
+    shape: tuple[int, int, int]
+    classes: int
+    sizes: tuple[int, int]
+    dataset: str = ""
+    megabytes: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    domains: tuple[str, ...] = ()
+    get: str = ""
+
+
+# Means and stds are those of the training sets, to four digits; a test compares them with the data.
+KNOWN = {
+    "mnist": Known("MNIST", (1, 28, 28), 10, (60_000, 10_000), "MNIST", 12, mean=(0.1307,), std=(0.3081,)),
+    "fashion_mnist": Known(
+        "Fashion-MNIST", (1, 28, 28), 10, (60_000, 10_000), "FashionMNIST", 31, mean=(0.2860,), std=(0.3530,)
+    ),
+    "cifar10": Known(
+        "CIFAR-10",
+        (3, 32, 32),
+        10,
+        (50_000, 10_000),
+        "CIFAR10",
+        170,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": Known(
+        "CIFAR-100",
+        (3, 32, 32),
+        100,
+        (50_000, 10_000),
+        "CIFAR100",
+        169,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+    "pacs": Known(
+        "PACS",
+        (3, 64, 64),
+        7,
+        (8_003, 1_988),
+        domains=("photo", "art_painting", "cartoon", "sketch"),
+        get="its images, in folders <domain>/<class>/, from its authors (Li et al., arXiv:1710.03077)",
+    ),
+}
+"""The data sets that clbench knows by name, beside the embedded digits."""
+
+PACS_SIZE = 64
+"""Pixels that PACS is resized to from a folder of its images."""
+
+
+@functools.cache
+def digits() -> Source:
+    """The 1 797 handwritten digits that scikit-learn carries: 8 × 8 pixels of 0 … 16.
+
+    Of each class, in the order of the data set, every fifth example is for testing.
+    """
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    y = y.astype(np.int64)
+    rank = np.empty(len(y), dtype=np.int64)
+    for c in range(10):
+        rank[y == c] = np.arange(int((y == c).sum()))
+    test = rank % 5 == 4
+    x = x.astype(np.uint8).reshape(-1, 1, 8, 8)
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return Source(pool(x[~test], y[~test]), pool(x[test], y[test]), names, scale=1 / 16)
+
+
+def load(name: str) -> Source:
+    """A named data set from `$CLBENCH_DATA/<name>.npz`.
+
+    Raises:
+        ConfigError: an unknown name. DataError: the file is missing (says how to get it) or damaged.
+    """
+    known = _known(name)
+    path = data_folder() / f"{name}.npz"
+    if not path.is_file():
+        images = data_folder() / name
+        if not known.dataset and images.is_dir():
+            return read_folder(images, size=PACS_SIZE)
+        raise DataError(_missing(name))
+    source = read_npz(path)
+    if source.train.x.shape[1:] == known.shape:  # the file may hold other images under the old name
+        return replace(source, mean=known.mean, std=known.std)
+    return source
+
+
+def fetch(name: str) -> Path:
+    """Download a named data set, check it, and leave it decoded in `$CLBENCH_DATA/<name>.npz`.
+
+    Beside it lies its SHA-256. What torchvision has already downloaded to `$CLBENCH_DATA` is used. A file
+    that is there is left as it is.
+
+    Raises:
+        ConfigError: an unknown name. DataError: nothing downloads it, or the download failed.
+    """
+    known = _known(name)
+    path = data_folder() / f"{name}.npz"
+    if path.is_file():
+        return path
+    if not known.dataset:
+        raise DataError(_missing(name))
+    from clbench._torchvision import torchvision
+
+    torchvision()
+    from torchvision import datasets
+
+    arrays: dict[str, Any] = {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "test"):
+            part = getattr(datasets, known.dataset)(path.parent, train=split == "train", download=True)
+            arrays[f"x_{split}"] = channels_first(np.asarray(part.data))  # now, as it slows every reading
+            arrays[f"y_{split}"] = np.asarray(part.targets, dtype=np.int64)
+            arrays["class_names"] = np.array(part.classes)
+    except (OSError, RuntimeError) as error:  # no connection is an OSError, a wrong checksum a RuntimeError
+        raise DataError(f"{known.title} could not be fetched: {error}. {_missing(name)}") from error
+    write(path, lambda file: np.savez(file, **arrays))
+    digest = sha256(path)
+    write(sidecar(path), lambda file: file.write(f"{digest}  {path.name}\n".encode()))
+    return path
+
+
+class Status(TypedDict):
+    """Where a data set stands.
+
+    Keys:
+        state: "embedded", "ready", "damaged" (not what its recorded SHA-256 says) or "missing".
+        megabytes: on disk, or to download.
+        note: what to do about it.
+    """
+
+    name: str
+    state: Literal["embedded", "ready", "damaged", "missing"]
+    path: str
+    megabytes: int
+    note: str
+
+
+def status() -> list[Status]:
+    """Where every data set stands; reads the files that have a recorded SHA-256."""
+    return [
+        Status(name="digits", state="embedded", path="", megabytes=0, note="comes with scikit-learn"),
+        *map(_status, KNOWN),
+    ]
+
+
+def _status(name: str) -> Status:
+    known, path = KNOWN[name], data_folder() / f"{name}.npz"
+    found = Status(name=name, state="ready", path=str(path), megabytes=known.megabytes, note="")
+    if not path.is_file():
+        found["state"] = "missing"
+        found["note"] = f"clbench data fetch {name}" if known.dataset else f"get {known.get}"
+        return found
+    found["megabytes"] = path.stat().st_size // 1_000_000
+    recorded = sidecar(path)
+    if not recorded.is_file():
+        found["note"] = "no recorded SHA-256"
+    elif recorded.read_text(encoding="utf-8").split()[:1] != [sha256(path)]:
+        found["state"] = "damaged"
+        found["note"] = f"its SHA-256 is not the one in {recorded.name}; delete both files and fetch it again"
+    return found
+
+
+def _known(name: str) -> Known:
+    if name not in KNOWN:
+        raise ConfigError(
+            f"There is no data set named '{name}'.{suggest(name, KNOWN)} Known: {', '.join(KNOWN)}."
+        )
+    return KNOWN[name]
+
+
+def _missing(name: str) -> str:
+    known, folder = KNOWN[name], data_folder()
+    shape = ", ".join(map(str, known.shape))
+    keys = f"x_train ({known.sizes[0]}, {shape}) uint8, y_train ({known.sizes[0]},) int64, " + (
+        f"x_test ({known.sizes[1]}, {shape}) uint8, y_test ({known.sizes[1]},) int64"
+    )
+    if known.domains:
+        keys += (
+            f", domain_train ({known.sizes[0]},) and domain_test ({known.sizes[1]},) int64, domain_names "
+            f"({', '.join(known.domains)})"
+        )
+    if known.dataset:
+        how = f"run `clbench data fetch {name}`, which downloads it ({known.megabytes} MB), or put"
+    else:
+        how = f"get {known.get}, and put the folders into {folder / name}, or put"
+    return (
+        f"{known.title} is not in {folder}: {how} {folder / name}.npz there, with the keys {keys}. "
+        "The environment variable CLBENCH_DATA names another folder."
+    )

@@ -1,0 +1,184 @@
+"""A data set, checked, from arrays."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from clbench.errors import DataError
+from clbench.types import Pool
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set, checked: what benchmarks are cut from.
+
+    Attributes:
+        train, test: the pools; labels are 0 … C−1, each with training and test examples.
+        class_names: of classes 0, 1, …, or nothing.
+        domain_train, domain_test: (N,) domain of every example, where it is known.
+        domain_names: of domains 0, 1, …, or nothing.
+        scale: what brings uint8 inputs to [0, 1].
+        mean, std: published normalisation per channel; computed from the training pool where there is none.
+    """
+
+    train: Pool
+    test: Pool
+    class_names: tuple[str, ...] = ()
+    domain_train: npt.NDArray[np.int64] | None = None
+    domain_test: npt.NDArray[np.int64] | None = None
+    domain_names: tuple[str, ...] = ()
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        return int(self.train.y.max()) + 1
+
+    @functools.cached_property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std: the published ones, else of the training pool; none for features and tokens."""
+        if self.mean or self.train.x.dtype != torch.uint8:
+            return self.mean, self.std
+        return moments(self.train.x, self.scale)
+
+
+def source_of(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    domain_train: Any = None,
+    domain_test: Any = None,
+    class_names: Any = (),
+    domain_names: Any = (),
+    who: str = "The data",
+) -> Source:
+    """A checked data set from arrays; inputs as for `from_arrays`.
+
+    Raises:
+        DataError: says which array is wrong, what is allowed and what to do; `who` names the data in it.
+    """
+    pools: dict[str, Pool] = {}
+    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+        inputs = _inputs(f"{who}: x_{split}", _array(x))
+        labels = _integers(f"{who}: y_{split}", _array(y), len(inputs))
+        pools[split] = pool(inputs, labels)
+    train, test = pools["train"], pools["test"]
+    if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
+        raise DataError(
+            f"{who}: x_train and x_test must be of one shape and type; they are {tuple(train.x.shape[1:])} "
+            f"{train.x.dtype} and {tuple(test.x.shape[1:])} {test.x.dtype}."
+        )
+    classes = int(train.y.max()) + 1
+    for split, part in pools.items():
+        present = np.unique(part.y.numpy())
+        if len(present) < classes:
+            absent = next((c for c, label in enumerate(present.tolist()) if c != label), len(present))
+            raise DataError(
+                f"{who}: class {absent} has no examples in y_{split}. Labels are 0 … C−1, each in both, and "
+                "clbench never renumbers them. To do so, join those of training and test: names, "
+                "labels = numpy.unique(labels, return_inverse=True)."
+            )
+    if test.y.max() >= classes:
+        raise DataError(
+            f"{who}: class {int(test.y.max())} is in y_test but not in y_train, so nothing can learn it."
+        )
+    if (domain_train is None) != (domain_test is None):
+        raise DataError(f"{who}: domain_train and domain_test go together; only one of them was given.")
+    domains: dict[str, npt.NDArray[np.int64] | None] = {"train": None, "test": None}
+    for split, given in (("train", domain_train), ("test", domain_test)):
+        if given is not None:
+            domains[split] = _integers(f"{who}: domain_{split}", _array(given), len(pools[split].y))
+    names = tuple(str(name) for name in class_names)
+    if names and len(names) != classes:
+        raise DataError(f"{who}: {len(names)} class names were given for {classes} classes.")
+    return Source(
+        train, test, names, domains["train"], domains["test"], tuple(str(name) for name in domain_names)
+    )
+
+
+def _array(given: Any) -> npt.NDArray[Any]:
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+
+def pool(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Pool:
+    return Pool(torch.from_numpy(x), torch.from_numpy(y))
+
+
+def _inputs(who: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Inputs in the form that pools hold: uint8 or float32 (N, C, H, W) or (N, D), or int64 (N, D)."""
+    if not x.size or not x.ndim:
+        raise DataError(f"{who} is empty.")
+    if x.dtype.kind == "f":
+        if not np.isfinite(x).all():
+            row = int(np.argwhere(~np.isfinite(x))[0][0])
+            raise DataError(f"{who} holds NaN or infinity, first in example {row}; remove or fill it.")
+        if x.ndim in (2, 4):
+            return channels_first(x.astype(np.float32, copy=False))
+    elif x.dtype == np.uint8 and x.ndim in (2, 3, 4):
+        return channels_first(x)
+    elif x.dtype.kind in "iu" and x.ndim == 2:
+        return x.astype(np.int64)
+    raise DataError(
+        f"{who}: {x.dtype} of shape {x.shape}. Allowed: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) "
+        "or features (N, D); floating-point features (N, D) or images with a channel axis; integer tokens "
+        "(N, D)."
+        + (" Pixels of 0 … 255 become uint8 by .astype(numpy.uint8)." if x.dtype.kind in "iub" else "")
+    )
+
+
+def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Images (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W); features (N, D) as they are.
+
+    The result is contiguous. The channel axis is the smaller one of axes 1 and 3, and axis 1 if they tie.
+    """
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] < x.shape[1]:
+        x = x.transpose(0, 3, 1, 2)
+    # A copy where there must be one: torch refuses negative strides and warns of read-only arrays.
+    return np.ascontiguousarray(x) if x.flags.writeable else np.array(x, order="C")
+
+
+def _integers(who: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise DataError(f"{who} must hold one integer per example; it is {y.dtype} of shape {y.shape}.")
+    if len(y) != n:
+        raise DataError(f"{who} holds {len(y)} numbers for {n} examples.")
+    if y.min() < 0:
+        row = int(np.argmin(y))
+        raise DataError(f"{who} holds {y[row]} in example {row}; numbers start at 0.")
+    return y.astype(np.int64)
+
+
+def moments(x: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of uint8 inputs · scale: per channel of (N, C, H, W), one for all features of (N, D).
+
+    From histograms, in integers of any length, so that every machine gets the same six digits. The std of a
+    channel that never changes is 1.
+    """
+    channels = x.shape[1] if x.dim() == 4 else 1
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for chunk in torch.split(x, 1024):  # x may be a memory map that does not fit into memory
+        for c in range(channels):
+            values = chunk[:, c] if x.dim() == 4 else chunk
+            counts[c] += torch.bincount(values.flatten(), minlength=256)
+    means, stds = [], []
+    for histogram in counts.tolist():
+        n = sum(histogram)
+        first = sum(v * k for v, k in enumerate(histogram))
+        second = sum(v * v * k for v, k in enumerate(histogram))
+        variance = (n * second - first * first) / (n * n)
+        means.append(round(first / n * scale, 6))
+        stds.append(round(math.sqrt(variance) * scale, 6) or 1.0)
+    return tuple(means), tuple(stds)
