@@ -1,7 +1,7 @@
 """From an experience's data to raw batches on the device.
 
-Data that fits lies on the device as a whole and a batch is one gather. Data that does not is gathered by worker
-processes that run ahead. Both yield the same batches in the same order, to the bit.
+Data that fits lies on the device as a whole and a batch is one gather. Data that does not is gathered by
+worker processes that run ahead. Both yield the same batches in the same order, to the bit.
 """
 
 from __future__ import annotations

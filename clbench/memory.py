@@ -1,6 +1,8 @@
-"""Stores of past examples: bounded, allocated once, filled and drawn from without asking the device for a number.
+"""Stores of past examples: bounded, allocated once, filled and drawn from without asking the device for a
+number.
 
-A memory holds named columns (`x`, `y`, `logits` …), one row per example. It never holds more than `capacity` rows.
+A memory holds named columns (`x`, `y`, `logits` …), one row per example. It never holds more than `capacity`
+rows.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clbench.errors import ConfigError
+
 
 class Memory:
     """Columns of `capacity` rows on one device; subclasses decide which rows are kept.
 
-    The tensors have one scratch row more than the capacity. Rows that are to be dropped are written there, so that an
-    insert has the same shape whatever is kept, and a GPU need not report which rows those are. The scratch row is
-    never drawn, counted or saved.
+    The tensors have one scratch row more than the capacity. Rows that are to be dropped are written there, so
+    that an insert has the same shape whatever is kept, and a GPU need not report which rows those are. The
+    scratch row is never drawn, counted or saved.
 
     Attributes:
         capacity: M, the most examples it holds.
@@ -25,7 +29,7 @@ class Memory:
 
     def __init__(self, capacity: int) -> None:
         if capacity < 0:
-            raise ValueError(f"a memory's capacity must be 0 or more; {capacity} was given")
+            raise ConfigError(f"A memory's capacity is 0 or more; {capacity} was given.")
         self.capacity = capacity
         self.seen = 0
         self._columns: dict[str, Tensor] = {}
@@ -79,7 +83,8 @@ class Memory:
 class Reservoir(Memory):
     """A uniform sample of everything offered so far.
 
-    Example n (from 1) takes slot n while there is room, and afterwards the slot drawn uniformly from 1 … n, if there
+    Example n (from 1) takes slot n while there is room, and afterwards the slot drawn uniformly from 1 … n,
+    if there
     is such a slot: each example offered is held with probability M / n (Vitter 1985, algorithm R).
     """
 
@@ -99,7 +104,9 @@ class Reservoir(Memory):
             return
         device = generator.device
         position = torch.arange(first, first + n, device=device)  # (n,) examples before each of these
-        drawn = (torch.rand(n, generator=generator, device=device, dtype=torch.float64) * (position + 1)).long()
+        drawn = (
+            torch.rand(n, generator=generator, device=device, dtype=torch.float64) * (position + 1)
+        ).long()
         slot = torch.where(position < self.capacity, position, drawn.clamp_(max=self.capacity))
         # Two rows may draw one slot; the later one keeps it, the other goes to the scratch row.
         row = torch.arange(n, device=device)

@@ -22,4 +22,4 @@ class Observer:
         """After the full evaluation at an experience's end."""
 
     def end(self, run: Run) -> None:
-        """After the last experience."""
+        """After the last experience, or when the run stops before it: close what was opened."""
