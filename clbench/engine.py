@@ -1,10 +1,11 @@
 """The engine: one run of one strategy on one benchmark.
 
-It owns the device, precision, backward, clipping, updates, schedules, randomness, clocks and checkpoints; strategies
-own methods. One iteration:
+It owns the device, precision, backward, clipping, updates, schedules, randomness, clocks and checkpoints;
+strategies own methods. One iteration:
 
-    gather → augment → extend → step( gradient( forward → losses → backward ) → unscale → gradients → clip → update
-    → after_update ) → after_step → [training clock stops] evaluator
+    gather → augment → extend
+    → step( gradient( forward → losses → backward ) → unscale → gradients → clip → update → after_update )
+    → after_step → [training clock stops] evaluator
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.errors import ConfigError, DivergedError, IncompatibleError
+from clbench.errors import ClbenchError, ConfigError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
@@ -65,7 +67,7 @@ class Run:
         self.precision = Precision(config.precision, self.device)
         self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
         self.batch_size = config.train.batch_size
-        self._check_setting()
+        check_needs(strategy, self._benchmark_id, benchmark.setting.offers())
 
         self.step = 0
         self.examples = 0  # of the stream
@@ -74,7 +76,7 @@ class Run:
         self.experience = 0
         self.train_seconds = 0.0
         self._generators: dict[str, torch.Generator] = {}
-        self._place = {"phase": "start", "epoch": 0, "batch": 0}
+        self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -83,13 +85,14 @@ class Run:
         for part in parts:
             part.run = self
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(self.device, memory_format=self._format)
+        self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
             self.model = part.wrap(self.model)
         self.model.to(self.device)
         self.train = benchmark.train
         for part in parts:
             self.train = part.stream(self.train)
+        self._check_passes()
         self.optimizer = self._new_optimizer()
         self.evaluator = ContinualEvaluator(self, config.evaluation)
         self._compose(parts)
@@ -99,7 +102,8 @@ class Run:
     # --- what a strategy may ask for ---
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
-        """Logits (B, C) and features (B, D), float32, under the run's precision and in the model's present mode.
+        """Logits (B, C) and features (B, D), float32, under the run's precision and in the model's present
+        mode.
 
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
@@ -124,7 +128,8 @@ class Run:
         return self._shape(self.benchmark.transform.normalise(raw))
 
     def rng(self, consumer: str) -> torch.Generator:
-        """The private random stream of a consumer, on the run's device; one name, one stream, saved in checkpoints."""
+        """The private random stream of a consumer, on the run's device; one name, one stream, saved in
+        checkpoints."""
         if consumer not in self._generators:
             generator = torch.Generator(self.device)
             generator.manual_seed(derive_seed(self.config.seeds.data, consumer))
@@ -152,8 +157,8 @@ class Run:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def visit(self, data: Data, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """All examples of some data in order, not augmented: inputs (B, …) and labels (B,); for what follows an
-        experience (Fisher information, prototypes)."""
+        """All examples of some data in order, not augmented: inputs (B, …) and labels (B,); for what follows
+        an experience (Fisher information, prototypes)."""
         size = batch_size or self.batch_size
         for rows in torch.arange(len(data)).split(size):
             raw, y = data.take(rows)
@@ -183,7 +188,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self._place["phase"] == "done"
+        return bool(self._place["phase"] == "done")
 
     @property
     def total_steps(self) -> int:
@@ -203,20 +208,28 @@ class Run:
         with self._own_global_rng():
             for observer in self.observers:
                 observer.begin(self)
-            self._resume_clock()
-            if self._place["phase"] == "start":
-                self._stop_clock()
-                self.evaluator.full(-1)
-                self._place["phase"] = "between"
-                self._resume_clock()
-            while self.experience < len(self.train):
-                self._fit_experience(self.train[self.experience])
-                self.experience += 1
-            self.experience = len(self.train) - 1
-            self._place["phase"] = "done"
-            self._stop_clock()
-            for observer in self.observers:
-                observer.end(self)
+            try:
+                self._fit()
+            except ClbenchError:
+                raise
+            except Exception:
+                self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
+                raise
+            finally:
+                for observer in self.observers:
+                    observer.end(self)
+
+    def _fit(self) -> None:
+        if self._place["phase"] == "start":
+            self.evaluator.full(-1)
+            self._place["phase"] = "between"
+        self._resume_clock()
+        while self.experience < len(self.train):
+            self._fit_experience(self.train[self.experience])
+            self.experience += 1
+        self.experience = len(self.train) - 1
+        self._place["phase"] = "done"
+        self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
         self._feed = Feed(exp.data, self.device, self.execution)
@@ -233,8 +246,9 @@ class Run:
         self.model.train()
         while self._place["done"] < self._steps:
             self._fit_epoch(visible)
+        self._order = None  # also where a checkpoint was written after the very last step
+        self._flush()  # before methods compute with what they have learned: a NaN ends the run here
         self._call("end_experience", visible)
-        self._flush()
         self._stop_clock()
         self.evaluator.end_experience()
         for observer in self.observers:
@@ -250,6 +264,10 @@ class Run:
         if self._order is None:
             self._order = self._new_order(exp, epoch)
         order = self._order
+        if not len(order.rows):
+            raise IncompatibleError(
+                f"A pass over experience {exp.index} of {self._benchmark_id} has no examples."
+            )
         # One copy to the device per pass; every batch is then a slice of what is there.
         rows = order.rows.to(self.device).split(self.batch_size)
         views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
@@ -276,8 +294,6 @@ class Run:
             self._maybe_save()
         if self._place["batch"] >= batches:
             self._place["epoch"], self._place["batch"], self._order = epoch + 1, 0, None
-        if self._place["done"] >= self._steps:
-            self._order = None
 
     def _iterate(self, batch: Batch) -> None:
         self._schedule()
@@ -333,14 +349,16 @@ class Run:
         with torch.no_grad():
             for after_update in self._points["after_update"]:
                 after_update()
-        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in self._losses.items()}))
+        losses = {name: loss.detach() for name, loss in self._losses.items()}
+        self._trace.append((self.step, self._lr, losses))
         return out
 
     def _flush(self) -> None:
         """Fetch the losses since the last look in one copy per name; stop if one is not finite."""
         if not self._trace:
             return
-        rows: list[dict[str, Any]] = [{"step": n, "experience": self.experience, "lr": lr} for n, lr, _ in self._trace]
+        place = self.experience
+        rows: list[dict[str, Any]] = [{"step": n, "experience": place, "lr": lr} for n, lr, _ in self._trace]
         names = list(dict.fromkeys(name for _, _, losses in self._trace for name in losses))
         for name in names:
             having = [i for i, (_, _, losses) in enumerate(self._trace) if name in losses]
@@ -348,11 +366,13 @@ class Run:
             for i, value in zip(having, values, strict=True):
                 rows[i][name] = value
         self._trace = []
-        bad = next((i for i, row in enumerate(rows) if not all(math.isfinite(row.get(n, 0.0)) for n in names)), None)
+        finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
+        bad = finite.index(False) if False in finite else None
         for observer in self.observers:
             observer.window(self, rows[:bad])
         if bad is not None:
             row = rows[bad]
+            self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve
             raise DivergedError(row["step"], row["experience"], {n: row[n] for n in names if n in row})
 
     # --- what the loop is made of ---
@@ -364,8 +384,8 @@ class Run:
         self._losing = [part for part in parts if overrides(part, "losses")]
         if not self._losing and not any(overrides(part, "logits") for part in parts):
             raise IncompatibleError(
-                f"{self.strategy} neither adds a loss nor classifies, so nothing would be learned; chain it to a "
-                "strategy that does, for example finetune."
+                f"{self.strategy} neither adds a loss nor classifies, so nothing would be learned; chain it "
+                "to a strategy that does, for example finetune."
             )
         self._onion: Callable[[Batch], Output] = self._gradient
         for part in parts:
@@ -386,15 +406,24 @@ class Run:
             for call in self._points[point]:
                 call(exp)
 
-    def _check_setting(self) -> None:
-        setting, name = self.benchmark.setting, f"{self.benchmark.name}@{self.benchmark.version}"
-        check_needs(self.strategy, name, setting.offers())
-        if setting.passes is not None and self.config.train.iterations is None:
-            allowed = setting.passes
-            if self.config.train.epochs > allowed:
+    @property
+    def _benchmark_id(self) -> str:
+        return f"{self.benchmark.name}@{self.benchmark.version}"
+
+    def _check_passes(self) -> None:
+        """Refuse, before anything is trained, more passes over an experience than the setting allows."""
+        passes, train = self.benchmark.setting.passes, self.config.train
+        if passes is None:
+            return
+        allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
+        if train.iterations is None and train.epochs > passes:
+            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}.")
+        for exp in self.train:
+            most = passes * self._batches_of(len(exp.data))
+            if train.iterations is not None and train.iterations > most:
                 raise IncompatibleError(
-                    f"{name} allows {allowed} pass{'es' if allowed > 1 else ''} over an experience; train.epochs is "
-                    f"{self.config.train.epochs}."
+                    f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
+                    f"{exp.index}; train.iterations is {train.iterations}."
                 )
 
     def _classes_of_tasks(self) -> Tensor | None:
@@ -414,7 +443,7 @@ class Run:
     def _visible(self, exp: Experience) -> Experience:
         """An experience as a strategy may see it: without the task label, where the setting tells none."""
         task = self._task_of(exp)
-        return exp if exp.task == task else Experience(exp.index, exp.classes, exp.data, task, exp.domain, exp.tests)
+        return exp if exp.task == task else replace(exp, task=task)
 
     def _constants_for(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Task −1, view 0 and replayed false for n rows, made once per size."""
@@ -432,13 +461,7 @@ class Run:
 
     def _steps_of(self, exp: Experience) -> int:
         if self.config.train.iterations is not None:
-            steps, passes = self.config.train.iterations, self.benchmark.setting.passes
-            if passes is not None and steps * self.batch_size > passes * len(exp.data) + self.batch_size - 1:
-                raise IncompatibleError(
-                    f"{self.benchmark.name}@{self.benchmark.version} allows {passes} pass over an experience; "
-                    f"{steps} iterations of {self.batch_size} are more than its {len(exp.data)} examples."
-                )
-            return steps
+            return self.config.train.iterations
         return self.config.train.epochs * self._batches_of(len(exp.data))
 
     def _batches_of(self, n: int) -> int:
@@ -446,8 +469,8 @@ class Run:
         return full if self.config.train.drop_last and full else full + bool(rest)
 
     def _new_order(self, exp: Experience, epoch: int) -> Order:
-        """The rows of a pass. Drawn on the CPU, by experience and epoch alone, so that it is the same on every device
-        and whatever else draws."""
+        """The rows of a pass. Drawn on the CPU, by experience and epoch alone, so that it is the same on
+        every device and whatever else draws."""
         if self._orderer is not None:
             order = self._orderer(exp, epoch)
             if order is not None:
@@ -460,7 +483,8 @@ class Run:
     def _new_optimizer(self) -> torch.optim.Optimizer:
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]
         if not self._trainable:
-            self._trainable = [nn.Parameter(torch.zeros((), device=self.device))]  # nothing to train: SLDA, NCM
+            # Nothing to train (SLDA, NCM), and an optimizer wants something.
+            self._trainable = [nn.Parameter(torch.zeros((), device=self.device))]
         return make_optimizer(self._trainable, self.config.optim)
 
     def _schedule(self) -> None:
@@ -486,7 +510,10 @@ class Run:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             if self._global_rng is None:
-                torch.manual_seed(derive_seed(self.config.seeds.data, "model"))
+                seed = derive_seed(self.config.seeds.data, "model")
+                torch.default_generator.manual_seed(seed)
+                if devices:  # torch.manual_seed would seed the caller's other devices, too
+                    torch.cuda.default_generators[self.device.index].manual_seed(seed)
             else:
                 torch.set_rng_state(self._global_rng["cpu"].cpu())
                 if devices:
@@ -558,7 +585,8 @@ class Run:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {
             "steps": self.step,
             "updates": self.updates,
@@ -597,9 +625,13 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"clbench runs on cpu and cuda; device '{name}' was given.")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError(f"Device '{name}' was asked for, but torch finds no CUDA here; use --device cpu.")
+            raise ConfigError(
+                f"Device '{name}' was asked for, but torch finds no CUDA here; use --device cpu."
+            )
         if (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"Device '{name}' was asked for; there are {torch.cuda.device_count()} CUDA devices.")
+            raise ConfigError(
+                f"Device '{name}' was asked for; there are {torch.cuda.device_count()} CUDA devices."
+            )
         return torch.device("cuda", device.index or 0)
     return device
 

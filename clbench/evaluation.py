@@ -1,8 +1,8 @@
 """Evaluation at every iteration, as a pure observer.
 
-After an update, every test stream seen so far is classified as a whole, and counts (correct, total, summed loss) are
-appended to the curve. Training with the evaluator is bit-identical to training without it: it draws nothing, moves no
-BatchNorm statistics, and gives every module its own train/eval flag back.
+After an update, every test stream seen so far is classified as a whole, and counts (correct, total, summed
+loss) are appended to the curve. Training with the evaluator is bit-identical to training without it: it draws
+nothing, moves no BatchNorm statistics, and gives every module its own train/eval flag back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.config import EvaluationConfig
-from clbench.curve import Curve
+from clbench.curve import COLUMNS, Curve
 from clbench.types import HIDDEN, Data, Experience
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class _TestSet:
         self.y = torch.cat([data.y() for _, data, _ in streams]).to(run.device)  # (N,)
         tasks = [task if run.benchmark.setting.task_labels == "always" else HIDDEN for _, _, task in streams]
         self.task = torch.tensor(tasks).repeat_interleave(torch.tensor(sizes)).to(run.device)  # (N,)
-        # Sums per stream come from a (S, P) table with one place for every example: exact, in a fixed order, and
-        # without a loop over streams.
+        # Sums per stream come from a (S, P) table with one place for every example: exact, in a fixed order,
+        # and without a loop over streams.
         self._table = (len(sizes), max(sizes))
         starts = torch.arange(len(sizes)) * max(sizes)
         within = torch.cat([torch.arange(size) for size in sizes])
@@ -54,8 +54,8 @@ class _TestSet:
 class ContinualEvaluator:
     """Evaluates all seen test streams on a schedule and appends to a `Curve`.
 
-    Ticks use a fixed subset of each stream, chosen by `config.seed`; full test sets are evaluated before training and
-    at every experience's end, future streams included (forward transfer needs them).
+    Ticks use a fixed subset of each stream, chosen by `config.seed`; full test sets are evaluated before
+    training and at every experience's end, future streams included (forward transfer needs them).
     """
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
@@ -64,9 +64,12 @@ class ContinualEvaluator:
         self.seconds = 0.0
         self.batch_size = config.batch_size or (256 if run.device.type == "cpu" else 2048)
         self._seen: list[int] = []
+        self._ticked = -1  # the step of the last tick
         self._ticks: _TestSet | None = None
         self._full: _TestSet | None = None
-        self._pending: list[tuple[int, int, int, Tensor]] = []  # step, examples, experience, (2, S) correct and loss
+        self._pending: list[
+            tuple[int, int, int, Tensor]
+        ] = []  # step, examples, experience, (2, S) correct and loss
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     # --- what the engine calls ---
@@ -92,18 +95,19 @@ class ContinualEvaluator:
         with self._clock():
             if self._ticks is None:
                 self._ticks = self._gather(self._seen, self.config.subset)
-            run = self.run
+            run, self._ticked = self.run, self.run.step
             counts = self._count(self._ticks)[0]
             self._pending.append((run.step, run.examples, run.experience, counts))
 
     def end_experience(self) -> None:
         """Full test sets of all streams, and a last tick if the schedule missed the experience's end."""
-        if self.config.every and self.run.step % self.config.every:
+        if self.config.every and self.run.step != self._ticked:
             self.tick()
         self.full(self.run.experience)
 
     def full(self, experience: int) -> None:
-        """Evaluate the full test sets of all streams, with counts per class; experience −1 is before training."""
+        """Evaluate the full test sets of all streams, with counts per class; experience −1 is before
+        training."""
         self.fetch()
         with self._clock():
             if self._full is None:
@@ -142,6 +146,14 @@ class ContinualEvaluator:
             self.seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1e3
             self._events.clear()
 
+    def cut(self, step: int) -> None:
+        """Forget what was evaluated after more than `step` steps; full evaluations come after the losses are
+        checked."""
+        self.fetch()
+        columns = self.curve.columns()
+        kept = self.curve.step <= step
+        self.curve = Curve.from_columns({n: c[kept] if n in COLUMNS else c for n, c in columns.items()})
+
     def latest(self) -> dict[int, float]:
         """Accuracy of each seen stream at the last fetched tick; for progress displays."""
         ticks = ~self.curve.full
@@ -154,11 +166,11 @@ class ContinualEvaluator:
     def state_dict(self) -> dict[str, Any]:
         self.fetch()
         columns = {name: torch.from_numpy(np.array(column)) for name, column in self.curve.columns().items()}
-        return {"curve": columns, "seen": self._seen, "seconds": self.seconds}
+        return {"curve": columns, "seen": self._seen, "ticked": self._ticked, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.curve = Curve.from_columns({name: column.numpy() for name, column in state["curve"].items()})
-        self._seen, self.seconds = list(state["seen"]), float(state["seconds"])
+        self._seen, self._ticked, self.seconds = list(state["seen"]), state["ticked"], float(state["seconds"])
         self._ticks = None
         self._pending.clear()
 
@@ -177,7 +189,8 @@ class ContinualEvaluator:
         return data.subset(torch.from_numpy(np.sort(rng.choice(len(data), size, replace=False))))
 
     def _count(self, test: _TestSet) -> tuple[Tensor, Tensor]:
-        """(2, S) float64 correct and summed loss of each stream; (N,) float64 whether each example is right."""
+        """(2, S) float64 correct and summed loss of each stream; (N,) float64 whether each example is
+        right."""
         run = self.run
         modules = [(module, module.training) for module in run.model.modules()]
         for module, _ in modules:
@@ -195,7 +208,9 @@ class ContinualEvaluator:
             for module, training in modules:
                 module.training = training
 
-    def _append(self, step: int, examples: int, experience: int, test: _TestSet, counts: Any, *, full: bool) -> None:
+    def _append(
+        self, step: int, examples: int, experience: int, test: _TestSet, counts: Any, *, full: bool
+    ) -> None:
         self.curve.append(
             step=step,
             examples=examples,
