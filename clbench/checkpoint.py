@@ -1,12 +1,15 @@
 """Checkpoints: one safetensors file whose header holds the numbers and the shape of the tree. Never pickle.
 
-A state is a tree of dictionaries, lists, tensors, numbers, strings, booleans and None. Tensors go into the file under
-the path that leads to them; all else goes into the header as JSON with `{"tensor": path}` in their places.
+A state is a tree of dictionaries, lists, tensors, numbers, strings, booleans and None. Tensors go into the
+file under the path that leads to them; all else goes into the header as JSON with `{"tensor": path}` in their
+places.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,13 @@ import torch
 from torch import Tensor
 
 from clbench.errors import LedgerError
-from clbench.files import atomic_write, sha256
+from clbench.files import atomic_write
 
 FORMAT = "clbench checkpoint 1"
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state so that it is there whole or not at all.
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state so that it is there whole or not at all; equal states give equal bytes.
 
     Raises:
         LedgerError: it cannot be written. TypeError: a state holds something that is none of the above.
@@ -29,8 +32,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_pack(state, "", tensors))
-    data = to_bytes(tensors, metadata={"format": FORMAT, "tree": tree})
-    atomic_write(path, sha256(data).encode() + data)  # safetensors checks its header, not its tensors
+    # One entry, as safetensors writes several in no fixed order. The hash, as it checks its header only.
+    header = {"format": FORMAT, "sha256": _digest(tree, tensors), "tree": tree}
+    atomic_write(path, to_bytes(tensors, metadata={"clbench": json.dumps(header)}))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -39,35 +43,60 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         LedgerError: missing, damaged, or of another format; names the file.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     try:
-        content = path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise LedgerError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from error
-    digest, data = content[:64], content[64:]
-    if sha256(data).encode() != digest:
-        raise LedgerError(f"The checkpoint {path} is damaged: its checksum does not match.")
-    size = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + size])["__metadata__"]
-    if metadata.get("format") != FORMAT:
-        raise LedgerError(f"{path} is no {FORMAT}; it says {metadata.get('format')!r}.")
-    state = _unpack(json.loads(metadata["tree"]), from_bytes(data))
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clbench"])
+        written, digest, tree = header["format"], header["sha256"], header["tree"]
+        tensors = from_bytes(data)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _damaged(path) from error
+    if written != FORMAT:
+        raise LedgerError(f"{path} is a {written}; this version of clbench reads {FORMAT}.")
+    if digest != _digest(tree, tensors):
+        raise _damaged(path)
+    state = _unpack(json.loads(tree), tensors)
     assert isinstance(state, dict)
     return state
 
 
+def _damaged(path: Path) -> LedgerError:
+    return LedgerError(
+        f"The checkpoint {path} is damaged. Delete it and resume: the run then starts from the beginning."
+    )
+
+
+def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(tree.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        path = path if path not in tensors else f"{path}#{len(tensors)}"  # {"a": {"b": t}, "a/b": t}
         tensors[path] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": path}
-    if isinstance(value, dict):  # as pairs: optimizers number their parameters, and JSON keys are strings
-        return {"dict": [[k, _pack(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, Mapping):  # as pairs: optimizers number their parameters, and JSON keys are strings
+        if wrong := [k for k in value if not isinstance(k, str | int)]:
+            raise TypeError(f"A checkpoint's keys are strings and integers; '{path}' has {wrong[0]!r}.")
+        return {"dict": [[k, _pack(v, f"{path}/{k}" if path else str(k), tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         return {"list": [_pack(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"A checkpoint holds tensors, numbers, strings and trees of them; {path} is a {type(value).__name__}.")
+    raise TypeError(
+        f"A checkpoint holds tensors, numbers, strings and trees of them; '{path}' is no such thing but a "
+        f"{type(value).__name__}."
+    )
 
 
 def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:

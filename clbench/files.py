@@ -17,32 +17,29 @@ from clbench.errors import LedgerError
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, a crash or a full disk finds the old content or the new one, never a part.
+    """Write a file so that a reader, a crash or a full disk finds the old content or the new one, never a
+    part.
 
     Raises:
         LedgerError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
-    try:
+    with writing(path):
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the rename itself must survive a power cut
         finally:
             os.close(folder)
-    except OSError as error:
-        raise LedgerError(_cannot_write(path, error)) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
 
 
 def make_folder(path: Path) -> Path:
@@ -51,17 +48,27 @@ def make_folder(path: Path) -> Path:
     Raises:
         LedgerError: it cannot be created; says why.
     """
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerError(_cannot_write(path, error)) from error
     return path
 
 
-def _cannot_write(path: Path, error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"The disk is full: {path} could not be written. Free some space and resume; nothing finished is lost."
-    return f"{path} cannot be written: {error.strerror or error}."
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes a file: says of a failure what people need to know.
+
+    Raises:
+        LedgerError: the disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LedgerError(
+                f"The disk is full: {path} could not be written. Free some space and run the same command "
+                "again; nothing finished is lost."
+            ) from error
+        raise LedgerError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -74,17 +81,17 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     import fcntl
 
     path = folder / "lock"
-    try:
+    with writing(path):
         file = path.open("a+")
-    except OSError as error:
-        raise LedgerError(_cannot_write(path, error)) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise LedgerError(f"{what} is being worked on by another process (pid {holder}); wait for it.") from error
+            raise LedgerError(
+                f"{what} is in the hands of another process (pid {holder}); wait for it to end."
+            ) from error
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -93,8 +100,11 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON of which there is one form only: sorted keys, no spaces, shortest floats, nothing that is not a number."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON of which there is one form only: sorted keys, no spaces, shortest floats, nothing that is not a
+    number."""
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def pretty_json(value: Any) -> str:
