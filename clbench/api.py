@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
 import yaml
 
-from clbench import checkpoint, config, metrics
+from clbench import checkpoint, config, loggers, metrics
 from clbench.config import Execution, RunConfig
 from clbench.engine import Run, derive_seed
 from clbench.errors import ConfigError, DivergedError, LedgerError
-from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json
+from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
 from clbench.ledger import (
     Record,
     code_identity,
@@ -27,13 +26,14 @@ from clbench.ledger import (
     run_id,
     write_record,
 )
-from clbench.models import Classifier
+from clbench.models import make_model as make_model
 from clbench.observer import Observer
-from clbench.registry import benchmarks, strategies
+from clbench.registry import benchmarks, models, strategies
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark
 
 CHECKPOINT = "checkpoint.safetensors"
+EXECUTION = "execution.json"
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
@@ -50,7 +50,8 @@ def make_benchmark(name: str, **spec: Any) -> Benchmark:
 def make_strategy(name: str, **params: Any) -> Strategy:
     """A registered strategy, or a chain of them: `make_strategy("derpp+refresh", memory=500)`.
 
-    Of a chain, a parameter belongs to the strategy that has it; one that several have is given as `derpp__alpha`.
+    Of a chain, a parameter belongs to the strategy that has it; one that several have is given as
+    `derpp__alpha`.
     """
     parts = name.split("+")
     given: dict[str, dict[str, Any]] = {part: {} for part in parts}
@@ -61,7 +62,9 @@ def make_strategy(name: str, **params: Any) -> Strategy:
             continue
         owners = [part for part in parts if key in strategies.entry(part).signature().parameters]
         if len(owners) > 1:
-            raise ConfigError(f"'{key}' could mean {' or '.join(f'{o}__{key}' for o in owners)}; write which.")
+            raise ConfigError(
+                f"'{key}' could mean {' or '.join(f'{o}__{key}' for o in owners)}; write which."
+            )
         given[owners[0] if owners else parts[0]][key] = value
     return build_strategy(name, given)
 
@@ -76,13 +79,6 @@ def build_strategy(name: str, params: Mapping[str, Mapping[str, Any]]) -> Strate
     whole = chain(*made)
     whole.name = name
     return whole
-
-
-def make_model(name: str, input_shape: tuple[int, ...], num_classes: int, **params: Any) -> Classifier:
-    """A model by its registered or timm name."""
-    from clbench import models
-
-    return models.make_model(name, input_shape, num_classes, **params)
 
 
 def run(
@@ -129,6 +125,7 @@ class Identity:
     id: str
     benchmark: dict[str, Any]
     strategy: dict[str, Any]
+    model: dict[str, Any]
     code: dict[str, Any]
 
 
@@ -136,22 +133,19 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
     """The id of a configuration, without building anything."""
     parts = [strategies.entry(part) for part in resolved.parts()]
     entries = list(parts)
+    method = {"name": resolved.strategy, "version": "+".join(str(part.version) for part in parts)}
     if benchmark is None:
-        entry = benchmarks.entry(resolved.benchmark)
-        entries.append(entry)
-        what = {"name": entry.name, "version": entry.version}
+        entries.append(benchmarks.entry(resolved.benchmark))
+        what = {"name": entries[-1].name, "version": entries[-1].version}
     else:
         what = {"name": benchmark.name, "version": benchmark.version, "fingerprint": benchmark.fingerprint}
-    method = {"name": resolved.strategy, "version": "+".join(str(part.version) for part in parts)}
-    home = Path(config.__file__).resolve().parent.parent
-    outside = tuple(sorted({e.source for e in entries if _outside(e.source, home)}))
-    code = code_identity(outside)
-    return Identity(run_id(resolved.model_dump(mode="json"), what, method, code), what, method, code)
-
-
-def _outside(source: str, home: Path) -> bool:
-    path = Path(source)
-    return path.is_file() and not path.resolve().is_relative_to(home)
+    network: dict[str, Any] = {"name": resolved.model.name}
+    if resolved.model.name in models.names():  # timm's are told by its own version, in the environment
+        entries.append(models.entry(resolved.model.name))
+        network["version"] = entries[-1].version
+    code = code_identity(sorted({entry.source for entry in entries}))
+    tree = resolved.model_dump(mode="json")
+    return Identity(run_id(tree, what, method, network, code), what, method, network, code)
 
 
 def start(
@@ -162,28 +156,38 @@ def start(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Record:
-    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record."""
+    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its
+    record."""
     identity = identify(resolved, benchmark)
     folder = root / identity.id
     if has_record(folder):
         return read_record(folder)
-    make_folder(folder)
-    with locked(folder, f"Run {folder}"):
-        if has_record(folder):  # finished while we waited to begin
-            return read_record(folder)
-        if not (folder / "config.yaml").exists():
-            atomic_write(folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
-        if (folder / "execution.json").exists():  # threads decide bits: a resumed run keeps those it began with
-            kept = read_json(folder / "execution.json")
-            execution = execution.model_copy(update={"threads": kept["threads"]})
+    execution = _with_threads(execution, folder)
+    before = torch.get_num_threads()
+    torch.set_num_threads(execution.threads or before)
+    try:
+        log = _Log(folder / "log.jsonl")
+        watching = [log, *loggers.observers(execution.log, folder, identity.id), *observers]
+        # Built before there is a folder: a run that is refused leaves none.
+        engine = build(resolved, execution, benchmark=benchmark, observers=watching)
+        make_folder(folder)
+        with locked(folder, f"Run {folder}"):
+            if has_record(folder):  # finished while we built
+                return read_record(folder)
+            return _carry_out(engine, folder, identity, log)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _with_threads(execution: Execution, folder: Path) -> Execution:
+    """The number of threads made definite: sums depend on it, so a run that goes on keeps the one it began
+    with."""
+    path = folder / EXECUTION
+    if path.is_file():
+        threads = config.validate(Execution, read_json(path), f"{path}: ").threads
+    else:
         threads = execution.threads or torch.get_num_threads()
-        atomic_write(folder / "execution.json", pretty_json({**execution.model_dump(mode="json"), "threads": threads}))
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            return _carry_out(resolved, execution, folder, identity, benchmark, observers)
-        finally:
-            torch.set_num_threads(before)
+    return execution.model_copy(update={"threads": threads})
 
 
 def resume(folder: str | Path, *, device: str | None = None, observers: Sequence[Observer] = ()) -> Record:
@@ -192,25 +196,28 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     Raises:
         LedgerError: no run folder, damaged, of another code version, or in another process's hands.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     if has_record(folder):
         return read_record(folder)
     if not (folder / "config.yaml").is_file():
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
-    if resolved.benchmark not in benchmarks.names():
-        raise LedgerError(
-            f"{folder} was run on '{resolved.benchmark}', an object in memory and no registered benchmark; call "
-            "clbench.run with the same benchmark and settings to continue it."
-        )
+    for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
+        if missing := [name for name in names if name not in registry.names()]:
+            raise LedgerError(
+                f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. If it comes "
+                "from a plugin, name that with --plugin; if it was an object in memory, call clbench.run with it "
+                "again."
+            )
     identity = identify(resolved)
     if identity.id != folder.name:
         raise LedgerError(
-            f"{folder} was begun by other code: this version would call the run {identity.id}. Continue it with the "
-            "version that began it, or run it again."
+            f"{folder} was renamed or begun by other code: this version would call the run {identity.id}. "
+            "Continue it with the version that began it, or run it again."
         )
-    kept = read_json(folder / "execution.json") if (folder / "execution.json").is_file() else {}
-    execution = config.validate(Execution, {**kept, **({"device": device} if device else {})}, f"{folder}/execution.json: ")
+    path = folder / EXECUTION
+    kept = config.validate(Execution, read_json(path) if path.is_file() else {}, f"{path}: ")
+    execution = kept.model_copy(update={"device": device}) if device else kept
     return start(resolved, execution, folder.parent, observers=observers)
 
 
@@ -221,57 +228,64 @@ def build(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Run:
-    """The engine for a configuration, before its first step: stream, strategy and freshly initialised model."""
+    """The engine for a configuration, before its first step: stream, strategy and freshly initialised
+    model."""
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
     strategy = build_strategy(resolved.strategy, resolved.params)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
+        torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
             resolved.model.name, benchmark.input_shape, benchmark.num_classes, **resolved.model.params
         )
         return Run(benchmark, strategy, model, resolved, execution, observers)
 
 
-def _carry_out(
-    resolved: RunConfig,
-    execution: Execution,
-    folder: Path,
-    identity: Identity,
-    benchmark: Benchmark | None,
-    observers: Sequence[Observer],
-) -> Record:
-    log = _Log(folder / "log.jsonl")
-    engine = build(resolved, execution, benchmark=benchmark, observers=[log, *observers])
-    path = folder / CHECKPOINT
-    if path.is_file():
-        saved = checkpoint.load(path)
-        engine.load_state_dict(saved["run"])
-        log.cut(saved["log_bytes"])
+def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:
+    """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
+    resolved = engine.config
+    if not (folder / "config.yaml").exists():
+        atomic_write(
+            folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False)
+        )
+    atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
     env = environment(str(engine.device), torch.get_num_threads())
     if engine.device.type == "cuda":
         env["device_name"] = torch.cuda.get_device_name(engine.device)
     atomic_write(folder / "environment.json", pretty_json(env))
 
-    def save() -> None:
-        checkpoint.save(path, {"run": engine.state_dict(), "log_bytes": log.bytes()})
+    path, kind = folder / CHECKPOINT, engine.device.type
+    fresh: dict[str, Any] = {"device": kind, "run": None, "log_bytes": 0}
+    saved = checkpoint.load(path) if path.is_file() else fresh
+    if saved["device"] != kind:
+        raise LedgerError(
+            f"{folder} began on {saved['device']} and cannot go on to the same bits on {kind}; use --device "
+            f"{saved['device']}, or delete {path} to start from the beginning."
+        )
+    if saved["run"] is not None:
+        engine.load_state_dict(saved["run"])
+    log.cut(saved["log_bytes"])
 
-    status, note = "done", ""
+    def save() -> None:
+        checkpoint.save(path, {"device": kind, "run": engine.state_dict(), "log_bytes": log.bytes()})
+
+    status: Literal["done", "diverged"] = "done"
+    note = ""
     try:
         with log:
             engine.fit(save)
     except DivergedError as error:
         status, note = "diverged", str(error)
-        engine.evaluator.fetch()
     curve = engine.evaluator.curve
     curve.save(folder / "curve.npz")
-    checkpoint.save(folder / "model.safetensors", {"model": engine.model.state_dict()})
+    checkpoint.save(folder / "model.safetensors", engine.model.state_dict())
     record = Record(
         id=identity.id,
-        status="done" if status == "done" else "diverged",
+        status=status,
         config=resolved.model_dump(mode="json"),
         benchmark={**identity.benchmark, "fingerprint": engine.benchmark.fingerprint},
         strategy=identity.strategy,
+        model=identity.model,
         seeds=resolved.seeds.model_dump(),
         code=identity.code,
         environment=env,
@@ -287,20 +301,22 @@ def _carry_out(
 
 
 class _Log(Observer):
-    """`log.jsonl`: one line per step with its losses, written in windows; what a resumed run repeats is cut off."""
+    """`log.jsonl`: one line per step with its losses, written in windows; what a resumed run repeats is cut
+    off."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[str] | None = None
 
     def __enter__(self) -> _Log:
-        self._file = self.path.open("a", encoding="utf-8")
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            with writing(self.path):
+                self._file.close()
 
     def cut(self, size: int) -> None:
         """Back to what it held at a checkpoint."""
@@ -308,16 +324,12 @@ class _Log(Observer):
             os.truncate(self.path, min(size, self.path.stat().st_size))
 
     def bytes(self) -> int:
-        if self._file is None:
-            return 0
-        self._file.flush()
+        assert self._file is not None
+        with writing(self.path):
+            self._file.flush()
         return self.path.stat().st_size
 
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._file is not None
-        self._file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def now() -> str:
-    """The time, for people: UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with writing(self.path):
+            self._file.writelines(json.dumps(row) + "\n" for row in rows)

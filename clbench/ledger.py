@@ -1,15 +1,16 @@
 """Records: one finished run with its evidence. Imports no torch, so that results can be read on any laptop.
 
-A run folder `runs/<id>/` holds `config.yaml`, `environment.json`, `log.jsonl`, `checkpoint.safetensors` while it
-runs, and at the end `curve.npz` and `record.json`. The id is a hash of what decides the numbers.
+A run folder `runs/<id>/` holds `config.yaml`, `environment.json`, `log.jsonl`, `checkpoint.safetensors` while
+it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what decides the numbers.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ class Record:
         id: hash of benchmark, strategy, configuration, seeds and code.
         status: done, diverged (a loss was not finite), or timeout.
         config: the resolved configuration.
-        benchmark, strategy: name and version; the benchmark with its fingerprint.
+        benchmark, strategy, model: name and version; the benchmark with its fingerprint.
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one.
         environment: machine, Python, libraries, device, threads.
@@ -54,6 +55,7 @@ class Record:
     curve_file: dict[str, str]
     selection: str
     note: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
     folder: Path | None = field(default=None, compare=False)
 
@@ -80,6 +82,10 @@ class Record:
         return curve
 
 
+_TYPES: dict[str, type] = {"id": str, "status": str, "selection": str, "note": str, "schema": int}
+"""Of the fields that are not dictionaries."""
+
+
 def write_record(record: Record, folder: Path) -> Record:
     """Write `record.json` so that it is there whole or not at all; returns the record with its folder."""
     atomic_write(folder / "record.json", record.to_json())
@@ -93,17 +99,25 @@ def read_record(folder: Path) -> Record:
         LedgerError: missing, damaged, or of a later schema than this version reads.
     """
     path = folder / "record.json"
+    if not path.is_file() and (folder / "config.yaml").is_file():
+        raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise LedgerError(f"{path} is no record: it names no schema.")
     if content["schema"] > SCHEMA:
         raise LedgerError(
-            f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. Upgrade clbench."
+            f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "
+            "Upgrade clbench."
         )
     content["curve_file"] = content.pop("curve", None)
     known = {f.name for f in fields(Record)} - {"folder"}
     if wrong := sorted(known ^ content.keys()):
-        raise LedgerError(f"{path} is damaged: field '{wrong[0]}' is {'missing' if wrong[0] in known else 'unknown'}.")
+        raise LedgerError(
+            f"{path} is damaged: field '{wrong[0]}' is {'missing' if wrong[0] in known else 'unknown'}."
+        )
+    for key, value in content.items():
+        if not isinstance(value, _TYPES.get(key, dict)):
+            raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r}.")
     return Record(**content, folder=folder)
 
 
@@ -112,49 +126,86 @@ def has_record(folder: Path) -> bool:
 
 
 def run_id(
-    config: Mapping[str, Any], benchmark: Mapping[str, Any], strategy: Mapping[str, Any], code: Mapping[str, Any]
+    config: Mapping[str, Any],
+    benchmark: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+    model: Mapping[str, Any],
+    code: Mapping[str, Any],
 ) -> str:
     """The id of a run: the first digits of the SHA-256 over what decides its numbers."""
     decides = {
         "config": config,
         "benchmark": benchmark,
         "strategy": strategy,
+        "model": model,
         "code": [code["version"], code["sources"]],
     }
     return sha256(canonical_json(decides))[:ID_LENGTH]
 
 
-def code_identity(outside: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Which code runs: version, a digest of clbench's sources and of files outside it, and the commit in a checkout.
+def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
+    """Which code runs: version, a digest of the sources that decide the numbers, and the commit in a
+    checkout.
+
+    Those are clbench itself without what only shows, reads or starts runs, and the files of the parts that
+    take part, so that a new strategy, or another plot, leaves every other run what it was.
 
     Args:
-        outside: source files of plugins that take part.
+        files: where the parts are defined: strategies, benchmark, model, built in or of plugins.
     """
     import clbench
 
-    sources = _sources_digest()
-    if outside:
-        sources = sha256(sources + "".join(sha256(Path(file).read_bytes()) for file in sorted(outside)))
-    return {"version": clbench.__version__, "sources": sources, **_commit()}
+    core = Path(clbench.__file__).parent
+    parts = {
+        sha256(file.read_bytes())
+        for name in files
+        for file in _with_siblings(Path(name))
+        if file.parent != core
+    }
+    return {
+        "version": clbench.__version__,
+        "sources": sha256(_core_digest() + "".join(sorted(parts))),
+        **_commit(),
+    }
+
+
+_SHOWING = frozenset(
+    ("__main__", "bench", "cli", "leaderboard", "loggers", "observer", "plots", "report", "suite", "testing")
+)
+_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs"))  # inside the package in a wheel only
 
 
 @functools.cache
-def _sources_digest() -> str:
-    """SHA-256 over all Python sources and configurations of clbench: the same in a checkout and in a wheel."""
+def _core_digest() -> str:
+    """SHA-256 over clbench's own modules: the same in a checkout and in a wheel."""
     import clbench
 
-    parts = []
-    for place in clbench.__path__:
-        root = Path(place)
-        inside = root.name == "clbench"
-        folders = [root] if inside else []
-        folders += [root / name for name in ("strategies", "benchmarks", "configs") if (root / name).is_dir()]
-        for folder in folders:
-            prefix = "" if folder == root else f"{folder.name}/"
-            for file in sorted(folder.rglob("*")):
-                if file.suffix in (".py", ".yaml") and "__pycache__" not in file.parts:
-                    parts.append((prefix + file.relative_to(folder).as_posix(), sha256(file.read_bytes())))
-    return sha256(canonical_json(sorted(set(map(tuple, parts)))))
+    root = Path(clbench.__file__).parent
+    inside = {file.relative_to(root): file for file in root.rglob("*.py")}
+    deciding = {
+        name: file
+        for name, file in inside.items()
+        if Path(name.parts[0]).stem not in _SHOWING | _PLUGIN_FOLDERS
+    }
+    return sha256(
+        canonical_json({name.as_posix(): sha256(file.read_bytes()) for name, file in deciding.items()})
+    )
+
+
+def _with_siblings(file: Path) -> set[Path]:
+    """A source file and those beside it that it imports (`from .ewc import …`), theirs included."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.is_file():
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                waiting += [file.parent / f"{name.partition('.')[0]}.py" for name in names]
+    return found
 
 
 @functools.cache
@@ -165,8 +216,12 @@ def _commit() -> dict[str, Any]:
     if not (root / "pyproject.toml").is_file():
         return {"commit": None, "dirty": None}
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {"commit": None, "dirty": None}
     if head.returncode != 0:
@@ -178,7 +233,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     """Machine, Python, libraries and device."""
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"):
         try:
             versions[package] = version(package)

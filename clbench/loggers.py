@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError
+from clbench.files import writing
 from clbench.observer import Observer
 
 if TYPE_CHECKING:
@@ -51,15 +53,23 @@ class CSVLog(Observer):
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def begin(self, run: Run) -> None:
+        with writing(self.path):
+            lines = (
+                self.path.read_text("utf-8").splitlines(keepends=True)[1:]
+                if run.step and self.path.exists()
+                else []
+            )
+            # A run that was killed has written steps that it now repeats, the last one perhaps in part.
+            kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) < run.step]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("step,experience,lr,loss,value\n" + "".join(kept), "utf-8")
+
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", "experience", "lr", "loss", "value"])
+        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
             for row in rows:
-                for name in row.keys() - {"step", "experience", "lr"}:
+                for name in losses_of(row):
                     writer.writerow([row["step"], row["experience"], row["lr"], name, row[name]])
 
 
@@ -71,26 +81,30 @@ class TensorBoardLog(Observer):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise _missing("tensorboard") from None
-        self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._open = functools.partial(SummaryWriter, str(folder))
+
+    def begin(self, run: Run) -> None:
+        self.writer: Any = self._open(purge_step=run.step or None)
 
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            for name in sorted(row.keys() - {"step", "experience", "lr"}):
-                self.writer.add_scalar(f"loss/{name}", row[name], row["step"])  # type: ignore[no-untyped-call]
-        self.writer.add_scalar("lr", rows[-1]["lr"], rows[-1]["step"])  # type: ignore[no-untyped-call]
+            for name in losses_of(row):
+                self.writer.add_scalar(f"loss/{name}", row[name], row["step"])
+        if rows:
+            self.writer.add_scalar("lr", rows[-1]["lr"], rows[-1]["step"])
 
     def end_experience(self, run: Run) -> None:
         for stream, accuracy in run.evaluator.latest().items():
-            self.writer.add_scalar(f"accuracy/experience {stream}", accuracy, run.step)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(f"accuracy/experience {stream}", accuracy, run.step)
+        self.writer.flush()
 
     def end(self, run: Run) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 class WandbLog(Observer):
-    """Losses in windows, accuracies at experience ends, the resolved configuration; offline unless `WANDB_MODE` says
-    otherwise. One log call per window: a call per step would cost more than the step."""
+    """Losses in windows, accuracies at experience ends, the resolved configuration; offline unless
+    `WANDB_MODE` says otherwise. One log call per window: a call per step would cost more than the step."""
 
     def __init__(self, folder: Path, id_: str) -> None:
         try:
@@ -101,20 +115,25 @@ class WandbLog(Observer):
 
     def begin(self, run: Run) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._log = self._wandb.init(
             project="clbench",
             id=self._id,
             name=f"{run.benchmark.name} {run.strategy} seed {run.config.seeds.data}",
             config=run.config.model_dump(mode="json"),
             dir=str(self._folder),
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             resume="allow",
             settings=self._wandb.Settings(silent=True),
         )
 
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-        names = {name for row in rows for name in row} - {"step", "experience", "lr"}
-        means = {f"loss/{n}": sum(row.get(n, 0.0) for row in rows) / sum(n in row for row in rows) for n in names}
+        if not rows:  # the very first step diverged
+            return
+        names = {name for row in rows for name in losses_of(row)}
+        means = {
+            f"loss/{n}": sum(row.get(n, 0.0) for row in rows) / sum(n in row for row in rows) for n in names
+        }
         self._log.log({**means, "lr": rows[-1]["lr"], "experience": run.experience}, step=run.step)
 
     def end_experience(self, run: Run) -> None:
@@ -123,6 +142,11 @@ class WandbLog(Observer):
 
     def end(self, run: Run) -> None:
         self._log.finish()
+
+
+def losses_of(row: Mapping[str, Any]) -> list[str]:
+    """The names of a row's losses."""
+    return sorted(row.keys() - {"step", "experience", "lr"})
 
 
 def _missing(package: str) -> ConfigError:
