@@ -19,6 +19,7 @@ from clbench.errors import ClbenchError, ConfigError, suggest
 from clbench.observer import Observer
 
 if TYPE_CHECKING:
+    from clbench.config import Execution
     from clbench.engine import Run
     from clbench.ledger import Record
     from clbench.suite import Cell
@@ -31,7 +32,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Benchmark continual-learning strategies, evaluated at every iteration.",
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: what is here, and fetching more.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Data sets: what is here, and fetching more."
+)
 app.add_typer(data_app, name="data")
 
 KINDS = ("strategies", "benchmarks", "models", "metrics", "suites")
@@ -45,12 +48,19 @@ HEADLINE = (
 )
 
 Out = Annotated[Path | None, typer.Option(help="Folder for run folders.  [default: CLBENCH_RUNS or runs/]")]
-Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Python file that registers something; repeatable.")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", help="Python file that registers something; repeatable.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes CUDA if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 Log = Annotated[list[str] | None, typer.Option(help="Also log to csv, tensorboard or wandb; repeatable.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; kept when a run is resumed.")]
-Pairs = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings: memory=200 lr=0.03 …")]
+Checkpoint = Annotated[
+    float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
+]
+Pairs = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings: memory=200 lr=0.03 …")
+]
 
 
 def main() -> NoReturn:
@@ -74,7 +84,9 @@ def main() -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"clbench: {message}", file=sys.stderr)
+    print(
+        f"clbench: {' '.join(message.split())}", file=sys.stderr
+    )  # one line, whatever a library's message had
     sys.exit(2)
 
 
@@ -98,6 +110,7 @@ def run(
     plugin: Plugins = None,
     log: Log = None,
     threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
     as_json: Json = False,
 ) -> int:
     """Run a strategy on a benchmark; a run that is already there is only shown."""
@@ -109,22 +122,20 @@ def run(
         given["precision"] = precision
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = configuration.validate(configuration.Execution, {"device": device, "threads": threads, "log": log or []})
+    how = _execution(device, threads, log, checkpoint)
 
     from clbench import api
-    from clbench.loggers import observers
 
-    root = api.runs_folder(out)
-    id_ = api.identify(resolved).id
-    watchers = [*observers(how.log, root / id_, id_), *([] if as_json else [_Line()])]
-    record = api.start(resolved, how, root, observers=watchers)
+    record = api.start(resolved, how, api.runs_folder(out), observers=[] if as_json else [_Line()])
     return _show_record(record, as_json)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(help="A run folder, runs/<id>.")],
-    device: Annotated[str | None, typer.Option(help="Another device than the run began on.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Another device of the kind that the run began on.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> int:
@@ -142,20 +153,24 @@ def suite(
     settings: Pairs = None,
     out: Out = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side.  [default: the number of cores]")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="That many seeds from 0, in place of the suite's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side.  [default: the number of cores]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="That many seeds from 0, in place of the suite's.")
+    ] = None,
     plugin: Plugins = None,
     log: Log = None,
     threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
     as_json: Json = False,
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
     from clbench import suite as suites
-    from clbench.config import Execution, validate
 
     _load(plugin)
     short, loaded = suites.load(name)
-    how = validate(Execution, {"device": device, "threads": threads, "log": log or []})
+    how = _execution(device, threads, log, checkpoint)
     cells = suites.plan(loaded, settings or [], range(seeds) if seeds else None)
 
     from clbench.api import runs_folder
@@ -175,7 +190,9 @@ def list_(
 ) -> None:
     """List strategies, benchmarks, models, metrics or suites."""
     if kind is not None and kind not in KINDS:
-        raise ConfigError(f"There is no kind '{kind}' to list.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}.")
+        raise ConfigError(
+            f"There is no kind '{kind}' to list.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}."
+        )
     _load(plugin)
     kinds = (kind,) if kind else KINDS
     rows = {k: _entries(k) for k in kinds}
@@ -199,14 +216,16 @@ def show(
 ) -> int:
     """Show all there is to know about a strategy, benchmark, model, metric, suite or run."""
     _load(plugin)
-    if Path(name).is_dir():
+    if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():
         from clbench.ledger import read_record
 
         return _show_record(read_record(Path(name)), as_json)
     found = [(kind, row) for kind in KINDS for row in _entries(kind) if row["name"] == name]
     if not found:
         known = [row["name"] for kind in KINDS for row in _entries(kind)]
-        raise ConfigError(f"Nothing is registered as '{name}', and it is no run folder.{suggest(name, known)}")
+        raise ConfigError(
+            f"Nothing is registered as '{name}', and it is no run folder.{suggest(name, known)}"
+        )
     described = [_describe(kind, row) for kind, row in found]
     if as_json:
         print(json.dumps(described if len(described) > 1 else described[0], indent=2, ensure_ascii=False))
@@ -241,7 +260,11 @@ def check(
         marks = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
         for r in results:
             print(f"{marks[r.status]} {r.check:<26} {r.rule if r.status == 'passed' else r.message}")
-        print(f"{strategy}: {len(failed)} of {len(results)} checks failed" if failed else f"{strategy}: all checks passed")
+        print(
+            f"{strategy}: {len(failed)} of {len(results)} checks failed"
+            if failed
+            else f"{strategy}: all checks passed"
+        )
     return 1 if failed else 0
 
 
@@ -253,7 +276,11 @@ def verify(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
 
     record = read_record(folder)
     again = metrics.compute(record.curve)
-    wrong = {k: (record.metrics.get(k), again.get(k)) for k in {*record.metrics, *again} if record.metrics.get(k) != again.get(k)}
+    wrong = {
+        k: (record.metrics.get(k), again.get(k))
+        for k in {*record.metrics, *again}
+        if record.metrics.get(k) != again.get(k)
+    }
     if as_json:
         print(json.dumps({"id": record.id, "agrees": not wrong, "differs": sorted(wrong)}))
     elif wrong:
@@ -267,7 +294,9 @@ def verify(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
 @app.command()
 def plot(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of one benchmark.")],
-    out: Annotated[Path, typer.Option(help="PNG file, or a folder for all plots.")] = Path("stability-gap.png"),
+    out: Annotated[Path, typer.Option(help="PNG file, or a folder for all plots.")] = Path(
+        "stability-gap.png"
+    ),
 ) -> None:
     """Plot the stability gap of runs: accuracy of the first experience at every iteration."""
     from clbench import plots
@@ -276,7 +305,9 @@ def plot(
     records = [read_record(folder) for folder in folders]
     names = {record.benchmark["name"] for record in records}
     if len(names) > 1:
-        raise ConfigError(f"The runs are of several benchmarks ({', '.join(sorted(names))}); plot those of one.")
+        raise ConfigError(
+            f"The runs are of several benchmarks ({', '.join(sorted(names))}); plot those of one."
+        )
     curves: dict[str, list[Any]] = {}
     for record in records:
         curves.setdefault(record.strategy["name"], []).append(record.curve)
@@ -310,7 +341,9 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="Data sets, such 
 
 
 @app.command()
-def bench(as_json: Json = False, steps: Annotated[int, typer.Option(min=10, help="Steps a measurement.")] = 200) -> None:
+def bench(
+    as_json: Json = False, steps: Annotated[int, typer.Option(min=10, help="Steps a measurement.")] = 200
+) -> None:
     """Measure the engine against a bare PyTorch loop, side by side in one process."""
     from clbench import bench as benching
 
@@ -328,6 +361,14 @@ def _load(plugins: Sequence[str] | None) -> None:
         load_plugin(plugin)
 
 
+def _execution(device: str, threads: int | None, log: list[str] | None, checkpoint: float) -> Execution:
+    from clbench.config import Execution, validate
+
+    given = {"device": device, "threads": threads, "log": log or [], "checkpoint_seconds": checkpoint}
+    how: Execution = validate(Execution, given)
+    return how
+
+
 def _entries(kind: str) -> list[dict[str, Any]]:
     """What `list` knows of a kind, without importing plugins or torch."""
     if kind == "metrics":
@@ -338,14 +379,17 @@ def _entries(kind: str) -> list[dict[str, Any]]:
         from clbench.config import config_file, read_yaml, suite_names
 
         paths = {name: config_file("suites", f"{name}.yaml") for name in suite_names()}
-        texts = {name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None}
+        texts = {
+            name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None
+        }
         return [{"name": name, "summary": " ".join(text.split())} for name, text in texts.items()]
     from clbench import registry
 
     entries = getattr(registry, kind)
     peeked = [entries.peek(name) for name in entries.names()]
     rows = [
-        {"name": e.name, "version": e.version, "summary": e.summary, "paper": e.paper, "module": e.module} for e in peeked
+        {"name": e.name, "version": e.version, "summary": e.summary, "paper": e.paper, "module": e.module}
+        for e in peeked
     ]
     if kind == "strategies":
         for row, e in zip(rows, peeked, strict=True):
@@ -358,7 +402,13 @@ def _describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
 
     from clbench import registry
 
-    singular = {"strategies": "strategy", "benchmarks": "benchmark", "models": "model", "metrics": "metric", "suites": "suite"}
+    singular = {
+        "strategies": "strategy",
+        "benchmarks": "benchmark",
+        "models": "model",
+        "metrics": "metric",
+        "suites": "suite",
+    }
     described = {"kind": singular[kind], **row, "documentation": row["summary"]}
     if kind == "metrics":
         from clbench.metrics import METRICS
@@ -409,7 +459,10 @@ def _report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_js
             console.print(table)
         for cell in cells:
             if cell.state not in ("done",):
-                console.print(f"{cell}: {cell.state}: {cell.message or (cell.record.note if cell.record else '')}", markup=False)
+                console.print(
+                    f"{cell}: {cell.state}: {cell.message or (cell.record.note if cell.record else '')}",
+                    markup=False,
+                )
         console.print(f"report: {page}", soft_wrap=True, markup=False)
     if any(cell.state == "failed" for cell in cells):
         return 2
@@ -427,7 +480,12 @@ class _Line(Observer):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("", total=run.total_steps, completed=run.step)
             self._bar.start()
@@ -462,7 +520,12 @@ class _SuiteProgress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._all = self._bar.add_task("all runs", total=len(self.cells))
             self._tasks: dict[str, Any] = {}

@@ -1,7 +1,8 @@
 """The configuration of a run: one resolved, checked, hashable tree. Imports no torch.
 
 Values come from, each over the one before: `configs/defaults.yaml`, `configs/<benchmark>/defaults.yaml`,
-`configs/<benchmark>/<strategy>.yaml` for every strategy of a chain, a file of the user's, and `key=value` pairs.
+`configs/<benchmark>/<strategy>.yaml` for every strategy of a chain, a file of the user's, and `key=value`
+pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from clbench.errors import ConfigError, suggest
 from clbench.registry import benchmarks, check_arguments, models, strategies
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -37,11 +39,12 @@ class OptimConfig(_Tree):
     """The optimizer and its schedule, which runs over one experience.
 
     Attributes:
-        schedule: factor on `lr`: constant; cosine to 0; steps (× `gamma` at each of `milestones`, fractions of the
-            experience's steps).
+        schedule: factor on `lr`: constant; cosine to 0; steps (× `gamma` at each of `milestones`, fractions
+            of the experience's steps).
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
         clip: largest norm of the whole gradient; None leaves it as it is.
-        reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried over.
+        reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried
+            over.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -91,11 +94,12 @@ class EvaluationConfig(_Tree):
 
 
 class Seeds(_Tree):
-    """Separate seeds: of the stream (class order, permutations), the initialisation, and everything drawn in training."""
+    """Separate seeds: of the stream (class order, permutations), the initialisation, and all that training
+    draws."""
 
-    order: int
-    init: int
-    data: int
+    order: Seed
+    init: Seed
+    data: Seed
 
 
 class RunConfig(_Tree):
@@ -120,14 +124,15 @@ class RunConfig(_Tree):
 
 
 class Execution(_Tree):
-    """How a run is carried out. None of it may move a number on one kind of machine, so it is not part of the id.
+    """How a run is carried out, which is not part of its id: it may move last bits at most (device, threads).
 
     Attributes:
         device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
-        threads: CPU threads of the numeric libraries; None leaves it to torch. Kept for resuming.
+        threads: CPU threads of the numeric libraries; None leaves it to torch. A resumed run keeps its own.
         resident: whether the training data lies on the device as a whole; auto decides by its size.
         workers, prefetch: processes that gather batches ahead and how many each, where it does not.
-        checkpoint_seconds: time between checkpoints; one is also written at every experience's end. None writes none.
+        checkpoint_seconds: time between checkpoints; one is also written at every experience's end. None
+            writes none.
         log: observers: csv, tensorboard, wandb.
     """
 
@@ -146,6 +151,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation": EvaluationConfig,
 }
 """Sections whose fields may be named without the section, where that is unambiguous."""
+_SECTIONS = ("evaluation", "model", "optim", "seeds", "stream", "train")
+"""What may stand before the dot of a key, beside the strategies' names."""
+_TREES = (*_SECTIONS, "params")
 FULL_ONLY = {("optim", "name"), ("evaluation", "seed"), ("evaluation", "batch_size")}
 """Fields that must be named in full: people who say `seed` or `batch_size` mean the run's and training's."""
 
@@ -153,8 +161,7 @@ FULL_ONLY = {("optim", "name"), ("evaluation", "seed"), ("evaluation", "batch_si
 def resolve(
     benchmark: str,
     strategy: str,
-    overrides: Mapping[str, Any] | None = None,
-    *,
+    *overrides: Mapping[str, Any],
     seed: int = 0,
     file: Mapping[str, Any] | None = None,
     given_benchmark: bool = False,
@@ -163,14 +170,16 @@ def resolve(
 
     Args:
         benchmark, strategy: registered names; the strategy may be a chain, `derpp+refresh`.
-        overrides: `key → value`, as on the command line: `memory`, `optim.lr`, `derpp.alpha`, `stream.experiences`.
-            A key without a dot means the one parameter or field of that name there is.
+        overrides: `key → value`, as on the command line: `memory`, `optim.lr`, `derpp.alpha`,
+            `stream.experiences`; of several, each over the one before. A key without a dot means the one
+            parameter or field of that name there is.
         seed: of everything, unless `seeds.order`, `seeds.init` or `seeds.data` says otherwise.
         file: a configuration as read from YAML: the sections of `RunConfig`.
         given_benchmark: the benchmark is an object of the caller's, not a registered name.
 
     Raises:
-        RegistryError: an unknown name. ConfigError: an unknown or ambiguous key, or a value that does not fit.
+        RegistryError: an unknown name. ConfigError: an unknown or ambiguous key, or a value that does not
+            fit.
     """
     parts = strategy.split("+")
     for part in parts:
@@ -179,18 +188,25 @@ def resolve(
         benchmarks.entry(benchmark)
     if all(strategies.entry(part).modifier for part in parts):
         raise ConfigError(
-            f"'{strategy}' only changes another strategy; name one to change, for example 'finetune+{strategy}'."
+            f"'{strategy}' only changes another strategy; name one to change, for example "
+            f"'finetune+{strategy}'."
         )
+    if seed < 0:
+        raise ConfigError(f"A seed is 0 or more; {seed} was given.")
     tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
     for layer in [*_layers(benchmark, parts), ("the configuration file", dict(file or {}))]:
         _merge(tree, layer[1], parts, layer[0])
     if tree.get("benchmark", benchmark) != benchmark or tree.get("strategy", strategy) != strategy:
-        raise ConfigError("A configuration file names another benchmark or strategy than the command line does.")
-    for key, value in (overrides or {}).items():
-        _set(tree, _address(key, benchmark, parts, tree, given_benchmark), value)
+        raise ConfigError(
+            "A configuration file names another benchmark or strategy than the command line does."
+        )
+    for given in overrides:
+        _override(tree, given, benchmark, parts, given_benchmark)
     tree["benchmark"], tree["strategy"] = benchmark, strategy
     tree["params"] = {
-        part: _all_arguments(f"strategy '{part}'", strategies.entry(part).build, tree.get("params", {}).get(part, {}))
+        part: _all_arguments(
+            f"strategy '{part}'", strategies.entry(part).build, tree.get("params", {}).get(part, {})
+        )
         for part in parts
     }
     if not given_benchmark:
@@ -199,7 +215,14 @@ def resolve(
         tree["stream"] = _all_arguments(
             f"benchmark '{benchmark}'", entry.build, {**seeded, **tree.get("stream", {})}
         )
-    return validate(RunConfig, tree)
+    network = tree["model"]
+    if network.get("name") in models.names():
+        entry, shape = models.entry(network["name"]), {"input_shape": (), "num_classes": 0}
+        given = {**network.get("params", {}), **shape}
+        filled = _all_arguments(f"model '{entry.name}'", entry.build, given)
+        tree["model"] = {**network, "params": {k: v for k, v in filled.items() if k not in shape}}
+    resolved: RunConfig = validate(RunConfig, tree)
+    return resolved
 
 
 def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
@@ -211,16 +234,18 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         key = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _fields_at(model, first["loc"][:-1])
             raise ConfigError(
-                f"{where}There is no setting '{key}'.{suggest(str(first['loc'][-1]), known)} Known: {', '.join(known)}."
+                f"{where}There is no setting '{key}'.{suggest(str(first['loc'][-1]), known)} "
+                f"Known: {', '.join(known)}."
             ) from None
         if first["type"] == "missing":
             raise ConfigError(f"{where}'{key}' is missing.") from None
-        raise ConfigError(f"{where}'{key}': {_lower(first['msg'])}; {first['input']!r} was given.") from None
+        said = _lower(first["msg"].removeprefix("Value error, "))
+        raise ConfigError(f"{where}'{key}': {said}; {first['input']!r} was given.") from None
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
@@ -233,9 +258,9 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"'{pair}' is not of the form key=value.")
+            raise ConfigError(f"'{pair}' is not of the form key=value, such as lr=0.03.")
         if key in found:
-            raise ConfigError(f"'{key}' is given twice: {found[key]!r} and {text!r}.")
+            raise ConfigError(f"'{key}' is given twice: {found[key]} and {text}.")
         try:
             found[key] = _number(yaml.safe_load(text))
         except yaml.YAMLError:
@@ -288,7 +313,11 @@ def _configs() -> Path:
 
 
 def _layers(benchmark: str, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    names = [("defaults.yaml",), (benchmark, "defaults.yaml"), *((benchmark, f"{part}.yaml") for part in parts)]
+    names = [
+        ("defaults.yaml",),
+        (benchmark, "defaults.yaml"),
+        *((benchmark, f"{part}.yaml") for part in parts),
+    ]
     if len(parts) > 1:
         names.append((benchmark, f"{'+'.join(parts)}.yaml"))
     found = [(f"configs/{'/'.join(name)}", config_file(*name)) for name in names]
@@ -300,12 +329,19 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str],
     known = list(RunConfig.model_fields)
     for key, value in layer.items():
         if key not in known:
-            raise ConfigError(f"{where}: there is no setting '{key}'.{suggest(key, known)} Known: {', '.join(known)}.")
-        if key == "params":
+            raise ConfigError(
+                f"{where}: there is no setting '{key}'.{suggest(key, known)} Known: {', '.join(known)}."
+            )
+        if key == "params" and value is not None:
             value = _params_by_part(value, parts, where)
         if key == "model" and isinstance(value, str):
             value = {"name": value, "params": {}}
-        if key == "model" and isinstance(tree.get(key), dict) and value.get("name") != tree[key].get("name"):
+        if key in _TREES and value is None:  # a heading with nothing under it
+            continue
+        if key in _TREES and not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: '{key}' takes `key: value` lines; {value!r} was given.")
+        other = tree.get(key, {}).get("name") if key == "model" else None
+        if other is not None and value.get("name", other) != other:
             tree[key] = {}  # another network's parameters do not carry over
         if isinstance(value, Mapping):
             _deep(tree.setdefault(key, {}), value)
@@ -322,7 +358,9 @@ def _params_by_part(params: Any, parts: Sequence[str], where: str) -> dict[str, 
     named = Path(where).stem
     owner = named if named in parts else parts[0] if len(parts) == 1 else None
     if owner is None:
-        raise ConfigError(f"{where}: 'params' of a chain are given by strategy, for example `params: {{{parts[0]}: …}}`.")
+        raise ConfigError(
+            f"{where}: 'params' of a chain are given by strategy, for example `params: {{{parts[0]}: …}}`."
+        )
     return {owner: dict(params)}
 
 
@@ -338,13 +376,35 @@ def _number(value: Any) -> Any:
     """YAML 1.1 reads `1e-3` as text; people mean the number."""
     if isinstance(value, str):
         try:
-            return float(value) if "e" in value.lower() and value.lower().strip("+-.e0123456789") == "" else value
+            return (
+                float(value)
+                if "e" in value.lower() and value.lower().strip("+-.e0123456789") == ""
+                else value
+            )
         except ValueError:
             return value
     return value
 
 
 # --- keys ---
+
+
+def _override(
+    tree: dict[str, Any],
+    given: Mapping[str, Any],
+    benchmark: str,
+    parts: Sequence[str],
+    given_benchmark: bool,
+) -> None:
+    """Values by key over the tree."""
+    addresses: dict[tuple[str, ...], str] = {}
+    # The model first: which other keys there are depends on it, and its parameters go with the old one.
+    for key in sorted(given, key=lambda key: key not in ("model", "model.name")):
+        address = _address(key, benchmark, parts, tree, given_benchmark)
+        if address in addresses:
+            raise ConfigError(f"'{addresses[address]}' and '{key}' are the same setting; give one of them.")
+        addresses[address] = key
+        _set(tree, address, given[key])
 
 
 def _address(
@@ -359,20 +419,30 @@ def _address(
             return ("params", first, rest)
         if first == "model" and rest != "name":
             return ("model", "params", rest.removeprefix("params."))
-        if first == "params":
-            return ("params", *rest.split(".", 1)) if len(parts) > 1 or "." in rest else ("params", parts[0], rest)
-        if first in RunConfig.model_fields:
+        if first == "params" and (len(parts) == 1 or rest.partition(".")[0] in parts):
+            return (
+                ("params", parts[0], rest)
+                if rest.partition(".")[0] not in parts
+                else (first, *rest.split(".", 1))
+            )
+        if first in _SECTIONS:
             return (first, rest)
-        owners = [*RunConfig.model_fields, *parts]
+        owners = [*_SECTIONS, *parts]
         raise ConfigError(
-            f"There is no setting '{key}'.{suggest(first, owners)} What stands before the dot is one of: "
+            f"There is no setting '{key}'.{suggest(key, known)} What stands before the dot is one of: "
             f"{', '.join(sorted(owners))}."
+        )
+    if key == "seed":
+        raise ConfigError(
+            "The seed of a run is given as --seed N, single ones as seeds.order, seeds.init, seeds.data."
         )
     found = places.get(key, [])
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ConfigError(f"There is no setting '{key}'.{suggest(key, known)} Known: {', '.join(sorted(places))}.")
+        raise ConfigError(
+            f"There is no setting '{key}'.{suggest(key, known)} Known: {', '.join(sorted(places))}."
+        )
     full = [".".join(p[1:] if p[0] == "params" else p) for p in found]
     raise ConfigError(f"'{key}' could mean {' or '.join(full)}; write which.")
 
@@ -425,7 +495,9 @@ def _set(tree: dict[str, Any], address: tuple[str, ...], value: Any) -> None:
 def _all_arguments(who: str, build: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Given arguments, checked, with every default filled in, as plain values."""
     checked = check_arguments(who, build, given)
-    defaults = {k: p.default for k, p in inspect.signature(build).parameters.items() if p.default is not p.empty}
+    defaults = {
+        k: p.default for k, p in inspect.signature(build).parameters.items() if p.default is not p.empty
+    }
     return {k: plain(v) for k, v in {**defaults, **checked}.items()}
 
 

@@ -3,9 +3,10 @@
 A registry knows its built-in entries without importing them: it reads the decorators in the source, so
 `clbench list` needs neither torch nor the plugins. An entry's module is imported when it is first made.
 
-Entries come from four places: the project's own folder (`strategies/`, `benchmarks/`), modules of the core that
-register (`clbench.models`), entry points of installed distributions (group `clbench.strategies`, …), and files named
-with `--plugin` or classes registered in a notebook.
+Entries come from four places: the project's own folder (`strategies/`, `benchmarks/`), modules of the core
+    that
+register (`clbench.models`), entry points of installed distributions (group `clbench.strategies`, …), and
+files named with `--plugin` or classes registered in a notebook.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -76,7 +78,13 @@ class Registry(Generic[T]):
     def __init__(
         self, kind: str, *, plural: str, package: str, decorator: str, group: str, base: Callable[[], type]
     ) -> None:
-        self.kind, self.plural, self.package, self.decorator, self.group = kind, plural, package, decorator, group
+        self.kind, self.plural, self.package, self.decorator, self.group = (
+            kind,
+            plural,
+            package,
+            decorator,
+            group,
+        )
         self._base = base
         self._made: dict[str, Entry] = {}
         self._failed: dict[str, str] = {}
@@ -121,10 +129,14 @@ class Registry(Generic[T]):
         if name in self._builtin:
             return self._builtin[name]
         if name in self._foreign:
-            point = self._foreign[name]
-            dist = f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
-            return Entry(name, module=point.value, summary=f"from {dist}", source=dist)
+            source = self._distribution(name)
+            return Entry(name, module=self._foreign[name].value, summary=f"from {source}", source=source)
         raise self._unknown(name)
+
+    def _distribution(self, name: str) -> str:
+        """The distribution that an entry point comes from."""
+        point = self._foreign[name]
+        return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 
     def entry(self, name: str) -> Entry:
         """The entry with its factory imported.
@@ -133,6 +145,12 @@ class Registry(Generic[T]):
             RegistryError: unknown name, or the module that defines it fails to import.
         """
         if name not in self._made:
+            if name in self._builtin and name in self._foreign:
+                raise RegistryError(
+                    f"{self.kind} '{name}' is registered twice: by {self._builtin[name].module} and by the "
+                    f"entry point {self._foreign[name].value} of {self._distribution(name)}; rename the "
+                    "latter or uninstall it."
+                )
             if name in self._builtin:
                 self._import(self._builtin[name].module, name)
             elif name in self._foreign:
@@ -150,11 +168,17 @@ class Registry(Generic[T]):
         entry = self.entry(name)
         assert entry.build is not None
         checked = check_arguments(f"{self.kind} '{name}'", entry.build, params)
-        made: T = entry.build(**checked)
+        try:
+            made: T = entry.build(**checked)
+        except ClbenchError:
+            raise
+        except ValueError as error:  # how a factory refuses a value that its annotation allows
+            raise ConfigError(f"{self.kind} '{name}': {error}") from error
         base = self._base()
         if not isinstance(made, base):
             raise RegistryError(
-                f"{self.kind} '{name}' must return a {base.__name__}; {entry.module} returns a {type(made).__name__}."
+                f"{self.kind} '{name}' must return a {base.__name__}; {entry.module} returns a "
+                f"{type(made).__name__}."
             )
         return made
 
@@ -175,7 +199,15 @@ class Registry(Generic[T]):
             module = getattr(build, "__module__", "?")
             source = inspect.getsourcefile(build) or module
             entry = Entry(
-                name, version, module, _first_sentence(inspect.getdoc(build)), paper, null, modifier, source, build
+                name,
+                version,
+                module,
+                _first_sentence(inspect.getdoc(build)),
+                paper,
+                null,
+                modifier,
+                source,
+                build,
             )
             _check_factory(self.kind, entry)
             self._refuse_taken(entry)
@@ -198,8 +230,8 @@ class Registry(Generic[T]):
         point = self._foreign.get(entry.name)
         if point is not None and point.module != entry.module and entry.name not in self._made:
             raise RegistryError(
-                f"{self.kind} '{entry.name}' is already registered by the entry point {point.value}; rename the one "
-                f"in {entry.module} ({entry.source})."
+                f"{self.kind} '{entry.name}' is already registered by the entry point {point.value}; rename "
+                f"the one in {entry.module} ({entry.source})."
             )
 
     # --- loading ---
@@ -211,7 +243,8 @@ class Registry(Generic[T]):
             raise
         except Exception as error:
             raise RegistryError(
-                f"{self.kind} '{name}' cannot be loaded: importing {module} raised {type(error).__name__}: {error}"
+                f"{self.kind} '{name}' cannot be loaded: importing {module} raised {type(error).__name__}: "
+                f"{error}"
             ) from error
 
     def _load(self, name: str, point: importlib.metadata.EntryPoint) -> None:
@@ -230,7 +263,8 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> RegistryError:
         known = self.names()
         return RegistryError(
-            f"There is no {self.kind} named '{name}'.{suggest(name, known)} Known: {', '.join(known) or 'none'}."
+            f"There is no {self.kind} named '{name}'.{suggest(name, known)} "
+            f"Known: {', '.join(known) or 'none'}."
         )
 
 
@@ -244,9 +278,12 @@ def load_plugin(path: str | Path) -> str:
     if not file.is_file():
         raise ConfigError(f"There is no plugin file {path}.")
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) and _same_file(str(module.__file__), str(file)):
+        # Not getattr: some modules import all they have when an attribute is asked for.
+        if (other := vars(module).get("__file__")) and _same_file(str(other), str(file)):
             return name
     name = f"clbench_plugin_{file.stem.replace('-', '_').replace('.', '_')}"
+    if name in sys.modules:  # another file of that name in another folder
+        name += f"_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"The plugin {path} is not a Python file; its name must end in .py.")
@@ -256,7 +293,7 @@ def load_plugin(path: str | Path) -> str:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, ClbenchError) or not isinstance(error, Exception):
+        if isinstance(error, ClbenchError | KeyboardInterrupt):
             raise
         trace, line = error.__traceback__, 0
         while trace is not None:
@@ -283,8 +320,18 @@ def check_arguments(who: str, build: Callable[..., Any], given: dict[str, Any]) 
     unknown = [key for key in given if key not in parameters]
     if unknown:
         takes = ", ".join(parameters) or "no parameters"
-        raise ConfigError(f"{who} has no parameter '{unknown[0]}'.{suggest(unknown[0], parameters)} It takes: {takes}.")
-    hints = typing.get_type_hints(build if inspect.isfunction(build) else build.__init__, include_extras=True)
+        raise ConfigError(
+            f"{who} has no parameter '{unknown[0]}'.{suggest(unknown[0], parameters)} It takes: {takes}."
+        )
+    try:
+        hints = typing.get_type_hints(
+            build if inspect.isfunction(build) else build.__init__, include_extras=True
+        )
+    except NameError as error:
+        raise RegistryError(
+            f"{who}: the annotations of its parameters cannot be read: {error}; import it outside "
+            "TYPE_CHECKING."
+        ) from error
     checked = {}
     for key, value in given.items():
         if key not in hints:
@@ -299,7 +346,9 @@ def check_arguments(who: str, build: Callable[..., Any], given: dict[str, Any]) 
             ) from None
     missing = [k for k, p in parameters.items() if p.default is p.empty and k not in given]
     if missing:
-        raise ConfigError(f"{who} needs a value for '{missing[0]}' ({type_name(hints.get(missing[0], Any))}).")
+        raise ConfigError(
+            f"{who} needs a value for '{missing[0]}' ({type_name(hints.get(missing[0], Any))})."
+        )
     return checked
 
 
@@ -330,15 +379,17 @@ def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
         for call in node.decorator_list:
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator):
+            if not (
+                isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator
+            ):
                 continue
             try:
                 name = ast.literal_eval(call.args[0])
                 options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
             except (ValueError, IndexError):
                 raise RegistryError(
-                    f"{file}, line {call.lineno}: the arguments of @{decorator} must be literals, as clbench reads "
-                    "them without running the file."
+                    f"{file}, line {call.lineno}: the arguments of @{decorator} must be literals, as clbench "
+                    "reads them without running the file."
                 ) from None
             summary = _first_sentence(ast.get_docstring(node))
             known = {k: v for k, v in options.items() if k in ("version", "paper", "null", "modifier")}
@@ -347,12 +398,13 @@ def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
 
 
 def _check_factory(kind: str, entry: Entry) -> None:
-    """Parameters are annotated keywords with defaults: the command line, configs and checks are read from them."""
+    """Parameters are annotated keywords with defaults: the command line, configs and checks are read from
+    them."""
     for name, parameter in entry.signature().parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             raise RegistryError(
-                f"{kind} '{entry.name}' ({entry.source}) takes *args or **kwargs; name each parameter instead, with an "
-                "annotation, so that configs can be checked."
+                f"{kind} '{entry.name}' ({entry.source}) takes *args or **kwargs; name each parameter "
+                "instead, with an annotation, so that configs can be checked."
             )
         if parameter.annotation is parameter.empty:
             raise RegistryError(

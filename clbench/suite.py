@@ -1,25 +1,33 @@
 """Suites: strategies × benchmarks × seeds, run side by side in processes, reported together.
 
-Every cell is a run with its own folder, named by what decides its numbers; a suite that is started again runs only
-what is missing and continues what was interrupted.
+Every cell is a run with its own folder, named by what decides its numbers; a suite that is started again runs
+only what is missing and continues what was interrupted.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from clbench import config
-from clbench.config import Execution, RunConfig, config_file, parse_pairs, read_yaml, suite_names, validate
+from clbench.config import (
+    Execution,
+    RunConfig,
+    Seed,
+    config_file,
+    parse_pairs,
+    read_yaml,
+    suite_names,
+    validate,
+)
 from clbench.errors import ClbenchError, ConfigError, suggest
 from clbench.ledger import Record, has_record, read_record
 from clbench.registry import load_plugin
@@ -39,6 +47,11 @@ class Choice(BaseModel):
     label: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
 
 class SuiteConfig(BaseModel):
     """A suite as read from YAML.
@@ -53,13 +66,19 @@ class SuiteConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: str = ""
     description: str = ""
-    strategies: Annotated[tuple[str | Choice, ...], Field(min_length=1)]
-    benchmarks: Annotated[tuple[str | Choice, ...], Field(min_length=1)]
-    seeds: tuple[int, ...] | Annotated[int, Field(ge=1)] = 5
+    strategies: Annotated[tuple[Choice, ...], Field(min_length=1)]
+    benchmarks: Annotated[tuple[Choice, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = tuple(range(5))
     settings: dict[str, Any] = Field(default_factory=dict)
 
-    def seed_list(self) -> tuple[int, ...]:
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _from_count(cls, given: Any) -> Any:
+        if isinstance(given, int) and not isinstance(given, bool):
+            if given < 1:
+                raise ValueError("takes a list of seeds or how many there are, 1 or more")
+            return tuple(range(given))
+        return given
 
 
 @dataclass
@@ -99,7 +118,8 @@ def load(name: str) -> tuple[str, SuiteConfig]:
     if not path.is_file():
         known = suite_names()
         raise ConfigError(
-            f"There is no suite '{name}', neither shipped nor a file.{suggest(name, known)} Shipped: {', '.join(known)}."
+            f"There is no suite '{name}', neither shipped nor a file.{suggest(name, known)} "
+            f"Shipped: {', '.join(known)}."
         )
     return path.stem, validate(SuiteConfig, read_yaml(path), f"{path}: ")
 
@@ -112,26 +132,22 @@ def plan(suite: SuiteConfig, overrides: Sequence[str] = (), seeds: Sequence[int]
     """
     from clbench.api import identify
 
-    cells = []
     given = parse_pairs(overrides)
-    for benchmark in map(_choice, suite.benchmarks):
-        for strategy in map(_choice, suite.strategies):
-            for seed in seeds or suite.seed_list():
-                settings = {**suite.settings, **benchmark.settings, **strategy.settings, **given}
-                resolved = config.resolve(benchmark.name, strategy.name, settings, seed=seed)
-                cells.append(
-                    Cell(
-                        benchmark.label or benchmark.name,
-                        strategy.label or strategy.name,
-                        seed,
-                        resolved,
-                        identify(resolved).id,
+    cells: dict[str, Cell] = {}
+    for benchmark in suite.benchmarks:
+        for strategy in suite.strategies:
+            layers = (suite.settings, benchmark.settings, strategy.settings, given)
+            for seed in seeds or suite.seeds:
+                resolved = config.resolve(benchmark.name, strategy.name, *layers, seed=seed)
+                labels = benchmark.label or benchmark.name, strategy.label or strategy.name
+                cell = Cell(*labels, seed, resolved, identify(resolved).id)
+                if cell.id in cells:
+                    raise ConfigError(
+                        f"The suite holds a run twice: {cells[cell.id]} and {cell}; give one of them other "
+                        "settings or leave it out."
                     )
-                )
-    twice = [cell for i, cell in enumerate(cells) if any(cell.id == other.id for other in cells[:i])]
-    if twice:
-        raise ConfigError(f"The suite holds a run twice: {twice[0]}; give one of them other settings or leave it out.")
-    return cells
+                cells[cell.id] = cell
+    return list(cells.values())
 
 
 def run(
@@ -145,8 +161,8 @@ def run(
 ) -> None:
     """Run the cells that have no record yet, `workers` at a time; each cell's state says what became of it.
 
-    A cell that fails or whose process dies does not stop the others. An interrupt ends the running ones after their
-    last checkpoint; started again, the suite goes on from there.
+    A cell that fails or whose process dies does not stop the others. An interrupt ends the running ones after
+    their last checkpoint; started again, the suite goes on from there.
     """
     for cell in cells:
         if has_record(root / cell.id):
@@ -159,26 +175,30 @@ def run(
     workers = min(workers or os.cpu_count() or 1, len(waiting))
     threads = execution.threads or max(1, (os.cpu_count() or 1) // workers)
     execution = execution.model_copy(update={"threads": threads})
-    # A fork server imports torch once; each cell is then a process of its own, which costs next to nothing and cannot
-    # take another cell with it.
+    # A fork server imports torch once; each cell is then a process of its own, which costs next to nothing
+    # and cannot take another cell with it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["clbench.api", "sklearn.datasets"])
-    news: Any = context.Queue()
-    running: dict[int, tuple[Any, Cell]] = {}
+    running: dict[int, tuple[Any, Connection, Cell]] = {}  # by sentinel: process, its news, cell
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
-                arguments = (cell.resolved.model_dump(mode="json"), execution.model_dump(), str(root), list(plugins), news)
-                process = context.Process(target=_work, args=(cell.id, *arguments), daemon=False)
+                # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
+                news, send = context.Pipe(duplex=False)
+                job = _Job(cell.id, cell.resolved, execution, root, tuple(plugins))
+                process = context.Process(target=_work, args=(job, send), daemon=False)
                 process.start()
+                send.close()
                 cell.state = "running"
-                running[process.sentinel] = (process, cell)
+                running[process.sentinel] = (process, news, cell)
             ended = wait(list(running), timeout=0.2)
-            _read(news, {cell.id: cell for _, cell in running.values()})
+            for _, news, cell in running.values():
+                _read(news, cell)
             for sentinel in ended:
-                process, cell = running.pop(int(sentinel))  # type: ignore[arg-type]
+                process, news, cell = running.pop(int(sentinel))  # type: ignore[arg-type]
                 process.join()
+                news.close()
                 if has_record(root / cell.id):
                     _finish(cell, root)
                 elif cell.state != "failed":
@@ -186,62 +206,77 @@ def run(
                     cell.message = f"its process ended with code {process.exitcode} before there was a record"
             watch(cells)
     finally:
-        for process, _ in running.values():
+        for process, _, _ in running.values():
             process.terminate()
-        for process, _ in running.values():
+        for process, _, _ in running.values():
             process.join()
-        news.close()
 
 
 def _finish(cell: Cell, root: Path) -> None:
-    cell.record = read_record(root / cell.id)
+    try:
+        cell.record = read_record(root / cell.id)
+    except ClbenchError as error:
+        cell.state, cell.message = "failed", str(error)
+        return
     cell.state = cell.record.status
 
 
-def _read(news: Any, cells: Mapping[str, Cell]) -> None:
-    while True:
-        try:
-            id_, key, value = news.get_nowait()
-        except queue.Empty:
-            return
-        if id_ in cells:
-            cell = cells[id_]
+def _read(news: Connection, cell: Cell) -> None:
+    """What a cell's process has told since the last time."""
+    try:
+        while news.poll():
+            key, value = news.recv()
             if key == "steps":
                 cell.steps, cell.total = value
             else:
                 cell.state, cell.message = "failed", value
+    except (EOFError, OSError):  # the process has ended, perhaps in the middle of a word
+        return
 
 
-def _work(
-    id_: str, resolved: dict[str, Any], execution: dict[str, Any], root: str, plugins: Sequence[str], news: Any
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What a cell's process needs to know."""
+
+    id: str
+    resolved: RunConfig
+    execution: Execution
+    root: Path
+    plugins: tuple[str, ...]
+
+
+def _work(job: _Job, news: Connection) -> None:
     """A cell's process."""
     import signal
+    import threading
 
     from clbench import api
-    from clbench.loggers import Progress, observers
+    from clbench.loggers import Progress
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the suite's own process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    last = 0.0
+
+    def progress(steps: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.2:
+            last = time.monotonic()
+            news.send(("steps", (steps, total)))
+
     try:
-        for plugin in plugins:
+        for plugin in job.plugins:
             load_plugin(plugin)
-        how = Execution.model_validate(execution)
-        last = 0.0
-
-        def progress(steps: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > 0.2:
-                last = time.monotonic()
-                news.put((id_, "steps", (steps, total)))
-
-        watchers = [Progress(progress), *observers(how.log, Path(root) / id_, id_)]
-        api.start(RunConfig.model_validate(resolved), how, Path(root), observers=watchers)
+        api.start(job.resolved, job.execution, job.root, observers=[Progress(progress)])
     except ClbenchError as error:
-        news.put((id_, "failed", str(error)))
-    finally:
-        news.close()
-        news.join_thread()
+        news.send(("failed", str(error)))
+    except Exception as error:
+        news.send(("failed", f"{type(error).__name__}: {error}"))
+        raise  # the traceback, to standard error
 
 
-def _choice(given: str | Choice) -> Choice:
-    return given if isinstance(given, Choice) else Choice(name=given)
+def _end_with_parent() -> None:
+    """A suite that is killed must not leave runs behind that nobody knows of, with their folders locked."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
