@@ -25,7 +25,7 @@ def test_site_packages_gains_clbench_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"clbench"}
 
 
-@pytest.mark.parametrize("file", ["strategies/er.py", "benchmarks/split_digits.py", "configs/defaults.yaml", "py.typed"])
+@pytest.mark.parametrize("file", ["strategies/er.py", "benchmarks/digits.py", "configs/defaults.yaml", "py.typed"])
 def test_the_wheel_holds(wheel: Path, file: str) -> None:
     assert f"clbench/{file}" in zipfile.ZipFile(wheel).namelist()
 
