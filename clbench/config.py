@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,6 +144,13 @@ class Execution(_Tree):
     prefetch: Positive = 4
     checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+
+
+def cores() -> int:
+    """CPU cores that this process may use; a container or a cluster's job may grant fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clbench.config import Execution
+from clbench.config import Execution, cores
 from clbench.types import Data
 
 RESIDENT_SHARE = 0.25
@@ -41,7 +41,7 @@ class Feed:
                 yield self._x.index_select(0, index), self._y.index_select(0, index)
             return
         pin = self.device.type == "cuda"
-        workers = self.execution.workers
+        workers = min(self.execution.workers, cores())
         loader = DataLoader(
             _Rows(self.data),
             sampler=[index.tolist() for index in rows_cpu],

@@ -23,6 +23,7 @@ from clbench.config import (
     RunConfig,
     Seed,
     config_file,
+    cores,
     parse_pairs,
     read_yaml,
     suite_names,
@@ -172,8 +173,8 @@ def run(
     if not waiting:
         watch(cells)
         return
-    workers = min(workers or os.cpu_count() or 1, len(waiting))
-    threads = execution.threads or max(1, (os.cpu_count() or 1) // workers)
+    workers = min(workers or cores(), len(waiting))
+    threads = execution.threads or max(1, cores() // workers)
     execution = execution.model_copy(update={"threads": threads})
     # A fork server imports torch once; each cell is then a process of its own, which costs next to nothing
     # and cannot take another cell with it.

@@ -1,0 +1,497 @@
+"""The engine: what decides a run's bits, and what does not."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clbench import Batch, Benchmark, Classifier, Output, Strategy, chain, checkpoint, make_strategy
+from clbench.config import Execution, RunConfig
+from clbench.engine import Run, derive_seed, pick_device, schedule_factor
+from clbench.errors import ConfigError, DivergedError, IncompatibleError
+from clbench.observer import Observer
+from clbench.parts import CrossEntropy
+from clbench.testing import difference, tiny_benchmark
+from clbench.types import Experience, Order
+
+
+def network(benchmark: Benchmark, dropout: float = 0.3) -> Classifier:
+    """With everything that an evaluation could disturb: running statistics and draws."""
+    size = torch.Size(benchmark.input_shape).numel()
+    body = nn.Sequential(
+        nn.Flatten(), nn.Linear(size, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout)
+    )
+    return Classifier(body, 16, benchmark.num_classes)
+
+
+def build(
+    strategy: str | Strategy = "er",
+    benchmark: Benchmark | None = None,
+    *,
+    model: Classifier | None = None,
+    seed: int = 0,
+    seeds: Mapping[str, int] | None = None,
+    execution: Mapping[str, Any] | None = None,
+    observers: tuple[Observer, ...] = (),
+    **sections: Any,
+) -> Run:
+    benchmark = benchmark or tiny_benchmark()
+    method = make_strategy(strategy) if isinstance(strategy, str) else strategy
+    tree = {
+        "benchmark": benchmark.name,
+        "strategy": str(method),
+        "optim": {"lr": 0.05, "momentum": 0.9},
+        "train": {"batch_size": 16, "epochs": 2},
+        "seeds": {"order": seed, "init": seed, "data": seed, **(seeds or {})},
+    }
+    config = RunConfig.model_validate({**tree, **sections})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seeds.init, "initialisation"))
+        network_ = model or network(benchmark)
+        how = Execution.model_validate({"device": "cpu", "checkpoint_seconds": None, **(execution or {})})
+        return Run(benchmark, method, network_, config, how, observers)
+
+
+def fitted(*args: Any, **kwargs: Any) -> Run:
+    run = build(*args, **kwargs)
+    run.fit()
+    return run
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return run.model.state_dict()
+
+
+def same(a: Run, b: Run) -> bool:
+    return difference(weights(a), weights(b)) is None
+
+
+class Recorder(Observer):
+    """Every row of the log."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+        self.ended = 0
+
+    def window(self, run: Run, rows: Any) -> None:
+        self.rows += rows
+
+    def end(self, run: Run) -> None:
+        self.ended += 1
+
+
+# --- the evaluator is silent ---
+
+
+@pytest.mark.parametrize("evaluation", [{"every": 1}, {"every": 3}, {"every": 1, "subset": 7}], ids=str)
+def test_training_with_the_evaluator_is_training_without(evaluation: dict[str, int]) -> None:
+    silent = fitted(evaluation={"every": 0})
+    watched = fitted(evaluation=evaluation)
+    assert difference(weights(silent), weights(watched)) is None
+
+
+def test_the_callers_global_generator_is_left_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    fitted()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_callers_global_generator_decides_nothing() -> None:
+    torch.manual_seed(3)
+    first = fitted()
+    torch.manual_seed(4)
+    assert same(first, fitted())
+
+
+# --- seeds ---
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    assert same(fitted(seed=5), fitted(seed=5))
+
+
+def test_another_seed_gives_other_bits() -> None:
+    assert not same(fitted(seed=5), fitted(seed=6))
+
+
+def test_the_seed_of_the_initialisation_changes_the_weights_and_not_the_order() -> None:
+    a, b = build(), build(seeds={"init": 1})
+    assert not same(a, b)
+    assert torch.equal(a._new_order(a.train[0], 0).rows, b._new_order(b.train[0], 0).rows)
+
+
+def test_the_seed_of_the_data_changes_the_order_and_not_the_weights() -> None:
+    a, b = build(), build(seeds={"data": 1})
+    assert same(a, b)
+    assert not torch.equal(a._new_order(a.train[0], 0).rows, b._new_order(b.train[0], 0).rows)
+
+
+def test_the_seed_of_the_stream_changes_nothing_in_the_engine() -> None:
+    assert same(fitted(), fitted(seeds={"order": 1}))
+
+
+def test_every_pass_has_an_order_of_its_own() -> None:
+    run = build()
+    orders = [run._new_order(exp, epoch).rows.tolist() for exp in run.train for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 6
+    assert all(sorted(order) == list(range(64)) for order in orders)
+
+
+# --- how batches come ---
+
+
+class Sees(Strategy):
+    """Keeps the rows of every batch."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.rows.append(batch.index[: batch.new].tolist())
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_bring_the_batches_that_residents_are(workers: int) -> None:
+    def run(**execution: Any) -> tuple[Run, Sees]:
+        sees = Sees()
+        benchmark = tiny_benchmark(experiences=2, images=True)
+        return fitted(chain(make_strategy("er"), sees), benchmark, execution=execution), sees
+
+    resident, seen = run(resident="always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fed, seen_fed = run(resident="never", workers=workers)
+    assert seen.rows == seen_fed.rows
+    assert same(resident, fed)
+
+
+def test_more_workers_than_cores_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted("er", tiny_benchmark(experiences=1), execution={"resident": "never", "workers": 2})
+
+
+def test_an_epoch_is_one_pass() -> None:
+    sees = Sees()
+    run = fitted(chain(CrossEntropy(), sees), train={"batch_size": 20, "epochs": 2})
+    assert run.step == 3 * 2 * math.ceil(64 / 20)
+    assert sorted(row for rows in sees.rows[:4] for row in rows) == list(range(64))
+    assert [len(rows) for rows in sees.rows[:4]] == [20, 20, 20, 4]
+
+
+def test_drop_last_leaves_out_the_smaller_batch() -> None:
+    sees = Sees()
+    run = fitted(chain(CrossEntropy(), sees), train={"batch_size": 20, "epochs": 1, "drop_last": True})
+    assert {len(rows) for rows in sees.rows} == {20}
+    assert run.step == 9
+
+
+def test_drop_last_keeps_a_batch_that_is_all_there_is() -> None:
+    assert fitted(train={"batch_size": 100, "epochs": 1, "drop_last": True}).step == 3
+
+
+def test_iterations_override_epochs() -> None:
+    run = fitted(train={"batch_size": 16, "epochs": 1, "iterations": 7})
+    assert (run.step, run.examples) == (21, 3 * 7 * 16)
+
+
+def test_iterations_take_as_many_passes_as_they_need() -> None:
+    sees = Sees()
+    fitted(
+        chain(CrossEntropy(), sees), tiny_benchmark(experiences=1), train={"batch_size": 32, "iterations": 5}
+    )
+    assert sorted(sees.rows[0] + sees.rows[1]) == sorted(sees.rows[2] + sees.rows[3]) == list(range(64))
+
+
+def test_iterations_of_whole_passes_are_epochs() -> None:
+    whole = fitted(train={"batch_size": 16, "epochs": 2})
+    assert same(whole, fitted(train={"batch_size": 16, "iterations": 8}))
+
+
+def test_a_pass_without_rows_is_refused() -> None:
+    class Nothing(Strategy):
+        def order(self, exp: Experience, epoch: int) -> Order:
+            return Order(torch.empty(0, dtype=torch.int64))
+
+    with pytest.raises(IncompatibleError, match=r"A pass over experience 0 of tiny@1 has no examples\."):
+        fitted(chain(CrossEntropy(), Nothing()))
+
+
+# --- what a setting allows ---
+
+
+@pytest.mark.parametrize("train", [{"epochs": 2}, {"iterations": 5}], ids=str)
+def test_too_many_passes_are_refused_before_anything_happens(train: dict[str, int]) -> None:
+    with pytest.raises(IncompatibleError, match="tiny@1 allows 1 pass over an experience"):
+        build(benchmark=tiny_benchmark(passes=1), train={"batch_size": 16, **train})
+
+
+def test_one_pass_of_iterations_is_allowed_online() -> None:
+    assert fitted(benchmark=tiny_benchmark(passes=1), train={"batch_size": 16, "iterations": 4}).step == 12
+
+
+def test_a_need_that_the_setting_does_not_meet_is_named() -> None:
+    with pytest.raises(IncompatibleError, match=r"^ewc needs boundaries .* which tiny@1 does not give"):
+        build("ewc", tiny_benchmark(boundaries=False))
+
+
+def test_a_strategy_that_learns_nothing_is_refused() -> None:
+    class Idle(Strategy):
+        pass
+
+    with pytest.raises(IncompatibleError, match="neither adds a loss nor classifies"):
+        build(Idle())
+
+
+def test_without_boundaries_nobody_is_told_of_experiences() -> None:
+    class Told(Strategy):
+        told = 0
+
+        def begin_experience(self, exp: Experience) -> None:
+            self.told += 1
+
+    told = Told()
+    fitted(chain(CrossEntropy(), told), tiny_benchmark(boundaries=False))
+    assert told.told == 0
+
+
+# --- schedules, clipping, optimizers ---
+
+
+def rates(**optim: Any) -> list[float]:
+    recorder = Recorder()
+    benchmark = tiny_benchmark(experiences=1)
+    fitted("finetune", benchmark, optim={"lr": 0.1, **optim}, train={"iterations": 10}, observers=(recorder,))
+    return [row["lr"] for row in recorder.rows]
+
+
+@pytest.mark.parametrize(
+    ("optim", "expected"),
+    [
+        ({}, lambda k: 0.1),
+        ({"schedule": "cosine"}, lambda k: 0.05 * (1 + math.cos(math.pi * k / 10))),
+        (
+            {"schedule": "steps", "milestones": [0.3, 0.6], "gamma": 0.5},
+            lambda k: 0.1 * 0.5 ** ((k >= 3) + (k >= 6)),
+        ),
+        ({"warmup": 0.4}, lambda k: 0.1 * min(1, (k + 1) / 4)),
+        (
+            {"schedule": "cosine", "warmup": 0.2},
+            lambda k: 0.05 * (1 + math.cos(math.pi * k / 10)) * min(1, (k + 1) / 2),
+        ),
+    ],
+    ids=["constant", "cosine", "steps", "warmup", "cosine-warmup"],
+)
+def test_schedules_follow_their_closed_forms(optim: dict[str, Any], expected: Callable[[int], float]) -> None:
+    assert rates(**optim) == pytest.approx([expected(k) for k in range(10)])
+
+
+def test_the_optimizer_uses_the_rate_of_the_schedule() -> None:
+    run = build("finetune", tiny_benchmark(experiences=1), optim={"lr": 0.1, "schedule": "cosine"})
+    used: list[float] = []
+    step = run.optimizer.step
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        used.append(run.optimizer.param_groups[0]["lr"])
+        return step(*args, **kwargs)
+
+    run.optimizer.step = spy  # type: ignore[method-assign]
+    run.fit()
+    assert used == pytest.approx([0.1 * schedule_factor(run.config.optim, k, 8) for k in range(8)])
+
+
+def test_a_schedule_begins_anew_with_every_experience() -> None:
+    recorder = Recorder()
+    fitted("finetune", optim={"lr": 0.1, "schedule": "cosine"}, observers=(recorder,))
+    by_experience = [[row["lr"] for row in recorder.rows if row["experience"] == i] for i in range(3)]
+    assert by_experience[0] == by_experience[1] == by_experience[2]
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient() -> None:
+    class Norms(Strategy):
+        norms: list[float]
+
+        def after_update(self) -> None:
+            grads = [p.grad for p in self.run.model.parameters() if p.grad is not None]
+            self.norms.append(float(torch.cat([g.flatten() for g in grads]).norm()))
+
+    watcher = Norms()
+    watcher.norms = []
+    fitted(chain(CrossEntropy(), watcher), optim={"lr": 0.1, "clip": 0.05})
+    assert max(watcher.norms) <= 0.05 * 1.0001
+
+
+def momenta(reset: bool) -> list[bool]:
+    """For each experience but the first, whether it begins with an empty optimizer."""
+    empty: list[bool] = []
+
+    class Watch(Strategy):
+        def begin_experience(self, exp: Experience) -> None:
+            if exp.index:
+                empty.append(not self.run.optimizer.state)
+
+    fitted(chain(CrossEntropy(), Watch()), optim={"lr": 0.1, "momentum": 0.9, "reset": reset})
+    return empty
+
+
+def test_the_optimizer_begins_anew_with_every_experience() -> None:
+    assert momenta(reset=True) == [True, True]
+
+
+def test_the_optimizer_is_carried_over_without_reset() -> None:
+    assert momenta(reset=False) == [False, False]
+
+
+def test_the_optimizer_is_carried_over_where_no_boundary_is_told() -> None:
+    a = fitted(benchmark=tiny_benchmark(boundaries=False), optim={"momentum": 0.9, "reset": True})
+    assert same(
+        a, fitted(benchmark=tiny_benchmark(boundaries=False), optim={"momentum": 0.9, "reset": False})
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_every_optimizer_learns(name: str) -> None:
+    lr = 0.1 if name == "sgd" else 0.01
+    run = fitted(
+        "finetune", tiny_benchmark(experiences=1), optim={"name": name, "lr": lr}, train={"epochs": 10}
+    )
+    assert run.evaluator.curve.matrix().R[0, 0] > 0.9
+
+
+# --- precision and memory format ---
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.filterwarnings("ignore:.*GradScaler.*")
+def test_low_precision_stays_finite_and_near(precision: str) -> None:
+    benchmark = tiny_benchmark(images=True)
+    full = fitted(benchmark=benchmark, model=network(benchmark, 0.0))
+    low = fitted(benchmark=benchmark, model=network(benchmark, 0.0), precision=precision)
+    assert all(torch.isfinite(w).all() for w in weights(low).values() if w.is_floating_point())
+    assert low.evaluator.curve.matrix().R[-1].mean() == pytest.approx(
+        full.evaluator.curve.matrix().R[-1].mean(), abs=0.25
+    )
+
+
+def test_channels_last_gives_close_results() -> None:
+    def conv(benchmark: Benchmark) -> Classifier:
+        body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return Classifier(body, 8, benchmark.num_classes)
+
+    benchmark = tiny_benchmark(images=True)
+
+    def run(channels_last: bool) -> Run:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = conv(benchmark)
+        return fitted("finetune", benchmark, model=model, channels_last=channels_last)
+
+    a, b = run(False), run(True)
+    assert b.normalise(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)[:, :1]).dim() == 4
+    for name, w in weights(a).items():
+        torch.testing.assert_close(w, weights(b)[name].contiguous(), rtol=1e-3, atol=1e-4)
+
+
+# --- losses that are not finite ---
+
+
+class Explode(Strategy):
+    """Not a number from some step on; and a method that cannot bear that."""
+
+    def __init__(self, at: int, brittle: bool = False) -> None:
+        self.at, self.brittle = at, brittle
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if self.brittle and self.run.step > self.at:
+            raise RuntimeError("probability tensor contains nan")
+        return {"boom": out.logits.sum() * (math.nan if self.run.step >= self.at else 0.0)}
+
+    def end_experience(self, exp: Experience) -> None:
+        if self.brittle and self.run.step > self.at:
+            raise RuntimeError("probability tensor contains nan")
+
+
+@pytest.mark.parametrize("at", [0, 5, 7, 8, 23])
+def test_a_loss_that_is_not_finite_names_step_experience_and_terms(at: int) -> None:
+    with pytest.raises(DivergedError) as caught:
+        fitted(chain(CrossEntropy(), Explode(at)))
+    error = caught.value
+    assert (error.step, error.experience, set(error.terms)) == (at, at // 8, {"fit", "boom"})
+
+
+def test_the_curve_of_a_run_that_diverged_ends_where_it_did() -> None:
+    run = build(chain(CrossEntropy(), Explode(5)))
+    with pytest.raises(DivergedError):
+        run.fit()
+    assert run.evaluator.curve.step.max() == 5
+
+
+@pytest.mark.parametrize("at", [5, 7])
+def test_a_method_that_trips_over_a_nan_has_diverged(at: int) -> None:
+    with pytest.raises(DivergedError):
+        fitted(chain(CrossEntropy(), Explode(at, brittle=True)))
+
+
+def test_an_error_of_a_method_is_its_own() -> None:
+    class Broken(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        fitted(chain(CrossEntropy(), Broken()))
+
+
+def test_observers_are_told_of_the_end_also_when_a_run_diverges() -> None:
+    recorder = Recorder()
+    with pytest.raises(DivergedError):
+        fitted(chain(CrossEntropy(), Explode(3)), observers=(recorder,))
+    assert (recorder.ended, [row["step"] for row in recorder.rows]) == (1, [0, 1, 2])
+
+
+def test_the_log_has_a_row_for_every_step() -> None:
+    recorder = Recorder()
+    run = fitted(observers=(recorder,))
+    assert [row["step"] for row in recorder.rows] == list(range(run.step))
+
+
+# --- checkpoints ---
+
+
+def test_a_checkpoint_after_the_last_step_does_not_leave_its_order_behind() -> None:
+    """The next experience would take the rows of this one."""
+    states: list[dict[str, Any]] = []
+    run = build(execution={"checkpoint_seconds": 0})
+    run.fit(lambda: states.append(checkpoint.clone(run.state_dict())))
+    within = [s for s in states if s["place"]["phase"] == "within" and s["place"]["done"] == 8]
+    assert len(within) == 3
+    fresh = build()
+    fresh.load_state_dict(within[0])
+    fresh.fit()
+    assert same(run, fresh)
+
+
+# --- devices ---
+
+
+def test_auto_takes_what_there_is() -> None:
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cuda:99"])
+def test_a_device_that_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        pick_device(name)
+
+
+def test_seeds_are_the_same_on_every_machine() -> None:
+    assert derive_seed(0, "order/0/0") == 5558966699269828078
+    assert derive_seed(7, "replay") == 8625770507929510119
