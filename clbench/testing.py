@@ -342,7 +342,7 @@ def check_deterministic(subject: Subject) -> None:
 
 
 def check_private_randomness(subject: Subject) -> None:
-    """Its points neither move nor read the global generators of torch, numpy and Python; `run.rng` is theirs."""
+    """Its points neither move nor read the global generators of torch, numpy and Python; use `run.rng`."""
     benchmark = subject.benchmark()
 
     def still(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
@@ -356,11 +356,11 @@ def check_private_randomness(subject: Subject) -> None:
         _seed_globals(next(numbers))
         return call()
 
-    plain = subject.run(benchmark, watched(subject.make(), still), every=2)
+    plain = subject.run(benchmark, watch(subject.make(), still), every=2)
     plain.fit()
     numbers = iter(range(1, 1_000_000))
     with _globals_kept():
-        shaken = subject.run(benchmark, watched(subject.make(), disturbed), every=2)
+        shaken = subject.run(benchmark, watch(subject.make(), disturbed), every=2)
         shaken.fit()
     _same(_everything(plain), _everything(shaken), "the result depends on the state of a global generator")
 
@@ -387,7 +387,7 @@ def check_inputs_untouched(subject: Subject) -> None:
             for pool, *_ in e.data.parts
         }
         before = {key: (pool.x.clone(), pool.y.clone()) for key, pool in pools.items()}
-        subject.fitted(benchmark, watched(subject.make(), compare), every=2)
+        subject.fitted(benchmark, watch(subject.make(), compare), every=2)
         for key, pool in pools.items():
             same = torch.equal(pool.x, before[key][0]) and torch.equal(pool.y, before[key][1])
             _require(same, "the benchmark's examples were changed during the run")
@@ -407,7 +407,7 @@ def check_modes_restored(subject: Subject) -> None:
         )
         return result
 
-    run = subject.run(subject.benchmark(), watched(subject.make(), compare), every=2)
+    run = subject.run(subject.benchmark(), watch(subject.make(), compare), every=2)
     run.fit()
 
 
@@ -492,7 +492,7 @@ def check_low_precision(subject: Subject) -> None:
 
     for precision in ("bf16", "fp32"):
         subject.fitted(
-            subject.benchmark(), watched(subject.make(), inspect_losses), precision=precision, every=2
+            subject.benchmark(), watch(subject.make(), inspect_losses), precision=precision, every=2
         )
 
 
@@ -590,7 +590,7 @@ def check_tasks_hidden(subject: Subject) -> None:
         return call()
 
     runs = [
-        subject.fitted(tiny_benchmark(tasks=tasks), watched(subject.make(), look), every=2)
+        subject.fitted(tiny_benchmark(tasks=tasks), watch(subject.make(), look), every=2)
         for tasks in ((0, 1, 2), (2, 0, 1))
     ]
     _same(
@@ -1002,7 +1002,7 @@ Probe = Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]
 """Called in place of a point, with its name, its arguments and the call itself."""
 
 
-def watched(strategy: Strategy, probe: Probe) -> Strategy:
+def watch(strategy: Strategy, probe: Probe) -> Strategy:
     """The strategy itself, with a probe around every point its parts write."""
 
     def around(point: str, method: Callable[..., Any]) -> Callable[..., Any]:

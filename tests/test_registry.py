@@ -1,0 +1,238 @@
+"""Names: found without importing, refused with the nearest fix, registered once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from clbench import Strategy, make_strategy
+from clbench.errors import ConfigError, RegistryError
+from clbench.parts import CrossEntropy
+from clbench.registry import Registry, check_arguments, load_plugin, strategies, type_name
+
+
+@pytest.fixture
+def registry() -> Registry[Any]:
+    """An empty registry of strategies."""
+    return Registry(
+        "strategy",
+        plural="strategies",
+        package="clbench._nothing",
+        decorator="register",
+        group="clbench.no-such-group",
+        base=lambda: Strategy,
+    )
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Whatever a test registers is forgotten afterwards."""
+    made, modules = dict(strategies._made), set(sys.modules)
+    yield
+    strategies._made.clear()
+    strategies._made.update(made)
+    for name in set(sys.modules) - modules:
+        if name.startswith("clbench_plugin"):
+            del sys.modules[name]
+
+
+def plugin(folder: Path, body: str, name: str = "mine.py") -> Path:
+    file = folder / name
+    file.write_text(
+        f"from clbench import Strategy, register\nfrom clbench.parts import CrossEntropy\n\n{body}\n"
+    )
+    return file
+
+
+MINE = """
+@register("mine", version=3)
+def mine(weight: float = 1.0) -> Strategy:
+    'Mine. And more.'
+    return CrossEntropy()
+"""
+
+
+# --- finding ---
+
+
+def test_names_are_known_without_importing_torch() -> None:
+    code = (
+        "import sys; from clbench.registry import strategies; "
+        "print(strategies.peek('er').summary, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.endswith("batch of the stream. False\n")
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_what_is_read_from_the_source_is_what_is_registered(name: str) -> None:
+    """All fields but the factory, which only an import can give."""
+    peeked, entry = strategies._builtin[name], strategies.entry(name)
+    assert (peeked.version, peeked.paper, peeked.null, peeked.modifier, peeked.summary, peeked.module) == (
+        entry.version,
+        entry.paper,
+        entry.null,
+        entry.modifier,
+        entry.summary,
+        entry.module,
+    )
+
+
+def test_names_match_wildcards() -> None:
+    assert strategies.names("e?") == ["er"]
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(RegistryError) as error:
+        make_strategy("derp")
+    assert str(error.value).startswith("There is no strategy named 'derp'. Did you mean 'derpp'? Known: ")
+
+
+# --- parameters ---
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError) as error:
+        make_strategy("ewc", strenght=1.0)
+    assert str(error.value) == (
+        "strategy 'ewc' has no parameter 'strenght'. Did you mean 'strength'? "
+        "It takes: strength, fisher, online, decay."
+    )
+
+
+def test_a_value_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="parameter 'memory' takes int; 'many' was given"):
+        make_strategy("er", memory="many")
+
+
+def test_a_choice_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="parameter 'columns' takes one of 'old', 'all'; 'new' was given"):
+        make_strategy("lwf", columns="new")
+
+
+def test_text_becomes_the_number_that_is_wanted() -> None:
+    def build(memory: int, rate: float = 0.1) -> None: ...
+
+    assert check_arguments("it", build, {"memory": "200", "rate": "1e-3"}) == {"memory": 200, "rate": 0.001}
+
+
+def test_a_missing_value_is_named() -> None:
+    def build(memory: int) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"it needs a value for 'memory' \(int\)"):
+        check_arguments("it", build, {})
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"), [(int, "int"), (int | None, "int or none"), (Literal["a", "b"], "one of 'a', 'b'")]
+)
+def test_types_in_words(hint: Any, words: str) -> None:
+    assert type_name(hint) == words
+
+
+# --- registering ---
+
+
+def test_a_factory_is_registered_with_what_is_said_of_it(registry: Registry[Any]) -> None:
+    @registry.register("mine", version=2, paper="arXiv:0000.00000", null={"weight": 0.0}, modifier=True)
+    def mine(weight: float = 1.0) -> Strategy:
+        """Does something. It does more."""
+        return CrossEntropy()
+
+    entry = registry.entry("mine")
+    assert (entry.version, entry.paper, entry.null, entry.modifier) == (
+        2,
+        "arXiv:0000.00000",
+        {"weight": 0.0},
+        True,
+    )
+    assert (entry.summary, entry.build) == ("Does something.", mine)
+
+
+def test_a_class_may_be_the_factory(registry: Registry[Any]) -> None:
+    @registry.register("mine")
+    class Mine(Strategy):
+        """A part."""
+
+        def __init__(self, weight: float = 1.0) -> None:
+            self.weight = weight
+
+    assert registry.make("mine", weight="2").weight == 2.0
+
+
+def test_a_parameter_without_annotation_is_refused(registry: Registry[Any]) -> None:
+    def mine(weight=1.0) -> Strategy:  # type: ignore[no-untyped-def]
+        return CrossEntropy()
+
+    with pytest.raises(RegistryError, match="parameter 'weight' has no annotation"):
+        registry.register("mine")(mine)
+
+
+def test_catch_all_parameters_are_refused(registry: Registry[Any]) -> None:
+    def mine(**params: float) -> Strategy:
+        return CrossEntropy()
+
+    with pytest.raises(RegistryError, match=r"takes \*args or \*\*kwargs; name each parameter"):
+        registry.register("mine")(mine)
+
+
+def test_what_is_no_strategy_is_refused(registry: Registry[Any]) -> None:
+    def mine() -> dict[str, int]:
+        return {}
+
+    registry.register("mine")(mine)
+    with pytest.raises(RegistryError, match=r"strategy 'mine' must return a Strategy; .* returns a dict"):
+        registry.make("mine")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_taken_name_is_refused(tmp_path: Path) -> None:
+    file = plugin(tmp_path, MINE.replace("mine", "er"))
+    with pytest.raises(
+        RegistryError, match=r"strategy 'er' is already registered by clbench.strategies.er; rename"
+    ):
+        load_plugin(file)
+
+
+# --- plugins ---
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_plugin_file_registers(tmp_path: Path) -> None:
+    load_plugin(plugin(tmp_path, MINE))
+    assert (strategies.peek("mine").version, strategies.peek("mine").summary) == (3, "Mine.")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_plugin_may_be_loaded_twice(tmp_path: Path) -> None:
+    file = plugin(tmp_path, MINE)
+    assert load_plugin(file) == load_plugin(file)
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [("1 / 0", "line 4 raised ZeroDivisionError"), ("def (:", "line 4 raised SyntaxError")],
+    ids=["raises", "is no Python"],
+)
+def test_a_plugin_that_fails_is_named_with_its_line(tmp_path: Path, body: str, says: str) -> None:
+    with pytest.raises(RegistryError, match=says):
+        load_plugin(plugin(tmp_path, body))
+
+
+def test_a_plugin_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no plugin file"):
+        load_plugin(tmp_path / "absent.py")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_plugin_passes_the_contract_by_name(tmp_path: Path) -> None:
+    from clbench.testing import check_strategy
+
+    load_plugin(plugin(tmp_path, MINE))
+    assert {result.status for result in check_strategy("mine", only=["builds", "learns"])} == {"passed"}
