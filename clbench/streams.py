@@ -241,7 +241,7 @@ def bits(n: int, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
 
 
 def permutation(n: int, seed: int, purpose: str) -> Ints:
-    """(n,) int64, a uniform permutation of 0 … n−1: the ranks of n draws."""
+    """(n,) int64, a uniform permutation of 0 … n−1: what sorts n draws."""
     return np.argsort(bits(n, seed, purpose), kind="stable").astype(np.int64)
 
 
@@ -365,7 +365,7 @@ def _streams(
 
 
 def _classes(pool: Pool, rows: Tensor) -> tuple[int, ...]:
-    return tuple(torch.unique(pool.y[rows]).tolist())
+    return tuple(torch.bincount(pool.y[rows]).nonzero().squeeze(1).tolist())
 
 
 # --- checks ---

@@ -51,10 +51,11 @@ def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
     optional = ("domain_train", "domain_test", "class_names", "domain_names")
     arrays: dict[str, Any] = {}
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array, not several by name")
-        with opened as file:
+        # Opened here, as NumPy leaves what is no zip file open.
+        with path.open("rb") as handle:
+            file = np.load(handle, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array, not several by name")
             missing = [key for key in needed if key not in file.files]
             if missing:
                 raise DataError(

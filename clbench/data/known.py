@@ -148,7 +148,9 @@ def fetch(name: str) -> Path:
             arrays[f"y_{split}"] = np.asarray(part.targets, dtype=np.int64)
             arrays["class_names"] = np.array(part.classes)
     except (OSError, RuntimeError) as error:  # no connection is an OSError, a wrong checksum a RuntimeError
-        raise DataError(f"{known.title} could not be fetched: {error}. {_missing(name)}") from error
+        raise DataError(
+            f"{known.title} could not be fetched: {str(error).rstrip('.')}. {_missing(name)}"
+        ) from error
     write(path, lambda file: np.savez(file, **arrays))
     digest = sha256(path)
     write(sidecar(path), lambda file: file.write(f"{digest}  {path.name}\n".encode()))

@@ -80,19 +80,12 @@ def source_of(
             f"{train.x.dtype} and {tuple(test.x.shape[1:])} {test.x.dtype}."
         )
     classes = int(train.y.max()) + 1
-    for split, part in pools.items():
-        present = np.unique(part.y.numpy())
-        if len(present) < classes:
-            absent = next((c for c, label in enumerate(present.tolist()) if c != label), len(present))
-            raise DataError(
-                f"{who}: class {absent} has no examples in y_{split}. Labels are 0 … C−1, each in both, and "
-                "clbench never renumbers them. To do so, join those of training and test: names, "
-                "labels = numpy.unique(labels, return_inverse=True)."
-            )
+    _check_classes(f"{who}: y_train", train, classes)
     if test.y.max() >= classes:
         raise DataError(
             f"{who}: class {int(test.y.max())} is in y_test but not in y_train, so nothing can learn it."
         )
+    _check_classes(f"{who}: y_test", test, classes)
     if (domain_train is None) != (domain_test is None):
         raise DataError(f"{who}: domain_train and domain_test go together; only one of them was given.")
     domains: dict[str, npt.NDArray[np.int64] | None] = {"train": None, "test": None}
@@ -105,6 +98,18 @@ def source_of(
     return Source(
         train, test, names, domains["train"], domains["test"], tuple(str(name) for name in domain_names)
     )
+
+
+def _check_classes(who: str, part: Pool, classes: int) -> None:
+    """Labels without gaps: a head with outputs that nothing trains is more often a mistake than meant."""
+    present = part.y.unique().tolist()
+    if len(present) < classes:
+        absent = next((c for c, label in enumerate(present) if c != label), len(present))
+        raise DataError(
+            f"{who} has no example of class {absent}. Labels are 0 … C−1, each in training and test, and "
+            "clbench never renumbers them. To do so, join those of training and test: names, labels = "
+            "numpy.unique(labels, return_inverse=True)."
+        )
 
 
 def _array(given: Any) -> npt.NDArray[Any]:
