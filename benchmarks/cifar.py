@@ -11,6 +11,7 @@ from clbench.data import build, load
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
+NOTES = "The published training and test sets; fine labels of CIFAR-100."
 OPS = ("crop", "flip")
 """The augmentation of nearly all class-incremental work: random crop of the image padded by 4, and flip."""
 
@@ -48,6 +49,7 @@ def split_cifar10(
         augment=OPS if augment else (),
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )
 
@@ -92,5 +94,6 @@ def split_cifar100(
         augment=OPS if augment else (),
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )

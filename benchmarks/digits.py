@@ -10,6 +10,8 @@ from clbench.registry import register_benchmark
 from clbench.streams import permutations, rotations
 from clbench.types import Benchmark
 
+NOTES = "Of each class, in the order of the data set, every fifth example is for testing."
+
 
 @register_benchmark("split-digits", version=1)
 def split_digits(
@@ -39,6 +41,7 @@ def split_digits(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )
 
@@ -67,6 +70,7 @@ def rotated_digits(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )
 
@@ -95,5 +99,6 @@ def permuted_digits(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )

@@ -13,6 +13,8 @@ from clbench.registry import register_benchmark
 from clbench.streams import permutations, rotations
 from clbench.types import Benchmark
 
+NOTES = "The published training and test sets."
+
 
 @register_benchmark("split-mnist", version=1)
 def split_mnist(
@@ -45,6 +47,7 @@ def split_mnist(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )
 
@@ -77,6 +80,7 @@ def split_fashion_mnist(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )
 
@@ -105,6 +109,7 @@ def permuted_mnist(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )
 
@@ -136,5 +141,6 @@ def rotated_mnist(
         online=online,
         valid=valid,
         seed=seed,
+        notes=NOTES,
         spec=spec,
     )

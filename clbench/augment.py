@@ -46,6 +46,8 @@ class Transform:
     padding: int = 4
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std", "ops"):  # lists will do, but a transform is hashed
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for op in self.ops:
             if op not in OPS:
                 raise ConfigError(

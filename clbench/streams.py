@@ -30,7 +30,7 @@ from clbench.errors import ConfigError, DataError
 from clbench.types import HIDDEN, Change, Data, Experience, Pool, Setting, Stream
 
 Ints = npt.NDArray[np.int64]
-Order = Sequence[int] | Literal["natural", "shuffled"]
+Ordering = Sequence[int] | Literal["natural", "shuffled"]
 """Which class or domain comes when: ascending, drawn from the seed, or listed."""
 
 
@@ -53,7 +53,7 @@ def class_incremental(
     classes_per_experience: int | None = None,
     first: int | None = None,
     increment: int | None = None,
-    class_order: Order = "natural",
+    class_order: Ordering = "natural",
     valid_fraction: float = 0.0,
     seed: int = 0,
     task_labels: bool = False,
@@ -100,7 +100,7 @@ def task_incremental(
     classes_per_experience: int | None = None,
     first: int | None = None,
     increment: int | None = None,
-    class_order: Order = "natural",
+    class_order: Ordering = "natural",
     valid_fraction: float = 0.0,
     seed: int = 0,
 ) -> Streams:
@@ -126,7 +126,7 @@ def domain_incremental(
     domain_train: npt.ArrayLike,
     domain_test: npt.ArrayLike,
     names: Sequence[str] = (),
-    domain_order: Order = "natural",
+    domain_order: Ordering = "natural",
     valid_fraction: float = 0.0,
     seed: int = 0,
 ) -> Streams:
@@ -289,7 +289,7 @@ def _sizes(
     return [first] + [increment] * ((classes - first) // increment)
 
 
-def _ordered(what: str, known: Ints, order: Order, seed: int) -> Ints:
+def _ordered(what: str, known: Ints, order: Ordering, seed: int) -> Ints:
     """The classes or domains in the order asked for."""
     if isinstance(order, str):
         if order == "natural":

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,10 +121,25 @@ class Pool:
     Attributes:
         x: (P, …) uint8 images, float32 features or int64 tokens; may be a memory map of a file.
         y: (P,) int64 labels.
+        file: the .npy file that x is a memory map of, and from which row to which; None where it is none.
     """
 
     x: Tensor
     y: Tensor
+    file: tuple[str, int, int] | None = None
+
+    @staticmethod
+    def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
+        """Rows `start` to `stop` of a .npy file, read when they are asked for."""
+        # Copy-on-write, since torch wants memory that it may write to.
+        x = np.load(path, mmap_mode="c", allow_pickle=False)[start:stop]
+        return Pool(torch.from_numpy(x), y, (path, start, stop))
+
+    def __reduce__(self) -> tuple[Callable[..., Pool], tuple[object, ...]]:
+        """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""
+        if self.file is not None:
+            return Pool.mapped, (*self.file, self.y)
+        return Pool, (self.x, self.y)
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):

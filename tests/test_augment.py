@@ -117,6 +117,10 @@ def test_describe_tells_transforms_apart() -> None:
     assert Transform(ops=("flip", "crop")).describe() == Transform(ops=("crop", "flip")).describe()
 
 
+def test_lists_will_do() -> None:
+    assert Transform(mean=[0.5], std=[0.5], ops=["flip"]) == Transform(mean=(0.5,), std=(0.5,), ops=("flip",))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

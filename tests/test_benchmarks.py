@@ -44,6 +44,7 @@ def check(benchmark: Benchmark) -> None:
     """What holds of every benchmark."""
     assert len(benchmark.train) == len(benchmark.test)
     assert benchmark.primary == "average_accuracy"
+    assert benchmark.notes or benchmark.name in ("npz", "image-folder")
     for stream in (benchmark.train, benchmark.test, benchmark.valid or Stream("valid", ())):
         for i, experience in enumerate(stream):
             assert experience.index == i

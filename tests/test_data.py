@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import zipfile
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -454,6 +456,16 @@ def test_a_folder_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch)
     paint(photos / "train" / "ant" / "0.png", (9, 9, 9))
     os.utime(photos / "train" / "ant" / "0.png", ns=(1, 1))
     assert data.read_folder(photos, size=8).train.digest != first.train.digest
+
+
+def test_workers_open_the_file_of_a_folder(photos: Path) -> None:
+    """Sending a memory map to another process would copy all of it to shared memory."""
+    pool = data.read_folder(photos, size=64).test
+    sent = ForkingPickler.dumps(pool)
+    assert not pool.x.is_shared()
+    received = pickle.loads(sent)
+    assert received.digest == pool.digest
+    assert received.file == pool.file
 
 
 def test_a_folder_can_be_grey(photos: Path) -> None:

@@ -10,7 +10,7 @@ from clbench.augment import Permute, Transform
 from clbench.data.files import read_folder, read_npz
 from clbench.data.source import Source, source_of
 from clbench.errors import ConfigError
-from clbench.streams import Order, changed_domains, class_incremental, domain_incremental
+from clbench.streams import Ordering, changed_domains, class_incremental, domain_incremental
 from clbench.streams import online as online_setting
 from clbench.types import Benchmark, Change, Setting
 
@@ -26,8 +26,8 @@ def build(
     experiences: int | None = None,
     first: int | None = None,
     increment: int | None = None,
-    class_order: Order = "natural",
-    domain_order: Order = "natural",
+    class_order: Ordering = "natural",
+    domain_order: Ordering = "natural",
     changes: Sequence[tuple[str, Change | None]] | None = None,
     online: bool = False,
     valid: float = 0.0,
@@ -135,8 +135,8 @@ def from_arrays(
     experiences: int | None = None,
     first: int | None = None,
     increment: int | None = None,
-    class_order: Order = "natural",
-    domain_order: Order = "natural",
+    class_order: Ordering = "natural",
+    domain_order: Ordering = "natural",
     online: bool = False,
     valid: float = 0.0,
     augment: Sequence[str] = (),

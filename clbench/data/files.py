@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from clbench.data.source import Source, pool, source_of
+from clbench.data.source import Source, source_of
 from clbench.errors import ConfigError, DataError
+from clbench.types import Pool
 
 
 def data_folder() -> Path:
@@ -112,15 +114,17 @@ def read_folder(
     train, test = _list_images(root, test_fraction)
     labels = sorted({image.label for image in train})
     domains = sorted({image.domain for image in train})
-    x = _decoded([*train, *test], size, channels)
+    path = str(_decoded([*train, *test], size, channels))
 
     def numbers(images: list[_Image], key: str, names: list[str]) -> npt.NDArray[np.int64]:
         order = {name: k for k, name in enumerate(names)}
         return np.array([order[getattr(image, key)] for image in images], dtype=np.int64)
 
     return Source(
-        pool(x[: len(train)], numbers(train, "label", labels)),
-        pool(x[len(train) :], numbers(test, "label", labels)),
+        Pool.mapped(path, 0, len(train), torch.from_numpy(numbers(train, "label", labels))),
+        Pool.mapped(
+            path, len(train), len(train) + len(test), torch.from_numpy(numbers(test, "label", labels))
+        ),
         tuple(labels),
         numbers(train, "domain", domains) if domains != [""] else None,
         numbers(test, "domain", domains) if domains != [""] else None,
@@ -177,8 +181,8 @@ def _images_in(root: Path, folder: Path, domain: str) -> list[_Image]:
     return [_Image(f, domain, folder.name, f.relative_to(root).as_posix()) for f in files]
 
 
-def _decoded(images: list[_Image], size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """(N, C, size, size), a memory map of the cache, which is made first if it is not there."""
+def _decoded(images: list[_Image], size: int, channels: int) -> Path:
+    """The .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there."""
     stats = [image.path.stat() for image in images]
     listing = [(i.name, s.st_size, s.st_mtime_ns) for i, s in zip(images, stats, strict=True)]
     key = hashlib.sha256(json.dumps([size, channels, listing]).encode()).hexdigest()
@@ -207,9 +211,7 @@ def _decoded(images: list[_Image], size: int, channels: int) -> npt.NDArray[np.u
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, lambda file: np.save(file, x))
-    # Copy-on-write: torch wants arrays that it may write to, and the file must not change.
-    cached: npt.NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
-    return cached
+    return path
 
 
 def write(path: Path, content: Callable[[Any], object]) -> None:
