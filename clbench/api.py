@@ -120,9 +120,10 @@ def run(
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is, before it starts: its id and what the id is made of."""
+    """What a run is, before it starts: its id, what the id is made of, and the benchmark, built."""
 
     id: str
+    built: Benchmark
     benchmark: dict[str, Any]
     strategy: dict[str, Any]
     model: dict[str, Any]
@@ -130,22 +131,25 @@ class Identity:
 
 
 def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identity:
-    """The id of a configuration, without building anything."""
+    """The id of a configuration.
+
+    The benchmark is built for it: its fingerprint is part of the id, so that other data under the same name (a
+    changed file, another `CLBENCH_DATA`) is another run.
+    """
     parts = [strategies.entry(part) for part in resolved.parts()]
     entries = list(parts)
     method = {"name": resolved.strategy, "version": "+".join(str(part.version) for part in parts)}
     if benchmark is None:
         entries.append(benchmarks.entry(resolved.benchmark))
-        what = {"name": entries[-1].name, "version": entries[-1].version}
-    else:
-        what = {"name": benchmark.name, "version": benchmark.version, "fingerprint": benchmark.fingerprint}
+        benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
+    what = {"name": benchmark.name, "version": benchmark.version, "fingerprint": benchmark.fingerprint}
     network: dict[str, Any] = {"name": resolved.model.name}
     if resolved.model.name in models.names():  # timm's are told by its own version, in the environment
         entries.append(models.entry(resolved.model.name))
         network["version"] = entries[-1].version
     code = code_identity(sorted({entry.source for entry in entries}))
     tree = resolved.model_dump(mode="json")
-    return Identity(run_id(tree, what, method, network, code), what, method, network, code)
+    return Identity(run_id(tree, what, method, network, code), benchmark, what, method, network, code)
 
 
 def start(
@@ -169,7 +173,7 @@ def start(
         log = _Log(folder / "log.jsonl")
         watching = [log, *loggers.observers(execution.log, folder, identity.id), *observers]
         # Built before there is a folder: a run that is refused leaves none.
-        engine = build(resolved, execution, benchmark=benchmark, observers=watching)
+        engine = build(resolved, execution, benchmark=identity.built, observers=watching)
         make_folder(folder)
         with locked(folder, f"Run {folder}"):
             if has_record(folder):  # finished while we built
@@ -205,8 +209,8 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
         if missing := [name for name in names if name not in registry.names()]:
             raise LedgerError(
-                f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the plugin it "
-                "comes from with --plugin; if it was an object in memory, call clbench.run with it again."
+                f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the plugin "
+                "it comes from with --plugin; if it was an object in memory, call clbench.run with it again."
             )
     identity = identify(resolved)
     if identity.id != folder.name:
@@ -282,7 +286,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         id=identity.id,
         status=status,
         config=resolved.model_dump(mode="json"),
-        benchmark={**identity.benchmark, "fingerprint": engine.benchmark.fingerprint},
+        benchmark=identity.benchmark,
         strategy=identity.strategy,
         model=identity.model,
         seeds=resolved.seeds.model_dump(),
