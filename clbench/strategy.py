@@ -164,7 +164,7 @@ def chain(*strategies: Strategy) -> Strategy:
         return meant[0]
     parts: list[Strategy] = []
     for part in (part for strategy in meant for part in strategy.parts):
-        if part.idempotent and any(type(p) is type(part) and vars(p) == vars(part) for p in parts):
+        if part.idempotent and any(type(p) is type(part) and _arguments(p) == _arguments(part) for p in parts):
             continue
         parts.append(part)
     for point, does in (("order", "order the data"), ("logits", "classify")):
@@ -174,6 +174,11 @@ def chain(*strategies: Strategy) -> Strategy:
                 f"Only one part of a chain may {does}; {defining[0]} and {defining[1]} both define {point}()."
             )
     return Chain(tuple(parts))
+
+
+def _arguments(part: Strategy) -> dict[str, Any]:
+    """What a part was built with; the name that the registry gives it changes nothing it does."""
+    return {key: value for key, value in vars(part).items() if key != "name"}
 
 
 def overrides(part: Strategy, point: str) -> bool:

@@ -65,6 +65,12 @@ def test_a_second_cross_entropy_is_dropped() -> None:
     assert len(chain(CrossEntropy(), Named("a"), CrossEntropy()).parts) == 2
 
 
+@pytest.mark.parametrize("name", ["er+finetune", "finetune+er"])
+def test_fine_tuning_adds_nothing_to_a_chain(name: str) -> None:
+    kinds = {type(part).__name__ for part in make_strategy(name).parts}
+    assert (kinds, len(make_strategy(name).parts)) == ({"Replay", "CrossEntropy"}, 2)
+
+
 def test_registered_chains_share_the_cross_entropy() -> None:
     kinds = [type(part).__name__ for part in make_strategy("er+ewc").parts]
     assert kinds == ["Replay", "CrossEntropy", "Consolidate"]
