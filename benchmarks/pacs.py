@@ -46,8 +46,8 @@ def pacs(
         valid=valid,
         seed=seed,
         notes=(
-            "The test set is the file's own; from a folder of images, a fifth of each class and style, by the "
-            "hash of its name. The fingerprint tells copies of other sizes or splits apart."
+            "The test set is the file's own; from a folder of images, a fifth of each class and style, by "
+            "the hash of its name. The fingerprint tells copies of other sizes or splits apart."
         ),
         spec=spec,
     )
