@@ -98,6 +98,7 @@ class Run:
         self._compose(parts)
         for part in parts:
             part.setup(self)
+        self._check_memory()
 
     # --- what a strategy may ask for ---
 
@@ -406,6 +407,19 @@ class Run:
             for call in self._points[point]:
                 call(exp)
 
+    def _memories(self) -> list[Memory]:
+        """The stores of all parts; one that parts share counts once."""
+        found = {id(v): v for part in self.strategy.parts for v in vars(part).values() if isinstance(v, Memory)}
+        return list(found.values())
+
+    def _check_memory(self) -> None:
+        granted = self.benchmark.setting.memory
+        asked = sum(memory.capacity for memory in self._memories())
+        if granted is not None and asked > granted:
+            raise IncompatibleError(
+                f"{self.strategy} would keep {asked} examples; {self._benchmark_id} grants {granted}."
+            )
+
     @property
     def _benchmark_id(self) -> str:
         return f"{self.benchmark.name}@{self.benchmark.version}"
@@ -581,7 +595,7 @@ class Run:
 
     def budget(self) -> dict[str, float | int]:
         """What the run cost so far, units in the names."""
-        memories = [v for part in self.strategy.parts for v in vars(part).values() if isinstance(v, Memory)]
+        memories = self._memories()
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:

@@ -187,6 +187,20 @@ def test_a_setting_with_nothing_says_so() -> None:
         check_needs(make_strategy("ewc"), "bare@1", frozenset({"past data"}))
 
 
+def test_a_memory_larger_than_granted_is_refused() -> None:
+    with pytest.raises(IncompatibleError, match="er would keep 50 examples; tiny@1 grants 10"):
+        tiny_run(make_strategy("er", memory=50), tiny_benchmark(memory=10))
+
+
+def test_a_memory_that_parts_share_counts_once() -> None:
+    class Shares(Strategy):
+        def setup(self, run: Run) -> None:
+            self.memory = vars(replay)["memory"]
+
+    replay, fit = make_strategy("er", memory=10).parts
+    assert tiny_run(chain(replay, fit, Shares()), tiny_benchmark(memory=10)).budget()["memory_examples"] == 10
+
+
 # --- state ---
 
 
