@@ -1,7 +1,7 @@
 """Plots of curves and accuracy matrices as PNG files: no display, equal bytes for equal results, no torch.
 
 Colours are those of Okabe & Ito (2008), which people with colour-vision deficiencies can tell apart; bounds
-are grey or black, and dashed. A strategy keeps its style across plots that are given the same `styles`.
+are grey, black or brown, and dashed. A strategy keeps its style across plots given the same `styles`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DPI = 150
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900")
 """Blue, vermilion, green, purple, orange, sky blue, and yellow, darkened as theirs does not show on white."""
 
-BOUNDS = {"finetune": "#8A8A8A", "joint": "#000000"}
+BOUNDS = {"finetune": "#8A8A8A", "joint": "#000000", "offline": "#8C6D46"}
 """Strategies that others are measured against, not rivals."""
 
 INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
@@ -216,7 +216,9 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
                 axis.set_xlabel("accuracy on")
                 axis.tick_params(labelbottom=True)
         if not numbers:
-            bar = figure.colorbar(image, ax=axes[0, :], pad=0.02, aspect=18, format=_percent)
+            bar = figure.colorbar(
+                image, ax=axes, shrink=1 / down, anchor=(0, 1), pad=0.02, aspect=18, format=_percent
+            )
             bar.outline.set_visible(False)
             bar.ax.tick_params(length=0)
         if title:
