@@ -42,6 +42,7 @@ def needs(name: str) -> None:
 
 def check(benchmark: Benchmark) -> None:
     """What holds of every benchmark."""
+    assert benchmark.version == benchmarks.peek(benchmark.name).version
     assert len(benchmark.train) == len(benchmark.test)
     assert benchmark.primary == "average_accuracy"
     assert benchmark.notes or benchmark.name in ("npz", "image-folder")
