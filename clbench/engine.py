@@ -114,6 +114,12 @@ class Run:
             logits = self.model.head(features)  # type: ignore[operator]
         return Output(self.mask_tasks(logits.float(), task), features.float())
 
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, C) float32 logits of features (B, D), of every class whatever the task."""
+        with self.precision.autocast():
+            logits: Tensor = self.model.head(features)  # type: ignore[operator]
+        return logits.float()
+
     def mask_tasks(self, logits: Tensor, task: Tensor | None) -> Tensor:
         """(B, C) logits with the classes of other tasks masked, where task labels are told."""
         if task is None or self._task_classes is None:
@@ -434,7 +440,7 @@ class Run:
             return
         allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
         if train.iterations is None and train.epochs > passes:
-            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}.")
+            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data))
             if train.iterations is not None and train.iterations > most:
