@@ -418,8 +418,8 @@ class Run:
 
     def _memories(self) -> list[Memory]:
         """The stores of all parts; one that parts share counts once."""
-        found = {id(v): v for part in self.strategy.parts for v in vars(part).values() if isinstance(v, Memory)}
-        return list(found.values())
+        values = [value for part in self.strategy.parts for value in vars(part).values()]
+        return list({id(value): value for value in values if isinstance(value, Memory)}.values())
 
     def _check_memory(self) -> None:
         granted = self.benchmark.setting.memory

@@ -42,13 +42,20 @@ class Distil(Strategy):
         if self.teacher is None or self.alpha == 0:
             return {}
         new = batch.stream()
-        past = self.run.output_of(self.teacher, new.x, new.task)
-        student, teacher = out.logits[: batch.new] / self.temperature, past.logits / self.temperature
+        # Without task labels: old classes are other tasks' classes, and masked they would teach nothing.
+        teacher = self.run.output_of(self.teacher, new.x).logits / self.temperature
+        student = self._present(batch, out) / self.temperature
         if self.columns == "old":
             student, teacher = student.masked_fill(~self.old, MASKED), teacher.masked_fill(~self.old, MASKED)
         log_q, log_p = F.log_softmax(student, 1), F.log_softmax(teacher, 1)  # (B, C)
         terms = (log_p.exp() * (log_p - log_q)).masked_fill(~self.old, 0.0)
         return {"distil": self.alpha * terms.sum(1).mean()}
+
+    def _present(self, batch: Batch, out: Output) -> Tensor:
+        """(B, C) logits of the stream's rows, of every class."""
+        if self.run.benchmark.setting.task_labels == "never":
+            return out.logits[: batch.new]
+        return self.run.logits(out.features[: batch.new])
 
     def end_experience(self, exp: Experience) -> None:
         if self.alpha == 0:
@@ -72,7 +79,8 @@ def lwf(alpha: float = 1.0, temperature: float = 2.0, columns: Literal["old", "a
 
     Differences from the paper:
         1. One head over all classes in place of one per task, since most settings give no task labels; the
-           cross-entropy is over all classes. With task labels, both losses see the task's classes only.
+           cross-entropy is over all classes. With task labels, it is over the task's classes, and
+           the distillation over those of all earlier tasks together.
         2. KL in place of the cross-entropy with the teacher: the gradients are the same, and 0 means agreement.
         3. The new head is not trained alone first (the paper's warm-up step).
     """
