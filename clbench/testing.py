@@ -559,6 +559,19 @@ def check_null_parameters(subject: Subject) -> None:
     _same(_learned(subject.fitted(benchmark, _finetune(), every=2)), _learned(null), "it is not fine-tuning")
 
 
+def check_takes_effect(subject: Subject) -> None:
+    """With its defaults it is not fine-tuning: on a class-, domain- or task-incremental stream."""
+    if subject.null == {}:
+        raise NotApplicable("it is fine-tuning")
+    shifts: tuple[Literal["class", "domain", "task"], ...] = ("class", "domain", "task")
+    for shift in shifts:
+        benchmark = subject.benchmark(shift=shift)
+        apart = difference(
+            _learned(subject.fitted(benchmark, _finetune())), _learned(subject.fitted(benchmark))
+        )
+        _require(apart is not None, f"on a {shift}-incremental stream: it is fine-tuning, bit for bit")
+
+
 def check_first_experience(subject: Subject) -> None:
     """If all it knows of the past comes at boundaries, it is fine-tuning up to the first one, bit for bit."""
     strategy = subject.make()
@@ -629,6 +642,7 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_declares_needs,
     check_chain_unit,
     check_null_parameters,
+    check_takes_effect,
     check_first_experience,
     check_tasks_hidden,
     check_prediction_alone,
@@ -969,8 +983,7 @@ def _everything(run: Run) -> dict[str, Any]:
     state = checkpoint.clone(run.state_dict())
     for timed, key in ((state["counters"], "train_seconds"), (state["evaluator"], "seconds")):
         del timed[key]
-    # Of evaluation: a classifier's forward passes count as such. Of the process: the caller's generator.
-    del state["counters"]["forwards"], state["global_rng"]
+    del state["global_rng"]  # the caller's again by now
     kept: dict[str, Any] = state
     return kept
 

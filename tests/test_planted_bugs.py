@@ -232,9 +232,22 @@ def normalises_over_the_evaluation_batch() -> Strategy:
 # --- memory ---
 
 
-@caught_by("memory_budget", "holds 11 examples")
+@caught_by("memory_budget", "would keep 11 examples")
 def store_one_slot_too_large(memory: int = 20) -> Strategy:
     return chain(Replay(memory + 1), CrossEntropy())
+
+
+@caught_by("memory_budget", "holds 11 examples")
+def keeps_the_latest_example_beside_the_memory(memory: int = 20) -> Strategy:
+    class Bug(Replay):
+        state: ClassVar[tuple[str, ...]] = ("memory", "latest")
+        latest: Tensor | None = None
+
+        def after_step(self, batch: Batch, out: Output) -> None:
+            super().after_step(batch, out)
+            self.latest = batch.raw[:1].clone()
+
+    return chain(Bug(memory), CrossEntropy())
 
 
 @caught_by("memory_budget", "may keep 10")
@@ -273,7 +286,7 @@ def undeclared_boundaries() -> Strategy:
     return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
 
 
-@caught_by("declares_needs", "holds 20 examples")
+@caught_by("declares_needs", "would keep 20 examples")
 def undeclared_memory(memory: int = 20) -> Strategy:
     class Bug(Replay):
         needs = frozenset()
@@ -314,6 +327,39 @@ def forward_under_a_zero_coefficient(memory: int = 20, alpha: float = 0.1, beta:
 
 
 # --- losses ---
+
+
+@caught_by("evaluation_silent", "forwards")
+def counts_predictions_as_training() -> Strategy:
+    class Bug(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            self.run.forwards += len(self.run.evaluator.curve)
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("takes_effect", "class-incremental stream: it is fine-tuning")
+def penalty_without_gradient() -> Strategy:
+    class Bug(Consolidate):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {name: loss.detach() for name, loss in super().losses(batch, out).items()}
+
+    return chain(CrossEntropy(), Bug(10.0, "empirical", False, 1.0))
+
+
+@caught_by("takes_effect", "task-incremental stream: it is fine-tuning")
+def distils_classes_that_the_task_masks() -> Strategy:
+    class Bug(Distil):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            if self.teacher is None:
+                return {}
+            teacher = self.run.output_of(self.teacher, batch.x, batch.task).logits[:, self.old]
+            divergence = F.kl_div(
+                out.logits[:, self.old].log_softmax(1), teacher.softmax(1), reduction="batchmean"
+            )
+            return {"distil": divergence}
+
+    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
 
 
 @caught_by("low_precision", "bfloat16 under bf16")
