@@ -14,16 +14,34 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clbench.api import make_benchmark, make_model, make_strategy, run
-    from clbench.curve import Curve
-    from clbench.data import from_arrays, from_folder, from_npz
-    from clbench.errors import ClbenchError
-    from clbench.ledger import Record
-    from clbench.memory import Reservoir
-    from clbench.models import Classifier
-    from clbench.registry import register, register_benchmark, register_model
-    from clbench.strategy import Strategy, chain
-    from clbench.types import Batch, Benchmark, Data, Experience, Order, Output, Setting, Stream
+    from clbench.api import (
+        make_benchmark as make_benchmark,
+        make_model as make_model,
+        make_strategy as make_strategy,
+        run as run,
+    )
+    from clbench.curve import Curve as Curve
+    from clbench.data import from_arrays as from_arrays, from_folder as from_folder, from_npz as from_npz
+    from clbench.errors import ClbenchError as ClbenchError
+    from clbench.ledger import Record as Record
+    from clbench.memory import Reservoir as Reservoir
+    from clbench.models import Classifier as Classifier
+    from clbench.registry import (
+        register as register,
+        register_benchmark as register_benchmark,
+        register_model as register_model,
+    )
+    from clbench.strategy import Strategy as Strategy, chain as chain
+    from clbench.types import (
+        Batch as Batch,
+        Benchmark as Benchmark,
+        Data as Data,
+        Experience as Experience,
+        Order as Order,
+        Output as Output,
+        Setting as Setting,
+        Stream as Stream,
+    )
 
 __version__ = "0.1.0"
 

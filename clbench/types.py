@@ -350,7 +350,7 @@ class Benchmark:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return self.train[0].data.input_shape
+        return self.train.experiences[0].data.input_shape
 
     @cached_property
     def fingerprint(self) -> str:
