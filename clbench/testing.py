@@ -791,13 +791,15 @@ def check_benchmark(benchmark: str | Benchmark) -> Iterator[Result]:
 
 
 def check_rebuilds(benchmark: str | Benchmark) -> None:
-    """Built twice it has one fingerprint; another seed, where it takes one, gives another."""
+    """Built twice it has one fingerprint; another seed gives another, or nothing is drawn and its seed is 0."""
     name = _registered(benchmark)
     first = _built(name)
     _require(first.fingerprint == _built(name).fingerprint, "two builds have different fingerprints")
     if "seed" in benchmarks.entry(name).signature().parameters:
+        other = _built(name, seed=first.seed + 1)
+        told, is_so = other.seed != first.seed, other.fingerprint != first.fingerprint
         _require(
-            first.fingerprint != _built(name, seed=first.seed + 1).fingerprint, "its seed changes nothing"
+            told == is_so, f"another seed {'changes nothing' if told else 'changes it, and it says seed 0'}"
         )
 
 
@@ -892,9 +894,16 @@ def _registered(benchmark: str | Benchmark) -> str:
     return benchmark
 
 
+def _needs_values(benchmark: str) -> list[str]:
+    parameters = benchmarks.entry(benchmark).signature().parameters
+    return [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+
+
 def _built(benchmark: str | Benchmark, **spec: Any) -> Benchmark:
     if isinstance(benchmark, Benchmark):
         return benchmark
+    if missing := _needs_values(benchmark):
+        raise NotApplicable(f"it cannot be built without {', '.join(missing)}; check what you build with it")
     try:
         built: Benchmark = benchmarks.make(benchmark, **spec)
     except DataError as error:
