@@ -346,13 +346,14 @@ def _heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
     from matplotlib.colors import LinearSegmentedColormap
 
     T, S = R.shape
+    stairs = T == S > 1 and not np.isnan(R[-1]).all()  # as many experiences as streams
     colors = LinearSegmentedColormap.from_list("light to dark", LIGHT_TO_DARK)
     image = axis.imshow(np.ma.masked_invalid(R), vmin=0, vmax=1, cmap=colors, aspect="equal")
     for i, j in zip(*np.nonzero(~np.isnan(R) & (size > 0)), strict=True):
-        unseen = T == S and j > i and R[i, j] < 0.25
+        unseen = stairs and j > i and R[i, j] < 0.25
         color = "white" if R[i, j] > 0.6 else FAINT if unseen else INK
         axis.text(j, i, f"{100 * R[i, j]:.0f}", ha="center", va="center", fontsize=size, color=color)
-    if T == S > 1:
+    if stairs:
         edges = np.arange(T + 1).repeat(2) - 0.5
         axis.plot(edges[2:-1], edges[1:-2], color=INK, linewidth=1)
     for ticks, count in ((axis.set_xticks, S), (axis.set_yticks, T)):

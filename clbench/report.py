@@ -257,9 +257,8 @@ def _seconds(value: Estimate | None) -> str:
 
 def _runs(row: Row) -> str:
     """`5`, or `2/5 diverged`."""
-    return ", ".join(f"{count}/{row.runs} {status}" for status, count in row.unfinished.items()) or str(
-        row.runs
-    )
+    unfinished = [f"{count}/{row.runs} {status}" for status, count in row.unfinished.items()]
+    return ", ".join(unfinished) or str(row.runs)
 
 
 def _title(key: str) -> str:

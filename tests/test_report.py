@@ -1,0 +1,307 @@
+"""Tables, the page and the raw runs of a suite."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from clbench import report
+from clbench.curve import Curve
+from clbench.metrics import METRICS
+from clbench.report import Cell, Estimate, Row
+
+CURVE = Curve.from_trace([[0.5, 1.0, 0.2, 0.9], [0.5, 1.0]], [2])
+
+
+def cells(
+    strategies: Mapping[str, Sequence[float | None]], *, benchmark: str = "split-digits", **options: Any
+) -> list[Cell]:
+    """A cell for each ACC; None is a run that diverged."""
+    return [
+        Cell(
+            benchmark,
+            strategy,
+            seed,
+            "diverged" if acc is None else "done",
+            {"average_accuracy": acc, "forgetting": None if acc is None else 1 - acc, "wp100": 0.125},
+            12.5,
+            0.25,
+            lambda: CURVE,
+            "The loss is not finite." if acc is None else "",
+            **options,
+        )
+        for strategy, accuracies in strategies.items()
+        for seed, acc in enumerate(accuracies)
+    ]
+
+
+def rows(*given: Cell) -> dict[str, Row]:
+    return {row.strategy: row for row in report.table_rows(given)}
+
+
+class Page(HTMLParser):
+    """Text, elements and attributes of a page."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(f"{tag}.{name}", value or "") for name, value in attrs]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# --- numbers ---
+
+
+def test_estimate() -> None:
+    value = report.estimate([0.8, None, 0.9, 1.0])
+    assert value is not None
+    assert value.mean == pytest.approx(0.9)
+    assert value.half == pytest.approx(4.302653 * 0.1 / 3**0.5)  # t(0.975, 2)
+    assert value.n == 3
+    assert report.estimate([0.8]) == Estimate(0.8, None, 1)
+    assert report.estimate([None]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Estimate(0.8712, 0.0041, 5), "87.1 ± 0.4"),
+        (Estimate(0.8712, None, 1), "87.1"),
+        (Estimate(-0.0312, 0.0, 2), "−3.1 ± 0.0"),
+        (Estimate(-0.0001, None, 1), "0.0"),
+        (Estimate(1.0, 0.0, 2), "100.0 ± 0.0"),
+        (None, "–"),
+    ],
+)
+def test_percent(value: Estimate | None, shown: str) -> None:
+    assert report.percent(value) == shown
+
+
+def test_the_best_and_its_ties_are_marked_in_the_metrics_direction() -> None:
+    table = rows(*cells({"a": [0.90, 0.91, 0.92], "b": [0.89, 0.90, 0.91], "c": [0.40, 0.41, 0.42]}))
+    assert table["a"].best == table["b"].best == {"average_accuracy", "forgetting"}
+    assert table["c"].best == set()
+    single = rows(*cells({"a": [0.9], "b": [0.8], "c": [0.9]}))
+    assert [name for name, row in single.items() if "average_accuracy" in row.best] == ["a", "c"]
+    assert [name for name, row in single.items() if "forgetting" in row.best] == ["a", "c"]
+    assert rows(*cells({"a": [0.9]}))["a"].best == set()  # the best of one
+
+
+def test_bounds_and_survivors_are_not_rated() -> None:
+    table = rows(
+        *cells({"joint": [0.99, 0.99]}, bound=True),
+        *cells({"a": [0.98, None], "b": [0.7, 0.7], "c": [0.2, 0.2]}),
+    )
+    assert {name: bool(row.best) for name, row in table.items()} == {
+        "joint": False,
+        "a": False,
+        "b": True,
+        "c": False,
+    }
+
+
+def test_benchmarks_are_rated_each_on_its_own_and_keep_their_order() -> None:
+    given = [
+        *cells({"b": [0.5, 0.5], "a": [0.9, 0.9]}, benchmark="z"),
+        *cells({"b": [0.6, 0.6], "a": [0.1, 0.1]}, benchmark="y"),
+    ]
+    table = report.table_rows(given)
+    assert [(row.benchmark, row.strategy) for row in table] == [
+        ("z", "b"),
+        ("z", "a"),
+        ("y", "b"),
+        ("y", "a"),
+    ]
+    assert [bool(row.best) for row in table] == [False, True, True, False]
+
+
+def test_diverged_runs_are_counted_and_not_in_the_mean() -> None:
+    row = rows(*cells({"a": [0.5, None, 0.7, None, 0.6]}))["a"]
+    assert (row.runs, row.done, row.unfinished) == (5, 3, {"diverged": 2})
+    value = row.values["average_accuracy"]
+    assert value is not None
+    assert value.mean == pytest.approx(0.6)
+    assert value.n == 3
+    lost = rows(*cells({"a": [None, None]}))["a"]
+    assert lost.done == 0
+    assert lost.values["average_accuracy"] is None
+
+
+def test_summary_has_every_metric_and_is_json() -> None:
+    (entry,) = json.loads(json.dumps(report.summary(cells({"a": [0.5, 0.7, None]}))))
+    assert (entry["runs"], entry["done"], entry["diverged"]) == (3, 2, 1)
+    assert entry["metrics"]["wp100"] == {"mean": 0.125, "half_width": 0.0, "n": 2}
+    assert entry["metrics"]["train_seconds"]["mean"] == 12.5
+
+
+# --- tables ---
+
+
+def test_markdown() -> None:
+    text = report.markdown_table(cells({"a": [0.9, 0.9], "b": [0.5, None]}))
+    assert text.splitlines()[:6] == [
+        "## split-digits",
+        "",
+        "| strategy | runs | ACC ↑ | forgetting ↓ | train s | eval s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| a | 2 | 90.0 ± 0.0 | 10.0 ± 0.0 | 12.5 | 0.25 |",
+        "| b | 1/2 diverged | 50.0 | 50.0 | 12.5 | 0.25 |",
+    ]
+    assert "means are over the others" in text
+    marked = report.markdown_table(cells({"a|b": [0.9, 0.9], "c": [0.5, 0.5]}, benchmark="x*y"))
+    assert marked.startswith("## x\\*y")
+    assert "| a\\|b | 2 | **90.0 ± 0.0** |" in marked
+
+
+def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> None:
+    given = cells({"[red]a": [0.9, 0.9], "b": [None, None]})
+    tables = report.rich_tables([*given, *cells({"c": [0.5]}, benchmark="other")])
+    assert len(tables) == 2
+    console = Console(width=100, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(tables[0])
+    text = capture.get()
+    assert "[red]a" in text
+    assert "90.0 ±0.0" in text
+    assert "2/2 diverged" in text
+
+
+# --- the report ---
+
+
+@pytest.fixture
+def given() -> list[Cell]:
+    nasty = "<script>alert(1)</script>|\"'&"
+    return [
+        *cells({"er": [0.9, 0.8], nasty: [0.5, None]}, made_by="clbench 0.1.0; <Python>"),
+        *cells({"er": [0.9, 0.8]}, benchmark="a <b>/c"),
+        Cell("a <b>/c", "er", 2, "failed", note="Disk <full>."),
+    ]
+
+
+def test_report_is_one_page_that_needs_nothing_else(given: list[Cell], tmp_path: Path) -> None:
+    page = report.write_report(given, tmp_path / "new" / "report", "A <title>", "clbench suite 'x' && <y>")
+    assert page == tmp_path / "new" / "report" / "report.html"
+    names = sorted(file.name for file in page.parent.iterdir())
+    plots = [
+        f"{kind}-{slug}.png"
+        for kind in ("accuracy-matrix", "seen-accuracy", "stability-gap")
+        for slug in ("a-b-c", "split-digits")
+    ]
+    assert names == sorted([*plots, "report.html", "results.csv", "table.md"])
+    parsed = Page(page.read_text(encoding="utf-8"))
+    assert parsed.open == []
+    sources = [value for name, value in parsed.attributes if name.endswith((".src", ".href"))]
+    assert [source[:22] for source in sources if not source.startswith("#")] == ["data:image/png;base64,"] * 6
+    anchors = {value for name, value in parsed.attributes if name.endswith(".id")}
+    assert {source[1:] for source in sources if source.startswith("#")} <= anchors
+
+
+def test_everything_in_the_page_is_escaped(given: list[Cell], tmp_path: Path) -> None:
+    page = report.write_report(given, tmp_path, "A <title>", "clbench suite 'x' && <y>")
+    parsed = Page(page.read_text(encoding="utf-8"))
+    assert "script" not in parsed.tags
+    for text in (
+        given[2].strategy,
+        "A <title>",
+        "clbench suite 'x' && <y>",
+        "a <b>/c",
+        "Disk <full>.",
+        "<Python>",
+    ):
+        assert text in parsed.text
+
+
+def test_the_page_says_what_did_not_finish_and_what_metrics_mean(given: list[Cell], tmp_path: Path) -> None:
+    text = Page(report.write_report(given, tmp_path, "T", "c").read_text(encoding="utf-8")).text
+    assert "2 strategies × 2 benchmarks × 3 seeds: 5 done, 1 diverged, 1 failed" in text
+    assert "1/2 diverged" in text
+    assert "1/3 failed" in text
+    assert f"{given[2].strategy}, seed 1: diverged. The loss is not finite." in text
+    assert METRICS["average_accuracy"].summary in text
+    assert METRICS["forgetting"].reference in text
+    assert METRICS["wc_acc"].summary not in text  # no run has it
+
+
+def test_runs_are_written_in_full_precision(tmp_path: Path) -> None:
+    report.write_report(cells({"er": [1 / 3, None]}), tmp_path, "T", "c")
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["average_accuracy"]) == 1 / 3
+    assert (first["benchmark"], first["strategy"], first["seed"], first["status"]) == (
+        "split-digits",
+        "er",
+        "0",
+        "done",
+    )
+    assert (second["status"], second["average_accuracy"]) == ("diverged", "")
+    assert second["note"] == "The loss is not finite."
+
+
+def test_the_same_cells_give_the_same_bytes(given: list[Cell], tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        report.write_report(given, tmp_path / folder, "T", "c")
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_a_report_without_any_finished_run(tmp_path: Path) -> None:
+    page = report.write_report(cells({"er": [None]}), tmp_path, "T", "c")
+    assert "1/1 diverged" in page.read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_labels_that_differ_keep_files_that_differ() -> None:
+    assert list(report._slugs(["a b", "a/b", "ä"]).values()) == ["a-b", "a-b-2", "benchmark"]
+
+
+def test_cells_of_a_suite() -> None:
+    failed = SimpleNamespace(
+        benchmark="b", strategy="s", seed=3, state="failed", message="No data.", record=None
+    )
+    assert Cell.of(failed) == Cell("b", "s", 3, "failed", note="No data.")  # type: ignore[arg-type]
+    record = SimpleNamespace(
+        status="done",
+        metrics={"average_accuracy": 0.5},
+        budget={"train_seconds": 1.0, "eval_seconds": 2.0},
+        curve=CURVE,
+        note="",
+        strategy={"name": "joint"},
+        code={"version": "0.1.0", "commit": "0123456789abcdef", "dirty": True},
+        environment={
+            "python": "3.12.1",
+            "libraries": {"torch": "2.9.0", "timm": None},
+            "device": "cpu",
+            "processor": "P",
+            "system": "Linux",
+        },
+    )
+    done = Cell.of(SimpleNamespace(**{**vars(failed), "record": record}))  # type: ignore[arg-type]
+    assert done.bound
+    assert (done.status, done.train_seconds, done.eval_seconds) == ("done", 1.0, 2.0)
+    assert done.curve is not None
+    assert done.curve() is CURVE
+    assert done.made_by == "clbench 0.1.0 (012345678, changed); Python 3.12.1; torch 2.9.0; cpu on P, Linux"
