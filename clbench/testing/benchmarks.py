@@ -1,0 +1,156 @@
+"""The rules that every benchmark keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clbench.errors import DataError
+from clbench.registry import benchmarks
+from clbench.testing.tools import NotApplicable, Result, attempt, require
+from clbench.types import Benchmark, Stream
+
+
+def check_benchmark(benchmark: str | Benchmark) -> Iterator[Result]:
+    """Put a benchmark, or a registered one with its defaults, through what every benchmark must keep.
+
+    Raises:
+        RegistryError: an unknown name.
+    """
+    if isinstance(benchmark, str):
+        benchmarks.entry(benchmark)
+    return (attempt(check, benchmark) for check in BENCHMARK_CHECKS)
+
+
+def check_rebuilds(benchmark: str | Benchmark) -> None:
+    """Built twice it has one fingerprint; another seed gives another, or it draws nothing and has seed 0."""
+    name = _registered(benchmark)
+    first = _built(name)
+    require(first.fingerprint == _built(name).fingerprint, "two builds have different fingerprints")
+    if "seed" in benchmarks.entry(name).signature().parameters:
+        other = _built(name, seed=first.seed + 1)
+        told, is_so = other.seed != first.seed, other.fingerprint != first.fingerprint
+        require(
+            told == is_so, f"another seed {'changes nothing' if told else 'changes it, and it says seed 0'}"
+        )
+
+
+def check_rows_disjoint(benchmark: str | Benchmark) -> None:
+    """No row of the data is both trained and tested on, or validated on."""
+    built = _built(benchmark)
+    streams = [stream for stream in (built.train, built.test, built.valid) if stream is not None]
+    for i, one in enumerate(streams):
+        for other in streams[i + 1 :]:
+            a, b = _rows(one), _rows(other)
+            for digest in a.keys() & b.keys():
+                shared = np.intersect1d(a[digest], b[digest])
+                require(
+                    not len(shared),
+                    f"{len(shared)} rows are in both the {one.name} and the {other.name} stream",
+                )
+
+
+def check_labels(benchmark: str | Benchmark) -> None:
+    """Every experience holds just the classes it names, all below the number of classes, and is not empty."""
+    built = _built(benchmark)
+    for stream in (built.train, built.test, built.valid or ()):
+        for exp in stream:
+            held = tuple(torch.unique(exp.data.y()).tolist())
+            require(len(exp) > 0, f"experience {exp.index} is empty")
+            require(
+                set(held) <= set(exp.classes), f"experience {exp.index} names {exp.classes} and holds {held}"
+            )
+            inside = all(0 <= label < built.num_classes for label in exp.classes)
+            require(inside, f"experience {exp.index} has classes outside 0 … {built.num_classes - 1}")
+
+
+def check_streams_aligned(benchmark: str | Benchmark) -> None:
+    """Experiences are numbered in order, and each names test streams that exist and were taught by then."""
+    built = _built(benchmark)
+    for stream in (built.train, built.test, built.valid or ()):
+        require(
+            [e.index for e in stream] == list(range(len(stream))),
+            "experiences are not numbered from 0 in order",
+        )
+    taught: set[int] = set()
+    for exp in built.train:
+        taught |= set(exp.classes)
+        require(
+            all(0 <= t < len(built.test) for t in exp.tests),
+            f"experience {exp.index} names missing test streams",
+        )
+        for t in exp.tests:
+            early = set(built.test[t].classes) - taught
+            require(
+                not early,
+                f"test stream {t} counts as seen from experience {exp.index}, before classes {early}",
+            )
+
+
+def check_shapes(benchmark: str | Benchmark) -> None:
+    """All inputs have one shape and type, which the transform turns into finite float32 of that shape."""
+    built = _built(benchmark)
+    first = built.train[0].data.take(torch.arange(1))[0]
+    for stream in (built.train, built.test, built.valid or ()):
+        for exp in stream:
+            raw, y = exp.data.take(torch.arange(min(len(exp), 4)))
+            like = raw.dtype == first.dtype and raw.shape[1:] == first.shape[1:]
+            require(
+                like,
+                f"experience {exp.index} holds {raw.dtype} {tuple(raw.shape[1:])}, the first {first.dtype}",
+            )
+            require(y.dtype == torch.int64, f"experience {exp.index} has labels of type {y.dtype}")
+            if raw.dtype == torch.int64:  # tokens are embedded by the model
+                continue
+            x = built.transform.normalise(raw)
+            fits = x.dtype == torch.float32 and x.shape == raw.shape and bool(x.isfinite().all())
+            require(
+                fits,
+                f"the transform does not turn experience {exp.index} into finite float32 of the same shape",
+            )
+
+
+BENCHMARK_CHECKS: list[Callable[[str | Benchmark], None]] = [
+    check_rebuilds,
+    check_rows_disjoint,
+    check_labels,
+    check_streams_aligned,
+    check_shapes,
+]
+"""What every benchmark must keep."""
+
+
+def _registered(benchmark: str | Benchmark) -> str:
+    if isinstance(benchmark, Benchmark):
+        raise NotApplicable("it is an object, with nothing to build it from again")
+    return benchmark
+
+
+def _needs_values(benchmark: str) -> list[str]:
+    parameters = benchmarks.entry(benchmark).signature().parameters
+    return [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+
+
+def _built(benchmark: str | Benchmark, **spec: Any) -> Benchmark:
+    if isinstance(benchmark, Benchmark):
+        return benchmark
+    if missing := _needs_values(benchmark):
+        raise NotApplicable(f"it cannot be built without {', '.join(missing)}; check what you build with it")
+    try:
+        built: Benchmark = benchmarks.make(benchmark, **spec)
+    except DataError as error:
+        raise NotApplicable(f"its data is not here: {error}") from error
+    return built
+
+
+def _rows(stream: Stream) -> dict[str, np.ndarray[Any, Any]]:
+    """The rows of each pool that a stream uses, by the pool's content."""
+    rows: dict[str, list[Tensor]] = {}
+    for exp in stream:
+        for pool, chosen, _ in exp.data.parts:
+            rows.setdefault(pool.digest, []).append(chosen)
+    return {digest: torch.cat(chosen).numpy() for digest, chosen in rows.items()}

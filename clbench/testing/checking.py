@@ -1,0 +1,91 @@
+"""The contract as results, and as pytest items."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from clbench.errors import ConfigError, suggest
+from clbench.models import Classifier
+from clbench.registry import strategies
+from clbench.strategy import Strategy
+from clbench.testing.contract import CHECKS
+from clbench.testing.subjects import Subject, subject
+from clbench.testing.tools import NotApplicable, Result, attempt, name_of, one_thread
+from clbench.types import Benchmark
+
+
+def check_strategy(
+    strategy: str | Callable[..., Strategy],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    model: Callable[[Benchmark], Classifier] | None = None,
+    device: str = "cpu",
+    null: Mapping[str, Any] | None = None,
+    only: Sequence[str] | None = None,
+) -> Iterator[Result]:
+    """Put a strategy through the contract, check by check.
+
+    Args:
+        strategy: a registered name, a chain `"er+ewc"`, or a factory.
+        expected_failures: name of a check → why it fails; that it passes after all is then a failure.
+        model: builds the network to check it on, for strategies that need a special one.
+        device: where to check.
+        null: parameters with which a factory that is not registered is fine-tuning.
+        only: names of the checks to make; all if None.
+
+    Raises:
+        RegistryError: an unknown strategy. ConfigError: a check that does not exist.
+    """
+    expected = dict(expected_failures or {})
+    _known_checks([*expected, *(only or ())])
+    under_test = subject(strategy, model=model, device=device, null=null)
+    return (
+        attempt(check, under_test, expected.get(name_of(check)))
+        for check in CHECKS
+        if only is None or name_of(check) in only
+    )
+
+
+def parametrize_with_checks(
+    names: Sequence[str] | None = None, expected_failures: Mapping[str, Mapping[str, str]] | None = None
+) -> Any:
+    """A pytest decorator that makes one item for each strategy and check.
+
+    The test takes `strategy` and `check` and calls `check(strategy)`.
+
+    Args:
+        names: registered strategies or chains; all that are registered if None.
+        expected_failures: strategy → name of a check → why it fails.
+    """
+    import pytest
+
+    def as_test(check: Callable[[Subject], None]) -> Callable[[str], None]:
+        @functools.wraps(check)
+        def test(strategy: str) -> None:
+            try:
+                with one_thread():
+                    check(subject(strategy))
+            except NotApplicable as reason:
+                pytest.skip(str(reason))
+
+        return test
+
+    expected = expected_failures or {}
+    items = []
+    for name in strategies.names() if names is None else names:
+        reasons = expected.get(name, {})
+        _known_checks(reasons)
+        for check in CHECKS:
+            reason = reasons.get(name_of(check))
+            marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+            items.append(pytest.param(name, as_test(check), id=f"{name}-{name_of(check)}", marks=marks))
+    return pytest.mark.parametrize(("strategy", "check"), items)
+
+
+def _known_checks(names: Iterable[str]) -> None:
+    known = [name_of(check) for check in CHECKS]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"There is no check '{name}'.{suggest(name, known)} Known: {', '.join(known)}.")

@@ -1,0 +1,381 @@
+"""The rules that every strategy keeps, each a function whose docstring is the rule."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clbench import checkpoint
+from clbench.engine import Run
+from clbench.errors import IncompatibleError
+from clbench.strategy import Strategy, chain, overrides
+from clbench.testing.subjects import Subject
+from clbench.testing.tiny import tiny_benchmark
+from clbench.testing.tools import (
+    NotApplicable,
+    Violation,
+    difference,
+    everything,
+    finetune,
+    global_generators,
+    globals_kept,
+    learned,
+    require,
+    same,
+    seed_globals,
+    stored_examples,
+    tensors_of,
+    watch,
+)
+from clbench.types import HIDDEN, NEEDS, Batch, Experience
+
+MEMORY = 10
+"""Examples granted where a check measures what a strategy keeps."""
+
+
+def check_builds(subject: Subject) -> None:
+    """It builds without arguments, has a docstring, and annotates all parameters, with immutable defaults."""
+    for factory in subject.factories:
+        name = getattr(factory, "__name__", str(factory))
+        require(
+            bool(inspect.getdoc(factory)),
+            f"{name} has no docstring; its first sentence says what the method does",
+        )
+        for key, parameter in inspect.signature(factory).parameters.items():
+            require(
+                parameter.annotation is not parameter.empty, f"parameter '{key}' of {name} is not annotated"
+            )
+            require(parameter.default is not parameter.empty, f"parameter '{key}' of {name} has no default")
+            mutable = isinstance(parameter.default, list | dict | set | Tensor)
+            require(
+                not mutable, f"the default of parameter '{key}' of {name} can be changed by whoever gets it"
+            )
+    strategy = subject.make()
+    require(isinstance(strategy, Strategy), f"it builds a {type(strategy).__name__}, not a Strategy")
+    unknown = strategy.all_needs() - set(NEEDS)
+    require(not unknown, f"it declares the need {', '.join(sorted(unknown))}; needs are {', '.join(NEEDS)}")
+    run = subject.run(subject.benchmark(), strategy)
+    for part in run.strategy.parts:
+        for name in part.state:
+            require(
+                hasattr(part, name), f"{part} names '{name}' in `state` but has no such attribute after setup"
+            )
+
+
+def check_deterministic(subject: Subject) -> None:
+    """The same seed gives the same bits, another seed gives others."""
+    benchmark = subject.benchmark()
+    first, again, other = (everything(subject.fitted(benchmark, seed=seed, every=1)) for seed in (0, 0, 1))
+    same(first, again, "two runs with one seed differ")
+    require(difference(first["model"], other["model"]) is not None, "another seed gives the same weights")
+
+
+def check_private_randomness(subject: Subject) -> None:
+    """Its points neither move nor read the global generators of torch, numpy and Python; use `run.rng`."""
+    benchmark = subject.benchmark()
+
+    def still(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        before = global_generators()
+        result = call()
+        moved = [name for name, state in global_generators().items() if state != before[name]]
+        require(not moved, f"{point} moves the global generator of {' and of '.join(moved)}")
+        return result
+
+    def disturbed(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        seed_globals(next(numbers))
+        return call()
+
+    plain = subject.run(benchmark, watch(subject.make(), still), every=2)
+    plain.fit()
+    numbers = iter(range(1, 1_000_000))
+    with globals_kept():
+        shaken = subject.run(benchmark, watch(subject.make(), disturbed), every=2)
+        shaken.fit()
+    same(everything(plain), everything(shaken), "the result depends on the state of a global generator")
+
+
+def check_inputs_untouched(subject: Subject) -> None:
+    """It writes neither into the batch and the output it is given nor into the benchmark's data."""
+
+    def compare(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        tensors = tensors_of(arguments)
+        before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        result = call()
+        written = [
+            name for name, tensor in tensors.items() if difference(before[name], tensor.detach()) is not None
+        ]
+        require(not written, f"{point} writes into {', '.join(written)}")
+        return result
+
+    for images in (False, True):
+        benchmark = subject.benchmark(images=images)
+        pools = {
+            id(pool): pool
+            for stream in (benchmark.train, benchmark.test)
+            for e in stream
+            for pool, *_ in e.data.parts
+        }
+        before = {key: (pool.x.clone(), pool.y.clone()) for key, pool in pools.items()}
+        subject.fitted(benchmark, watch(subject.make(), compare), every=2)
+        for key, pool in pools.items():
+            same = torch.equal(pool.x, before[key][0]) and torch.equal(pool.y, before[key][1])
+            require(same, "the benchmark's examples were changed during the run")
+
+
+def check_modes_restored(subject: Subject) -> None:
+    """Every point leaves the model's modules in the train or eval mode it found them in."""
+    run: Run
+
+    def compare(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        before = [module.training for module in run.model.modules()]
+        result = call()
+        after = [module.training for module in run.model.modules()]
+        require(
+            before == after or point == "begin_experience",
+            f"{point} leaves the model in another train or eval mode",
+        )
+        return result
+
+    run = subject.run(subject.benchmark(), watch(subject.make(), compare), every=2)
+    run.fit()
+
+
+def check_evaluation_silent(subject: Subject) -> None:
+    """Evaluating after every step changes no bit of the weights, the strategy's state or a random stream."""
+    benchmark = subject.benchmark()
+    silent, watched = (everything(subject.fitted(benchmark, every=every)) for every in (0, 1))
+    silent.pop("evaluator"), watched.pop("evaluator")
+    same(silent, watched, "evaluation changes the run")
+
+
+def check_resumes(subject: Subject) -> None:
+    """Saved to disk within an experience or between two, and loaded afresh, it continues to the same bits."""
+    benchmark = subject.benchmark()
+    reference = everything(subject.fitted(benchmark, every=1))
+    with tempfile.TemporaryDirectory() as folder:
+        saved: dict[str, list[Path]] = {"within": [], "between": []}
+
+        def save() -> None:
+            state = run.state_dict()
+            paths = saved[state["place"]["phase"]]
+            paths.append(Path(folder) / f"{state['place']['phase']}-{len(paths)}")
+            checkpoint.save(paths[-1], state)
+
+        run = subject.run(benchmark, every=1, checkpoint_seconds=0.0)
+        run.fit(save)
+        same(reference, everything(run), "saving checkpoints changes the run")
+        middle = saved["within"][len(saved["within"]) // 2]
+        for when, path in (
+            ("within an experience", middle),
+            ("between two experiences", saved["between"][0]),
+        ):
+            fresh = subject.run(benchmark, every=1)
+            fresh.load_state_dict(checkpoint.load(path))
+            fresh.fit()
+            same(reference, everything(fresh), f"a run resumed {when} ends differently")
+
+
+def check_learns(subject: Subject) -> None:
+    """It gets more than 90 % right after a single stationary experience of four easy classes."""
+    benchmark = subject.benchmark(experiences=1, classes=4)
+    curve = subject.fitted(benchmark, batch_size=16, epochs=12).evaluator.curve
+    accuracy = curve.correct[-1] / curve.total[-1]
+    require(accuracy > 0.9, f"it gets {100 * accuracy:.1f} % right")
+
+
+def check_odd_batches(subject: Subject) -> None:
+    """It copes with one example, a batch larger than the experience, a memory of one, a class seen again."""
+    small = dict.fromkeys(subject.memory, 1)
+    for what, spec, batch_size in (
+        ("a last batch of one example", {"examples": 17}, 16),
+        ("an experience of one example", {"examples": 1, "classes": 1}, 16),
+        ("a batch larger than the experience", {"examples": 20}, 64),
+        ("a class seen in two experiences", {"repeat": True}, 32),
+    ):
+        for strategy in [subject.make()] + ([subject.make(**small)] if small else []):
+            try:
+                # Batch normalisation cannot train on one example, which is no fault of a strategy.
+                run = subject.fitted(
+                    subject.benchmark(**spec), strategy, batch_size=batch_size, norm=False, every=1
+                )
+            except Exception as error:
+                raise Violation(f"{what}: {type(error).__name__}: {error}") from error
+            finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
+            require(finite, f"{what}: the weights are no longer finite")
+
+
+def check_low_precision(subject: Subject) -> None:
+    """Under bf16, and in full precision, each of its losses is a finite float32 scalar."""
+
+    def inspect_losses(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        result = call()
+        if point == "losses":
+            for name, loss in result.items():
+                require(isinstance(loss, Tensor) and loss.ndim == 0, f"loss '{name}' is no scalar tensor")
+                require(
+                    loss.dtype == torch.float32,
+                    f"loss '{name}' is {loss.dtype} under {precision}, not float32",
+                )
+                require(bool(loss.isfinite()), f"loss '{name}' is {loss.item()} under {precision}")
+        return result
+
+    for precision in ("bf16", "fp32"):
+        subject.fitted(
+            subject.benchmark(), watch(subject.make(), inspect_losses), precision=precision, every=2
+        )
+
+
+def check_memory_budget(subject: Subject) -> None:
+    """Its state never holds more raw examples than it was granted, counted in the tensors themselves."""
+    params = dict.fromkeys(subject.memory, MEMORY)
+    granted = MEMORY * max(len(params), int("memory" in subject.needs))
+    # uint8 inputs: no weight or statistic can be taken for one
+    benchmark = subject.benchmark(images=True, memory=granted)
+
+    def count() -> None:
+        held = stored_examples([part.state_dict() for part in run.strategy.parts], benchmark)
+        require(held <= granted, f"it holds {held} examples after step {run.step} and may keep {granted}")
+
+    strategy = subject.make(**params)
+    if "memory" in subject.needs and not params:
+        raise NotApplicable("it keeps examples but has no parameter `memory` to grant them by")
+    run = subject.run(benchmark, strategy, batch_size=8, checkpoint_seconds=0.0)
+    run.fit(count)
+
+
+def check_declares_needs(subject: Subject) -> None:
+    """A setting without what it needs is refused at once; what it does not declare makes no difference."""
+    without: dict[str, dict[str, Any]] = {
+        "boundaries": {"boundaries": False},
+        "task labels": {"task_labels": "never"},
+        "memory": {"memory": 0},
+        "several passes": {"passes": 1},
+    }
+    for need, spec in without.items():
+        epochs = 1 if need == "several passes" else 2
+        benchmark = subject.benchmark(**spec, images=True)
+        if need in subject.needs:
+            try:
+                subject.run(benchmark, epochs=epochs)
+            except IncompatibleError:
+                continue
+            raise Violation(f"it needs {need}, and a setting without is not refused")
+        run = subject.fitted(benchmark, epochs=epochs, every=2)
+        granted = subject.fitted(subject.benchmark(images=True), epochs=epochs, every=2)
+        same(
+            everything(granted),
+            everything(run),
+            f"it declares no need of {need} but does otherwise without",
+        )
+        if need == "memory":
+            held = stored_examples([part.state_dict() for part in run.strategy.parts], benchmark)
+            require(held == 0, f"it declares no need of memory but holds {held} examples")
+
+
+def check_chain_unit(subject: Subject) -> None:
+    """Chaining it with the plain `Strategy()`, before or after, gives it back."""
+    strategy = subject.make()
+    require(chain(strategy, Strategy()) is strategy, "chain(s, Strategy()) is not s")
+    require(chain(Strategy(), strategy) is strategy, "chain(Strategy(), s) is not s")
+
+
+def check_null_parameters(subject: Subject) -> None:
+    """With the parameters it declares as `null` it is fine-tuning, bit for bit, running statistics too."""
+    if subject.null is None:
+        raise NotApplicable("it declares no null parameters")
+    benchmark = subject.benchmark()
+    null = subject.fitted(benchmark, subject.make(**subject.null), every=2)
+    same(learned(subject.fitted(benchmark, finetune(), every=2)), learned(null), "it is not fine-tuning")
+
+
+def check_takes_effect(subject: Subject) -> None:
+    """With its defaults it is not fine-tuning: on a class-, domain- or task-incremental stream."""
+    if subject.null == {}:
+        raise NotApplicable("it is fine-tuning")
+    shifts: tuple[Literal["class", "domain", "task"], ...] = ("class", "domain", "task")
+    for shift in shifts:
+        benchmark = subject.benchmark(shift=shift)
+        apart = difference(learned(subject.fitted(benchmark, finetune())), learned(subject.fitted(benchmark)))
+        require(apart is not None, f"on a {shift}-incremental stream: it is fine-tuning, bit for bit")
+
+
+def check_first_experience(subject: Subject) -> None:
+    """If all it knows of the past comes at boundaries, it is fine-tuning up to the first one, bit for bit."""
+    strategy = subject.make()
+    if "boundaries" not in subject.needs or subject.needs & {"memory", "past data"}:
+        raise NotApplicable("it does not wait for a boundary")
+    changing = [point for point in ("wrap", "order") for part in strategy.parts if overrides(part, point)]
+    if changing:
+        raise NotApplicable(f"it trains another way from the start: it defines {changing[0]}()")
+    benchmark = subject.benchmark(experiences=1)
+    first = subject.fitted(benchmark, strategy)
+    same(
+        learned(subject.fitted(benchmark, finetune())),
+        learned(first),
+        "its first experience is not fine-tuning",
+    )
+
+
+def check_tasks_hidden(subject: Subject) -> None:
+    """Where the setting tells no task labels, it sees none and the true ones make no difference."""
+    if "task labels" in subject.needs:
+        raise NotApplicable("it needs task labels")
+
+    def look(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        for argument in arguments:
+            if isinstance(argument, Batch):
+                require(bool((argument.task == HIDDEN).all()), f"{point} is given a batch with task labels")
+            if isinstance(argument, Experience):
+                require(argument.task == HIDDEN, f"{point} is given an experience with its task label")
+        return call()
+
+    runs = [
+        subject.fitted(tiny_benchmark(tasks=tasks), watch(subject.make(), look), every=2)
+        for tasks in ((0, 1, 2), (2, 0, 1))
+    ]
+    same(everything(runs[0]), everything(runs[1]), "the result depends on task labels that it may not know")
+
+
+def check_prediction_alone(subject: Subject) -> None:
+    """What it predicts for an example does not depend on the examples predicted with it."""
+    run = subject.fitted(subject.benchmark())
+    x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test]).to(run.device)
+    told = run.benchmark.setting.task_labels == "always"
+    task = torch.cat(
+        [torch.full((len(exp),), exp.task if told else HIDDEN) for exp in run.benchmark.test]
+    ).to(run.device)
+    with torch.no_grad(), run.evaluating():
+        together = run.predict(x, task)
+        for rows in torch.split(torch.arange(len(x), device=run.device).flip(0), 7):
+            # the size of a product decides the order of its sums, so the last bits may differ
+            same = torch.allclose(run.predict(x[rows], task[rows]), together[rows], rtol=1e-4, atol=1e-5)
+            require(same, "predictions of the same examples differ with what else is in the batch")
+
+
+CHECKS: list[Callable[[Subject], None]] = [
+    check_builds,
+    check_deterministic,
+    check_private_randomness,
+    check_inputs_untouched,
+    check_modes_restored,
+    check_evaluation_silent,
+    check_resumes,
+    check_learns,
+    check_odd_batches,
+    check_low_precision,
+    check_memory_budget,
+    check_declares_needs,
+    check_chain_unit,
+    check_null_parameters,
+    check_takes_effect,
+    check_first_experience,
+    check_tasks_hidden,
+    check_prediction_alone,
+]
+"""The contract, rule by rule."""

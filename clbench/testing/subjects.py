@@ -1,0 +1,129 @@
+"""What is under test: a registered strategy, a chain of them, or a factory."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from clbench.api import build_strategy
+from clbench.engine import Run, derive_seed
+from clbench.models import Classifier
+from clbench.registry import Entry, strategies
+from clbench.strategy import Strategy
+from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run
+from clbench.types import Benchmark
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A strategy under test.
+
+    Attributes:
+        name: for messages.
+        make: builds it anew; takes parameters by name.
+        parameters: the names of those parameters.
+        null: parameters with which it is fine-tuning; None if it declares none.
+        memory: the parameters that say how many examples it keeps.
+        model: builds the network to check it on; `tiny_model` if None.
+        device: where it is checked.
+        factories: what is behind `make`, for their signatures.
+    """
+
+    name: str
+    make: Callable[..., Strategy]
+    null: dict[str, Any] | None = None
+    memory: tuple[str, ...] = ()
+    model: Callable[[Benchmark], Classifier] | None = None
+    device: str = "cpu"
+    factories: tuple[Callable[..., Any], ...] = field(default=(), repr=False)
+
+    def run(
+        self, benchmark: Benchmark, strategy: Strategy | None = None, *, norm: bool = True, **how: Any
+    ) -> Run:
+        """A run of it, before its first step."""
+        how.setdefault("seed", 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(how["seed"], "initialisation"))
+            model = self.model(benchmark) if self.model is not None else tiny_model(benchmark, norm=norm)
+        return tiny_run(
+            self.make() if strategy is None else strategy, benchmark, model=model, device=self.device, **how
+        )
+
+    def fitted(self, benchmark: Benchmark, strategy: Strategy | None = None, **how: Any) -> Run:
+        """A run of it, to the end."""
+        run = self.run(benchmark, strategy, **how)
+        run.fit()
+        return run
+
+    def benchmark(self, **spec: Any) -> Benchmark:
+        """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
+        if "task labels" in self.needs:
+            spec.setdefault("task_labels", "always")
+        return tiny_benchmark(**spec)
+
+    @functools.cached_property
+    def needs(self) -> frozenset[str]:
+        return self.make().all_needs()
+
+
+def subject(
+    strategy: str | Callable[..., Strategy],
+    *,
+    model: Callable[[Benchmark], Classifier] | None = None,
+    device: str = "cpu",
+    null: Mapping[str, Any] | None = None,
+) -> Subject:
+    """What to check, from a registered name, a chain of names, or a factory.
+
+    A modifier, which cannot train alone, is checked on fine-tuning.
+
+    Raises:
+        RegistryError: an unknown name.
+    """
+    if isinstance(strategy, str):
+        parts = strategy.split("+")
+        entries = [strategies.entry(part) for part in parts]
+        if all(entry.modifier for entry in entries):
+            parts, entries = ["finetune", *parts], [strategies.entry("finetune"), *entries]
+        return _named(parts, entries, model, device)
+    registered = [e for name in strategies.names() if (e := strategies.peek(name)).build is strategy]
+    if registered and null is None:
+        return subject(registered[0].name, model=model, device=device)
+    return Subject(
+        name=getattr(strategy, "__name__", str(strategy)),
+        make=strategy,
+        null=None if null is None else dict(null),
+        memory=tuple(name for name in inspect.signature(strategy).parameters if name == "memory"),
+        model=model,
+        device=device,
+        factories=(strategy,),
+    )
+
+
+def _named(
+    parts: list[str], entries: list[Entry], model: Callable[[Benchmark], Classifier] | None, device: str
+) -> Subject:
+    def make(**params: Any) -> Strategy:
+        given: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        for key, value in params.items():
+            part, _, name = key.partition("__")
+            given[part][name] = value
+        return build_strategy("+".join(parts), given)
+
+    null = None
+    if all(entry.null is not None for entry in entries):
+        null = {
+            f"{part}__{k}": v
+            for part, e in zip(parts, entries, strict=True)
+            for k, v in (e.null or {}).items()
+        }
+    memory = tuple(
+        f"{p}__memory" for p, e in zip(parts, entries, strict=True) if "memory" in e.signature().parameters
+    )
+    factories = tuple(entry.build for entry in entries if entry.build is not None)
+    return Subject("+".join(parts), make, null, memory, model, device, factories)

@@ -1,0 +1,144 @@
+"""A benchmark and a model that cost nothing, and the engine around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from clbench.augment import Transform
+from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
+from clbench.engine import Run, derive_seed
+from clbench.models import Classifier
+from clbench.observer import Observer
+from clbench.strategy import Strategy
+from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
+
+
+def tiny_benchmark(
+    *,
+    shift: Literal["class", "domain", "task"] = "class",
+    experiences: int = 3,
+    classes: int = 2,
+    examples: int = 64,
+    images: bool = False,
+    repeat: bool = False,
+    tasks: Sequence[int] | None = None,
+    boundaries: bool = True,
+    task_labels: Literal["never", "train", "always"] | None = None,
+    passes: int | None = None,
+    memory: int | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """Experiences of a few well separated Gaussian classes; half as many test examples.
+
+    Args:
+        shift: with "domain", all experiences hold the same classes, at other places.
+        experiences, classes, examples: how many; classes and examples of each experience.
+        images: (1, 4, 4) uint8 images in place of 8 float features.
+        repeat: the last experience holds the first class again in place of one of its own.
+        tasks: the experiences' true task labels; their indices if None.
+        boundaries, task_labels, passes, memory: of the `Setting`; task labels are always told under "task"
+            shift unless said otherwise.
+        seed: of everything drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    domain = shift == "domain"
+    starts = [0 if domain else i * classes for i in range(experiences)]
+    groups = [tuple(range(start, start + classes)) for start in starts]
+    if repeat:
+        groups[-1] = (0, *groups[-1][1:])
+    features = 16 if images else 8
+    clusters = experiences * classes
+    # Means on corners of a cube, so that classes are apart in several features.
+    corners = torch.rand((clusters, features), generator=generator).round() * 4 - 2
+    means = corners + torch.eye(clusters, features)
+    labels = tuple(tasks) if tasks is not None else tuple(range(experiences))
+
+    def stream(name: str, size: int) -> Stream:
+        xs, ys = [], []
+        for i, group in enumerate(groups):
+            y = torch.tensor(group)[torch.arange(size) % len(group)]
+            place = y + i * classes if domain else y
+            xs.append(means[place] + 0.5 * torch.randn((size, features), generator=generator))
+            ys.append(y)
+        x = torch.cat(xs)
+        if images:
+            x = (x * 32 + 128).clamp(0, 255).to(torch.uint8).view(-1, 1, 4, 4)
+        pool = Pool(x, torch.cat(ys))
+        return Stream(
+            name,
+            tuple(
+                Experience(
+                    i,
+                    tuple(sorted(group)),
+                    Data.of(pool, torch.arange(i * size, (i + 1) * size)),
+                    labels[i],
+                    f"domain {i}" if domain else None,
+                )
+                for i, group in enumerate(groups)
+            ),
+        )
+
+    return Benchmark(
+        name="tiny",
+        version=1,
+        setting=Setting(
+            shift=shift,
+            boundaries=boundaries,
+            task_labels=task_labels or ("always" if shift == "task" else "never"),
+            passes=passes,
+            memory=memory,
+        ),
+        train=stream("train", examples),
+        test=stream("test", max(examples // 2, 1)),
+        num_classes=classes if domain else experiences * classes,
+        transform=Transform(mean=(0.5,), std=(0.25,)) if images else Transform(),
+        seed=seed,
+    )
+
+
+def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
+    """One hidden layer of 16 units, with batch normalisation unless said otherwise.
+
+    Its running statistics show whatever runs the model once too often, or in the wrong mode.
+    """
+    size_in = torch.Size(benchmark.input_shape).numel()
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(size_in, 16)]
+    if norm:
+        layers.append(nn.BatchNorm1d(16))
+    return Classifier(nn.Sequential(*layers, nn.ReLU()), 16, benchmark.num_classes)
+
+
+def tiny_run(
+    strategy: Strategy,
+    benchmark: Benchmark,
+    *,
+    seed: int = 0,
+    model: Classifier | None = None,
+    batch_size: int = 32,
+    epochs: int = 2,
+    every: int = 0,
+    optim: OptimConfig | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    device: str = "cpu",
+    checkpoint_seconds: float | None = None,
+    observers: Sequence[Observer] = (),
+) -> Run:
+    """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given."""
+    config = RunConfig(
+        benchmark=benchmark.name,
+        strategy=str(strategy),
+        optim=optim or OptimConfig(lr=0.02, momentum=0.9, reset=False),
+        train=TrainConfig(batch_size=batch_size, epochs=epochs),
+        evaluation=EvaluationConfig(every=every),
+        precision=precision,
+        seeds=Seeds(order=0, init=seed, data=seed),
+    )
+    execution = Execution(device=device, checkpoint_seconds=checkpoint_seconds)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initialisation"))
+        network = tiny_model(benchmark) if model is None else model
+        return Run(benchmark, strategy, network, config, execution, observers)
