@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.config import EvaluationConfig
@@ -22,6 +22,17 @@ from clbench.types import HIDDEN, Data, Experience
 
 if TYPE_CHECKING:
     from clbench.engine import Run
+
+
+def portion(model: nn.Module, device: torch.device) -> int:
+    """How many examples go through a model at once in evaluation, unless the configuration says.
+
+    On a CPU, the feature maps of few images stay in the cache: in portions of 64, a convolutional network takes
+    two thirds of the time that it takes in portions of 256. Matrix products gain a little from more rows.
+    """
+    if device.type == "cuda":
+        return 2048
+    return 64 if any(isinstance(module, nn.Conv2d) for module in model.modules()) else 256
 
 
 class _TestSet:
@@ -62,7 +73,7 @@ class ContinualEvaluator:
         self.run, self.config = run, config
         self.curve = Curve()
         self.seconds = 0.0
-        self.batch_size = config.batch_size or (256 if run.device.type == "cpu" else 2048)
+        self.batch_size = config.batch_size or portion(run.model, run.device)
         self._seen: list[int] = []
         self._ticked = -1  # the step of the last tick
         self._ticks: _TestSet | None = None
