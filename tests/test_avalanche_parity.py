@@ -150,15 +150,12 @@ def traces(
 ) -> tuple[Case, Trace, Trace]:
     """A strategy in Avalanche, and in clbench on Avalanche's batches."""
     case: Case = request.param
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a model gains nothing from more, and loses where cores are busy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make_model("mlp", benchmark.input_shape, benchmark.num_classes, hidden=(64, 64))
         with unheard():
             theirs = run_avalanche(avalanche, case, benchmark, copy.deepcopy(model))
         ours = run_clbench(case, benchmark, model, theirs)
-    torch.set_num_threads(threads)
     return case, theirs, ours
 
 
