@@ -199,6 +199,7 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
     cell = max(0.44, 1.9 / columns) if numbers else 2.3 / columns  # inches
     across = min(len(shown), max(1, int(9.5 / (columns * cell + 0.35))))
     down = math.ceil(len(shown) / across)
+    across = math.ceil(len(shown) / down)  # six as three and three, not four and two
     width = max(across * (columns * cell + 0.35) + (0.5 if numbers else 1.4), 3.6)
     with _figure() as new:
         figure = new(width, down * (rows * cell + 0.4) + 0.5 + (0.4 if title else 0))
@@ -258,7 +259,7 @@ def _lines(
         for name, (x, mean, half) in drawn.items():
             style = look[name]
             front = 2.5 if name in BOUNDS else 3.0
-            axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.6, zorder=front)
+            axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, zorder=front)
             if half is not None:
                 low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
                 axis.fill_between(x, low, high, color=style.color, alpha=0.12, linewidth=0, zorder=2)

@@ -419,7 +419,7 @@ def _draw(
         title = f"{benchmark}: accuracy on the experiences seen so far"
         plots.seen_accuracy(curves, file, title=title, styles=style)
         drawn.append(
-            _Plot(file, "Accuracy averaged over the experiences seen so far; over all steps, it is AAA.")
+            _Plot(file, "Accuracy averaged over the experiences seen so far; its mean over all steps is AAA.")
         )
     full = {name: runs for name, runs in curves.items() if all(curve.full.any() for curve in runs)}
     if full:
@@ -534,7 +534,7 @@ def _section(
     images = ""
     for plot in figures:
         png = plot.file.read_bytes()
-        width = int.from_bytes(png[16:20], "big") * 108 // plots.DPI  # so that all have letters of one size
+        width = int.from_bytes(png[16:20], "big") * 114 // plots.DPI  # so that all have letters of one size
         image = base64.b64encode(png).decode()
         alt = _escape(f"{benchmark}. {plot.caption}")
         images += f'<figure><img src="data:image/png;base64,{image}" width="{width}" alt="{alt}">'
