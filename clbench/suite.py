@@ -267,7 +267,9 @@ def _work(job: _Job, news: Connection) -> None:
     try:
         for plugin in job.plugins:
             load_plugin(plugin)
-        api.start(job.resolved, job.execution, job.root, observers=[Progress(progress)])
+        record = api.start(job.resolved, job.execution, job.root, observers=[Progress(progress)])
+        if record.id != job.id:
+            news.send(("failed", "the code or the data changed while the suite ran; start it again"))
     except ClbenchError as error:
         news.send(("failed", str(error)))
     except Exception as error:
