@@ -81,6 +81,9 @@ def main() -> NoReturn:
         # Typer's own click raises its usage errors; they know how to show themselves.
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # `clbench` alone: its message is the help
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
         _fail(error.format_message())
     sys.exit(code if isinstance(code, int) else 0)
 

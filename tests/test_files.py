@@ -84,11 +84,13 @@ def test_a_folder_in_use_names_who_uses_it(tmp_path: Path) -> None:
         assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(
-            LedgerError, match=rf"^Run x is in the hands of another process \(pid {other.pid}\)"
+        with (
+            pytest.raises(
+                LedgerError, match=rf"^Run x is in the hands of another process \(pid {other.pid}\)"
+            ),
+            locked(tmp_path, "Run x"),
         ):
-            with locked(tmp_path, "Run x"):
-                pass
+            pass
         other.kill()
     with locked(tmp_path, "Run x"):  # the lock goes with its holder
         pass
