@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def portion(model: nn.Module, device: torch.device) -> int:
     """How many examples go through a model at once in evaluation, unless the configuration says.
 
-    On a CPU, the feature maps of few images stay in the cache: in portions of 64, a convolutional network takes
-    two thirds of the time that it takes in portions of 256. Matrix products gain a little from more rows.
+    On a CPU, the feature maps of few images stay in the cache: in portions of 64, convolutional networks take
+    two thirds of the time that they take in portions of 256. Matrix products gain a little from more rows.
     """
     if device.type == "cuda":
         return 2048
