@@ -68,7 +68,7 @@ def main() -> NoReturn:
     # Threads that spin while they wait make runs that share cores twenty times slower; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="clbench", standalone_mode=False)
     except ClbenchError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -459,7 +459,7 @@ def _report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_js
     else:
         from rich.console import Console
 
-        console = Console()
+        console = Console() if sys.stdout.isatty() else Console(width=100)
         for table in report.rich_tables(rows):
             console.print(table)
         for cell in cells:

@@ -285,9 +285,14 @@ def rich_tables(cells: Sequence[Cell]) -> list[Table]:
 
     tables = []
     for benchmark, rows in _by_benchmark(table_rows(cells)).items():
-        columns = _columns(rows)[:-1]  # without the seconds of evaluation it fits into 80 characters
+        # 80 characters: no seconds of evaluation, no column of equal numbers of runs, no spaces
+        # around ± and arrows.
+        columns, title = _columns(rows)[:-1], Text(benchmark, style="bold")
+        if len({_runs(row) for row in rows}) == 1 and not rows[0].unfinished:
+            del columns[1]
+            title.append(f"  {rows[0].runs} {'seeds' if rows[0].runs > 1 else 'seed'}", style="dim")
         table = Table(
-            title=Text(benchmark, style="bold"),
+            title=title,
             title_justify="left",
             caption=Text(f"{_note(rows)}\n", style="dim"),
             caption_justify="left",
@@ -298,13 +303,12 @@ def rich_tables(cells: Sequence[Cell]) -> list[Table]:
         )
         for column in columns:
             side: Literal["left", "right"] = "left" if column.words else "right"
-            table.add_column(Text(column.head), justify=side, no_wrap=column.words)
+            table.add_column(Text(column.head.replace(" ↑", "↑").replace(" ↓", "↓")), justify=side, no_wrap=True)
         for i, row in enumerate(rows):
             line = []
             for column in columns:
                 text, marked = column.texts[i]
-                # A narrow terminal breaks lines at spaces; the interval stays whole.
-                line.append(Text(text.replace("± ", "±"), style="bold" if marked else ""))
+                line.append(Text(text.replace(" ± ", "±"), style="bold" if marked else ""))
             if row.unfinished:
                 line[1].stylize("red")
             table.add_row(*line)

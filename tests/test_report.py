@@ -185,8 +185,15 @@ def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> Non
         console.print(tables[0])
     text = capture.get()
     assert "[red]a" in text
-    assert "90.0 ±0.0" in text
+    assert "90.0±0.0" in text
     assert "2/2 diverged" in text
+
+
+def test_the_quickstart_table_fits_into_80_characters() -> None:
+    values = {name: [0.5, 0.9] for name in ("finetune", "joint", "derpp")}
+    (table,) = report.rich_tables(cells(values, benchmark="rotated-digits"))
+    console = Console(width=200, file=io.StringIO())
+    assert console.measure(table).maximum <= 80
 
 
 # --- the report ---
