@@ -65,7 +65,8 @@ Pairs = Annotated[
 
 def main() -> NoReturn:
     """Entry point: one clear message for every mistake, and no traceback."""
-    # Threads that spin while they wait make runs that share cores twenty times slower; read when torch is loaded.
+    # Threads that spin while they wait make runs that share cores twenty times slower; read when torch is
+    # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(prog_name="clbench", standalone_mode=False)

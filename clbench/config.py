@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,12 +85,15 @@ class EvaluationConfig(_Tree):
     Attributes:
         every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
         subset: test examples of each experience that are used, a fixed random choice; None uses all.
+        future: whether the full evaluations at experience ends include experiences that are still to come, as forward
+            transfer needs; false saves time on long streams.
         seed: of that choice.
         batch_size: examples in one forward pass; None chooses by device.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
     subset: Positive | None = None
+    future: bool = True
     seed: int = 0
     batch_size: Positive | None = None
 
@@ -522,12 +526,16 @@ def plain(value: Any) -> Any:
 
 @functools.cache
 def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The section that a field holds, alone or several of them."""
     annotation = model.model_fields[name].annotation if name in model.model_fields else None
-    return annotation if inspect.isclass(annotation) and issubclass(annotation, BaseModel) else None
+    inside = [annotation, *typing.get_args(annotation)]
+    return next((kind for kind in inside if inspect.isclass(kind) and issubclass(kind, BaseModel)), None)
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     for key in path:
+        if isinstance(key, int):  # which of several
+            continue
         inner = _model_of(model, str(key))
         if inner is None:
             return []

@@ -1,0 +1,492 @@
+"""The command line: what it prints where, how it ends, and what it says of a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from clbench import cli
+from clbench.registry import benchmarks, models, strategies
+
+OTHERS = ("clbench_plugin", "theirs")
+"""Modules that are not clbench's own."""
+TINY = ["epochs=1", "hidden=[8]", "experiences=2", "evaluation.every=20"]
+PLUGIN = '''"""ER-ACE in a file of one's own."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench import Batch, Output, Reservoir, Strategy, register
+
+
+class Asymmetric(Strategy):
+    """New examples compete among the classes of the batch, old ones among all."""
+
+    needs = frozenset({"memory"})
+    state = ("memory", "seen")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def setup(self, run) -> None:
+        self.memory = Reservoir(self.capacity)
+        self.seen = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        present = torch.zeros_like(self.seen).index_fill_(0, batch.y, True)
+        allowed = present | ~self.seen
+        losses = {"new": F.cross_entropy(out.logits.masked_fill(~allowed, -1e9), batch.y)}
+        if len(self.memory):
+            old = self.memory.draw(batch.new, self.run.rng("replay"))
+            losses["old"] = F.cross_entropy(self.run.forward(self.run.augment(old["x"])).logits, old["y"])
+        return losses
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.seen.index_fill_(0, batch.y, True)
+        self.memory.add(self.run.rng("memory"), x=batch.raw, y=batch.y)
+
+
+@register("my-er-ace", paper="arXiv:2104.05025")
+def er_ace(memory: int = 50) -> Strategy:
+    """ER with an asymmetric cross-entropy."""
+    return Asymmetric(memory)
+'''
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def clbench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """The command in this process, in an empty folder. What its plugins register is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLBENCH_RUNS", raising=False)
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        forget()
+        return Said(int(ended.value.code or 0), out, err)
+
+    def forget() -> None:
+        for name in [n for n in sys.modules if n.startswith(OTHERS)]:
+            del sys.modules[name]
+        for name in [n for n, entry in strategies._made.items() if entry.module.startswith(OTHERS)]:
+            del strategies._made[name]
+
+    return call
+
+
+@pytest.fixture
+def run(clbench: Command) -> Command:
+    """`clbench run` of next to nothing, on one thread."""
+
+    def call(strategy: str = "er", *more: object) -> Said:
+        return clbench("run", "split-digits", strategy, *TINY, *more, "--threads", "1", "--device", "cpu")
+
+    return call
+
+
+# --- without torch ---
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["list"], ["list", "strategies", "--json"]], ids=str
+)
+def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys; sys.argv = ['clbench', *sys.argv[1:]]\n"
+        "from clbench.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'timm' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "False False\n")
+
+
+# --- lists ---
+
+
+@pytest.mark.parametrize("kind", ["strategies", "benchmarks", "models", "metrics", "suites"])
+def test_every_kind_is_listed_as_json(clbench: Command, kind: str) -> None:
+    said = clbench("list", kind, "--json")
+    rows = json.loads(said.out)
+    assert (said.code, said.err) == (0, "")
+    assert rows
+    assert all(row["name"] and row["summary"] for row in rows)
+
+
+def test_everything_is_listed_for_people(clbench: Command) -> None:
+    said = clbench("list")
+    assert all(
+        word in said.out
+        for word in ("strategies:", "er@1", "split-digits@1", "mlp@1", "forgetting", "quickstart")
+    )
+
+
+@pytest.mark.parametrize("name", ["er", "split-digits", "mlp", "forgetting", "quickstart"])
+def test_every_kind_is_shown(clbench: Command, name: str) -> None:
+    said = clbench("show", name)
+    assert said.code == 0
+    assert said.out.partition("\n")[0].partition("@")[0].endswith(name)
+
+
+@pytest.mark.parametrize("name", ["er", "split-digits", "mlp", "forgetting", "quickstart"])
+def test_every_kind_is_shown_as_json(clbench: Command, name: str) -> None:
+    assert json.loads(clbench("show", name, "--json").out)["name"] == name
+
+
+# --- running ---
+
+
+def test_a_run_prints_its_record_and_nothing_else(run: Command) -> None:
+    said = run("er", "--json")
+    record = json.loads(said.out)
+    assert (said.code, said.err, record["status"]) == (0, "", "done")
+    assert record == json.loads((Path("runs") / record["id"] / "record.json").read_text())
+
+
+def test_a_run_that_is_there_is_not_run_again(run: Command) -> None:
+    first = run("er", "--json")
+    path = Path("runs") / json.loads(first.out)["id"] / "record.json"
+    before = path.stat().st_mtime_ns
+    assert run("er", "--json").out == first.out
+    assert path.stat().st_mtime_ns == before
+
+
+def test_people_see_the_headline_and_the_folder(run: Command) -> None:
+    said = run("er")
+    assert "ACC" in said.out
+    assert "experience 2/2" in said.err
+    assert Path(said.out.strip().splitlines()[-1].strip()).is_dir()
+
+
+def test_options_and_settings_mix(run: Command) -> None:
+    record = json.loads(run("er", "memory=7", "--seed", 3, "lr=0.05", "--precision", "bf16", "--json").out)
+    config = record["config"]
+    assert (config["params"]["er"]["memory"], config["optim"]["lr"], config["precision"]) == (7, 0.05, "bf16")
+    assert record["seeds"] == {"order": 3, "init": 3, "data": 3}
+
+
+def test_a_config_file_is_taken(run: Command) -> None:
+    Path("mine.yaml").write_text("optim:\n  lr: 0.05\n")
+    assert json.loads(run("er", "--config", "mine.yaml", "--json").out)["config"]["optim"]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "resume"])
+def test_a_finished_run_is_json_for_every_command(clbench: Command, run: Command, command: str) -> None:
+    id_ = json.loads(run("finetune", "--json").out)["id"]
+    said = clbench(command, f"runs/{id_}", "--json")
+    assert (said.code, said.err, json.loads(said.out)["id"]) == (0, "", id_)
+
+
+def test_a_metric_that_was_changed_is_found(clbench: Command, run: Command) -> None:
+    path = Path("runs") / json.loads(run("finetune", "--json").out)["id"] / "record.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["average_accuracy"] = 0.99
+    path.write_text(json.dumps(content))
+    said = clbench("verify", path.parent)
+    assert said.code == 1
+    assert said.out.startswith("average_accuracy: the record says 0.99, the curve says 0.")
+
+
+def test_a_run_that_diverges_ends_with_3_and_says_where(run: Command) -> None:
+    said = run("er", "lr=1e30", "--json")
+    record = json.loads(said.out)
+    assert (said.code, record["status"]) == (3, "diverged")
+    assert record["note"].startswith("The loss is not finite at step 1 in experience 0: fit = ")
+
+
+def test_a_strategy_is_checked_as_json(clbench: Command, tmp_path: Path) -> None:
+    said = clbench("check", "finetune", "--json")
+    assert said.code == 0
+    assert {"passed"} <= {row["status"] for row in json.loads(said.out)} <= {"passed", "skipped"}
+
+
+# --- mistakes ---
+
+
+def refused(said: Said) -> str:
+    """Exit code 2, one line, no traceback; returns the line."""
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("clbench: ")
+    return said.err.removeprefix("clbench: ").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run split-digts er", "There is no benchmark named 'split-digts'. Did you mean 'split-digits'?"),
+        ("run split-digits derp", "There is no strategy named 'derp'. Did you mean 'derpp'?"),
+        ("run split-digits er+derp", "There is no strategy named 'derp'. Did you mean 'derpp'?"),
+        ("run split-digits er memry=5", "There is no setting 'memry'. Did you mean 'memory'?"),
+        ("run split-digits er memory", "'memory' is not of the form key=value"),
+        ("run split-digits er memory=5 memory=6", "'memory' is given twice: 5 and 6."),
+        ("run split-digits er+derpp memory=5", "'memory' could mean er.memory or derpp.memory; write which."),
+        ("run split-digits er memory=many", "strategy 'er': parameter 'memory' takes int; 'many' was given"),
+        ("run split-digits er memory=-5", "A memory's capacity is 0 or more; -5 was given."),
+        ("run split-digits er model=mlpp", "There is no model named 'mlpp'. Did you mean 'mlp'?"),
+        ("run split-digits er --seed -1", "A seed is 0 or more; -1 was given."),
+        ("run split-digits er --config no.yaml", "There is no file no.yaml."),
+        (
+            "run split-digits er --precision fp8",
+            "'precision': input should be 'fp32', 'bf16' or 'fp16'; 'fp8' was given.",
+        ),
+        ("run split-digits er --device tpu", "There is no device 'tpu'"),
+        (
+            "run split-digits er --log csv2",
+            "'log.0': input should be 'csv', 'tensorboard' or 'wandb'; 'csv2' was given.",
+        ),
+        ("run split-digits er --plugin no.py", "There is no plugin file no.py."),
+        (
+            "run split-digits er online=true epochs=2",
+            "split-digits@1 allows 1 pass over an experience; train.epochs is 2.",
+        ),
+        ("run split-digits er experiences=3", "10 classes cannot be shared out evenly over 3 experiences"),
+        ("run split-digits", "Missing argument"),
+        ("run split-digits er --sede 3", "No such option: --sede"),
+        ("runn", "No such command 'runn'. Did you mean 'run'?"),
+        ("list strategy", "There is no kind 'strategy' to list. Did you mean 'strategies'?"),
+        ("show derp", "Nothing is registered as 'derp', and it is no run folder. Did you mean 'derpp'?"),
+        (
+            "show average_acuracy",
+            "Nothing is registered as 'average_acuracy', and it is no run folder. Did you mean 'average_",
+        ),
+        (
+            "suite quikstart",
+            "There is no suite 'quikstart', neither shipped nor a file. Did you mean 'quickstart'?",
+        ),
+        ("resume nowhere", "nowhere is no run folder: it holds no config.yaml."),
+        ("verify nowhere", "There is no nowhere/record.json."),
+        ("check derp", "There is no strategy named 'derp'. Did you mean 'derpp'?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(clbench: Command, arguments: str, message: str) -> None:
+    assert message in refused(clbench(*arguments.split()))
+    assert not Path("runs").exists()  # a run that is refused leaves nothing behind
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_refused(run: Command, clbench: Command) -> None:
+    line = refused(clbench("run", "split-digits", "er", "--device", "cuda"))
+    assert line == "Device 'cuda' was asked for, but torch finds no CUDA here; use --device cpu."
+
+
+def test_no_command_is_answered_with_the_help(clbench: Command) -> None:
+    said = clbench()
+    assert (said.code, said.out) == (2, "")
+    assert "Usage: clbench" in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("record.json", b'{"schema"', "record.json is damaged"),
+        ("curve.npz", b"PK", "curve.npz is damaged or not a curve"),
+    ],
+)
+def test_a_damaged_result_is_told_in_one_line(
+    clbench: Command, run: Command, name: str, content: bytes, message: str
+) -> None:
+    folder = Path("runs") / json.loads(run("finetune", "--json").out)["id"]
+    (folder / name).write_bytes(content)
+    assert message in refused(clbench("verify", folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", "optim: [", "config.yaml, line 1 is not YAML"),
+        ("config.yaml", "optim: {lr: fast}", "config.yaml: 'benchmark' is missing"),
+        ("execution.json", "[1", "execution.json is damaged"),
+        ("execution.json", '{"threads": "many"}', "execution.json: 'threads'"),
+        ("checkpoint.safetensors", "PK", "checkpoint.safetensors is damaged. Delete it and resume"),
+    ],
+)
+def test_a_damaged_run_is_told_in_one_line_and_loses_nothing(
+    clbench: Command, run: Command, name: str, content: str, message: str
+) -> None:
+    folder = Path("runs") / json.loads(run("finetune", "--json").out)["id"]
+    (folder / "record.json").unlink()
+    (folder / name).write_text(content)
+    before = sorted(path.name for path in folder.iterdir())
+    assert message in refused(clbench("resume", folder))
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_run_folder_with_another_name_is_refused(clbench: Command, run: Command) -> None:
+    id_ = json.loads(run("finetune", "--json").out)["id"]
+    (Path("runs") / id_ / "record.json").unlink()
+    (Path("runs") / id_).rename("mine")
+    assert f"this version would call the run {id_}" in refused(clbench("resume", "mine"))
+
+
+def test_a_full_disk_is_told_in_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clbench.curve import Curve
+    from clbench.files import writing
+
+    def full(self: Curve, path: Path) -> None:
+        with writing(path):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Curve, "save", full)
+    line = refused(run("finetune", "--json"))
+    assert line.startswith("The disk is full: ")
+    monkeypatch.undo()
+    assert not list(Path("runs").glob("*/record.json"))
+
+
+# --- plugins ---
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+def test_a_method_fits_into_a_file_of_one_s_own(run: Command, plugin: Path) -> None:
+    assert len(PLUGIN.splitlines()) < 60
+    record = json.loads(run("my-er-ace", "memory=30", "--plugin", plugin, "--json").out)
+    assert (record["strategy"], record["status"]) == ({"name": "my-er-ace", "version": "1"}, "done")
+
+
+def test_a_plugin_is_a_part_of_a_chain(run: Command, plugin: Path) -> None:
+    record = json.loads(run("my-er-ace+ewc", "ewc.fisher=batch", "--plugin", plugin, "--json").out)
+    assert record["strategy"]["name"] == "my-er-ace+ewc"
+
+
+def test_another_text_of_a_plugin_is_another_run(run: Command, plugin: Path) -> None:
+    first = json.loads(run("my-er-ace", "--plugin", plugin, "--json").out)["id"]
+    plugin.write_text(PLUGIN.replace("-1e9", "-1e8"))
+    assert json.loads(run("my-er-ace", "--plugin", plugin, "--json").out)["id"] != first
+
+
+def test_a_plugin_is_listed(clbench: Command, plugin: Path) -> None:
+    rows = json.loads(clbench("list", "strategies", "--plugin", plugin, "--json").out)
+    assert "my-er-ace" in {row["name"] for row in rows}
+
+
+def test_a_run_of_a_plugin_asks_for_it_when_it_is_resumed(
+    clbench: Command, run: Command, plugin: Path
+) -> None:
+    folder = Path("runs") / json.loads(run("my-er-ace", "--plugin", plugin, "--json").out)["id"]
+    (folder / "record.json").unlink()
+    assert "Name the plugin it comes from with --plugin" in refused(clbench("resume", folder))
+    assert clbench("resume", folder, "--plugin", plugin, "--json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nraise ValueError('no')\n", "line 2 raised ValueError: no"),
+        ("x = (\n", "line 1 raised SyntaxError"),
+        ("import sys\nsys.exit()\n", "line 2 raised SystemExit"),
+        ("import nothing_such\n", "line 1 raised ModuleNotFoundError: No module named 'nothing_such'"),
+        (
+            PLUGIN.replace("my-er-ace", "er"),
+            "strategy 'er' is already registered by clbench.strategies.er; rename",
+        ),
+        (
+            PLUGIN.replace("memory: int = 50", "memory=50"),
+            "parameter 'memory' has no annotation; write 'memory: int",
+        ),
+        (
+            PLUGIN.replace("memory: int = 50", "**kwargs: int"),
+            "takes *args or **kwargs; name each parameter instead",
+        ),
+    ],
+    ids=["raises", "syntax", "exits", "import", "taken", "annotation", "kwargs"],
+)
+def test_a_plugin_that_is_wrong_is_told_in_one_line(
+    run: Command, plugin: Path, text: str, message: str
+) -> None:
+    plugin.write_text(text)
+    assert message in refused(run("my-er-ace", "--plugin", plugin))
+
+
+def test_a_plugin_that_returns_something_else_is_refused(run: Command, plugin: Path) -> None:
+    plugin.write_text(PLUGIN.replace("return Asymmetric(memory)", "return memory"))
+    assert "strategy 'my-er-ace' must return a Strategy;" in refused(run("my-er-ace", "--plugin", plugin))
+
+
+def test_a_factory_that_refuses_a_value_is_told_in_one_line(run: Command, plugin: Path) -> None:
+    text = PLUGIN.replace(
+        "    return Asym", "    if memory == 13:\n        raise ValueError('no luck')\n    return Asym"
+    )
+    plugin.write_text(text)
+    line = refused(run("my-er-ace", "memory=13", "--plugin", plugin))
+    assert line == "strategy 'my-er-ace': no luck"
+
+
+# --- entry points ---
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A distribution with one strategy that works, one that raises, and one whose name is taken."""
+    site = tmp_path / "site"
+    info = site / "theirs-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[clbench.strategies]\nmy-er-ace = theirs_good:er_ace\nbroken = theirs_bad:x\n"
+        "er = theirs_good:er_ace\n"
+    )
+    (site / "theirs_good.py").write_text(PLUGIN)
+    (site / "theirs_bad.py").write_text("raise RuntimeError('out of order')\n")
+    monkeypatch.syspath_prepend(str(site))
+    for registry in (strategies, benchmarks, models):
+        monkeypatch.delitem(registry.__dict__, "_foreign", raising=False)
+    monkeypatch.delitem(
+        strategies._made, "er", raising=False
+    )  # what is loaded already is not looked for again
+    yield site
+    for registry in (strategies, benchmarks, models):
+        registry.__dict__.pop("_foreign", None)
+
+
+def test_entry_points_are_listed_without_being_loaded(clbench: Command, installed: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(clbench("list", "strategies", "--json").out)}
+    assert rows["my-er-ace"]["summary"] == rows["broken"]["summary"] == "from theirs 1.2"
+
+
+def test_an_entry_point_runs(run: Command, installed: Path) -> None:
+    assert json.loads(run("my-er-ace", "--json").out)["status"] == "done"
+
+
+def test_an_entry_point_that_raises_is_named(run: Command, installed: Path) -> None:
+    assert refused(run("broken")) == (
+        "strategy 'broken' cannot be loaded: its entry point theirs_bad:x raised RuntimeError: out of order"
+    )
+
+
+def test_an_entry_point_with_a_taken_name_is_named(run: Command, installed: Path) -> None:
+    assert "strategy 'er' is registered twice: by clbench.strategies.er and by the entry point" in refused(
+        run("er")
+    )
+
+
+def test_a_broken_entry_point_stops_nothing_else(run: Command, installed: Path) -> None:
+    said: Any = run("finetune", "--json")
+    assert json.loads(said.out)["status"] == "done"

@@ -1,0 +1,252 @@
+"""From layers and keys to one resolved tree; every mistake refused with its nearest fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench import config
+from clbench.config import Execution, RunConfig, parse_pairs, read_yaml, resolve, validate
+from clbench.errors import ClbenchError, ConfigError
+
+
+def made(strategy: str = "er", *overrides: dict[str, Any], **more: Any) -> RunConfig:
+    return resolve("split-digits", strategy, *overrides, **more)
+
+
+# --- layers ---
+
+
+def test_defaults_are_filled_in_everywhere() -> None:
+    tree = made()
+    assert set(tree.params["er"]) == {"memory", "draw"}
+    assert tree.stream["experiences"] == 5
+    assert tree.model.params == {"hidden": [400, 400]}
+
+
+def test_a_resolved_tree_resolves_to_itself() -> None:
+    tree = made("er", {"lr": 0.3, "experiences": 2, "hidden": [8]}, seed=4)
+    assert resolve("split-digits", "er", file=tree.model_dump(mode="json")) == tree
+
+
+def test_a_file_is_over_the_defaults_and_keys_are_over_the_file() -> None:
+    file = {"optim": {"lr": 0.5, "momentum": 0.9}}
+    tree = made("er", {"lr": 0.7}, file=file)
+    assert (tree.optim.lr, tree.optim.momentum, tree.optim.name) == (0.7, 0.9, "sgd")
+
+
+@pytest.mark.parametrize("first", ["lr", "optim.lr"])
+@pytest.mark.parametrize("last", ["lr", "optim.lr"])
+def test_the_last_of_several_overrides_wins_whatever_it_is_called(first: str, last: str) -> None:
+    assert made("er", {"lr": 0.1}, {first: 0.2}, {last: 0.3}).optim.lr == 0.3
+
+
+def test_headings_without_anything_under_them_change_nothing() -> None:
+    assert made("er", file={"optim": None, "model": None, "params": None}) == made()
+
+
+def test_another_model_leaves_the_parameters_of_the_first_behind() -> None:
+    assert made("er", {"model": "slim-resnet18"}).model.params == {"width": 20}
+
+
+def test_the_order_of_keys_does_not_matter_to_a_new_model() -> None:
+    a, b = {"width": 4, "model": "slim-resnet18"}, {"model": "slim-resnet18", "width": 4}
+    assert made("er", a) == made("er", b)
+    assert made("er", a).model.params == {"width": 4}
+
+
+def test_a_timm_model_takes_its_parameters_in_full() -> None:
+    tree = made("er", {"model": "timm:resnet18", "model.pretrained": False})
+    assert tree.model.params == {"pretrained": False}
+
+
+def test_a_chain_holds_the_parameters_of_each_part() -> None:
+    tree = made("er+ewc", {"memory": 5, "ewc.strength": 3.0})
+    assert (tree.params["er"]["memory"], tree.params["ewc"]["strength"]) == (5, 3.0)
+
+
+# --- seeds ---
+
+
+def test_one_seed_is_all_three() -> None:
+    assert made(seed=3).seeds.model_dump() == {"order": 3, "init": 3, "data": 3}
+
+
+def test_one_of_the_three_seeds_changes_that_one_only() -> None:
+    assert made("er", {"seeds.init": 7}, seed=3).seeds.model_dump() == {"order": 3, "init": 7, "data": 3}
+
+
+def test_the_stream_is_seeded_by_the_seed_of_the_order() -> None:
+    assert made("er", {"seeds.order": 7}, seed=3).stream["seed"] == 7
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("200", 200),
+        ("0.1", 0.1),
+        ("null", None),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values_are_read_as_people_mean_them(text: str, value: object) -> None:
+    assert parse_pairs([f"key={text}"]) == {"key": value}
+
+
+def test_text_that_is_no_yaml_is_text() -> None:
+    assert parse_pairs(["key=@x: ["]) == {"key": "@x: ["}
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("memry", 1, r"There is no setting 'memry'\. Did you mean 'memory'\? Known: batch_size, "),
+        ("optm.lr", 1, r"There is no setting 'optm\.lr'\. Did you mean 'optim\.lr'\?"),
+        ("optim.lrr", 1, r"There is no setting 'optim\.lrr'\. Did you mean 'lr'\? Known: name, lr, "),
+        (
+            "er.memry",
+            1,
+            r"strategy 'er' has no parameter 'memry'\. Did you mean 'memory'\? It takes: memory, draw\.",
+        ),
+        (
+            "stream.experience",
+            1,
+            r"benchmark 'split-digits' has no parameter 'experience'\. Did you mean 'experiences'",
+        ),
+        ("model.hiden", 1, r"model 'mlp' has no parameter 'hiden'\. Did you mean 'hidden'\?"),
+        ("benchmark.experiences", 2, r"There is no setting 'benchmark\.experiences'"),
+        ("strategy.memory", 2, r"There is no setting 'strategy\.memory'"),
+        ("precision.x", 2, r"There is no setting 'precision\.x'"),
+        ("seed", 3, r"The seed of a run is given as --seed N"),
+        ("memory", "abc", r"strategy 'er': parameter 'memory' takes int; 'abc' was given"),
+        (
+            "experiences",
+            "many",
+            r"benchmark 'split-digits': parameter 'experiences' takes int; 'many' was given",
+        ),
+        ("lr", -1, r"'optim\.lr': input should be greater than 0; -1 was given"),
+        ("lr", float("inf"), r"'optim\.lr': input should be a finite number; inf was given"),
+        (
+            "schedule",
+            "cosin",
+            r"'optim\.schedule': input should be 'constant', 'cosine' or 'steps'; 'cosin' was given",
+        ),
+        ("precision", "fp8", r"'precision': input should be 'fp32', 'bf16' or 'fp16'; 'fp8' was given"),
+        ("batch_size", 0, r"'train\.batch_size': input should be greater than or equal to 1; 0 was given"),
+        ("seeds.data", -1, r"'seeds\.data': input should be greater than or equal to 0; -1 was given"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_nearest_fix(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made("er", {key: value})
+
+
+def test_a_key_of_two_parts_is_ambiguous() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^'memory' could mean er\.memory or derpp\.memory; write which\.$"
+    ):
+        made("er+derpp", {"memory": 5})
+
+
+def test_one_setting_by_two_names_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^'lr' and 'optim\.lr' are the same setting; give one of them\.$"):
+        made("er", {"lr": 1, "optim.lr": 2})
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^A seed is 0 or more; -1 was given\.$"):
+        made(seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["memory"], r"^'memory' is not of the form key=value"),
+        (["=5"], r"^'=5' is not of the form key=value"),
+        (["memory=5", "memory=6"], r"^'memory' is given twice: 5 and 6\.$"),
+    ],
+)
+def test_a_wrong_pair_is_refused(pairs: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_pairs(pairs)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"optimm": {}}, r"there is no setting 'optimm'\. Did you mean 'optim'\?"),
+        ({"optim": 5}, r"'optim' takes `key: value` lines; 5 was given"),
+        ({"model": ["mlp"]}, r"'model' takes `key: value` lines; \['mlp'\] was given"),
+        ({"seeds": 3}, r"'seeds' takes `key: value` lines; 3 was given"),
+        ({"params": 3}, r"'params' takes `key: value` lines; 3 was given"),
+        ({"optim": {"lr": "fast"}}, r"'optim\.lr': input should be a valid number.*; 'fast' was given"),
+        ({"benchmark": "split-mnist"}, r"names another benchmark or strategy"),
+    ],
+    ids=str,
+)
+def test_a_wrong_file_is_refused(file: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(file=file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", r"c\.yaml, line \d is not YAML"),
+        (b"- 1", r"c\.yaml must hold `key: value` lines; it holds a list"),
+        (b"\xff\xfe\x00", r"c\.yaml cannot be read|is not YAML"),
+        (b"1: 2", r"must hold `key: value` lines"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"There is no file .*c\.yaml"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_an_empty_file_is_an_empty_configuration(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "c.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    "names", [("split-digts", "er"), ("split-digits", "derp"), ("split-digits", "er+derp")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(names: tuple[str, str]) -> None:
+    with pytest.raises(
+        ClbenchError, match=r"^There is no (benchmark|strategy) named '\S+'\. Did you mean '\S+'\? Known: "
+    ):
+        resolve(*names)
+
+
+def test_wrong_execution_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'workers'"):
+        validate(Execution, {"workers": -1})
+
+
+def test_every_shipped_configuration_resolves() -> None:
+    from clbench.registry import benchmarks, strategies
+
+    files = [f for f in config._configs().glob("*/*.yaml") if f.parent.name != "suites"]
+    for file in files:
+        names = [file.stem] if file.stem != "defaults" else ["finetune"]
+        if file.parent.name in benchmarks.names() and all(
+            n in strategies.names() for n in names[0].split("+")
+        ):
+            resolve(file.parent.name, names[0])

@@ -1,0 +1,192 @@
+"""Records: what they hold, what they refuse, and the ids that name them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench import api, ledger
+from clbench.config import resolve
+from clbench.curve import Curve
+from clbench.errors import LedgerError
+from clbench.ledger import Record, code_identity, read_record, write_record
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    curve = Curve.from_matrix([[1.0, 0.0], [0.5, 1.0]], b=0.0)
+    curve.save(tmp_path / "curve.npz")
+    made = Record(
+        id="abc",
+        status="done",
+        config={"optim": {"lr": 0.1}},
+        benchmark={"name": "split-digits", "version": 1},
+        strategy={"name": "er", "version": "1"},
+        seeds={"order": 0, "init": 0, "data": 0},
+        code={},
+        environment={},
+        budget={"steps": 2},
+        metrics={"average_accuracy": 0.75, "wf100": None},
+        curve_file={"file": "curve.npz", "sha256": curve.sha256()},
+        selection="defaults",
+        model={"name": "mlp", "version": 1},
+    )
+    return write_record(made, tmp_path)
+
+
+def rewrite(record: Record, **changes: Any) -> Path:
+    assert record.folder is not None
+    path = record.folder / "record.json"
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+    return record.folder
+
+
+def test_a_record_comes_back_as_it_was(record: Record) -> None:
+    assert record.folder is not None
+    assert read_record(record.folder) == record
+
+
+def test_a_record_reads_its_curve(record: Record) -> None:
+    assert record.curve.matrix().R[0, 0] == 1.0
+
+
+def test_an_altered_curve_is_refused(record: Record) -> None:
+    assert record.folder is not None
+    Curve.from_matrix([[1.0, 0.0], [1.0, 1.0]], b=0.0).save(record.folder / "curve.npz")
+    with pytest.raises(
+        LedgerError, match=r"curve\.npz is not the curve that record abc names: its SHA-256 differs"
+    ):
+        record.curve  # noqa: B018
+
+
+def test_a_damaged_curve_is_refused(record: Record) -> None:
+    assert record.folder is not None
+    path = record.folder / "curve.npz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LedgerError, match=r"curve\.npz is damaged"):
+        record.curve  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 99}, r"has schema 99; this version of clbench reads up to 1\. Upgrade clbench\."),
+        ({"schema": ...}, r"is no record: it names no schema"),
+        ({"metrics": ...}, r"is damaged: field 'metrics' is missing"),
+        ({"colour": 1}, r"is damaged: field 'colour' is unknown"),
+        ({"metrics": None}, r"is damaged: field 'metrics' holds None"),
+        ({"status": 3}, r"is damaged: field 'status' holds 3"),
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_refused(record: Record, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(LedgerError, match=r"record\.json " + message):
+        read_record(rewrite(record, **changes))
+
+
+def test_a_truncated_record_is_refused(record: Record) -> None:
+    assert record.folder is not None
+    path = record.folder / "record.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(LedgerError, match=r"record\.json is damaged"):
+        read_record(record.folder)
+
+
+def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(LedgerError, match=r"is not finished; `clbench resume .*` continues it"):
+        read_record(tmp_path)
+
+
+# --- ids ---
+
+
+def id_of(*overrides: dict[str, Any], strategy: str = "er", seed: int = 0) -> str:
+    return api.identify(resolve("split-digits", strategy, *overrides, seed=seed)).id
+
+
+def test_the_id_does_not_depend_on_how_a_setting_is_given() -> None:
+    assert id_of({"optim.lr": 0.3}) == id_of({"lr": 0.3}) == id_of({"lr": "3e-1"})
+
+
+@pytest.mark.parametrize(
+    "change", [{"lr": 0.3}, {"memory": 7}, {"experiences": 2}, {"hidden": [3]}, {"every": 2}]
+)
+def test_another_setting_is_another_id(change: dict[str, Any]) -> None:
+    assert id_of(change) != id_of()
+
+
+def test_another_seed_is_another_id() -> None:
+    assert id_of(seed=1) != id_of()
+
+
+def test_ids_are_the_same_in_every_process() -> None:
+    program = (
+        "from clbench import api, config; import sys;"
+        "print(api.identify(config.resolve('split-digits', 'er', {'lr': 0.3})).id)"
+    )
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed},
+        ).stdout.strip()
+        for seed in ("0", "1")
+    }
+    assert len(made) == 1
+
+
+def test_code_that_takes_part_decides_the_id(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from .helper import x\n")
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    before = code_identity([str(tmp_path / "mine.py")])["sources"]
+    (tmp_path / "helper.py").write_text("x = 2\n")
+    assert code_identity([str(tmp_path / "mine.py")])["sources"] != before
+
+
+def test_code_that_takes_no_part_does_not_decide_the_id(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("")
+    before = code_identity([str(tmp_path / "mine.py")])["sources"]
+    (tmp_path / "other.py").write_text("x = 1\n")
+    assert code_identity([str(tmp_path / "mine.py")])["sources"] == before
+
+
+def test_the_folder_of_the_checkout_does_not_decide_the_id(tmp_path: Path) -> None:
+    """A checkout in a folder named clbench once hashed everything that lay in it."""
+    home = Path(ledger.__file__).resolve().parent.parent
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from clbench import ledger; print(ledger._core_digest())"
+    )
+
+    def digest(place: Path) -> str:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program, str(place)], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    copy = tmp_path / "clbench"
+    shutil.copytree(home / "clbench", copy / "clbench", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("strategies", "benchmarks", "configs"):
+        shutil.copytree(home / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(home / "pyproject.toml", copy)
+    before = digest(copy)
+    (copy / "tests").mkdir()
+    (copy / "tests" / "test_x.py").write_text("1")
+    assert digest(copy) == before
+    (copy / "clbench" / "engine.py").write_text("changed = 1")
+    assert digest(copy) != before
+
+
+def test_records_are_read_without_torch() -> None:
+    program = "import sys, clbench.ledger, clbench.curve, clbench.metrics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
