@@ -64,7 +64,7 @@ class Run:
         self.execution = execution or Execution()
         self.observers = list(observers)
         self.device = pick_device(self.execution.device)
-        self.precision = Precision(config.precision, self.device)
+        self.precision, self._exact = Precision(config.precision, self.device), Precision("fp32", self.device)
         self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
         self.batch_size = config.train.batch_size
         check_needs(strategy, self._benchmark_id, benchmark.setting.offers())
@@ -187,10 +187,12 @@ class Run:
     def predict(self, x: Tensor, task: Tensor) -> Tensor:
         """(B, C) scores by which the run classifies, float32 and in full precision."""
         if self._classifier is not None:
-            forwards = self.forwards
-            scores = self._classifier(x, task)
-            self.forwards = forwards  # what evaluation costs is no part of a method's price
-            return scores
+            kept = self.forwards, self.precision
+            self.precision = self._exact  # also for what the classifier asks of the run
+            try:
+                return self._classifier(x, task)
+            finally:
+                self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
         logits = self.model.head(self.model.features(x))  # type: ignore[operator]
         return self.mask_tasks(logits.float(), task)
 

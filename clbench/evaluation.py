@@ -66,7 +66,7 @@ class ContinualEvaluator:
     """Evaluates all seen test streams on a schedule and appends to a `Curve`.
 
     Ticks use a fixed subset of each stream, chosen by `config.seed`; full test sets are evaluated before
-    training and at every experience's end, future streams included (forward transfer needs them).
+    training and at every experience's end.
     """
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
@@ -115,27 +115,38 @@ class ContinualEvaluator:
         if self.config.every and self.run.step != self._ticked:
             self.tick()
         self.full(self.run.experience)
+        self.fetch()
 
     def full(self, experience: int) -> None:
-        """Evaluate the full test sets of all streams, with counts per class; experience −1 is before
-        training."""
+        """Evaluate the full test sets, with counts per class; experience −1 is before training."""
         self.fetch()
+        streams = list(range(len(self.run.benchmark.test))) if self.config.future else sorted(self._seen)
+        if not streams:
+            return
         with self._clock():
-            if self._full is None:
-                self._full = self._gather(list(range(len(self.run.benchmark.test))), None)
+            if self._full is None or self._full.streams != streams:
+                self._full = self._gather(streams, None)
             test, run = self._full, self.run
             counts, right = self._count(test)
-            classes = run.num_classes
-            class_correct = torch.zeros(classes, dtype=torch.float64, device=run.device)
-            class_correct = class_correct.index_add_(0, test.y, right).long()
-            class_total = torch.bincount(test.y, minlength=classes)
+            correct = torch.zeros(run.num_classes, dtype=torch.float64, device=run.device)
+            correct = correct.index_add_(0, test.y, right).long()
+            total = torch.bincount(test.y, minlength=run.num_classes)
             self._append(run.step, run.examples, experience, test, counts.cpu().numpy(), full=True)
-            self.curve.append_classes(class_correct.cpu().numpy(), class_total.cpu().numpy())
+            # A class that was not taught yet and is named by chance has not been learned, so cannot be forgotten.
+            exposed = np.zeros(run.num_classes, dtype=np.int64)
+            exposed[[c for i in self._seen for c in run.benchmark.test[i].classes]] = 1
+            self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
 
     def fetch(self) -> None:
         """Bring the counts of all ticks since the last call from the device into the curve, in one copy."""
-        if not self._pending:
-            return
+        if self._pending:
+            self._fetch()
+        if self._events:
+            torch.cuda.synchronize(self.run.device)
+            self.seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1e3
+            self._events.clear()
+
+    def _fetch(self) -> None:
         with self._clock():
             assert self._ticks is not None
             stacked = torch.stack([counts for *_, counts in self._pending]).cpu().numpy()  # (K, 2, S)
@@ -152,10 +163,6 @@ class ContinualEvaluator:
                 full=False,
             )
             self._pending.clear()
-        if self._events:
-            torch.cuda.synchronize(self.run.device)
-            self.seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1e3
-            self._events.clear()
 
     def cut(self, step: int) -> None:
         """Forget what was evaluated after more than `step` steps; full evaluations come after the losses are

@@ -52,7 +52,10 @@ class Strategy:
         """Allocate state. The model exists and is on its device."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model to train in place of `model`: prompts, adapters, other heads, frozen parameters."""
+        """The model to train in place of `model`: prompts, adapters, other heads, frozen parameters.
+
+        It needs `features(x)` and `head`. A module that must stay in eval mode overrides `train`.
+        """
         return model
 
     def stream(self, train: Stream) -> Stream:

@@ -73,5 +73,9 @@ def derpp(memory: int = 200, draw: int | None = None, alpha: float = 0.1, beta: 
 
     Reference: Buzzega et al., "Dark Experience for General Continual Learning: a Strong, Simple Baseline", NeurIPS
     2020, arXiv:2004.07211. The defaults are the authors' for Split CIFAR-10 with a memory of 200.
+
+    Differences from the paper:
+        1. With task labels, the classes of other tasks are masked before the mean over columns is taken, and add zeros
+           to it; the authors compare all logits in every setting.
     """
     return chain(CrossEntropy(), DarkReplay(memory, draw, alpha, beta))

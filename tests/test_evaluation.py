@@ -125,12 +125,15 @@ def test_counts_and_losses_are_those_of_the_model() -> None:
         )
 
 
-def test_classes_are_counted_at_full_evaluations() -> None:
+def test_classes_are_counted_once_they_are_taught() -> None:
     curve = fitted().evaluator.curve
-    assert curve.class_total.tolist() == [[16] * 6] * 4
-    assert curve.class_correct.sum(1).tolist() == [
-        int(curve.correct[curve.full][i * 3 : i * 3 + 3].sum()) for i in range(4)
-    ]
+    assert curve.class_total.tolist() == [[16] * n + [0] * (6 - n) for n in (0, 2, 4, 6)]
+    assert curve.class_correct[-1].sum() == curve.correct[curve.full][-3:].sum()
+
+
+def test_experiences_to_come_are_left_out_on_request() -> None:
+    curve = fitted(future=False).evaluator.curve
+    assert curve.evaluated[curve.full].tolist() == [0, 0, 1, 0, 1, 2]
 
 
 @pytest.mark.parametrize(("labels", "told"), [("never", False), ("train", False), ("always", True)])
