@@ -125,15 +125,11 @@ def test_counts_and_losses_are_those_of_the_model() -> None:
         )
 
 
-def test_classes_are_counted_once_they_are_taught() -> None:
+def test_classes_are_counted_from_when_they_are_taught() -> None:
     curve = fitted().evaluator.curve
-    assert curve.class_total.tolist() == [[16] * n + [0] * (6 - n) for n in (0, 2, 4, 6)]
-    assert curve.class_correct[-1].sum() == curve.correct[curve.full][-3:].sum()
-
-
-def test_experiences_to_come_are_left_out_on_request() -> None:
-    curve = fitted(future=False).evaluator.curve
-    assert curve.evaluated[curve.full].tolist() == [0, 0, 1, 0, 1, 2]
+    assert curve.class_total.tolist() == [[16] * 2 * seen + [0] * (6 - 2 * seen) for seen in range(4)]
+    right = curve.correct[curve.full].reshape(4, 3)
+    assert curve.class_correct.sum(1).tolist() == [right[seen, :seen].sum() for seen in range(4)]
 
 
 @pytest.mark.parametrize(("labels", "told"), [("never", False), ("train", False), ("always", True)])

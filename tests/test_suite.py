@@ -174,22 +174,7 @@ def test_cells_that_end_badly_do_not_stop_the_others(tmp_path: Path) -> None:
     ]
 
 
-def test_a_suite_prints_json_and_nothing_else(tmp_path: Path) -> None:
-    file = tmp_path / "one.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            {"strategies": ["er"], "benchmarks": ["split-digits"], "seeds": 1, "settings": SETTINGS}
-        )
-    )
-    arguments = ["suite", file, "--out", tmp_path / "runs", "--threads", "1", "--device", "cpu", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "clbench", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)
-
-
-def test_a_suite_of_diverging_runs_ends_with_3(tmp_path: Path) -> None:
+def test_a_suite_of_diverging_runs_ends_with_3_and_prints_json_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     settings = {**SETTINGS, "lr": 1e30}
     file.write_text(
@@ -201,4 +186,5 @@ def test_a_suite_of_diverging_runs_ends_with_3(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "clbench", *map(str, arguments)], capture_output=True, text=True
     )
-    assert done.returncode == 3
+    assert (done.returncode, done.stderr) == (3, "")
+    assert json.loads(done.stdout)
