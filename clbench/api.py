@@ -133,7 +133,8 @@ class Identity:
 def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identity:
     """The id of a configuration.
 
-    The benchmark is built for it: its fingerprint is part of the id, so that other data under the same name (a
+    The benchmark is built for it: its fingerprint is part of the id, so that other data under the same name
+        (a
     changed file, another `CLBENCH_DATA`) is another run.
     """
     parts = [strategies.entry(part) for part in resolved.parts()]
@@ -209,8 +210,8 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
         if missing := [name for name in names if name not in registry.names()]:
             raise LedgerError(
-                f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the plugin "
-                "it comes from with --plugin; if it was an object in memory, call clbench.run with it again."
+                f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the "
+                "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it again."
             )
     identity = identify(resolved)
     if identity.id != folder.name:

@@ -85,8 +85,8 @@ class EvaluationConfig(_Tree):
     Attributes:
         every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
         subset: test examples of each experience that are used, a fixed random choice; None uses all.
-        future: whether the full evaluations at experience ends include experiences that are still to come, as forward
-            transfer needs; false saves time on long streams.
+        future: whether the full evaluations at experience ends include experiences that are still to come, as
+            forward transfer needs; false saves time on long streams.
         seed: of that choice.
         batch_size: examples in one forward pass; None chooses by device.
     """

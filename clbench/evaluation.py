@@ -132,7 +132,8 @@ class ContinualEvaluator:
             correct = correct.index_add_(0, test.y, right).long()
             total = torch.bincount(test.y, minlength=run.num_classes)
             self._append(run.step, run.examples, experience, test, counts.cpu().numpy(), full=True)
-            # A class that was not taught yet and is named by chance has not been learned, so cannot be forgotten.
+            # A class that was not taught yet and is named by chance has not been learned, so cannot be
+            # forgotten.
             exposed = np.zeros(run.num_classes, dtype=np.int64)
             exposed[[c for i in self._seen for c in run.benchmark.test[i].classes]] = 1
             self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
