@@ -1,0 +1,49 @@
+"""The documentation is true: generated pages are current, links lead somewhere, shown code is the code that runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def without_docstrings_and_imports(code: str) -> list[str]:
+    code = re.sub(r'"""(.*?)"""', "", code, flags=re.DOTALL)
+    return [line for line in code.splitlines() if line.strip() and not line.startswith(("from", "import"))]
+
+
+def test_generated_pages_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}: run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "your-own-strategy.md"], ids=lambda p: p.name)
+def test_the_strategy_shown_is_the_one_in_examples(page: Path) -> None:
+    shown = next(code for code in code_blocks(page, "python") if "my-er-ace" in code)
+    example = (ROOT / "examples" / "my_er_ace.py").read_text(encoding="utf-8")
+    assert without_docstrings_and_imports(shown) == without_docstrings_and_imports(example)
+
+
+def test_the_example_passes_the_contract() -> None:
+    command = [sys.executable, "-m", "clbench", "check", "my-er-ace", "--plugin", "examples/my_er_ace.py"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
