@@ -23,8 +23,14 @@ class Precision:
     def __init__(self, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
         self._dtype = DTYPES[name]
-        if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise IncompatibleError(f"{torch.cuda.get_device_name(device)} has no bf16; use precision fp16 or fp32.")
+        if (
+            name == "bf16"
+            and device.type == "cuda"
+            and not torch.cuda.is_bf16_supported(including_emulation=False)
+        ):
+            raise IncompatibleError(
+                f"{torch.cuda.get_device_name(device)} has no bf16; use precision fp16 or fp32."
+            )
         self._scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -303,7 +303,9 @@ def rich_tables(cells: Sequence[Cell]) -> list[Table]:
         )
         for column in columns:
             side: Literal["left", "right"] = "left" if column.words else "right"
-            table.add_column(Text(column.head.replace(" ↑", "↑").replace(" ↓", "↓")), justify=side, no_wrap=True)
+            table.add_column(
+                Text(column.head.replace(" ↑", "↑").replace(" ↓", "↓")), justify=side, no_wrap=True
+            )
         for i, row in enumerate(rows):
             line = []
             for column in columns:

@@ -167,7 +167,9 @@ def chain(*strategies: Strategy) -> Strategy:
         return meant[0]
     parts: list[Strategy] = []
     for part in (part for strategy in meant for part in strategy.parts):
-        if part.idempotent and any(type(p) is type(part) and _arguments(p) == _arguments(part) for p in parts):
+        if part.idempotent and any(
+            type(p) is type(part) and _arguments(p) == _arguments(part) for p in parts
+        ):
             continue
         parts.append(part)
     for point, does in (("order", "order the data"), ("logits", "classify")):
@@ -199,7 +201,9 @@ def check_needs(strategy: Strategy, benchmark_id: str, offers: frozenset[str]) -
     if missing:
         unmet = " and ".join(f"{need} ({NEEDS[need]})" for need in missing)
         given = ", ".join(sorted(offers - {"past data"})) or "nothing beyond the examples"
-        raise IncompatibleError(f"{strategy} needs {unmet}, which {benchmark_id} does not give; it gives {given}.")
+        raise IncompatibleError(
+            f"{strategy} needs {unmet}, which {benchmark_id} does not give; it gives {given}."
+        )
 
 
 MODULE = "__module__"

@@ -63,7 +63,14 @@ class Batch:
             return self
         n = self.new
         return Batch(
-            self.x[:n], self.y[:n], self.task[:n], self.raw[:n], self.index[:n], self.view[:n], self.replayed[:n], n
+            self.x[:n],
+            self.y[:n],
+            self.task[:n],
+            self.raw[:n],
+            self.index[:n],
+            self.view[:n],
+            self.replayed[:n],
+            n,
         )
 
     def join(self, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
@@ -143,7 +150,9 @@ class Pool:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
-            raise ValueError(f"a pool needs one label per example; it has {len(self.x)} examples, {len(self.y)} labels")
+            raise ValueError(
+                f"a pool needs one label per example; it has {len(self.x)} examples, {len(self.y)} labels"
+            )
 
     @cached_property
     def digest(self) -> str:
@@ -363,7 +372,13 @@ class Benchmark:
         sha.update(
             json.dumps(
                 {
-                    "setting": [setting.shift, setting.boundaries, setting.task_labels, setting.passes, setting.memory],
+                    "setting": [
+                        setting.shift,
+                        setting.boundaries,
+                        setting.task_labels,
+                        setting.passes,
+                        setting.memory,
+                    ],
                     "classes": self.num_classes,
                     "transform": self.transform.describe(),
                 },

@@ -1,6 +1,6 @@
 """Write the generated pages of `docs/`: strategies, benchmarks, metrics, settings. `--check` only compares.
 
-    python docs/generate.py [--check]
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clbench.config import EvaluationConfig, Execution, ModelConfig, OptimConfig, RunConfig, Seeds, TrainConfig
+from clbench.config import (
+    EvaluationConfig,
+    Execution,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    Seeds,
+    TrainConfig,
+)
 from clbench.metrics import METRICS
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
 
@@ -30,7 +38,11 @@ def pages() -> dict[str, str]:
 
 
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:
-    entries = [registry.entry(name) for name in registry.names() if registry.entry(name).module.startswith("clbench.")]
+    entries = [
+        registry.entry(name)
+        for name in registry.names()
+        if registry.entry(name).module.startswith("clbench.")
+    ]
     lines = [f"# {title}", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
     lines += [f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {_paper(e.paper)} |" for e in entries]
     for entry in entries:
@@ -63,12 +75,29 @@ def _body(kind: str, entry: Entry) -> list[str]:
 
 
 def _metrics() -> str:
-    lines = ["# Metrics", "", "Every number of a record is one of these functions of the run's curve, a table of counts.", ""]
+    lines = [
+        "# Metrics",
+        "",
+        "Every number of a record is one of these functions of the run's curve, a table of counts.",
+        "",
+    ]
     lines += ["| key | short | better | what it is |", "|---|---|---|---|"]
     arrow = {True: "higher", False: "lower", None: ""}
-    lines += [f"| [`{m.name}`](#{m.name}) | {m.title} | {arrow[m.higher_is_better]} | {m.summary} |" for m in METRICS.values()]
+    lines += [
+        f"| [`{m.name}`](#{m.name}) | {m.title} | {arrow[m.higher_is_better]} | {m.summary} |"
+        for m in METRICS.values()
+    ]
     for m in METRICS.values():
-        lines += ["", f"## {m.name}", "", "```text", inspect.getdoc(m.function) or "", "```", "", f"Reference: {m.reference}."]
+        lines += [
+            "",
+            f"## {m.name}",
+            "",
+            "```text",
+            inspect.getdoc(m.function) or "",
+            "```",
+            "",
+            f"Reference: {m.reference}.",
+        ]
         if not m.default:
             lines += ["", "Computed on request only."]
     return NOTE + "\n".join(lines) + "\n"
@@ -78,7 +107,8 @@ def _settings() -> str:
     lines = [
         "# Settings",
         "",
-        "A key on the command line is `section.field=value`; a field's name alone will do where only one thing is called so.",
+        "A key on the command line is `section.field=value`; a field's name alone will do where only one thing is",
+        "called so.",
         "Values come, each over the one before, from `configs/defaults.yaml`, `configs/<benchmark>/defaults.yaml`,",
         "`configs/<benchmark>/<strategy>.yaml`, the file of `--config`, and `key=value` pairs.",
     ]
@@ -92,7 +122,17 @@ def _settings() -> str:
         "execution (not part of a run's id)": Execution,
     }
     for name, model in sections.items():
-        lines += ["", f"## {name}", "", "```text", inspect.getdoc(model) or "", "```", "", "| field | default |", "|---|---|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "```text",
+            inspect.getdoc(model) or "",
+            "```",
+            "",
+            "| field | default |",
+            "|---|---|",
+        ]
         for field, info in model.model_fields.items():
             default = "—" if info.is_required() or info.default_factory else f"`{info.default!r}`"
             lines.append(f"| `{field}` | {default} |")

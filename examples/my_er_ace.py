@@ -1,7 +1,7 @@
 """A strategy of one's own: experience replay with an asymmetric cross-entropy (ER-ACE).
 
-    clbench run split-digits my-er-ace --plugin examples/my_er_ace.py memory=100
-    clbench check my-er-ace --plugin examples/my_er_ace.py
+clbench run split-digits my-er-ace --plugin examples/my_er_ace.py memory=100
+clbench check my-er-ace --plugin examples/my_er_ace.py
 """
 
 from torch.nn import functional as F

@@ -85,7 +85,9 @@ def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tenso
     return {name: value / len(exp.data) for name, value in total.items()}
 
 
-def _labels(run: Run, x: Tensor, y: Tensor, task: int, estimator: Estimator) -> Iterator[tuple[Tensor, Tensor]]:
+def _labels(
+    run: Run, x: Tensor, y: Tensor, task: int, estimator: Estimator
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Weights (B,) and labels (B,) whose weighted squared gradients add up to the estimate."""
     one = torch.ones(len(x), device=x.device)
     if estimator == "empirical":
@@ -103,7 +105,11 @@ def _labels(run: Run, x: Tensor, y: Tensor, task: int, estimator: Estimator) -> 
 def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> Tensors:
     """Σ_b w_b (∂ℓ_b/∂θ)² for each parameter."""
     parameters = {name: p.detach() for name, p in run.parameters().items()}
-    frozen = {n: t.detach() for n, t in [*run.model.named_parameters(), *run.model.named_buffers()] if n not in parameters}
+    frozen = {
+        n: t.detach()
+        for n, t in [*run.model.named_parameters(), *run.model.named_buffers()]
+        if n not in parameters
+    }
 
     def loss(theta: Tensors, x1: Tensor, y1: Tensor) -> Tensor:
         logits = functional_call(run.model, {**frozen, **theta}, (x1[None],))
@@ -126,7 +132,9 @@ def _squares(run: Run, gradients: tuple[Tensor | None, ...]) -> Tensors:
 
 
 @register("ewc", paper="arXiv:1612.00796", null={"strength": 0.0})
-def ewc(strength: float = 100.0, fisher: Estimator = "sampled", online: bool = False, decay: float = 1.0) -> Strategy:
+def ewc(
+    strength: float = 100.0, fisher: Estimator = "sampled", online: bool = False, decay: float = 1.0
+) -> Strategy:
     """Elastic Weight Consolidation: weights that mattered for past experiences are held near their values then.
 
     L = CE(stream) + λ/2 · Σ_k Σ_j F_kj (θ_j − θ*_kj)², F the diagonal of the Fisher information after experience k.

@@ -36,7 +36,9 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "your-own-strategy.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs" / "your-own-strategy.md"], ids=lambda p: p.name
+)
 def test_the_strategy_shown_is_the_one_in_examples(page: Path) -> None:
     shown = next(code for code in code_blocks(page, "python") if "my-er-ace" in code)
     example = (ROOT / "examples" / "my_er_ace.py").read_text(encoding="utf-8")

@@ -12,7 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted(path for path in (ROOT / "clbench").rglob("*.py"))
 PLUGINS = sorted(path for folder in ("strategies", "benchmarks") for path in (ROOT / folder).glob("*.py"))
-NO_TORCH = ("curve", "metrics", "errors", "files", "ledger", "config", "registry", "plots", "report", "cli", "observer", "suite")
+NO_TORCH = (
+    "curve",
+    "metrics",
+    "errors",
+    "files",
+    "ledger",
+    "config",
+    "registry",
+    "plots",
+    "report",
+    "cli",
+    "observer",
+    "suite",
+)
 
 
 def imports(path: Path, *, inside_functions: bool = False) -> set[str]:
@@ -37,15 +50,34 @@ def imports(path: Path, *, inside_functions: bool = False) -> set[str]:
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.stem)
 def test_the_core_names_no_plugin(path: Path) -> None:
-    named = {m for m in imports(path, inside_functions=True) if m.startswith(("clbench.strategies", "clbench.benchmarks"))}
+    named = {
+        m
+        for m in imports(path, inside_functions=True)
+        if m.startswith(("clbench.strategies", "clbench.benchmarks"))
+    }
     assert not named
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_plugins_import_values_parts_and_data_but_not_the_engine(path: Path) -> None:
     allowed = {
-        "strategies": {"clbench", "clbench.types", "clbench.strategy", "clbench.parts", "clbench.memory", "clbench.augment"},
-        "benchmarks": {"clbench", "clbench.types", "clbench.data", "clbench.streams", "clbench.augment", "clbench.registry", "clbench.errors"},
+        "strategies": {
+            "clbench",
+            "clbench.types",
+            "clbench.strategy",
+            "clbench.parts",
+            "clbench.memory",
+            "clbench.augment",
+        },
+        "benchmarks": {
+            "clbench",
+            "clbench.types",
+            "clbench.data",
+            "clbench.streams",
+            "clbench.augment",
+            "clbench.registry",
+            "clbench.errors",
+        },
     }[path.parent.name]
     assert {m for m in imports(path) if m.startswith("clbench")} <= allowed
 

@@ -25,7 +25,9 @@ def test_site_packages_gains_clbench_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"clbench"}
 
 
-@pytest.mark.parametrize("file", ["strategies/er.py", "benchmarks/digits.py", "configs/defaults.yaml", "py.typed"])
+@pytest.mark.parametrize(
+    "file", ["strategies/er.py", "benchmarks/digits.py", "configs/defaults.yaml", "py.typed"]
+)
 def test_the_wheel_holds(wheel: Path, file: str) -> None:
     assert f"clbench/{file}" in zipfile.ZipFile(wheel).namelist()
 
@@ -37,6 +39,11 @@ def test_clbench_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
         "import clbench; from pathlib import Path; assert 'site' in clbench.__file__, clbench.__file__; "
         "r = clbench.run('split-digits', 'er', seed=0, iterations=2, experiences=2, out='runs'); print(r.status)"
     )
-    command = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {code}",
+    ]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.stdout.strip() == "done", done.stderr

@@ -10,8 +10,13 @@ from clbench.augment import Permute, Transform
 from clbench.data.files import read_folder, read_npz
 from clbench.data.source import Source, source_of
 from clbench.errors import ConfigError
-from clbench.streams import Ordering, changed_domains, class_incremental, domain_incremental
-from clbench.streams import online as online_setting
+from clbench.streams import (
+    Ordering,
+    changed_domains,
+    class_incremental,
+    domain_incremental,
+    online as online_setting,
+)
 from clbench.types import Benchmark, Change, Setting
 
 Shift = Literal["class", "domain", "task"]
