@@ -211,7 +211,8 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
         if missing := [name for name in names if name not in registry.names()]:
             raise LedgerError(
                 f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the "
-                "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it again."
+                "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it "
+                "again."
             )
     identity = identify(resolved)
     if identity.id != folder.name:
