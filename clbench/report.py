@@ -297,7 +297,7 @@ def rich_tables(cells: Sequence[Cell]) -> list[Table]:
             caption=Text(f"{_note(rows)}\n", style="dim"),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
+            padding=0,
             pad_edge=False,
             show_edge=False,
         )
