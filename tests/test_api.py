@@ -159,3 +159,14 @@ def test_names_make_what_they_stand_for() -> None:
     benchmark = clbench.make_benchmark("split-digits", experiences=2)
     assert isinstance(benchmark, Benchmark)
     assert len(benchmark.train) == 2
+
+
+def test_a_log_without_a_checkpoint_is_written_anew() -> None:
+    """A run that was killed before its first checkpoint has written lines that it now repeats."""
+    folder = run().folder
+    assert folder is not None
+    whole = (folder / "log.jsonl").read_text()
+    (folder / "record.json").unlink()
+    (folder / "log.jsonl").write_text(whole[:300])
+    run()
+    assert (folder / "log.jsonl").read_text() == whole
