@@ -14,7 +14,7 @@ import yaml
 
 from clbench import checkpoint, config, loggers, metrics
 from clbench.config import Execution, RunConfig
-from clbench.engine import Run, derive_seed
+from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
 from clbench.ledger import (
@@ -28,6 +28,7 @@ from clbench.ledger import (
 )
 from clbench.models import make_model as make_model
 from clbench.observer import Observer
+from clbench.randomness import derive_seed
 from clbench.registry import benchmarks, models, strategies
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark

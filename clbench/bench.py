@@ -24,9 +24,11 @@ from torch.nn import functional as F
 from clbench.api import make_model, make_strategy
 from clbench.augment import Transform
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import WINDOW, Run, make_optimizer, pick_device
+from clbench.device import pick_device
+from clbench.engine import WINDOW, Run
 from clbench.evaluation import portion
 from clbench.models import Classifier
+from clbench.optim import make_optimizer
 from clbench.strategy import Strategy, chain
 from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream
 

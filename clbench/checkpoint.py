@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,27 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
 
 def clone(state: Any) -> Any:
     """A copy that later training does not change."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().clone()
+    return tree_map(lambda tensor: tensor.detach().clone(), state)
+
+
+def tree_map(function: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """The state with every tensor replaced by what the function makes of it."""
+    if isinstance(state, Tensor):
+        return function(state)
     if isinstance(state, dict):
-        return {k: clone(v) for k, v in state.items()}
+        return {k: tree_map(function, v) for k, v in state.items()}
     if isinstance(state, list | tuple):
-        return [clone(v) for v in state]
+        return [tree_map(function, v) for v in state]
     return state
+
+
+def nbytes(state: Any) -> int:
+    """Bytes of all tensors in a state."""
+    sizes: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    tree_map(count, state)
+    return sum(sizes)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import hashlib
 import math
 import resource
 import sys
@@ -25,14 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.errors import ClbenchError, ConfigError, DivergedError, IncompatibleError
+from clbench.checkpoint import nbytes, tree_map
+from clbench.config import Execution, RunConfig
+from clbench.device import pick_device
+from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
 from clbench.models import Classifier
 from clbench.observer import Observer
+from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
+from clbench.randomness import derive_seed, global_rng, global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
 from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Order, Output
 
@@ -80,6 +83,7 @@ class Run:
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
 
         parts = strategy.parts
         for part in parts:
@@ -175,7 +179,8 @@ class Run:
     def evaluating(self) -> Iterator[None]:
         """The model in eval mode, every module's own mode restored afterwards."""
         modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
+        for module, _ in modes:
+            module.training = False
         try:
             yield
         finally:
@@ -217,7 +222,8 @@ class Run:
             DivergedError: a loss is not finite; the curve and all counters are as of then.
         """
         self._checkpoint, self._saved_at = checkpoint, time.monotonic()
-        with self._own_global_rng():
+        seed = derive_seed(self.config.seeds.data, "model")
+        with global_rng(self.device, seed, self._global_rng):
             for observer in self.observers:
                 observer.begin(self)
             try:
@@ -527,26 +533,6 @@ class Run:
     def _stop_clock(self) -> None:
         self.train_seconds += time.perf_counter() - self._began
 
-    # --- randomness of the model itself (dropout …) ---
-
-    @contextlib.contextmanager
-    def _own_global_rng(self) -> Iterator[None]:
-        """torch's global generator is the run's while it trains, and the caller's again afterwards."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            if self._global_rng is None:
-                seed = derive_seed(self.config.seeds.data, "model")
-                torch.default_generator.manual_seed(seed)
-                if devices:  # torch.manual_seed would seed the caller's other devices, too
-                    torch.cuda.default_generators[self.device.index].manual_seed(seed)
-            else:
-                torch.set_rng_state(self._global_rng["cpu"].cpu())
-                if devices:
-                    torch.cuda.set_rng_state(self._global_rng["cuda"].cpu(), self.device)
-            yield
-
-    _global_rng: dict[str, Tensor] | None = None
-
     # --- checkpoints ---
 
     def _maybe_save(self) -> None:
@@ -567,9 +553,6 @@ class Run:
         """Everything that decides the rest of the run, to the bit."""
         self._flush()
         order = self._order
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "place": dict(self._place),
             "counters": {name: getattr(self, name) for name in self._COUNTERS},
@@ -579,7 +562,7 @@ class Run:
             "precision": self.precision.state_dict(),
             "strategy": [part.state_dict() for part in self.strategy.parts],
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
-            "global_rng": rng,
+            "global_rng": global_rng_state(self.device),
             "evaluator": self.evaluator.state_dict(),
         }
 
@@ -596,7 +579,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         for part, saved in zip(self.strategy.parts, state["strategy"], strict=True):
-            part.load_state_dict(_to(saved, self.device))
+            part.load_state_dict(tree_map(lambda t: t.to(self.device), saved))
         for name, saved in state["generators"].items():
             self.rng(name).set_state(saved.cpu())
         self._global_rng = state["global_rng"]
@@ -621,89 +604,8 @@ class Run:
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "memory_examples": sum(memory.capacity for memory in memories),
             "memory_bytes": sum(memory.nbytes for memory in memories),
-            "strategy_state_bytes": _bytes([part.state_dict() for part in self.strategy.parts]),
+            "strategy_state_bytes": nbytes([part.state_dict() for part in self.strategy.parts]),
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.evaluator.seconds, 3),
             "peak_memory_bytes": peak,
         }
-
-
-def derive_seed(seed: int, consumer: str) -> int:
-    """A 63-bit seed for one consumer of randomness; equal on every machine."""
-    digest = hashlib.sha256(f"clbench {seed} {consumer}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA if there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"There is no device '{name}'; devices are auto, cpu, cuda, cuda:0 ….") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"clbench runs on cpu and cuda; device '{name}' was given.")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                f"Device '{name}' was asked for, but torch finds no CUDA here; use --device cpu."
-            )
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"Device '{name}' was asked for; there are {torch.cuda.device_count()} CUDA devices."
-            )
-        return torch.device("cuda", device.index or 0)
-    return device
-
-
-def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names."""
-    if optim.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=optim.lr,
-            momentum=optim.momentum,
-            nesterov=optim.nesterov,
-            weight_decay=optim.weight_decay,
-            foreach=True,  # one kernel per operation rather than one per parameter; same arithmetic
-        )
-    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
-
-
-def schedule_factor(optim: OptimConfig, step: int, steps: int) -> float:
-    """Factor on the learning rate at `step` (from 0) of an experience of `steps`."""
-    progress = step / max(steps, 1)
-    factor = 1.0
-    if optim.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * progress))
-    elif optim.schedule == "steps":
-        factor = optim.gamma ** sum(progress >= milestone for milestone in optim.milestones)
-    if optim.warmup:
-        factor *= min(1.0, (step + 1) / max(round(optim.warmup * steps), 1))
-    return factor
-
-
-def _to(state: Any, device: torch.device) -> Any:
-    if isinstance(state, Tensor):
-        return state.to(device)
-    if isinstance(state, dict):
-        return {k: _to(v, device) for k, v in state.items()}
-    if isinstance(state, list):
-        return [_to(v, device) for v in state]
-    return state
-
-
-def _bytes(state: Any) -> int:
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(_bytes(v) for v in state.values())
-    if isinstance(state, list):
-        return sum(_bytes(v) for v in state)
-    return 0

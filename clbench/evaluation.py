@@ -211,21 +211,14 @@ class ContinualEvaluator:
         """(2, S) float64 correct and summed loss of each stream; (N,) float64 whether each example is
         right."""
         run = self.run
-        modules = [(module, module.training) for module in run.model.modules()]
-        for module, _ in modules:
-            module.training = False
-        try:
-            with torch.no_grad():
-                values = torch.empty((2, len(test.y)), dtype=torch.float64, device=run.device)
-                for start in range(0, len(test.y), self.batch_size):
-                    rows = slice(start, start + self.batch_size)
-                    logits, y = run.predict(test.x[rows], test.task[rows]), test.y[rows]
-                    values[0, rows] = logits.argmax(1) == y
-                    values[1, rows] = F.cross_entropy(logits, y, reduction="none").double()
-                return test.sums(values), values[0]
-        finally:
-            for module, training in modules:
-                module.training = training
+        with run.evaluating(), torch.no_grad():
+            values = torch.empty((2, len(test.y)), dtype=torch.float64, device=run.device)
+            for start in range(0, len(test.y), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                logits, y = run.predict(test.x[rows], test.task[rows]), test.y[rows]
+                values[0, rows] = logits.argmax(1) == y
+                values[1, rows] = F.cross_entropy(logits, y, reduction="none").double()
+            return test.sums(values), values[0]
 
     def _append(
         self, step: int, examples: int, experience: int, test: _TestSet, counts: Any, *, full: bool

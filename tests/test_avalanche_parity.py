@@ -49,9 +49,10 @@ from clbench import config
 from clbench.api import make_model, make_strategy
 from clbench.config import Execution
 from clbench.data import build, digits
-from clbench.engine import Run, make_optimizer
+from clbench.engine import Run
 from clbench.models import Classifier
 from clbench.observer import Observer
+from clbench.optim import make_optimizer
 from clbench.strategy import Strategy, chain
 from clbench.types import Batch, Benchmark, Experience, Order, Output
 

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from clbench import Batch, Benchmark, Classifier, Output, Strategy, chain, checkpoint, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.engine import Run, derive_seed, pick_device, schedule_factor
+from clbench.device import pick_device
+from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, IncompatibleError
 from clbench.observer import Observer
+from clbench.optim import schedule_factor
 from clbench.parts import CrossEntropy
+from clbench.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark
 from clbench.types import Experience, Order
 

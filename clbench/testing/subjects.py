@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from clbench.api import build_strategy
-from clbench.engine import Run, derive_seed
+from clbench.engine import Run
 from clbench.models import Classifier
+from clbench.randomness import derive_seed
 from clbench.registry import Entry, strategies
 from clbench.strategy import Strategy
 from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run

@@ -10,9 +10,10 @@ from torch import nn
 
 from clbench.augment import Transform
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Run, derive_seed
+from clbench.engine import Run
 from clbench.models import Classifier
 from clbench.observer import Observer
+from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.engine import Run, derive_seed
+from clbench.engine import Run
+from clbench.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark
 
 pytestmark = [

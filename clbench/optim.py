@@ -1,0 +1,39 @@
+"""Optimizers and learning-rate schedules, as configurations name them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from clbench.config import OptimConfig
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer that a configuration names."""
+    if optim.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=optim.lr,
+            momentum=optim.momentum,
+            nesterov=optim.nesterov,
+            weight_decay=optim.weight_decay,
+            foreach=True,  # one kernel per operation rather than one per parameter; same arithmetic
+        )
+    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
+
+
+def schedule_factor(optim: OptimConfig, step: int, steps: int) -> float:
+    """Factor on the learning rate at `step` (from 0) of an experience of `steps`."""
+    progress = step / max(steps, 1)
+    factor = 1.0
+    if optim.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * progress))
+    elif optim.schedule == "steps":
+        factor = optim.gamma ** sum(progress >= milestone for milestone in optim.milestones)
+    if optim.warmup:
+        factor *= min(1.0, (step + 1) / max(round(optim.warmup * steps), 1))
+    return factor

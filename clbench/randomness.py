@@ -1,0 +1,45 @@
+"""Where random numbers come from: a seed for every consumer, and torch's global generator lent to a run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(seed: int, consumer: str) -> int:
+    """A 63-bit seed for one consumer of randomness; equal on every machine."""
+    digest = hashlib.sha256(f"clbench {seed} {consumer}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextlib.contextmanager
+def global_rng(device: torch.device, seed: int, state: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """torch's global generator, which dropout draws from, is the run's inside and the caller's again afterwards.
+
+    Args:
+        device: the run's; its generator is lent besides the CPU's.
+        seed: where it begins, unless `state`, of `global_rng_state`, says where to go on.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        if state is None:
+            torch.default_generator.manual_seed(seed)
+            if devices:  # torch.manual_seed would seed the caller's other devices, too
+                torch.cuda.default_generators[device.index].manual_seed(seed)
+        else:
+            torch.set_rng_state(state["cpu"].cpu())
+            if devices:
+                torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+        yield
+
+
+def global_rng_state(device: torch.device) -> dict[str, Tensor]:
+    """Where the global generators stand now."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
