@@ -896,3 +896,16 @@ def test_every_public_function_says_where_it_is_from():
         function = getattr(metrics, name)
         if inspect.isfunction(function) and name not in {*METRICS, "compute", "metric", "harmonic"}:
             assert any(venue in (function.__doc__ or "") for venue in ("arXiv", "ICLR")), name
+
+
+def test_a_run_that_learns_all_tasks_in_one_experience_has_an_accuracy():
+    """Offline training: the bound has an ACC, but no forgetting."""
+    curve = Curve()
+    curve.append(
+        step=1, examples=1, experience=0, evaluated=[0, 1], correct=[9, 7], total=10, loss=0.0, full=False
+    )
+    curve.append(
+        step=1, examples=1, experience=0, evaluated=[0, 1], correct=[9, 7], total=10, loss=0.0, full=True
+    )
+    values = compute(curve, ["average_accuracy", "average_incremental_accuracy", "forgetting"])
+    assert values == {"average_accuracy": 0.8, "average_incremental_accuracy": 0.8, "forgetting": None}

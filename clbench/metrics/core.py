@@ -133,10 +133,11 @@ def weighted_mean(values: Floats, counts: Ints) -> float:
 
 
 def full_matrix(curve: Curve) -> Matrix:
-    """The accuracy matrix of a finished run."""
+    """The accuracy matrix of a finished run, (experiences, T): one row where all is learned at once."""
     if not curve.finished or not curve.full.any():
         raise UndefinedError
-    return curve.matrix()
+    R, b, totals = curve.matrix()
+    return Matrix(R[: curve.experiences], b, totals)
 
 
 def task_matrix(curve: Curve, tasks: int = 1) -> Matrix:
