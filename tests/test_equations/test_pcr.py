@@ -6,7 +6,7 @@ It is supervised contrast in which the candidates and positives of a row are the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import make_strategy
+from clbench import Benchmark, make_strategy
+from clbench.augment import Transform
 from clbench.config import OptimConfig
 from clbench.engine import Run
 from clbench.memory import BatchReservoir
@@ -119,6 +120,12 @@ def test_lengths_do_not_matter() -> None:
     assert (gradient * z).sum(1).abs().max() < 1e-4
 
 
+def augmenting(seed: int) -> Benchmark:
+    """Images that are cropped and flipped in training, so that two views differ."""
+    transform = Transform(mean=(0.5,), std=(0.25,), ops=("crop", "flip"), padding=1)
+    return replace(tiny_benchmark(seed=seed, images=True), transform=transform)
+
+
 @dataclass
 class Trace:
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -141,7 +148,7 @@ def traced(name: str = "pcr", seed: int = 0, **params: Any) -> tuple[Run, Trace]
     watch(strategy, probe)
     run = tiny_run(
         strategy,
-        tiny_benchmark(seed=seed, images=True),
+        augmenting(seed),
         batch_size=16,
         epochs=1,
         optim=OptimConfig(lr=0.05),
@@ -174,7 +181,9 @@ def test_every_step(seed: int) -> None:
         assert len(batch) == len(out.features) == 32
         assert torch.equal(batch.x[:16], run.normalise(batch.raw[:16]))
         assert torch.equal(batch.raw[:16], batch.raw[16:])
+        assert not torch.equal(batch.x[:16], batch.x[16:])
         assert torch.equal(step["x"][:12], run.normalise(old["x"]))
+        assert not torch.equal(step["x"][:12], step["x"][12:])
         assert len(past.features) == 24
         z = torch.cat([past.features, out.features]).detach().double()
         y = torch.cat([old["y"], old["y"], batch.y])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import make_strategy
+from clbench.augment import Transform
 from clbench.config import OptimConfig
 from clbench.engine import Run
 from clbench.testing import tiny_benchmark, tiny_run, watch
@@ -69,15 +71,16 @@ def traced(seed: int) -> tuple[Run, list[dict[str, Any]]]:
 
     strategy = make_strategy("scr", memory=30, draw=12, temperature=0.175)
     watch(strategy, probe)
-    run = tiny_run(
-        strategy, tiny_benchmark(seed=seed, images=True), batch_size=16, epochs=1, optim=OptimConfig(lr=0.05)
-    )
+    transform = Transform(mean=(0.5,), std=(0.25,), ops=("crop", "flip"), padding=1)
+    benchmark = replace(tiny_benchmark(seed=seed, images=True), transform=transform)
+    run = tiny_run(strategy, benchmark, batch_size=16, epochs=1, optim=OptimConfig(lr=0.05))
     forward = run.forward
 
     def forwarded(x: Tensor, task: Tensor | None = None) -> Any:
         out = forward(x, task)
         if steps and "losses" not in steps[-1]:
             steps[-1]["passes"].append(out)
+            steps[-1]["view"] = x
         return out
 
     run.forward = forwarded  # type: ignore[method-assign]
@@ -93,6 +96,9 @@ def test_every_step(seed: int) -> None:
     for step in steps[1:]:
         batch, (second,) = step["batch"], step["passes"]
         assert torch.equal(batch.x, run.normalise(batch.raw))
+        assert step["view"].shape == batch.x.shape
+        assert bool((step["view"] != batch.x).flatten(1).any(1)[16:].any())  # also of replayed rows
+        assert bool((step["view"] != batch.x).flatten(1).any(1)[:16].any())
         assert (batch.new, len(batch), len(second.features)) == (16, 28, 28)
         w = {name: p.double() for name, p in step["projection"].items()}
         h = torch.cat([step["out"].features, second.features]).detach().double()
