@@ -104,11 +104,25 @@ class Reservoir(Memory):
             return
         device = generator.device
         position = torch.arange(first, first + n, device=device)  # (n,) examples before each of these
-        drawn = (
-            torch.rand(n, generator=generator, device=device, dtype=torch.float64) * (position + 1)
-        ).long()
+        uniform = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
+        drawn = (uniform * self._choices(position, first)).long()
         slot = torch.where(position < self.capacity, position, drawn.clamp_(max=self.capacity))
         # Two rows may draw one slot; the later one keeps it, the other goes to the scratch row.
         row = torch.arange(n, device=device)
         last = torch.full((self.capacity + 1,), -1, device=device).scatter_reduce_(0, slot, row, "amax")
         self._write(torch.where(last[slot] == row, slot, self.capacity), rows)
+
+    def _choices(self, position: Tensor, first: int) -> Tensor:
+        """(n,) among how many slots each draws; `first` examples were offered before the call."""
+        return position + 1
+
+
+class BatchReservoir(Reservoir):
+    """A reservoir whose examples all draw from 1 … n, with n the examples seen before their batch.
+
+    So do the released implementations of several online methods. Examples of late batches are kept a little more
+    often than early ones, and all of the first batch that does not fit take a slot.
+    """
+
+    def _choices(self, position: Tensor, first: int) -> Tensor:
+        return torch.full_like(position, max(first, self.capacity))

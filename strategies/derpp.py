@@ -6,58 +6,8 @@ arXiv:2004.07211.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from torch import Tensor
-from torch.nn import functional as F
-
-from clbench import Batch, Output, Reservoir, Strategy, chain, register
-from clbench.parts import CrossEntropy
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
-
-
-class DarkReplay(Strategy):
-    """Two draws from a reservoir, each with its own forward pass: one must keep its logits, one its labels.
-
-    `dark` is α · mean squared difference between stored and present logits, over all columns (eq. 5 of the paper);
-    `replay` is β · cross-entropy (eq. 6). Stored logits are those of the step in which the example came.
-    """
-
-    needs = frozenset({"memory"})
-    state = ("memory",)
-
-    def __init__(self, capacity: int, draw: int | None, alpha: float, beta: float) -> None:
-        self.capacity, self.draw, self.alpha, self.beta = capacity, draw, alpha, beta
-
-    def setup(self, run: Run) -> None:
-        self.memory = Reservoir(self.capacity)
-
-    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
-        losses: dict[str, Tensor] = {}
-        if n == 0:
-            return losses
-        # A forward pass in training mode moves BatchNorm statistics: a zero coefficient must not make one.
-        if self.alpha:
-            old, past = self._replay(n)
-            losses["dark"] = self.alpha * F.mse_loss(past.logits, old["logits"])
-        if self.beta:
-            old, past = self._replay(n)
-            losses["replay"] = self.beta * F.cross_entropy(past.logits, old["y"])
-        return losses
-
-    def _replay(self, n: int) -> tuple[dict[str, Tensor], Output]:
-        """A draw of n examples, augmented anew, and what the model says of it now."""
-        old = self.memory.draw(n, self.run.rng("replay"))
-        return old, self.run.forward(self.run.augment(old["x"]), old["task"])
-
-    def after_step(self, batch: Batch, out: Output) -> None:
-        new = batch.stream()
-        logits = out.logits[: batch.new]
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task, logits=logits)
+from clbench import Strategy, chain, register
+from clbench.parts import CrossEntropy, DarkReplay
 
 
 @register("derpp", paper="arXiv:2004.07211", null={"alpha": 0.0, "beta": 0.0})

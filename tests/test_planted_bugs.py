@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from clbench.strategies.derpp import DarkReplay
 from clbench.strategies.ewc import Consolidate
 from clbench.strategies.lwf import Distil
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain
 from clbench.engine import Run
-from clbench.parts import CrossEntropy, Replay
+from clbench.parts import CrossEntropy, DarkReplay, Replay
 from clbench.testing import check_strategy
 
 Bug = Callable[..., Strategy]

@@ -63,7 +63,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return {name: w.cpu() for name, w in run.model.state_dict().items()}
 
 
-STRATEGIES = ["finetune", "er", "derpp", "ewc", "lwf"]
+STRATEGIES = ["finetune", "er", "derpp", "ewc", "lwf", "er-ace", "mir", "scr", "pcr", "hpcr"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,0 +1,86 @@
+"""Proxy-based Contrastive Replay (PCR).
+
+Lin et al., "PCR: Proxy-based Contrastive Replay for Online Class-Incremental Continual Learning", CVPR 2023,
+arXiv:2304.04408.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from clbench import Batch, Output, Strategy, chain, register
+from clbench.memory import BatchReservoir
+from clbench.parts import Proxies, TwoViews, proxy_contrast, replay_two_views
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+
+class ProxyReplay(Strategy):
+    """Rows of the stream and rows of a reservoir, each with a forward pass of their own, are contrasted together.
+
+    `contrast` pulls every row to the proxy of its class, and away from the proxies of all rows' labels. With an empty
+    memory there is nothing to contrast with, and no update.
+    """
+
+    needs = frozenset({"memory"})
+    state = ("memory",)
+
+    def __init__(self, capacity: int, draw: int | None, weighting: Literal["count", "uniform"]) -> None:
+        self.capacity, self.draw, self.weighting = capacity, draw, weighting
+
+    def setup(self, run: Run) -> None:
+        self.memory = BatchReservoir(self.capacity)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        if n == 0:
+            return {}
+        old, past = replay_two_views(self.run, self.memory, n)
+        scores, y = torch.cat([past.logits, out.logits]), torch.cat([old["y"], batch.y])
+        return {"contrast": proxy_contrast(scores, y, self.weighting)}
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        new = batch.stream()
+        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+
+
+@register("pcr", paper="arXiv:2304.04408")
+def pcr(
+    memory: int = 200,
+    draw: int | None = None,
+    temperature: float = 0.09,
+    weighting: Literal["count", "uniform"] = "count",
+    seen_only: bool = True,
+) -> Strategy:
+    """Proxy-based Contrastive Replay: stream and memory are contrasted with the proxies of the classes at hand.
+
+    L = mean over rows of ln Σ_c n_c exp(s_ic) − s_iy, with s = cos(features, proxies) / τ and n_c the rows of class c
+    among the two views of the stream's batch and of the draw. Classes without a row get no gradient.
+
+    Args:
+        memory: examples the reservoir holds.
+        draw: replayed examples, two views of each; as many as the stream brings if none is given.
+        temperature: τ.
+        weighting: n_c as counted, as in the authors' code, or 1 for every class at hand.
+        seen_only: whether classes not seen yet are out of the question at prediction, as in the authors' later code.
+
+    Reference: Lin et al., "PCR: Proxy-based Contrastive Replay for Online Class-Incremental Continual Learning", CVPR
+    2023, arXiv:2304.04408.
+
+    Differences from the paper:
+        1. The second view of an example is the benchmark's augmentation, in place of a random resized crop, a flip,
+           colour jitter and greyscale; where a benchmark augments nothing, both views are equal.
+        2. The benchmark's normalisation is kept; the authors' inputs lie in [0, 1].
+        3. The proxies begin as the weights of the linear head, which has their distribution.
+        4. A class counts as seen from its first example on, in place of the end of its experience, as no boundaries
+           are told.
+        5. With task labels, the proxies of other tasks are out of the question.
+        6. A batch that meets an empty memory makes no update at all; the authors' loss is 0 there, which is the same
+           without momentum and weight decay.
+    """
+    return chain(Proxies(temperature, seen_only), TwoViews(), ProxyReplay(memory, draw, weighting))

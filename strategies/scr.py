@@ -1,0 +1,151 @@
+"""Supervised Contrastive Replay (SCR).
+
+Mai et al., "Supervised Contrastive Replay: Revisiting the Nearest Class Mean Classifier in Online Class-Incremental
+Continual Learning", CVPR Workshops 2021, arXiv:2103.13885.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench import Batch, Output, Reservoir, Strategy, register
+from clbench.strategy import State
+from clbench.types import MASKED
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+CHUNK = 512
+"""Stored examples in one forward pass when class means are taken."""
+
+
+class ContrastiveReplay(Strategy):
+    """Projected features of stream and memory, in two views, are contrasted; the nearest mean of a class predicts.
+
+    `contrast` is the supervised contrastive loss over all views. The linear head is neither trained nor used. With an
+    empty memory there is no update.
+    """
+
+    needs = frozenset({"memory"})
+    state = ("memory",)
+
+    def __init__(self, capacity: int, draw: int, temperature: float, projection: int) -> None:
+        self.capacity, self.draw, self.temperature, self.size = capacity, draw, temperature, projection
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        features: int = model.feature_size  # type: ignore[assignment]
+        self.projection = nn.Sequential(
+            self._linear(features, features), nn.ReLU(), self._linear(features, self.size)
+        )
+        model.projection = self.projection  # so that it is trained, saved and counted with the model
+        return model
+
+    def _linear(self, size_in: int, size_out: int) -> nn.Linear:
+        """A layer as torch initialises it, by a generator of its own."""
+        made: nn.Linear = nn.utils.skip_init(nn.Linear, size_in, size_out, device=self.run.device)
+        bound, generator = 1 / math.sqrt(size_in), self.run.rng("projection")
+        nn.init.uniform_(made.weight, -bound, bound, generator=generator)
+        nn.init.uniform_(made.bias, -bound, bound, generator=generator)
+        return made
+
+    def setup(self, run: Run) -> None:
+        self.memory = Reservoir(self.capacity)
+        self._means: tuple[int, Tensor] | None = None
+
+    def extend(self, batch: Batch) -> Batch:
+        """The first view: the stream's rows and a draw as they are."""
+        plain = batch.with_x(self.run.normalise(batch.raw))
+        n = min(self.draw, len(self.memory))
+        if n == 0:
+            return plain
+        old = self.memory.draw(n, self.run.rng("replay"))
+        return plain.join(self.run.normalise(old["x"]), old["y"], old["task"], old["x"])
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if len(batch) == batch.new:
+            return {}
+        other = self.run.forward(self.run.augment(batch.raw), batch.task)  # the second view
+        z = self.projection(torch.cat([out.features, other.features]))
+        return {"contrast": supervised_contrast(F.normalize(z), batch.y.repeat(2), self.temperature)}
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        new = batch.stream()
+        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        """Minus the squared distance between unit features and the classes' unit means."""
+        features = F.normalize(self.run.forward(x).features)
+        if not len(self.memory):
+            return features.new_full((len(x), self.run.num_classes), MASKED)
+        # One evaluation predicts in several calls; the means change with every step only.
+        if self._means is None or self._means[0] != self.run.step:
+            self._means = self.run.step, self._class_means()
+        means = self._means[1]
+        scores = 2 * features @ means.T - 2
+        absent = (means == 0).all(1)
+        return self.run.mask_tasks(scores.masked_fill(absent, MASKED), task)
+
+    def _class_means(self) -> Tensor:
+        """(C, D) unit means of the stored examples' unit features; zeros for a class of which none is stored."""
+        chunks = self.memory["x"].split(CHUNK)
+        features = torch.cat([self.run.forward(self.run.normalise(raw)).features for raw in chunks])
+        return class_means(features, self.memory["y"], self.run.num_classes)
+
+    def end_experience(self, exp: object) -> None:
+        self._means = None  # another part may move weights here without a step
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self._means = None
+
+
+def supervised_contrast(z: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Mean over rows i of −1/|P_i| Σ_{p ∈ P_i} ln [exp(z_i·z_p/τ) / Σ_{a ≠ i} exp(z_i·z_a/τ)].
+
+    P_i are the other rows of i's class.
+
+    Args:
+        z: (N, D) of unit length, at least two rows of each class. y: (N,).
+    """
+    oneself = torch.eye(len(y), dtype=torch.bool, device=y.device)
+    similar = (z @ z.T / temperature).masked_fill(oneself, float("-inf"))  # (N, N)
+    positive = (y.unsqueeze(0) == y.unsqueeze(1)) & ~oneself
+    return (similar.logsumexp(1) - similar.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()
+
+
+def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:
+    """(C, D) unit means of unit features (N, D) by label; zeros for a class without a row."""
+    member = F.one_hot(y, classes).to(features.dtype)  # (N, C)
+    return F.normalize(member.T @ F.normalize(features))
+
+
+@register("scr", paper="arXiv:2103.13885")
+def scr(memory: int = 200, draw: int = 100, temperature: float = 0.07, projection: int = 128) -> Strategy:
+    """Supervised Contrastive Replay: features of a class are drawn together, and the nearest class mean predicts.
+
+    L = supervised contrastive loss over two views of stream and replayed examples, on unit projections of the features
+    by a network of one hidden layer. The means are those of the stored examples' unit features, before projection.
+
+    Args:
+        memory: examples the reservoir holds.
+        draw: replayed examples.
+        temperature: τ.
+        projection: size of the projected features.
+
+    Reference: Mai et al., "Supervised Contrastive Replay: Revisiting the Nearest Class Mean Classifier in Online
+    Class-Incremental Continual Learning", CVPR Workshops 2021, arXiv:2103.13885. The defaults are the authors' for a
+    stream of batches of 10.
+
+    Differences from the paper:
+        1. The second view of an example is the benchmark's augmentation, in place of a random resized crop, a flip,
+           colour jitter and greyscale; where a benchmark augments nothing, both views are equal.
+        2. A class of which nothing is stored cannot be predicted; the authors' code gives it a random mean.
+        3. The model keeps its linear head, which gets no gradient.
+    """
+    return ContrastiveReplay(memory, draw, temperature, projection)
