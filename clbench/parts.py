@@ -52,5 +52,5 @@ class Replay(Strategy):
     def after_step(self, batch: Batch, out: Output) -> None:
         if self.draw == 0:  # nothing will ever be drawn
             return
-        new = batch.stream()
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+        x, y, task = batch.firsts(batch.raw), batch.firsts(batch.y), batch.firsts(batch.task)
+        self.memory.add(self.run.rng("memory"), x=x, y=y, task=task)

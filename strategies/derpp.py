@@ -55,9 +55,8 @@ class DarkReplay(Strategy):
         return old, self.run.forward(self.run.augment(old["x"]), old["task"])
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        new = batch.stream()
-        logits = out.logits[: batch.new]
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task, logits=logits)
+        x, y, task = batch.firsts(batch.raw), batch.firsts(batch.y), batch.firsts(batch.task)
+        self.memory.add(self.run.rng("memory"), x=x, y=y, task=task, logits=batch.firsts(out.logits))
 
 
 @register("derpp", paper="arXiv:2004.07211", null={"alpha": 0.0, "beta": 0.0})
