@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.memory import Reservoir
+from clbench.rehearsal import lag_weights as lag_weights
 from clbench.strategy import Strategy
 from clbench.types import Batch, Output
 
