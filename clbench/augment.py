@@ -239,3 +239,184 @@ def _bilinear(degrees: float, height: int, width: int) -> tuple[Tensor, Tensor]:
             places.append((row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten())
             weights.append((weight_y * weight_x * inside).flatten().to(torch.int32))
     return torch.stack(places), torch.stack(weights)
+
+
+# --- AutoAugment ---
+
+POLICY = (
+    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
+    (("rotate", 0.7, 2), ("translate x", 0.3, 9)),
+    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
+    (("shear y", 0.5, 8), ("translate y", 0.7, 9)),
+    (("autocontrast", 0.5, 0), ("equalize", 0.9, 0)),
+    (("shear y", 0.2, 7), ("posterize", 0.3, 7)),
+    (("colour", 0.4, 3), ("brightness", 0.6, 7)),
+    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
+    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
+    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
+    (("colour", 0.7, 7), ("translate x", 0.5, 8)),
+    (("equalize", 0.3, 0), ("autocontrast", 0.4, 0)),
+    (("translate y", 0.4, 3), ("sharpness", 0.2, 6)),
+    (("brightness", 0.9, 6), ("colour", 0.2, 8)),
+    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
+    (("equalize", 0.2, 0), ("autocontrast", 0.6, 0)),
+    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
+    (("colour", 0.9, 9), ("equalize", 0.6, 0)),
+    (("autocontrast", 0.8, 0), ("solarize", 0.2, 8)),
+    (("brightness", 0.1, 3), ("colour", 0.7, 0)),
+    (("solarize", 0.4, 5), ("autocontrast", 0.9, 0)),
+    (("translate y", 0.9, 9), ("translate y", 0.7, 9)),
+    (("autocontrast", 0.9, 0), ("solarize", 0.8, 3)),
+    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
+    (("translate y", 0.7, 9), ("autocontrast", 0.9, 0)),
+)
+"""AutoAugment's 25 sub-policies for CIFAR-10: operation, probability and magnitude level 0 … 9, twice each
+(Cubuk et al., arXiv:1805.09501, with the magnitudes of torchvision)."""
+
+IMAGE_OPS = (
+    "identity",
+    "shear y",
+    "translate x",
+    "translate y",
+    "rotate",
+    "brightness",
+    "colour",
+    "contrast",
+    "sharpness",
+    "posterize",
+    "solarize",
+    "autocontrast",
+    "equalize",
+    "invert",
+)
+"""What `image_op` does, by number."""
+SIGNED = slice(1, 9)
+"""Operations whose magnitude has a random sign."""
+
+
+def auto_augment(raw: Tensor, generator: Generator) -> Tensor:
+    """AutoAugment's CIFAR-10 policy: (B, C, H, W) uint8 of 1 or 3 channels → the same, each image on its own.
+
+    A sub-policy is drawn for every image, then, for each of its two operations, whether it takes place and
+    with which sign. What comes in from outside the image is black.
+    """
+    size, device = len(raw), raw.device
+    ops, chances, magnitudes = _policy(raw.shape[2], raw.shape[3], device)
+    chosen = torch.randint(len(POLICY), (size,), generator=generator, device=device)
+    drawn = torch.rand((2, size), generator=generator, device=device)
+    side = torch.randint(2, (2, size), generator=generator, device=device) * 2 - 1
+    for turn in range(2):
+        op, magnitude = ops[chosen, turn], magnitudes[chosen, turn]
+        signed = (op >= SIGNED.start) & (op < SIGNED.stop)
+        magnitude = torch.where(signed, magnitude * side[turn], magnitude)
+        raw = image_op(raw, torch.where(drawn[turn] <= chances[chosen, turn], op, 0), magnitude)
+    return raw
+
+
+def image_op(raw: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
+    """(B, C, H, W) uint8 → the same: to each image the operation `IMAGE_OPS[op]` of its own magnitude.
+
+    Every kind of operation is computed for all images and then selected, so that nothing waits for the
+    device.
+
+    Args:
+        op: (B,) int64. magnitude: (B,) float32: slope, pixels, degrees, factor − 1, bits kept, threshold.
+    """
+    op, magnitude = op.view(-1, 1, 1, 1), magnitude.view(-1, 1, 1, 1)
+    out = torch.where((op >= 1) & (op <= 4), _move(raw, op, magnitude), raw)
+    out = torch.where((op >= 5) & (op <= 8), _blend(raw, op, magnitude), out)
+    kept = (256 - torch.exp2(8 - magnitude.clamp(0, 8))).to(torch.uint8)  # a mask of the upper bits
+    out = torch.where(op == 9, raw & kept, out)
+    out = torch.where((op == 13) | ((op == 10) & (raw >= magnitude)), 255 - raw, out)
+    out = torch.where(op == 11, _autocontrast(raw), out)
+    return torch.where(op == 12, _equalize(raw), out)
+
+
+def _move(raw: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
+    """Shear, translation and rotation, as one gather of the nearest pixels; op, magnitude (B, 1, 1, 1)."""
+    channels, height, width = raw.shape[1:]
+    op, magnitude = op.view(-1, 1, 1), magnitude.view(-1, 1, 1)
+    y = torch.arange(height, device=raw.device).view(1, -1, 1) - (height - 1) / 2
+    x = torch.arange(width, device=raw.device).view(1, 1, -1) - (width - 1) / 2
+    zero = torch.zeros_like(magnitude)
+    slope = torch.where(op == 1, magnitude, zero)
+    right, down = (torch.where(op == k, magnitude.trunc(), zero) for k in (2, 3))
+    angle = torch.where(op == 4, magnitude, zero) * (math.pi / 180)
+    cos, sin = angle.cos(), angle.sin()
+    from_x = x * cos - y * sin - right + (width - 1) / 2  # (B, H, W)
+    # A shear leaves the left edge, not the first column's centre, where it is.
+    from_y = x * sin + y * cos + slope * (x + width / 2) - down + (height - 1) / 2
+    column, row = from_x.round().long(), from_y.round().long()
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten(1)
+    moved = raw.flatten(2).gather(2, index.unsqueeze(1).expand(-1, channels, -1)).view(raw.shape)
+    return moved * inside.unsqueeze(1)
+
+
+def _blend(raw: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
+    """Brightness, colour, contrast and sharpness: away from or towards black, grey, mean grey and a blur."""
+    image = raw.float()
+    channels, height, width = raw.shape[1:]
+    grey = image
+    if channels == 3:
+        weight = torch.tensor([0.2989, 0.587, 0.114], device=raw.device).view(1, 3, 1, 1)
+        grey = (image * weight).sum(1, keepdim=True).floor()
+    blurred = image
+    if height > 2 and width > 2:  # the border stays as it is
+        kernel = torch.ones((channels, 1, 3, 3), device=raw.device)
+        kernel[:, :, 1, 1] = 5.0
+        inner = F.conv2d(image, kernel / 13, groups=channels).round()
+        blurred = F.pad(inner, (1, 1, 1, 1))
+        border = F.pad(torch.zeros_like(inner), (1, 1, 1, 1), value=1.0)
+        blurred = torch.where(border.bool(), image, blurred)
+    base = torch.where(op == 6, grey.expand_as(image), torch.zeros_like(image))
+    base = torch.where(op == 7, grey.mean((1, 2, 3), keepdim=True), base)
+    base = torch.where(op == 8, blurred, base)
+    return ((1 + magnitude) * image - magnitude * base).clamp_(0, 255).to(torch.uint8)
+
+
+def _autocontrast(raw: Tensor) -> Tensor:
+    """Each channel stretched to 0 … 255; a channel of one value stays as it is."""
+    image = raw.float()
+    low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+    flat = high == low
+    scale = torch.where(flat, 1.0, 255 / (high - low))
+    return ((image - torch.where(flat, 0.0, low)) * scale).clamp_(0, 255).to(torch.uint8)
+
+
+def _equalize(raw: Tensor) -> Tensor:
+    """Each channel's histogram flattened."""
+    batch, channels = raw.shape[:2]
+    values = raw.flatten(2).long()  # (B, C, H·W)
+    counts = torch.zeros((batch, channels, 256), dtype=torch.int64, device=raw.device)
+    counts.scatter_add_(2, values, torch.ones_like(values))
+    last = counts.gather(2, values.amax(2, keepdim=True))  # how often the brightest value occurs
+    step = (counts.sum(2, keepdim=True) - last).div(255, rounding_mode="floor")
+    table = (counts.cumsum(2) + step.div(2, rounding_mode="floor")).div(
+        step.clamp(min=1), rounding_mode="floor"
+    )
+    table = F.pad(table, (1, 0))[..., :-1].clamp(0, 255)
+    return torch.where(step > 0, table.gather(2, values), values).to(torch.uint8).view(raw.shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _policy(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """`POLICY` as tensors (25, 2): numbers of operations, probabilities and magnitudes without sign."""
+
+    def magnitude(op: str, level: int) -> float:
+        share = level / 9
+        most = {
+            "shear y": 0.3,
+            "translate x": 150 / 331 * width,
+            "translate y": 150 / 331 * height,
+            "rotate": 30,
+        }
+        if op in most:
+            return most[op] * share
+        return {"posterize": 8.0 - round(4 * share), "solarize": 255 * (1 - share)}.get(op, 0.9 * share)
+
+    with torch.inference_mode(False):
+        ops = torch.tensor([[IMAGE_OPS.index(op) for op, *_ in pair] for pair in POLICY])
+        chances = torch.tensor([[chance for _, chance, _ in pair] for pair in POLICY])
+        magnitudes = torch.tensor([[magnitude(op, level) for op, _, level in pair] for pair in POLICY])
+        return ops.to(device), chances.to(device), magnitudes.to(device)

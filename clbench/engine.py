@@ -147,6 +147,16 @@ class Run:
             self._generators[consumer] = generator
         return self._generators[consumer]
 
+    def permutation(self, exp: Experience, epoch: int) -> Tensor:
+        """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
+
+        Drawn on the CPU, by seed, experience and number alone, so that it is the same on every device and
+        whatever else draws.
+        """
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
+        return torch.randperm(len(exp.data), generator=generator)
+
     def frozen(self) -> nn.Module:
         """A copy of the model as it is now, in eval mode and without gradients: a teacher."""
         # deepcopy keeps gradients, and a teacher needs none
@@ -289,6 +299,7 @@ class Run:
         # One copy to the device per pass; every batch is then a slice of what is there.
         rows = order.rows.to(self.device).split(self.batch_size)
         views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
+        firsts = None if order.view is None else self._first_views(order.view)
         batches = self._batches_of(len(order.rows))
         last = min(batches, start + self._steps - self._place["done"])
         task = self._task_of(exp)
@@ -305,6 +316,7 @@ class Run:
                     view=first_view if views is None else views[number],
                     replayed=fresh,
                     new=len(y),
+                    first=None if firsts is None else firsts[number],
                 )
             )
             self._place["batch"] = number + 1
@@ -499,17 +511,19 @@ class Run:
         full, rest = divmod(n, self.batch_size)
         return full if self.config.train.drop_last and full else full + bool(rest)
 
+    def _first_views(self, view: Tensor) -> list[Tensor]:
+        """For every batch of a pass, the rows (n,) of it that are first views; one copy to the device."""
+        rows = [(part == 0).nonzero().squeeze(1) for part in view.split(self.batch_size)]
+        return list(torch.cat(rows).to(self.device).split([len(part) for part in rows]))
+
     def _new_order(self, exp: Experience, epoch: int) -> Order:
-        """The rows of a pass. Drawn on the CPU, by experience and epoch alone, so that it is the same on
-        every device and whatever else draws."""
+        """The rows of a pass: a part's order, or a random one."""
         if self._orderer is not None:
             order = self._orderer(exp, epoch)
             if order is not None:
                 view = order.view.cpu() if order.view is not None else None
                 return Order(order.rows.cpu(), view)
-        generator = torch.Generator()
-        generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
-        return Order(torch.randperm(len(exp.data), generator=generator))
+        return Order(self.permutation(exp, epoch))
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.memory import Memory, Reservoir
+from clbench.rehearsal import lag_weights as lag_weights
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Batch, Output
 
@@ -53,8 +54,7 @@ class Replay(Strategy):
     def after_step(self, batch: Batch, out: Output) -> None:
         if self.draw == 0:  # nothing will ever be drawn
             return
-        new = batch.stream()
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+        self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
 class DarkReplay(Strategy):
@@ -94,9 +94,7 @@ class DarkReplay(Strategy):
         return old, self.run.forward(self.run.augment(old["x"]), old["task"])
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        new = batch.stream()
-        logits = out.logits[: batch.new]
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task, logits=logits)
+        self.memory.add(self.run.rng("memory"), **batch.examples(), logits=batch.firsts(out.logits))
 
 
 # --- proxies: PCR and HPCR ---

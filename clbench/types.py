@@ -43,6 +43,7 @@ class Batch:
         replayed: (B,) bool, true for rows that a part has added.
         new: how many rows come from the stream; they are the first ones, so `batch.x[:batch.new]`
             selects them without asking the device.
+        first: (n,) int64, which of the stream's rows are first views; None where all are (`firsts`).
     """
 
     x: Tensor
@@ -53,6 +54,7 @@ class Batch:
     view: Tensor
     replayed: Tensor
     new: int
+    first: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -71,7 +73,17 @@ class Batch:
             self.view[:n],
             self.replayed[:n],
             n,
+            self.first,
         )
+
+    def firsts(self, values: Tensor) -> Tensor:
+        """Of values (B, …), one per row of the batch, those of the stream's examples, each once: its first view."""
+        rows = values[: self.new]
+        return rows if self.first is None else rows.index_select(0, self.first)
+
+    def examples(self) -> dict[str, Tensor]:
+        """What a memory takes of a batch: `x` as stored, `y` and `task` of the stream's examples, each once."""
+        return {"x": self.firsts(self.raw), "y": self.firsts(self.y), "task": self.firsts(self.task)}
 
     def join(self, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
         """This batch with further rows that are not of the stream, marked `replayed`."""
@@ -85,6 +97,7 @@ class Batch:
             torch.cat([self.view, torch.zeros_like(y)]),
             torch.cat([self.replayed, torch.ones_like(y, dtype=torch.bool)]),
             self.new,
+            self.first,
         )
 
     def with_x(self, x: Tensor) -> Batch:

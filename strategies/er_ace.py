@@ -49,8 +49,7 @@ class AsymmetricReplay(Strategy):
         return losses
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        new = batch.stream()
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+        self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
 def within_batch(logits: Tensor, y: Tensor) -> Tensor:

@@ -75,15 +75,11 @@ class HolisticReplay(Strategy):
         return losses
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        new, n = batch.stream(), batch.new  # the first n rows are the stream's examples as they are
-        self.memory.add(
-            self.run.rng("memory"),
-            x=new.raw,
-            y=new.y,
-            task=new.task,
-            logits=out.logits[:n],
-            features=out.features[:n],
-        )
+        stored = {
+            "logits": batch.firsts(out.logits),
+            "features": batch.firsts(out.features),
+        }  # of the plain views
+        self.memory.add(self.run.rng("memory"), **batch.examples(), **stored)
         self.since += 1
 
 

@@ -50,8 +50,7 @@ class InterferedReplay(Strategy):
     def after_step(self, batch: Batch, out: Output) -> None:
         if self.draw == 0:  # nothing will ever be drawn
             return
-        new = batch.stream()
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+        self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
 def interference(run: Run, loss: Tensor, x: Tensor, y: Tensor, task: Tensor) -> Tensor:

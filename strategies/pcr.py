@@ -45,8 +45,7 @@ class ProxyReplay(Strategy):
         return {"contrast": proxy_contrast(scores, y, self.weighting)}
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        new = batch.stream()
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+        self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
 @register("pcr", paper="arXiv:2304.04408")

@@ -75,8 +75,7 @@ class ContrastiveReplay(Strategy):
         return {"contrast": supervised_contrast(F.normalize(z), batch.y.repeat(2), self.temperature)}
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        new = batch.stream()
-        self.memory.add(self.run.rng("memory"), x=new.raw, y=new.y, task=new.task)
+        self.memory.add(self.run.rng("memory"), **batch.examples())
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         """Minus the squared distance between unit features and the classes' unit means."""

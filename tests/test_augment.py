@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ import torch
 from torch import Tensor
 
 from clbench._torchvision import torchvision
-from clbench.augment import Permute, Rotate, Transform, crop_flip
+from clbench.augment import (
+    IMAGE_OPS,
+    SIGNED,
+    Permute,
+    Rotate,
+    Transform,
+    _policy,
+    auto_augment,
+    crop_flip,
+    image_op,
+)
 from clbench.errors import ConfigError
 
 CIFAR = Transform(mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26), ops=("crop", "flip"))
@@ -207,3 +218,88 @@ def test_the_gpu_computes_the_same_bits(images: Tensor) -> None:
     permute = Permute(torch.randperm(320, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(permute(images.cuda()).cpu(), permute(images))
     assert CIFAR.train(images.cuda(), torch.Generator("cuda").manual_seed(0)).device.type == "cuda"
+
+
+OPERATIONS = {
+    "identity": lambda F, x, m: x,
+    "shear y": lambda F, x, m: F.affine(
+        x, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(m))], center=[0, 0]
+    ),
+    "translate x": lambda F, x, m: F.affine(x, 0.0, [int(m), 0], 1.0, [0.0, 0.0]),
+    "translate y": lambda F, x, m: F.affine(x, 0.0, [0, int(m)], 1.0, [0.0, 0.0]),
+    "rotate": lambda F, x, m: F.rotate(x, m),
+    "brightness": lambda F, x, m: F.adjust_brightness(x, 1 + m),
+    "colour": lambda F, x, m: F.adjust_saturation(x, 1 + m),
+    "contrast": lambda F, x, m: F.adjust_contrast(x, 1 + m),
+    "sharpness": lambda F, x, m: F.adjust_sharpness(x, 1 + m),
+    "posterize": lambda F, x, m: F.posterize(x, int(m)),
+    "solarize": lambda F, x, m: F.solarize(x, m),
+    "autocontrast": lambda F, x, m: F.autocontrast(x),
+    "equalize": lambda F, x, m: F.equalize(x),
+    "invert": lambda F, x, m: F.invert(x),
+}
+MAGNITUDES = {
+    "shear y": 0.23,
+    "translate x": 5.7,
+    "translate y": 8.2,
+    "rotate": 17.3,
+    "posterize": 5,
+    "solarize": 113.3,
+}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", IMAGE_OPS)
+def test_image_operations_are_torchvisions(functional: Any, name: str, channels: int, sign: int) -> None:
+    """Up to one grey level of rounding; a pixel halfway between two may come from the other."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(40, 200, (6, channels, 20, 16), dtype=torch.uint8, generator=generator)
+    x[0] = 77  # nothing to stretch or flatten
+    number = IMAGE_OPS.index(name)
+    signed = SIGNED.start <= number < SIGNED.stop
+    m = MAGNITUDES.get(name, 0.55) * (sign if signed else 1)
+    ours = image_op(x, torch.full((6,), number), torch.full((6,), float(m)))
+    theirs = torch.stack([OPERATIONS[name](functional, image, m) for image in x])
+    far = (ours.int() - theirs.int()).abs() > 1
+    assert ours.dtype == torch.uint8
+    assert far.double().mean() <= (0.005 if name in ("rotate", "shear y") else 0.0)
+
+
+def test_each_image_gets_its_own_operation() -> None:
+    x = torch.randint(
+        256, (len(IMAGE_OPS), 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+    op, magnitude = torch.arange(len(IMAGE_OPS)), torch.full((len(IMAGE_OPS),), 3.0)
+    together = image_op(x, op, magnitude)
+    alone = [image_op(x[i : i + 1], op[i : i + 1], magnitude[i : i + 1]) for i in range(len(x))]
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.equal(together[0], x[0])
+
+
+def test_auto_augment_is_torchvisions_policy(functional: Any) -> None:
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+    theirs = AutoAugment(AutoAugmentPolicy.CIFAR10)
+    space = theirs._augmentation_space(10, (20, 16))
+    ops, chances, magnitudes = _policy(20, 16, torch.device("cpu"))
+    kind = {"Color": "colour", **{n: n.lower() for n in space if n != "Color"}}
+    kind |= {"ShearY": "shear y", "TranslateX": "translate x", "TranslateY": "translate y"}
+    for i, pair in enumerate(theirs.policies):
+        for j, (name, chance, level) in enumerate(pair):
+            assert IMAGE_OPS[ops[i, j]] == kind[name]
+            assert chances[i, j] == pytest.approx(chance)
+            if level is not None:
+                assert magnitudes[i, j] == pytest.approx(float(space[name][0][level]), abs=1e-4)
+
+
+def test_auto_augment_draws_from_its_generator_alone(images: Tensor) -> None:
+    before, state = images.clone(), torch.get_rng_state()
+    first = auto_augment(images, torch.Generator().manual_seed(5))
+    assert torch.equal(first, auto_augment(images, torch.Generator().manual_seed(5)))
+    assert not torch.equal(first, auto_augment(images, torch.Generator().manual_seed(6)))
+    assert torch.equal(before, images)
+    assert torch.equal(state, torch.get_rng_state())
+    assert first.dtype == torch.uint8
+    changed = (first != images).flatten(1).any(1).double().mean()
+    assert 0.6 < changed <= 1.0
