@@ -35,7 +35,7 @@ from clbench.models import Classifier
 from clbench.observer import Observer
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
-from clbench.randomness import derive_seed, global_rng, global_rng_state
+from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
 from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Order, Output
 
@@ -197,6 +197,34 @@ class Run:
             for module, mode in modes:
                 module.training = mode
 
+    @contextlib.contextmanager
+    def tentatively(self) -> Iterator[None]:
+        """What is drawn inside is drawn again after it, and the model's buffers are then as before.
+
+        For a gradient that is taken more than once for one batch, such as by an around point that calls `inner` twice:
+        the same replayed examples and the same dropout each time, and BatchNorm's statistics move once.
+        """
+        buffers = list(self.model.buffers())
+        kept = [buffer.clone() for buffer in buffers]
+        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
+        noise = global_rng_state(self.device)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, kept, strict=True):
+                    buffer.copy_(value)
+            for name in list(self._generators):
+                if name in drawn:
+                    self._generators[name].set_state(drawn[name])
+                else:  # first asked for inside
+                    self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
+            set_global_rng_state(self.device, noise)
+
+    def gradient_scale(self) -> Tensor:
+        """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
+        return self.precision.scale(torch.ones((), device=self.device))
+
     # --- prediction ---
 
     def predict(self, x: Tensor, task: Tensor) -> Tensor:
@@ -220,7 +248,7 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Iterations of the whole stream."""
-        return sum(self._steps_of(exp) for exp in self.train)
+        return sum(self.steps_of(exp) for exp in self.train)
 
     def fit(self, checkpoint: Callable[[], None] | None = None) -> None:
         """Train over the stream, or over what is left of it after resuming.
@@ -261,7 +289,7 @@ class Run:
 
     def _fit_experience(self, exp: Experience) -> None:
         self._feed = Feed(exp.data, self.device, self.execution)
-        self._steps = self._steps_of(exp)
+        self._steps = self.steps_of(exp)
         visible = self._visible(exp)
         if self._place["phase"] == "between":
             if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
@@ -502,7 +530,8 @@ class Run:
     def _augment_rng(self) -> torch.Generator:
         return self.rng("augment")
 
-    def _steps_of(self, exp: Experience) -> int:
+    def steps_of(self, exp: Experience) -> int:
+        """Iterations over an experience."""
         if self.config.train.iterations is not None:
             return self.config.train.iterations
         return self.config.train.epochs * self._batches_of(len(exp.data))

@@ -80,6 +80,18 @@ class Memory:
         return len(next(iter(rows.values())))
 
 
+class Archive(Memory):
+    """The first `capacity` examples offered, in the order in which they came."""
+
+    def add(self, **rows: Tensor) -> None:
+        """Offer examples, one row each in every column, in order."""
+        n = self._check(rows)
+        start = len(self)
+        self.seen += n
+        for name, values in rows.items():
+            self._columns[name][start : len(self)] = values[: len(self) - start].detach()
+
+
 class Reservoir(Memory):
     """A uniform sample of everything offered so far.
 

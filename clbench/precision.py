@@ -41,7 +41,11 @@ class Precision:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss into `.grad`, scaled where the precision scales."""
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        self.scale(loss).backward()
+
+    def scale(self, value: Tensor) -> Tensor:
+        """Times what `backward` multiplies losses, and therefore gradients, by."""
+        return value if self._scaler is None else self._scaler.scale(value)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Gradients to their true scale, once per update."""

@@ -31,9 +31,7 @@ def global_rng(device: torch.device, seed: int, state: Mapping[str, Tensor] | No
             if devices:  # torch.manual_seed would seed the caller's other devices, too
                 torch.cuda.default_generators[device.index].manual_seed(seed)
         else:
-            torch.set_rng_state(state["cpu"].cpu())
-            if devices:
-                torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+            set_global_rng_state(device, state)
         yield
 
 
@@ -43,3 +41,10 @@ def global_rng_state(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def set_global_rng_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
+    """Put the global generators where they stood when `global_rng_state` was asked."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import CrossEntropy
+from clbench.parts import CrossEntropy, per_example_gradients, quadratic_penalty
 
 if TYPE_CHECKING:
     from clbench.engine import Run
 
 Estimator = Literal["sampled", "empirical", "exact", "batch"]
 Tensors = dict[str, Tensor]
-PER_EXAMPLE_FLOATS = 1 << 26
-"""Gradient entries held at once while one gradient per example is taken: 256 MiB."""
 
 
 class Consolidate(Strategy):
@@ -43,13 +40,8 @@ class Consolidate(Strategy):
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if not self.anchors or self.strength == 0:
             return {}
-        theta = self.run.parameters()
-        terms = [
-            (fisher[name] * (theta[name] - anchor[name]) ** 2).sum()
-            for anchor, fisher in zip(self.anchors, self.fishers, strict=True)
-            for name in anchor
-        ]
-        return {"ewc": self.strength / 2 * torch.stack(terms).sum()}
+        penalty = quadratic_penalty(self.run.parameters(), self.anchors, self.fishers)
+        return {"ewc": self.strength / 2 * penalty}
 
     def end_experience(self, exp: Experience) -> None:
         if self.strength == 0:
@@ -104,20 +96,11 @@ def _labels(
 
 def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> Tensors:
     """Σ_b w_b (∂ℓ_b/∂θ)² for each parameter."""
-    parameters = {name: p.detach() for name, p in run.parameters().items()}
-    frozen = {
-        n: t.detach()
-        for n, t in [*run.model.named_parameters(), *run.model.named_buffers()]
-        if n not in parameters
-    }
 
-    def loss(theta: Tensors, x1: Tensor, y1: Tensor) -> Tensor:
-        logits = functional_call(run.model, {**frozen, **theta}, (x1[None],))
+    def loss(logits: Tensor, y1: Tensor) -> Tensor:
         return F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], task)), y1[None])
 
-    together = max(1, PER_EXAMPLE_FLOATS // sum(p.numel() for p in parameters.values()))
-    per_example = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=together)
-    gradients = per_example(parameters, x, y)  # name → (B, …)
+    gradients = per_example_gradients(run, loss, x, y)  # name → (B, …)
     return {name: torch.einsum("b,b...->...", weights, g**2) for name, g in gradients.items()}
 
 

@@ -21,7 +21,7 @@ from clbench.observer import Observer
 from clbench.optim import schedule_factor
 from clbench.parts import CrossEntropy
 from clbench.randomness import derive_seed
-from clbench.testing import difference, tiny_benchmark
+from clbench.testing import difference, tiny_benchmark, tiny_run
 from clbench.types import Experience, Order
 
 
@@ -483,6 +483,45 @@ def test_a_checkpoint_after_the_last_step_does_not_leave_its_order_behind() -> N
 
 
 # --- devices ---
+
+
+def test_what_is_done_tentatively_leaves_no_trace() -> None:
+    """Draws, those of a stream first asked for inside too, and BatchNorm statistics."""
+    run = tiny_run(make_strategy("er"), tiny_benchmark())
+    run.rng("known")
+    x = torch.ones((4, 8))
+    drawn, outputs, before = [], [], dict(run.model.named_buffers())
+    before = {name: buffer.clone() for name, buffer in before.items()}
+    for _ in range(2):
+        with run.tentatively():
+            drawn.append(
+                [torch.rand(3, generator=run.rng(name)) for name in ("known", "new")] + [torch.rand(3)]
+            )
+            outputs.append(run.forward(x + torch.arange(4)[:, None]).logits)
+    assert difference(*drawn) is None
+    assert torch.equal(*outputs)
+    assert difference(before, dict(run.model.named_buffers())) is None
+
+
+def test_gradients_are_scaled_by_the_scale_that_is_told() -> None:
+    scales = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        found: list[Tensor] = []
+
+        class Look(Strategy):
+            def gradient(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
+                out = inner(batch)
+                loss = nn.functional.cross_entropy(self.run.forward(batch.x).logits, batch.y)
+                (true,) = torch.autograd.grad(loss, [self.run.model.head.bias])
+                given = self.run.model.head.bias.grad
+                found.append((given / true).median() / self.run.gradient_scale())  # noqa: B023
+                return out
+
+        run = tiny_run(chain(CrossEntropy(), Look()), tiny_benchmark(), precision=precision)
+        run.fit()
+        scales[precision] = run.gradient_scale().item()
+        assert torch.stack(found[:1]).allclose(torch.ones(1), rtol=0.1)
+    assert scales["fp32"] == scales["bf16"] == 1 < scales["fp16"]
 
 
 def test_auto_takes_what_there_is() -> None:

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from clbench import checkpoint
-from clbench.memory import Reservoir
+from clbench.memory import Archive, Reservoir
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -142,3 +142,16 @@ def test_bytes_are_those_of_the_rows_it_may_hold() -> None:
     memory = Reservoir(10)
     memory.add(generator(), x=torch.zeros((3, 2, 2), dtype=torch.uint8), y=torch.zeros(3, dtype=torch.int64))
     assert memory.nbytes == 10 * (4 + 8)
+
+
+@pytest.mark.parametrize("offered", [0, 4, 10, 25])
+def test_an_archive_keeps_the_first(offered: int) -> None:
+    memory = Archive(10)
+    for rows in torch.split(torch.arange(offered), 4):
+        memory.add(x=rows)
+        assert len(memory) <= 10
+    if offered:
+        assert memory["x"].tolist() == list(range(min(offered, 10)))
+    again = Archive(10)
+    again.load_state_dict(checkpoint.clone(memory.state_dict()))
+    assert len(again) == len(memory) == min(offered, 10)

@@ -310,7 +310,12 @@ def check_first_experience(subject: Subject) -> None:
     strategy = subject.make()
     if "boundaries" not in subject.needs or subject.needs & {"memory", "past data"}:
         raise NotApplicable("it does not wait for a boundary")
-    changing = [point for point in ("wrap", "order") for part in strategy.parts if overrides(part, point)]
+    changing = [
+        point
+        for point in ("wrap", "order", "step", "gradient")
+        for part in strategy.parts
+        if overrides(part, point)
+    ]
     if changing:
         raise NotApplicable(f"it trains another way from the start: it defines {changing[0]}()")
     benchmark = subject.benchmark(experiences=1)

@@ -1,0 +1,125 @@
+"""Replay: stored examples that join batches, or have forward passes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.memory import Archive, Reservoir
+from clbench.strategy import Strategy
+from clbench.types import Batch, Experience, Output
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+
+class Replay(Strategy):
+    """Examples drawn from a reservoir join every batch; the stream's examples are offered to it after the step.
+
+    Args:
+        capacity: examples the reservoir holds.
+        draw: examples that join a batch; as many as the stream brings if None, fewer while there are not so many.
+    """
+
+    needs = frozenset({"memory"})
+    state = ("memory",)
+
+    def __init__(self, capacity: int, draw: int | None = None) -> None:
+        self.capacity, self.draw = capacity, draw
+
+    def setup(self, run: Run) -> None:
+        self.memory = Reservoir(self.capacity)
+
+    def extend(self, batch: Batch) -> Batch:
+        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        if n == 0:
+            return batch
+        old = self.memory.draw(n, self.run.rng("replay"))
+        return batch.join(self.run.augment(old["x"]), old["y"], old["task"], old["x"])
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        if self.draw == 0:  # nothing will ever be drawn
+            return
+        self.memory.add(self.run.rng("memory"), **batch.examples())
+
+
+class DarkReplay(Strategy):
+    """Two draws from a reservoir, each with its own forward pass: one must keep its logits, one its labels.
+
+    `dark` is α · mean squared difference between stored and present logits, over all columns; `replay` is
+    β · cross-entropy (eqs. 5 and 6 of Buzzega et al., arXiv:2004.07211). Stored logits are those of the step in
+    which the example came.
+    """
+
+    needs = frozenset({"memory"})
+    state = ("memory",)
+
+    def __init__(self, capacity: int, draw: int | None, alpha: float, beta: float) -> None:
+        self.capacity, self.draw, self.alpha, self.beta = capacity, draw, alpha, beta
+
+    def setup(self, run: Run) -> None:
+        self.memory = Reservoir(self.capacity)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        losses: dict[str, Tensor] = {}
+        if n == 0:
+            return losses
+        # A forward pass in training mode moves BatchNorm statistics: a zero coefficient must not make one.
+        if self.alpha:
+            old, past = self._replay(n)
+            losses["dark"] = self.alpha * F.mse_loss(past.logits, old["logits"])
+        if self.beta:
+            old, past = self._replay(n)
+            losses["replay"] = self.beta * F.cross_entropy(past.logits, old["y"])
+        return losses
+
+    def _replay(self, n: int) -> tuple[dict[str, Tensor], Output]:
+        """A draw of n examples, augmented anew, and what the model says of it now."""
+        old = self.memory.draw(n, self.run.rng("replay"))
+        return old, self.run.forward(self.run.augment(old["x"]), old["task"])
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.memory.add(self.run.rng("memory"), **batch.examples(), logits=batch.firsts(out.logits))
+
+
+class Episodes(Strategy):
+    """Keeps examples of every experience for later ones, chosen when it ends: an equal share of the memory each.
+
+    With `first`, the share is the experience's first examples; otherwise they are drawn at random.
+    """
+
+    needs = frozenset({"boundaries", "memory"})
+    state = ("memory", "counts")
+
+    def __init__(self, capacity: int, first: bool = False) -> None:
+        self.capacity, self.first = capacity, first
+        self.counts: list[int] = []  # rows of each experience so far, in order
+
+    def setup(self, run: Run) -> None:
+        self.memory = Archive(self.capacity)
+
+    def end_experience(self, exp: Experience) -> None:
+        share, rest = divmod(self.capacity, len(self.run.train))
+        n = min(share + (exp.index < rest), len(exp))
+        self.counts.append(n)
+        if n == 0:
+            return
+        rng = self.run.rng("episodes")
+        chosen = (
+            torch.arange(n) if self.first else torch.randperm(len(exp), generator=rng, device=rng.device)[:n]
+        )
+        x, y = exp.data.take(chosen.to("cpu"))
+        y = y.to(self.run.device)
+        self.memory.add(x=x.to(self.run.device), y=y, task=torch.full_like(y, exp.task))
+
+    def by_experience(self) -> list[dict[str, Tensor]]:
+        """The rows of each experience of which there are any."""
+        if not len(self.memory):
+            return []
+        columns = {name: self.memory[name].split(self.counts) for name in ("x", "y", "task")}
+        return [{name: rows[k] for name, rows in columns.items()} for k, n in enumerate(self.counts) if n]

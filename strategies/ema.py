@@ -1,0 +1,77 @@
+"""Temporal ensembles: predictions by an exponential moving average of the weights.
+
+Soutif-Cormerais, Carta, van de Weijer, "Improving Online Continual Learning Performance and Stability with Temporal
+Ensembles", CoLLAs 2023, arXiv:2306.16817.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from clbench import Strategy, register
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+
+class TemporalEnsemble(Strategy):
+    """Follows the weights and BatchNorm statistics of the model it trains with, and predicts in its place.
+
+    θ̄ ← m θ̄ + (1 − m) θ after every update; m is `start` for the first `warmup` of them and `momentum` afterwards.
+    """
+
+    state = ("average", "updates")
+
+    def __init__(self, momentum: float, start: float, warmup: int | None) -> None:
+        self.momentum, self.start, self.warmup = momentum, start, warmup
+        self.updates = 0
+
+    def setup(self, run: Run) -> None:
+        self.average = run.frozen()
+        self.first = run.steps_of(run.train[0]) if self.warmup is None else self.warmup
+
+    def after_update(self) -> None:
+        self.updates += 1
+        momentum = self.start if self.updates <= self.first else self.momentum
+        averages, values = entries(self.average), entries(self.run.model)
+        floating = [i for i, value in enumerate(values) if value.is_floating_point()]
+        # As a step towards θ: where θ̄ is θ, it stays so to the bit.
+        torch._foreach_lerp_([averages[i] for i in floating], [values[i] for i in floating], 1 - momentum)
+        for average, value in zip(averages, values, strict=True):
+            if not value.is_floating_point():  # counters
+                average.copy_(value)
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        return self.run.output_of(self.average, x, task).logits
+
+
+def entries(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers."""
+    return [*(p.detach() for p in model.parameters()), *model.buffers()]
+
+
+@register("ema", paper="arXiv:2306.16817", modifier=True, null={"momentum": 0.0, "start": 0.0})
+def ema(momentum: float = 0.99, start: float = 0.9, warmup: int | None = None) -> Strategy:
+    """Temporal ensemble: a moving average of the weights predicts, and training goes on as if it were not there.
+
+    θ̄ ← m θ̄ + (1 − m) θ after every update, for weights and BatchNorm statistics; m is 0.9 in the first experience and
+    λ afterwards. It averages over about the last 1 / (1 − m) updates: where an experience is not many times as long,
+    the average lags behind and predicts worse than the weights themselves.
+
+    Args:
+        momentum: λ.
+        start: m of the first updates.
+        warmup: how many updates those are; as many as there are steps in the first experience if none is given.
+
+    Reference: Soutif-Cormerais, Carta, van de Weijer, "Improving Online Continual Learning Performance and Stability
+    with Temporal Ensembles", CoLLAs 2023, arXiv:2306.16817. The defaults are the authors' in every configuration.
+
+    Differences from the paper:
+        1. The head has all outputs from the start, so that nothing grows and has to be aligned.
+        2. An iteration that brings no update, having no loss, is not averaged; an iteration of several updates is
+           averaged after each.
+    """
+    return TemporalEnsemble(momentum, start, warmup)

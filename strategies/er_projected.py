@@ -1,0 +1,61 @@
+"""Experience replay with projected gradients.
+
+Hess, Tuytelaars, van de Ven, "Two Complementary Perspectives to Continual Learning: Ask Not Only What to Optimize, But
+Also How", 2023, arXiv:2311.04898.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from clbench import Batch, Strategy, chain, register
+from clbench.parts import CrossEntropy, Episodes, ProjectAveraged, ProjectEach, Replay
+
+
+class Recall(Strategy):
+    """Examples of past experiences join every batch."""
+
+    def __init__(self, episodes: Episodes, draw: int | None) -> None:
+        self.episodes, self.draw = episodes, draw
+
+    def extend(self, batch: Batch) -> Batch:
+        memory = self.episodes.memory
+        n = min(batch.new if self.draw is None else self.draw, len(memory))
+        if n == 0:
+            return batch
+        old = memory.draw(n, self.run.rng("replay"))
+        return batch.join(self.run.augment(old["x"]), old["y"], old["task"], old["x"])
+
+
+@register("er-projected", paper="arXiv:2311.04898", null={"memory": 0})
+def er_projected(
+    memory: int = 200, draw: int | None = None, rule: Literal["a-gem", "gem"] = "a-gem", margin: float = 0.5
+) -> Strategy:
+    """Replay with projected gradients: the loss of replay, stepped down so that the memory's loss does not rise.
+
+    Replay changes what is minimised, a projection how: the gradient of the loss over stream and replayed examples
+    together is projected as in A-GEM or GEM where it points against the memory's.
+
+    Args:
+        memory: examples it holds.
+        draw: examples that join a batch, and, in A-GEM's rule, examples of a second draw on which the memory's gradient
+            is taken; as many as the stream brings if none is given.
+        rule: A-GEM's, with a reservoir; or GEM's, one constraint for each past experience, which needs boundaries and
+            an equal share of the memory for each.
+        margin: γ of GEM's rule.
+
+    Reference: Hess, Tuytelaars, van de Ven, "Two Complementary Perspectives to Continual Learning: Ask Not Only What to
+    Optimize, But Also How", 2023, arXiv:2311.04898.
+
+    Differences from the paper:
+        1. Stream and replayed examples weigh alike in one mean; with A-GEM's rule, examples of the present experience
+           enter the memory as they come.
+        2. GEM's rule differs as `gem` does: solved exactly on the CPU; an experience's examples are drawn at its end.
+
+    To project the gradient of any other strategy, chain it: `derpp+a-gem`, with a memory of its own.
+    """
+    if rule == "a-gem":
+        replay = Replay(memory, draw)
+        return chain(replay, CrossEntropy(), ProjectAveraged(replay, draw))
+    episodes = Episodes(memory)
+    return chain(episodes, Recall(episodes, draw), CrossEntropy(), ProjectEach(episodes, margin))

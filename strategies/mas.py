@@ -1,0 +1,84 @@
+"""Memory Aware Synapses (MAS).
+
+Aljundi et al., "Memory Aware Synapses: Learning what (not) to forget", ECCV 2018, arXiv:1711.09601.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench.parts import CrossEntropy, examples_at_once, per_example_gradients, quadratic_penalty
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+Tensors = dict[str, Tensor]
+
+
+class Sensitivity(Strategy):
+    """A quadratic penalty holds each weight near its last value, as firmly as the model's output depends on it.
+
+    `mas` is λ · Σ_j Ω_j (θ_j − θ*_j)² (eq. 4); Ω adds up the `sensitivity` of every experience so far.
+    """
+
+    needs = frozenset({"boundaries"})
+    state = ("anchor", "importance")
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+        self.anchor: Tensors = {}
+        self.importance: Tensors = {}
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if not self.anchor or self.strength == 0:
+            return {}
+        penalty = quadratic_penalty(self.run.parameters(), [self.anchor], [self.importance])
+        return {"mas": self.strength * penalty}
+
+    def end_experience(self, exp: Experience) -> None:
+        if self.strength == 0:
+            return
+        with self.run.evaluating():
+            new = sensitivity(self.run, exp)
+        self.importance = {name: self.importance.get(name, 0.0) + value for name, value in new.items()}
+        self.anchor = {name: p.detach().clone() for name, p in self.run.parameters().items()}
+
+
+def sensitivity(run: Run, exp: Experience) -> Tensors:
+    """1/N Σ_n |∂ ‖f(x_n)‖² / ∂θ| by parameter name, f the logits (eq. 2 and 3); no label is asked for."""
+
+    def norm(logits: Tensor, task: Tensor) -> Tensor:
+        return run.mask_tasks(logits, task[None]).square().sum()  # a masked logit is a constant
+
+    total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
+    for x, y in run.visit(exp.data):
+        for inputs in x.split(examples_at_once(run)):
+            task = torch.full_like(y[: len(inputs)], exp.task)
+            for name, g in per_example_gradients(run, norm, inputs, task).items():
+                total[name] += g.abs().sum(0)
+    return {name: value / len(exp) for name, value in total.items()}
+
+
+@register("mas", paper="arXiv:1711.09601", null={"strength": 0.0})
+def mas(strength: float = 1.0) -> Strategy:
+    """Memory Aware Synapses: weights that the output for past examples depends on are held near their values then.
+
+    L = CE(stream) + λ · Σ_j Ω_j (θ_j − θ*_j)², Ω_j adding up over experiences the mean of |∂ ‖f(x)‖² / ∂θ_j|.
+
+    Args:
+        strength: λ.
+
+    Reference: Aljundi et al., "Memory Aware Synapses: Learning what (not) to forget", ECCV 2018, arXiv:1711.09601. The
+    default is theirs.
+
+    Differences from the paper:
+        1. The head is shared by all experiences and is part of the penalty, as everything trainable is.
+        2. Ω is taken on the experience's training examples, once each and not augmented. The paper may also take
+           other examples, as no labels are needed.
+    """
+    return chain(CrossEntropy(), Sensitivity(strength))
