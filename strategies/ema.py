@@ -36,11 +36,11 @@ class TemporalEnsemble(Strategy):
     def after_update(self) -> None:
         self.updates += 1
         momentum = self.start if self.updates <= self.first else self.momentum
-        averages, values = entries(self.average), entries(self.run.model)
-        floating = [i for i, value in enumerate(values) if value.is_floating_point()]
+        pairs = list(zip(entries(self.average), entries(self.run.model), strict=True))
+        averages, values = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
         # As a step towards θ: where θ̄ is θ, it stays so to the bit.
-        torch._foreach_lerp_([averages[i] for i in floating], [values[i] for i in floating], 1 - momentum)
-        for average, value in zip(averages, values, strict=True):
+        torch._foreach_lerp_(averages, values, 1 - momentum)
+        for average, value in pairs:
             if not value.is_floating_point():  # counters
                 average.copy_(value)
 
