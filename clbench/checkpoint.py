@@ -83,7 +83,7 @@ def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         path = path if path not in tensors else f"{path}#{len(tensors)}"  # {"a": {"b": t}, "a/b": t}
-        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": path}
     if isinstance(value, Mapping):  # as pairs: optimizers number their parameters, and JSON keys are strings
         if wrong := [k for k in value if not isinstance(k, str | int)]:
