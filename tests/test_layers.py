@@ -92,15 +92,3 @@ def test_results_and_the_command_line_are_read_without_torch(module: str) -> Non
 def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
     heavy = {"avalanche", "wandb", "torchvision", "timm", "matplotlib", "sklearn", "tensorboard"}
     assert not {m for m in imports(path) if m.split(".")[0] in heavy}
-
-
-@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_strategies_leave_the_mechanism_to_the_engine(path: Path) -> None:
-    """Backward, step, precision and waiting for the device are the engine's."""
-    forbidden = {"backward", "autocast", "item", "cpu", "GradScaler"}
-    called = {
-        node.func.attr
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    }
-    assert path.parent.name != "strategies" or not called & forbidden
