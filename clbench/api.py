@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -174,11 +177,14 @@ def start(
     try:
         log = _Log(folder / "log.jsonl")
         watching = [log, *loggers.observers(execution.log, folder, identity.id), *observers]
-        # Built before there is a folder: a run that is refused leaves none.
-        engine = build(resolved, execution, benchmark=identity.built, observers=watching)
-        make_folder(folder)
-        with locked(folder, f"Run {folder}"):
-            if has_record(folder):  # finished while we built
+        with contextlib.ExitStack() as stack:
+            if folder.is_dir():  # whether somebody works on it is told before anything is built
+                stack.enter_context(locked(folder, f"Run {folder}"))
+            engine = build(resolved, execution, benchmark=identity.built, observers=watching)
+            if not folder.is_dir():  # built before: a run that is refused leaves no folder
+                make_folder(folder)
+                stack.enter_context(locked(folder, f"Run {folder}"))
+            if has_record(folder):  # finished in the meantime
                 return read_record(folder)
             return _carry_out(engine, folder, identity, log)
     finally:
@@ -278,7 +284,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
     status: Literal["done", "diverged"] = "done"
     note = ""
     try:
-        with log:
+        with log, _stopping(engine):
             engine.fit(save)
     except DivergedError as error:
         status, note = "diverged", str(error)
@@ -304,6 +310,28 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
     record = write_record(record, folder)
     path.unlink(missing_ok=True)
     return record
+
+
+@contextlib.contextmanager
+def _stopping(engine: Run) -> Iterator[None]:
+    """The first interrupt (Ctrl-C) ends the run after the present step, with a checkpoint; the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # a suite's cell, or a caller with a mind of its own
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        engine.stop = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Log(Observer):

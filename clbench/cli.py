@@ -37,6 +37,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130
 KINDS = ("strategies", "benchmarks", "models", "metrics", "suites")
 HEADLINE = (
     ("ACC", "average_accuracy"),
@@ -73,20 +74,39 @@ def main() -> NoReturn:
     except ClbenchError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
         # Typer's own click raises its usage errors; they know how to show themselves.
         if not hasattr(error, "format_message"):
-            raise
+            _unexpected(error)
         if type(error).__name__ == "NoArgsIsHelpError":  # `clbench` alone: its message is the help
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         _fail(error.format_message())
+    if code == INTERRUPTED:  # which is also what Typer makes of an interrupt
+        print(
+            "clbench: interrupted; the same command again goes on from the last checkpoint.", file=sys.stderr
+        )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    """One line for what nobody foresaw, such as a plugin's own mistake; `CLBENCH_DEBUG=1` shows the traceback."""
+    import traceback
+
+    if os.environ.get("CLBENCH_DEBUG"):
+        raise error
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(clbench.__file__).resolve().parent)
+    outside = [f for f in frames if not f.filename.startswith((ours, sys.prefix, sys.base_prefix, "<"))]
+    at = (outside or frames)[-1]
+    _fail(
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} "
+        f"({at.filename}, line {at.lineno}). Set CLBENCH_DEBUG=1 to see the traceback."
+    )
 
 
 def _fail(message: str) -> NoReturn:
@@ -250,15 +270,17 @@ def show(
 
 @app.command()
 def check(
-    strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain.")],
+    strategy: Annotated[str, typer.Argument(help="The name of a strategy, a chain, or a benchmark.")],
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> int:
-    """Put a strategy through the contract that every strategy of clbench passes."""
+    """Put a strategy, or a benchmark, through the contract that all of clbench's pass."""
     from clbench import testing
+    from clbench.registry import benchmarks
 
     _load(plugin)
-    results = list(testing.check_strategy(strategy))
+    checking = testing.check_benchmark if strategy in benchmarks.names() else testing.check_strategy
+    results = list(checking(strategy))
     failed = [r for r in results if r.status == "failed"]
     if as_json:
         print(json.dumps([r.as_dict() for r in results], indent=2, ensure_ascii=False))
@@ -299,29 +321,37 @@ def verify(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
 
 @app.command()
 def plot(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders of one benchmark.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[Path, typer.Option(help="PNG file, or a folder for all plots.")] = Path(
         "stability-gap.png"
     ),
 ) -> None:
-    """Plot the stability gap of runs: accuracy of the first experience at every iteration."""
-    from clbench import plots
-    from clbench.ledger import read_record
+    """Plot the stability gap of runs: accuracy of the first experience at every iteration.
 
-    records = [read_record(folder) for folder in folders]
-    names = {record.benchmark["name"] for record in records}
-    if len(names) > 1:
-        raise ConfigError(
-            f"The runs are of several benchmarks ({', '.join(sorted(names))}); plot those of one."
-        )
-    curves: dict[str, list[Any]] = {}
+    A PNG for each benchmark; folders without a finished run are left out.
+    """
+    from clbench import plots
+    from clbench.ledger import has_record, read_record
+
+    records = [read_record(folder) for folder in folders if has_record(folder)]
+    for folder in folders:
+        if not has_record(folder):
+            print(f"clbench: {folder} holds no finished run; left out.", file=sys.stderr)
+    if not records:
+        raise ConfigError("There is nothing to plot: none of the folders holds a finished run.")
+    curves: dict[str, dict[str, list[Any]]] = {}
     for record in records:
-        curves.setdefault(record.strategy["name"], []).append(record.curve)
-    if out.suffix != ".png":
-        out.mkdir(parents=True, exist_ok=True)
-        out = out / "stability-gap.png"
-    plots.stability_gap(curves, out, title=f"{names.pop()}: accuracy of the first experience")
-    print(out)
+        of_benchmark = curves.setdefault(record.benchmark["name"], {})
+        of_benchmark.setdefault(record.strategy["name"], []).append(record.curve)
+    if out.suffix not in ("", ".png"):
+        raise ConfigError(f"--out takes a PNG file or a folder; {out} was given.")
+    for benchmark, by_strategy in curves.items():
+        file = out if out.suffix else out / "stability-gap.png"
+        if len(curves) > 1:
+            file = file.with_name(f"{file.stem}-{benchmark}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plots.stability_gap(by_strategy, file, title=f"{benchmark}: accuracy of the first experience")
+        print(file)
 
 
 @data_app.command("status")
@@ -444,6 +474,8 @@ def _show_record(record: Record, as_json: bool) -> int:
             print(f"  {label:<12}{'—' if value is None else format(100 * value, '.2f')}")
         seconds = record.budget["train_seconds"], record.budget["eval_seconds"]
         print(f"  {record.budget['steps']} steps, {seconds[0]:.1f} s training, {seconds[1]:.1f} s evaluation")
+        if not record.budget["updates"] and record.status == "done":
+            print("  no step had a loss, so no weight was trained")
         if record.note:
             print(f"  {record.note}")
         print(f"  {record.folder}")

@@ -51,7 +51,7 @@ class OptimConfig(_Tree):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
-    momentum: NotNegative = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
@@ -206,14 +206,17 @@ def resolve(
     if seed < 0:
         raise ConfigError(f"A seed is 0 or more; {seed} was given.")
     tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
-    for layer in [*_layers(benchmark, parts), ("the configuration file", dict(file or {}))]:
-        _merge(tree, layer[1], parts, layer[0])
+    for where, layer in _layers(benchmark, parts):
+        _merge(tree, layer, parts, where)
+    shipped = tree.setdefault("train", {}).pop("epochs", TrainConfig().epochs)  # meant for several passes
+    _merge(tree, dict(file or {}), parts, "the configuration file")
     if tree.get("benchmark", benchmark) != benchmark or tree.get("strategy", strategy) != strategy:
         raise ConfigError(
             "A configuration file names another benchmark or strategy than the command line does."
         )
     for given in overrides:
         _override(tree, given, benchmark, parts, given_benchmark)
+    tree["train"].setdefault("epochs", 1 if tree.get("stream", {}).get("online") else shipped)
     tree["benchmark"], tree["strategy"] = benchmark, strategy
     tree["params"] = {
         part: _all_arguments(

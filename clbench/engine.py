@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ class Run:
         self.updates = 0
         self.experience = 0
         self.train_seconds = 0.0
+        self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
         self._order: Order | None = None
@@ -349,6 +350,8 @@ class Run:
             )
             self._place["batch"] = number + 1
             self._place["done"] += 1
+            if self.stop:
+                self._interrupt()
             self._maybe_save()
         if self._place["batch"] >= batches:
             self._place["epoch"], self._place["batch"], self._order = epoch + 1, 0, None
@@ -377,7 +380,13 @@ class Run:
         out = self.forward(batch.x, batch.task)
         losses: dict[str, Tensor] = {}
         for part in self._losing:
-            for name, loss in part.losses(batch, out).items():
+            named = part.losses(batch, out)
+            if not isinstance(named, Mapping) or not all(isinstance(v, Tensor) for v in named.values()):
+                raise IncompatibleError(
+                    f"losses() of {type(part).__name__} must return a dictionary of scalar tensors, "
+                    f"{{'fit': loss}} for example; it returned {type(named).__name__} {named!r:.80}."
+                )
+            for name, loss in named.items():
                 if name in losses:
                     raise IncompatibleError(
                         f"Two parts of {self.strategy} both add a loss named '{name}'; the second is {part}."
@@ -586,6 +595,13 @@ class Run:
         self._flush()
         self._save()
         self._resume_clock()
+
+    def _interrupt(self) -> NoReturn:
+        """End between two steps, with a checkpoint, as was asked by setting `stop`."""
+        self._stop_clock()
+        self._flush()
+        self._save()
+        raise KeyboardInterrupt
 
     def _save(self) -> None:
         if self._checkpoint is not None and self.execution.checkpoint_seconds is not None:

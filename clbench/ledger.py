@@ -59,6 +59,11 @@ class Record:
     schema: int = SCHEMA
     folder: Path | None = field(default=None, compare=False)
 
+    def __repr__(self) -> str:
+        accuracy = self.metrics.get("average_accuracy")
+        shown = "" if accuracy is None else f", ACC {100 * accuracy:.1f}"
+        return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
+
     def to_json(self) -> str:
         """As it stands in `record.json`."""
         content = asdict(self)

@@ -101,6 +101,8 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] 
     The two layers of 400 units are customary for MNIST-sized inputs (van de Ven & Tolias, arXiv:1904.07734).
     Without hidden layers it is a linear model.
     """
+    if any(size < 1 for size in hidden):
+        raise ValueError(f"layers of the sizes {list(hidden)} cannot be made; each needs 1 unit or more")
     sizes = [torch.Size(input_shape).numel(), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for size_in, size_out in itertools.pairwise(sizes):
@@ -211,7 +213,10 @@ def timm_model(
     channels, *size = _image_shape(name, input_shape)
     given = {"patch_size": patch_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that the model does not have
+        raise ConfigError(f"timm has no '{name}': {error}.") from error
     if config is not None and config.fixed_input_size:  # those models, and only those, must be told the size
         options["img_size"] = tuple(size)
     if pretrained and (config is None or not config.has_weights):

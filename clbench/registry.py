@@ -174,6 +174,10 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:  # how a factory refuses a value that its annotation allows
             raise ConfigError(f"{self.kind} '{name}': {error}") from error
+        except Exception as error:
+            raise RegistryError(
+                f"{self.kind} '{name}' cannot be built: {entry.module} raised {type(error).__name__}: {error}"
+            ) from error
         base = self._base()
         if not isinstance(made, base):
             raise RegistryError(

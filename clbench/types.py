@@ -167,6 +167,9 @@ class Pool:
                 f"a pool needs one label per example; it has {len(self.x)} examples, {len(self.y)} labels"
             )
 
+    def __repr__(self) -> str:
+        return f"<Pool: {len(self.x)} examples {'×'.join(map(str, self.x.shape[1:]))} {self.x.dtype}>"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over shape, dtype and bytes of inputs and labels."""
@@ -187,6 +190,9 @@ class Data:
     """
 
     parts: tuple[tuple[Pool, Tensor, Change | None], ...]
+
+    def __repr__(self) -> str:
+        return f"<Data: {len(self)} examples>"
 
     @staticmethod
     def of(pool: Pool, rows: Tensor, change: Change | None = None) -> Data:
@@ -369,6 +375,12 @@ class Benchmark:
     class_names: tuple[str, ...] = ()
     notes: str = ""
     spec: dict[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Benchmark {self.name}@{self.version}: {len(self.train)} experiences, {self.num_classes} classes, "
+            f"inputs {'×'.join(map(str, self.input_shape))}, {self.setting.shift}-incremental>"
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:

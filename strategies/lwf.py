@@ -32,6 +32,8 @@ class Distil(Strategy):
     state = ("teacher", "old")
 
     def __init__(self, alpha: float, temperature: float, columns: Literal["old", "all"]) -> None:
+        if temperature <= 0:
+            raise ValueError(f"a temperature is above 0; {temperature} was given")
         self.alpha, self.temperature, self.columns = alpha, temperature, columns
         self.teacher: nn.Module | None = None
 

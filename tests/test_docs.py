@@ -45,7 +45,14 @@ def test_the_strategy_shown_is_the_one_in_examples(page: Path) -> None:
     assert without_docstrings_and_imports(shown) == without_docstrings_and_imports(example)
 
 
-def test_the_example_passes_the_contract() -> None:
-    command = [sys.executable, "-m", "clbench", "check", "my-er-ace", "--plugin", "examples/my_er_ace.py"]
+@pytest.mark.parametrize(("name", "file"), [("my-er-ace", "my_er_ace.py"), ("stay-close", "stay_close.py")])
+def test_the_examples_pass_the_contract(name: str, file: str) -> None:
+    command = [sys.executable, "-m", "clbench", "check", name, "--plugin", f"examples/{file}"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_second_strategy_shown_is_the_one_in_examples() -> None:
+    blocks = code_blocks(ROOT / "docs" / "your-own-strategy.md", "python")
+    shown = next(code for code in blocks if "stay-close" in code)
+    assert shown.strip() in (ROOT / "examples" / "stay_close.py").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from clbench.testing.tools import NotApplicable, Result, attempt, require
 from clbench.types import Benchmark, Stream
 
 
-def check_benchmark(benchmark: str | Benchmark) -> Iterator[Result]:
+def check_benchmark(benchmark: str | Benchmark) -> list[Result]:
     """Put a benchmark, or a registered one with its defaults, through what every benchmark must keep.
 
     Raises:
@@ -23,7 +23,7 @@ def check_benchmark(benchmark: str | Benchmark) -> Iterator[Result]:
     """
     if isinstance(benchmark, str):
         benchmarks.entry(benchmark)
-    return (attempt(check, benchmark) for check in BENCHMARK_CHECKS)
+    return [attempt(check, benchmark) for check in BENCHMARK_CHECKS]
 
 
 def check_rebuilds(benchmark: str | Benchmark) -> None:
