@@ -71,8 +71,10 @@ def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
                     except ValueError as error:
                         raise ValueError(f"{key}: {error}") from error
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy takes a file that it does not know for a pickle, and advises to load it unsafely.
+        why = "it is no archive of plain arrays" if "pickled" in str(error) else error
         raise DataError(
-            f"{path} is not a usable .npz file: {error}. Write it with numpy.savez from plain arrays; "
+            f"{path} is not a usable .npz file: {why}. Write it with numpy.savez from plain arrays; "
             "objects, which NumPy pickles, are never loaded."
         ) from error
     return source_of(**arrays, who=str(path))
