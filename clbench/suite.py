@@ -34,6 +34,10 @@ from clbench.ledger import Record, has_record, read_record
 from clbench.registry import load_plugin
 
 
+PRELOAD = ["clbench.api", "torch._dynamo", "sklearn.datasets"]
+"""What cells are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
+
+
 class Choice(BaseModel):
     """A strategy or benchmark of a suite with settings of its own.
 
@@ -179,7 +183,7 @@ def run(
     # A fork server imports torch once; each cell is then a process of its own, which costs next to nothing
     # and cannot take another cell with it.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.api", "sklearn.datasets"])
+    context.set_forkserver_preload(PRELOAD)
     running: dict[int, tuple[Any, Connection, Cell]] = {}  # by sentinel: process, its news, cell
     try:
         while waiting or running:
