@@ -33,7 +33,6 @@ from clbench.errors import ClbenchError, ConfigError, suggest
 from clbench.ledger import Record, has_record, read_record
 from clbench.registry import load_plugin
 
-
 PRELOAD = ["clbench.api", "torch._dynamo", "sklearn.datasets"]
 """What cells are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
 
