@@ -1,0 +1,37 @@
+"""Every strategy with every modifier, and pairs of modifiers: it runs, or it is refused with the reason."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from clbench import make_strategy
+from clbench.errors import IncompatibleError
+from clbench.registry import strategies
+from clbench.testing import tiny_benchmark, tiny_run
+
+MODIFIERS = [name for name in strategies.names() if strategies.entry(name).modifier]
+BASES = [name for name in strategies.names() if name not in MODIFIERS]
+PAIRS = [*itertools.product(BASES, MODIFIERS)]
+REFUSED = {(base, "ema"): "may classify" for base in ("icarl", "pcr", "hpcr", "scr")}
+"""Pairs that cannot be composed, with what the message says."""
+
+
+@pytest.mark.parametrize(("base", "modifier"), [p for p in PAIRS if p not in REFUSED], ids="+".join)
+def test_a_pair_trains(base: str, modifier: str) -> None:
+    run = tiny_run(make_strategy(f"{base}+{modifier}"), tiny_benchmark(), epochs=1)
+    run.fit()
+    assert run.updates
+
+
+@pytest.mark.parametrize(("base", "modifier"), REFUSED, ids="+".join)
+def test_a_pair_that_cannot_be_composed_is_refused_with_the_reason(base: str, modifier: str) -> None:
+    with pytest.raises(IncompatibleError, match=REFUSED[base, modifier]):
+        make_strategy(f"{base}+{modifier}")
+
+
+def test_modifiers_compose_with_one_another() -> None:
+    run = tiny_run(make_strategy("derpp+view-batch+refresh+ema"), tiny_benchmark(), epochs=1)
+    run.fit()
+    assert run.updates
