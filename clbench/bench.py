@@ -201,11 +201,12 @@ def _bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.dev
     memory_x = torch.zeros((MEMORY, *case.input_shape), dtype=torch.uint8, device=device)
     memory_y = torch.zeros(MEMORY, dtype=torch.int64, device=device)
     seen = 0
-    for rows in torch.randperm(len(x)).to(device).split(case.batch_size):
+    shuffle, draws = torch.Generator(), torch.Generator(device)
+    for rows in torch.randperm(len(x), generator=shuffle).to(device).split(case.batch_size):
         raw, labels = x.index_select(0, rows), y.index_select(0, rows)
         inputs, targets = raw.mul(gain).add_(shift), labels
         if case.replay and seen:
-            drawn = torch.randperm(min(seen, MEMORY), device=device)[: case.batch_size]
+            drawn = torch.randperm(min(seen, MEMORY), generator=draws, device=device)[: case.batch_size]
             old = memory_x.index_select(0, drawn).mul(gain).add_(shift)
             inputs, targets = torch.cat([inputs, old]), torch.cat([labels, memory_y.index_select(0, drawn)])
         optimizer.zero_grad(set_to_none=True)
@@ -213,7 +214,7 @@ def _bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.dev
         optimizer.step()
         if case.replay:
             position = torch.arange(seen, seen + len(rows), device=device)
-            drawn = (torch.rand(len(rows), device=device) * (position + 1)).long()
+            drawn = (torch.rand(len(rows), generator=draws, device=device) * (position + 1)).long()
             slot = torch.where(position < MEMORY, position, drawn)
             kept = slot < MEMORY
             memory_x[slot[kept]], memory_y[slot[kept]] = raw[kept], labels[kept]
