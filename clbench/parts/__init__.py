@@ -1,7 +1,12 @@
 """Parts that more than one strategy is made of."""
 
 from clbench.parts.losses import CrossEntropy
-from clbench.parts.penalties import examples_at_once, per_example_gradients, quadratic_penalty
+from clbench.parts.penalties import (
+    examples_at_once,
+    per_example_gradients,
+    quadratic_penalty,
+    squared_gradients,
+)
 from clbench.parts.projections import (
     Keeper,
     ProjectAveraged,
@@ -43,6 +48,7 @@ __all__ = [
     "replay_two_views",
     "replayed_gradient",
     "set_gradient",
+    "squared_gradients",
     "unit",
     "with_gradients",
 ]
