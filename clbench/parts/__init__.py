@@ -20,7 +20,16 @@ from clbench.parts.projections import (
     set_gradient,
     with_gradients,
 )
-from clbench.parts.proxies import CosineHead, Proxies, TwoViews, proxy_contrast, replay_two_views, unit
+from clbench.parts.proxies import (
+    CosineHead,
+    Proxies,
+    SecondView,
+    TwoViews,
+    proxy_contrast,
+    replay_two_views,
+    second_view,
+    unit,
+)
 from clbench.parts.replay import DarkReplay, Episodes, Replay
 from clbench.rehearsal import lag_weights
 
@@ -34,6 +43,7 @@ __all__ = [
     "ProjectEach",
     "Proxies",
     "Replay",
+    "SecondView",
     "TwoViews",
     "as_vector",
     "examples_at_once",
@@ -47,6 +57,7 @@ __all__ = [
     "quadratic_penalty",
     "replay_two_views",
     "replayed_gradient",
+    "second_view",
     "set_gradient",
     "squared_gradients",
     "unit",
