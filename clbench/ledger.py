@@ -11,7 +11,7 @@ import functools
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +106,15 @@ def read_record(folder: Path) -> Record:
     path = folder / "record.json"
     if not path.is_file() and (folder / "config.yaml").is_file():
         raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
+    return replace(parse_record(path), folder=folder)
+
+
+def parse_record(path: Path) -> Record:
+    """The record in a file, without a folder to read its curve from.
+
+    Raises:
+        LedgerError: missing, damaged, or of a later schema than this version reads.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise LedgerError(f"{path} is no record: it names no schema.")
@@ -123,7 +132,7 @@ def read_record(folder: Path) -> Record:
     for key, value in content.items():
         if not isinstance(value, _TYPES.get(key, dict)):
             raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r}.")
-    return Record(**content, folder=folder)
+    return Record(**content)
 
 
 def has_record(folder: Path) -> bool:
@@ -184,6 +193,7 @@ _SHOWING = frozenset(
         "observer",
         "plots",
         "report",
+        "statistics",
         "suite",
         "tables",
         "testing",
