@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -457,18 +458,21 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (site / "theirs_bad.py").write_text("raise RuntimeError('out of order')\n")
     monkeypatch.syspath_prepend(str(site))
     for registry in (strategies, benchmarks, models):
-        monkeypatch.delitem(registry.__dict__, "_foreign", raising=False)
+        for known in ("_foreign", "_points"):
+            registry.__dict__.pop(known, None)
     monkeypatch.delitem(
         strategies._made, "er", raising=False
     )  # what is loaded already is not looked for again
     yield site
     for registry in (strategies, benchmarks, models):
-        registry.__dict__.pop("_foreign", None)
+        for known in ("_foreign", "_points"):
+            registry.__dict__.pop(known, None)
 
 
 def test_entry_points_are_listed_without_being_loaded(clbench: Command, installed: Path) -> None:
     rows = {row["name"]: row for row in json.loads(clbench("list", "strategies", "--json").out)}
-    assert rows["my-er-ace"]["summary"] == rows["broken"]["summary"] == "from theirs 1.2"
+    assert rows["my-er-ace"]["summary"] == "ER with an asymmetric cross-entropy."
+    assert rows["my-er-ace"]["origin"] == rows["broken"]["origin"] == "theirs 1.2"
 
 
 def test_an_entry_point_runs(run: Command, installed: Path) -> None:
@@ -477,14 +481,17 @@ def test_an_entry_point_runs(run: Command, installed: Path) -> None:
 
 def test_an_entry_point_that_raises_is_named(run: Command, installed: Path) -> None:
     assert refused(run("broken")) == (
-        "strategy 'broken' cannot be loaded: its entry point theirs_bad:x raised RuntimeError: out of order"
+        "strategy 'broken' of theirs 1.2 cannot be loaded: its entry point theirs_bad:x line 1 raised RuntimeError: out of order"
     )
 
 
-def test_an_entry_point_with_a_taken_name_is_named(run: Command, installed: Path) -> None:
-    assert "strategy 'er' is registered twice: by clbench.strategies.er and by the entry point" in refused(
-        run("er")
+def test_of_a_taken_name_clbench_s_own_runs_and_the_other_is_named(run: Command, installed: Path) -> None:
+    with warnings.catch_warnings(action="always"):
+        said = run("er", "--json")
+    assert said.err.startswith(
+        "clbench: warning: strategy 'er' of theirs 1.2 (theirs_good:er_ace) has the name of one of clbench's own"
     )
+    assert json.loads(said.out)["status"] == "done"
 
 
 def test_a_broken_entry_point_stops_nothing_else(run: Command, installed: Path) -> None:
