@@ -336,9 +336,9 @@ class Registry(Generic[T]):
 
     def _load(self, name: str, point: importlib.metadata.EntryPoint) -> None:
         who = (
-            f"{self.kind} '{name}' of {_distribution(point)} cannot be loaded: its entry point {point.value} "
+            f"{self.kind} '{name}' of {_distribution(point)} cannot be loaded: its entry point {point.value}"
         )
-        with _named(who, str(_module_file(point.module) or "")):
+        with _named(f"{who}: ", str(_module_file(point.module) or "")):
             loaded = point.load()
         if name in self._made:
             return
@@ -347,7 +347,7 @@ class Registry(Generic[T]):
             return
         here = [n for n, e in self._made.items() if e.module == point.module]
         raise RegistryError(
-            f"{who}registers no {self.kind} of that name; write @{self.decorator}({name!r}) there"
+            f"{who} registers no {self.kind} of that name; write @{self.decorator}({name!r}) there"
             + (f" (it registers {', '.join(here)})." if here else ".")
         )
 

@@ -264,13 +264,10 @@ def _nearly(name: str, value: object) -> str:
     """The point, or the class attribute, that a name may have been meant for."""
     if name.startswith("_") or hasattr(Strategy, name):
         return ""
-    known = (
-        POINTS
-        if inspect.isfunction(value)
-        else ("needs", "state", "idempotent")
-        if not callable(value)
-        else ()
-    )
+    if inspect.isfunction(value):
+        known = [point for point in POINTS if not _misfit(point, value)]
+    else:
+        known = [] if callable(value) else ["needs", "state", "idempotent"]
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 
 

@@ -460,9 +460,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     for registry in (strategies, benchmarks, models):
         for known in ("_foreign", "_points"):
             registry.__dict__.pop(known, None)
-    monkeypatch.delitem(
-        strategies._made, "er", raising=False
-    )  # what is loaded already is not looked for again
+    monkeypatch.delitem(strategies._made, "er", raising=False)  # what is loaded is not looked for again
+    monkeypatch.delitem(sys.modules, "clbench.strategies.er", raising=False)
     yield site
     for registry in (strategies, benchmarks, models):
         for known in ("_foreign", "_points"):
@@ -481,7 +480,8 @@ def test_an_entry_point_runs(run: Command, installed: Path) -> None:
 
 def test_an_entry_point_that_raises_is_named(run: Command, installed: Path) -> None:
     assert refused(run("broken")) == (
-        "strategy 'broken' of theirs 1.2 cannot be loaded: its entry point theirs_bad:x line 1 raised RuntimeError: out of order"
+        "strategy 'broken' of theirs 1.2 cannot be loaded: its entry point theirs_bad:x: line 1 raised "
+        "RuntimeError: out of order"
     )
 
 
