@@ -319,7 +319,7 @@ class Registry(Generic[T]):
                 f"{self.kind} '{entry.name}' is already registered by {other.module}; rename the one in "
                 f"{entry.module} ({entry.source})."
             )
-        point = self._foreign.get(entry.name)
+        point = None if entry.name in self._builtin else self._foreign.get(entry.name)
         if point is not None and entry.name not in self._made and entry.origin != _distribution(point):
             defines = _module_file(point.module)
             if defines is None or not _same_file(str(defines), entry.source):
