@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clbench.cli.common import Json, Plugins, load
 from clbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clbench.testing import Result
 
 
 def check(
@@ -23,21 +27,40 @@ def check(
     from clbench.registry import benchmarks
 
     load(plugin)
-    checking = testing.check_benchmark if strategy in benchmarks.names() else testing.check_strategy
+    checking: Callable[[str], Iterable[Result]] = testing.check_strategy
+    if strategy in benchmarks.names():
+        checking = testing.check_benchmark
     results = list(checking(strategy))
     failed = [r for r in results if r.status == "failed"]
     if as_json:
         print(json.dumps([r.as_dict() for r in results], indent=2, ensure_ascii=False))
     else:
-        marks = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
-        for r in results:
-            print(f"{marks[r.status]} {r.check:<26} {r.rule if r.status == 'passed' else r.message}")
+        for line in _told_once(results):
+            print(line)
         print(
             f"{strategy}: {len(failed)} of {len(results)} checks failed"
             if failed
             else f"{strategy}: all checks passed"
         )
     return 1 if failed else 0
+
+
+def _told_once(results: Sequence[Result]) -> Iterator[str]:
+    """A line for each check; a mistake that stops several of them is told with the first."""
+    marks = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
+    stopped: dict[str, list[str]] = {}
+    for r in results:
+        if r.status == "failed":
+            stopped.setdefault(r.raised or r.message, []).append(r.check)
+    for r in results:
+        if r.status != "failed":
+            yield f"{marks[r.status]} {r.check:<26} {r.rule if r.status == 'passed' else r.message}"
+            continue
+        first, *others = stopped[r.raised or r.message]
+        if r.check == first:
+            yield f"{marks[r.status]} {r.check:<26} {r.message}"
+            if others:
+                yield f"     {'':<26} The same stops {', '.join(others)}."
 
 
 def verify(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> int:
