@@ -176,7 +176,19 @@ def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[
 
 
 _SHOWING = frozenset(
-    ("__main__", "bench", "cli", "leaderboard", "loggers", "observer", "plots", "report", "suite", "testing")
+    (
+        "__main__",
+        "bench",
+        "cli",
+        "leaderboard",
+        "loggers",
+        "observer",
+        "plots",
+        "report",
+        "scaffold",
+        "suite",
+        "testing",
+    )
 )
 _PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs"))  # inside the package in a wheel only
 

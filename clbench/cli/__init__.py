@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import clbench
-from clbench.cli import data, judging, looking, running
+from clbench.cli import data, judging, looking, running, writing
 from clbench.cli.common import warn
 from clbench.errors import ClbenchError
 
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "suite": running.suite,
     "list": looking.list_,
     "show": looking.show,
+    "new": writing.new,
     "check": judging.check,
     "verify": judging.verify,
     "plot": judging.plot,
