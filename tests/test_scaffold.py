@@ -28,6 +28,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout in use, as far as `clbench new` looks at one."""
     for folder in ("clbench", "strategies", "configs/split-digits", "tests/test_equations"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "clbench" / "__init__.py").touch()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setattr(clbench, "__file__", str(tmp_path / "clbench" / "__init__.py"))
     monkeypatch.chdir(tmp_path / "tests")
@@ -36,10 +37,18 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tidy(folder: Path) -> str:
     """What ruff says of a folder's files, under the project's own rules; nothing if all is well."""
-    said = ""
+    said, rules = "", folder if (folder / "pyproject.toml").exists() else ROOT
     for command in (["check", "--no-cache"], ["format", "--check", "--no-cache", "--quiet"]):
-        ruff = [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), str(folder)]
-        done = subprocess.run(ruff, capture_output=True, text=True)
+        ruff = [
+            sys.executable,
+            "-m",
+            "ruff",
+            *command,
+            "--config",
+            str(rules / "pyproject.toml"),
+            str(folder),
+        ]
+        done = subprocess.run(ruff, cwd=folder, capture_output=True, text=True)
         said += "" if done.returncode == 0 else done.stdout + done.stderr
     return said
 
