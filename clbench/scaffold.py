@@ -68,9 +68,9 @@ TEST_INSIDE = string.Template('''"""$title: the paper's equation, by hand and in
 from __future__ import annotations
 
 import torch
+from clbench.strategies.$module import squared_norm
 
 from clbench import Batch, Output, make_strategy
-from clbench.strategies.$module import squared_norm
 from clbench.testing import tiny_benchmark, tiny_run
 ''')
 
