@@ -22,11 +22,13 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 def where_defined(build: Callable[..., Any]) -> str:
     """The file of a function or class; of one typed into a notebook or a session, the name of its cell."""
     build = inspect.unwrap(build)
+    if build.__module__ == "__main__":  # whose file, if it has one, need not be where this was written
+        written = (code.co_filename for code in _codes_of(build) if code.co_filename != "<string>")
+        return next(written, "<__main__>")
     try:
         return inspect.getsourcefile(build) or inspect.getfile(build)
-    except TypeError:  # a class of a __main__ without a file
-        code = next(_codes_of(build), None)
-        return code.co_filename if code is not None else f"<{build.__module__}>"
+    except (TypeError, OSError):
+        return f"<{build.__module__}>"
 
 
 # --- files ---
