@@ -6,7 +6,6 @@ it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what 
 
 from __future__ import annotations
 
-import ast
 import functools
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
+from clbench.sources import with_imports
 
 SCHEMA = 1
 ID_LENGTH = 12
@@ -157,7 +157,7 @@ def run_id(
     return sha256(canonical_json(decides))[:ID_LENGTH]
 
 
-def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
+def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[str, Any]:
     """Which code runs: version, a digest of the sources that decide the numbers, and the commit in a
     checkout.
 
@@ -166,6 +166,7 @@ def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
 
     Args:
         files: where the parts are defined: strategies, benchmark, model, built in or of plugins.
+        typed: the text of those that are defined in a notebook.
     """
     import clbench
 
@@ -173,9 +174,9 @@ def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
     parts = {
         sha256(file.read_bytes())
         for name in files
-        for file in _with_siblings(Path(name))
+        for file in with_imports(Path(name))
         if file.parent != core
-    }
+    } | {sha256(text) for text in typed}
     return {
         "version": clbench.__version__,
         "sources": sha256(_core_digest() + "".join(sorted(parts))),
@@ -193,6 +194,7 @@ _SHOWING = frozenset(
         "observer",
         "plots",
         "report",
+        "scaffold",
         "statistics",
         "suite",
         "tables",
@@ -217,22 +219,6 @@ def _core_digest() -> str:
     return sha256(
         canonical_json({name.as_posix(): sha256(file.read_bytes()) for name, file in deciding.items()})
     )
-
-
-def _with_siblings(file: Path) -> set[Path]:
-    """A source file and those beside it that it imports (`from .ewc import …`), theirs included."""
-    found: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        file = waiting.pop()
-        if file in found or not file.is_file():
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                waiting += [file.parent / f"{name.partition('.')[0]}.py" for name in names]
-    return found
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from clbench.api import build_strategy
 from clbench.engine import Run
 from clbench.models import Classifier
 from clbench.randomness import derive_seed
-from clbench.registry import Entry, strategies
+from clbench.registry import Entry, chain_parts, strategies
 from clbench.strategy import Strategy
 from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Benchmark
@@ -87,7 +87,7 @@ def subject(
         RegistryError: an unknown name.
     """
     if isinstance(strategy, str):
-        parts = strategy.split("+")
+        parts = chain_parts(strategy)
         entries = [strategies.entry(part) for part in parts]
         if all(entry.modifier for entry in entries):
             parts, entries = ["finetune", *parts], [strategies.entry("finetune"), *entries]
