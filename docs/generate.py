@@ -58,9 +58,8 @@ def _own(registry: Registry[Any]) -> list[Entry]:
 def _strategies() -> str:
     lines = ["# Strategies", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
     for e in _own(strategies):
-        lines.append(
-            f"| [`{e.name}`](strategies/{e.name}.md){' (modifier)' if e.modifier else ''} | {e.version} | {e.summary} | {_paper(e.paper)} |"
-        )
+        link = f"[`{e.name}`](strategies/{e.name}.md){' (modifier)' if e.modifier else ''}"
+        lines.append(f"| {link} | {e.version} | {e.summary} | {_paper(e.paper)} |")
     lines += ["", "```{toctree}", ":hidden:", ":glob:", "", "strategies/*", "```"]
     return NOTE + "\n".join(lines) + "\n"
 

@@ -236,3 +236,30 @@ def test_a_metric_that_does_not_come_out_disagrees(board: Path) -> None:
 def test_an_unknown_row_gets_the_nearest_name(board: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'split-digits@1'"):
         again.chosen(read_board(board), "split-digit@1")
+
+
+# --- the first steps ---
+
+
+def test_first_steps_come_out_to_the_bit(runs: Path) -> None:
+    begun = again.first_steps(read_record(next(iter(sorted(runs.iterdir())))), 6)
+    assert begun.agrees
+    assert begun.differing == 0
+    assert begun.rows > 6  # one row a step and stream, and the full evaluations before
+
+
+def test_first_steps_of_a_broken_strategy_differ(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clbench.parts import Replay
+
+    folder = next(f for f in sorted(runs.iterdir()) if read_record(f).strategy["name"] == "er")
+    monkeypatch.setattr(Replay, "extend", lambda self, batch: batch)
+    begun = again.first_steps(read_record(folder), 12)
+    assert begun.differing
+    assert not begun.agrees
+
+
+def test_a_run_from_elsewhere_may_differ_a_little(runs: Path) -> None:
+    same = again.first_steps(read_record(next(iter(sorted(runs.iterdir())))), 2)
+    assert replace(same, differing=3, largest=0.01, elsewhere=("processor",)).agrees
+    assert not replace(same, differing=3, largest=0.01).agrees
+    assert not replace(same, differing=3, largest=0.2, elsewhere=("processor",)).agrees

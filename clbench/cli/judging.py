@@ -63,11 +63,17 @@ def _told_once(results: Sequence[Result]) -> Iterator[str]:
                 yield f"     {'':<26} The same stops {', '.join(others)}."
 
 
-def verify(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> int:
-    """Recompute every metric of a run from its curve and compare with its record."""
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    steps: Annotated[int, typer.Option(min=0, help="How many first steps to train again; 0 for none.")] = 20,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> int:
+    """Recompute every metric of a run from its curve, train its first steps again, and compare both with its record."""
     from clbench import metrics
     from clbench.ledger import read_record
 
+    load(plugin)
     record = read_record(folder)
     again = metrics.compute(record.curve)
     wrong = {
@@ -75,14 +81,28 @@ def verify(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_jso
         for k in {*record.metrics, *again}
         if record.metrics.get(k) != again.get(k)
     }
+    begun = None
+    if steps:
+        from clbench.leaderboard.again import first_steps
+
+        begun = first_steps(record, steps)
+    agrees = not wrong and (begun is None or begun.agrees)
     if as_json:
-        print(json.dumps({"id": record.id, "agrees": not wrong, "differs": sorted(wrong)}))
-    elif wrong:
-        for key, (recorded, computed) in sorted(wrong.items()):
-            print(f"{key}: the record says {recorded}, the curve says {computed}")
-    else:
+        found = {"id": record.id, "agrees": agrees, "differs": sorted(wrong)}
+        if begun is not None:
+            found |= {"steps": begun.steps, "rows": begun.rows, "rows_differing": begun.differing}
+        print(json.dumps(found))
+        return int(not agrees)
+    for key, (recorded, computed) in sorted(wrong.items()):
+        print(f"{key}: the record says {recorded}, the curve says {computed}")
+    if not wrong:
         print(f"{record.id}: {len(again)} metrics agree with the curve")
-    return 1 if wrong else 0
+    if begun is not None:
+        same = f"{begun.rows - begun.differing} of {begun.rows} evaluations of the first {begun.steps} steps agree"
+        far = f", accuracies up to {100 * begun.largest:.2f} points apart" if begun.differing else ""
+        where = f"; recorded elsewhere: other {', '.join(begun.elsewhere)}" if begun.elsewhere else ""
+        print(f"{record.id}: {same}{far}{where}")
+    return int(not agrees)
 
 
 def plot(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clbench.config import Execution, RunConfig, Seeds
+from clbench.curve import COLUMNS
 from clbench.errors import ConfigError, suggest
 from clbench.leaderboard.board import SHOWN, Row, rows_of
 from clbench.ledger import Record
@@ -111,3 +113,77 @@ def compare(row: Row, again: Mapping[str, Mapping[int, float]]) -> list[Verdict]
             Verdict(row, metric, t_interval(values), t_interval(list(new.values())), allowed, same)
         )
     return verdicts
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first steps of a run, made again.
+
+    Attributes:
+        steps: how many. rows: rows of the curve up to there.
+        differing: rows with other counts, or an other loss.
+        largest: the largest difference in accuracy among them.
+        elsewhere: what differs between the recorded machine and this one, so that sums may be rounded otherwise.
+    """
+
+    steps: int
+    rows: int
+    differing: int
+    largest: float
+    elsewhere: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """To the bit on the same machine and libraries; on others within two points of accuracy."""
+        return not self.differing or (bool(self.elsewhere) and self.largest <= 0.02)
+
+
+def first_steps(record: Record, steps: int) -> Beginning:
+    """Train anew from the first step and compare every evaluation with the record's curve.
+
+    Args:
+        steps: how many; more if the record has no evaluation so early.
+
+    Raises:
+        LedgerError: the curve is missing or altered. ClbenchError: the run cannot be built here.
+    """
+    import numpy as np
+    import torch
+
+    from clbench import api
+    from clbench.config import validate
+    from clbench.ledger import environment
+
+    recorded = record.curve
+    later = recorded.step[recorded.step > 0]
+    steps = max(steps, int(later.min())) if len(later) else steps
+    execution = Execution(device=record.environment["device"].split(" ")[0], checkpoint_seconds=None)
+    resolved: RunConfig = validate(RunConfig, record.config)
+    threads, before = int(record.environment["threads"]), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        engine = api.build(resolved, execution)
+        engine.until = steps
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.fit()
+        here = environment(str(engine.device), threads)
+    finally:
+        torch.set_num_threads(before)
+    engine.evaluator.fetch()
+    both = recorded.columns(), engine.evaluator.curve.columns()
+    columns = [{name: values for name, values in c.items() if name in COLUMNS} for c in both]
+    # A full evaluation at the very last of these steps belongs to what comes after it.
+    rows = [c["step"] + c["full"] * (c["step"] > 0) <= steps for c in columns]
+    old, new = (
+        {name: values[kept] for name, values in c.items()} for c, kept in zip(columns, rows, strict=True)
+    )
+    if len(old["step"]) != len(new["step"]):
+        return Beginning(steps, len(old["step"]), len(old["step"]), 1.0, ())
+    wrong = np.zeros(len(old["step"]), dtype=bool)
+    for name, values in old.items():
+        wrong |= values != new[name]
+    distance = np.abs(old["correct"] / old["total"] - new["correct"] / new["total"])
+    elsewhere = tuple(
+        key for key in ("processor", "system", "device", "libraries") if here[key] != record.environment[key]
+    )
+    return Beginning(steps, len(wrong), int(wrong.sum()), float(distance.max(initial=0.0)), elsewhere)
