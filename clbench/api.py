@@ -172,8 +172,16 @@ def start(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Record:
-    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its
-    record."""
+    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
+
+    Args:
+        resolved: what runs. execution: how it is carried out. root: folder of run folders.
+        benchmark: an object of the caller's, in place of the registered one.
+        observers: progress displays, loggers.
+
+    Raises:
+        ClbenchError: bad input, or a run folder in another process's hands.
+    """
     identity = identify(resolved, benchmark)
     folder = root / identity.id
     if has_record(folder):
@@ -247,8 +255,16 @@ def build(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Run:
-    """The engine for a configuration, before its first step: stream, strategy and freshly initialised
-    model."""
+    """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
+
+    Args:
+        resolved: what runs. execution: how it is carried out.
+        benchmark: an object of the caller's, in place of the registered one.
+        observers: progress displays, loggers.
+
+    Raises:
+        ClbenchError: parts that do not fit together.
+    """
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
     strategy = build_strategy(resolved.strategy, resolved.params)

@@ -52,6 +52,7 @@ class Result:
     raised: str = ""
 
     def as_dict(self) -> dict[str, str]:
+        """As JSON holds it."""
         return dataclasses.asdict(self)
 
 
