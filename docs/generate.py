@@ -270,7 +270,7 @@ def _defined_in(thing: Any, module: ModuleType) -> bool:
 
 def _described(name: str, thing: Any) -> list[str]:
     try:
-        signature = str(inspect.signature(thing))
+        signature = _signature(thing)
     except (TypeError, ValueError):  # an exception, a Protocol
         signature = ""
     lines = [f"{name}{signature}", "", inspect.getdoc(thing) or ""]
@@ -278,8 +278,25 @@ def _described(name: str, thing: Any) -> list[str]:
         for method, value in vars(thing).items():
             inner = getattr(value, "__func__", value)
             if method[0] != "_" and inspect.isfunction(inner) and inner.__doc__:
-                lines += ["", f"{method}{inspect.signature(inner)}", *_indented(inspect.getdoc(inner) or "")]
+                lines += ["", f"{method}{_signature(inner)}", *_indented(inspect.getdoc(inner) or "")]
     return lines
+
+
+class _Bare(str):
+    """An annotation that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _signature(thing: Any) -> str:
+    found = inspect.signature(thing)
+    shown = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
+    return str(found.replace(parameters=shown, return_annotation=_bare(found.return_annotation)))
+
+
+def _bare(annotation: Any) -> Any:
+    return _Bare(annotation) if isinstance(annotation, str) else annotation
 
 
 def _indented(text: str) -> list[str]:
