@@ -39,7 +39,14 @@ PAGES = [
     )
     if WRITTEN not in page.read_text(encoding="utf-8")
 ]
-NOT_RUN = {"README.md": 3, "gpu.md": 1, "leaderboard.md": 2, "logging.md": 1, "results.md": 2, "clbench-rings/README.md": 1}
+NOT_RUN = {
+    "README.md": 3,
+    "gpu.md": 1,
+    "leaderboard.md": 2,
+    "logging.md": 1,
+    "results.md": 2,
+    "clbench-rings/README.md": 1,
+}
 """How many blocks of a page are not run."""
 
 
