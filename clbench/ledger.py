@@ -199,6 +199,7 @@ _SHOWING = frozenset(
         "suite",
         "tables",
         "testing",
+        "tuning",
     )
 )
 _PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs"))  # inside the package in a wheel only

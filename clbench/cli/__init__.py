@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "run": running.run,
     "resume": running.resume,
     "suite": running.suite,
+    "tune": running.tune,
     "list": looking.list_,
     "show": looking.show,
     "new": writing.new,

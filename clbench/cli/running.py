@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,7 @@ from clbench.cli.common import (
 from clbench.cli.progress import Line, SuiteProgress
 
 if TYPE_CHECKING:
+    from clbench.config import RunConfig
     from clbench.suite import Cell
 
 
@@ -147,3 +148,75 @@ def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_jso
     if any(cell.state == "failed" for cell in cells):
         return 2
     return 3 if any(cell.state == "diverged" for cell in cells) else 0
+
+
+def tune(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark's name.")],
+    strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain.")],
+    settings: Pairs = None,
+    space: Annotated[
+        Path | None, typer.Option(help="YAML file, `lr: {log: [0.001, 1]}` …  [default: that learning rate]")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="first-k-experiences, validation or oracle.")
+    ] = "first-2-experiences",
+    trials: Annotated[int, typer.Option(min=1, help="Configurations to try.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the search and of every run.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="YAML file to write the best settings to, for --config.")
+    ] = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> int:
+    """Choose settings by a protocol that does not look at the test stream."""
+    import yaml
+
+    from clbench import config as configuration, tuning
+    from clbench.errors import ConfigError
+    from clbench.files import atomic_write
+
+    load(plugin)
+    how = tuning.protocol(protocol)
+    searched = tuning.space_of(configuration.read_yaml(space)) if space is not None else tuning.DEFAULT_SPACE
+    given = configuration.parse_pairs(settings or [])
+    if not how.test:
+        given.setdefault("valid", tuning.VALID)
+    given.setdefault("evaluation.every", 0)
+
+    def told(trial: tuning.Trial) -> None:
+        if not as_json:
+            print(f"{_percent(trial.value):>8}  {_written(trial.settings)}")
+
+    def resolve(chosen: Mapping[str, Any]) -> RunConfig:
+        return configuration.resolve(benchmark, strategy, {**given, **chosen}, seed=seed)
+
+    found = tuning.tune(
+        resolve, how, searched, trials, execution(device, threads, None, 60.0), seed=seed, told=told
+    )
+    best = found[0]
+    if best.value is None:
+        raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")
+    chosen = {**best.settings, "selection": how.name}
+    if out is not None:
+        command = f"clbench tune {benchmark} {strategy} --protocol {protocol} --trials {trials} --seed {seed}"
+        note = f"# Chosen by `{command}`.\n"
+        atomic_write(out, note + yaml.safe_dump(chosen, sort_keys=True))
+    if as_json:
+        rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
+        print(json.dumps({"protocol": how.name, "best": chosen, "trials": rows}, indent=2))
+    else:
+        print(f"best of {trials} by {how.name}: {_percent(best.value)}  {_written(chosen)}")
+    return 0
+
+
+def _percent(value: float | None) -> str:
+    return "diverged" if value is None else f"{100 * value:.2f}"
+
+
+def _written(settings: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in settings.items()
+    )

@@ -1,0 +1,241 @@
+"""Choosing hyper-parameters: protocols by name, equal budgets, and no look at the test stream.
+
+    first-k-experiences   trained on the first k experiences, judged on their validation stream
+    validation            trained on the whole stream, judged on its validation stream
+    oracle                judged on the test stream: what tuning can give at most, shown apart and never ranked
+    fixed                 from the configuration, with its source; nothing is chosen
+
+The validation stream is cut from the training data, and until the choice is made the test data cannot be read: whoever
+touches them gets an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import ConfigError, DivergedError, suggest
+from clbench.types import Benchmark, Data, Pool, Stream
+
+if TYPE_CHECKING:
+    from clbench.config import Execution, RunConfig
+
+VALID = 0.2
+"""Share of the training data that judges, where the settings do not say."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How hyper-parameters are chosen.
+
+    Attributes:
+        name: what records say.
+        experiences: how many of the stream's first experiences are trained on; None for all.
+        test: whether the test stream judges.
+    """
+
+    name: str
+    experiences: int | None
+    test: bool = False
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        ConfigError: there is none, or nothing is chosen by it.
+    """
+    if found := re.fullmatch(r"first-([1-9]\d*)-experiences", name):
+        return Protocol(name, int(found[1]))
+    known = {"validation": Protocol("validation", None), "oracle": Protocol("oracle", None, test=True)}
+    if name in known:
+        return known[name]
+    names = ["first-2-experiences", *known]
+    raise ConfigError(
+        f"There is no protocol '{name}' to choose hyper-parameters by.{suggest(name, names)} Known: "
+        f"first-k-experiences for any k, {', '.join(known)}."
+    )
+
+
+def judged_by(benchmark: Benchmark, how: Protocol) -> Benchmark:
+    """The benchmark as tuning sees it: what judges stands in the place of the test stream.
+
+    Raises:
+        ConfigError: it has no validation stream, or fewer experiences.
+    """
+    if how.test:
+        return benchmark
+    if benchmark.valid is None:
+        raise ConfigError(
+            f"{benchmark.name} was built without a validation stream to choose by; give valid=0.2, or a benchmark that "
+            "has one."
+        )
+    k = len(benchmark.train) if how.experiences is None else how.experiences
+    if k > len(benchmark.train):
+        raise ConfigError(f"'{how.name}' needs {k} experiences; {benchmark.name} has {len(benchmark.train)}.")
+    train, valid = (
+        Stream("train", benchmark.train.experiences[:k]),
+        Stream("test", benchmark.valid.experiences[:k]),
+    )
+    return replace(benchmark, train=train, test=valid, valid=None)
+
+
+class _Seal:
+    """In place of inputs that must not be looked at."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise ConfigError(
+            "The test stream was touched while hyper-parameters are chosen. Judge by the validation stream, or say "
+            "what is done: --protocol oracle."
+        )
+
+    __getitem__ = __len__ = __iter__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        return self._refuse()
+
+
+@contextlib.contextmanager
+def sealed(benchmark: Benchmark) -> Iterator[None]:
+    """Inside, reading the test stream's inputs raises `ConfigError`; pools that training shares stay open."""
+    kept = {id(pool) for stream in (benchmark.train, benchmark.valid) for pool in _pools(stream)}
+    closed = {id(pool): (pool, pool.x) for pool in _pools(benchmark.test) if id(pool) not in kept}
+    for pool, _ in closed.values():
+        object.__setattr__(pool, "x", _Seal())
+    try:
+        yield
+    finally:
+        for pool, x in closed.values():
+            object.__setattr__(pool, "x", x)
+
+
+def _pools(stream: Stream | None) -> Iterator[Pool]:
+    for exp in stream or ():
+        data: Data = exp.data
+        yield from (pool for pool, _, _ in data.parts)
+
+
+# --- what is searched ---
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of one setting: numbers from `low` to `high`, or one of `choices`."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    choices: tuple[Any, ...] = ()
+
+
+DEFAULT_SPACE = {"lr": Range(1e-3, 1.0, log=True)}
+"""Where a strategy's own space is not given."""
+
+
+def space_of(tree: Mapping[str, Any]) -> dict[str, Range]:
+    """A search space as written in YAML: `lr: {log: [0.001, 1]}`, `alpha: {uniform: [0, 1]}`, `draw: {int: [8, 64]}`,
+    `model: {choice: [mlp, resnet18]}`.
+
+    Raises:
+        ConfigError: names the setting and what is allowed.
+    """
+    kinds = ("log", "uniform", "int", "choice")
+    space = {}
+    for key, given in tree.items():
+        one: Mapping[str, Any] = given if isinstance(given, Mapping) and len(given) == 1 else {"": ()}
+        kind, values = next(iter(one.items()))
+        listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+        numbers = listed and len(values) == 2 and all(isinstance(v, int | float) for v in values)
+        if kind == "choice" and listed:
+            space[key] = Range(choices=tuple(values))
+            continue
+        if kind not in kinds or not numbers or values[0] >= values[1] or (kind == "log" and values[0] <= 0):
+            raise ConfigError(
+                f"The space of '{key}' is one of {{log: [low, high]}}, {{uniform: [low, high]}}, {{int: [low, high]}}, "
+                f"{{choice: [a, b, …]}} with low < high, above 0 for log; {given!r} was given."
+            )
+        space[key] = Range(float(values[0]), float(values[1]), log=kind == "log", whole=kind == "int")
+    return space
+
+
+# --- the search ---
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried: its settings, and the metric; None where it diverged."""
+
+    settings: Mapping[str, Any]
+    value: float | None
+
+
+def tune(
+    resolve: Callable[[Mapping[str, Any]], RunConfig],
+    how: Protocol,
+    space: Mapping[str, Range],
+    trials: int,
+    execution: Execution,
+    *,
+    metric: str = "average_accuracy",
+    seed: int = 0,
+    told: Callable[[Trial], object] = lambda trial: None,
+) -> list[Trial]:
+    """Try `trials` configurations and return them, the best first.
+
+    The search is Optuna's tree-structured Parzen estimator with a seed, so that the same call tries the same settings.
+
+    Args:
+        resolve: settings of a trial → the run's configuration.
+        metric: of the curve on what judges.
+        told: called after every trial.
+
+    Raises:
+        ConfigError: the benchmark has nothing to judge by, or Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("Tuning needs Optuna: pip install 'clbench[tune]'.") from error
+    from clbench import api
+    from clbench.metrics import METRICS, compute
+
+    higher = METRICS[metric].higher_is_better is not False
+    done: list[Trial] = []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize" if higher else "minimize", sampler=optuna.samplers.TPESampler(seed=seed)
+    )
+    for _ in range(trials):
+        asked = study.ask()
+        settings = {key: _drawn(asked, key, values) for key, values in space.items()}
+        resolved = resolve(settings)
+        benchmark = api.make_benchmark(resolved.benchmark, **resolved.stream)
+        with contextlib.nullcontext() if how.test else sealed(benchmark):
+            engine = api.build(resolved, execution, benchmark=judged_by(benchmark, how))
+            try:
+                engine.fit()
+                value = compute(engine.evaluator.curve, [metric])[metric]
+            except DivergedError:
+                value = None
+        trial = Trial(settings, value)
+        if value is None:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(asked, value)
+        done.append(trial)
+        told(trial)
+    worst = -math.inf if higher else math.inf
+    return sorted(done, key=lambda t: worst if t.value is None else t.value, reverse=higher)
+
+
+def _drawn(asked: Any, key: str, values: Range) -> Any:
+    if values.choices:
+        return asked.suggest_categorical(key, list(values.choices))
+    if values.whole:
+        return asked.suggest_int(key, int(values.low), int(values.high))
+    return asked.suggest_float(key, values.low, values.high, log=values.log)

@@ -1,0 +1,121 @@
+"""Choosing hyper-parameters: protocols, sealed test data, equal and repeatable searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from clbench import config, make_benchmark
+from clbench.config import Execution, RunConfig
+from clbench.errors import ConfigError
+from clbench.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune
+
+ONE = Execution(threads=1, checkpoint_seconds=None)
+
+
+def resolve(settings: Mapping[str, Any]) -> RunConfig:
+    given = {"iterations": 6, "every": 0, "hidden": [16], "valid": 0.2, **settings}
+    return config.resolve("split-digits", "finetune", given, seed=0)
+
+
+def test_names_of_protocols() -> None:
+    assert protocol("first-3-experiences").experiences == 3
+    assert protocol("oracle").test
+    with pytest.raises(ConfigError, match="Did you mean 'validation'"):
+        protocol("validaton")
+    with pytest.raises(ConfigError, match="no protocol 'first-0-experiences'"):
+        protocol("first-0-experiences")
+
+
+def test_the_first_experiences_are_judged_by_their_validation_data() -> None:
+    benchmark = make_benchmark("split-digits", valid=0.2)
+    seen = judged_by(benchmark, protocol("first-2-experiences"))
+    assert len(seen.train) == len(seen.test) == 2
+    assert benchmark.valid is not None
+    assert torch.equal(seen.test[1].data.x(), benchmark.valid[1].data.x())
+    assert len(judged_by(benchmark, protocol("validation")).train) == 5
+    assert judged_by(benchmark, protocol("oracle")) is benchmark
+
+
+def test_a_stream_without_validation_data_or_too_short_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"give valid=0\.2"):
+        judged_by(make_benchmark("split-digits"), protocol("validation"))
+    with pytest.raises(ConfigError, match="needs 9 experiences; split-digits has 5"):
+        judged_by(make_benchmark("split-digits", valid=0.2), protocol("first-9-experiences"))
+
+
+def test_touching_the_test_stream_raises_and_only_while_it_is_sealed() -> None:
+    benchmark = make_benchmark("split-digits", valid=0.2)
+    before = benchmark.test[0].data.x()
+    with sealed(benchmark):
+        for look in (benchmark.test[0].data.x, lambda: benchmark.test[1].data.take(torch.arange(2))):
+            with pytest.raises(ConfigError, match="test stream was touched"):
+                look()
+        assert len(benchmark.train[0].data.x())
+        assert benchmark.valid is not None
+        assert len(benchmark.valid[0].data.x())
+    assert torch.equal(benchmark.test[0].data.x(), before)
+
+
+def test_a_search_under_a_protocol_never_opens_the_test_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strategy that peeks at the benchmark it was built from."""
+    from clbench import Strategy, api
+
+    full = make_benchmark("split-digits", valid=0.2)
+    monkeypatch.setattr(api, "make_benchmark", lambda *_, **__: full)
+    monkeypatch.setattr(Strategy, "setup", lambda self, run: full.test[0].data.x())
+    with pytest.raises(ConfigError, match="test stream was touched"):
+        tune(resolve, protocol("validation"), DEFAULT_SPACE, 1, ONE)
+    assert tune(resolve, protocol("oracle"), DEFAULT_SPACE, 1, ONE)
+
+
+def test_the_same_search_tries_the_same_and_the_best_comes_first() -> None:
+    def search(seed: int) -> list[tuple[float, float | None]]:
+        found = tune(resolve, protocol("first-1-experiences"), DEFAULT_SPACE, 4, ONE, seed=seed)
+        return [(trial.settings["lr"], trial.value) for trial in found]
+
+    first = search(0)
+    assert first == search(0)
+    assert first != search(1)
+    values = [value for _, value in first]
+    assert values == sorted(values, key=lambda v: -1.0 if v is None else v, reverse=True)
+
+
+def test_what_diverges_comes_last_and_the_search_goes_on() -> None:
+    space = {"lr": Range(choices=(0.05, 1e25))}
+    found = tune(resolve, protocol("validation"), space, 6, ONE)
+    assert found[0].settings["lr"] == 0.05
+    assert found[-1].value is None
+
+
+def test_spaces_in_yaml() -> None:
+    given = {
+        "lr": {"log": [0.01, 1]},
+        "draw": {"int": [1, 5]},
+        "model": {"choice": ["mlp"]},
+        "alpha": {"uniform": [0, 1]},
+    }
+    space = space_of(given)
+    assert space["lr"] == Range(0.01, 1.0, log=True)
+    assert space["draw"].whole
+    assert space["model"].choices == ("mlp",)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        0.1,
+        {"log": [0, 1]},
+        {"log": [1, 0.1]},
+        {"uniform": [1]},
+        {"choice": []},
+        {"grid": [1, 2]},
+        {"int": "ab"},
+    ],
+)
+def test_a_space_that_is_none_is_told_by_name(given: object) -> None:
+    with pytest.raises(ConfigError, match="The space of 'lr'"):
+        space_of({"lr": given})
