@@ -141,34 +141,35 @@ def _text(one: Any, who: str) -> str:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             if first <= code.co_firstlineno <= (node.end_lineno or first):
                 return "\n".join(cell.splitlines()[first - 1 : node.end_lineno])
+    why = "it was typed into a session that keeps none"
+    if inspect.isclass(one) and not list(_codes_of(one)):
+        why = "it has no method by which its cell could be found"
     raise RegistryError(
-        f"{who}: the source of {one.__name__} is not to be had, since it was typed into a session that keeps none, "
-        "and a run's id covers it. Put it into a file and name that with --plugin or "
-        "clbench.registry.load_plugin, or define it in a notebook."
+        f"{who}: the source of {one.__name__} is not to be had, since {why}, and a run's id covers it. Put it into a "
+        "file and name that with --plugin or clbench.registry.load_plugin, or define it, with a method, in a notebook."
     )
 
 
 def _codes_of(one: Any) -> Iterator[types.CodeType]:
     """The code of a function, or of a class's own methods."""
-    if inspect.isclass(one):
-        for value in vars(one).values():
-            inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-            if inspect.isfunction(inner) and inner.__module__ == one.__module__:
-                yield inner.__code__
-    elif inspect.isfunction(one):
-        yield one.__code__
+    yield from (function.__code__ for function in _functions(one))
+
+
+def _functions(one: Any) -> Iterator[types.FunctionType]:
+    """A function, or a class's own methods, without what decorates them."""
+    for value in vars(one).values() if inspect.isclass(one) else [one]:
+        inner = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
+        if inspect.isfunction(inner) and inner.__module__ == one.__module__:
+            yield inner
 
 
 def _used(one: Any) -> Iterator[tuple[str, Any]]:
     """The globals and enclosing variables that a function, or a class's methods, look up, with their values."""
-    functions = [one]
     if inspect.isclass(one):
-        values = [getattr(v, "__func__", None) or getattr(v, "fget", None) or v for v in vars(one).values()]
-        functions = [v for v in values if inspect.isfunction(v)]
         yield from (
             (f"{one.__name__}.{k}", v) for k, v in vars(one).items() if k[:2] != "__" and _is_plain(v)
         )
-    for function in functions:
+    for function in _functions(one):
         enclosed = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         yield from ((name, cell.cell_contents) for name, cell in enclosed if name != "__class__")
         for name in sorted(_globals_of(function.__code__)):

@@ -112,6 +112,16 @@ def test_whatever_does_not_leaves_it_as_it_is(same: tuple[str, ...]) -> None:
     assert source(*same) == source("SCALE = 2", HELPER, FACTORY)
 
 
+def test_a_decorated_method_is_found_behind_its_decorator() -> None:
+    decorated = HELPER.replace("    def losses", "    @torch.no_grad()\n    def losses")
+    assert "return SCALE * self.size" in source("import torch\nSCALE = 2", decorated, FACTORY)
+
+
+def test_a_class_without_methods_is_refused_with_the_reason() -> None:
+    with pytest.raises(RegistryError, match="the source of Empty is not to be had, since it has no method"):
+        source("class Empty:\n    pass\n", "def mine():\n    return Empty()\n")
+
+
 def test_a_global_that_cannot_be_written_down_is_refused_by_name() -> None:
     with pytest.raises(
         RegistryError, match="'mine' uses the global 'SCALE', a object, whose value a run's id cannot"
