@@ -177,7 +177,7 @@ def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
 _SHOWING = frozenset(
     ("__main__", "bench", "cli", "leaderboard", "loggers", "observer", "plots", "report", "suite", "testing")
 )
-_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs"))  # inside the package in a wheel only
+_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs", "interop"))  # count where they take part
 
 
 @functools.cache

@@ -21,7 +21,7 @@ import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,7 +38,8 @@ class Entry:
     """What is known of a registered name before (and after) its module is imported.
 
     Attributes:
-        name, version: the version rises with every change that may move numbers.
+        name, version: the version rises with every change that may move numbers; of another library's, it is that
+            library's.
         module: where it is defined.
         summary: first sentence of its documentation.
         paper: reference, `arXiv:…` where there is one.
@@ -49,7 +50,7 @@ class Entry:
     """
 
     name: str
-    version: int = 1
+    version: int | str = 1
     module: str = ""
     summary: str = ""
     paper: str = ""
@@ -73,11 +74,22 @@ class Registry(Generic[T]):
         decorator: name of the function that registers.
         group: entry-point group for other distributions.
         base: what a factory must return.
+        libraries: prefix of a name, as in `avalanche:Replay` → module whose `entry(name)` knows what follows it.
     """
 
     def __init__(
-        self, kind: str, *, plural: str, package: str, decorator: str, group: str, base: Callable[[], type]
+        self,
+        kind: str,
+        *,
+        plural: str,
+        package: str,
+        decorator: str,
+        group: str,
+        base: Callable[[], type],
+        libraries: Mapping[str, str] | None = None,
     ) -> None:
+        self.libraries = dict(libraries or {})
+        self._borrowed: dict[str, Entry] = {}
         self.kind, self.plural, self.package, self.decorator, self.group = (
             kind,
             plural,
@@ -122,6 +134,19 @@ class Registry(Generic[T]):
         """All registered names that match a wildcard, sorted."""
         return sorted(n for n in {*self._builtin, *self._foreign, *self._made} if fnmatchcase(n, pattern))
 
+    def knows(self, name: str) -> bool:
+        """Whether a name is registered, or belongs to a library that is asked for it when it is made."""
+        return name in self.names() or name.partition(":")[0] in self.libraries
+
+    def _borrow(self, name: str) -> Entry | None:
+        """The entry of another library's `library:name`; None where the name has no library's prefix."""
+        library, colon, inner = name.partition(":")
+        if not colon or library not in self.libraries:
+            return None
+        if name not in self._borrowed:
+            self._borrowed[name] = importlib.import_module(self.libraries[library]).entry(inner)
+        return self._borrowed[name]
+
     def peek(self, name: str) -> Entry:
         """What is known of a name without importing it."""
         if name in self._made:
@@ -144,6 +169,8 @@ class Registry(Generic[T]):
         Raises:
             RegistryError: unknown name, or the module that defines it fails to import.
         """
+        if (borrowed := self._borrow(name)) is not None:
+            return borrowed
         if name not in self._made:
             if name in self._builtin and name in self._foreign:
                 raise RegistryError(
@@ -458,6 +485,7 @@ strategies: Registry[Any] = Registry(
     decorator="register",
     group="clbench.strategies",
     base=_strategy_base,
+    libraries={"avalanche": "clbench.interop.avalanche"},
 )
 benchmarks: Registry[Any] = Registry(
     "benchmark",

@@ -71,6 +71,13 @@ class Strategy:
         """The rows of one pass, in order; None leaves it to a random permutation. One part of a chain at most."""
         return None
 
+    def train_experience(self, exp: Experience) -> None:
+        """All steps of an experience, in place of the engine's loop and of every point below `end_experience`.
+
+        For methods that come with a loop of their own, such as other libraries'. It calls `self.run.stepped` after
+        every iteration, and cannot be chained. A checkpoint is then written at experience ends only.
+        """
+
     def end_experience(self, exp: Experience) -> None:
         """After the last step of an experience: Fisher information, teachers, herding."""
 
@@ -177,6 +184,12 @@ def chain(*strategies: Strategy) -> Strategy:
         if len(defining) > 1:
             raise IncompatibleError(
                 f"Only one part of a chain may {does}; {defining[0]} and {defining[1]} both define {point}()."
+            )
+    for part in parts:
+        if overrides(part, "train_experience"):
+            other = next(p for p in parts if p is not part)
+            raise IncompatibleError(
+                f"{part} trains by a loop of its own, in which no other part has a say; it cannot be chained to {other}."
             )
     return Chain(tuple(parts))
 
