@@ -38,7 +38,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
-KINDS = ("strategies", "benchmarks", "models", "metrics", "suites")
+KINDS = ("strategies", "avalanche", "benchmarks", "models", "metrics", "suites")
 HEADLINE = (
     ("ACC", "average_accuracy"),
     ("forgetting", "forgetting"),
@@ -214,7 +214,7 @@ def list_(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """List strategies, benchmarks, models, metrics or suites."""
+    """List strategies, Avalanche's that run here, benchmarks, models, metrics or suites."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(
             f"There is no kind '{kind}' to list.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}."
@@ -419,6 +419,12 @@ def _entries(kind: str) -> list[dict[str, Any]]:
             name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None
         }
         return [{"name": name, "summary": " ".join(text.split())} for name, text in texts.items()]
+    if kind == "avalanche":
+        from clbench.interop.avalanche import known
+
+        run = [{"name": known.PREFIX + name, "summary": k.summary} for name, k in known.all_known().items()]
+        refused = [{"name": known.PREFIX + n, "summary": f"does not run: it {why}"} for n, why in known.REFUSED.items()]
+        return [*run, *refused]
     from clbench import registry
 
     entries = getattr(registry, kind)
@@ -440,6 +446,7 @@ def _describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
 
     singular = {
         "strategies": "strategy",
+        "avalanche": "strategy",
         "benchmarks": "benchmark",
         "models": "model",
         "metrics": "metric",
@@ -452,7 +459,7 @@ def _describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         described["documentation"] = inspect.getdoc(METRICS[row["name"]].function) or row["summary"]
     if kind in ("metrics", "suites"):
         return described
-    entry = getattr(registry, kind).entry(row["name"])
+    entry = getattr(registry, "strategies" if kind == "avalanche" else kind).entry(row["name"])
     described["documentation"] = inspect.getdoc(entry.build) or ""
     described["parameters"] = [
         {"name": name, "default": None if p.default is p.empty else p.default, "type": str(p.annotation)}

@@ -247,6 +247,11 @@ class Run:
         return bool(self._place["phase"] == "done")
 
     @property
+    def epoch(self) -> int:
+        """The pass over the present experience, from 0."""
+        return int(self._place["epoch"])
+
+    @property
     def total_steps(self) -> int:
         """Iterations of the whole stream."""
         return sum(self.steps_of(exp) for exp in self.train)
@@ -389,8 +394,7 @@ class Run:
             examples: of the stream, in the iteration's batch.
             losses: named scalars, for the log; one that is not finite ends the run as diverged.
         """
-        self.updates += 1
-        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
+        self.updated(losses)
         self._stepped(examples)
         if self.stop:  # no checkpoint can be written here: where the foreign loop stands is not ours to save
             self._stop_clock()
@@ -435,13 +439,20 @@ class Run:
         if self.config.optim.clip is not None:
             nn.utils.clip_grad_norm_(self._trainable, self.config.optim.clip)
         self.precision.update(self.optimizer)
-        self.updates += 1
+        self.updated(self._losses)
         with torch.no_grad():
             for after_update in self._points["after_update"]:
                 after_update()
-        losses = {name: loss.detach() for name, loss in self._losses.items()}
-        self._trace.append((self.step, self._lr, losses))
         return out
+
+    def updated(self, losses: Mapping[str, Tensor]) -> None:
+        """Count an update and log its losses; for a `step` that makes the update by itself, without `inner`.
+
+        Args:
+            losses: named scalars; one that is not finite ends the run as diverged.
+        """
+        self.updates += 1
+        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
 
     def _flush(self) -> None:
         """Fetch the losses since the last look in one copy per name; stop if one is not finite."""

@@ -121,12 +121,12 @@ class Strategy:
 
     def state_dict(self) -> State:
         """All state, by default the attributes named in `state`."""
-        return {name: _save(getattr(self, name)) for name in self.state}
+        return {name: save_value(getattr(self, name)) for name in self.state}
 
     def load_state_dict(self, state: State) -> None:
         """Take `state` back; `setup` has run before."""
         for name in self.state:
-            setattr(self, name, _load(getattr(self, name), state[name], self.run))
+            setattr(self, name, load_value(getattr(self, name), state[name], self.run))
 
     # --- what there is to know about it ---
 
@@ -223,21 +223,22 @@ MODULE = "__module__"
 """Marks saved weights of a module, so that a teacher is told from a dictionary of anchors."""
 
 
-def _save(value: Any) -> Any:
+def save_value(value: Any) -> Any:
+    """An attribute as a checkpoint holds it: tensors, modules, memories, numbers, and containers of them."""
     if isinstance(value, nn.Module):
         return {MODULE: value.state_dict()}
     if hasattr(value, "state_dict"):
         return value.state_dict()
     if isinstance(value, Mapping):
-        return {str(k): _save(v) for k, v in value.items()}
+        return {str(k): save_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_save(v) for v in value]
+        return [save_value(v) for v in value]
     if isinstance(value, torch.Tensor):
         return value.detach()
     return value
 
 
-def _load(current: Any, saved: Any, run: Run) -> Any:
+def load_value(current: Any, saved: Any, run: Run) -> Any:
     """`saved` in the form of `current`. A module that does not exist yet is rebuilt as a frozen copy of the model."""
     if isinstance(saved, dict) and MODULE in saved:
         module = current if current is not None else run.frozen()
@@ -248,9 +249,9 @@ def _load(current: Any, saved: Any, run: Run) -> Any:
         return current
     if isinstance(saved, dict):
         inner = current if isinstance(current, Mapping) else {}
-        return {k: _load(inner.get(k), v, run) for k, v in saved.items()}
+        return {k: load_value(inner.get(k), v, run) for k, v in saved.items()}
     if isinstance(saved, list):
-        return [_load(None, v, run) for v in saved]
+        return [load_value(None, v, run) for v in saved]
     if isinstance(saved, torch.Tensor):
         return saved.to(run.device)
     return saved

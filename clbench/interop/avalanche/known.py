@@ -143,12 +143,13 @@ PLUGINS: dict[str, Known] = {
 REFUSED: dict[str, str] = {
     "AETraining": "trains an autoencoder, which classifies nothing",
     "AR1": "brings its own network, MobileNet, and cannot be built without downloading its weights",
-    "BiC": "fails on torch 2.7 and later: it passes `verbose` to MultiStepLR, which no longer takes it",
+    "BiC": "fails on current torch: it passes `verbose` to MultiStepLR, which no longer takes it",
     "ExpertGateStrategy": "brings its own networks, AlexNets for images of 227 × 227 pixels, and cannot be built "
     "without downloading their weights",
-    "LearningToPrompt": "brings its own network, a vision transformer written for an older timm",
+    "LearningToPrompt": "brings its own vision transformer, which cannot be built with timm 1: it reads timm's settings "
+    "as a dictionary, and they are none any more",
     "VAETraining": "trains an autoencoder, which classifies nothing",
-    "BiCPlugin": "fails on torch 2.7 and later: it passes `verbose` to MultiStepLR, which no longer takes it",
+    "BiCPlugin": "fails on current torch: it passes `verbose` to MultiStepLR, which no longer takes it",
     "CWRStarPlugin": "is built with the model; use avalanche:CWRStar",
     "CoPEPlugin": "needs another last layer; use avalanche:CoPE",
     "GSS_greedyPlugin": "needs the shape of the inputs; use avalanche:GSS_greedy",
@@ -160,6 +161,11 @@ REFUSED: dict[str, str] = {
 """Names of Avalanche's that do not run, and why; the tests see each fail for its reason."""
 
 
+def all_known() -> dict[str, Known]:
+    """Strategies, then plugins, that run."""
+    return {**STRATEGIES, **PLUGINS}
+
+
 def look_up(name: str) -> Known:
     """What is known of `Replay` or `ReplayPlugin`.
 
@@ -168,7 +174,7 @@ def look_up(name: str) -> Known:
     """
     if name in REFUSED:
         raise RegistryError(f"'{PREFIX}{name}' does not run in clbench: it {REFUSED[name]}.")
-    known = {**STRATEGIES, **PLUGINS}
+    known = all_known()
     if name not in known:
         raise RegistryError(
             f"There is no strategy named '{PREFIX}{name}'.{suggest(name, known)} Known of Avalanche: {', '.join(known)}."
