@@ -423,7 +423,10 @@ def _entries(kind: str) -> list[dict[str, Any]]:
         from clbench.interop.avalanche import known
 
         run = [{"name": known.PREFIX + name, "summary": k.summary} for name, k in known.all_known().items()]
-        refused = [{"name": known.PREFIX + n, "summary": f"does not run: it {why}"} for n, why in known.REFUSED.items()]
+        refused = [
+            {"name": known.PREFIX + n, "summary": f"does not run: it {why}"}
+            for n, why in known.REFUSED.items()
+        ]
         return [*run, *refused]
     from clbench import registry
 

@@ -198,7 +198,8 @@ def _core_digest() -> str:
 
 
 def _with_siblings(file: Path) -> set[Path]:
-    """A source file and those beside it that it imports (`from .ewc import …`), theirs included."""
+    """A source file and those beside it that it imports (`from .ewc import …`), theirs included; so are the
+    adapters (`clbench.interop`) that it imports."""
     found: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -210,6 +211,9 @@ def _with_siblings(file: Path) -> set[Path]:
             if isinstance(node, ast.ImportFrom) and node.level == 1:
                 names = [node.module] if node.module else [alias.name for alias in node.names]
                 waiting += [file.parent / f"{name.partition('.')[0]}.py" for name in names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clbench.interop."):
+                module = Path(__file__).parent.joinpath(*str(node.module).split(".")[1:])
+                waiting += [module.with_suffix(".py"), module / "__init__.py"]
     return found
 
 

@@ -189,7 +189,8 @@ def chain(*strategies: Strategy) -> Strategy:
         if overrides(part, "train_experience"):
             other = next(p for p in parts if p is not part)
             raise IncompatibleError(
-                f"{part} trains by a loop of its own, in which no other part has a say; it cannot be chained to {other}."
+                f"{part} trains by a loop of its own, in which no other part has a say; it cannot be chained to "
+                f"{other}."
             )
     return Chain(tuple(parts))
 

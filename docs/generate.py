@@ -19,6 +19,7 @@ from clbench.config import (
     Seeds,
     TrainConfig,
 )
+from clbench.interop.avalanche.known import REFUSED, all_known
 from clbench.metrics import METRICS
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
 
@@ -34,7 +35,33 @@ def pages() -> dict[str, str]:
         "models.md": _plugins("Models", "model", models),
         "metrics.md": _metrics(),
         "settings.md": _settings(),
+        "avalanche.md": _within("avalanche.md", _avalanche()),
     }
+
+
+BEGIN, END = (
+    "<!-- From here to the next note: written by docs/generate.py. -->\n\n",
+    "\n<!-- End of it. -->\n",
+)
+
+
+def _within(name: str, content: str) -> str:
+    """A page written by hand, with new content between the two notes."""
+    before, _, rest = (DOCS / name).read_text(encoding="utf-8").partition(BEGIN)
+    return before + BEGIN + content + END + rest.partition(END)[2]
+
+
+def _avalanche() -> str:
+    """What of Avalanche runs and what does not."""
+    lines = ["| runs | what it does | needs | resumes |", "|---|---|---|---|"]
+    for name, known in all_known().items():
+        needs = ", ".join(sorted(known.needs - {"boundaries"})) or "—"
+        lines.append(
+            f"| `{name}` | {known.summary} | {needs} | {f'no: {known.resumes}' if known.resumes else 'yes'} |"
+        )
+    lines += ["", "| does not run | since it |", "|---|---|"]
+    lines += [f"| `{name}` | {why} |" for name, why in REFUSED.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:

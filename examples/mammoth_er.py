@@ -1,6 +1,6 @@
 """Replay and DER++ written in Mammoth's style, run by clbench.
 
-    clbench run split-digits mammoth-er --plugin examples/mammoth_er.py buffer_size=100
+clbench run split-digits mammoth-er --plugin examples/mammoth_er.py buffer_size=100
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ def own_loop(name: str, benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_losses_and_weights_are_those_of_avalanches_own_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_and_weights_are_those_of_avalanches_own_loop(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     benchmark, losses = stream(name), Losses()
     expected, theirs = own_loop(name, benchmark, monkeypatch)
     run = engine(name, benchmark, every=1, observers=[losses])
@@ -130,8 +132,10 @@ def test_every_strategy_of_avalanche_is_known_to_run_or_not_to() -> None:
     there = {
         name
         for name, value in vars(supervised).items()
-        if getattr(value, "__module__", "").startswith("avalanche.training.supervised") and not name.startswith("_")
-        and name[0].isupper() and not (inspect.isclass(value) and issubclass(value, Exception))
+        if getattr(value, "__module__", "").startswith("avalanche.training.supervised")
+        and not name.startswith("_")
+        and name[0].isupper()
+        and not (inspect.isclass(value) and issubclass(value, Exception))
     }
     assert len(there) >= 34
     assert there == {name for name in {**STRATEGIES, **REFUSED} if not name.endswith("Plugin")}
@@ -195,27 +199,29 @@ def test_autoencoders_fail_for_their_reason(name: str) -> None:
 def test_networks_with_downloaded_weights_fail_for_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    class Offline(OSError):
+    class OfflineError(OSError):
         pass
 
     def offline(name: str) -> Any:
         def fetch(*_: Any, **__: Any) -> Any:
             asked.append(name)
-            raise Offline(name)
+            raise OfflineError(name)
 
         return fetch
 
     av = avalanche()
     ar1 = importlib.import_module("avalanche.training.supervised.ar1")
-    monkeypatch.setattr(importlib.import_module("avalanche.models.mobilenetv1"), "mobilenet_w1", offline("mobilenet"))
+    monkeypatch.setattr(
+        importlib.import_module("avalanche.models.mobilenetv1"), "mobilenet_w1", offline("mobilenet")
+    )
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline("alexnet"))
     monkeypatch.setattr(
         importlib.import_module("torchvision.models._api"), "load_state_dict_from_url", offline("alexnet")
     )
     with quiet():
-        with pytest.raises(Offline):
+        with pytest.raises(OfflineError):
             ar1.AR1()
-        with pytest.raises(Offline):
+        with pytest.raises(OfflineError):
             av.models.ExpertGate(shape=(3, 227, 227), device="cpu", pretrained_flag=True)
         with pytest.raises(KeyError, match="NONE"):  # and without downloading it cannot be built at all
             av.models.ExpertGate(shape=(3, 227, 227), device="cpu", pretrained_flag=False)
@@ -236,7 +242,9 @@ def _with_targets(data: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["Replay", "DER", "StreamingLDA", "CoPE", "LFL"])
-def test_accuracies_are_those_of_avalanches_own_evaluation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracies_are_those_of_avalanches_own_evaluation(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     benchmark = stream(name)
     _, theirs = own_loop(name, benchmark, monkeypatch)
     run = engine(name, benchmark)
@@ -257,7 +265,9 @@ def test_accuracies_are_those_of_avalanches_own_evaluation(name: str, monkeypatc
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_run_resumes_to_the_same_bits_at_an_experience_end_or_says_why_not(name: str, tmp_path: Path) -> None:
+def test_a_run_resumes_to_the_same_bits_at_an_experience_end_or_says_why_not(
+    name: str, tmp_path: Path
+) -> None:
     benchmark, before, after = stream(name), Losses(), Losses()
     run = engine(name, benchmark, every=4, checkpoint_seconds=0.0, observers=[before])
     saved: list[Path] = []
@@ -315,6 +325,19 @@ def test_an_id_covers_the_adapter_and_the_version_of_avalanche(monkeypatch: pyte
     changed = identity()
     monkeypatch.setattr(module, "version", version)
     assert identity() == first != changed
+
+
+def test_what_decides_the_numbers_is_part_of_the_id(tmp_path: Path) -> None:
+    from clbench.interop.avalanche import strategies as module
+    from clbench.ledger import _with_siblings
+
+    named = {file.name for file in _with_siblings(Path(str(module.__file__)))}
+    assert named == {
+        f"{n}.py" for n in ("benchmarks", "known", "lib", "loading", "networks", "state", "strategies")
+    }
+    own = tmp_path / "own.py"
+    own.write_text("from clbench.interop.avalanche import AvalancheStrategy\n", encoding="utf-8")
+    assert {file.name for file in _with_siblings(own)} == named | {"own.py", "__init__.py"}
 
 
 def test_a_grant_of_memory_is_heeded() -> None:
@@ -391,7 +414,9 @@ def test_settings_that_avalanches_loop_would_not_heed_are_refused(
 
 
 def test_a_loop_of_its_own_cannot_be_chained() -> None:
-    with pytest.raises(IncompatibleError, match="avalanche:Naive trains by a loop of its own.* cannot be chained"):
+    with pytest.raises(
+        IncompatibleError, match=r"avalanche:Naive trains by a loop of its own.* cannot be chained"
+    ):
         api.make_strategy("avalanche:Naive+refresh")
 
 

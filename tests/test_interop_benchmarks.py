@@ -82,7 +82,12 @@ def test_a_classic_benchmark_of_new_classes() -> None:
 def test_a_classic_benchmark_with_task_labels() -> None:
     with quiet():
         scenario = avalanche().benchmarks.nc_benchmark(
-            Images(40), Images(20), n_experiences=2, task_labels=True, shuffle=False, eval_transform=transform()
+            Images(40),
+            Images(20),
+            n_experiences=2,
+            task_labels=True,
+            shuffle=False,
+            eval_transform=transform(),
         )
     benchmark = from_avalanche(scenario)
     assert benchmark.setting == Setting(shift="task", task_labels="always")
@@ -133,7 +138,12 @@ def _without_tasks(n: int) -> Any:
 def test_raw_examples_with_a_transform_of_ours() -> None:
     with quiet():
         scenario = avalanche().benchmarks.nc_benchmark(
-            Images(40), Images(20), n_experiences=2, task_labels=False, shuffle=False, eval_transform=transform()
+            Images(40),
+            Images(20),
+            n_experiences=2,
+            task_labels=False,
+            shuffle=False,
+            eval_transform=transform(),
         )
     ours = Transform(mean=(0.5,), std=(0.25,), ops=("crop",), padding=1)
     benchmark = from_avalanche(scenario, transform=ours, name="grey")

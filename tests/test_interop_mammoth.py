@@ -42,7 +42,9 @@ class Plain(ContinualModel):
         ("mammoth-derpp", "derpp", {"draw": 32, "alpha": 0.1, "beta": 0.5}),
     ],
 )
-def test_its_curve_and_weights_are_the_native_strategys(style: str, native: str, params: dict[str, Any]) -> None:
+def test_its_curve_and_weights_are_the_native_strategys(
+    style: str, native: str, params: dict[str, Any]
+) -> None:
     runs = [
         tiny_run(strategy, tiny_benchmark(examples=80, images=True), every=1)
         for strategy in (make_strategy(style, buffer_size=50), make_strategy(native, memory=50, **params))
@@ -51,7 +53,10 @@ def test_its_curve_and_weights_are_the_native_strategys(style: str, native: str,
         run.fit()
     theirs, ours = runs
     assert theirs.updates == ours.updates == 18
-    assert all(torch.equal(a, b) for a, b in zip(theirs.model.state_dict().values(), ours.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(theirs.model.state_dict().values(), ours.model.state_dict().values(), strict=True)
+    )
     assert (theirs.evaluator.curve.correct == ours.evaluator.curve.correct).all()
     assert (theirs.evaluator.curve.loss == ours.evaluator.curve.loss).all()
     assert theirs.budget()["memory_examples"] == ours.budget()["memory_examples"] == 50
@@ -75,11 +80,15 @@ def test_it_is_told_of_tasks_by_mammoths_names() -> None:
 
     class Listening(Plain):
         def begin_task(self, dataset: Any) -> None:
-            told.append(("begin", self.current_task, self.n_past_classes, self.n_seen_classes, dataset.N_TASKS))
+            told.append(
+                ("begin", self.current_task, self.n_past_classes, self.n_seen_classes, dataset.N_TASKS)
+            )
 
         def end_task(self, dataset: Any) -> None:
             assert sum(len(labels) for _, labels, _ in dataset.train_loader) == 64
-            told.append(("end", self.current_task, self.n_past_classes, self.n_seen_classes, dataset.N_CLASSES))
+            told.append(
+                ("end", self.current_task, self.n_past_classes, self.n_seen_classes, dataset.N_CLASSES)
+            )
 
     strategy = MammothStrategy(Listening)
     tiny_run(strategy, tiny_benchmark(), epochs=1).fit()
@@ -129,7 +138,9 @@ def test_a_class_without_observe_is_refused() -> None:
 
 
 def test_it_cannot_be_chained() -> None:
-    with pytest.raises(IncompatibleError, match="mammoth-er makes its updates by itself.* cannot be chained"):
+    with pytest.raises(
+        IncompatibleError, match=r"mammoth-er makes its updates by itself.* cannot be chained"
+    ):
         tiny_run(make_strategy("mammoth-er+refresh"), tiny_benchmark())
 
 

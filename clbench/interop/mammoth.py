@@ -61,7 +61,13 @@ class ContinualModel:
     def __init__(
         self, backbone: nn.Module, loss: Any, args: Namespace, transform: Transform, dataset: Any = None
     ) -> None:
-        self.net, self.loss, self.args, self.transform, self.dataset = backbone, loss, args, transform, dataset
+        self.net, self.loss, self.args, self.transform, self.dataset = (
+            backbone,
+            loss,
+            args,
+            transform,
+            dataset,
+        )
         self.device = next(backbone.parameters()).device
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +84,9 @@ class ContinualModel:
     def end_task(self, dataset: Any) -> None:
         """After an experience."""
 
-    def observe(self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None) -> Any:
+    def observe(
+        self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None
+    ) -> Any:
         """One step: gradient and update. Returns the loss, as a number or a tensor."""
         raise NotImplementedError
 
@@ -113,7 +121,9 @@ class Buffer:
         columns = {"examples": examples, "labels": labels, "logits": logits, "task_labels": task_labels}
         self.memory.add(self._generator("memory"), **{k: v for k, v in columns.items() if v is not None})
 
-    def get_data(self, size: int, transform: Transform | None = None, device: Any = None) -> tuple[Tensor, ...]:
+    def get_data(
+        self, size: int, transform: Transform | None = None, device: Any = None
+    ) -> tuple[Tensor, ...]:
         """Up to `size` examples without replacement: inputs, then the other columns that are stored, in order."""
         drawn = self.memory.draw(min(size, len(self)), self._generator("replay"))
         inputs = drawn.pop("examples")
@@ -156,12 +166,14 @@ class MammothStrategy(Strategy):
 
     Args:
         method: the class, or a factory with the arguments (backbone, loss, args, transform, dataset).
-        needs: what the setting must offer, such as `{"memory"}`; boundaries are needed by whoever writes `begin_task` or
-            `end_task`.
+        needs: what the setting must offer, such as `{"memory"}`; boundaries are needed by whoever writes
+            `begin_task` or `end_task`.
         args: hyper-parameters, the method's `self.args`.
     """
 
-    def __init__(self, method: Callable[..., Any], *, needs: frozenset[str] | set[str] = frozenset(), **args: Any) -> None:
+    def __init__(
+        self, method: Callable[..., Any], *, needs: frozenset[str] | set[str] = frozenset(), **args: Any
+    ) -> None:
         self.make, self.args = method, args
         told = any(_writes(method, point) for point in ("begin_task", "end_task"))
         self._needs = frozenset(needs) | (frozenset({"boundaries"}) if told else frozenset())
@@ -173,17 +185,28 @@ class MammothStrategy(Strategy):
         self._check(run)
         self.data = TaskData(run)
         args = Namespace(
-            **{"lr": run.config.optim.lr, "batch_size": run.batch_size, "n_epochs": run.config.train.epochs, **self.args}
+            **{
+                "lr": run.config.optim.lr,
+                "batch_size": run.batch_size,
+                "n_epochs": run.config.train.epochs,
+                **self.args,
+            }
         )
         self.method = method = self.make(run.model, F.cross_entropy, args, run.augment, self.data)
         if not callable(getattr(method, "observe", None)):
-            raise IncompatibleError(f"{self}: {type(method).__name__} has no method observe(inputs, labels, not_aug_inputs).")
+            raise IncompatibleError(
+                f"{self}: {type(method).__name__} has no method observe(inputs, labels, not_aug_inputs)."
+            )
         supported = tuple(getattr(method, "COMPATIBILITY", ()))
         if supported and self.data.SETTING not in supported:
             raise IncompatibleError(
                 f"{self} is for {', '.join(supported)}; {run.benchmark.name} is {self.data.SETTING}."
             )
-        method.num_classes, method.n_tasks, method.cpt = run.num_classes, len(run.train), self.data.N_CLASSES_PER_TASK
+        method.num_classes, method.n_tasks, method.cpt = (
+            run.num_classes,
+            len(run.train),
+            self.data.N_CLASSES_PER_TASK,
+        )
         method.opt = run.optimizer
         for name, buffer in self._buffers().items():
             buffer.rng = run.rng
@@ -193,10 +216,13 @@ class MammothStrategy(Strategy):
         config = run.config
         if others := [part for part in run.strategy.parts if part is not self]:
             raise IncompatibleError(
-                f"{self} makes its updates by itself, in which no other part has a say; it cannot be chained to {others[0]}."
+                f"{self} makes its updates by itself, in which no other part has a say; it cannot be chained to "
+                f"{others[0]}."
             )
         if config.precision != "fp32" or config.optim.clip is not None:
-            raise IncompatibleError(f"{self} makes its updates by itself: it knows neither precision nor optim.clip.")
+            raise IncompatibleError(
+                f"{self} makes its updates by itself: it knows neither precision nor optim.clip."
+            )
 
     def _buffers(self) -> dict[str, Buffer]:
         return {name: value for name, value in vars(self.method).items() if isinstance(value, Buffer)}
@@ -238,7 +264,11 @@ class MammothStrategy(Strategy):
 
     def state_dict(self) -> State:
         """The method's attributes: buffers, tensors, numbers, copies of the network, and containers of them."""
-        return {name: save_value(value) for name, value in vars(self.method).items() if name not in _GIVEN | set(_TOLD)}
+        return {
+            name: save_value(value)
+            for name, value in vars(self.method).items()
+            if name not in _GIVEN | set(_TOLD)
+        }
 
     def load_state_dict(self, state: State) -> None:
         for name, saved in state.items():

@@ -1,7 +1,7 @@
 """Avalanche (avalanche-lib 0.6) and clbench: strategies and plugins in, benchmarks in and out.
 
-    clbench run split-mnist avalanche:Replay mem_size=200
-    clbench list avalanche
+clbench run split-mnist avalanche:Replay mem_size=200
+clbench list avalanche
 """
 
 from __future__ import annotations

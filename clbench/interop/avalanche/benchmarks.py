@@ -55,7 +55,9 @@ def from_avalanche(
     streams = scenario.streams
     for wanted in (train, test):
         if wanted not in streams:
-            raise DataError(f"The Avalanche benchmark has no stream '{wanted}'; it has: {', '.join(streams)}.")
+            raise DataError(
+                f"The Avalanche benchmark has no stream '{wanted}'; it has: {', '.join(streams)}."
+            )
     raw = transform is not None
     with quiet():
         taught = [_examples(exp, raw) for exp in streams[train]]
@@ -64,8 +66,8 @@ def from_avalanche(
         raise DataError("An Avalanche benchmark needs one experience in each of its streams at least.")
     if len(tested) not in (1, len(taught)):
         raise DataError(
-            f"The test stream has {len(tested)} experiences and the training stream {len(taught)}; clbench takes as many, "
-            "the i-th testing what the i-th teaches, or a single one for all."
+            f"The test stream has {len(tested)} experiences and the training stream {len(taught)}; clbench takes as "
+            "many, the i-th testing what the i-th teaches, or a single one for all."
         )
     setting = setting or _setting([(set(y.tolist()), set(t.tolist())) for _, y, t in taught])
     tests = None if len(tested) == len(taught) else (0,)
@@ -85,14 +87,20 @@ def _examples(exp: Any, raw: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs (N, …), labels (N,) and task labels (N,) of an experience."""
     data = getattr(exp, "dataset", None)
     if data is None or not hasattr(data, "targets"):
-        raise DataError(f"Experience {exp.current_experience} has no data set with targets; clbench classifies.")
+        raise DataError(
+            f"Experience {exp.current_experience} has no data set with targets; clbench classifies."
+        )
     if not len(data):
         raise DataError(f"Experience {exp.current_experience} has no examples.")
     data = data.remove_current_transform_group() if raw else data.eval()
     inputs = torch.stack([_tensor(data[i][0]) for i in range(len(data))])
     labels = torch.tensor([int(y) for y in data.targets])
     tasks = getattr(data, "targets_task_labels", None)
-    told = torch.tensor([int(t) for t in tasks]) if tasks is not None else torch.zeros(len(data), dtype=torch.int64)
+    told = (
+        torch.tensor([int(t) for t in tasks])
+        if tasks is not None
+        else torch.zeros(len(data), dtype=torch.int64)
+    )
     return inputs, labels, told
 
 
@@ -105,7 +113,9 @@ def _tensor(x: Any) -> Tensor:
         array = array[None]
     elif array.ndim == 3 and array.shape[2] in (1, 3, 4):
         array = np.moveaxis(array, 2, 0)
-    return torch.from_numpy(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32)))
+    return torch.from_numpy(
+        np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32))
+    )
 
 
 def _setting(seen: Sequence[tuple[set[int], set[int]]]) -> Setting:
@@ -116,7 +126,10 @@ def _setting(seen: Sequence[tuple[set[int], set[int]]]) -> Setting:
 
 
 def _stream(
-    name: str, examples: Sequence[tuple[Tensor, Tensor, Tensor]], tests: tuple[int, ...] | None, setting: Setting
+    name: str,
+    examples: Sequence[tuple[Tensor, Tensor, Tensor]],
+    tests: tuple[int, ...] | None,
+    setting: Setting,
 ) -> Stream:
     pool = Pool(torch.cat([x for x, _, _ in examples]), torch.cat([y for _, y, _ in examples]))
     experiences, start = [], 0
@@ -124,8 +137,8 @@ def _stream(
         tasks = set(told.tolist())
         if setting.task_labels != "never" and len(tasks) > 1:
             raise DataError(
-                f"Experience {index} of the {name} stream holds examples of tasks {sorted(tasks)}; clbench's experiences "
-                "have one task label each."
+                f"Experience {index} of the {name} stream holds examples of tasks {sorted(tasks)}; clbench's "
+                "experiences have one task label each."
             )
         experiences.append(
             Experience(
@@ -174,7 +187,9 @@ def to_avalanche(benchmark: Benchmark) -> Any:
     return scenario
 
 
-def _datasets(stream: Iterable[Experience], benchmark: Benchmark, told: bool, *, augmented: bool) -> list[Any]:
+def _datasets(
+    stream: Iterable[Experience], benchmark: Benchmark, told: bool, *, augmented: bool
+) -> list[Any]:
     """One Avalanche data set per experience."""
     utils = avalanche().benchmarks.utils
     evaluated = _ToModel(benchmark.transform, augmented=False)
@@ -187,7 +202,9 @@ def _datasets(stream: Iterable[Experience], benchmark: Benchmark, told: bool, *,
             utils.TaskLabels(utils.ConstantSequence(exp.task if told else 0, n)),
             utils.DataAttribute(list(range(start, start + n)), ROW),
         ]
-        transforms = utils.transform_groups.TransformGroups({"train": (trained, None), "eval": (evaluated, None)})
+        transforms = utils.transform_groups.TransformGroups(
+            {"train": (trained, None), "eval": (evaluated, None)}
+        )
         made.append(
             utils.TaskAwareSupervisedClassificationDataset(
                 [_Examples(exp.data)], data_attributes=attributes, transform_groups=transforms
@@ -252,4 +269,6 @@ def check_classes(benchmark: Benchmark, who: str) -> None:
     """
     classes = [c for exp in benchmark.train for c in exp.classes]
     if len(set(classes)) < len(classes):
-        raise ConfigError(f"{who} needs experiences with classes of their own; in {benchmark.name} classes come again.")
+        raise ConfigError(
+            f"{who} needs experiences with classes of their own; in {benchmark.name} classes come again."
+        )

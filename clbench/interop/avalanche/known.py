@@ -67,7 +67,9 @@ STRATEGIES: dict[str, Known] = {
     "FromScratchTraining": _known("Resets the weights before every experience."),
     "GDumb": _known("Trains from scratch, at every experience, on a class-balanced memory alone.", "memory"),
     "GEM": _known("Projects the gradient so that the loss on no past experience's examples rises.", "memory"),
-    "GSS_greedy": _known("Replay of examples chosen for gradients unlike one another.", "memory", fixed=("input_size",)),
+    "GSS_greedy": _known(
+        "Replay of examples chosen for gradients unlike one another.", "memory", fixed=("input_size",)
+    ),
     "GenerativeReplay": _known(
         "Replays images drawn from a variational autoencoder that learns the stream, too.",
         fixed=("generator_strategy",),
@@ -130,10 +132,10 @@ PLUGINS: dict[str, Known] = {
     "LwFPlugin": STRATEGIES["LwF"],
     "MASPlugin": STRATEGIES["MAS"],
     "MIRPlugin": STRATEGIES["MIR"],
-    "RWalkPlugin": _known("A penalty on weights important by Fisher information and by the path of training."),
-    "ReplayPlugin": _known(
-        STRATEGIES["Replay"].summary, "memory", fixed=("storage_policy",)
+    "RWalkPlugin": _known(
+        "A penalty on weights important by Fisher information and by the path of training."
     ),
+    "ReplayPlugin": _known(STRATEGIES["Replay"].summary, "memory", fixed=("storage_policy",)),
     "SynapticIntelligencePlugin": _known(
         STRATEGIES["SynapticIntelligence"].summary, fixed=("excluded_parameters", "device")
     ),
@@ -146,8 +148,8 @@ REFUSED: dict[str, str] = {
     "BiC": "fails on current torch: it passes `verbose` to MultiStepLR, which no longer takes it",
     "ExpertGateStrategy": "brings its own networks, AlexNets for images of 227 × 227 pixels, and cannot be built "
     "without downloading their weights",
-    "LearningToPrompt": "brings its own vision transformer, which cannot be built with timm 1: it reads timm's settings "
-    "as a dictionary, and they are none any more",
+    "LearningToPrompt": "brings its own vision transformer, which cannot be built with timm 1: it reads timm's "
+    "settings as a dictionary, and they are none any more",
     "VAETraining": "trains an autoencoder, which classifies nothing",
     "BiCPlugin": "fails on current torch: it passes `verbose` to MultiStepLR, which no longer takes it",
     "CWRStarPlugin": "is built with the model; use avalanche:CWRStar",
@@ -177,6 +179,7 @@ def look_up(name: str) -> Known:
     known = all_known()
     if name not in known:
         raise RegistryError(
-            f"There is no strategy named '{PREFIX}{name}'.{suggest(name, known)} Known of Avalanche: {', '.join(known)}."
+            f"There is no strategy named '{PREFIX}{name}'.{suggest(name, known)} Known of Avalanche: "
+            f"{', '.join(known)}."
         )
     return known[name]

@@ -46,7 +46,9 @@ class Gathered:
         new: how many examples of the last batch are of the present experience.
     """
 
-    def __init__(self, loader: Any, rows: Sequence[Sequence[int]], store: Store, present: tuple[int, int]) -> None:
+    def __init__(
+        self, loader: Any, rows: Sequence[Sequence[int]], store: Store, present: tuple[int, int]
+    ) -> None:
         self.loader, self.store, self.present = loader, store, present
         self.rows = torch.tensor([row for part in rows for row in part])  # (N,)
         labels = [[int(t) for t in data.targets_task_labels.data] for data in loader.datasets]
@@ -92,5 +94,7 @@ def gathered(loader: Any, store: Store, present: tuple[int, int]) -> Gathered | 
 
 def _more_than_examples(data: Any) -> bool:
     """Whether a batch of this data holds more than inputs, labels and task labels, or unaugmented inputs."""
-    extra = [a for a in data._data_attributes.values() if a.use_in_getitem and a.name != "targets_task_labels"]
+    extra = [
+        a for a in data._data_attributes.values() if a.use_in_getitem and a.name != "targets_task_labels"
+    ]
     return bool(extra) or data._flat_data._transform_groups.current_group != "train"

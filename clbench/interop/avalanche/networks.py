@@ -34,7 +34,9 @@ class Features(nn.Module):
 
 def task_table(benchmark: Benchmark) -> Tensor:
     """(tasks + 1, C) bool: the classes of each task; the last row, which −1 selects, rules none out."""
-    table = torch.zeros((max(exp.task for exp in benchmark.train) + 2, benchmark.num_classes), dtype=torch.bool)
+    table = torch.zeros(
+        (max(exp.task for exp in benchmark.train) + 2, benchmark.num_classes), dtype=torch.bool
+    )
     table[-1] = True
     for exp in benchmark.train:
         table[exp.task, list(exp.classes)] = True
@@ -95,7 +97,9 @@ def _with_features() -> type[nn.Module]:
     return WithFeatures
 
 
-def arguments(name: str, model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
+def arguments(
+    name: str, model: Any, benchmark: Benchmark, params: Mapping[str, Any]
+) -> tuple[nn.Module, Arguments]:
     """What a strategy trains, and the arguments that tell its constructor.
 
     Args:
@@ -137,12 +141,16 @@ def _cwr(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[n
     return model, {"model": model, "cwr_layer_name": "head"}
 
 
-def _feature_replay(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
+def _feature_replay(
+    model: Any, benchmark: Benchmark, params: Mapping[str, Any]
+) -> tuple[nn.Module, Arguments]:
     return model, {"model": model, "last_layer_name": "head"}
 
 
 def _cope(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    model.head = nn.Linear(model.feature_size, int(params["p_size"]))  # its embedding, in place of class scores
+    model.head = nn.Linear(
+        model.feature_size, int(params["p_size"])
+    )  # its embedding, in place of class scores
     return model, {"model": model, "n_classes": benchmark.num_classes}
 
 
@@ -159,7 +167,9 @@ def _generative(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> 
     """As Avalanche's default generator, which is for 28 × 28 pixels only."""
     av = avalanche()
 
-    def generator_strategy(train_mb_size: int, train_epochs: int, device: torch.device, evaluator: Any) -> Any:
+    def generator_strategy(
+        train_mb_size: int, train_epochs: int, device: torch.device, evaluator: Any
+    ) -> Any:
         generator = av.models.MlpVAE(tuple(benchmark.input_shape), nhid=2, device=device)
         return av.training.supervised.VAETraining(
             model=generator,
@@ -184,7 +194,9 @@ def _packnet(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tup
     try:
         net = avalanche().models.packnet.PackNetModel(model)
     except ValueError as error:
-        raise IncompatibleError(f"avalanche:PackNet cannot prune this model: {error}. Take model=mlp.") from error
+        raise IncompatibleError(
+            f"avalanche:PackNet cannot prune this model: {error}. Take model=mlp."
+        ) from error
     return net, {"model": net}
 
 

@@ -49,7 +49,7 @@ LEFTOVERS = frozenset(("mb_buffer_x", "mb_buffer_y", "mb_buffer_tid", "mb_buffer
 TRAINING = "avalanche.training."
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A value that cannot be saved; the message is its path and kind."""
 
 
@@ -78,7 +78,7 @@ class Graph:
                 "frozen": [name for name, p in theirs.model.named_parameters() if not p.requires_grad],
                 "begun": theirs.optimized_param_id is not None,
             }
-        except _Refused as refusal:
+        except _RefusedError as refusal:
             return {"refused": f"it holds what a checkpoint cannot: {refusal}"}
 
     def load(self, state: State, who: str) -> None:
@@ -116,7 +116,7 @@ class Graph:
             return {"array": torch.from_numpy(value.copy())}
         if isinstance(value, dict):
             if wrong := [key for key in value if not isinstance(key, str | int)]:
-                raise _Refused(f"{path} has a key of type {type(wrong[0]).__name__}")
+                raise _RefusedError(f"{path} has a key of type {type(wrong[0]).__name__}")
             return {"dict": [[k, self._pack(v, f"{path}[{k!r}]")] for k, v in value.items()]}
         if isinstance(value, list | tuple | set | frozenset):
             kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k)).__name__
@@ -132,11 +132,15 @@ class Graph:
         if type(value).__module__.startswith(TRAINING):
             inside = {k: self._pack(v, f"{path}.{k}") for k, v in vars(value).items()}
             return {"object": [type(value).__module__, type(value).__qualname__], "inside": inside}
-        raise _Refused(f"{path} is a {type(value).__name__}")
+        raise _RefusedError(f"{path} is a {type(value).__name__}")
 
     def _unpack(self, saved: Any, current: Any) -> Any:
         if not isinstance(saved, dict):
-            return saved.to(self.theirs.device) if isinstance(saved, Tensor) and self._on_device(current) else saved
+            return (
+                saved.to(self.theirs.device)
+                if isinstance(saved, Tensor) and self._on_device(current)
+                else saved
+            )
         ((kind, content), *_) = saved.items()
         return _UNPACK[kind](self, content, current, saved)
 
@@ -153,7 +157,9 @@ class Graph:
 
     def _unpack_dict(self, content: list[list[Any]], current: Any, saved: Any) -> Any:
         before = dict(current) if isinstance(current, dict) else {}
-        made = current if isinstance(current, dict) else {}  # in place: a default's factory and sharers keep it
+        made = (
+            current if isinstance(current, dict) else {}
+        )  # in place: a default's factory and sharers keep it
         values = {key: self._unpack(value, before.get(key)) for key, value in content}
         made.clear()
         made.update(values)
@@ -180,7 +186,9 @@ class Graph:
     def _unpack_object(self, content: list[str], current: Any, saved: Any) -> Any:
         module, name = content
         if not module.startswith(TRAINING) or module not in sys.modules or "." in name:
-            raise IncompatibleError(f"A checkpoint asks for {module}.{name}, which is none of Avalanche's training classes.")
+            raise IncompatibleError(
+                f"A checkpoint asks for {module}.{name}, which is none of Avalanche's training classes."
+            )
         cls = getattr(sys.modules[module], name)
         made = current if type(current) is cls else cls.__new__(cls)
         for key, value in saved["inside"].items():
@@ -198,7 +206,7 @@ class Graph:
         if type(module) is not type(self.theirs.model) or {k: v.shape for k, v in weights.items()} != {
             k: v.shape for k, v in own.items()
         }:
-            raise _Refused(f"{path} is a {type(module).__name__} other than the network")
+            raise _RefusedError(f"{path} is a {type(module).__name__} other than the network")
         frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
         return {"module": weights, "frozen": frozen, "training": [m.training for m in module.modules()]}
 
@@ -219,11 +227,13 @@ class Graph:
             return {"data": torch.zeros(0, dtype=torch.int64), "group": "train", "extra": {}}
         rows = rows_of(data)
         if rows is None:
-            raise _Refused(f"{path} holds examples that are not the stream's")
+            raise _RefusedError(f"{path} holds examples that are not the stream's")
         known = ("targets", "targets_task_labels", ROW)
         extra = {name: list(a.data) for name, a in data._data_attributes.items() if name not in known}
-        if wrong := [name for name, column in extra.items() if not all(isinstance(v, Tensor) for v in column)]:
-            raise _Refused(f"{path} has an attribute {wrong[0]} that is no tensor")
+        if wrong := [
+            name for name, column in extra.items() if not all(isinstance(v, Tensor) for v in column)
+        ]:
+            raise _RefusedError(f"{path} has an attribute {wrong[0]} that is no tensor")
         return {
             "data": torch.tensor(rows),
             "group": data._flat_data._transform_groups.current_group,
@@ -240,7 +250,9 @@ class Graph:
                 return data
             columns = [
                 utils.TensorDataAttribute(
-                    utils.FlatData([list(column)], discard_elements_not_in_indices=True), name=name, use_in_getitem=True
+                    utils.FlatData([list(column)], discard_elements_not_in_indices=True),
+                    name=name,
+                    use_in_getitem=True,
                 )
                 for name, column in saved["extra"].items()
             ]

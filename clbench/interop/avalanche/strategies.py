@@ -28,7 +28,7 @@ from clbench.memory import Memory
 from clbench.randomness import derive_seed
 from clbench.registry import Entry
 from clbench.strategy import State, Strategy
-from clbench.types import HIDDEN, MASKED, Benchmark, Data, Experience, Output, Stream
+from clbench.types import HIDDEN, MASKED, Benchmark, Data, Experience, Stream
 
 COMMON = (
     "self",
@@ -49,7 +49,7 @@ COMMON = (
 """Parameters of Avalanche's constructors that clbench gives."""
 
 Make = Callable[..., Any]
-"""(model, optimizer, criterion, train_mb_size, train_epochs, eval_mb_size, device, evaluator) → an Avalanche strategy."""
+"""(model, optimizer, criterion, train_mb_size, train_epochs, eval_mb_size, device, evaluator) → their strategy."""
 
 
 class AvalancheStrategy(Strategy):
@@ -82,7 +82,9 @@ class AvalancheStrategy(Strategy):
         self._check(self.run)
         with quiet():
             net, self._given = self.network(model, self.run.benchmark)
-        return Holder(net, f"{self} cannot be continued from a checkpoint: {self.resumes}" if self.resumes else "")
+        return Holder(
+            net, f"{self} cannot be continued from a checkpoint: {self.resumes}" if self.resumes else ""
+        )
 
     def setup(self, run: Run) -> None:
         self.scenario = to_avalanche(run.benchmark)
@@ -237,7 +239,9 @@ class _Named(AvalancheStrategy):
             return train
         classes = tuple(sorted({c for exp in train for c in exp.classes}))
         tests = tuple(t for exp in train for t in exp.tests)
-        return Stream(train.name, (Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests),))
+        return Stream(
+            train.name, (Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests),)
+        )
 
     def experiences(self, exp: Experience) -> Any:
         return self.stream_ if self.theirs_name == "JointTraining" else super().experiences(exp)
@@ -273,7 +277,9 @@ class Holder(nn.Module):
         super().__init__()
         self.net, self.refusal = net, refusal
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         if self.refusal:
             raise IncompatibleError(f"{self.refusal}. Delete the run's folder to begin it again.")
         return super().load_state_dict(state_dict, strict, assign)
@@ -366,7 +372,9 @@ def entry(name: str) -> Entry:
         constructor = _constructor(name)
         hints = _hints(constructor)
     parameters = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=_annotation(p, hints))
+        inspect.Parameter(
+            key, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=_annotation(p, hints)
+        )
         for key, p in inspect.signature(constructor).parameters.items()
         if key not in COMMON and key not in known.fixed
     ]
