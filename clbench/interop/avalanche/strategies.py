@@ -315,7 +315,7 @@ class _Kept(Memory):
 
     @property
     def nbytes(self) -> int:
-        return self.capacity * self._bytes
+        return int(self.capacity * self._bytes)
 
 
 def _stored(params: Mapping[str, Any], benchmark: Benchmark) -> int:
