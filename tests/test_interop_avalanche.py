@@ -25,13 +25,14 @@ from clbench import api, checkpoint, config
 from clbench.engine import Run
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError
 from clbench.interop.avalanche import PLUGINS, REFUSED, STRATEGIES
+from clbench.interop.avalanche.known import RULES_NOT_KEPT
 from clbench.interop.avalanche.lib import avalanche, quiet, seeded
 from clbench.interop.avalanche.loading import Gathered
 from clbench.interop.avalanche.strategies import AvalancheStrategy
 from clbench.observer import Observer
 from clbench.randomness import derive_seed, global_rng
 from clbench.strategy import Strategy
-from clbench.testing import tiny_benchmark, tiny_model, tiny_run
+from clbench.testing import check_strategy, tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Benchmark
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
@@ -470,3 +471,78 @@ def test_the_parts_are_one_strategy() -> None:
 def test_errors_are_clbenchs() -> None:
     with pytest.raises(ClbenchError, match="cannot be built: Avalanche raised"):
         tiny_run(AvalancheStrategy(lambda **given: 1 / 0), tiny_benchmark())
+
+
+# --- runs that end early ---
+
+
+class Stop(Observer):
+    """Asks for the end of the run, as Ctrl-C does, when an experience ends."""
+
+    def __init__(self, experience: int) -> None:
+        self.experience = experience
+
+    def end_experience(self, run: Run) -> None:
+        run.stop = run.experience == self.experience
+
+
+def test_an_interrupted_run_goes_on_from_the_last_experience_end(tmp_path: Path) -> None:
+    settings = {"mem_size": 20, "epochs": 1, "every": 10, "subset": 20}
+    whole = api.run("split-digits", "avalanche:Replay", out=tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        api.run("split-digits", "avalanche:Replay", out=tmp_path / "cut", observers=[Stop(1)], **settings)
+    cut = api.resume(tmp_path / "cut" / whole.id)
+    assert cut.metrics == whole.metrics
+    assert cut.curve.sha256() == whole.curve.sha256()
+    logs = [(tmp_path / part / whole.id / "log.jsonl").read_text() for part in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_an_interrupted_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
+    settings = {**PARAMS["AGEM"], "epochs": 1, "every": 0}
+    with pytest.raises(KeyboardInterrupt):
+        api.run("split-digits", "avalanche:AGEM", out=tmp_path, observers=[Stop(0)], **settings)
+    (folder,) = tmp_path.iterdir()
+    with pytest.raises(
+        IncompatibleError, match=r"AGEM cannot be continued.*: its memory is read by a loader.* Delete"
+    ):
+        api.resume(folder)
+
+
+def test_a_run_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
+    record = api.run("split-digits", "avalanche:Naive", out=tmp_path, lr=1e30, epochs=1, every=0)
+    assert record.status == "diverged"
+    assert "in experience 0" in record.note
+
+
+def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    def make(**given: Any) -> Any:
+        strategy = avalanche().training.supervised.Naive(**given)
+        strategy.reader = iter([1, 2])
+        return strategy
+
+    state = adapter(_fitted(AvalancheStrategy(make))).state_dict()
+    assert state == {"refused": "it holds what a checkpoint cannot: strategy.reader is a list_iterator"}
+    with pytest.raises(IncompatibleError, match=r"strategy\.reader is a list_iterator"):
+        adapter(_fitted(AvalancheStrategy(make))).load_state_dict(state)
+
+
+def _fitted(strategy: Strategy) -> Run:
+    run = tiny_run(strategy, tiny_benchmark(), epochs=1)
+    run.fit()
+    return run
+
+
+def test_a_checkpoint_makes_objects_of_avalanches_training_classes_only() -> None:
+    strategy = adapter(_fitted(api.make_strategy("avalanche:Naive")))
+    state = strategy.state_dict()
+    state["strategy"]["retain_graph"] = {"object": ["subprocess", "Popen"], "inside": {}}
+    with pytest.raises(IncompatibleError, match=r"asks for subprocess\.Popen"):
+        strategy.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["Naive", "Replay"])
+def test_the_contract_is_kept_but_for_what_a_foreign_loop_cannot(name: str) -> None:
+    results = list(check_strategy(f"avalanche:{name}", expected_failures=RULES_NOT_KEPT))
+    assert [result for result in results if result.status == "failed"] == []
+    assert {result.check for result in results if result.status == "expected"} == set(RULES_NOT_KEPT)

@@ -163,6 +163,14 @@ REFUSED: dict[str, str] = {
 """Names of Avalanche's that do not run, and why; the tests see each fail for its reason."""
 
 
+RULES_NOT_KEPT: dict[str, str] = {
+    "private_randomness": "Avalanche draws from the global generators, which are lent to it and given back",
+    "resumes": "a checkpoint is written at experience ends only",
+    "low_precision": "Avalanche's loop knows no precision",
+}
+"""Checks of the contract that no strategy of Avalanche's can pass, and why."""
+
+
 def all_known() -> dict[str, Known]:
     """Strategies, then plugins, that run."""
     return {**STRATEGIES, **PLUGINS}
