@@ -386,7 +386,7 @@ def test_memories_that_hold_other_examples_keep_avalanches_loader() -> None:
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("Replya", {}, "Did you mean 'Replay'"),
+        ("Replya", {}, "Did you mean 'avalanche:Replay'"),
         ("Replay", {"memsize": 3}, "has no parameter 'memsize'. Did you mean 'mem_size'"),
         ("Replay", {"mem_size": "many"}, "parameter 'mem_size' takes int"),
         ("EWC", {}, "needs a value for 'ewc_lambda'"),

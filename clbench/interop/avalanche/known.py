@@ -186,8 +186,8 @@ def look_up(name: str) -> Known:
         raise RegistryError(f"'{PREFIX}{name}' does not run in clbench: it {REFUSED[name]}.")
     known = all_known()
     if name not in known:
+        nearest = suggest(PREFIX + name, [PREFIX + other for other in known])
         raise RegistryError(
-            f"There is no strategy named '{PREFIX}{name}'.{suggest(name, known)} Known of Avalanche: "
-            f"{', '.join(known)}."
+            f"There is no strategy named '{PREFIX}{name}'.{nearest} Known of Avalanche: {', '.join(known)}."
         )
     return known[name]

@@ -2,9 +2,10 @@
 
     python -m clbench.interop.avalanche.speed --benchmark split-mnist --rounds 3
 
-Both train the same strategy from the same weights in one process, one thread, in turn, and are timed by the CPU time
+All train the same strategy from the same weights in one process, one thread, in turn, and are timed by the CPU time
 that the process uses, which other programs on the machine change little. Preparation (data, model, the first import)
-is not timed.
+is not timed. Avalanche is timed twice: on `to_avalanche`'s tensors, and on PIL images with `ToTensor` and
+`Normalize`, as its SplitMNIST has them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from clbench import api, config
+from clbench._torchvision import torchvision
 from clbench.engine import Run
 from clbench.interop.avalanche.benchmarks import to_avalanche
 from clbench.interop.avalanche.lib import avalanche, quiet
-from clbench.types import Benchmark, Stream
+from clbench.types import Benchmark, Data, Stream
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "Naive": {},
@@ -60,9 +63,44 @@ def in_clbench(name: str, benchmark: Benchmark, model: nn.Module, every: int) ->
     return Run(benchmark, strategy, model, resolved, execution).fit  # type: ignore[arg-type]
 
 
-def in_avalanche(name: str, benchmark: Benchmark, model: nn.Module, every: int) -> Callable[[], Any]:
+class Pictures(Dataset[tuple[Any, int]]):
+    """An experience's grey images as torchvision's MNIST gives them."""
+
+    def __init__(self, data: Data) -> None:
+        self.x, self.targets = data.x().numpy(), data.y().tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        return Image.fromarray(self.x[index, 0]), self.targets[index]
+
+
+def with_pictures(benchmark: Benchmark) -> Any:
+    """The benchmark in Avalanche with PIL images and torchvision's transforms."""
+    torchvision()
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    av, ours = avalanche(), benchmark.transform
+    shown = Compose([ToTensor(), *([Normalize(ours.mean, ours.std)] if ours.mean else [])])
+    groups = {"train": (shown, None), "eval": (shown, None)}
+
+    def datasets(stream: Stream) -> list[Any]:
+        make = av.benchmarks.utils.as_taskaware_classification_dataset
+        return [make(Pictures(exp.data), transform_groups=groups, task_labels=0) for exp in stream]
+
+    with quiet():
+        scenario = av.benchmarks.benchmark_from_datasets(
+            train=datasets(benchmark.train), test=datasets(benchmark.test)
+        )
+        return av.benchmarks.with_task_labels(av.benchmarks.with_classes_timeline(scenario))
+
+
+def in_avalanche(name: str, scenario: Any, model: nn.Module, every: int) -> Callable[[], Any]:
     """Training as in a user's script, ready to begin."""
-    av, scenario = avalanche(), to_avalanche(benchmark)
+    av = avalanche()
     with quiet():
         metrics = av.evaluation.metrics.accuracy_metrics(experience=True)
         strategy = getattr(av.training.supervised, name)(
@@ -96,15 +134,17 @@ def seconds(train: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def measure(benchmark: Benchmark, name: str, every: int, rounds: int) -> tuple[float, float]:
-    """Medians over rounds of the CPU seconds in clbench and in Avalanche; of both, the first round is left out."""
+def measure(benchmark: Benchmark, name: str, every: int, rounds: int) -> list[float]:
+    """Medians over rounds of the CPU seconds in clbench, in Avalanche on tensors, and on images; the first round,
+    which warms up, is left out."""
     torch.manual_seed(0)
     model = api.make_model("mlp", benchmark.input_shape, benchmark.num_classes)
-    ours, theirs = [], []
+    taken: list[list[float]] = [[], [], []]
     for _ in range(rounds + 1):
-        ours.append(seconds(in_clbench(name, benchmark, copy.deepcopy(model), every)))
-        theirs.append(seconds(in_avalanche(name, benchmark, copy.deepcopy(model), every)))
-    return statistics.median(ours[1:]), statistics.median(theirs[1:])
+        taken[0].append(seconds(in_clbench(name, benchmark, copy.deepcopy(model), every)))
+        for column, scenario in enumerate((to_avalanche(benchmark), with_pictures(benchmark)), 1):
+            taken[column].append(seconds(in_avalanche(name, scenario, copy.deepcopy(model), every)))
+    return [statistics.median(column[1:]) for column in taken]
 
 
 def main() -> None:
@@ -118,13 +158,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     benchmark = shortened(api.make_benchmark(given.benchmark), given.train, given.test)
+    print("CPU seconds, and how many times faster clbench is\n")
     print(
-        "| strategy | evaluation | clbench, CPU s | Avalanche, CPU s | times faster |\n| --- | --- | --- | --- | --- |"
+        "| strategy | evaluation | clbench | Avalanche, tensors | | Avalanche, images | |\n|" + " --- |" * 7
     )
     for name in CASES:
         for every, said in ((0, "at experience ends"), (1, "after every iteration")):
-            ours, theirs = measure(benchmark, name, every, given.rounds)
-            print(f"| {name} | {said} | {ours:.2f} | {theirs:.2f} | {theirs / ours:.1f} |", flush=True)
+            ours, *theirs = measure(benchmark, name, every, given.rounds)
+            others = " | ".join(f"{value:.2f} | {value / ours:.1f} ×" for value in theirs)
+            print(f"| {name} | {said} | {ours:.2f} | {others} |", flush=True)
 
 
 if __name__ == "__main__":
