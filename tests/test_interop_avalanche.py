@@ -33,7 +33,7 @@ from clbench.observer import Observer
 from clbench.randomness import derive_seed, global_rng
 from clbench.strategy import Strategy
 from clbench.testing import check_strategy, tiny_benchmark, tiny_model, tiny_run
-from clbench.types import Benchmark
+from clbench.types import HIDDEN, MASKED, Benchmark
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "AGEM": {"patterns_per_exp": 8, "sample_size": 8},
@@ -451,6 +451,16 @@ def test_task_incremental_streams_rule_out_other_tasks_classes() -> None:
     with torch.no_grad(), run.evaluating():
         scores = run.predict(x, torch.zeros(len(x), dtype=torch.int64))
     assert set(scores.argmax(1).tolist()) <= set(benchmark.train[0].classes)
+
+
+def test_task_labels_told_in_training_only_rule_no_class_out_at_test() -> None:
+    benchmark = tiny_benchmark(shift="task", task_labels="train", images=True)
+    run = engine("Naive", benchmark, epochs=1)
+    run.fit()
+    x = run.normalise(benchmark.test[2].data.x())
+    with torch.no_grad(), run.evaluating():
+        scores = run.predict(x, torch.full((len(x),), HIDDEN))
+    assert bool((scores > MASKED).all())
 
 
 @pytest.fixture(autouse=True)

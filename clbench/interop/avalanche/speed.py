@@ -85,11 +85,20 @@ def with_pictures(benchmark: Benchmark) -> Any:
 
     av, ours = avalanche(), benchmark.transform
     shown = Compose([ToTensor(), *([Normalize(ours.mean, ours.std)] if ours.mean else [])])
-    groups = {"train": (shown, None), "eval": (shown, None)}
+    utils = av.benchmarks.utils
 
     def datasets(stream: Stream) -> list[Any]:
-        make = av.benchmarks.utils.as_taskaware_classification_dataset
-        return [make(Pictures(exp.data), transform_groups=groups, task_labels=0) for exp in stream]
+        return [
+            utils.TaskAwareSupervisedClassificationDataset(
+                [Pictures(exp.data)],
+                data_attributes=[
+                    utils.DataAttribute(exp.data.y().tolist(), "targets"),
+                    utils.TaskLabels(utils.ConstantSequence(0, len(exp.data))),
+                ],
+                transform_groups=utils.TransformGroups({"train": (shown, None), "eval": (shown, None)}),
+            )
+            for exp in stream
+        ]
 
     with quiet():
         scenario = av.benchmarks.benchmark_from_datasets(

@@ -28,7 +28,7 @@ from clbench.memory import Memory
 from clbench.randomness import derive_seed
 from clbench.registry import Entry
 from clbench.strategy import State, Strategy
-from clbench.types import HIDDEN, MASKED, Benchmark, Data, Experience, Stream
+from clbench.types import MASKED, Benchmark, Data, Experience, Stream
 
 COMMON = (
     "self",
@@ -171,7 +171,8 @@ class AvalancheStrategy(Strategy):
         theirs = self.theirs
         if _no_means(theirs.model):  # the nearest of no class means: every class alike
             return x.new_zeros((len(x), self.run.num_classes))
-        told = torch.where(task == HIDDEN, torch.zeros_like(task), task)
+        # Avalanche's label where there are none is 0; where test examples' are hidden, −1 rules no class out.
+        told = torch.zeros_like(task) if self.run.benchmark.setting.task_labels == "never" else task
         with _evaluating(theirs, self.stream_[min(self.run.experience, len(self.stream_) - 1)]):
             if self._one_task_at_a_time:
                 return self._by_task(x, told)
