@@ -230,7 +230,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
     for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
-        if missing := [name for name in names if name not in registry.names()]:
+        if missing := [name for name in names if not registry.knows(name)]:
             raise LedgerError(
                 f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the "
                 "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it "

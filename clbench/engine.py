@@ -289,6 +289,11 @@ class Run:
         return bool(self._place["phase"] == "done")
 
     @property
+    def epoch(self) -> int:
+        """The pass over the present experience, from 0."""
+        return int(self._place["epoch"])
+
+    @property
     def total_steps(self) -> int:
         """Iterations of the whole stream."""
         return sum(self.steps_of(exp) for exp in self.train)
@@ -343,8 +348,12 @@ class Run:
             self._resume_clock()
             self._place = {"phase": "within", "epoch": 0, "batch": 0, "done": 0}
         self.model.train()
-        while self._place["done"] < self._steps:
-            self._fit_epoch(visible)
+        if self._trainer is not None:
+            self._schedule()
+            self._trainer(visible)
+        else:
+            while self._place["done"] < self._steps:
+                self._fit_epoch(visible)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
         self._call("end_experience", visible)
@@ -406,8 +415,12 @@ class Run:
         with torch.no_grad():
             for after_step in self._points["after_step"]:
                 after_step(batch, out)
+        self._stepped(batch.new)
+
+    def _stepped(self, examples: int) -> None:
+        """An iteration is over: counted, looked at, evaluated."""
         self.step += 1
-        self.examples += batch.new
+        self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
         every = self.config.evaluation.every
@@ -415,6 +428,20 @@ class Run:
             self._stop_clock()
             self.evaluator.after_step()
             self._resume_clock()
+
+    def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
+        """What a strategy that trains by a loop of its own (`train_experience`) calls after every iteration.
+
+        Args:
+            examples: of the stream, in the iteration's batch.
+            losses: named scalars, for the log; one that is not finite ends the run as diverged.
+        """
+        self.updated(losses)
+        self._stepped(examples)
+        if self.stop:  # no checkpoint can be written here: where the foreign loop stands is not ours to save
+            self._stop_clock()
+            self._flush()
+            raise KeyboardInterrupt
 
     def _gradient(self, batch: Batch) -> Output:
         """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
@@ -454,13 +481,20 @@ class Run:
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self._trainable, self._clip)
         self.precision.update(self.optimizer)
-        self.updates += 1
+        self.updated(self._losses)
         with torch.no_grad():
             for after_update in self._points["after_update"]:
                 after_update()
-        losses = {name: loss.detach() for name, loss in self._losses.items()}
-        self._trace.append((self.step, self._lr, losses))
         return out
+
+    def updated(self, losses: Mapping[str, Tensor]) -> None:
+        """Count an update and log its losses; for a `step` that makes the update by itself, without `inner`.
+
+        Args:
+            losses: named scalars; one that is not finite ends the run as diverged.
+        """
+        self.updates += 1
+        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
 
     def _flush(self) -> None:
         """Fetch the losses since the last look in one copy per name; stop if one is not finite."""
@@ -506,6 +540,8 @@ class Run:
                 self._step = functools.partial(part.step, inner=self._step)
         orderer = [part.order for part in parts if overrides(part, "order")]
         self._orderer = orderer[0] if orderer else None
+        trainer = [part.train_experience for part in parts if overrides(part, "train_experience")]
+        self._trainer = trainer[0] if trainer else None
         classifier = [part.logits for part in parts if overrides(part, "logits")]
         self._classifier = classifier[0] if classifier else None
         self._task_classes = self._classes_of_tasks()

@@ -202,7 +202,7 @@ _SHOWING = frozenset(
         "tuning",
     )
 )
-_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs"))  # inside the package in a wheel only
+_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs", "interop"))  # count where they take part
 
 
 @functools.cache

@@ -22,7 +22,7 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -46,7 +46,8 @@ class Entry:
     """What is known of a registered name before (and after) its module is imported.
 
     Attributes:
-        name, version: the version rises with every change that may move numbers.
+        name, version: the version rises with every change that may move numbers; of another library's, it is that
+            library's.
         module: where it is defined.
         summary: first sentence of its documentation.
         paper: reference, `arXiv:…` where there is one.
@@ -58,7 +59,7 @@ class Entry:
     """
 
     name: str
-    version: int = 1
+    version: int | str = 1
     module: str = ""
     summary: str = ""
     paper: str = ""
@@ -84,6 +85,7 @@ class Registry(Generic[T]):
         group: entry-point group for other distributions.
         base: what a factory must return.
         mistake: what is wrong with what a factory returned, as a sentence, or nothing.
+        libraries: prefix of a name, as in `avalanche:Replay` → module whose `entry(name)` knows what follows it.
     """
 
     def __init__(
@@ -96,7 +98,10 @@ class Registry(Generic[T]):
         group: str,
         base: Callable[[], type],
         mistake: Callable[[Entry, Any], str] = lambda entry, made: "",
+        libraries: Mapping[str, str] | None = None,
     ) -> None:
+        self.libraries = dict(libraries or {})
+        self._borrowed: dict[str, Entry] = {}
         self.kind, self.plural, self.package, self.decorator, self.group = (
             kind,
             plural,
@@ -200,6 +205,19 @@ class Registry(Generic[T]):
         """All registered names that match a wildcard, sorted."""
         return sorted(n for n in {*self._builtin, *self._foreign, *self._made} if fnmatchcase(n, pattern))
 
+    def knows(self, name: str) -> bool:
+        """Whether a name is registered, or belongs to a library that is asked for it when it is made."""
+        return name in self.names() or name.partition(":")[0] in self.libraries
+
+    def _borrow(self, name: str) -> Entry | None:
+        """The entry of another library's `library:name`; None where the name has no library's prefix."""
+        library, colon, inner = name.partition(":")
+        if not colon or library not in self.libraries:
+            return None
+        if name not in self._borrowed:
+            self._borrowed[name] = importlib.import_module(self.libraries[library]).entry(inner)
+        return self._borrowed[name]
+
     def peek(self, name: str) -> Entry:
         """What is known of a name without importing it."""
         if name in self._made:
@@ -223,6 +241,8 @@ class Registry(Generic[T]):
         Warns:
             PluginWarning: another distribution registers a name of clbench's own, too.
         """
+        if (borrowed := self._borrow(name)) is not None:
+            return borrowed
         if name not in self._made:
             if name in self._builtin:
                 if name in self._foreign:
@@ -553,6 +573,7 @@ strategies: Registry[Any] = Registry(
     group="clbench.strategies",
     base=_strategy_base,
     mistake=_strategy_mistake,
+    libraries={"avalanche": "clbench.interop.avalanche"},
 )
 benchmarks: Registry[Any] = Registry(
     "benchmark",

@@ -37,7 +37,8 @@ def where_defined(build: Callable[..., Any]) -> str:
 def with_imports(file: Path) -> set[Path]:
     """A file and those of its own package or folder that it imports, theirs included: `.ewc`, `my_package.losses`.
 
-    What comes from elsewhere is told by its version, in the environment.
+    So are the adapters of `clbench.interop` that they import, which are no part of every run. What else comes from
+    elsewhere is told by its version, in the environment.
     """
     found: set[Path] = set()
     waiting = [file]
@@ -80,6 +81,8 @@ def _imported(file: Path) -> Iterator[Path]:
                 yield from _module_files(base, names)
                 for alias in node.names:  # each may be a submodule
                     yield from _module_files(base, [*names, alias.name])
+            elif module.startswith("clbench.interop."):  # an adapter counts where it takes part
+                yield from _module_files(Path(__file__).parent.parent, module.split("."))
 
 
 def _module_files(base: Path, names: list[str]) -> Iterator[Path]:

@@ -73,6 +73,13 @@ class Strategy:
         """The rows of one pass, in order; None leaves it to a random permutation. One part of a chain at most."""
         return None
 
+    def train_experience(self, exp: Experience) -> None:
+        """All steps of an experience, in place of the engine's loop and of every point below `end_experience`.
+
+        For methods that come with a loop of their own, such as other libraries'. It calls `self.run.stepped` after
+        every iteration, and cannot be chained. A checkpoint is then written at experience ends only.
+        """
+
     def end_experience(self, exp: Experience) -> None:
         """After the last step of an experience: Fisher information, teachers, herding."""
 
@@ -116,12 +123,12 @@ class Strategy:
 
     def state_dict(self) -> State:
         """All state, by default the attributes named in `state`."""
-        return {name: _save(getattr(self, name)) for name in self.state}
+        return {name: save_value(getattr(self, name)) for name in self.state}
 
     def load_state_dict(self, state: State) -> None:
         """Take `state` back; `setup` has run before."""
         for name in self.state:
-            setattr(self, name, _load(getattr(self, name), state[name], self.run))
+            setattr(self, name, load_value(getattr(self, name), state[name], self.run))
 
     # --- what there is to know about it ---
 
@@ -179,6 +186,13 @@ def chain(*strategies: Strategy) -> Strategy:
         if len(defining) > 1:
             raise IncompatibleError(
                 f"Only one part of a chain may {does}; {defining[0]} and {defining[1]} both define {point}()."
+            )
+    for part in parts:
+        if overrides(part, "train_experience"):
+            other = next(p for p in parts if p is not part)
+            raise IncompatibleError(
+                f"{part} trains by a loop of its own, in which no other part has a say; it cannot be chained to "
+                f"{other}."
             )
     return Chain(tuple(parts))
 
@@ -275,21 +289,22 @@ MODULE = "__module__"
 """Marks saved weights of a module, so that a teacher is told from a dictionary of anchors."""
 
 
-def _save(value: Any) -> Any:
+def save_value(value: Any) -> Any:
+    """An attribute as a checkpoint holds it: tensors, modules, memories, numbers, and containers of them."""
     if isinstance(value, nn.Module):
         return {MODULE: value.state_dict()}
     if hasattr(value, "state_dict"):
         return value.state_dict()
     if isinstance(value, Mapping):
-        return {str(k): _save(v) for k, v in value.items()}
+        return {str(k): save_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_save(v) for v in value]
+        return [save_value(v) for v in value]
     if isinstance(value, torch.Tensor):
         return value.detach()
     return value
 
 
-def _load(current: Any, saved: Any, run: Run) -> Any:
+def load_value(current: Any, saved: Any, run: Run) -> Any:
     """`saved` in the form of `current`. A module that does not exist yet is rebuilt as a frozen copy of the model."""
     if isinstance(saved, dict) and MODULE in saved:
         module = current if current is not None else run.frozen()
@@ -300,9 +315,9 @@ def _load(current: Any, saved: Any, run: Run) -> Any:
         return current
     if isinstance(saved, dict):
         inner = current if isinstance(current, Mapping) else {}
-        return {k: _load(inner.get(k), v, run) for k, v in saved.items()}
+        return {k: load_value(inner.get(k), v, run) for k, v in saved.items()}
     if isinstance(saved, list):
-        return [_load(None, v, run) for v in saved]
+        return [load_value(None, v, run) for v in saved]
     if isinstance(saved, torch.Tensor):
         return saved.to(run.device)
     return saved

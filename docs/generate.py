@@ -28,6 +28,7 @@ from clbench.config import (
     Seeds,
     TrainConfig,
 )
+from clbench.interop.avalanche.known import REFUSED, all_known
 from clbench.metrics import METRICS
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
 
@@ -46,6 +47,7 @@ def pages() -> dict[str, str]:
         "settings.md": _settings(),
         "cli.md": _command_line(),
         "python.md": _python(),
+        "avalanche.md": _within("avalanche.md", _avalanche()),
     }
 
 
@@ -79,6 +81,31 @@ def _strategy(entry: Entry) -> str:
     if not files:
         lines += ["None of its own: its defaults, and each benchmark's.", ""]
     return NOTE + "\n".join(lines[:-1] + section(entry.name)) + "\n"
+
+
+BEGIN, END = (
+    "<!-- From here to the next note: written by docs/generate.py. -->\n\n",
+    "\n<!-- End of it. -->\n",
+)
+
+
+def _within(name: str, content: str) -> str:
+    """A page written by hand, with new content between the two notes."""
+    before, _, rest = (DOCS / name).read_text(encoding="utf-8").partition(BEGIN)
+    return before + BEGIN + content + END + rest.partition(END)[2]
+
+
+def _avalanche() -> str:
+    """What of Avalanche runs and what does not."""
+    lines = ["| runs | what it does | needs | resumes |", "|---|---|---|---|"]
+    for name, known in all_known().items():
+        needs = ", ".join(sorted(known.needs - {"boundaries"})) or "—"
+        lines.append(
+            f"| `{name}` | {known.summary} | {needs} | {f'no: {known.resumes}' if known.resumes else 'yes'} |"
+        )
+    lines += ["", "| does not run | since it |", "|---|---|"]
+    lines += [f"| `{name}` | {why} |" for name, why in REFUSED.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:

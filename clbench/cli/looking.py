@@ -13,7 +13,7 @@ import typer
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
 from clbench.errors import ClbenchError, ConfigError, suggest
 
-KINDS = ("strategies", "benchmarks", "models", "metrics", "suites")
+KINDS = ("strategies", "avalanche", "benchmarks", "models", "metrics", "suites")
 
 
 def list_(
@@ -25,7 +25,7 @@ def list_(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """List strategies, benchmarks, models, metrics or suites.
+    """List strategies, Avalanche's that run here, benchmarks, models, metrics or suites.
 
     A plugin with a mistake is named on standard error, all others are listed, and the exit code is 2.
     """
@@ -132,6 +132,12 @@ def entries(kind: str) -> list[dict[str, Any]]:
             name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None
         }
         return [{"name": name, "summary": " ".join(text.split())} for name, text in texts.items()]
+    if kind == "avalanche":
+        from clbench.interop.avalanche import known
+
+        run = [{"name": known.PREFIX + name, "summary": k.summary} for name, k in known.all_known().items()]
+        refused = {known.PREFIX + name: f"does not run: it {why}" for name, why in known.REFUSED.items()}
+        return [*run, *({"name": name, "summary": why} for name, why in refused.items())]
     from clbench import registry
 
     entries = getattr(registry, kind)
@@ -160,6 +166,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
 
     singular = {
         "strategies": "strategy",
+        "avalanche": "strategy",
         "benchmarks": "benchmark",
         "models": "model",
         "metrics": "metric",
@@ -172,7 +179,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         described["documentation"] = inspect.getdoc(METRICS[row["name"]].function) or row["summary"]
     if kind in ("metrics", "suites"):
         return described
-    entry = getattr(registry, kind).entry(row["name"])
+    entry = getattr(registry, "strategies" if kind == "avalanche" else kind).entry(row["name"])
     described["documentation"] = inspect.getdoc(entry.build) or ""
     described["parameters"] = [
         {"name": name, "default": None if p.default is p.empty else p.default, "type": str(p.annotation)}
