@@ -105,6 +105,14 @@ def test_its_own_tests_pass(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_leaderboard_takes_its_runs(clbench: Clbench, tmp_path: Path) -> None:
+    clbench("run", "rings", "l2-init", "model=fourier", "epochs=1", "--threads", "1", "--out", "runs")
+    (folder,) = (tmp_path / "runs").iterdir()
+    clbench("submit", f"runs/{folder.name}", "--root", "board")
+    clbench("leaderboard", "--root", "board")
+    assert "l2-init" in (tmp_path / "board" / "README.md").read_text(encoding="utf-8")
+
+
 def test_all_its_files_are_in_a_run_s_id(python: Path, clbench: Clbench) -> None:
     """Also those that no entry point names."""
     run = ("run", "rings", "l2-init", "iterations=1", "--threads", "1", "--json")
