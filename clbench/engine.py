@@ -228,6 +228,16 @@ class Run:
 
     # --- prediction ---
 
+    @property
+    def classifier(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The part's point that classifies in place of the model's head, if any does."""
+        return self._classifier
+
+    @property
+    def task_classes(self) -> Tensor | None:
+        """(T, C) bool, the classes of each task, where task labels are told."""
+        return self._task_classes
+
     def predict(self, x: Tensor, task: Tensor) -> Tensor:
         """(B, C) scores by which the run classifies, float32 and in full precision."""
         if self._classifier is not None:
@@ -245,6 +255,11 @@ class Run:
     @property
     def finished(self) -> bool:
         return bool(self._place["phase"] == "done")
+
+    @property
+    def at_last_step(self) -> bool:
+        """Whether the present step is its experience's last, or it has ended."""
+        return bool(self._place["done"] + 1 >= self._steps)
 
     @property
     def total_steps(self) -> int:
@@ -273,6 +288,7 @@ class Run:
                 self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
                 raise
             finally:
+                self.evaluator.close()
                 for observer in self.observers:
                     observer.end(self)
 
