@@ -439,7 +439,7 @@ class Curve:
 
     def _canonical(self) -> Iterator[tuple[str, NDArray[Any]]]:
         for name, array in sorted(self.columns().items()):
-            yield name, np.ascontiguousarray(array)
+            yield name, np.asarray(array, order="C")
 
     # --- files ---
 

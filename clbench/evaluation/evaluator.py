@@ -52,6 +52,7 @@ class ContinualEvaluator:
         self._portions: dict[str, int] = {}
         self._checks = {"ticks": 0, "examples": 0, "differ": 0, "difference": 0.0, "largest": 0.0}
         self._notes: list[str] = []
+        self._words = ""
         self._worker_seconds = 0.0
 
     # --- what the engine calls ---
@@ -322,6 +323,7 @@ class ContinualEvaluator:
                 wanted = " and ".join(["fast"] * config.fast + ["overlap"] * overlap)
                 self._notes.append(f"{wanted} evaluation needs a copy of the network, and {against}: left out")
         self._exact, self._forward = exact, forward
+        self._words = forward.describe() if isinstance(forward, EvaluationCopy) else "float32"
         for name, network in (("exact", exact), ("tick", forward)):
             size = config.batch_size or portion(network, run.device, run.input_shape)
             self._portions.setdefault(name, size)
@@ -345,12 +347,6 @@ class ContinualEvaluator:
             else:
                 self._stream = torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
         self._ticks = self._full = None
-
-    @property
-    def _words(self) -> str:
-        if not self._built_for:
-            return ""
-        return self._forward.describe() if isinstance(self._forward, EvaluationCopy) else "float32"
 
     @property
     def _bound_error(self) -> float:

@@ -8,8 +8,8 @@ and in bfloat16. The network that trains is only read.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -123,32 +123,33 @@ class EvaluationCopy:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         for parameter in self.model.parameters():
             parameter.grad = None
-        pairs = self._fold() if fast else []
+        pairs = self._fold() if fast else {}
         self.folds = len(pairs)
         self.model.to(dtype=self.dtype)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        at = {name: i for i, name in enumerate(names)}
-        self._folded = [self._wire(layer, norm, at) for layer, norm in pairs]
         done = {f"{layer}.{end}" for layer, _ in pairs for end in ("weight", "bias")}
-        self._plain = [(at[name], target) for name, target in _named_weights(self.model) if name not in done]
+        at = {name: i for i, name in enumerate(names)}
+        self._plain = [(at[name], name) for name, _ in _named_weights(self.model) if name not in done]
+        self._folded = [_Fold.of(layer, norm, epsilon, at) for (layer, norm), epsilon in pairs.items()]
 
     def load(self, weights: Sequence[Tensor]) -> None:
+        mine = dict(_named_weights(self.model))
         with torch.no_grad():
             self.fixed = self._trunk_is(weights)
-            for i, target in self._plain:
-                target.copy_(weights[i])
-            for weight, bias, norm, epsilon, into, shift in self._folded:
-                # γ (W x + b − μ) / √(σ² + ε) + β  =  (s W) x + (β + s (b − μ)),   s = γ / √(σ² + ε)
-                gamma, beta, mean, variance = (None if i is None else weights[i] for i in norm)
-                assert mean is not None
-                assert variance is not None
-                scale = torch.rsqrt(variance + epsilon)
-                if gamma is not None:
-                    scale = gamma * scale
-                into.copy_(weights[weight] * scale.view(-1, *[1] * (into.ndim - 1)))
-                offset = -mean if bias is None else weights[bias] - mean
-                shift.copy_(scale * offset if beta is None else beta + scale * offset)
+            for i, name in self._plain:
+                mine[name].copy_(weights[i])
+            for fold in self._folded:
+                # γ (W x + b − μ) / √(σ² + ε) + β  =  (s W) x + s (b − μ) + β,   s = γ / √(σ² + ε)
+                scale = torch.rsqrt(weights[fold.variance] + fold.epsilon)
+                if fold.gamma is not None:
+                    scale = weights[fold.gamma] * scale
+                weight, mean = weights[fold.weight], weights[fold.mean]
+                shift = scale * (-mean if fold.bias is None else weights[fold.bias] - mean)
+                if fold.beta is not None:
+                    shift = shift + weights[fold.beta]
+                mine[f"{fold.layer}.weight"].copy_(weight * scale.view(-1, *[1] * (weight.ndim - 1)))
+                mine[f"{fold.layer}.bias"].copy_(shift)
 
     def features(self, x: Tensor) -> Tensor:
         features: Tensor = self.model.features(x)  # type: ignore[operator]
@@ -186,16 +187,16 @@ class EvaluationCopy:
 
     # --- folding ---
 
-    def _fold(self) -> list[tuple[str, str]]:
-        """Replace every batch normalisation that only a layer feeds, and that only it feeds; their names."""
+    def _fold(self) -> dict[tuple[str, str], float]:
+        """Take out every batch normalisation that a layer feeds and nothing else; the names of both, and its ε."""
         try:
             graph = torch.fx.symbolic_trace(self.model).graph
         except Exception as error:  # whatever a forward method does that cannot be traced: it is then left as it is
             self.notes.append(f"nothing is folded, as the network cannot be traced: {str(error)[:100]}")
-            return []
+            return {}
         modules = dict(self.model.named_modules())
         calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-        pairs = []
+        pairs: dict[tuple[str, str], float] = {}
         for node in graph.nodes:
             if node.op != "call_module" or type(modules[str(node.target)]) not in _NORMS:
                 continue
@@ -207,11 +208,10 @@ class EvaluationCopy:
                 and calls.count(layer) == calls.count(norm) == 1
                 and modules[norm].track_running_stats
             ):
-                pairs.append((layer, norm))
+                pairs[layer, norm] = float(modules[norm].eps)
         norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules.values())
         if norms > len(pairs):
             self.notes.append(f"{norms - len(pairs)} of {norms} batch normalisations cannot be folded")
-        self._epsilon = {norm: float(modules[norm].eps) for _, norm in pairs}
         for layer, norm in pairs:
             if modules[layer].bias is None:
                 size = modules[layer].weight.shape[0]
@@ -222,15 +222,24 @@ class EvaluationCopy:
             setattr(modules[parent], name, nn.Identity())
         return pairs
 
-    def _wire(self, layer: str, norm: str, at: dict[str, int]) -> _Fold:
-        """Where a fold takes its numbers from and puts them."""
-        module = operator.attrgetter(layer)(self.model)
-        sources = [at.get(f"{norm}.{end}") for end in ("weight", "bias", "running_mean", "running_var")]
-        return at[f"{layer}.weight"], at.get(f"{layer}.bias"), sources, self._epsilon[norm], module.weight, module.bias
 
+@dataclass(frozen=True)
+class _Fold:
+    """A layer that a batch normalisation went into: where both have their numbers among the weights."""
 
-_Fold = tuple[int, int | None, list[int | None], float, Tensor, Tensor]
-"""Indices of the layer's weight and bias, of the norm's four tensors, its ε, and the folded weight and bias."""
+    layer: str
+    epsilon: float
+    weight: int
+    bias: int | None
+    gamma: int | None
+    beta: int | None
+    mean: int
+    variance: int
+
+    @staticmethod
+    def of(layer: str, norm: str, epsilon: float, at: dict[str, int]) -> _Fold:
+        own = at[f"{layer}.weight"], at.get(f"{layer}.bias"), at.get(f"{norm}.weight"), at.get(f"{norm}.bias")
+        return _Fold(layer, epsilon, *own, at[f"{norm}.running_mean"], at[f"{norm}.running_var"])
 
 
 def _named_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
