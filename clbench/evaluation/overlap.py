@@ -51,6 +51,7 @@ class Worker:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise EvaluatorError(f"The network cannot be sent to another process: {error}.") from error
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # where none runs yet: a second worker then starts at once
         self._conn, theirs = context.Pipe()
         given = (theirs, copied, self.layout, self._memory, torch.get_num_threads())
         self._process = context.Process(target=_serve, args=given, daemon=True)

@@ -166,9 +166,10 @@ def task_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
 def settled(at_least: float, at_most: float) -> float:
     """The value of a formula, computed from the lowest and the highest that partial ticks can be.
 
-    Where both are one, nothing that was left out can change it, and it is exact; otherwise there is none.
+    Where both are one, nothing that was left out can change it, and it is exact; otherwise there is none. Counts make
+    steps far wider than rounding.
     """
-    if at_least != at_most:
+    if not abs(at_most - at_least) < 1e-12:
         raise UndefinedError
     return at_least
 
