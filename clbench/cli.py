@@ -59,6 +59,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; kept when
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
 ]
+Overlap = Annotated[
+    bool, typer.Option("--overlap", help="Evaluate beside training, in another process; same numbers.")
+]
 Pairs = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings: memory=200 lr=0.03 …")
 ]
@@ -137,6 +140,7 @@ def run(
     log: Log = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
+    overlap: Overlap = False,
     as_json: Json = False,
 ) -> int:
     """Run a strategy on a benchmark; a run that is already there is only shown."""
@@ -148,7 +152,7 @@ def run(
         given["precision"] = precision
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = _execution(device, threads, log, checkpoint)
+    how = _execution(device, threads, log, checkpoint, overlap)
 
     from clbench import api
 
@@ -189,6 +193,7 @@ def suite(
     log: Log = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
+    overlap: Overlap = False,
     as_json: Json = False,
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
@@ -196,7 +201,7 @@ def suite(
 
     _load(plugin)
     short, loaded = suites.load(name)
-    how = _execution(device, threads, log, checkpoint)
+    how = _execution(device, threads, log, checkpoint, overlap)
     cells = suites.plan(loaded, settings or [], range(seeds) if seeds else None)
 
     from clbench.api import runs_folder
@@ -378,12 +383,25 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="Data sets, such 
 
 @app.command()
 def bench(
-    as_json: Json = False, steps: Annotated[int, typer.Option(min=10, help="Steps a measurement.")] = 200
+    as_json: Json = False,
+    steps: Annotated[int, typer.Option(min=10, help="Training steps a measurement.")] = 200,
+    rounds: Annotated[int, typer.Option(min=0, help="Evaluations a measurement; 0: none.")] = 3,
+    run_steps: Annotated[int, typer.Option(min=0, help="Steps in each experience of whole runs; 0: none.")] = 40,
+    rivals: Annotated[bool, typer.Option(help="Avalanche as well, where it is installed.")] = True,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
-    """Measure the engine against a bare PyTorch loop, side by side in one process."""
+    """Measure steps and evaluations beside a bare PyTorch loop and Avalanche, in turns in one process."""
     from clbench import bench as benching
 
-    results = benching.engine_overhead(steps=steps)
+    results = benching.measure(steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps)
+    if out is not None:
+        from clbench.files import atomic_write, make_folder, pretty_json
+
+        folder = make_folder(out)
+        atomic_write(folder / "bench.json", pretty_json(results))
+        atomic_write(folder / "bench.md", benching.table(results) + "\n")
+        benching.plot(results, folder / "bench.png")
     print(json.dumps(results, indent=2) if as_json else benching.table(results))
 
 
@@ -397,10 +415,18 @@ def _load(plugins: Sequence[str] | None) -> None:
         load_plugin(plugin)
 
 
-def _execution(device: str, threads: int | None, log: list[str] | None, checkpoint: float) -> Execution:
+def _execution(
+    device: str, threads: int | None, log: list[str] | None, checkpoint: float, overlap: bool
+) -> Execution:
     from clbench.config import Execution, validate
 
-    given = {"device": device, "threads": threads, "log": log or [], "checkpoint_seconds": checkpoint}
+    given = {
+        "device": device,
+        "threads": threads,
+        "log": log or [],
+        "checkpoint_seconds": checkpoint,
+        "overlap": overlap,
+    }
     how: Execution = validate(Execution, given)
     return how
 

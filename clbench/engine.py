@@ -81,6 +81,7 @@ class Run:
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
+        self._steps = 0  # of the experience
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

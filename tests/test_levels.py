@@ -370,13 +370,16 @@ class Interrupts(Strategy):
 def test_an_interrupted_run_may_go_on() -> None:
     from clbench import chain
 
-    evaluation = LEVELS[-1]
+    evaluation, states = LEVELS[-1], []
     run = build(chain(make_strategy("er"), Interrupts()), overlap=True, **evaluation)
+    run.execution = run.execution.model_copy(update={"checkpoint_seconds": 1e9})
     with pytest.raises(KeyboardInterrupt):
-        run.fit()
-    run.stop = False
-    run.fit()
-    assert run.evaluator.curve == fitted(**evaluation).evaluator.curve
+        run.fit(lambda: states.append(checkpoint.clone(run.state_dict())))
+    assert run.evaluator._worker is None
+    fresh = build(**evaluation)
+    fresh.load_state_dict(states[-1])
+    fresh.fit()
+    assert fresh.evaluator.curve == fitted(**evaluation).evaluator.curve
 
 
 @pytest.fixture

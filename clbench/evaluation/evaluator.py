@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,11 +36,12 @@ class ContinualEvaluator:
         self.run, self.config = run, config
         self.curve = Curve()
         self.seconds = 0.0
+        self.tick_seconds = 0.0  # of them, what ticks took here, waiting for another process included
         self._seen: list[int] = []
         self._ticked = -1  # the step of the last tick
         self._last_step = -1  # of the experience
         self._pending: list[tuple[Tick, Result | int]] = []  # an int is the worker's number of it
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event, bool]] = []
         self._built_for: tuple[object, ...] = ()
         self._ticks: TestSet | None = None
         self._full: TestSet | None = None
@@ -76,7 +76,7 @@ class ContinualEvaluator:
     def tick(self) -> None:
         """Evaluate the subsets of all seen streams; the counts stay where they are until `fetch`."""
         run, config = self.run, self.config
-        with self._clock(), run.evaluating():
+        with self._clock(tick=True), run.evaluating():
             weights = weights_of(run.model)
             self._prepare(weights)
             self._gather_ticks()
@@ -150,11 +150,12 @@ class ContinualEvaluator:
     def fetch(self) -> None:
         """Bring the counts of all ticks since the last call into the curve, from the device in one copy."""
         if self._pending:
-            with self._clock():
+            with self._clock(tick=True):
                 self._fetch()
         if self._events:
             torch.cuda.synchronize(self.run.device)
-            self.seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1e3
+            for start, end, tick in self._events:
+                self.spent(start.elapsed_time(end) / 1e3, tick)
             self._events.clear()
 
     def _fetch(self) -> None:
@@ -214,10 +215,13 @@ class ContinualEvaluator:
         if self._worker is None:
             return
         try:
-            if self.config.racing and self._worker.alive:
-                self._ticker_state = self._worker.state_dict()
+            if self._worker.alive:
+                self.fetch()
+                if self.config.racing:
+                    self._ticker_state = self._worker.state_dict()
         finally:
             self._leave_worker()
+            self._pending.clear()
             self._built_for = ()
 
     def describe(self) -> dict[str, Any]:
@@ -417,15 +421,19 @@ class ContinualEvaluator:
             self._worker.close()
             self._worker = None
 
-    def _clock(self) -> _Clock:
-        return _Clock(self)
+    def spent(self, seconds: float, tick: bool) -> None:
+        self.seconds += seconds
+        self.tick_seconds += seconds if tick else 0.0
+
+    def _clock(self, tick: bool = False) -> _Clock:
+        return _Clock(self, tick)
 
 
 class _Clock:
     """Evaluation's own time: by wall clock on a CPU, by events on a GPU, so that no step waits for it."""
 
-    def __init__(self, evaluator: ContinualEvaluator) -> None:
-        self.evaluator = evaluator
+    def __init__(self, evaluator: ContinualEvaluator, tick: bool) -> None:
+        self.evaluator, self.tick = evaluator, tick
 
     def __enter__(self) -> None:
         if self.evaluator.run.device.type == "cuda":
@@ -438,6 +446,6 @@ class _Clock:
         if self.evaluator.run.device.type == "cuda":
             end = torch.cuda.Event(enable_timing=True)
             end.record()
-            self.evaluator._events.append((self.start, end))
+            self.evaluator._events.append((self.start, end, self.tick))
         else:
-            self.evaluator.seconds += time.perf_counter() - self.began
+            self.evaluator.spent(time.perf_counter() - self.began, self.tick)
