@@ -386,7 +386,9 @@ def bench(
     as_json: Json = False,
     steps: Annotated[int, typer.Option(min=10, help="Training steps a measurement.")] = 200,
     rounds: Annotated[int, typer.Option(min=0, help="Evaluations a measurement; 0: none.")] = 3,
-    run_steps: Annotated[int, typer.Option(min=0, help="Steps in each experience of whole runs; 0: none.")] = 40,
+    run_steps: Annotated[
+        int, typer.Option(min=0, help="Steps in each experience of whole runs; 0: none.")
+    ] = 40,
     rivals: Annotated[bool, typer.Option(help="Avalanche as well, where it is installed.")] = True,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,

@@ -157,7 +157,8 @@ class Execution(_Tree):
         threads: CPU threads of the numeric libraries; None leaves it to torch. A resumed run keeps its own.
         resident: whether the training data lies on the device as a whole; auto decides by its size.
         workers, prefetch: processes that gather batches ahead and how many each, where it does not.
-        overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the same.
+        overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the
+            same.
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. None
             writes none.
         log: observers: csv, tensorboard, wandb.
@@ -189,7 +190,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
 _SECTIONS = ("evaluation", "model", "optim", "seeds", "stream", "train")
 """What may stand before the dot of a key, beside the strategies' names."""
 _TREES = (*_SECTIONS, "params")
-FULL_ONLY = {("optim", "name"), *(("evaluation", key) for key in ("seed", "batch_size", "check", "prefix", "error"))}
+FULL_ONLY = {
+    ("optim", "name"),
+    *(("evaluation", key) for key in ("seed", "batch_size", "check", "prefix", "error")),
+}
 """Fields that must be named in full: people who say `seed` or `batch_size` mean the run's and training's."""
 
 

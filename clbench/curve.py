@@ -59,8 +59,8 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.Ba
 class Ticks:
     """The per-iteration evaluations, dense: K ticks, S streams; NaN accuracy and zero counts where unseen.
 
-    Where only `total` of the `of` examples of a tick were evaluated, `accuracy` is an estimate, and what it would be over
-    all of them lies between `lowest` and `highest`.
+    Where only `total` of the `of` examples of a tick were evaluated, `accuracy` is an estimate, and what it would be
+    over all of them lies between `lowest` and `highest`.
     """
 
     steps: Ints  # (K,)
@@ -147,7 +147,17 @@ class Curve:
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
         """
-        given = (step, examples, experience, evaluated, correct, total, loss, full, total if of is None else of)
+        given = (
+            step,
+            examples,
+            experience,
+            evaluated,
+            correct,
+            total,
+            loss,
+            full,
+            total if of is None else of,
+        )
         arrays = [_typed(name, value, _ALL[name]) for name, value in zip(_ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
         if block[0].ndim != 1:
@@ -181,7 +191,9 @@ class Curve:
         row = here.start + int(rows[0])
         before, seen = int(self.correct[row]), int(self.total[row])
         if not (seen <= total <= self.of[row] and before <= correct <= before + total - seen):
-            raise ValueError(f"Row {row} has {before} of {seen} right; it cannot become {correct} of {total}.")
+            raise ValueError(
+                f"Row {row} has {before} of {seen} right; it cannot become {correct} of {total}."
+            )
         for name, value in (("correct", correct), ("total", total), ("loss", loss)):
             self._columns[name][row] = value
         self._ticks = None
@@ -215,7 +227,9 @@ class Curve:
         if ((new["correct"] < 0) | (new["correct"] > new["total"]) | (new["total"] <= 0)).any():
             raise ValueError("Counts must satisfy 0 ≤ correct ≤ total and total > 0.")
         if (new["of"] < new["total"]).any() or (new["full"] & (new["of"] > new["total"])).any():
-            raise ValueError("A row evaluates at most all of its examples, and a full evaluation all of them.")
+            raise ValueError(
+                "A row evaluates at most all of its examples, and a full evaluation all of them."
+            )
         # A tick may come in several pieces, so rows that share the first new step are looked at again.
         again = int(np.searchsorted(self._columns["step"][:start], new["step"][0]))
         last = {name: values[again:stop] for name, values in self._columns.items()}
@@ -290,7 +304,7 @@ class Curve:
         return self._tables["class_total"]
 
     def columns(self) -> Arrays:
-        """All columns and tables by name, those of `PARTIAL` where there are partial ticks; what `from_columns` takes."""
+        """All columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
         return self._rows(slice(None)) | dict(self._tables)
 
     def _rows(self, chosen: slice | NDArray[np.bool_]) -> Arrays:

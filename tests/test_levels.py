@@ -266,7 +266,9 @@ def test_a_strategy_that_classifies_is_asked() -> None:
 
 
 def test_windows_need_a_copy() -> None:
-    with pytest.raises(IncompatibleError, match=r"classifies by a rule of its own; set evaluation\.windows=\[\]"):
+    with pytest.raises(
+        IncompatibleError, match=r"classifies by a rule of its own; set evaluation\.windows=\[\]"
+    ):
         fitted("icarl", level="racing", windows=[10])
 
 
@@ -297,7 +299,9 @@ def test_a_frozen_trunk_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     cached = fitted(model=model(), batch_size=32)
-    assert len(asked) <= 1 + 3 + 1 + 2 + 3  # full sets once, ticks when a stream is new; not at each of 25 ticks
+    assert (
+        len(asked) <= 1 + 3 + 1 + 2 + 3
+    )  # full sets once, ticks when a stream is new; not at each of 25 ticks
     monkeypatch.setattr(EvaluationCopy, "_trunk_is", lambda self, weights: False)
     assert cached.evaluator.curve == fitted(model=model(), batch_size=32).evaluator.curve
 
@@ -376,7 +380,7 @@ def test_an_interrupted_run_may_go_on() -> None:
     with pytest.raises(KeyboardInterrupt):
         run.fit(lambda: states.append(checkpoint.clone(run.state_dict())))
     assert run.evaluator._worker is None
-    fresh = build(**evaluation)
+    fresh = build(chain(make_strategy("er"), Interrupts()), **evaluation)
     fresh.load_state_dict(states[-1])
     fresh.fit()
     assert fresh.evaluator.curve == fitted(**evaluation).evaluator.curve
@@ -424,7 +428,9 @@ def test_a_mistake_in_the_evaluator_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 # --- configuration ---
 
 
-@pytest.mark.parametrize(("name", "value"), [("level", "quick"), ("error", 1.0), ("windows", [1]), ("prefix", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("level", "quick"), ("error", 1.0), ("windows", [1]), ("prefix", 0)]
+)
 def test_values_that_make_no_sense_are_refused(name: str, value: Any) -> None:
     from clbench import config
 

@@ -28,7 +28,7 @@ class Recording:
 
     @staticmethod
     def load() -> Recording:
-        """ER on split-mnist, 600 steps of 10+10 examples, 1,000 test images of each experience, evaluated at every step."""
+        """ER on split-mnist, 600 steps of 10+10 examples, 1,000 test images of each experience, every step."""
         with np.load(RECORDED) as file:
             shape, experience = tuple(file["shape"]), file["experience"]
             right = np.unpackbits(file["right"])[: np.prod(shape)].reshape(shape).astype(bool)
@@ -54,7 +54,12 @@ class Recording:
         for k in range(K):
             seen = int(self.experience[k]) + 1
             last = k == K - 1 or self.experience[k + 1] != self.experience[k]
-            common = {"step": k + 1, "examples": k + 1, "experience": int(self.experience[k]), "evaluated": np.arange(seen)}
+            common = {
+                "step": k + 1,
+                "examples": k + 1,
+                "experience": int(self.experience[k]),
+                "evaluated": np.arange(seen),
+            }
             if race is None:
                 curve.append(**common, correct=self.cumulative[k, :seen, N], total=N, loss=0.0, full=False)
             else:
@@ -73,7 +78,9 @@ class Recording:
                     curve.refine(row.step, stream, row.correct, row.total, row.loss)
             if last:
                 full = self.cumulative[k, :, N]
-                curve.append(**{**common, "evaluated": np.arange(S)}, correct=full, total=N, loss=0.0, full=True)
+                curve.append(
+                    **{**common, "evaluated": np.arange(S)}, correct=full, total=N, loss=0.0, full=True
+                )
         return curve
 
 
@@ -231,7 +238,7 @@ def test_a_row_is_refined_by_more_of_its_examples() -> None:
     curve.refine(1, 1, 7, 10, 2.5)
     assert (curve.correct[1], curve.total[1], curve.loss[1]) == (7, 10, 2.5)
     for step, stream, correct, total in ((1, 2, 1, 1), (2, 1, 5, 4), (2, 1, 1, 11), (2, 1, 0, 3)):
-        with pytest.raises(ValueError, match="There is no tick|cannot become"):
+        with pytest.raises(ValueError, match=r"There is no tick|cannot become"):
             curve.refine(step, stream, correct, total, 0.0)
 
 

@@ -103,7 +103,10 @@ def bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.devi
             if case.replay and seen:
                 drawn = torch.randperm(min(seen, MEMORY), generator=draws, device=device)[: case.batch_size]
                 old = memory_x.index_select(0, drawn).mul(gain).add_(shift)
-                inputs, targets = torch.cat([inputs, old]), torch.cat([labels, memory_y.index_select(0, drawn)])
+                inputs, targets = (
+                    torch.cat([inputs, old]),
+                    torch.cat([labels, memory_y.index_select(0, drawn)]),
+                )
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
@@ -191,7 +194,9 @@ class _Images(torch.utils.data.Dataset[Any]):
         from torchvision import transforms
 
         arrays = x.permute(0, 2, 3, 1).numpy()
-        self.images = [Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a)) for a in arrays]
+        self.images = [
+            Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a)) for a in arrays
+        ]
         self.targets = y.tolist()
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
 
@@ -203,7 +208,14 @@ class _Images(torch.utils.data.Dataset[Any]):
 
 
 def avalanche_strategy(
-    module: Any, case: Case, benchmark: Benchmark, model: Classifier, device: torch.device, *, images: bool, **more: Any
+    module: Any,
+    case: Case,
+    benchmark: Benchmark,
+    model: Classifier,
+    device: torch.device,
+    *,
+    images: bool,
+    **more: Any,
 ) -> tuple[Any, Any]:
     """Avalanche's Naive or Replay and its streams, on PIL images or on tensors that are normalised already."""
 

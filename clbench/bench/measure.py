@@ -120,7 +120,8 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
 def _runs(benchmark: str, instead: str, model: str, steps: int, device: torch.device) -> dict[str, Any]:
     """Runs of replay, evaluated after every step at each level; milliseconds for 5 × 1,000 images' worth of ticks.
 
-    Real images where they are, as the share that a race evaluates depends on accuracies; scikit-learn's digits elsewhere.
+    Real images where they are, as the share that a race evaluates depends on accuracies; scikit-learn's digits
+    elsewhere.
     """
     from clbench.errors import ClbenchError
 
@@ -146,8 +147,15 @@ def _run(
         benchmark,
         "er",
         {
-            **{"model": model, "iterations": steps, "batch_size": 10, "subset": IMAGES, "memory": 500, "lr": 0.05},
-            **{"momentum": 0.0, "evaluation.future": False, **settings},
+            "model": model,
+            "iterations": steps,
+            "batch_size": 10,
+            "subset": IMAGES,
+            "memory": 500,
+            "lr": 0.05,
+            "momentum": 0.0,
+            "evaluation.future": False,
+            **settings,
         },
     )
     run = build(config, Execution(device=str(device), overlap=overlap, checkpoint_seconds=None))

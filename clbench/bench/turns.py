@@ -73,11 +73,14 @@ def take_turns(contenders: Sequence[Contender], laps: int, device: torch.device)
         except BaseException as error:  # handed to who waits
             contender.error = error
         else:
-            contender.error = RuntimeError(f"{contender.name} ended after {len(contender.wall)} of {laps} laps")
+            contender.error = RuntimeError(
+                f"{contender.name} ended after {len(contender.wall)} of {laps} laps"
+            )
         back.release()
 
     threads = [
-        threading.Thread(target=live, args=(c, turn), daemon=True) for c, turn in zip(contenders, turns, strict=True)
+        threading.Thread(target=live, args=(c, turn), daemon=True)
+        for c, turn in zip(contenders, turns, strict=True)
     ]
     for thread in threads:
         thread.start()

@@ -1,7 +1,7 @@
 """Evaluation at every iteration, as a pure observer.
 
-After an update, every test stream seen so far is classified, and counts (correct, total, summed loss) are appended to the
-curve. Training with the evaluator is bit-identical to training without it, at every level.
+After an update, every test stream seen so far is classified, and counts (correct, total, summed loss) are appended to
+the curve. Training with the evaluator is bit-identical to training without it, at every level.
 
     evaluator.py   when: schedule, curve, checkpoints
     ticker.py      what: counts of one snapshot of the weights, here or in another process

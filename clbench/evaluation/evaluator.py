@@ -227,11 +227,15 @@ class ContinualEvaluator:
     def describe(self) -> dict[str, Any]:
         """How ticks were computed and how far they are from exact ones, for the record.
 
-        Of `fast`: over the ticks that were compared, the share of examples judged differently, the mean of the difference
-        in accuracy (fast − exact), and its largest size in one stream at one tick.
+        Of `fast`: over the ticks that were compared, the share of examples judged differently, the mean of the
+        difference in accuracy (fast − exact), and its largest size in one stream at one tick.
         """
         config, checks = self.config, self._checks
-        found: dict[str, Any] = {"level": config.level, "forward": self._words, "portions": dict(self._portions)}
+        found: dict[str, Any] = {
+            "level": config.level,
+            "forward": self._words,
+            "portions": dict(self._portions),
+        }
         if self._notes:
             found["notes"] = list(dict.fromkeys(self._notes))
         if config.fast and checks["ticks"]:
@@ -291,8 +295,8 @@ class ContinualEvaluator:
             state = (self._worker or self._ticker).state_dict()
             if self._ticker.looks_back:
                 raise IncompatibleError(
-                    f"{self.run.strategy} changes the form of the network, so that its earlier weights cannot be evaluated "
-                    "again; set evaluation.windows=[] or evaluation.level=exact."
+                    f"{self.run.strategy} changes the form of the network, so that its earlier weights cannot be "
+                    "evaluated again; set evaluation.windows=[] or evaluation.level=exact."
                 )
         self._leave_worker()
         self._build(weights)
@@ -325,7 +329,9 @@ class ContinualEvaluator:
                 )
             if config.fast or overlap:
                 wanted = " and ".join(["fast"] * config.fast + ["overlap"] * overlap)
-                self._notes.append(f"{wanted} evaluation needs a copy of the network, and {against}: left out")
+                self._notes.append(
+                    f"{wanted} evaluation needs a copy of the network, and {against}: left out"
+                )
         self._exact, self._forward = exact, forward
         self._words = forward.describe() if isinstance(forward, EvaluationCopy) else "float32"
         for name, network in (("exact", exact), ("tick", forward)):
@@ -347,7 +353,9 @@ class ContinualEvaluator:
             if on_cpu:
                 self._starts_worker = True
             elif config.racing:
-                self._notes.append("racing decides on the host, so nothing overlaps on a GPU: overlap left out")
+                self._notes.append(
+                    "racing decides on the host, so nothing overlaps on a GPU: overlap left out"
+                )
             else:
                 self._stream = torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
         self._ticks = self._full = None
@@ -382,7 +390,9 @@ class ContinualEvaluator:
             against = ticker.capture()
             self._notes += [against] if against else []
 
-    def _gather(self, indices: list[int], subset: int | None, by: Forward, *, shuffled: bool = False) -> TestSet:
+    def _gather(
+        self, indices: list[int], subset: int | None, by: Forward, *, shuffled: bool = False
+    ) -> TestSet:
         run, parts = self.run, []
         for i in indices:
             stream = run.benchmark.test[i]

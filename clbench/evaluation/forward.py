@@ -1,8 +1,8 @@
 """By which network a snapshot of the weights is evaluated.
 
-`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid out
-with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer before it,
-and in bfloat16. The network that trains is only read.
+`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid
+out with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer
+before it, and in bfloat16. The network that trains is only read.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ class EvaluationCopy:
         device = next((t.device for t in weights_of(model)), torch.device("cpu"))
         self.notes: list[str] = []
         self.task_classes = task_classes
-        self.channels_last = device.type == "cuda" and fast or _convolutional(model) and device.type == "cpu"
+        self.channels_last = (device.type == "cuda" and fast) or (
+            _convolutional(model) and device.type == "cpu"
+        )
         self.dtype = torch.bfloat16 if fast and _has_bf16(device) else torch.float32
         if fast and self.dtype is torch.float32:
             self.notes.append(f"this {device.type} has no bfloat16")
@@ -191,7 +193,9 @@ class EvaluationCopy:
         """Take out every batch normalisation that a layer feeds and nothing else; the names of both, and its ε."""
         try:
             graph = torch.fx.symbolic_trace(self.model).graph
-        except Exception as error:  # whatever a forward method does that cannot be traced: it is then left as it is
+        except (
+            Exception
+        ) as error:  # whatever a forward method does that cannot be traced: it is then left as it is
             self.notes.append(f"nothing is folded, as the network cannot be traced: {str(error)[:100]}")
             return {}
         modules = dict(self.model.named_modules())
@@ -201,7 +205,9 @@ class EvaluationCopy:
             if node.op != "call_module" or type(modules[str(node.target)]) not in _NORMS:
                 continue
             before = node.args[0]
-            feeds = isinstance(before, torch.fx.Node) and before.op == "call_module" and len(before.users) == 1
+            feeds = (
+                isinstance(before, torch.fx.Node) and before.op == "call_module" and len(before.users) == 1
+            )
             layer, norm = str(before.target) if feeds else "", str(node.target)
             if (
                 type(modules.get(layer)) in _LAYERS
@@ -215,9 +221,7 @@ class EvaluationCopy:
         for layer, norm in pairs:
             if modules[layer].bias is None:
                 size = modules[layer].weight.shape[0]
-                modules[layer].bias = nn.Parameter(
-                    modules[layer].weight.new_zeros(size), requires_grad=False
-                )
+                modules[layer].bias = nn.Parameter(modules[layer].weight.new_zeros(size), requires_grad=False)
             parent, _, name = norm.rpartition(".")
             setattr(modules[parent], name, nn.Identity())
         return pairs
@@ -264,8 +268,8 @@ def _has_bf16(device: torch.device) -> bool:
 def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) -> int:
     """How many examples go through at once, unless the configuration says.
 
-    On a CPU, the maps between two convolutions should stay in the cache: a power of two of images that fill a quarter of
-    it. By size and not by stopwatch, so that two runs on one machine have the same bits however busy it is.
+    On a CPU, the maps between two convolutions should stay in the cache: a power of two of images that fill a quarter
+    of it. By size and not by stopwatch, so that two runs on one machine have the same bits however busy it is.
     """
     if device.type == "cuda":
         return 2048
@@ -289,6 +293,8 @@ def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) 
 
 def _cache_bytes() -> int:
     """The last level's size; 16 MiB where the system does not say."""
-    sizes = [file.read_text().strip() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [
+        file.read_text().strip() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
     units = {"K": 1 << 10, "M": 1 << 20}
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=1 << 24)

@@ -1,9 +1,9 @@
 """Another process that evaluates snapshots of the weights while training goes on.
 
 The run writes a snapshot into one of a few slots of shared memory and goes on; the worker evaluates them in order. When
-no slot is free, the run evaluates the snapshot itself, unless a race decides, whose ticks depend on each other: it waits
-then. The numbers are those of one process to the bit, as both compute with one `Ticker`, the same portions and the same
-number of threads.
+no slot is free, the run evaluates the snapshot itself, unless a race decides, whose ticks depend on each other: it
+waits then. The numbers are those of one process to the bit, as both compute with one `Ticker`, the same portions and
+the same number of threads.
 """
 
 from __future__ import annotations
@@ -172,4 +172,6 @@ def _serve(conn: Connection, copied: bytes, layout: Layout, memory: Tensor, thre
         return
     except Exception as error:  # told to the run, which ends with it
         lines = traceback.format_exc().strip().splitlines()
-        conn.send(("failed", f"{type(error).__name__}: {error} ({lines[-2].strip() if len(lines) > 1 else ''})"))
+        conn.send(
+            ("failed", f"{type(error).__name__}: {error} ({lines[-2].strip() if len(lines) > 1 else ''})")
+        )

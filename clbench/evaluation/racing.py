@@ -5,14 +5,14 @@ Two kinds of extrema are kept per stream j, of N examples, as counts of right on
     lowest_j    = min { K_j(t) : t after the experience that taught j }        min-ACC, WC-ACC
     drop_j(Δ)   = max { K_j(m) − K_j(n) : n−Δ < m < n }                        WF^Δ
 
-Of a tick of which n < N examples were evaluated, bounds L ≤ K ≤ U are known (`clbench.bounds`): certain ones, or close ones
-with a stated probability of error. A tick needs no more examples once L ≥ lowest_j, and U(m) − L(n) ≤ drop_j(Δ) for every
-m of the window. A drop begins at a peak that nobody knew to be one; so the ticks of the widest window can be asked again,
-by the weights they had (`Look`), and are then evaluated whole.
+Of a tick of which n < N examples were evaluated, bounds L ≤ K ≤ U are known (`clbench.bounds`): certain ones, or
+close ones with a stated probability of error. A tick needs no more examples once L ≥ lowest_j, and U(m) − L(n) ≤
+drop_j(Δ) for every m of the window. A drop begins at a peak that nobody knew to be one; so the ticks of the widest
+window can be asked again, by the weights they had (`Look`), and are then evaluated whole.
 
-Why an image order that is drawn once may serve for all ticks: training does not know it, so to each snapshot of the weights
-it is an independent random order. Whatever a look decides, one bound fails with probability `error` at most, and the
-probabilities of all bounds of a run add up to what the configuration allows. Imports no torch.
+Why an image order that is drawn once may serve for all ticks: training does not know it, so to each snapshot of the
+weights it is an independent random order. Whatever a look decides, one bound fails with probability `error` at most,
+and the probabilities of all bounds of a run add up to what the configuration allows. Imports no torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Look = Callable[[Sequence[Request]], Sequence[tuple[int, float]]]
 
 @dataclass
 class Row:
-    """What is known of a stream at a tick: correct of the first `total`, their summed loss, and the bounds that follow."""
+    """What is known of a stream at a tick: correct of the first `total`, their summed loss, and bounds."""
 
     step: int
     correct: int = 0
@@ -104,7 +104,9 @@ class Race:
             for stream, size in zip(streams, sizes, strict=True)
         ]
 
-    def tick(self, step: int, experience: int, whole: bool, look: Look) -> tuple[list[Row], list[tuple[int, Row]]]:
+    def tick(
+        self, step: int, experience: int, whole: bool, look: Look
+    ) -> tuple[list[Row], list[tuple[int, Row]]]:
         """Evaluate as much as it takes.
 
         Args:
@@ -129,9 +131,9 @@ class Race:
                 if request.age:
                     again[lane.stream, row.step] = row
             requests = [
-                request
+                more
                 for place, lane in enumerate(self.lanes)
-                if (request := self._undecided(place, lane, experience)) is not None
+                if (more := self._undecided(place, lane, experience)) is not None
             ]
         return [lane.rows[0] for lane in self.lanes], [(stream, row) for (stream, _), row in again.items()]
 
@@ -158,7 +160,8 @@ class Race:
                 return self._more(place, lane, excess)
             if lane.rows[age].total < lane.size:
                 return Request(age, place, lane.rows[age].total, lane.size)
-            lane.drops[window] += excess  # the highest peak and this tick are both known: no other start drops deeper
+            # The highest peak and this tick are both known: no other start drops deeper.
+            lane.drops[window] += excess
         return None
 
     def _more(self, place: int, lane: Lane, lacking: int) -> Request:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one stream that are evaluated: index of the stream, inputs (n, …), labels (n,), task labels (n,)."""
+    """Of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels (n,)."""
 
     stream: int
     x: Tensor

@@ -128,7 +128,9 @@ class Ticker:
             values = self.graph() if self.graph is not None else self.values(self.forward, test, self.portion)
             return Result(test.sums(values), check=check)
         rows, again = self.race.tick(tick.step, tick.experience, tick.whole, self._look)
-        counts = torch.tensor([[row.correct for row in rows], [row.loss for row in rows]], dtype=torch.float64)
+        counts = torch.tensor(
+            [[row.correct for row in rows], [row.loss for row in rows]], dtype=torch.float64
+        )
         refined = tuple((stream, row.step, row.correct, row.total, row.loss) for stream, row in again)
         return Result(counts, [row.total for row in rows], refined, check)
 
@@ -181,7 +183,9 @@ class Ticker:
             if age:
                 self.forward.load(self.layout.views(self.ring[age]))
             mine = [i for i, request in enumerate(requests) if request.age == age]
-            spans = [(int(test.starts[r.stream]) + r.start, r.stop - r.start) for r in (requests[i] for i in mine)]
+            spans = [
+                (int(test.starts[r.stream]) + r.start, r.stop - r.start) for r in (requests[i] for i in mine)
+            ]
             rows = torch.cat([torch.arange(start, start + n) for start, n in spans])
             values = self.values(self.forward, test, self.portion, rows.to(test.y.device)).cpu()
             for i, part in zip(mine, values.split([n for _, n in spans], 1), strict=True):
