@@ -395,14 +395,19 @@ def bench(
 ) -> None:
     """Measure steps and evaluations beside a bare PyTorch loop and Avalanche, in turns in one process."""
     from clbench import bench as benching
+    from clbench.files import atomic_write, make_folder, pretty_json
 
-    results = benching.measure(steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps)
-    if out is not None:
-        from clbench.files import atomic_write, make_folder, pretty_json
+    folder = make_folder(out) if out is not None else None
 
-        folder = make_folder(out)
-        atomic_write(folder / "bench.json", pretty_json(results))
-        atomic_write(folder / "bench.md", benching.table(results) + "\n")
+    def keep(results: dict[str, Any]) -> None:
+        if folder is not None:
+            atomic_write(folder / "bench.json", pretty_json(results))
+            atomic_write(folder / "bench.md", benching.table(results) + "\n")
+
+    results = benching.measure(
+        steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps, keep=keep
+    )
+    if folder is not None:
         benching.plot(results, folder / "bench.png")
     print(json.dumps(results, indent=2) if as_json else benching.table(results))
 

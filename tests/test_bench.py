@@ -26,7 +26,10 @@ def results() -> dict[str, Any]:
 
 
 def test_every_case_has_finite_figures(results: dict[str, Any]) -> None:
-    assert [(row["case"], row["laps"]) for row in results["steps"]] == [("mlp, batch 4", 20), ("mlp, batch 4+4", 10)]
+    assert [(row["case"], row["laps"]) for row in results["steps"]] == [
+        ("mlp, batch 4", 20),
+        ("mlp, batch 4+4", 10),
+    ]
     for row in results["steps"]:
         assert set(row["ms"]) == {"bare loop", "clbench"}
         for ms in row["ms"].values():
@@ -49,13 +52,15 @@ def filled(results: dict[str, Any]) -> dict[str, Any]:
     return {
         **results,
         "evaluations": [{"case": "mlp", "streams": 5, "images": 1000, "rounds": 3, "ms": ms}],
-        "runs": [{"benchmark": "split-digits", "case": "mlp", "steps": 4, "rows": {"exact": row, "fast": other}}],
+        "runs": [
+            {"benchmark": "split-digits", "case": "mlp", "steps": 4, "rows": {"exact": row, "fast": other}}
+        ],
     }
 
 
 def test_the_tables_hold_ratios(results: dict[str, Any]) -> None:
     lines = bench.table(filled(results)).splitlines()
-    assert "| mlp | exact | 10.000 (10.000–10.000) | 10.0 |" in lines
+    assert "| mlp | exact | 10.000 (10.000–10.000) | 10.0 | 10.0 |" in lines
     assert "| fast | 2.0 | 50.0 | 25 % | 0.20 % | 50.10 (+0.10) | 60.00 | 1.0 |" in lines
 
 
@@ -109,5 +114,10 @@ def test_a_contender_that_fails_or_ends_early_is_told() -> None:
 
     with pytest.raises(KeyError, match="of its own"):
         take_turns([Contender("broken", fails)], 3, CPU)
+
+    def ends(gate: Gate) -> None:
+        gate()
+        gate()
+
     with pytest.raises(RuntimeError, match="short ended after 1 of 3 laps"):
-        take_turns([Contender("short", lambda gate: [gate(), gate()] and None)], 3, CPU)
+        take_turns([Contender("short", ends)], 3, CPU)

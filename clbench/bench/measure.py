@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def measure(
     rivals: bool = True,
     rounds: int = 3,
     run_steps: int = 40,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """All figures, JSON-able.
 
@@ -50,6 +51,7 @@ def measure(
         rivals: Avalanche as well, if it is installed.
         rounds: evaluations of each contender; 0 leaves evaluation out.
         run_steps: steps in each experience of the runs that compare levels; 0 leaves them out.
+        keep: called with what there is after each row, as the whole takes minutes.
     """
     where = pick_device(device)
     with _one_thread():
@@ -57,20 +59,26 @@ def measure(
         results: dict[str, Any] = {
             "machine": _machine(where),
             "avalanche": None if module is None else str(module.__version__),
-            "steps": [_steps(case, max(10, round(steps * case.share)), where, module) for case in cases],
+            "steps": [],
             "evaluations": [],
             "runs": [],
         }
-        if rounds:
-            results["evaluations"] = [
-                _evaluations(case, rounds, where, module)
-                for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10))
-            ]
-        if run_steps:
-            results["runs"] = [
-                _runs("split-mnist", "split-digits", "mlp", run_steps, where),
-                _runs("split-cifar10", "split-digits", "slim-resnet18", max(run_steps // 10, 2), where),
-            ]
+        for case in cases:
+            results["steps"].append(_steps(case, max(10, round(steps * case.share)), where, module))
+            keep(results)
+        for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
+            results["evaluations"].append(_evaluations(case, rounds, where, module))
+            keep(results)
+        for name, model, many in (
+            (
+                ("split-mnist", "mlp", run_steps),
+                ("split-cifar10", "slim-resnet18", max(run_steps // 10, 2)),
+            )
+            if run_steps
+            else ()
+        ):
+            results["runs"].append(_runs(name, "split-digits", model, many, where))
+            keep(results)
         return results
 
 

@@ -310,15 +310,15 @@ class ContinualEvaluator:
         against = obstacle(run)
         on_cpu = run.device.type == "cpu"
         overlap = run.execution.overlap and config.every > 0
-        forward: Forward
-        exact: Forward
-        forward = exact = InPlace(run)
+        exact: Forward = InPlace(run)
+        forward = exact
         if against is None:
             classes = run.task_classes
             pays = any(isinstance(m, nn.Conv2d) for m in run.model.modules())  # as channels last are faster
             frozen = not any(p.requires_grad for p in run.model.backbone.parameters())  # type: ignore[union-attr]
             if overlap or config.windows or (on_cpu and (pays or frozen)):
-                forward = exact = EvaluationCopy(run.model, classes)
+                exact = EvaluationCopy(run.model, classes)
+                forward = exact
             if config.fast:
                 forward = fast = EvaluationCopy(run.model, classes, fast=True)
                 self._notes += fast.notes
@@ -357,7 +357,7 @@ class ContinualEvaluator:
                     "racing decides on the host, so nothing overlaps on a GPU: overlap left out"
                 )
             else:
-                self._stream = torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
+                self._stream = torch.cuda.Stream(run.device)
         self._ticks = self._full = None
 
     @property

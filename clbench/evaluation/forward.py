@@ -257,7 +257,7 @@ def _convolutional(model: nn.Module) -> bool:
 def _has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is computed and not emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
 

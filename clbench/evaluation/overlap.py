@@ -8,6 +8,7 @@ the same number of threads.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import signal
 import time
@@ -112,8 +113,8 @@ class Worker:
         try:
             self._conn.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            self._receive()  # why it ended, if it could say
-            raise self._lost() from None
+            while True:  # until the message that says why it ended, or the end
+                self._receive()
 
     def _receive(self) -> None:
         wait([self._conn, self._process.sentinel])
@@ -139,7 +140,7 @@ class Worker:
         return EvaluatorError(
             f"The evaluator's process (pid {self._process.pid}) ended with exit code {self._process.exitcode}; a "
             "negative one is a signal, −9 often a lack of memory. `clbench resume` continues the run from its last "
-            "checkpoint, and execution.overlap=false would evaluate in the run's own process."
+            "checkpoint; without --overlap the run evaluates in its own process."
         )
 
 
@@ -166,7 +167,7 @@ def _serve(conn: Connection, copied: bytes, layout: Layout, memory: Tensor, thre
             else:
                 number, slot, tick = content
                 began = time.perf_counter()
-                result = ticker.tick(tick, slots[slot], lambda slot=slot: conn.send(("free", slot)))
+                result = ticker.tick(tick, slots[slot], functools.partial(conn.send, ("free", slot)))
                 conn.send(("done", number, _plain(result, time.perf_counter() - began)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -214,7 +214,7 @@ class Ticker:
         """
         test = self.test
         assert test is not None
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(test.y.device)  # type: ignore[no-untyped-call]
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(test.y.device)
         side.wait_stream(torch.cuda.current_stream(test.y.device))
         try:
             with torch.cuda.stream(side), torch.no_grad():
