@@ -31,7 +31,9 @@ class Contender:
     def summary(self, warm_up: int) -> dict[str, float]:
         """Milliseconds: median, first and third quartile of the laps after those of warm-up, and median CPU time."""
         laps = sorted(1e3 * lap for lap in self.wall[warm_up:])
-        low, middle, high = statistics.quantiles(laps, n=4, method="inclusive")
+        low, middle, high = statistics.quantiles(
+            laps * 2 if len(laps) == 1 else laps, n=4, method="inclusive"
+        )
         cpu = 1e3 * statistics.median(self.cpu[warm_up:])
         return {"median": middle, "q1": low, "q3": high, "cpu": cpu}
 

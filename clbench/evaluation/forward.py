@@ -112,7 +112,7 @@ class EvaluationCopy:
         self.channels_last = (device.type == "cuda" and fast) or (
             _convolutional(model) and device.type == "cpu"
         )
-        self.dtype = torch.bfloat16 if fast and _has_bf16(device) else torch.float32
+        self.dtype: torch.dtype | None = torch.bfloat16 if fast and _has_bf16(device) else torch.float32
         if fast and self.dtype is torch.float32:
             self.notes.append(f"this {device.type} has no bfloat16")
         # A GPU would wait for the comparison.

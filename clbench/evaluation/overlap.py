@@ -8,6 +8,7 @@ the same number of threads.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import signal
@@ -47,6 +48,7 @@ class Worker:
         self._free = list(range(SLOTS))
         self._done: dict[int, Result] = {}
         self._given = 0
+        self._failed = False
         try:
             copied = pickle.dumps(ticker)  # by value: tensors sent as arguments would be shared memory
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -65,7 +67,8 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self._process.is_alive()
+        """Whether it can still answer."""
+        return not self._failed and self._process.is_alive()
 
     @property
     def free(self) -> bool:
@@ -125,6 +128,7 @@ class Worker:
         except (EOFError, ConnectionResetError):
             raise self._lost() from None
         if kind == "failed":
+            self._failed = True
             raise EvaluatorError(f"The evaluator's process failed: {content[0]}")
         if kind == "state":
             (self._state,) = content
@@ -176,3 +180,6 @@ def _serve(conn: Connection, copied: bytes, layout: Layout, memory: Tensor, thre
         conn.send(
             ("failed", f"{type(error).__name__}: {error} ({lines[-2].strip() if len(lines) > 1 else ''})")
         )
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:  # a pipe closed with messages in it would lose ours
+                conn.recv()
