@@ -326,6 +326,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         environment=env,
         budget=engine.budget(),
         metrics=metrics.compute(curve),
+        evaluation=engine.evaluator.describe(),
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection=resolved.selection,
         note=note,

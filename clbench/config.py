@@ -85,17 +85,38 @@ class EvaluationConfig(_Tree):
     Attributes:
         every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
         subset: test examples of each experience that are used, a fixed random choice; None uses all.
+        level: exact is float32, every example; fast is bfloat16 with batch normalisation folded, its disagreement with
+            exact measured on the way and recorded; racing evaluates a prefix of each stream, and more only while a
+            minimum can still change; racing+fast is both. Full test sets are evaluated exactly at any level.
+        check: fast: steps between comparisons with exact.
+        prefix: racing: examples of each stream that every tick evaluates.
+        windows: racing: windowed forgetting of these widths, in ticks, is kept exact, too: 10 is WF10, 100 WF100. The
+            weights of so many ticks are kept in memory for it.
+        error: racing: probability that an extremum is wrong, over the whole run; 0 is certain.
         future: whether the full evaluations at experience ends include experiences that are still to come, as
             forward transfer needs; false saves time on long streams.
-        seed: of that choice.
-        batch_size: examples in one forward pass; None chooses by device.
+        seed: of the choice and the order of test examples.
+        batch_size: examples in one forward pass; None chooses by device, network and cache.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
     subset: Positive | None = None
+    level: Literal["exact", "fast", "racing", "racing+fast"] = "exact"
+    check: Positive = 100
+    prefix: Positive = 32
+    windows: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    error: Annotated[float, Field(ge=0, lt=1)] = 0.0
     future: bool = True
     seed: int = 0
     batch_size: Positive | None = None
+
+    @property
+    def fast(self) -> bool:
+        return self.level.endswith("fast")
+
+    @property
+    def racing(self) -> bool:
+        return self.level.startswith("racing")
 
 
 class Seeds(_Tree):
@@ -136,6 +157,8 @@ class Execution(_Tree):
         threads: CPU threads of the numeric libraries; None leaves it to torch. A resumed run keeps its own.
         resident: whether the training data lies on the device as a whole; auto decides by its size.
         workers, prefetch: processes that gather batches ahead and how many each, where it does not.
+        overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the
+            same.
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. None
             writes none.
         log: observers: csv, tensorboard, wandb.
@@ -146,6 +169,7 @@ class Execution(_Tree):
     resident: Literal["auto", "always", "never"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     prefetch: Positive = 4
+    overlap: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
 
@@ -166,7 +190,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
 _SECTIONS = ("evaluation", "model", "optim", "seeds", "stream", "train")
 """What may stand before the dot of a key, beside the strategies' names."""
 _TREES = (*_SECTIONS, "params")
-FULL_ONLY = {("optim", "name"), ("evaluation", "seed"), ("evaluation", "batch_size")}
+FULL_ONLY = {
+    ("optim", "name"),
+    *(("evaluation", key) for key in ("seed", "batch_size", "check", "prefix", "error")),
+}
 """Fields that must be named in full: people who say `seed` or `batch_size` mean the run's and training's."""
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clbench.bounds import bounds
 from clbench.errors import LedgerError
 from clbench.files import atomic_write
 
@@ -46,13 +47,21 @@ COLUMNS = {
 TABLES = {"class_correct": "<i8", "class_total": "<i8"}
 """Side tables: one row for each full evaluation, one column for each class."""
 
+PARTIAL = {"of": "<i8", "bound_error": "<f8"}
+"""What only a curve with partial ticks has: a column, and a number."""
+
+_ALL = COLUMNS | {"of": PARTIAL["of"]}
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Ticks:
-    """The per-iteration evaluations, dense: K ticks, S streams; NaN accuracy and zero counts where unseen."""
+    """The per-iteration evaluations, dense: K ticks, S streams; NaN accuracy and zero counts where unseen.
+
+    Where only `total` of the `of` examples of a tick were evaluated, `accuracy` is an estimate, and what it would be
+    over all of them lies between `lowest` and `highest`.
+    """
 
     steps: Ints  # (K,)
     examples: Ints  # (K,)
@@ -60,9 +69,17 @@ class Ticks:
     accuracy: Floats  # (K, S)
     correct: Ints  # (K, S)
     total: Ints  # (K, S)
+    of: Ints  # (K, S)
+    lowest: Floats  # (K, S)
+    highest: Floats  # (K, S)
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tick evaluated all that it was to."""
+        return bool((self.total == self.of).all())
 
 
 class Matrix(NamedTuple):
@@ -89,6 +106,11 @@ class Curve:
         loss: summed over the examples.
         full: the full test set (before training, and at every experience's end); otherwise a *tick*: the
             fixed subset of every stream seen so far, after an update (or at step 0, before the first).
+        of: the examples that the subset or test set has; more than `total` where a tick was *partial*: cut short
+            because the rest could change no extremum (`evaluation.level=racing`). The evaluated ones are the first of a
+            fixed random order.
+
+    `bound_error` is the probability that a bound of a partial row may fail (`clbench.bounds`), 0 for certain ones.
 
     The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
     tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
@@ -99,7 +121,8 @@ class Curve:
 
     def __init__(self) -> None:
         self._length = 0
-        self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+        self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in _ALL.items()}
+        self.bound_error = 0.0
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
         self._ticks: Ticks | None = None
         self._matrix: Matrix | None = None
@@ -117,8 +140,9 @@ class Curve:
         total: ArrayLike,
         loss: ArrayLike,
         full: ArrayLike,
+        of: ArrayLike | None = None,
     ) -> None:
-        """Add rows: arrays of one length, scalars standing for all rows.
+        """Add rows: arrays of one length, scalars standing for all rows; without `of`, all rows are complete.
 
         Args:
             step, examples, experience, evaluated, correct, total, loss, full: the columns, see the class.
@@ -126,15 +150,25 @@ class Curve:
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
         """
-        given = (step, examples, experience, evaluated, correct, total, loss, full)
-        arrays = [_typed(name, value, COLUMNS[name]) for name, value in zip(COLUMNS, given, strict=True)]
+        given = (
+            step,
+            examples,
+            experience,
+            evaluated,
+            correct,
+            total,
+            loss,
+            full,
+            total if of is None else of,
+        )
+        arrays = [_typed(name, value, _ALL[name]) for name, value in zip(_ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
         if block[0].ndim != 1:
             raise ValueError(f"Columns have one dimension; shape {block[0].shape} was given.")
         start, stop = self._length, self._length + len(block[0])
-        for name, values in zip(COLUMNS, block, strict=True):
+        for name, values in zip(_ALL, block, strict=True):
             if stop > len(self._columns[name]):  # doubling: a row costs O(1) however long the run is
-                grown = np.empty(max(stop, 2 * start, 64), COLUMNS[name])
+                grown = np.empty(max(stop, 2 * start, 64), _ALL[name])
                 grown[:start] = self._columns[name][:start]
                 self._columns[name] = grown
             self._columns[name][start:stop] = values
@@ -145,6 +179,27 @@ class Curve:
             self._check(start, stop)
         self._length = stop
         self._ticks = self._matrix = None
+
+    def refine(self, step: int, evaluated: int, correct: int, total: int, loss: float) -> None:
+        """More examples of a partial row of a tick were evaluated; the counts are those of all so far.
+
+        Raises:
+            ValueError: there is no such row, or the counts are not of more examples.
+        """
+        start, stop = np.searchsorted(self.step, [step, step + 1])
+        here = slice(int(start), int(stop))
+        rows = np.flatnonzero((self.evaluated[here] == evaluated) & ~self.full[here])
+        if len(rows) != 1:
+            raise ValueError(f"There is no tick of stream {evaluated} at step {step}.")
+        row = here.start + int(rows[0])
+        before, seen = int(self.correct[row]), int(self.total[row])
+        if not (seen <= total <= self.of[row] and before <= correct <= before + total - seen):
+            raise ValueError(
+                f"Row {row} has {before} of {seen} right; it cannot become {correct} of {total}."
+            )
+        for name, value in (("correct", correct), ("total", total), ("loss", loss)):
+            self._columns[name][row] = value
+        self._ticks = None
 
     def append_classes(self, correct: ArrayLike, total: ArrayLike) -> None:
         """Add the counts of each class at the latest full evaluation: (C,) correct and (C,) total.
@@ -174,6 +229,10 @@ class Curve:
             raise ValueError("Experiences count from 0; only a full evaluation can be before training (−1).")
         if ((new["correct"] < 0) | (new["correct"] > new["total"]) | (new["total"] <= 0)).any():
             raise ValueError("Counts must satisfy 0 ≤ correct ≤ total and total > 0.")
+        if (new["of"] < new["total"]).any() or (new["full"] & (new["of"] > new["total"])).any():
+            raise ValueError(
+                "A row evaluates at most all of its examples, and a full evaluation all of them."
+            )
         # A tick may come in several pieces, so rows that share the first new step are looked at again.
         again = int(np.searchsorted(self._columns["step"][:start], new["step"][0]))
         last = {name: values[again:stop] for name, values in self._columns.items()}
@@ -236,6 +295,10 @@ class Curve:
         return self._column("full")
 
     @property
+    def of(self) -> Ints:
+        return self._column("of")
+
+    @property
     def class_correct(self) -> Ints:
         return self._tables["class_correct"]
 
@@ -244,8 +307,19 @@ class Curve:
         return self._tables["class_total"]
 
     def columns(self) -> Arrays:
-        """All columns and tables by name; what `from_columns` takes."""
-        return {name: self._column(name) for name in COLUMNS} | dict(self._tables)
+        """All columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
+        return self._rows(slice(None)) | dict(self._tables)
+
+    def _rows(self, chosen: slice | NDArray[np.bool_]) -> Arrays:
+        """The columns of some rows."""
+        columns = {name: self._column(name)[chosen] for name in COLUMNS}
+        if (self.of > self.total).any():
+            columns |= {"of": self.of[chosen], "bound_error": np.array(self.bound_error)}
+        return columns
+
+    def before(self, step: int) -> Curve:
+        """The curve without what was evaluated after more than `step` steps."""
+        return Curve.from_columns(self._rows(self.step <= step) | self._tables)
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, ArrayLike]) -> Curve:
@@ -257,13 +331,17 @@ class Curve:
         wanted = [*COLUMNS, *TABLES]
         if missing := [name for name in wanted if name not in columns]:
             raise ValueError(f"The column '{missing[0]}' is missing.")
-        if unknown := [name for name in columns if name not in wanted]:
+        if unknown := [name for name in columns if name not in (*wanted, *PARTIAL)]:
             raise ValueError(f"There is no column '{unknown[0]}'; a curve has {', '.join(wanted)}.")
-        lengths = {np.shape(columns[name]) for name in COLUMNS}
+        lengths = {np.shape(columns[name]) for name in (*COLUMNS, "of") if name in columns}
         if len(lengths) > 1 or len(next(iter(lengths))) != 1:
             raise ValueError(f"The columns differ in shape: {', '.join(map(str, sorted(lengths)))}.")
         curve = cls()
-        curve.append(**{name: columns[name] for name in COLUMNS})
+        curve.append(**{name: columns[name] for name in COLUMNS}, of=columns.get("of"))
+        error = np.asarray(columns.get("bound_error", 0.0))
+        if error.shape != () or error.dtype.kind != "f" or not 0 <= error < 1:
+            raise ValueError(f"'bound_error' is a probability; {error!r} was given.")
+        curve.bound_error = float(error)
         right, of = (np.asarray(columns[name]) for name in TABLES)
         if right.ndim != 2 or right.shape != of.shape:
             raise ValueError(f"The class tables have shapes {right.shape} and {of.shape}.")
@@ -317,9 +395,11 @@ class Curve:
             begins = np.flatnonzero(np.diff(step, prepend=-1))  # steps never decrease and are not negative
             k = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(rows)))  # row → tick
             correct = np.zeros((len(begins), self.streams), np.int64)
-            total = np.zeros_like(correct)
+            total, of, lowest, highest = (np.zeros_like(correct) for _ in range(4))
             place = k, self.evaluated[rows]
-            correct[place], total[place] = self.correct[rows], self.total[rows]
+            counts = self.correct[rows], self.total[rows], self.of[rows]
+            correct[place], total[place], of[place] = counts
+            lowest[place], highest[place] = bounds(*counts, self.bound_error)
             first = rows[begins]
             self._ticks = Ticks(
                 steps=step[begins],
@@ -328,6 +408,9 @@ class Curve:
                 accuracy=divide(correct, total),
                 correct=correct,
                 total=total,
+                of=of,
+                lowest=divide(lowest, of),
+                highest=divide(highest, of),
             )
         return self._ticks
 
@@ -353,7 +436,7 @@ class Curve:
         rows = (self.experience < experiences) & np.isin(self.evaluated, streams)
         ends = np.unique(self.experience[self.full]) < experiences
         tables = {name: table[ends] if len(table) else table for name, table in self._tables.items()}
-        return Curve.from_columns({name: self._column(name)[rows] for name in COLUMNS} | tables)
+        return Curve.from_columns(self._rows(rows) | tables)
 
     # --- identity ---
 
@@ -373,7 +456,7 @@ class Curve:
 
     def _canonical(self) -> Iterator[tuple[str, NDArray[Any]]]:
         for name, array in sorted(self.columns().items()):
-            yield name, np.ascontiguousarray(array)
+            yield name, np.asarray(array, order="C")
 
     # --- files ---
 
@@ -410,7 +493,7 @@ class Curve:
             version = arrays.pop("format", np.array(-1))
             if version.shape != () or version != FORMAT:
                 raise ValueError(f"its format is {version}, and this clbench reads {FORMAT}")
-            for name, dtype in (COLUMNS | TABLES).items():
+            for name, dtype in (COLUMNS | TABLES | PARTIAL).items():
                 if name in arrays and (given := arrays[name].dtype) != np.dtype(dtype):
                     raise ValueError(f"its column '{name}' has type {given} and not {np.dtype(dtype)}")
             return cls.from_columns(arrays)

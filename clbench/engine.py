@@ -82,6 +82,7 @@ class Run:
         self.until: int | None = None  # or after this one
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
+        self._steps = 0  # of the experience
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -270,6 +271,16 @@ class Run:
 
     # --- prediction ---
 
+    @property
+    def classifier(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The part's point that classifies in place of the model's head, if any does."""
+        return self._classifier
+
+    @property
+    def task_classes(self) -> Tensor | None:
+        """(T, C) bool, the classes of each task, where task labels are told."""
+        return self._task_classes
+
     def predict(self, x: Tensor, task: Tensor) -> Tensor:
         """(B, C) scores by which the run classifies, float32 and in full precision."""
         if self._classifier is not None:
@@ -292,6 +303,11 @@ class Run:
     def epoch(self) -> int:
         """The pass over the present experience, from 0."""
         return int(self._place["epoch"])
+
+    @property
+    def at_last_step(self) -> bool:
+        """Whether the present step is its experience's last, or it has ended; of a foreign loop, any may be."""
+        return self._trainer is not None or bool(self._place["done"] + 1 >= self._steps)
 
     @property
     def total_steps(self) -> int:
@@ -320,6 +336,7 @@ class Run:
                 self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
                 raise
             finally:
+                self.evaluator.close()
                 for observer in self.observers:
                     observer.end(self)
 

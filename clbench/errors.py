@@ -6,6 +6,7 @@ ClbenchError
 ├── IncompatibleError  parts that cannot work together: a strategy and a setting, two parts of a chain
 ├── DataError          a data set that is missing, damaged or not what its checksum says
 ├── DivergedError      a loss that is not finite
+├── EvaluatorError     the process that evaluates beside training has ended
 └── LedgerError        a run folder, record or curve that is missing, damaged, locked or altered
 
 Every message says who, what was wrong, what is allowed, what was given and, where there is one, the nearest fix.
@@ -56,6 +57,10 @@ class DivergedError(ClbenchError):
             f"The loss is not finite at step {self.step} in experience {self.experience}: {listed}. "
             "A smaller learning rate or gradient clipping (optim.clip) is the usual cure."
         )
+
+
+class EvaluatorError(ClbenchError):
+    """The process that evaluates beside training cannot go on; the run can be resumed from its last checkpoint."""
 
 
 class LedgerError(ClbenchError):

@@ -40,6 +40,7 @@ class Record:
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
         selection: how the hyper-parameters were chosen.
         note: for a run that diverged, where.
+        evaluation: how ticks were computed, and their measured distance from exact ones.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Record:
     selection: str
     note: str = ""
     model: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
     folder: Path | None = field(default=None, compare=False)
 
@@ -124,6 +126,7 @@ def parse_record(path: Path) -> Record:
             "Upgrade clbench."
         )
     content["curve_file"] = content.pop("curve", None)
+    content.setdefault("evaluation", {})  # records of 0.1 have none: all of their ticks are exact
     known = {f.name for f in fields(Record)} - {"folder"}
     if wrong := sorted(known ^ content.keys()):
         raise LedgerError(

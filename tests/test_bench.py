@@ -1,9 +1,11 @@
-"""The benchmark of the engine itself, for structure only: no test asserts a time."""
+"""The benchmark of clbench itself, for structure only: no test asserts a time."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,33 +13,28 @@ import torch
 
 from clbench import bench
 from clbench.api import make_model
-from clbench.engine import WINDOW
+from clbench.bench import contenders
+from clbench.bench.turns import Contender, Gate, take_turns
+
+CPU = torch.device("cpu")
+CASES = (bench.Case("mlp", (1, 4, 4), 4), bench.Case("mlp", (1, 4, 4), 4, replay=True, share=0.5))
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
-    cases = (bench.Case("mlp", (1, 4, 4), 4), bench.Case("mlp", (1, 4, 4), 4, replay=True, share=0.5))
-    return bench.engine_overhead(steps=60, device="cpu", cases=cases)
+    return bench.measure(steps=20, device="cpu", cases=CASES, rivals=False, rounds=0, run_steps=0)
 
 
 def test_every_case_has_finite_figures(results: dict[str, Any]) -> None:
-    assert [row["case"] for row in results["overhead"]] == ["mlp, batch 4", "mlp, batch 4+4"]
-    assert [row["steps"] for row in results["overhead"]] == [60, 30]
-    for row in results["overhead"]:
-        for clock in ("wall_ms", "cpu_ms"):
-            figures = row[clock]
-            assert set(figures) == {"bare", "engine", "overhead"}
-            assert all(map(math.isfinite, figures.values()))
-            assert figures["bare"] > 0
-            assert figures["engine"] > 0
-            assert figures["overhead"] == pytest.approx(figures["engine"] - figures["bare"])
-
-
-def test_the_evaluation_is_measured(results: dict[str, Any]) -> None:
-    row = results["evaluation"]
-    assert (row["streams"], row["images"], row["steps"]) == (5, 1000, 10)
-    assert row["step_ms"] > 0
-    assert row["forward_ms"] > 0
+    assert [(row["case"], row["laps"]) for row in results["steps"]] == [
+        ("mlp, batch 4", 20),
+        ("mlp, batch 4+4", 10),
+    ]
+    for row in results["steps"]:
+        assert set(row["ms"]) == {"bare loop", "clbench"}
+        for ms in row["ms"].values():
+            assert all(math.isfinite(value) and value >= 0 for value in ms.values())
+            assert 0 < ms["q1"] <= ms["median"] <= ms["q3"]
 
 
 def test_it_says_on_what_it_ran_and_is_json(results: dict[str, Any]) -> None:
@@ -46,34 +43,81 @@ def test_it_says_on_what_it_ran_and_is_json(results: dict[str, Any]) -> None:
     assert json.loads(json.dumps(results)) == results
 
 
-def test_the_tables_have_one_row_per_case(results: dict[str, Any]) -> None:
-    rows = [line for line in bench.table(results).splitlines() if line.startswith("| mlp")]
-    assert len(rows) == len(results["overhead"]) + 1
-    widths = {line.count("|") for line in rows}
-    assert widths == {8, 6}
+def filled(results: dict[str, Any]) -> dict[str, Any]:
+    """With made-up evaluations, of which Avalanche's takes 10 times as long as ours."""
+    times = {"exact": 10.0, "Avalanche, PIL images, batch 256": 100.0}
+    ms = {name: {"median": t, "q1": t, "q3": t, "cpu": t} for name, t in times.items()}
+    row = {"ms": 5.0, "share": 0.25, "disagreement": None, "min_acc": 0.5, "wc_acc": 0.6, "wall_s": 1.0}
+    other = {**row, "ms": 2.0, "disagreement": 0.002, "min_acc": 0.501}
+    return {
+        **results,
+        "evaluations": [{"case": "mlp", "streams": 5, "images": 1000, "rounds": 3, "ms": ms}],
+        "runs": [
+            {"benchmark": "split-digits", "case": "mlp", "steps": 4, "rows": {"exact": row, "fast": other}}
+        ],
+    }
+
+
+def test_the_tables_hold_ratios(results: dict[str, Any]) -> None:
+    lines = bench.table(filled(results)).splitlines()
+    assert "| mlp | exact | 10.000 (10.000–10.000) | 10.0 | 10.0 |" in lines
+    assert "| fast | 2.0 | 50.0 | 25 % | 0.20 % | 50.10 (+0.10) | 60.00 | 1.0 |" in lines
+
+
+def test_there_is_a_plot(results: dict[str, Any], tmp_path: Path) -> None:
+    bench.plot(filled(results), tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_number_of_threads_is_given_back() -> None:
+    from clbench.bench.measure import _one_thread
+
     before = torch.get_num_threads()
-    with bench._one_thread():
+    with _one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 
 
-def test_the_bare_loop_trains_too() -> None:
-    """It is a rival only if it takes as many steps and moves the weights."""
-    case = bench.Case("mlp", (1, 4, 4), 4, replay=True)
-    benchmark = bench._benchmark(case, 10)
-    model = make_model(case.model, case.input_shape, bench.CLASSES)
-    start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    steps = sum(1 for _ in bench._bare(case, benchmark, model, torch.device("cpu")))
-    assert steps == bench.WARM_UP + 10
-    assert not torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()), start)
+@pytest.mark.parametrize("make", [contenders.bare, contenders.clbench])
+def test_a_contender_takes_the_steps_that_are_counted(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates: list[int] = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: updates.append(1) or step(self, *a))
+    benchmark = contenders.random_benchmark(CASES[1], 12)
+    take_turns([make(CASES[1], benchmark, make_model("mlp", (1, 4, 4), 10), CPU)], 10, CPU)
+    assert len(updates) in (10, 11)  # ten laps, and with the engine the step before the first gate
 
 
-def test_losses_are_fetched_in_the_laps_counted_for_it() -> None:
-    """Laps 50, 100 … hold the fetch and count by their share: rare work is neither hidden nor doubled."""
-    turns = bench._Turns(torch.device("cpu"), iter(()))
-    turns.engine = [(0.051 if i % WINDOW == 0 and i else 0.001, 0.0) for i in range(150)]
-    turns.bare = [(0.001, 0.0)] * 150
-    assert turns.medians(0)["overhead"] == pytest.approx(1.0)
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+
+    def loop(name: str) -> Any:
+        def run(gate: Gate) -> None:
+            while True:
+                gate()
+                order.append(name)
+                time.sleep(0.002 if name == "a" else 0)
+
+        return run
+
+    both = [Contender(name, loop(name)) for name in "ab"]
+    take_turns(both, 3, CPU)
+    assert order == ["a", "b"] * 3
+    assert [len(c.wall) for c in both] == [3, 3]
+    assert min(both[0].wall) >= 0.002
+
+
+def test_a_contender_that_fails_or_ends_early_is_told() -> None:
+    def fails(gate: Gate) -> None:
+        gate()
+        raise KeyError("of its own")
+
+    with pytest.raises(KeyError, match="of its own"):
+        take_turns([Contender("broken", fails)], 3, CPU)
+
+    def ends(gate: Gate) -> None:
+        gate()
+        gate()
+
+    with pytest.raises(RuntimeError, match="short ended after 1 of 3 laps"):
+        take_turns([Contender("short", ends)], 3, CPU)

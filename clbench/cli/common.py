@@ -33,6 +33,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; kept when
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
 ]
+Overlap = Annotated[
+    bool, typer.Option("--overlap", help="Evaluate beside training, in another process; same numbers.")
+]
 Config = Annotated[
     Path | None,
     typer.Option(help="YAML file with settings: key: value, or the sections of a run's config.yaml."),
@@ -63,10 +66,22 @@ def columns(rows: Sequence[Sequence[str]], indent: int = 2) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def execution(device: str, threads: int | None, log: list[str] | None, checkpoint: float) -> Execution:
+def execution(
+    device: str,
+    threads: int | None,
+    log: list[str] | None = None,
+    checkpoint: float = 60.0,
+    overlap: bool = False,
+) -> Execution:
     from clbench.config import Execution, validate
 
-    given = {"device": device, "threads": threads, "log": log or [], "checkpoint_seconds": checkpoint}
+    given = {
+        "device": device,
+        "threads": threads,
+        "log": log or [],
+        "checkpoint_seconds": checkpoint,
+        "overlap": overlap,
+    }
     how: Execution = validate(Execution, given)
     return how
 

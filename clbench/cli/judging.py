@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clbench.cli.common import Json, Plugins, load
+from clbench.cli.common import Device, Json, Plugins, load
 from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,10 +144,30 @@ def plot(
 
 
 def bench(
-    as_json: Json = False, steps: Annotated[int, typer.Option(min=10, help="Steps a measurement.")] = 200
+    as_json: Json = False,
+    steps: Annotated[int, typer.Option(min=10, help="Training steps a measurement.")] = 200,
+    rounds: Annotated[int, typer.Option(min=0, help="Evaluations a measurement; 0: none.")] = 3,
+    run_steps: Annotated[
+        int, typer.Option(min=0, help="Steps in each experience of whole runs; 0: none.")
+    ] = 40,
+    rivals: Annotated[bool, typer.Option(help="Avalanche as well, where it is installed.")] = True,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
-    """Measure the engine against a bare PyTorch loop, side by side in one process."""
+    """Measure steps and evaluations beside a bare PyTorch loop and Avalanche, in turns in one process."""
     from clbench import bench as benching
+    from clbench.files import atomic_write, make_folder, pretty_json
 
-    results = benching.engine_overhead(steps=steps)
+    folder = make_folder(out) if out is not None else None
+
+    def keep(results: dict[str, Any]) -> None:
+        if folder is not None:
+            atomic_write(folder / "bench.json", pretty_json(results))
+            atomic_write(folder / "bench.md", benching.table(results) + "\n")
+
+    results = benching.measure(
+        steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps, keep=keep
+    )
+    if folder is not None:
+        benching.plot(results, folder / "bench.png")
     print(json.dumps(results, indent=2) if as_json else benching.table(results))

@@ -89,7 +89,7 @@ def reproduce(
     from clbench.leaderboard import again, read_board
 
     rows = again.chosen(read_board(root), name)
-    how = execution(device, threads, None, 60.0)
+    how = execution(device, threads)
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as temporary:
         for row in rows:

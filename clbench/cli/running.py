@@ -17,6 +17,7 @@ from clbench.cli.common import (
     Json,
     Log,
     Out,
+    Overlap,
     Pairs,
     Plugins,
     Precision,
@@ -45,6 +46,7 @@ def run(
     log: Log = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
+    overlap: Overlap = False,
     as_json: Json = False,
 ) -> int:
     """Run a strategy on a benchmark; a run that is already there is only shown."""
@@ -56,7 +58,7 @@ def run(
         given["precision"] = precision
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = execution(device, threads, log, checkpoint)
+    how = execution(device, threads, log, checkpoint, overlap)
 
     from clbench import api
 
@@ -97,6 +99,7 @@ def suite(
     log: Log = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
+    overlap: Overlap = False,
     as_json: Json = False,
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
@@ -105,7 +108,7 @@ def suite(
 
     load(plugin)
     short, loaded = suites.load(name)
-    how = execution(device, threads, log, checkpoint)
+    how = execution(device, threads, log, checkpoint, overlap)
     given = parse_pairs(settings or [])
     if precision is not None:
         given["precision"] = precision
@@ -192,9 +195,7 @@ def tune(
     def resolve(chosen: Mapping[str, Any]) -> RunConfig:
         return configuration.resolve(benchmark, strategy, {**given, **chosen}, seed=seed)
 
-    found = tuning.tune(
-        resolve, how, searched, trials, execution(device, threads, None, 60.0), seed=seed, told=told
-    )
+    found = tuning.tune(resolve, how, searched, trials, execution(device, threads), seed=seed, told=told)
     best = found[0]
     if best.value is None:
         raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")

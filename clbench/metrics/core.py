@@ -148,17 +148,30 @@ def task_matrix(curve: Curve, tasks: int = 1) -> Matrix:
     return full_matrix(curve)
 
 
-def all_ticks(curve: Curve) -> Ticks:
-    """The ticks of a finished run."""
+def all_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
+    """The ticks of a finished run; those of a racing evaluation only for formulas that know of partial ticks."""
     if not curve.finished or not len(curve.ticks()):
+        raise UndefinedError
+    if not partial and not curve.ticks().complete:
         raise UndefinedError
     return curve.ticks()
 
 
-def task_ticks(curve: Curve) -> Ticks:
+def task_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
     """The ticks of a finished run of tasks."""
     _need_tasks(curve)
-    return all_ticks(curve)
+    return all_ticks(curve, partial=partial)
+
+
+def settled(at_least: float, at_most: float) -> float:
+    """The value of a formula, computed from the lowest and the highest that partial ticks can be.
+
+    Where both are one, nothing that was left out can change it, and it is exact; otherwise there is none. Counts make
+    steps far wider than rounding.
+    """
+    if not abs(at_most - at_least) < 1e-12:
+        raise UndefinedError
+    return at_least
 
 
 def _need_tasks(curve: Curve) -> None:

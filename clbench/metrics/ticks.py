@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -14,6 +16,7 @@ from clbench.metrics.core import (
     all_ticks,
     mean,
     metric,
+    settled,
     task_matrix,
     task_ticks,
     weighted_mean,
@@ -123,7 +126,8 @@ def min_acc(curve: Curve) -> float | None:
 
     The tick at the end of task j is not among them: the first is that after the first update of task j+1.
     """
-    return mean(min_acc_trace(task_ticks(curve))[-1])
+    ticks = task_ticks(curve, partial=True)
+    return settled(*(mean(min_acc_trace(end)[-1]) for end in _both_ends(ticks)))
 
 
 @metric("wc_acc", title="WC-ACC", higher_is_better=True, reference=STABILITY_GAP)
@@ -134,7 +138,8 @@ def wc_acc(curve: Curve) -> float | None:
 
     Averaged over ticks it is `wc_acc_anytime`.
     """
-    return mean(wc_acc_trace(task_ticks(curve))[-1])
+    ticks = task_ticks(curve, partial=True)
+    return settled(*(mean(wc_acc_trace(end)[-1]) for end in _both_ends(ticks)))
 
 
 @metric(
@@ -149,6 +154,11 @@ def wc_acc_anytime(curve: Curve) -> float | None:
     (1/K) Σ_t WC-ACC(t),   WC-ACC(t) = (1/e(t)) a_e(t) + (1 − 1/e(t)) min-ACC(t)
     """
     return mean(wc_acc_trace(task_ticks(curve)))
+
+
+def _both_ends(ticks: Ticks) -> tuple[Ticks, Ticks]:
+    """The ticks with the lowest accuracies that are possible, and with the highest."""
+    return replace(ticks, accuracy=ticks.lowest), replace(ticks, accuracy=ticks.highest)
 
 
 def min_acc_trace(ticks: Ticks) -> Floats:
@@ -212,7 +222,7 @@ def wf10(curve: Curve) -> float | None:
 
     Ticks, not iterations: compare only where these are equally far apart. See `windowed_forgetting`.
     """
-    return mean(windowed_forgetting(all_ticks(curve).accuracy, 10)[-1])
+    return _largest_drop(curve, 10)
 
 
 @metric("wf100", title="WF¹⁰⁰", higher_is_better=False, reference=STABILITY_GAP)
@@ -223,7 +233,7 @@ def wf100(curve: Curve) -> float | None:
 
     Ticks, not iterations: compare only where these are equally far apart. See `windowed_forgetting`.
     """
-    return mean(windowed_forgetting(all_ticks(curve).accuracy, 100)[-1])
+    return _largest_drop(curve, 100)
 
 
 @metric("wp10", title="WP¹⁰", higher_is_better=True, reference=STABILITY_GAP)
@@ -234,7 +244,7 @@ def wp10(curve: Curve) -> float | None:
 
     Ticks, not iterations: compare only where these are equally far apart. See `windowed_plasticity`.
     """
-    return mean(windowed_plasticity(all_ticks(curve).accuracy, 10)[-1])
+    return _largest_rise(curve, 10)
 
 
 @metric("wp100", title="WP¹⁰⁰", higher_is_better=True, reference=STABILITY_GAP)
@@ -245,7 +255,21 @@ def wp100(curve: Curve) -> float | None:
 
     Ticks, not iterations: compare only where these are equally far apart. See `windowed_plasticity`.
     """
-    return mean(windowed_plasticity(all_ticks(curve).accuracy, 100)[-1])
+    return _largest_rise(curve, 100)
+
+
+def _largest_drop(curve: Curve, window: int) -> float:
+    """WF^Δ: least if every drop begins low and ends high."""
+    ticks = all_ticks(curve, partial=True)
+    ends = (ticks.lowest, ticks.highest), (ticks.highest, ticks.lowest)
+    return settled(*(mean(_drops(begin, end, window)[-1]) for begin, end in ends))
+
+
+def _largest_rise(curve: Curve, window: int) -> float:
+    """WP^Δ: a rise is a drop upside down."""
+    ticks = all_ticks(curve, partial=True)
+    ends = (-ticks.highest, -ticks.lowest), (-ticks.lowest, -ticks.highest)
+    return settled(*(mean(_drops(begin, end, window)[-1]) for begin, end in ends))
 
 
 def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
@@ -263,11 +287,18 @@ def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
             "Accuracies have shape (ticks, tasks) and a window holds at least 1 tick; "
             f"shape {accuracy.shape} and window {window} were given."
         )
-    drops = np.full(accuracy.shape, np.nan)
-    for j in range(accuracy.shape[1]):
-        own = np.flatnonzero(~np.isnan(accuracy[:, j]))
-        a = accuracy[own, j]
-        drops[own, j] = _trailing_max(a, window) - a  # ≥ 0, for m = n
+    return _drops(accuracy, accuracy, window)
+
+
+def _drops(begin: Floats, end: Floats, window: int) -> Floats:
+    """(K, T) the largest drop so far from the accuracy `begin` of a tick to `end` of a later one within Δ ticks."""
+    drops = np.full(begin.shape, np.nan)
+    for j in range(begin.shape[1]):
+        own = np.flatnonzero(~np.isnan(begin[:, j]))
+        peak = np.full(len(own), -np.inf)  # before each tick: max { begin(m) : n−Δ < m < n }
+        if window > 1 and len(own) > 1:
+            peak[1:] = _trailing_max(begin[own[:-1], j], window - 1)
+        drops[own, j] = np.maximum(peak - end[own, j], 0.0)  # 0 for m = n
     return np.fmax.accumulate(drops, axis=0)  # over n ≤ t; a tick without the task keeps its value
 
 

@@ -1,0 +1,11 @@
+"""What clbench costs, beside a bare PyTorch loop and beside Avalanche, in one process.
+
+turns.py        contenders take turns, one step each, so that whatever else the machine does hits all alike
+contenders.py   the same training by hand, by clbench, by Avalanche
+measure.py      training steps, and evaluations after every step
+show.py         the results as tables and as a plot
+"""
+
+from clbench.bench.contenders import CASES as CASES, Case as Case
+from clbench.bench.measure import measure as measure
+from clbench.bench.show import plot as plot, table as table

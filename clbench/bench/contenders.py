@@ -1,0 +1,326 @@
+"""The same training by hand, by clbench and by Avalanche, as loops that call a gate at every step."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from clbench.api import make_strategy
+from clbench.augment import Transform
+from clbench.bench.turns import Contender, Gate
+from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
+from clbench.engine import Run
+from clbench.models import Classifier
+from clbench.optim import make_optimizer
+from clbench.strategy import Strategy, chain
+from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream
+
+CLASSES, MEMORY, LR = 10, 200, 0.01
+MEAN, STD = 0.13, 0.31
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a batch; `share` of the steps asked for, since some models take long.
+
+    With `replay`, as many remembered examples join the batch, and a reservoir takes the new ones.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    batch_size: int
+    replay: bool = False
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        joined = f"{self.batch_size}+{self.batch_size}" if self.replay else str(self.batch_size)
+        return f"{self.model}, batch {joined}"
+
+
+DIGIT, IMAGE = (1, 28, 28), (3, 32, 32)
+CASES = (
+    Case("mlp", DIGIT, 10),
+    Case("mlp", DIGIT, 128),
+    Case("mlp", DIGIT, 10, replay=True),
+    Case("mlp", DIGIT, 32, replay=True),
+    Case("slim-resnet18", IMAGE, 10, share=0.1),
+    Case("slim-resnet18", IMAGE, 10, replay=True, share=0.1),
+    Case("slim-resnet18", IMAGE, 32, replay=True, share=0.05),
+    Case("slim-resnet18", IMAGE, 128, share=0.05),
+)
+
+
+def random_benchmark(case: Case, steps: int, streams: int = 1, images: int = 10) -> Benchmark:
+    """One experience of random bytes, so many batches; all test streams are seen from the start."""
+    generator = torch.Generator().manual_seed(0)
+
+    def data(n: int) -> Data:
+        x = torch.randint(256, (n, *case.input_shape), dtype=torch.uint8, generator=generator)
+        return Data.of(Pool(x, torch.randint(CLASSES, (n,), generator=generator)), torch.arange(n))
+
+    classes, tests = tuple(range(CLASSES)), tuple(range(streams))
+    train = Experience(0, classes, data(steps * case.batch_size), tests=tests)
+    test = tuple(Experience(i, classes, data(images)) for i in tests)
+    return Benchmark(
+        "bench",
+        1,
+        Setting("domain"),
+        Stream("train", (train,)),
+        Stream("test", test),
+        CLASSES,
+        Transform(mean=(MEAN,), std=(STD,)),
+    )
+
+
+def bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.device) -> Contender:
+    """What one would write by hand for this one purpose: gather uint8 rows, normalise, forward, cross-entropy,
+    backward, update; with replay also a draw, two `cat`s and a vectorised reservoir."""
+    model = copy.deepcopy(model).to(device)
+
+    def loop(gate: Gate) -> None:
+        optimizer = make_optimizer(list(model.parameters()), OptimConfig(lr=LR))
+        data = benchmark.train[0].data
+        x, y = data.x().to(device), data.y().to(device)
+        gain, shift = torch.tensor(1 / 255 / STD, device=device), torch.tensor(-MEAN / STD, device=device)
+        memory_x = torch.zeros((MEMORY, *case.input_shape), dtype=torch.uint8, device=device)
+        memory_y = torch.zeros(MEMORY, dtype=torch.int64, device=device)
+        seen = 0
+        shuffle, draws = torch.Generator(), torch.Generator(device)
+        for rows in torch.randperm(len(x), generator=shuffle).to(device).split(case.batch_size):
+            gate()
+            raw, labels = x.index_select(0, rows), y.index_select(0, rows)
+            inputs, targets = raw.mul(gain).add_(shift), labels
+            if case.replay and seen:
+                drawn = torch.randperm(min(seen, MEMORY), generator=draws, device=device)[: case.batch_size]
+                old = memory_x.index_select(0, drawn).mul(gain).add_(shift)
+                inputs, targets = (
+                    torch.cat([inputs, old]),
+                    torch.cat([labels, memory_y.index_select(0, drawn)]),
+                )
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+            if case.replay:
+                position = torch.arange(seen, seen + len(rows), device=device)
+                drawn = (torch.rand(len(rows), generator=draws, device=device) * (position + 1)).long()
+                slot = torch.where(position < MEMORY, position, drawn)
+                kept = slot < MEMORY
+                memory_x[slot[kept]], memory_y[slot[kept]] = raw[kept], labels[kept]
+                seen += len(rows)
+        gate()
+
+    return Contender("bare loop", loop)
+
+
+class _Gated(Strategy):
+    """Calls the gate after each step, last in a chain; a lap is all the engine does from one call to the next."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        with torch.enable_grad():
+            self.gate()
+
+
+def clbench(
+    case: Case,
+    benchmark: Benchmark,
+    model: Classifier,
+    device: torch.device,
+    *,
+    name: str = "clbench",
+    evaluation: Mapping[str, Any] | None = None,
+) -> Contender:
+    """clbench's engine; without `evaluation`, none."""
+    model = copy.deepcopy(model)
+
+    def loop(gate: Gate) -> None:
+        strategy = make_strategy("er", memory=MEMORY) if case.replay else make_strategy("finetune")
+        config = RunConfig(
+            benchmark="bench",
+            strategy=strategy.name,
+            optim=OptimConfig(lr=LR),
+            train=TrainConfig(batch_size=case.batch_size),
+            evaluation=EvaluationConfig(**(evaluation or {"every": 0})),
+            seeds=Seeds(order=0, init=0, data=0),
+        )
+        execution = Execution(device=str(device), checkpoint_seconds=None)
+        Run(benchmark, chain(strategy, _Gated(gate)), model, config, execution).fit()
+
+    return Contender(name, loop)
+
+
+# --- Avalanche ---
+
+
+def avalanche() -> Any:
+    """Avalanche, or None where it is not installed."""
+    if importlib.util.find_spec("avalanche") is None:
+        return None
+    from clbench._torchvision import torchvision
+
+    torchvision()
+    with unheard():
+        module = importlib.import_module("avalanche")
+        for name in ("benchmarks.utils", "evaluation.metrics", "training.plugins", "training.supervised"):
+            importlib.import_module(f"avalanche.{name}")
+    return module
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Without the warnings of Avalanche and what it imports; recorded, since Avalanche resets the filters."""
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Images(torch.utils.data.Dataset[Any]):
+    """Images as data sets of torchvision give them: decoded, to a tensor and normalised one by one."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        from PIL import Image
+        from torchvision import transforms
+
+        arrays = x.permute(0, 2, 3, 1).numpy()
+        self.images = [
+            Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a)) for a in arrays
+        ]
+        self.targets = y.tolist()
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.images[index]), self.targets[index]
+
+
+def avalanche_strategy(
+    module: Any,
+    case: Case,
+    benchmark: Benchmark,
+    model: Classifier,
+    device: torch.device,
+    *,
+    images: bool,
+    **more: Any,
+) -> tuple[Any, Any]:
+    """Avalanche's Naive or Replay and its streams, on PIL images or on tensors that are normalised already."""
+
+    def dataset(exp: Experience) -> Any:
+        x, y = exp.data.x(), exp.data.y()
+        utils = module.benchmarks.utils
+        attributes = [
+            utils.DataAttribute(y.tolist(), "targets"),
+            utils.DataAttribute([0] * len(y), "targets_task_labels", use_in_getitem=True),
+        ]
+        tensors = torch.utils.data.TensorDataset(benchmark.transform.normalise(x), y)
+        data = _Images(x, y) if images else tensors
+        return utils.TaskAwareClassificationDataset([data], data_attributes=attributes)
+
+    with unheard():
+        streams = module.benchmarks.benchmark_from_datasets(
+            train=[dataset(exp) for exp in benchmark.train], test=[dataset(exp) for exp in benchmark.test]
+        )
+        model = copy.deepcopy(model)
+        metrics = module.evaluation.metrics.accuracy_metrics(experience=True)
+        strategy = getattr(module.training.supervised, "Replay" if case.replay else "Naive")(
+            model=model,
+            optimizer=make_optimizer(list(model.parameters()), OptimConfig(lr=LR)),
+            criterion=F.cross_entropy,
+            train_mb_size=case.batch_size,
+            train_epochs=1,
+            device=device,
+            evaluator=module.training.plugins.EvaluationPlugin(metrics, loggers=[]),
+            **({"mem_size": MEMORY} if case.replay else {}),
+            **more,
+        )
+    return strategy, streams
+
+
+def avalanche_training(
+    module: Any, case: Case, benchmark: Benchmark, model: Classifier, device: torch.device, *, images: bool
+) -> Contender:
+    """Its training loop. Replay's memory joins from the second experience on: the first is the same data once more."""
+
+    def loop(gate: Gate) -> None:
+        class Gated(module.training.plugins.SupervisedPlugin):  # type: ignore[misc]  # a class at run time only
+            counting = False
+
+            def after_training_iteration(self, strategy: Any, **_: Any) -> None:
+                if self.counting:
+                    gate()
+
+        plugin = Gated()
+        strategy, streams = avalanche_strategy(
+            module, case, benchmark, model, device, images=images, plugins=[plugin]
+        )
+        with unheard():
+            if case.replay:
+                first = streams.train_stream[0]
+                strategy.train(first)  # fills the memory
+            plugin.counting = True
+            strategy.train(streams.train_stream[0])
+
+    kind = "Replay" if case.replay else "Naive"
+    return Contender(f"Avalanche {kind}, {'PIL images' if images else 'tensors'}", loop)
+
+
+def avalanche_evaluation(
+    module: Any,
+    case: Case,
+    benchmark: Benchmark,
+    model: Classifier,
+    device: torch.device,
+    *,
+    images: bool,
+    batch_size: int,
+) -> Contender:
+    """Its evaluation of all test streams, again and again."""
+
+    def loop(gate: Gate) -> None:
+        strategy, streams = avalanche_strategy(
+            module, case, benchmark, model, device, images=images, eval_mb_size=batch_size
+        )
+        with unheard():
+            while True:
+                gate()
+                strategy.eval(streams.test_stream)
+
+    return Contender(f"Avalanche, {'PIL images' if images else 'tensors'}, batch {batch_size}", loop)
+
+
+def evaluation(
+    case: Case, benchmark: Benchmark, model: Classifier, device: torch.device, level: str, name: str
+) -> Contender:
+    """clbench's tick of all test streams, again and again, at a level."""
+    model = copy.deepcopy(model)
+
+    def loop(gate: Gate) -> None:
+        config = RunConfig(
+            benchmark="bench",
+            strategy="finetune",
+            evaluation=EvaluationConfig.model_validate({"level": level, "check": 1_000_000}),
+            seeds=Seeds(order=0, init=0, data=0),
+        )
+        run = Run(benchmark, make_strategy("finetune"), model, config, Execution(device=str(device)))
+        run.evaluator.begin_experience(benchmark.train[0])
+        while True:
+            gate()
+            run.step += 1
+            run.evaluator.tick()
+            run.evaluator.fetch()
+
+    return Contender(name, loop)

@@ -1,0 +1,212 @@
+"""Training steps and evaluations, clbench beside others."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clbench import metrics
+from clbench.api import build, make_model
+from clbench.bench import contenders as make
+from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
+from clbench.bench.turns import take_turns
+from clbench.config import Execution, resolve
+from clbench.device import pick_device
+from clbench.engine import WINDOW
+
+WARM_UP = 20
+"""First steps, which fill a memory and are not reported; of long cases a share of them."""
+STREAMS, IMAGES = 5, 1000
+"""Test streams and examples in each, of the evaluation that is timed."""
+LEVELS: Mapping[str, Mapping[str, Any]] = {
+    "exact": {},
+    "fast": {"level": "fast"},
+    "racing": {"level": "racing"},
+    "racing, error 0.01": {"level": "racing", "evaluation.error": 0.01},
+    "racing+fast": {"level": "racing+fast"},
+    "racing+fast, error 0.01": {"level": "racing+fast", "evaluation.error": 0.01},
+}
+
+
+def measure(
+    steps: int = 200,
+    *,
+    device: str = "auto",
+    cases: Sequence[Case] = CASES,
+    rivals: bool = True,
+    rounds: int = 3,
+    run_steps: int = 40,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
+) -> dict[str, Any]:
+    """All figures, JSON-able.
+
+    Args:
+        steps: laps of each contender in training; of long cases a share of them.
+        rivals: Avalanche as well, if it is installed.
+        rounds: evaluations of each contender; 0 leaves evaluation out.
+        run_steps: steps in each experience of the runs that compare levels; 0 leaves them out.
+        keep: called with what there is after each row, as the whole takes minutes.
+    """
+    where = pick_device(device)
+    with _one_thread():
+        module = make.avalanche() if rivals else None
+        results: dict[str, Any] = {
+            "machine": _machine(where),
+            "avalanche": None if module is None else str(module.__version__),
+            "steps": [],
+            "evaluations": [],
+            "runs": [],
+        }
+        for case in cases:
+            results["steps"].append(_steps(case, max(10, round(steps * case.share)), where, module))
+            keep(results)
+        for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
+            results["evaluations"].append(_evaluations(case, rounds, where, module))
+            keep(results)
+        for name, model, many in (
+            (
+                ("split-mnist", "mlp", run_steps),
+                ("split-cifar10", "slim-resnet18", max(run_steps // 10, 2)),
+            )
+            if run_steps
+            else ()
+        ):
+            results["runs"].append(_runs(name, "split-digits", model, many, where))
+            keep(results)
+        return results
+
+
+def _steps(case: Case, laps: int, device: torch.device, module: Any) -> dict[str, Any]:
+    """Training without evaluation."""
+    warm_up = max(3, round(WARM_UP * case.share))
+    benchmark = make.random_benchmark(case, warm_up + laps + 2)
+    model = make_model(case.model, case.input_shape, CLASSES)
+    rivals = [make.bare(case, benchmark, model, device), make.clbench(case, benchmark, model, device)]
+    if module is not None:
+        rivals += [
+            make.avalanche_training(module, case, benchmark, model, device, images=images)
+            for images in (False, True)
+        ]
+    take_turns(rivals, warm_up + laps, device)
+    return {
+        "case": str(case),
+        "laps": laps,
+        # One lap of the engine in WINDOW fetches the losses; its excess is in the mean and not in the median.
+        "window": WINDOW,
+        "ms": {rival.name: rival.summary(warm_up) for rival in rivals},
+    }
+
+
+def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> dict[str, Any]:
+    """One evaluation of five streams of 1,000 images."""
+    benchmark = make.random_benchmark(case, 1, STREAMS, IMAGES)
+    model = make_model(case.model, case.input_shape, CLASSES)
+    rivals = [make.evaluation(case, benchmark, model, device, level, level) for level in ("exact", "fast")]
+    if module is not None:
+        best = 64 if case.model != "mlp" and device.type == "cpu" else 256
+        how = ((True, 256), (False, best))
+        rivals += [
+            make.avalanche_evaluation(module, case, benchmark, model, device, images=images, batch_size=size)
+            for images, size in how
+        ]
+    take_turns(rivals, 1 + rounds, device)
+    return {
+        "case": case.model,
+        "streams": STREAMS,
+        "images": IMAGES,
+        "rounds": rounds,
+        "ms": {rival.name: rival.summary(1) for rival in rivals},
+    }
+
+
+def _runs(benchmark: str, instead: str, model: str, steps: int, device: torch.device) -> dict[str, Any]:
+    """Runs of replay, evaluated after every step at each level; milliseconds for 5 × 1,000 images' worth of ticks.
+
+    Real images where they are, as the share that a race evaluates depends on accuracies; scikit-learn's digits
+    elsewhere.
+    """
+    from clbench.errors import ClbenchError
+
+    try:
+        found = _run(benchmark, model, steps, device)
+    except ClbenchError:  # its data are not here, and a benchmark downloads nothing unasked
+        benchmark = instead
+        found = _run(benchmark, model, steps, device)
+    rows = {"exact": found}
+    for name, settings in LEVELS.items():
+        if name != "exact":
+            rows[name] = _run(benchmark, model, steps, device, **settings)
+    _run(benchmark, model, 1, device, overlap=True)  # loads torch where other processes are forked from
+    for name in ("exact", "fast", "racing+fast", "racing+fast, error 0.01"):
+        rows[f"{name}, overlap"] = _run(benchmark, model, steps, device, overlap=True, **LEVELS[name])
+    return {"benchmark": benchmark, "case": model, "steps": steps, "rows": rows}
+
+
+def _run(
+    benchmark: str, model: str, steps: int, device: torch.device, overlap: bool = False, **settings: Any
+) -> dict[str, Any]:
+    config = resolve(
+        benchmark,
+        "er",
+        {
+            "model": model,
+            "iterations": steps,
+            "batch_size": 10,
+            "subset": IMAGES,
+            "memory": 500,
+            "lr": 0.05,
+            "momentum": 0.0,
+            "evaluation.future": False,
+            **settings,
+        },
+    )
+    run = build(config, Execution(device=str(device), overlap=overlap, checkpoint_seconds=None))
+    began = time.perf_counter()
+    run.fit()
+    wall = time.perf_counter() - began
+    curve = run.evaluator.curve
+    ticks = ~curve.full
+    whole = int(curve.of[ticks].sum())
+    values = metrics.compute(curve, ("min_acc", "wc_acc"))
+    return {
+        **values,
+        "ms": 1e3 * run.evaluator.tick_seconds / whole * STREAMS * IMAGES,
+        "train_ms": 1e3 * run.train_seconds / run.step,
+        "wall_s": wall,
+        "share": float(curve.total[ticks].sum() / whole),
+        "disagreement": run.evaluator.describe().get("disagreement", {}).get("judged_differently"),
+    }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU thread, so that the figures are of work and not of waiting for another thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    from clbench.config import cores
+    from clbench.ledger import environment
+
+    about = environment(str(device), 1)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else about["processor"]
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
+    found = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in text]
+    return {
+        "device": f"{name}, {cores()} cores" + (f" ({', '.join(found)})" if found else ""),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": 1,
+    }

@@ -1,0 +1,140 @@
+"""The results as Markdown tables and as a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    machine = results["machine"]
+    versions = f"torch {machine['torch']}, Python {machine['python']}"
+    others = f", Avalanche {results['avalanche']}" if results["avalanche"] else ""
+    lines = [f"{machine['device']}; {versions}{others}; {machine['threads']} thread; medians (quartiles), ms"]
+    for part in (_steps, _evaluations, _runs):
+        lines += part(results)
+    return "\n".join(lines)
+
+
+def _steps(results: dict[str, Any]) -> list[str]:
+    if not results["steps"]:
+        return []
+    lines = [
+        "",
+        "| a step of | laps | contender | ms | CPU ms | × the bare loop | above it, CPU ms |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in results["steps"]:
+        floor = row["ms"]["bare loop"]["cpu"]
+        for name, ms in row["ms"].items():
+            lines.append(
+                f"| {row['case']} | {row['laps']} | {name} | {_spread(ms)} | {ms['cpu']:.3f} "
+                f"| {ms['cpu'] / floor:.2f} | {ms['cpu'] - floor:+.3f} |"
+            )
+    return lines
+
+
+def _evaluations(results: dict[str, Any]) -> list[str]:
+    if not results["evaluations"]:
+        return []
+    first = results["evaluations"][0]
+    lines = [
+        "",
+        f"| {first['streams']} × {first['images']:,} images | contender | ms | CPU ms | × faster than Avalanche |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in results["evaluations"]:
+        theirs = [ms["cpu"] for name, ms in row["ms"].items() if name.startswith("Avalanche")]
+        for name, ms in row["ms"].items():
+            ratio = f"{theirs[0] / ms['cpu']:.1f}" if theirs else "–"
+            lines.append(f"| {row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {ratio} |")
+    return lines
+
+
+def _runs(results: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for row in results["runs"]:
+        exact = row["rows"]["exact"]
+        theirs = _theirs(results, row["case"])
+        lines += [
+            "",
+            f"{row['benchmark']}, {row['case']}, replay, batch 10+10, {row['steps']} steps in each experience, "
+            "evaluated after every step:",
+            "",
+            "| level | ms for 5 × 1,000 images | × faster than Avalanche | images evaluated | judged differently "
+            "| min-ACC | WC-ACC | whole run, s |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, found in row["rows"].items():
+            differ = "–" if found["disagreement"] is None else f"{100 * found['disagreement']:.2f} %"
+            ratio = "–" if theirs is None else f"{theirs / found['ms']:.1f}"
+            gaps = " | ".join(_against(found[key], exact[key]) for key in ("min_acc", "wc_acc"))
+            lines.append(
+                f"| {name} | {found['ms']:.1f} | {ratio} | {100 * found['share']:.0f} % | {differ} | {gaps} "
+                f"| {found['wall_s']:.1f} |"
+            )
+    return lines
+
+
+def _theirs(results: dict[str, Any], case: str) -> float | None:
+    """Milliseconds of Avalanche's evaluation of PIL images."""
+    for row in results["evaluations"]:
+        if row["case"] == case:
+            for name, ms in row["ms"].items():
+                if "PIL" in name:
+                    return float(ms["median"])
+    return None
+
+
+def _against(value: float | None, exact: float | None) -> str:
+    """Percent, and how far from exact in points."""
+    if value is None or exact is None:
+        return "–"
+    return f"{100 * value:.2f}" + (f" ({100 * (value - exact):+.2f})" if value != exact else "")
+
+
+def _spread(ms: dict[str, float]) -> str:
+    digits = 3 if ms["median"] < 100 else 0
+    return f"{ms['median']:.{digits}f} ({ms['q1']:.{digits}f}–{ms['q3']:.{digits}f})"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """A bar for each contender's step as a multiple of the bare loop's, and for each way to evaluate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    names = list(dict.fromkeys(name for row in results["steps"] for name in row["ms"] if name != "bare loop"))
+    height = 0.8 / max(len(names), 1)
+    for i, name in enumerate(names):
+        rows = [(k, row["ms"]) for k, row in enumerate(results["steps"]) if name in row["ms"]]
+        ratios = [ms[name]["median"] / ms["bare loop"]["median"] for _, ms in rows]
+        left.barh([k + i * height for k, _ in rows], ratios, height, label=name)
+    left.set_yticks(
+        [k + 0.4 - height / 2 for k in range(len(results["steps"]))], [r["case"] for r in results["steps"]]
+    )
+    left.axvline(1, color="black", linewidth=0.8)
+    left.set_xlabel("time of a training step ÷ the bare loop's")
+    if names:
+        left.legend()
+    bars = [
+        (f"{row['case']}: {name}", ms["median"])
+        for row in results["evaluations"]
+        for name, ms in row["ms"].items()
+    ]
+    bars += [
+        (f"{row['case']}: {name}", found["ms"])
+        for row in results["runs"]
+        for name, found in row["rows"].items()
+        if name not in ("exact", "fast")
+    ]
+    right.barh([name for name, _ in bars], [ms for _, ms in bars])
+    right.set_xscale("log")
+    right.set_xlabel("ms to evaluate 5 × 1,000 images")
+    for axis in (left, right):
+        axis.invert_yaxis()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

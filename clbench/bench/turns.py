@@ -1,0 +1,96 @@
+"""Contenders that take turns. Each is a loop in a thread of its own; only one runs at any time."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+Gate = Callable[[], None]
+"""What a loop calls between two steps."""
+
+
+class _Enough(BaseException):
+    """Raised in a loop whose laps are done; no `except Exception` of a library may keep it."""
+
+
+@dataclass
+class Contender:
+    """A loop, and its laps in seconds: by the wall clock, and of its thread's CPU time."""
+
+    name: str
+    loop: Callable[[Gate], None]
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def summary(self, warm_up: int) -> dict[str, float]:
+        """Milliseconds: median, first and third quartile of the laps after those of warm-up, and median CPU time."""
+        laps = sorted(1e3 * lap for lap in self.wall[warm_up:])
+        low, middle, high = statistics.quantiles(
+            laps * 2 if len(laps) == 1 else laps, n=4, method="inclusive"
+        )
+        cpu = 1e3 * statistics.median(self.cpu[warm_up:])
+        return {"median": middle, "q1": low, "q3": high, "cpu": cpu}
+
+
+def take_turns(contenders: Sequence[Contender], laps: int, device: torch.device) -> None:
+    """Let every contender do so many laps, one after the other in each round.
+
+    Raises:
+        whatever a contender raised.
+    """
+    turns = [threading.Semaphore(0) for _ in contenders]
+    back = threading.Semaphore(0)
+
+    def now() -> tuple[float, float]:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter(), time.thread_time()
+
+    def live(contender: Contender, turn: threading.Semaphore) -> None:
+        began: tuple[float, float] | None = None
+
+        def gate() -> None:
+            nonlocal began
+            if began is not None:
+                wall, cpu = now()
+                contender.wall.append(wall - began[0])
+                contender.cpu.append(cpu - began[1])
+            if len(contender.wall) >= laps:
+                raise _Enough
+            back.release()
+            turn.acquire()
+            began = now()
+
+        turn.acquire()
+        try:
+            contender.loop(gate)
+        except _Enough:
+            pass
+        except BaseException as error:  # handed to who waits
+            contender.error = error
+        else:
+            contender.error = RuntimeError(
+                f"{contender.name} ended after {len(contender.wall)} of {laps} laps"
+            )
+        back.release()
+
+    threads = [
+        threading.Thread(target=live, args=(c, turn), daemon=True)
+        for c, turn in zip(contenders, turns, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(laps + 1):  # to the first gate, and then a lap each
+        for contender, turn in zip(contenders, turns, strict=True):
+            turn.release()
+            back.acquire()
+            if contender.error is not None:
+                raise contender.error
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,461 @@
+"""When what is evaluated, and the curve that the counts go to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clbench.config import EvaluationConfig
+from clbench.curve import Curve
+from clbench.errors import IncompatibleError
+from clbench.evaluation.forward import EvaluationCopy, Forward, InPlace, obstacle, portion, weights_of
+from clbench.evaluation.overlap import Worker
+from clbench.evaluation.racing import Race, error_of_a_bound
+from clbench.evaluation.testset import Examples, TestSet
+from clbench.evaluation.ticker import Result, Tick, Ticker
+from clbench.types import HIDDEN, Data, Experience
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+
+class ContinualEvaluator:
+    """Evaluates all seen test streams on a schedule and appends to a `Curve`.
+
+    Ticks use a fixed subset of each stream, chosen by `config.seed`, and are computed as `config.level` says; full test
+    sets are evaluated exactly, before training and at every experience's end.
+    """
+
+    def __init__(self, run: Run, config: EvaluationConfig) -> None:
+        self.run, self.config = run, config
+        self.curve = Curve()
+        self.seconds = 0.0
+        self.tick_seconds = 0.0  # of them, what ticks took here, waiting for another process included
+        self._seen: list[int] = []
+        self._ticked = -1  # the step of the last tick
+        self._last_step = -1  # of the experience
+        self._pending: list[tuple[Tick, Result | int]] = []  # an int is the worker's number of it
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event, bool]] = []
+        self._built_for: tuple[object, ...] = ()
+        self._ticks: TestSet | None = None
+        self._full: TestSet | None = None
+        self._worker: Worker | None = None
+        self._starts_worker = False  # with the first ticks' examples
+        self._stream: torch.cuda.Stream | None = None  # beside the one that trains
+        self._ticker_state: dict[str, Any] | None = None  # to go on with
+        self._portions: dict[str, int] = {}
+        self._checks = {"ticks": 0, "examples": 0, "differ": 0, "difference": 0.0, "largest": 0.0}
+        self._notes: list[str] = []
+        self._words = ""
+        self._worker_seconds = 0.0
+
+    # --- what the engine calls ---
+
+    def begin_experience(self, exp: Experience) -> None:
+        """The experience's test streams count as seen from now on."""
+        self.fetch()
+        first = not self._seen
+        new = [i for i in exp.tests if i not in self._seen]
+        if new:
+            self._seen += new
+            self._ticks = None
+        if first and self.config.every and self.run.step == 0:
+            self.tick()
+
+    def after_step(self) -> None:
+        """A tick, if the schedule says so."""
+        if self.config.every and self.run.step % self.config.every == 0:
+            self.tick()
+
+    def tick(self) -> None:
+        """Evaluate the subsets of all seen streams; the counts stay where they are until `fetch`."""
+        run, config = self.run, self.config
+        with self._clock(tick=True), run.evaluating():
+            weights = weights_of(run.model)
+            self._prepare(weights)
+            self._gather_ticks()
+            self._ticked = run.step
+            tick = Tick(
+                run.step,
+                run.examples,
+                run.experience,
+                whole=run.at_last_step,
+                check=config.fast and run.step % config.check == 0,
+            )
+            self._pending.append((tick, self._evaluate(tick, weights)))
+
+    def _evaluate(self, tick: Tick, weights: list[Tensor]) -> Result | int:
+        """Here; or by the worker, where it has a place, or where its ticks depend on each other."""
+        if self._worker is not None and (self.config.racing or self._worker.free):
+            return self._worker.submit(tick, weights)
+        if self._stream is None:
+            return self._ticker.tick(tick, weights)
+        present = torch.cuda.current_stream(self.run.device)
+        self._stream.wait_stream(present)
+        copied = torch.cuda.Event()
+        with torch.cuda.stream(self._stream):
+            result = self._ticker.tick(tick, weights, lambda: copied.record(self._stream))
+        present.wait_event(copied)  # the next update must not overtake the copy of the weights
+        return result
+
+    def end_experience(self) -> None:
+        """Full test sets of all streams, and a last tick if the schedule missed the experience's end."""
+        if self.config.every and self.run.step != self._ticked:
+            self.tick()
+        self.full(self.run.experience)
+        self.fetch()
+
+    def full(self, experience: int) -> None:
+        """Evaluate the full test sets, with counts per class; experience −1 is before training."""
+        self.fetch()
+        streams = list(range(len(self.run.benchmark.test))) if self.config.future else sorted(self._seen)
+        if not streams:
+            return
+        run = self.run
+        with self._clock(), run.evaluating(), torch.no_grad():
+            weights = weights_of(run.model)
+            self._prepare(weights)
+            if self._full is None or self._full.streams != streams:
+                self._full = self._gather(streams, None, self._exact)
+            test = self._full
+            self._exact.load(weights)
+            values = self._ticker.values(self._exact, test, self._portions["exact"])
+            counts, right = test.sums(values), values[0]
+            correct = torch.zeros(run.num_classes, dtype=torch.float64, device=run.device)
+            correct = correct.index_add_(0, test.y, right).long()
+            total = torch.bincount(test.y, minlength=run.num_classes)
+            found = counts.cpu().numpy()
+            self.curve.append(
+                step=run.step,
+                examples=run.examples,
+                experience=experience,
+                evaluated=np.array(test.streams),
+                correct=found[0].astype(np.int64),
+                total=test.totals,
+                loss=found[1],
+                full=True,
+            )
+            # A class that was not taught yet and is named by chance has not been learned, so cannot be
+            # forgotten.
+            exposed = np.zeros(run.num_classes, dtype=np.int64)
+            exposed[[c for i in self._seen for c in run.benchmark.test[i].classes]] = 1
+            self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
+
+    def fetch(self) -> None:
+        """Bring the counts of all ticks since the last call into the curve, from the device in one copy."""
+        if self._pending:
+            with self._clock(tick=True):
+                self._fetch()
+        if self._events:
+            torch.cuda.synchronize(self.run.device)
+            for start, end, tick in self._events:
+                self.spent(start.elapsed_time(end) / 1e3, tick)
+            self._events.clear()
+
+    def _fetch(self) -> None:
+        test, worker = self._ticks, self._worker
+        assert test is not None
+        if self._stream is not None:
+            torch.cuda.current_stream(self.run.device).wait_stream(self._stream)
+        ticks = [tick for tick, _ in self._pending]
+        results: list[Result] = []
+        for _, result in self._pending:
+            if isinstance(result, int):
+                assert worker is not None
+                result = worker.result(result)
+            results.append(result)
+        self._pending.clear()
+        counts = torch.stack([result.counts for result in results]).cpu().numpy()  # (K, 2, S)
+        whole = test.totals
+        k, s = len(ticks), len(test.streams)
+        totals = np.array([whole if result.totals is None else result.totals for result in results])  # (K, S)
+        steps, examples, experiences = np.array([[t.step, t.examples, t.experience] for t in ticks]).T
+        self.curve.bound_error = self._bound_error
+        self.curve.append(
+            step=steps.repeat(s),
+            examples=examples.repeat(s),
+            experience=experiences.repeat(s),
+            evaluated=np.tile(test.streams, k),
+            correct=counts[:, 0].reshape(-1).astype(np.int64),
+            total=totals.reshape(-1),
+            loss=counts[:, 1].reshape(-1),
+            full=False,
+            of=np.tile(whole, k),
+        )
+        for result in results:
+            for stream, step, correct, total, loss in result.refined:
+                self.curve.refine(step, stream, correct, total, loss)
+            if result.check is not None:
+                self._note_check(result.check.cpu().numpy(), whole)
+            self._worker_seconds += result.seconds
+
+    def cut(self, step: int) -> None:
+        """Forget what was evaluated after more than `step` steps; full evaluations come after the losses are
+        checked."""
+        self.fetch()
+        self.curve = self.curve.before(step)
+
+    def latest(self) -> dict[int, float]:
+        """Accuracy of each seen stream at the last fetched tick; for progress displays."""
+        ticks = ~self.curve.full
+        if not ticks.any():
+            return {}
+        last = ticks & (self.curve.step == self.curve.step[ticks][-1])
+        accuracy = self.curve.correct[last] / self.curve.total[last]
+        return dict(zip(self.curve.evaluated[last].tolist(), accuracy.tolist(), strict=True))
+
+    def close(self) -> None:
+        """Let go of the other process; what it knew comes here."""
+        if self._worker is None:
+            return
+        try:
+            if self._worker.alive:
+                self.fetch()
+                if self.config.racing:
+                    self._ticker_state = self._worker.state_dict()
+        finally:
+            self._leave_worker()
+            self._pending.clear()
+            self._built_for = ()
+
+    def describe(self) -> dict[str, Any]:
+        """How ticks were computed and how far they are from exact ones, for the record.
+
+        Of `fast`: over the ticks that were compared, the share of examples judged differently, the mean of the
+        difference in accuracy (fast − exact), and its largest size in one stream at one tick.
+        """
+        config, checks = self.config, self._checks
+        found: dict[str, Any] = {
+            "level": config.level,
+            "forward": self._words,
+            "portions": dict(self._portions),
+        }
+        if self._notes:
+            found["notes"] = list(dict.fromkeys(self._notes))
+        if config.fast and checks["ticks"]:
+            n = checks["examples"]
+            found["disagreement"] = {
+                "ticks_compared": checks["ticks"],
+                "examples_compared": n,
+                "judged_differently": checks["differ"] / n,
+                "mean_difference": checks["difference"] / n,
+                "largest_difference": checks["largest"],
+            }
+        ticks = ~self.curve.full
+        if config.racing and ticks.any():
+            found["share_evaluated"] = float(self.curve.total[ticks].sum() / self.curve.of[ticks].sum())
+            found["error"] = config.error
+        if self._worker_seconds:
+            found["other_process_seconds"] = round(self._worker_seconds, 3)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        self.fetch()
+        columns = {name: torch.from_numpy(np.array(column)) for name, column in self.curve.columns().items()}
+        ticker: dict[str, Any] = {}
+        if self.config.racing and self._built_for:
+            ticker = (self._worker or self._ticker).state_dict()
+        return {
+            "curve": columns,
+            "seen": self._seen,
+            "ticked": self._ticked,
+            "seconds": self.seconds,
+            "portions": dict(self._portions),
+            "checks": dict(self._checks),
+            "ticker": ticker,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.curve = Curve.from_columns({name: column.numpy() for name, column in state["curve"].items()})
+        self._seen, self._ticked, self.seconds = list(state["seen"]), state["ticked"], float(state["seconds"])
+        self._portions, self._checks = dict(state["portions"]), dict(state["checks"])
+        self._ticker_state = state["ticker"] or None
+        self._ticks = None
+        self._built_for = ()
+        self._pending.clear()
+
+    # --- by which network ---
+
+    def _prepare(self, weights: list[Tensor]) -> None:
+        """Networks, race and worker, made when they are first needed and again when the model's form has changed."""
+        model = self.run.model
+        form = (*map(type, model.modules()), *(w.shape for w in weights))
+        if form == self._built_for:
+            return
+        if self._built_for:
+            self.fetch()
+        state = self._ticker_state
+        if state is None and self.config.racing and self._built_for:
+            state = (self._worker or self._ticker).state_dict()
+            if self._ticker.looks_back:
+                raise IncompatibleError(
+                    f"{self.run.strategy} changes the form of the network, so that its earlier weights cannot be "
+                    "evaluated again; set evaluation.windows=[] or evaluation.level=exact."
+                )
+        self._leave_worker()
+        self._build(weights)
+        if state is not None:
+            self._ticker.load_state_dict(state, self.run.device)
+        self._ticker_state = None
+        self._built_for = form
+
+    def _build(self, weights: list[Tensor]) -> None:
+        run, config = self.run, self.config
+        against = obstacle(run)
+        on_cpu = run.device.type == "cpu"
+        overlap = run.execution.overlap and config.every > 0
+        exact: Forward = InPlace(run)
+        forward = exact
+        if against is None:
+            classes = run.task_classes
+            pays = any(isinstance(m, nn.Conv2d) for m in run.model.modules())  # as channels last are faster
+            frozen = not any(p.requires_grad for p in run.model.backbone.parameters())  # type: ignore[union-attr]
+            if overlap or config.windows or (on_cpu and (pays or frozen)):
+                exact = EvaluationCopy(run.model, classes)
+                forward = exact
+            if config.fast:
+                forward = fast = EvaluationCopy(run.model, classes, fast=True)
+                self._notes += fast.notes
+        else:
+            if config.racing and config.windows:
+                raise IncompatibleError(
+                    f"evaluation.windows needs a copy of the network, and {against}; set evaluation.windows=[]."
+                )
+            if config.fast or overlap:
+                wanted = " and ".join(["fast"] * config.fast + ["overlap"] * overlap)
+                self._notes.append(
+                    f"{wanted} evaluation needs a copy of the network, and {against}: left out"
+                )
+        self._exact, self._forward = exact, forward
+        self._words = forward.describe() if isinstance(forward, EvaluationCopy) else "float32"
+        for name, network in (("exact", exact), ("tick", forward)):
+            size = config.batch_size or portion(network, run.device, run.input_shape)
+            self._portions.setdefault(name, size)
+        race = None
+        if config.racing:
+            race = Race(config.prefix, config.windows, self._bound_error)
+        self._ticker = Ticker(
+            forward,
+            self._portions["tick"],
+            exact=exact if config.fast and forward is not exact else None,
+            exact_portion=self._portions["exact"],
+            race=race,
+            weights=weights,
+        )
+        self._stream, self._starts_worker = None, False
+        if overlap and against is None:
+            if on_cpu:
+                self._starts_worker = True
+            elif config.racing:
+                self._notes.append(
+                    "racing decides on the host, so nothing overlaps on a GPU: overlap left out"
+                )
+            else:
+                self._stream = torch.cuda.Stream(run.device)
+        self._ticks = self._full = None
+
+    @property
+    def _bound_error(self) -> float:
+        """The probability that one bound fails, so that together they fail with `error` at most."""
+        run, config = self.run, self.config
+        if not config.racing or not config.error or not config.every:
+            return 0.0
+        ticks = math.ceil(run.total_steps / config.every) + len(run.train) + 2
+        sizes = [min(len(exp.data), config.subset or len(exp.data)) for exp in run.benchmark.test]
+        return error_of_a_bound(config.error, ticks, sizes, config.prefix)
+
+    # --- on which examples ---
+
+    def _gather_ticks(self) -> None:
+        """The examples of ticks, where other streams are seen than at the last one."""
+        if self._ticks is not None:
+            return
+        config, run, ticker = self.config, self.run, self._ticker
+        self._ticks = self._gather(self._seen, config.subset, self._forward, shuffled=config.racing)
+        exact = None
+        if ticker.exact is not None:
+            exact = self._gather(self._seen, config.subset, ticker.exact, shuffled=config.racing)
+        if self._starts_worker and self._worker is None:
+            self._worker = Worker(ticker, weights_of(run.model))
+        ticker.see(self._ticks, exact, run.experience)
+        if self._worker is not None:
+            self._worker.see(self._ticks, exact, run.experience)
+        if config.fast and run.device.type == "cuda" and ticker.race is None:
+            against = ticker.capture()
+            self._notes += [against] if against else []
+
+    def _gather(
+        self, indices: list[int], subset: int | None, by: Forward, *, shuffled: bool = False
+    ) -> TestSet:
+        run, parts = self.run, []
+        for i in indices:
+            stream = run.benchmark.test[i]
+            data = self._subset(i, stream.data, subset)
+            x, y = run.normalise(data.x().to(run.device)), data.y().to(run.device)
+            if shuffled:
+                order = torch.from_numpy(self._rng("order", i).permutation(len(y))).to(run.device)
+                x, y = x.index_select(0, order), y.index_select(0, order)
+            told = run.benchmark.setting.task_labels == "always"
+            parts.append(Examples(i, x, y, torch.full_like(y, stream.task if told else HIDDEN)))
+        return TestSet(parts, by.dtype, by.channels_last)
+
+    def _subset(self, stream: int, data: Data, size: int | None) -> Data:
+        if size is None or size >= len(data):
+            return data
+        chosen = self._rng("subset", stream).choice(len(data), size, replace=False)
+        return data.subset(torch.from_numpy(np.sort(chosen)))
+
+    def _rng(self, what: str, stream: int) -> np.random.Generator:
+        digest = hashlib.sha256(f"clbench evaluation {what} {self.config.seed} {stream}".encode()).digest()
+        return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+    # --- bookkeeping ---
+
+    def _note_check(self, check: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> None:
+        differ, here, there = check
+        checks = self._checks
+        checks["ticks"] += 1
+        checks["examples"] += int(sizes.sum())
+        checks["differ"] += int(differ.sum())
+        checks["difference"] += float((here - there).sum())
+        checks["largest"] = max(checks["largest"], float((abs(here - there) / sizes).max()))
+
+    def _leave_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def spent(self, seconds: float, tick: bool) -> None:
+        self.seconds += seconds
+        self.tick_seconds += seconds if tick else 0.0
+
+    def _clock(self, tick: bool = False) -> _Clock:
+        return _Clock(self, tick)
+
+
+class _Clock:
+    """Evaluation's own time: by wall clock on a CPU, by events on a GPU, so that no step waits for it."""
+
+    def __init__(self, evaluator: ContinualEvaluator, tick: bool) -> None:
+        self.evaluator, self.tick = evaluator, tick
+
+    def __enter__(self) -> None:
+        if self.evaluator.run.device.type == "cuda":
+            self.start = torch.cuda.Event(enable_timing=True)
+            self.start.record()
+        else:
+            self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self.evaluator.run.device.type == "cuda":
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            self.evaluator._events.append((self.start, end, self.tick))
+        else:
+            self.evaluator.spent(time.perf_counter() - self.began, self.tick)

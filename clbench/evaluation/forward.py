@@ -1,0 +1,300 @@
+"""By which network a snapshot of the weights is evaluated.
+
+`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid
+out with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer
+before it, and in bfloat16. The network that trains is only read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from clbench.models import Classifier
+from clbench.types import MASKED
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+KNOWN = ("torch", "timm", "torchvision", "clbench.models", "clbench._torchvision")
+"""Packages whose modules keep what they learn in parameters and buffers alone."""
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_LAYERS = (nn.Conv2d, nn.Linear)
+
+
+class Forward(Protocol):
+    """A network in eval mode: what the ticker needs of it."""
+
+    dtype: torch.dtype | None  # of the inputs; None: as they come
+    channels_last: bool
+    frozen_trunk: bool  # its features do not learn
+    fixed: bool  # and have not moved at the last `load`
+
+    def load(self, weights: Sequence[Tensor]) -> None:
+        """Take over the weights that `weights_of` gave."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, …) → (B, D)."""
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        """(B, …) → (B, C) float32."""
+
+    def classify(self, features: Tensor, task: Tensor) -> Tensor:
+        """(B, D) → (B, C) float32."""
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """All that evaluation depends on, live: parameters, then buffers, each once."""
+    return [*(p.detach() for p in model.parameters()), *model.buffers()]
+
+
+def obstacle(run: Run) -> str | None:
+    """Why a copy of the network need not classify as the run does; None where it does."""
+    if run.classifier is not None:
+        return f"{run.strategy} classifies by a rule of its own"
+    if not isinstance(run.model, Classifier):
+        return f"the network is a {type(run.model).__qualname__}"
+    for module in run.model.modules():
+        home = type(module).__module__
+        if not any(home == known or home.startswith(f"{known}.") for known in KNOWN):
+            return f"{home}.{type(module).__qualname__} may hold more than parameters and buffers"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"a hook is registered on {type(module).__qualname__}"
+    return None
+
+
+class InPlace:
+    """The run's own network, put into eval mode meanwhile by who calls."""
+
+    dtype: torch.dtype | None = None
+    channels_last = frozen_trunk = fixed = False
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def load(self, weights: Sequence[Tensor]) -> None:
+        """It has them."""
+
+    def features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError  # asked of frozen trunks only
+
+    def classify(self, features: Tensor, task: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        return self.run.predict(x, task)
+
+
+class EvaluationCopy:
+    """A copy of a network for evaluation only; picklable, and without any tie to the run.
+
+    Args:
+        model: to copy, on its device.
+        task_classes: (T, C) bool, the classes of each task where task labels are told at test; None otherwise.
+        fast: fold batch normalisation and use bfloat16 where the device has it.
+
+    Attributes:
+        folds: how many batch normalisations were folded.
+        notes: why less was done than asked for.
+    """
+
+    def __init__(self, model: nn.Module, task_classes: Tensor | None, *, fast: bool = False) -> None:
+        device = next((t.device for t in weights_of(model)), torch.device("cpu"))
+        self.notes: list[str] = []
+        self.task_classes = task_classes
+        self.channels_last = (device.type == "cuda" and fast) or (
+            _convolutional(model) and device.type == "cpu"
+        )
+        self.dtype: torch.dtype | None = torch.bfloat16 if fast and _has_bf16(device) else torch.float32
+        if fast and self.dtype is torch.float32:
+            self.notes.append(f"this {device.type} has no bfloat16")
+        # A GPU would wait for the comparison.
+        trains = any(p.requires_grad for p in model.backbone.parameters())  # type: ignore[union-attr]
+        self.frozen_trunk = not trains and device.type == "cpu"
+        names = [name for name, _ in _named_weights(model)]
+        self._in_trunk = [name.startswith("backbone.") for name in names]
+        self._trunk: list[Tensor] | None = None  # the weights that the features in use are of
+        self.fixed = False
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        pairs = self._fold() if fast else {}
+        self.folds = len(pairs)
+        self.model.to(dtype=self.dtype)
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        done = {f"{layer}.{end}" for layer, _ in pairs for end in ("weight", "bias")}
+        at = {name: i for i, name in enumerate(names)}
+        self._plain = [(at[name], name) for name, _ in _named_weights(self.model) if name not in done]
+        self._folded = [_Fold.of(layer, norm, epsilon, at) for (layer, norm), epsilon in pairs.items()]
+
+    def load(self, weights: Sequence[Tensor]) -> None:
+        mine = dict(_named_weights(self.model))
+        with torch.no_grad():
+            self.fixed = self._trunk_is(weights)
+            for i, name in self._plain:
+                mine[name].copy_(weights[i])
+            for fold in self._folded:
+                # γ (W x + b − μ) / √(σ² + ε) + β  =  (s W) x + s (b − μ) + β,   s = γ / √(σ² + ε)
+                scale = torch.rsqrt(weights[fold.variance] + fold.epsilon)
+                if fold.gamma is not None:
+                    scale = weights[fold.gamma] * scale
+                weight, mean = weights[fold.weight], weights[fold.mean]
+                shift = scale * (-mean if fold.bias is None else weights[fold.bias] - mean)
+                if fold.beta is not None:
+                    shift = shift + weights[fold.beta]
+                mine[f"{fold.layer}.weight"].copy_(weight * scale.view(-1, *[1] * (weight.ndim - 1)))
+                mine[f"{fold.layer}.bias"].copy_(shift)
+
+    def features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.model.features(x)  # type: ignore[operator]
+        return features
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        return self.classify(self.features(x), task)
+
+    def classify(self, features: Tensor, task: Tensor) -> Tensor:
+        logits: Tensor = self.model.head(features).float()  # type: ignore[operator]
+        if self.task_classes is not None:
+            logits = logits.masked_fill(~self.task_classes[task], MASKED)
+        return logits
+
+    def describe(self) -> str:
+        """What the network is, in words, for the record."""
+        kind = "bfloat16" if self.dtype is torch.bfloat16 else "float32"
+        folded = f", {self.folds} batch normalisations folded" if self.folds else ""
+        return kind + folded + (", channels last" if self.channels_last else "")
+
+    # --- the trunk ---
+
+    def _trunk_is(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the trunk, if it is frozen, has the same bits as at the last call.
+
+        Compared and not believed: running statistics of a frozen trunk in train mode move.
+        """
+        if not self.frozen_trunk:
+            return False
+        trunk = [w for w, inside in zip(weights, self._in_trunk, strict=True) if inside]
+        if self._trunk is not None and all(map(torch.equal, self._trunk, trunk)):
+            return True
+        self._trunk = [w.clone() for w in trunk]
+        return False
+
+    # --- folding ---
+
+    def _fold(self) -> dict[tuple[str, str], float]:
+        """Take out every batch normalisation that a layer feeds and nothing else; the names of both, and its ε."""
+        try:
+            graph = torch.fx.symbolic_trace(self.model).graph
+        except (
+            Exception
+        ) as error:  # whatever a forward method does that cannot be traced: it is then left as it is
+            self.notes.append(f"nothing is folded, as the network cannot be traced: {str(error)[:100]}")
+            return {}
+        modules = dict(self.model.named_modules())
+        calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+        pairs: dict[tuple[str, str], float] = {}
+        for node in graph.nodes:
+            if node.op != "call_module" or type(modules[str(node.target)]) not in _NORMS:
+                continue
+            before = node.args[0]
+            feeds = (
+                isinstance(before, torch.fx.Node) and before.op == "call_module" and len(before.users) == 1
+            )
+            layer, norm = str(before.target) if feeds else "", str(node.target)
+            if (
+                type(modules.get(layer)) in _LAYERS
+                and calls.count(layer) == calls.count(norm) == 1
+                and modules[norm].track_running_stats
+            ):
+                pairs[layer, norm] = float(modules[norm].eps)
+        norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules.values())
+        if norms > len(pairs):
+            self.notes.append(f"{norms - len(pairs)} of {norms} batch normalisations cannot be folded")
+        for layer, norm in pairs:
+            if modules[layer].bias is None:
+                size = modules[layer].weight.shape[0]
+                modules[layer].bias = nn.Parameter(modules[layer].weight.new_zeros(size), requires_grad=False)
+            parent, _, name = norm.rpartition(".")
+            setattr(modules[parent], name, nn.Identity())
+        return pairs
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A layer that a batch normalisation went into: where both have their numbers among the weights."""
+
+    layer: str
+    epsilon: float
+    weight: int
+    bias: int | None
+    gamma: int | None
+    beta: int | None
+    mean: int
+    variance: int
+
+    @staticmethod
+    def of(layer: str, norm: str, epsilon: float, at: dict[str, int]) -> _Fold:
+        own = at[f"{layer}.weight"], at.get(f"{layer}.bias"), at.get(f"{norm}.weight"), at.get(f"{norm}.bias")
+        return _Fold(layer, epsilon, *own, at[f"{norm}.running_mean"], at[f"{norm}.running_var"])
+
+
+def _named_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*((n, p.detach()) for n, p in model.named_parameters()), *model.named_buffers()]
+
+
+def _convolutional(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed and not emulated."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+
+
+# --- portions ---
+
+
+def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) -> int:
+    """How many examples go through at once, unless the configuration says.
+
+    On a CPU, the maps between two convolutions should stay in the cache: a power of two of images that fill a quarter
+    of it. By size and not by stopwatch, so that two runs on one machine have the same bits however busy it is.
+    """
+    if device.type == "cuda":
+        return 2048
+    if not isinstance(forward, EvaluationCopy):
+        return 64 if isinstance(forward, InPlace) and _convolutional(forward.run.model) else 512
+    if not _convolutional(forward.model):
+        return 512
+    sizes: list[int] = []
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        sizes.append(given[0].nbytes + made.nbytes)
+
+    hooks = [m.register_forward_hook(note) for m in forward.model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        forward.features(torch.zeros(1, *input_shape, dtype=forward.dtype))
+    for hook in hooks:
+        hook.remove()
+    fitting = max(_cache_bytes() // 4 // max(sizes, default=1), 1)
+    return min(max(1 << (fitting.bit_length() - 1), 8), 256)
+
+
+def _cache_bytes() -> int:
+    """The last level's size; 16 MiB where the system does not say."""
+    sizes = [
+        file.read_text().strip() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
+    units = {"K": 1 << 10, "M": 1 << 20}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=1 << 24)

@@ -1,0 +1,60 @@
+"""Test examples of several streams, side by side on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels (n,)."""
+
+    stream: int
+    x: Tensor
+    y: Tensor
+    task: Tensor
+
+
+class TestSet:
+    """S streams, N examples in all, P the size of the largest stream.
+
+    Attributes:
+        streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
+        starts, totals: (S,) where each stream begins, and its size.
+        features: (N, D) of a frozen trunk, once they are known.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    def __init__(self, parts: Sequence[Examples], dtype: torch.dtype | None, channels_last: bool) -> None:
+        self.streams = [part.stream for part in parts]
+        sizes = torch.tensor([len(part.y) for part in parts])
+        self.x = torch.cat([part.x for part in parts])
+        if dtype is not None and self.x.is_floating_point():  # token ids stay integers
+            self.x = self.x.to(dtype)
+        if channels_last and self.x.ndim == 4:
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.y = torch.cat([part.y for part in parts])
+        self.task = torch.cat([part.task for part in parts])
+        self.totals = sizes.numpy()
+        self.starts = np.cumsum(self.totals) - self.totals
+        self.features: Tensor | None = None
+        # Sums per stream come from a (S, P) table with one place for every example: exact, in a fixed order,
+        # and without a loop over streams.
+        self._table = (len(sizes), int(sizes.max()))
+        within = torch.cat([torch.arange(int(size)) for size in sizes])
+        place = (torch.arange(len(sizes)) * self._table[1]).repeat_interleave(sizes) + within
+        self._place = place.to(self.y.device)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(K, N) values of every example → (K, S) sums over each stream."""
+        table = values.new_zeros((len(values), self._table[0] * self._table[1]))
+        return table.index_copy_(1, self._place, values).view(len(values), *self._table).sum(2)

@@ -1,0 +1,248 @@
+"""The counts of one tick, from a snapshot of the weights: here, or in another process that knows no run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.evaluation.forward import Forward
+from clbench.evaluation.racing import Race, Request
+from clbench.evaluation.testset import TestSet
+
+
+@dataclass(frozen=True)
+class Tick:
+    """When: steps and stream examples so far, the experience; and whether all examples are wanted, or a comparison."""
+
+    step: int
+    examples: int
+    experience: int
+    whole: bool
+    check: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out.
+
+    Attributes:
+        counts: (2, S) float64, correct and summed loss of each stream.
+        totals: examples of each stream that were evaluated; None for all of them.
+        refined: (stream, step, correct, total, loss) of earlier ticks of which more was evaluated now.
+        check: (3, S) float64, where the tick was compared with `exact`: examples judged differently, and examples that
+            are right by this forward pass and by the exact one.
+        seconds: that another process spent on it.
+    """
+
+    counts: Tensor
+    totals: list[int] | None = None
+    refined: tuple[tuple[int, int, int, int, float], ...] = ()
+    check: Tensor | None = None
+    seconds: float = 0.0
+
+
+class Layout:
+    """How the tensors of a snapshot lie in one block of bytes."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.shapes = [w.shape for w in weights]
+        self.dtypes = [w.dtype for w in weights]
+        self.starts, self.nbytes = [], 0
+        for w in weights:
+            self.starts.append(self.nbytes)
+            self.nbytes += -(-w.nbytes // 64) * 64  # aligned as if each were alone
+
+    def views(self, block: Tensor) -> list[Tensor]:
+        """The tensors in a block (nbytes,) uint8."""
+        return [
+            block[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+            for start, shape, dtype in zip(self.starts, self.shapes, self.dtypes, strict=True)
+        ]
+
+    def fits(self, weights: Sequence[Tensor]) -> bool:
+        return self.shapes == [w.shape for w in weights]
+
+
+class Ticker:
+    """Evaluates ticks with one forward pass, and sometimes a second one to compare with.
+
+    Args:
+        forward: the network; exact: another one to compare with at ticks that ask for it.
+        portion, exact_portion: examples in one pass of each.
+        race: decides how much to evaluate; None evaluates all.
+        weights: of the network now, for their shapes; only where a race looks back.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        portion: int,
+        *,
+        exact: Forward | None = None,
+        exact_portion: int = 64,
+        race: Race | None = None,
+        weights: Sequence[Tensor] = (),
+    ) -> None:
+        self.forward, self.portion = forward, portion
+        self.exact, self.exact_portion = exact, exact_portion
+        self.race = race
+        self.layout = Layout(weights)
+        self.ring: deque[Tensor] = deque(maxlen=race.reach if race is not None else 1)  # newest first
+        self.test: TestSet | None = None
+        self.exact_test: TestSet | None = None
+        self.graph: Callable[[], Tensor] | None = None  # on a GPU: the whole pass as one launch
+
+    @property
+    def looks_back(self) -> bool:
+        return self.race is not None and self.race.reach > 1
+
+    def see(self, test: TestSet, exact_test: TestSet | None, experience: int) -> None:
+        """What is evaluated from now on."""
+        self.test, self.exact_test, self.graph = test, exact_test, None
+        if self.race is not None:
+            self.race.see(test.streams, [int(n) for n in test.totals], experience)
+
+    @torch.no_grad()
+    def tick(self, tick: Tick, weights: Sequence[Tensor], loaded: Callable[[], None] | None = None) -> Result:
+        """Evaluate.
+
+        Args:
+            weights: as `weights_of` gives them.
+            loaded: called when they may change again.
+        """
+        test = self.test
+        assert test is not None
+        self.forward.load(weights)
+        check = self._compare(weights) if tick.check and self.exact is not None else None
+        if self.looks_back:
+            self._remember(weights)
+        if loaded is not None:
+            loaded()
+        if self.race is None:
+            values = self.graph() if self.graph is not None else self.values(self.forward, test, self.portion)
+            return Result(test.sums(values), check=check)
+        rows, again = self.race.tick(tick.step, tick.experience, tick.whole, self._look)
+        counts = torch.tensor(
+            [[row.correct for row in rows], [row.loss for row in rows]], dtype=torch.float64
+        )
+        refined = tuple((stream, row.step, row.correct, row.total, row.loss) for stream, row in again)
+        return Result(counts, [row.total for row in rows], refined, check)
+
+    @torch.no_grad()
+    def values(self, forward: Forward, test: TestSet, portion: int, rows: Tensor | None = None) -> Tensor:
+        """(2, n) float64 of every example, or of those at `rows` (n,): whether it is right, and its loss."""
+        inputs, y, task = test.x, test.y, test.task
+        known = self._features(forward, test, portion)
+        if known is not None:
+            inputs = known
+        if rows is not None:
+            inputs, y, task = (t.index_select(0, rows) for t in (inputs, y, task))
+            if forward.channels_last and inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+        values = torch.empty((2, len(y)), dtype=torch.float64, device=y.device)
+        classify = forward.logits if known is None else forward.classify
+        for start in range(0, len(y), portion):
+            part = slice(start, start + portion)
+            logits = classify(inputs[part], task[part])
+            values[0, part] = logits.argmax(1) == y[part]
+            values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
+        return values
+
+    def _features(self, forward: Forward, test: TestSet, portion: int) -> Tensor | None:
+        """(N, D) of a trunk that does not learn, computed when it is new or has moved."""
+        if not forward.frozen_trunk:
+            return None
+        if test.features is None or not forward.fixed:
+            test.features = torch.cat([forward.features(part) for part in test.x.split(portion)])
+        return test.features
+
+    def _compare(self, weights: Sequence[Tensor]) -> Tensor:
+        """(3, S) judged differently, right here, right by the exact pass; all examples, whatever a race would do."""
+        assert self.exact is not None
+        assert self.test is not None
+        assert self.exact_test is not None
+        here = self.values(self.forward, self.test, self.portion)[0]
+        self.exact.load(weights)
+        there = self.values(self.exact, self.exact_test, self.exact_portion)[0]
+        return self.test.sums(torch.stack([(here != there).double(), here, there]))
+
+    # --- for a race ---
+
+    def _look(self, requests: Sequence[Request]) -> list[tuple[int, float]]:
+        test = self.test
+        assert test is not None
+        found: list[tuple[int, float]] = [(0, 0.0)] * len(requests)
+        ages = sorted({request.age for request in requests})
+        for age in ages:
+            if age:
+                self.forward.load(self.layout.views(self.ring[age]))
+            mine = [i for i, request in enumerate(requests) if request.age == age]
+            spans = [
+                (int(test.starts[r.stream]) + r.start, r.stop - r.start) for r in (requests[i] for i in mine)
+            ]
+            rows = torch.cat([torch.arange(start, start + n) for start, n in spans])
+            values = self.values(self.forward, test, self.portion, rows.to(test.y.device)).cpu()
+            for i, part in zip(mine, values.split([n for _, n in spans], 1), strict=True):
+                right, loss = part.sum(1).tolist()
+                found[i] = int(right), loss
+        if ages[-1]:
+            self.forward.load(self.layout.views(self.ring[0]))  # the present weights again
+        return found
+
+    def _remember(self, weights: Sequence[Tensor]) -> None:
+        block = (
+            self.ring.pop()  # the oldest one's place
+            if len(self.ring) == self.ring.maxlen
+            else torch.empty(self.layout.nbytes, dtype=torch.uint8, device=weights[0].device)
+        )
+        for view, w in zip(self.layout.views(block), weights, strict=True):
+            view.copy_(w)
+        self.ring.appendleft(block)
+
+    # --- on a GPU ---
+
+    def capture(self) -> str | None:
+        """Make the whole pass one launch (a CUDA graph); what stands against it, or None.
+
+        The weights and the examples stay where they are, so a replay computes with what `load` has put there.
+        """
+        test = self.test
+        assert test is not None
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(test.y.device)
+        side.wait_stream(torch.cuda.current_stream(test.y.device))
+        try:
+            with torch.cuda.stream(side), torch.no_grad():
+                for _ in range(2):  # libraries choose their algorithms and allocate before a capture
+                    self.values(self.forward, test, self.portion)
+            torch.cuda.current_stream(test.y.device).wait_stream(side)
+            with torch.no_grad(), torch.cuda.graph(graph):
+                static = self.values(self.forward, test, self.portion)
+        except RuntimeError as error:  # a network that asks the device for a number cannot be captured
+            return f"no CUDA graph: {str(error).splitlines()[0]}"
+
+        def replay() -> Tensor:
+            graph.replay()
+            return static
+
+        self.graph = replay
+        return None
+
+    # --- checkpoints ---
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.race is None:
+            return {}
+        return {"race": self.race.state_dict(), "ring": list(self.ring)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | None = None) -> None:
+        if self.race is None:
+            return
+        self.race.load_state_dict(state["race"])
+        self.ring.clear()
+        self.ring.extend(block if device is None else block.to(device) for block in state["ring"])
