@@ -192,8 +192,8 @@ class Run:
         self,
         batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
         epochs: int,
-        optim: OptimConfig,
         lr: Callable[[int], float],
+        **optim: Any,
     ) -> None:
         """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
 
@@ -203,14 +203,15 @@ class Run:
         Args:
             batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
             epochs: passes.
-            optim: the optimizer; its schedule is not used.
             lr: the learning rate of a pass.
+            optim: fields of `OptimConfig`: the optimizer, SGD if none is named, and `clip`; not its schedule.
 
         Raises:
             DivergedError: a loss is not finite.
         """
+        chosen = OptimConfig(**optim)
         kept = self.optimizer, self._clip
-        self.optimizer, self._clip = make_optimizer(self._trainable, optim), optim.clip
+        self.optimizer, self._clip = make_optimizer(self._trainable, chosen), chosen.clip
         training = self.model.training
         self.model.train()
         try:

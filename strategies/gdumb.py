@@ -16,10 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, register
-from clbench.config import OptimConfig
 from clbench.errors import IncompatibleError
 from clbench.memory import Chosen
-from clbench.randomness import derive_seed
 from clbench.strategy import overrides
 
 if TYPE_CHECKING:
@@ -36,8 +34,7 @@ class Dumb(Strategy):
         self, capacity: int, passes: int, batch_size: int, lr: float, min_lr: float, cutmix: float
     ) -> None:
         self.capacity, self.passes, self.batch_size = capacity, passes, batch_size
-        self.min_lr, self.cutmix = min_lr, cutmix
-        self.optim = OptimConfig(lr=lr, momentum=0.9, weight_decay=1e-6, clip=10.0)
+        self.lr, self.min_lr, self.cutmix = lr, min_lr, cutmix
 
     def setup(self, run: Run) -> None:
         for part in run.strategy.parts:
@@ -73,8 +70,8 @@ class Dumb(Strategy):
     def end_experience(self, exp: Experience) -> None:
         self._collect(exp)
         self.run.model.load_state_dict(self.start)
-        lr = functools.partial(warm_restarts, highest=self.optim.lr, lowest=self.min_lr)
-        self.run.optimise(self._batches, self.passes, self.optim, lr)
+        lr = functools.partial(warm_restarts, highest=self.lr, lowest=self.min_lr)
+        self.run.optimise(self._batches, self.passes, lr, momentum=0.9, weight_decay=1e-6, clip=10.0)
 
     def _collect(self, exp: Experience) -> None:
         """Offer the experience's examples to the memory, in the order in which they came."""
@@ -82,7 +79,8 @@ class Dumb(Strategy):
         came = run.permutation(exp, 0)[: run.steps_of(exp) * run.batch_size]
         offered = exp.data.y()[came].tolist()
         held = self.memory["y"].tolist() if len(self.memory) else []
-        rng = random.Random(derive_seed(run.config.seeds.data, f"gdumb/{exp.index}"))
+        drawn = torch.randint(1 << 62, (), generator=run.rng("memory"), device=run.device)
+        rng = random.Random(int(drawn))  # one example after the other is decided on the CPU
         kept = greedy_balance(held, offered, self.capacity, self.seen, rng)
         self.seen = list(dict.fromkeys([*self.seen, *offered]))
         old, new = [i for i in kept if i < len(held)], [i - len(held) for i in kept if i >= len(held)]

@@ -71,6 +71,7 @@ def test_plugins_import_values_parts_and_data_but_not_the_engine(path: Path) -> 
             "clbench.parts",
             "clbench.memory",
             "clbench.augment",
+            "clbench.errors",
         },
         "benchmarks": {
             "clbench",

@@ -157,10 +157,10 @@ class AvalancheStrategy(Strategy):
         sizes = [len(e.data) for e in run.train]
         self.present = (sum(sizes[: exp.index]), sum(sizes[: exp.index + 1]))
         with quiet(), seeded(derive_seed(run.config.seeds.data, f"avalanche/{exp.index}")):
-            self.theirs.train(self.experiences(exp), **kwargs)
+            self.theirs.train(self._taught(exp), **kwargs)
         self.holder.net = self.theirs.model
 
-    def experiences(self, exp: Experience) -> Any:
+    def _taught(self, exp: Experience) -> Any:
         """What `train` is called with."""
         return self.stream_[exp.index]
 
@@ -244,8 +244,8 @@ class _Named(AvalancheStrategy):
             train.name, (Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests),)
         )
 
-    def experiences(self, exp: Experience) -> Any:
-        return self.stream_ if self.theirs_name == "JointTraining" else super().experiences(exp)
+    def _taught(self, exp: Experience) -> Any:
+        return self.stream_ if self.theirs_name == "JointTraining" else super()._taught(exp)
 
     def _make(self, **given: Any) -> Any:
         av = avalanche()
