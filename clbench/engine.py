@@ -398,6 +398,10 @@ class Run:
             total = next(terms)
             for term in terms:
                 total = total + term
+            if not total.requires_grad:
+                raise IncompatibleError(
+                    f"The loss of {self.strategy} depends on nothing that is trained; is too much frozen?"
+                )
             self.precision.backward(total)
         return out
 

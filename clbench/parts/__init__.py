@@ -1,7 +1,15 @@
 """Parts that more than one strategy is made of."""
 
-from clbench.parts.losses import CrossEntropy
-from clbench.parts.penalties import examples_at_once, per_example_gradients, quadratic_penalty
+from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
+from clbench.parts.heads import GrowingHead, SeenOutputs
+from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
+from clbench.parts.penalties import (
+    Anchored,
+    HoldWeights,
+    examples_at_once,
+    per_example_gradients,
+    quadratic_penalty,
+)
 from clbench.parts.projections import (
     Keeper,
     ProjectAveraged,
@@ -17,24 +25,39 @@ from clbench.parts.projections import (
 )
 from clbench.parts.proxies import CosineHead, Proxies, TwoViews, proxy_contrast, replay_two_views, unit
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
 
 __all__ = [
+    "Anchored",
+    "AsIs",
+    "BinaryCrossEntropy",
     "CosineHead",
     "CrossEntropy",
     "DarkReplay",
+    "Distil",
     "Episodes",
+    "Group",
+    "GrowingHead",
+    "HoldWeights",
+    "KeepFeatures",
     "Keeper",
+    "LocalCrossEntropy",
     "ProjectAveraged",
     "ProjectEach",
     "Proxies",
     "Replay",
+    "SeenOutputs",
+    "Teacher",
+    "TrainOnly",
     "TwoViews",
     "as_vector",
+    "binary_loss",
     "examples_at_once",
     "gradients_of",
     "lag_weights",
     "like",
+    "members_of",
     "per_example_gradients",
     "projected_averaged",
     "projected_each",
@@ -43,6 +66,7 @@ __all__ = [
     "replay_two_views",
     "replayed_gradient",
     "set_gradient",
+    "teacher_of",
     "unit",
     "with_gradients",
 ]
