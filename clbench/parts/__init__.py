@@ -3,6 +3,16 @@
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, SeenOutputs
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
+from clbench.parts.normalisation import (
+    Norm,
+    NormKind,
+    group_norms,
+    insert_norms,
+    owners,
+    present,
+    project,
+    scale_invariant,
+)
 from clbench.parts.penalties import (
     Anchored,
     HoldWeights,
@@ -43,6 +53,8 @@ __all__ = [
     "KeepFeatures",
     "Keeper",
     "LocalCrossEntropy",
+    "Norm",
+    "NormKind",
     "ProjectAveraged",
     "ProjectEach",
     "Proxies",
@@ -55,16 +67,22 @@ __all__ = [
     "binary_loss",
     "examples_at_once",
     "gradients_of",
+    "group_norms",
+    "insert_norms",
     "lag_weights",
     "like",
     "members_of",
+    "owners",
     "per_example_gradients",
+    "present",
+    "project",
     "projected_averaged",
     "projected_each",
     "proxy_contrast",
     "quadratic_penalty",
     "replay_two_views",
     "replayed_gradient",
+    "scale_invariant",
     "set_gradient",
     "teacher_of",
     "unit",
