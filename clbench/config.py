@@ -89,6 +89,8 @@ class EvaluationConfig(_Tree):
             forward transfer needs; false saves time on long streams.
         seed: of that choice.
         batch_size: examples in one forward pass; None chooses by device.
+        network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
+            dormant units and effective rank of its features.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
@@ -96,6 +98,7 @@ class EvaluationConfig(_Tree):
     future: bool = True
     seed: int = 0
     batch_size: Positive | None = None
+    network: bool = False
 
 
 class Seeds(_Tree):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from clbench.config import EvaluationConfig
 from clbench.curve import COLUMNS, Curve
+from clbench.network import EXAMPLES, measure
 from clbench.types import HIDDEN, Data, Experience
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class ContinualEvaluator:
             exposed = np.zeros(run.num_classes, dtype=np.int64)
             exposed[[c for i in self._seen for c in run.benchmark.test[i].classes]] = 1
             self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
+            if self.config.network:
+                self.curve.append_network(measure(run, test.x[:: max(1, len(test.x) // EXAMPLES)]))
 
     def fetch(self) -> None:
         """Bring the counts of all ticks since the last call from the device into the curve, in one copy."""

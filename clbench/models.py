@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
 from clbench.registry import check_arguments, models, register_model
@@ -149,6 +148,7 @@ class _ResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
+        self.act = nn.ReLU()
         layers, size_in = [], width
         for stage, count in enumerate(blocks):
             size_out = width * 2**stage
@@ -158,7 +158,7 @@ class _ResNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(x)))
+        x = self.act(self.norm(self.conv(x)))
         maps: Tensor = self.blocks(x)
         return maps.mean(dim=(2, 3))
 
@@ -172,6 +172,7 @@ class _BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(size_out)
         self.conv2 = nn.Conv2d(size_out, size_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(size_out)
+        self.act1, self.act2 = nn.ReLU(), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or size_in != size_out:
             self.shortcut = nn.Sequential(
@@ -179,8 +180,9 @@ class _BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = self.act1(self.norm1(self.conv1(x)))
+        out: Tensor = self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return out
 
 
 # --- timm ---
