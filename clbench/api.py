@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 import torch
 import yaml
 
-from clbench import checkpoint, config, loggers, metrics
+from clbench import checkpoint, config, loggers, metrics, weights
 from clbench.config import Execution, RunConfig
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
@@ -152,8 +152,12 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
     if resolved.model.name in models.names():  # timm's are told by its own version, in the environment
         entries.append(models.entry(resolved.model.name))
         network["version"] = entries[-1].version
-    code = code_identity(sorted({entry.source for entry in entries}))
     tree = resolved.model_dump(mode="json")
+    if resolved.model.weights is not None:  # by their content, wherever they lie
+        start_from = weights.find(resolved.model.weights)
+        network |= {"weights": start_from.sha256, "substrate": start_from.substrate}
+        tree["model"]["weights"] = start_from.sha256
+    code = code_identity(sorted({entry.source for entry in entries}))
     return Identity(run_id(tree, what, method, network, code), benchmark, what, method, network, code)
 
 
@@ -248,7 +252,11 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
-            resolved.model.name, benchmark.input_shape, benchmark.num_classes, **resolved.model.params
+            resolved.model.name,
+            benchmark.input_shape,
+            benchmark.num_classes,
+            weights=resolved.model.weights,
+            **resolved.model.params,
         )
         return Run(benchmark, strategy, model, resolved, execution, observers)
 

@@ -354,6 +354,48 @@ def plot(
         print(file)
 
 
+@app.command()
+def pretrain(
+    config: Annotated[str, typer.Argument(help="A shipped pretraining configuration, or a YAML file.")],
+    settings: Pairs = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    out: Out = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--weights", help="Folder for weights.  [default: CLBENCH_WEIGHTS or weights/]"),
+    ] = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
+    as_json: Json = False,
+) -> int:
+    """Train a backbone and keep it under its hash, for runs to start from: model.weights=ID."""
+    from clbench import config as configuration, pretrain as pretraining
+
+    _load(plugin)
+    how = {"threads": threads, "checkpoint_seconds": checkpoint}
+    weights, record = pretraining.pretrain(
+        pretraining.read(config),
+        seed=seed,
+        out=out,
+        folder=folder,
+        device=device,
+        execution=how,
+        observers=[] if as_json else [_Line()],
+        settings=configuration.parse_pairs(settings or []),
+    )
+    if as_json:
+        print(
+            json.dumps(
+                {"id": weights.id, "path": str(weights.path), "run": record.id, **weights.about}, indent=2
+            )
+        )
+    else:
+        print(f"{weights.substrate}\n{weights.path}\nuse it with: model.weights={weights.id}")
+    return 0
+
+
 @data_app.command("status")
 def data_status(as_json: Json = False) -> None:
     """Which data sets are here, and where."""

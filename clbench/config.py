@@ -31,10 +31,16 @@ class _Tree(BaseModel):
 
 
 class ModelConfig(_Tree):
-    """Which network, by its registered or timm name, and the factory's parameters."""
+    """Which network, by its registered or timm name, and the factory's parameters.
+
+    Attributes:
+        weights: what its backbone starts from: the id of weights that `clbench pretrain` wrote, or a safetensors
+            file, of it or of timm. Their hash is part of the run's id.
+    """
 
     name: str = "mlp"
     params: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
 
 
 class OptimConfig(_Tree):
@@ -317,7 +323,12 @@ def config_file(*parts: str) -> Path | None:
 
 def suite_names() -> list[str]:
     """The shipped suites."""
-    return sorted(file.stem for file in (_configs() / "suites").glob("*.yaml"))
+    return shipped("suites")
+
+
+def shipped(folder: str) -> list[str]:
+    """The names of the configurations in a folder of the shipped `configs/`."""
+    return sorted(file.stem for file in (_configs() / folder).glob("*.yaml"))
 
 
 def _configs() -> Path:
@@ -435,7 +446,7 @@ def _address(
         first, _, rest = key.partition(".")
         if first in parts:
             return ("params", first, rest)
-        if first == "model" and rest != "name":
+        if first == "model" and rest not in ("name", "weights"):
             return ("model", "params", rest.removeprefix("params."))
         if first == "params" and (len(parts) == 1 or rest.partition(".")[0] in parts):
             return (
@@ -488,6 +499,7 @@ def _places(
     for name in ("precision", "channels_last", "selection"):
         add(name, (name,))
     add("model", ("model", "name"))
+    add("weights", ("model", "weights"))
     for name in _model_parameters(tree):
         add(name, ("model", "params", name))
     return places

@@ -226,6 +226,13 @@ class Run:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
 
+    def forget_moments(self, entries: Mapping[nn.Parameter, Tensor]) -> None:
+        """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
+        for parameter, which in entries.items():
+            for value in self.optimizer.state[parameter].values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(which, 0.0)
+
     # --- prediction ---
 
     def predict(self, x: Tensor, task: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ REFUSED = {
     **{(base, "ema"): "may classify" for base in ("icarl", "ncm", "pcr", "hpcr", "scr")},
     **{(base, "growing-head"): "classes that are still to come" for base in ("der", "derpp")},
     ("ncm", "refresh"): "no trainable parameters",
+    **{(base, "redo"): "linear head" for base in ("pcr", "hpcr", "ncm", "linear-probe")},
     **dict.fromkeys([("scr", "freeze"), ("ncm", "view-batch")], "depends on nothing that is trained"),
 }
 """Pairs that cannot be composed, with what the message says."""

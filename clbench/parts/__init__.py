@@ -35,6 +35,7 @@ from clbench.parts.projections import (
 )
 from clbench.parts.proxies import CosineHead, Proxies, TwoViews, proxy_contrast, replay_two_views, unit
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
 
@@ -84,6 +85,7 @@ __all__ = [
     "replayed_gradient",
     "scale_invariant",
     "set_gradient",
+    "stages",
     "teacher_of",
     "unit",
     "with_gradients",
