@@ -1,7 +1,7 @@
 """Weights that a run starts from: found by id or path, and checked by their hash. Imports no torch at the top.
 
-`clbench pretrain` writes `<id>.safetensors` into `CLBENCH_WEIGHTS` (default `weights/`); the id is the beginning of the
-file's SHA-256, so that a file that was altered is no longer what its name says. Safetensors only: nothing is unpickled.
+`clbench pretrain` writes `<id>.safetensors` into `CLBENCH_WEIGHTS` (default `weights/`); the id is a w and the beginning
+of the file's SHA-256, so that a file that was altered is no longer what its name says. Safetensors only: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clbench.files import atomic_write, canonical_json, make_folder, sha256
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ID_LENGTH = 12
+DIGITS = 12
 SUFFIX = ".safetensors"
 HEX = set("0123456789abcdef")
 
@@ -39,7 +39,7 @@ class Weights:
 
     @property
     def id(self) -> str:
-        return self.sha256[:ID_LENGTH]
+        return id_of(self.sha256)
 
     @property
     def substrate(self) -> str:
@@ -64,7 +64,7 @@ def find(name: str) -> Weights:
         path = weights_folder() / f"{name}{SUFFIX}"
     if path.suffix != SUFFIX:
         raise ConfigError(
-            f"Weights are given as an id of {ID_LENGTH} digits or as a {SUFFIX} file; '{name}' was given. Other "
+            f"Weights are given by id, w and {DIGITS} digits, or as a {SUFFIX} file; '{name}' was given. Other "
             "formats may run code when they are read."
         )
     if not path.is_file():
@@ -77,14 +77,19 @@ def find(name: str) -> Weights:
     found = _read(path, stat.st_mtime_ns, stat.st_size)
     if _is_id(path.stem) and found.id != path.stem:
         raise DataError(
-            f"The weights {path} were altered: their SHA-256 begins with {found.id}, not with {path.stem}. Make them "
+            f"The weights {path} were altered: by their SHA-256 they are {found.id}, not {path.stem}. Make them "
             "again with `clbench pretrain`, or fetch them from where they came from."
         )
     return found
 
 
+def id_of(sha256: str) -> str:
+    """The id of weights; with a letter that is no digit, so that no configuration takes it for a number."""
+    return f"w{sha256[:DIGITS]}"
+
+
 def _is_id(name: str) -> bool:
-    return len(name) == ID_LENGTH and set(name) <= HEX
+    return len(name) == DIGITS + 1 and name[0] == "w" and set(name[1:]) <= HEX
 
 
 @functools.lru_cache(maxsize=32)
@@ -108,7 +113,7 @@ def write(tensors: dict[str, Tensor], about: dict[str, Any], folder: Path) -> We
         metadata={"clbench": canonical_json(about)},
     )
     digest = sha256(data)
-    path = make_folder(folder) / f"{digest[:ID_LENGTH]}{SUFFIX}"
+    path = make_folder(folder) / f"{id_of(digest)}{SUFFIX}"
     if not path.is_file():
         atomic_write(path, data)
     return Weights(path, digest, about)
