@@ -525,17 +525,18 @@ def _show_record(record: Record, as_json: bool) -> int:
 
 
 def _report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
-    from clbench import report
+    from clbench import tables
+    from clbench.report import write_report
 
-    rows = [report.Cell.of(cell) for cell in cells]
-    page = report.write_report(rows, folder, title, command)
+    rows = [tables.Cell.of(cell) for cell in cells]
+    page = write_report(rows, folder, title, command)
     if as_json:
-        print(json.dumps(report.summary(rows), indent=2, ensure_ascii=False))
+        print(json.dumps(tables.summary(rows), indent=2, ensure_ascii=False))
     else:
         from rich.console import Console
 
         console = Console() if sys.stdout.isatty() else Console(width=100)
-        for table in report.rich_tables(rows):
+        for table in tables.rich_tables(rows):
             console.print(table)
         for cell in cells:
             if cell.state not in ("done",):

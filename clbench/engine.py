@@ -17,7 +17,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.checkpoint import nbytes, tree_map
-from clbench.config import Execution, RunConfig
+from clbench.config import Execution, OptimConfig, RunConfig
 from clbench.device import pick_device
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
@@ -98,7 +98,7 @@ class Run:
         for part in parts:
             self.train = part.stream(self.train)
         self._check_passes()
-        self.optimizer = self._new_optimizer()
+        self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
         self.evaluator = ContinualEvaluator(self, config.evaluation)
         self._compose(parts)
         for part in parts:
@@ -186,6 +186,47 @@ class Run:
             raw, y = data.take(rows)
             yield self.normalise(raw.to(self.device)), y.to(self.device)
 
+    def optimise(
+        self,
+        batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
+        epochs: int,
+        optim: OptimConfig,
+        lr: Callable[[int], float],
+    ) -> None:
+        """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
+
+        Every batch goes through the chain's `step`, `gradient`, `losses`, `gradients` and `after_update`; `extend` and
+        `after_step` are the stream's. Updates, forward passes and time count in the budget; stream time stands still.
+
+        Args:
+            batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
+            epochs: passes.
+            optim: the optimizer; its schedule is not used.
+            lr: the learning rate of a pass.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+        kept = self.optimizer, self._clip
+        self.optimizer, self._clip = make_optimizer(self._trainable, optim), optim.clip
+        training = self.model.training
+        self.model.train()
+        try:
+            for epoch in range(epochs):
+                self._lr = lr(epoch)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._lr
+                for raw, y, task in batches(epoch):
+                    hidden, first_view, _ = self._constants_for(len(y))
+                    replayed = torch.ones_like(y, dtype=torch.bool)
+                    self._step(Batch(self.augment(raw), y, task, raw, hidden, first_view, replayed, new=0))
+                    if len(self._trace) >= WINDOW:
+                        self._flush()
+            self._flush()
+        finally:
+            self.optimizer, self._clip = kept
+            self.model.train(training)
+
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """The model in eval mode, every module's own mode restored afterwards."""
@@ -226,7 +267,7 @@ class Run:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
 
-    def forget_moments(self, entries: Mapping[nn.Parameter, Tensor]) -> None:
+    def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
         """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
         for parameter, which in entries.items():
             for value in self.optimizer.state[parameter].values():
@@ -420,8 +461,8 @@ class Run:
         self.precision.unscale(self.optimizer)
         for gradients in self._points["gradients"]:
             gradients()
-        if self.config.optim.clip is not None:
-            nn.utils.clip_grad_norm_(self._trainable, self.config.optim.clip)
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(self._trainable, self._clip)
         self.precision.update(self.optimizer)
         self.updates += 1
         with torch.no_grad():

@@ -175,7 +175,19 @@ def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
 
 
 _SHOWING = frozenset(
-    ("__main__", "bench", "cli", "leaderboard", "loggers", "observer", "plots", "report", "suite", "testing")
+    (
+        "__main__",
+        "bench",
+        "cli",
+        "leaderboard",
+        "loggers",
+        "observer",
+        "plots",
+        "report",
+        "suite",
+        "tables",
+        "testing",
+    )
 )
 _PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs"))  # inside the package in a wheel only
 

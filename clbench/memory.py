@@ -92,6 +92,16 @@ class Archive(Memory):
             self._columns[name][start : len(self)] = values[: len(self) - start].detach()
 
 
+class Chosen(Memory):
+    """Rows that are chosen all at once, from outside, and stand in the order given."""
+
+    def keep(self, **rows: Tensor) -> None:
+        """Hold these rows and no others."""
+        self.seen = self._check(rows)
+        for name, values in rows.items():
+            self._columns[name][: self.seen] = values.detach()
+
+
 class Reservoir(Memory):
     """A uniform sample of everything offered so far.
 

@@ -1,7 +1,6 @@
-"""The report of a suite: tables on the terminal, in Markdown and HTML, plots, and every run as CSV. No torch.
+"""The report of a suite: a page, its tables in Markdown, its plots, and every run as CSV. No torch.
 
-Means are over the runs that finished, with 95 % t-intervals. A run that diverged or failed is counted and
-listed, never dropped silently. The same cells give the same bytes.
+The same cells give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,347 +12,32 @@ import html
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from clbench import plots
 from clbench.files import atomic_write, make_folder
 from clbench.metrics import METRICS
+from clbench.tables import (
+    TIMES,
+    Cell,
+    Row,
+    by_benchmark,
+    columns_of,
+    difference_rows,
+    head_of,
+    markdown,
+    markdown_table,
+    metric_names,
+    note_of,
+    shown_metrics,
+    table_rows,
+)
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from clbench.curve import Curve
-    from clbench.suite import Cell as SuiteCell
-
-COLUMNS = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc", "wf10")
-"""Metrics of the tables, in percent; a table leaves out those that its benchmark does not define."""
-
-TITLES = {"forgetting": "forgetting", "wf10": "WF10"}
-"""Where a table calls a metric other than its registered title."""
-
-TIMES = {"train_seconds": "train s", "eval_seconds": "eval s"}
-
-UPPER_BOUNDS = frozenset(("joint", "offline"))
-"""Strategies that have all data: shown, but no rivals when the best is marked."""
-
-NONE = "–"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a suite, as a report needs it.
-
-    Attributes:
-        benchmark, strategy: labels.
-        seed: of the run.
-        status: "done", "diverged", "failed" …
-        metrics: fractions by name, None where one is not defined.
-        train_seconds, eval_seconds: what it cost; None if unknown.
-        curve: gives its curve when the plots are drawn; None if there is none.
-        note: why it is not done.
-        bound: whether the strategy is an upper bound.
-        made_by: versions of what made it.
-    """
-
-    benchmark: str
-    strategy: str
-    seed: int
-    status: str
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    train_seconds: float | None = None
-    eval_seconds: float | None = None
-    curve: Callable[[], Curve] | None = None
-    note: str = ""
-    bound: bool = False
-    made_by: str = ""
-
-    @staticmethod
-    def of(cell: SuiteCell) -> Cell:
-        """A cell of a suite that was run."""
-        record = cell.record
-        if record is None:
-            return Cell(cell.benchmark, cell.strategy, cell.seed, cell.state, note=cell.message)
-        code, environment = record.code, record.environment
-        commit = (
-            f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
-        )
-        libraries = [f"{name} {version}" for name, version in environment["libraries"].items() if version]
-        return Cell(
-            cell.benchmark,
-            cell.strategy,
-            cell.seed,
-            record.status,
-            record.metrics,
-            record.budget["train_seconds"],
-            record.budget["eval_seconds"],
-            lambda: record.curve,
-            record.note,
-            record.strategy["name"] in UPPER_BOUNDS,
-            f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
-            f"{environment['device']} on {environment['processor']}, {environment['system']}",
-        )
-
-
-# --- numbers ---
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n runs and half the width of its 95 % t-interval, which a single run does not have."""
-
-    mean: float
-    half: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """The runs of one strategy on one benchmark.
-
-    Attributes:
-        runs: how many there are, whatever became of them.
-        unfinished: status → how many, of those that are not done.
-        values: metric, or cost, → estimate over the runs that are done; None where it is not defined.
-        best: metrics of which it is the best, or not told from the best by the intervals.
-    """
-
-    benchmark: str
-    strategy: str
-    bound: bool
-    runs: int
-    unfinished: Mapping[str, int]
-    values: Mapping[str, Estimate | None]
-    best: frozenset[str] = frozenset()
-
-    @property
-    def done(self) -> int:
-        return self.runs - sum(self.unfinished.values())
-
-
-def estimate(values: Iterable[float | None]) -> Estimate | None:
-    """Mean and 95 % t-interval of the values that are there."""
-    there = [value for value in values if value is not None]
-    if not there:
-        return None
-    mean, half = plots.t_interval(there)
-    return Estimate(float(mean), None if half is None else float(half), len(there))
-
-
-def table_rows(cells: Sequence[Cell]) -> list[Row]:
-    """A row for each benchmark and strategy, in the order of the cells, the best of each benchmark marked."""
-    groups: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        groups.setdefault(cell.benchmark, {}).setdefault(cell.strategy, []).append(cell)
-    rows: list[Row] = []
-    for strategies in groups.values():
-        table = [_row(runs) for runs in strategies.values()]
-        best = {key: _best(table, key) for key in COLUMNS}
-        rows += [
-            replace(row, best=frozenset(key for key in COLUMNS if row.strategy in best[key])) for row in table
-        ]
-    return rows
-
-
-def _row(runs: Sequence[Cell]) -> Row:
-    done = [cell for cell in runs if cell.status == "done"]
-    values = {key: estimate(cell.metrics.get(key) for cell in done) for key in _metric_names(runs)}
-    for key in TIMES:
-        values[key] = estimate(getattr(cell, key) for cell in done)
-    unfinished = Counter(cell.status for cell in runs if cell.status != "done")
-    return Row(runs[0].benchmark, runs[0].strategy, runs[0].bound, len(runs), dict(unfinished), values)
-
-
-def _best(rows: Sequence[Row], key: str) -> set[str]:
-    """Strategies whose interval overlaps that of the best mean.
-
-    Upper bounds are no rivals, nor is a strategy of which a run is missing: its mean is over the survivors.
-    """
-    sign = -1 if METRICS[key].higher_is_better is False else 1
-    rated = [row for row in rows if not row.bound and not row.unfinished]
-    rivals = {row.strategy: value for row in rated if (value := row.values.get(key)) is not None}
-    if len(rivals) < 2:
-        return set()
-    top = max(rivals.values(), key=lambda value: sign * value.mean)
-    return {
-        name
-        for name, value in rivals.items()
-        if abs(top.mean - value.mean) <= (top.half or 0.0) + (value.half or 0.0)
-    }
-
-
-def _metric_names(cells: Iterable[Cell]) -> list[str]:
-    """Metrics that any cell has: registered ones in their order, then others."""
-    names = {name for cell in cells for name in cell.metrics}
-    return [*[name for name in METRICS if name in names], *sorted(names - METRICS.keys())]
-
-
-def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The rows as JSON-able dictionaries, with every metric: mean, half its 95 % interval, number of runs."""
-    return [
-        {
-            "benchmark": row.benchmark,
-            "strategy": row.strategy,
-            "runs": row.runs,
-            "done": row.done,
-            **row.unfinished,
-            "metrics": {
-                key: value and {"mean": value.mean, "half_width": value.half, "n": value.n}
-                for key, value in row.values.items()
-            },
-        }
-        for row in table_rows(cells)
-    ]
-
-
-# --- tables ---
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of a printed table: its head and, for each row, text and whether it is marked."""
-
-    head: str
-    texts: tuple[tuple[str, bool], ...]
-    words: bool = False
-
-
-def _columns(rows: Sequence[Row]) -> list[_Column]:
-    """What all tables of a benchmark show."""
-    columns = [
-        _Column("strategy", tuple((row.strategy, False) for row in rows), words=True),
-        _Column("runs", tuple((_runs(row), False) for row in rows)),
-    ]
-    for key in COLUMNS:
-        if key == COLUMNS[0] or any(row.values.get(key) for row in rows):
-            texts = tuple((percent(row.values.get(key)), key in row.best) for row in rows)
-            columns.append(_Column(_head(key), texts))
-    for key, head in TIMES.items():
-        columns.append(_Column(head, tuple((_seconds(row.values.get(key)), False) for row in rows)))
-    return columns
-
-
-def percent(value: Estimate | None) -> str:
-    """`87.1 ± 0.4`, in percent."""
-    if value is None:
-        return NONE
-    shown = _signed(100 * value.mean)
-    return shown if value.half is None else f"{shown} ± {100 * value.half:.1f}"
-
-
-def _signed(number: float) -> str:
-    text = f"{number:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
-
-
-def _seconds(value: Estimate | None) -> str:
-    if value is None:
-        return NONE
-    digits = 0 if value.mean >= 100 else 1 if value.mean >= 1 else 2
-    return f"{value.mean:,.{digits}f}"
-
-
-def _runs(row: Row) -> str:
-    """`5`, or `2/5 diverged`."""
-    unfinished = [f"{count}/{row.runs} {status}" for status, count in row.unfinished.items()]
-    return ", ".join(unfinished) or str(row.runs)
-
-
-def _title(key: str) -> str:
-    return TITLES.get(key, METRICS[key].title)
-
-
-def _head(key: str) -> str:
-    arrow = {True: " ↑", False: " ↓", None: ""}[METRICS[key].higher_is_better]
-    return _title(key) + arrow
-
-
-def _by_benchmark(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    tables: dict[str, list[Row]] = {}
-    for row in rows:
-        tables.setdefault(row.benchmark, []).append(row)
-    return tables
-
-
-def rich_tables(cells: Sequence[Cell]) -> list[Table]:
-    """A table for the terminal for each benchmark."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    tables = []
-    for benchmark, rows in _by_benchmark(table_rows(cells)).items():
-        # 80 characters: no seconds of evaluation, no column of equal numbers of runs, no spaces
-        # around ± and arrows.
-        columns, title = _columns(rows)[:-1], Text(benchmark, style="bold")
-        if len({_runs(row) for row in rows}) == 1 and not rows[0].unfinished:
-            del columns[1]
-            title.append(f"  {rows[0].runs} {'seeds' if rows[0].runs > 1 else 'seed'}", style="dim")
-        table = Table(
-            title=title,
-            title_justify="left",
-            caption=Text(f"{_note(rows)}\n", style="dim"),
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=0,
-            pad_edge=False,
-            show_edge=False,
-        )
-        for column in columns:
-            side: Literal["left", "right"] = "left" if column.words else "right"
-            table.add_column(
-                Text(column.head.replace(" ↑", "↑").replace(" ↓", "↓")), justify=side, no_wrap=True
-            )
-        for i, row in enumerate(rows):
-            line = []
-            for column in columns:
-                text, marked = column.texts[i]
-                line.append(Text(text.replace(" ± ", "±"), style="bold" if marked else ""))
-            if row.unfinished:
-                line[1].stylize("red")
-            table.add_row(*line)
-        tables.append(table)
-    return tables
-
-
-def markdown_table(cells: Sequence[Cell]) -> str:
-    """A Markdown table for each benchmark, under its name."""
-    parts = []
-    for benchmark, rows in _by_benchmark(table_rows(cells)).items():
-        columns = _columns(rows)
-        lines = [
-            [_markdown(column.head) for column in columns],
-            ["---" if column.words else "---:" for column in columns],
-        ]
-        for i in range(len(rows)):
-            shown = [(_markdown(column.texts[i][0]), column.texts[i][1]) for column in columns]
-            lines.append([f"**{text}**" if marked else text for text, marked in shown])
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"## {_markdown(benchmark)}\n\n{table}\n\n{_note(rows)}\n")
-    return "\n".join(parts)
-
-
-def _note(rows: Sequence[Row]) -> str:
-    """What a table's numbers are."""
-    several = any(row.done > 1 for row in rows)
-    text = "Percent; mean ± half the 95 % t-interval over seeds." if several else "Percent; one run each."
-    if any(row.best for row in rows):
-        text += " Bold: the best"
-        text += ", and every strategy whose interval overlaps the best one's." if several else "."
-        if bounds := [row.strategy for row in rows if row.bound]:
-            text += f" Not rated: {' and '.join(bounds)}, with all past data at hand."
-    if any(row.unfinished for row in rows):
-        text += " Where runs did not finish, means are over the others and not rated."
-    return text
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))
-
-
-# --- the report ---
 
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
@@ -372,16 +56,17 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
         LedgerError: the folder cannot be written, or a curve cannot be read.
     """
     make_folder(folder)
-    rows = _by_benchmark(table_rows(cells))
+    rows, differences = by_benchmark(table_rows(cells)), by_benchmark(difference_rows(cells))
     slugs = _slugs(rows)
     style = plots.styles(cell.strategy for cell in cells)
     sections = []
     for benchmark, table in rows.items():
         runs = [cell for cell in cells if cell.benchmark == benchmark]
         figures = _draw(benchmark, slugs[benchmark], runs, folder, style)
-        sections.append(_section(benchmark, slugs[benchmark], table, runs, figures))
+        changes = differences.get(benchmark, [])
+        sections.append(_section(benchmark, slugs[benchmark], table, changes, runs, figures))
     atomic_write(folder / "results.csv", _csv(cells))
-    lines = [f"# {_markdown(title)}", "", f"    {command}", "", markdown_table(cells), _legend(cells), ""]
+    lines = [f"# {markdown(title)}", "", f"    {command}", "", markdown_table(cells), _legend(cells), ""]
     atomic_write(folder / "table.md", "\n".join(lines))
     page = folder / "report.html"
     atomic_write(page, _page(title, command, cells, slugs, sections))
@@ -442,7 +127,7 @@ def _draw(
 
 def _csv(cells: Sequence[Cell]) -> str:
     """A line for each run, every metric in full precision; empty where there is no number."""
-    metrics = _metric_names(cells)
+    metrics = metric_names(cells)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["benchmark", "strategy", "seed", "status", *TIMES, *metrics, "note"])
@@ -452,14 +137,9 @@ def _csv(cells: Sequence[Cell]) -> str:
     return text.getvalue()
 
 
-def _shown(cells: Sequence[Cell]) -> list[str]:
-    """Metrics that a table of these cells has."""
-    return [key for key in COLUMNS if any(cell.metrics.get(key) is not None for cell in cells)]
-
-
 def _legend(cells: Sequence[Cell]) -> str:
     """What the metrics are, in Markdown."""
-    return "\n".join(f"- **{_head(key)}**: {METRICS[key].summary}" for key in _shown(cells))
+    return "\n".join(f"- **{head_of(key)}**: {METRICS[key].summary}" for key in shown_metrics(cells))
 
 
 # --- HTML ---
@@ -515,20 +195,14 @@ def _page(
 
 
 def _section(
-    benchmark: str, slug: str, rows: Sequence[Row], cells: Sequence[Cell], figures: Sequence[_Plot]
+    benchmark: str,
+    slug: str,
+    rows: Sequence[Row],
+    differences: Sequence[Row],
+    cells: Sequence[Cell],
+    figures: Sequence[_Plot],
 ) -> str:
-    columns = _columns(rows)
-    head = "".join(_tag("th", c.head, scope="col", class_="words" if c.words else "") for c in columns)
-    body = ""
-    for i, row in enumerate(rows):
-        line = _tag("th", row.strategy, scope="row", class_="words")
-        for column in columns[1:]:
-            text, marked = column.texts[i]
-            mean, _, half = text.partition(" ± ")
-            shown = _escape(mean) + (_tag("small", f" ± {half}") if half else "")
-            line += f"<td><b>{shown}</b></td>" if marked else f"<td>{shown}</td>"
-        kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
-        body += f'<tr class="{kind}">{line}</tr>\n'
+    tables = _table(rows) + (_table(differences, True) if differences else "")
     missing = ""
     for cell in cells:
         if cell.status != "done":
@@ -547,13 +221,29 @@ def _section(
         images += f"{_tag('figcaption', plot.caption)}</figure>\n"
     return f"""<section>
 {_tag("h2", benchmark, id=slug)}
-<div class="table"><table>
+{tables}{missing}{images}</section>
+"""
+
+
+def _table(rows: Sequence[Row], differences: bool = False) -> str:
+    columns = columns_of(rows, differences)
+    head = "".join(_tag("th", c.head, scope="col", class_="words" if c.words else "") for c in columns)
+    body = ""
+    for i, row in enumerate(rows):
+        line = _tag("th", row.strategy, scope="row", class_="words")
+        for column in columns[1:]:
+            text, marked = column.texts[i]
+            mean, _, half = text.partition(" ± ")
+            shown = _escape(mean) + (_tag("small", f" ± {half}") if half else "")
+            line += f"<td><b>{shown}</b></td>" if marked else f"<td>{shown}</td>"
+        kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
+        body += f'<tr class="{kind}">{line}</tr>\n'
+    return f"""<div class="table"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}</tbody>
 </table></div>
-{_tag("p", _note(rows), class_="note")}
-{missing}{images}</section>
+{_tag("p", note_of(rows, differences), class_="note")}
 """
 
 
@@ -566,11 +256,11 @@ def _tag(name: str, text: str, **attributes: str) -> str:
 def _definitions(cells: Sequence[Cell]) -> str:
     """What each metric of the tables means, its formula and where it is from."""
     entries = ""
-    for key in _shown(cells):
+    for key in shown_metrics(cells):
         metric = METRICS[key]
         direction = {True: "Higher is better.", False: "Lower is better.", None: ""}[metric.higher_is_better]
         entries += (
-            f"<dt>{_escape(_head(key))}</dt><dd>{_escape(metric.summary)} {direction}"
+            f"<dt>{_escape(head_of(key))}</dt><dd>{_escape(metric.summary)} {direction}"
             f"<br><code>{_escape(metric.formula)}</code><br><small>{_escape(metric.reference)}</small></dd>\n"
         )
     entries += (

@@ -1,7 +1,8 @@
 """Weights that a run starts from: found by id or path, and checked by their hash. Imports no torch at the top.
 
-`clbench pretrain` writes `<id>.safetensors` into `CLBENCH_WEIGHTS` (default `weights/`); the id is a w and the beginning
-of the file's SHA-256, so that a file that was altered is no longer what its name says. Safetensors only: nothing is unpickled.
+`clbench pretrain` writes `<id>.safetensors` into `CLBENCH_WEIGHTS` (default `weights/`); the id is a w and the
+beginning of the file's SHA-256, so that a file that was altered is no longer what its name says. Safetensors only:
+nothing is unpickled.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from evidence import section
+
 from clbench.config import (
     EvaluationConfig,
     Execution,
@@ -29,7 +31,8 @@ NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
 def pages() -> dict[str, str]:
     """File name → content of every generated page."""
     return {
-        "strategies.md": _plugins("Strategies", "strategy", strategies),
+        "strategies.md": _index(),
+        **{f"strategies/{entry.name}.md": _page(entry) for entry in _shipped(strategies)},
         "benchmarks.md": _plugins("Benchmarks", "benchmark", benchmarks),
         "models.md": _plugins("Models", "model", models),
         "metrics.md": _metrics(),
@@ -37,12 +40,42 @@ def pages() -> dict[str, str]:
     }
 
 
+def _shipped(registry: Registry[Any]) -> list[Entry]:
+    """What clbench itself registers."""
+    entries = [registry.entry(name) for name in registry.names()]
+    return [entry for entry in entries if entry.module.startswith("clbench.")]
+
+
+def _index() -> str:
+    lines = ["# Strategies", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
+    for e in _shipped(strategies):
+        kind = " (modifier)" if e.modifier else ""
+        lines.append(
+            f"| [`{e.name}`](strategies/{e.name}.md){kind} | {e.version} | {e.summary} | {_paper(e.paper)} |"
+        )
+    return NOTE + "\n".join(lines) + "\n"
+
+
+def _page(entry: Entry) -> str:
+    """A strategy's page: what it is, its parameters, its configurations with their sources, its numbers."""
+    lines = [f"# {entry.name}", "", *_body("strategy", entry), "", "## Configurations", ""]
+    files = sorted(
+        p for p in (DOCS.parent / "configs").glob(f"*/{entry.name}.yaml") if p.parent.name != "suites"
+    )
+    for file in files:
+        text = file.read_text(encoding="utf-8").strip()
+        lines += [
+            f"[`configs/{file.parent.name}/{file.name}`](../../configs/{file.parent.name}/{file.name}):",
+            "",
+        ]
+        lines += ["```yaml", text, "```", ""]
+    if not files:
+        lines += ["None of its own: its defaults, and each benchmark's.", ""]
+    return NOTE + "\n".join(lines[:-1] + section(entry.name)) + "\n"
+
+
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:
-    entries = [
-        registry.entry(name)
-        for name in registry.names()
-        if registry.entry(name).module.startswith("clbench.")
-    ]
+    entries = _shipped(registry)
     lines = [f"# {title}", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
     lines += [f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {_paper(e.paper)} |" for e in entries]
     for entry in entries:
@@ -70,7 +103,8 @@ def _body(kind: str, entry: Entry) -> list[str]:
         lines += ["", f"Needs: {', '.join(needs) or 'nothing beyond the examples'}."]
         if entry.null is not None:
             same = ", ".join(f"`{k}={v}`" for k, v in entry.null.items())
-            lines += ["", f"With {same} it is fine-tuning, bit for bit." if same else "It is fine-tuning."]
+            what = "changes nothing" if entry.modifier else "is fine-tuning"
+            lines += ["", f"With {same} it {what}, bit for bit." if same else "It is fine-tuning."]
     return lines
 
 
@@ -146,7 +180,14 @@ def main(check: bool) -> int:
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             stale.append(name)
             if not check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(content, encoding="utf-8")
+    wanted = {DOCS / name for name in pages()}
+    for path in sorted((DOCS / "strategies").glob("*.md")):
+        if path not in wanted:
+            stale.append(f"strategies/{path.name} (of no strategy)")
+            if not check:
+                path.unlink()
     if stale:
         print(f"{'out of date' if check else 'written'}: {', '.join(stale)}")
     return int(check and bool(stale))

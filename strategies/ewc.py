@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import CrossEntropy, Group, members_of, per_example_gradients, quadratic_penalty
+from clbench.parts import CrossEntropy, Group, members_of, quadratic_penalty, squared_gradients
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -174,8 +174,7 @@ def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> 
     def loss(logits: Tensor, y1: Tensor) -> Tensor:
         return F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], task)), y1[None])
 
-    gradients = per_example_gradients(run, loss, x, y)  # name → (B, …)
-    return {name: torch.einsum("b,b...->...", weights, g**2) for name, g in gradients.items()}
+    return squared_gradients(run, loss, x, y, weights=weights)
 
 
 @register("ewc", paper="arXiv:1612.00796", null={"strength": 0.0})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.memory import BatchReservoir
-from clbench.parts import Proxies, TwoViews, proxy_contrast, replay_two_views, unit
+from clbench.parts import Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views, unit
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ class HolisticReplay(Strategy):
         alpha: float,
         beta: float,
         contrast: bool,
+        second: SecondView,
     ) -> None:
         self.capacity, self.draw, self.temperature = capacity, draw, temperature
         self.kappa, self.period = kappa, period
-        self.alpha, self.beta, self.contrast = alpha, beta, contrast
+        self.alpha, self.beta, self.contrast, self.second = alpha, beta, contrast, second
 
     def setup(self, run: Run) -> None:
         self.memory = BatchReservoir(self.capacity)
@@ -60,7 +61,7 @@ class HolisticReplay(Strategy):
         n = min(batch.new if self.draw is None else self.draw, len(self.memory))
         if n == 0:
             return {}
-        old, past = replay_two_views(self.run, self.memory, n)
+        old, past = replay_two_views(self.run, self.memory, n, self.second)
         scores, y = torch.cat([past.logits, out.logits]), torch.cat([old["y"], batch.y])
         if self.contrast:
             features = torch.cat([past.features, out.features])
@@ -140,6 +141,7 @@ def hpcr(
     beta: float = 0.5,
     contrast: bool = False,
     seen_only: bool = True,
+    second_view: Literal["strong", "benchmark"] = "strong",
 ) -> Strategy:
     """Holistic Proxy-based Contrastive Replay: PCR whose loss is scaled in a cycle, with two distillations.
 
@@ -157,6 +159,8 @@ def hpcr(
         beta: β, weight of the distillation of similarities (SCD).
         contrast: contrasts rows with one another as well as with proxies.
         seen_only: whether classes not seen yet are out of the question at prediction.
+        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, as in the
+            authors' code, of colour images; otherwise, and of other inputs, the benchmark's augmentation.
 
     Reference: Lin et al., "HPCR: Holistic Proxy-based Contrastive Replay for Online Continual Learning", IEEE
     Transactions on Neural Networks and Learning Systems 2025, arXiv:2309.15038.
@@ -164,8 +168,8 @@ def hpcr(
     Differences from the paper:
         1. Contrast among rows is an option for all steps, and off, as in the authors' released settings; the paper
            switches it on and off by the situation of the batch.
-        2. The second view of an example is the benchmark's augmentation, in place of a random resized crop, a flip,
-           colour jitter and greyscale; where a benchmark augments nothing, both views are equal.
+        2. The second view of what is no colour image is the benchmark's augmentation; where that is nothing, both views
+           are equal.
         3. The benchmark's normalisation is kept; the authors' inputs lie in [0, 1].
         4. The proxies begin as the weights of the linear head, which has their distribution.
         5. A class counts as seen from its first example on, in place of the end of its experience.
@@ -175,6 +179,8 @@ def hpcr(
     """
     return chain(
         Proxies(temperature, seen_only),
-        TwoViews(),
-        HolisticReplay(memory, draw, temperature, (kappa_min, kappa_max), period, alpha, beta, contrast),
+        TwoViews(second_view),
+        HolisticReplay(
+            memory, draw, temperature, (kappa_min, kappa_max), period, alpha, beta, contrast, second_view
+        ),
     )

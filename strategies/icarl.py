@@ -13,22 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, register
-from clbench.memory import Memory
+from clbench.memory import Chosen
 from clbench.parts import binary_loss
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
     from clbench.engine import Run
-
-
-class Exemplars(Memory):
-    """Rows that are chosen all at once; those of a class stand together, the most telling first."""
-
-    def keep(self, **rows: Tensor) -> None:
-        """Hold these rows and no others."""
-        self.seen = self._check(rows)
-        for name, values in rows.items():
-            self._columns[name][: self.seen] = values
 
 
 class NearestMean(Strategy):
@@ -50,7 +40,7 @@ class NearestMean(Strategy):
         self.means: Tensor | None = None  # (C, D), as long as the model stays as it is
 
     def setup(self, run: Run) -> None:
-        self.memory = Exemplars(self.capacity)
+        self.memory = Chosen(self.capacity)
         self.seen = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,) also at present
         self.old = torch.zeros_like(self.seen)  # (C,) before, and not at present
         self.deck = torch.zeros(0, dtype=torch.int64, device=run.device)  # (M,) order of this pass

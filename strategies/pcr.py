@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.memory import BatchReservoir
-from clbench.parts import Proxies, TwoViews, proxy_contrast, replay_two_views
+from clbench.parts import Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -30,8 +30,10 @@ class ProxyReplay(Strategy):
     needs = frozenset({"memory"})
     state = ("memory",)
 
-    def __init__(self, capacity: int, draw: int | None, weighting: Literal["count", "uniform"]) -> None:
-        self.capacity, self.draw, self.weighting = capacity, draw, weighting
+    def __init__(
+        self, capacity: int, draw: int | None, weighting: Literal["count", "uniform"], second: SecondView
+    ) -> None:
+        self.capacity, self.draw, self.weighting, self.second = capacity, draw, weighting, second
 
     def setup(self, run: Run) -> None:
         self.memory = BatchReservoir(self.capacity)
@@ -40,7 +42,7 @@ class ProxyReplay(Strategy):
         n = min(batch.new if self.draw is None else self.draw, len(self.memory))
         if n == 0:
             return {}
-        old, past = replay_two_views(self.run, self.memory, n)
+        old, past = replay_two_views(self.run, self.memory, n, self.second)
         scores, y = torch.cat([past.logits, out.logits]), torch.cat([old["y"], batch.y])
         return {"contrast": proxy_contrast(scores, y, self.weighting)}
 
@@ -55,6 +57,7 @@ def pcr(
     temperature: float = 0.09,
     weighting: Literal["count", "uniform"] = "count",
     seen_only: bool = True,
+    second_view: Literal["strong", "benchmark"] = "strong",
 ) -> Strategy:
     """Proxy-based Contrastive Replay: stream and memory are contrasted with the proxies of the classes at hand.
 
@@ -67,13 +70,15 @@ def pcr(
         temperature: τ.
         weighting: n_c as counted, as in the authors' code, or 1 for every class at hand.
         seen_only: whether classes not seen yet are out of the question at prediction, as in the authors' later code.
+        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, as in the
+            authors' code, of colour images; otherwise, and of other inputs, the benchmark's augmentation.
 
     Reference: Lin et al., "PCR: Proxy-based Contrastive Replay for Online Class-Incremental Continual Learning", CVPR
     2023, arXiv:2304.04408.
 
     Differences from the paper:
-        1. The second view of an example is the benchmark's augmentation, in place of a random resized crop, a flip,
-           colour jitter and greyscale; where a benchmark augments nothing, both views are equal.
+        1. The second view of what is no colour image is the benchmark's augmentation; where that is nothing, both views
+           are equal.
         2. The benchmark's normalisation is kept; the authors' inputs lie in [0, 1].
         3. The proxies begin as the weights of the linear head, which has their distribution.
         4. A class counts as seen from its first example on, in place of the end of its experience, as no boundaries
@@ -82,4 +87,8 @@ def pcr(
         6. A batch that meets an empty memory makes no update at all; the authors' loss is 0 there, which is the same
            without momentum and weight decay.
     """
-    return chain(Proxies(temperature, seen_only), TwoViews(), ProxyReplay(memory, draw, weighting))
+    return chain(
+        Proxies(temperature, seen_only),
+        TwoViews(second_view),
+        ProxyReplay(memory, draw, weighting, second_view),
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import examples_at_once, like, members_of, per_example_gradients
+from clbench.parts import like, members_of, squared_gradients
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -58,16 +58,15 @@ def fisher_of_labels(run: Run, exp: Experience) -> dict[str, Tensor]:
         return -F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], exp.task)), y1[None])
 
     batches = torch.arange(len(exp)).split(run.batch_size)
-    for batch in batches:
-        for rows in batch.split(examples_at_once(run)):
-            raw, y = (tensor.to(run.device) for tensor in exp.data.take(rows))
-            # The transform itself, as `run.augment` would take from the random stream of the training batches.
-            x = run.benchmark.transform.train(raw, run.rng("refresh/augment"))
-            network = network or normalising_alone(run, x[:1])
-            log_p = F.log_softmax(run.mask_tasks(logits_of(network, x), torch.full_like(y, exp.task)), 1)
-            weights = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
-            for name, g in per_example_gradients(run, log_likelihood, x, y, model=network).items():
-                total[name] += torch.einsum("b,b...->...", weights, g**2)
+    for rows in batches:
+        raw, y = (tensor.to(run.device) for tensor in exp.data.take(rows))
+        # The transform itself, as `run.augment` would take from the random stream of the training batches.
+        x = run.benchmark.transform.train(raw, run.rng("refresh/augment"))
+        network = network or normalising_alone(run, x[:1])
+        log_p = F.log_softmax(run.mask_tasks(logits_of(network, x), torch.full_like(y, exp.task)), 1)
+        p = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
+        for name, value in squared_gradients(run, log_likelihood, x, y, weights=p, model=network).items():
+            total[name] += value
     return {name: value / (len(batches) * run.batch_size) for name, value in total.items()}
 
 

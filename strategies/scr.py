@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Reservoir, Strategy, register
+from clbench.parts import SecondView, second_view
 from clbench.strategy import State
 from clbench.types import MASKED
 
@@ -35,8 +36,11 @@ class ContrastiveReplay(Strategy):
     needs = frozenset({"memory"})
     state = ("memory",)
 
-    def __init__(self, capacity: int, draw: int, temperature: float, projection: int) -> None:
-        self.capacity, self.draw, self.temperature, self.size = capacity, draw, temperature, projection
+    def __init__(
+        self, capacity: int, draw: int, temperature: float, projection: int, second: SecondView
+    ) -> None:
+        self.capacity, self.draw, self.temperature = capacity, draw, temperature
+        self.size, self.second = projection, second
 
     def wrap(self, model: nn.Module) -> nn.Module:
         features: int = model.feature_size  # type: ignore[assignment]
@@ -70,7 +74,7 @@ class ContrastiveReplay(Strategy):
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if len(batch) == batch.new:
             return {}
-        other = self.run.forward(self.run.augment(batch.raw), batch.task)  # the second view
+        other = self.run.forward(second_view(self.run, batch.raw, self.second), batch.task)
         z = self.projection(torch.cat([out.features, other.features]))
         return {"contrast": supervised_contrast(F.normalize(z), batch.y.repeat(2), self.temperature)}
 
@@ -125,7 +129,13 @@ def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:
 
 
 @register("scr", paper="arXiv:2103.13885")
-def scr(memory: int = 200, draw: int = 100, temperature: float = 0.07, projection: int = 128) -> Strategy:
+def scr(
+    memory: int = 200,
+    draw: int = 100,
+    temperature: float = 0.07,
+    projection: int = 128,
+    second_view: Literal["strong", "benchmark"] = "strong",
+) -> Strategy:
     """Supervised Contrastive Replay: features of a class are drawn together, and the nearest class mean predicts.
 
     L = supervised contrastive loss over two views of stream and replayed examples, on unit projections of the features
@@ -136,15 +146,17 @@ def scr(memory: int = 200, draw: int = 100, temperature: float = 0.07, projectio
         draw: replayed examples.
         temperature: τ.
         projection: size of the projected features.
+        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, as in the
+            authors' code, of colour images; otherwise, and of other inputs, the benchmark's augmentation.
 
     Reference: Mai et al., "Supervised Contrastive Replay: Revisiting the Nearest Class Mean Classifier in Online
     Class-Incremental Continual Learning", CVPR Workshops 2021, arXiv:2103.13885. The defaults are the authors' for a
     stream of batches of 10.
 
     Differences from the paper:
-        1. The second view of an example is the benchmark's augmentation, in place of a random resized crop, a flip,
-           colour jitter and greyscale; where a benchmark augments nothing, both views are equal.
+        1. The second view of what is no colour image is the benchmark's augmentation; where that is nothing, both views
+           are equal.
         2. A class of which nothing is stored cannot be predicted; the authors' code gives it a random mean.
         3. The model keeps its linear head, which gets no gradient.
     """
-    return ContrastiveReplay(memory, draw, temperature, projection)
+    return ContrastiveReplay(memory, draw, temperature, projection, second_view)

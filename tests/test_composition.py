@@ -20,6 +20,7 @@ REFUSED = {
     ("ncm", "refresh"): "no trainable parameters",
     **{(base, "redo"): "linear head" for base in ("pcr", "hpcr", "ncm", "linear-probe")},
     **dict.fromkeys([("scr", "freeze"), ("ncm", "view-batch")], "depends on nothing that is trained"),
+    ("gdumb", "view-batch"): "view-batch arranges the stream's batches, and gdumb learns from none of them",
 }
 """Pairs that cannot be composed, with what the message says."""
 UNTRAINED = ("ncm",)

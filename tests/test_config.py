@@ -249,4 +249,5 @@ def test_every_shipped_configuration_resolves() -> None:
         if file.parent.name in benchmarks.names() and all(
             n in strategies.names() for n in names[0].split("+")
         ):
-            resolve(file.parent.name, names[0])
+            modifies = all(strategies.entry(part).modifier for part in names[0].split("+"))
+            resolve(file.parent.name, f"finetune+{names[0]}" if modifies else names[0])

@@ -485,6 +485,39 @@ def test_lca_with_the_zero_shot_point_needs_ten_ticks_of_every_task(trace):
     assert value(trace, "lca10_zero_shot") is None
 
 
+def test_forward_facilitation_compares_first_ticks_after_updates_with_those_of_the_first_task():
+    assert value(zero_shot_curve(), "forward_facilitation") == pytest.approx(0.8 - 1.0)
+
+
+def test_forward_facilitation_needs_ten_ticks_of_the_first_task(trace):
+    assert value(trace, "forward_facilitation") is None
+
+
+# --- retention ---
+
+
+def with_last_row(final: list[int]) -> Curve:
+    """Tasks that end at so many right out of 1,000."""
+    curve, tasks = Curve(), list(range(len(final)))
+    for i in tasks:
+        curve.append(
+            step=i + 1, examples=i + 1, experience=i, evaluated=tasks, correct=final, total=1000, loss=0.0, full=True
+        )  # fmt: skip
+    return curve
+
+
+def test_retention_falls_with_a_power_of_age():
+    assert value(with_last_row([250, 500, 1000, 7]), "retention_slope") == pytest.approx(
+        np.polyfit(np.log([3, 2, 1]), np.log([0.25, 0.5, 1]), 1)[0]
+    )
+    assert value(with_last_row([300, 300, 300, 900]), "retention_slope") == pytest.approx(0)
+
+
+def test_retention_is_undefined_where_a_task_ended_at_nothing():
+    assert value(with_last_row([0, 500, 1000]), "retention_slope") is None
+    assert value(with_last_row([500, 1000]), "retention_slope") is None
+
+
 # --- the stability gap ---
 
 

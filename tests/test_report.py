@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clbench import report
+from clbench import report, tables
 from clbench.curve import Curve
 from clbench.metrics import METRICS
-from clbench.report import Cell, Estimate, Row
+from clbench.tables import Cell, Estimate, Row
 
 CURVE = Curve.from_trace([[0.5, 1.0, 0.2, 0.9], [0.5, 1.0]], [2])
 
@@ -45,7 +45,7 @@ def cells(
 
 
 def rows(*given: Cell) -> dict[str, Row]:
-    return {row.strategy: row for row in report.table_rows(given)}
+    return {row.strategy: row for row in tables.table_rows(given)}
 
 
 class Page(HTMLParser):
@@ -76,13 +76,13 @@ class Page(HTMLParser):
 
 
 def test_estimate() -> None:
-    value = report.estimate([0.8, None, 0.9, 1.0])
+    value = tables.estimate([0.8, None, 0.9, 1.0])
     assert value is not None
     assert value.mean == pytest.approx(0.9)
     assert value.half == pytest.approx(4.302653 * 0.1 / 3**0.5)  # t(0.975, 2)
     assert value.n == 3
-    assert report.estimate([0.8]) == Estimate(0.8, None, 1)
-    assert report.estimate([None]) is None
+    assert tables.estimate([0.8]) == Estimate(0.8, None, 1)
+    assert tables.estimate([None]) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_estimate() -> None:
     ],
 )
 def test_percent(value: Estimate | None, shown: str) -> None:
-    assert report.percent(value) == shown
+    assert tables.percent(value) == shown
 
 
 def test_the_best_and_its_ties_are_marked_in_the_metrics_direction() -> None:
@@ -128,7 +128,7 @@ def test_benchmarks_are_rated_each_on_its_own_and_keep_their_order() -> None:
         *cells({"b": [0.5, 0.5], "a": [0.9, 0.9]}, benchmark="z"),
         *cells({"b": [0.6, 0.6], "a": [0.1, 0.1]}, benchmark="y"),
     ]
-    table = report.table_rows(given)
+    table = tables.table_rows(given)
     assert [(row.benchmark, row.strategy) for row in table] == [
         ("z", "b"),
         ("z", "a"),
@@ -151,7 +151,7 @@ def test_diverged_runs_are_counted_and_not_in_the_mean() -> None:
 
 
 def test_summary_has_every_metric_and_is_json() -> None:
-    (entry,) = json.loads(json.dumps(report.summary(cells({"a": [0.5, 0.7, None]}))))
+    (entry,) = json.loads(json.dumps(tables.summary(cells({"a": [0.5, 0.7, None]}))))
     assert (entry["runs"], entry["done"], entry["diverged"]) == (3, 2, 1)
     assert entry["metrics"]["wp100"] == {"mean": 0.125, "half_width": 0.0, "n": 2}
     assert entry["metrics"]["train_seconds"]["mean"] == 12.5
@@ -161,7 +161,7 @@ def test_summary_has_every_metric_and_is_json() -> None:
 
 
 def test_markdown() -> None:
-    text = report.markdown_table(cells({"a": [0.9, 0.9], "b": [0.5, None]}))
+    text = tables.markdown_table(cells({"a": [0.9, 0.9], "b": [0.5, None]}))
     assert text.splitlines()[:6] == [
         "## split-digits",
         "",
@@ -171,27 +171,59 @@ def test_markdown() -> None:
         "| b | 1/2 diverged | 50.0 | 50.0 | 12.5 | 0.25 |",
     ]
     assert "means are over the others" in text
-    marked = report.markdown_table(cells({"a|b": [0.9, 0.9], "c": [0.5, 0.5]}, benchmark="x*y"))
+    marked = tables.markdown_table(cells({"a|b": [0.9, 0.9], "c": [0.5, 0.5]}, benchmark="x*y"))
     assert marked.startswith("## x\\*y")
     assert "| a\\|b | 2 | **90.0 ± 0.0** |" in marked
 
 
 def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> None:
     given = cells({"[red]a": [0.9, 0.9], "b": [None, None]})
-    tables = report.rich_tables([*given, *cells({"c": [0.5]}, benchmark="other")])
-    assert len(tables) == 2
+    shown = tables.rich_tables([*given, *cells({"c": [0.5]}, benchmark="other")])
+    assert len(shown) == 2
     console = Console(width=100, file=io.StringIO())
     with console.capture() as capture:
-        console.print(tables[0])
+        console.print(shown[0])
     text = capture.get()
     assert "[red]a" in text
     assert "90.0±0.0" in text
     assert "2/2 diverged" in text
 
 
+# --- paired differences ---
+
+
+def test_a_difference_is_paired_by_seed() -> None:
+    """+0.2, +0.1 and +0.3 with the same mean as unpaired, but an interval of the differences' own spread."""
+    (row,) = tables.difference_rows(cells({"er": [0.1, 0.5, 0.4], "er+ema": [0.3, 0.6, 0.7]}))
+    assert row.strategy == "er+ema − er"
+    value = row.values["average_accuracy"]
+    assert value is not None
+    assert value.mean == pytest.approx(0.2)
+    assert value.half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+
+
+def test_only_chains_with_their_base_have_differences() -> None:
+    assert tables.difference_rows(cells({"er": [0.1], "der": [0.2], "der+ema+refresh": [0.3]})) == []
+
+
+def test_a_pair_with_an_unfinished_run_is_left_out_and_counted() -> None:
+    (row,) = tables.difference_rows(cells({"er": [0.1, None], "er+ema": [0.3, 0.9]}))
+    assert row.values["average_accuracy"] == Estimate(pytest.approx(0.2), None, 1)  # type: ignore[arg-type]
+    assert row.unfinished == {"unpaired": 1}
+
+
+def test_differences_are_shown_with_their_sign_wherever_tables_are(tmp_path: Path) -> None:
+    given = cells({"er": [0.5, 0.5], "er+ema": [0.6, 0.6]})
+    assert "| er+ema − er | 2 | +10.0 ± 0.0 | −10.0 ± 0.0 |" in tables.markdown_table(given)
+    assert len(tables.rich_tables(given)) == 2
+    assert [entry["strategy"] for entry in tables.summary(given)] == ["er", "er+ema", "er+ema − er"]
+    page = report.write_report(given, tmp_path, "Suite", "command").read_text(encoding="utf-8")
+    assert "+10.0<small> ± 0.0</small>" in page
+
+
 def test_the_quickstart_table_fits_into_80_characters() -> None:
     values = {name: [0.5, 0.9] for name in ("finetune", "joint", "derpp")}
-    (table,) = report.rich_tables(cells(values, benchmark="rotated-digits"))
+    (table,) = tables.rich_tables(cells(values, benchmark="rotated-digits"))
     console = Console(width=200, file=io.StringIO())
     assert console.measure(table).maximum <= 80
 

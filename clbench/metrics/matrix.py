@@ -274,6 +274,32 @@ def class_forgetting(curve: Curve) -> float | None:
     return mean(best[once] - accuracy[-1, once])
 
 
+# --- environments in which the past recurs, on request ---
+
+
+@metric(
+    "retention_slope",
+    title="d(ret.)",
+    higher_is_better=True,
+    reference="after Gandhi et al., arXiv 2401.10393; the formula is ours, as theirs is not known to us",
+    unit="exponent",
+    default=False,
+)
+def retention_slope(curve: Curve) -> float | None:
+    """Exponent of the power of its age that the final accuracy on a task falls with: 0 is no fall.
+
+        d = slope of the least-squares line through ( ln(T−j), ln R[T,j] ), j < T
+
+    Undefined below three tasks, and where a task ended at 0.
+    """
+    last = task_matrix(curve, tasks=3).R[-1, :-1]
+    if not (last > 0).all():
+        raise UndefinedError
+    age = np.log(np.arange(len(last), 0, -1))
+    deviation = age - age.mean()
+    return float((deviation * np.log(last)).sum() / (deviation**2).sum())
+
+
 # --- few-shot class-incremental learning, on request; experience 1 is the base session ---
 
 

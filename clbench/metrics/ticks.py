@@ -330,6 +330,29 @@ def lca10_zero_shot(curve: Curve) -> float | None:
     return mean(np.column_stack([zero_shot, shots]))
 
 
+@metric(
+    "forward_facilitation",
+    title="FF₁₀",
+    higher_is_better=True,
+    reference="after Gandhi et al., arXiv 2401.10393; the formula is ours, as theirs is not known to us",
+    default=False,
+)
+def forward_facilitation(curve: Curve) -> float | None:
+    """How much better a later task is known after as few updates as the first one had, averaged over later tasks.
+
+        FF₁₀ = mean_{j≥2} mean_{s=1..10} ( a_j(s-th tick of experience j) − a_1(s-th tick of experience 1) )
+
+    Ticks after updates; tasks without so many are left out. The first task, which meets a fresh network, stands for
+    every task alone: fair where tasks are equally hard and equally paced, as permutations of one data set are.
+    """
+    ticks, tasks = task_ticks(curve), curve.experiences
+    updated = ticks.steps > 0
+    first = [ticks.accuracy[(ticks.experience == j) & updated, j][:10] for j in range(tasks)]
+    if len(first[0]) < 10:
+        raise UndefinedError
+    return mean([a.mean() - first[0].mean() for a in first[1:] if len(a) == 10])
+
+
 def learning_curve_area(ticks: Ticks, beta: int) -> float:
     """LCA_β: accuracy on a task over its own first β ticks, over the tasks that have so many; NaN if none.
 

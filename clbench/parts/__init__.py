@@ -19,6 +19,7 @@ from clbench.parts.penalties import (
     examples_at_once,
     per_example_gradients,
     quadratic_penalty,
+    squared_gradients,
 )
 from clbench.parts.projections import (
     Keeper,
@@ -33,7 +34,16 @@ from clbench.parts.projections import (
     set_gradient,
     with_gradients,
 )
-from clbench.parts.proxies import CosineHead, Proxies, TwoViews, proxy_contrast, replay_two_views, unit
+from clbench.parts.proxies import (
+    CosineHead,
+    Proxies,
+    SecondView,
+    TwoViews,
+    proxy_contrast,
+    replay_two_views,
+    second_view,
+    unit,
+)
 from clbench.parts.replay import DarkReplay, Episodes, Replay
 from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
@@ -60,6 +70,7 @@ __all__ = [
     "ProjectEach",
     "Proxies",
     "Replay",
+    "SecondView",
     "SeenOutputs",
     "Teacher",
     "TrainOnly",
@@ -84,7 +95,9 @@ __all__ = [
     "replay_two_views",
     "replayed_gradient",
     "scale_invariant",
+    "second_view",
     "set_gradient",
+    "squared_gradients",
     "stages",
     "teacher_of",
     "unit",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from clbench.errors import IncompatibleError
 from clbench.parts.groups import Group, members_of
 from clbench.strategy import Strategy
 from clbench.types import Batch, Experience, Output
@@ -88,8 +89,8 @@ class HoldWeights(Strategy):
         self.anchor = {name: p.detach().clone() for name, p in chosen.items()}
 
 
-PER_EXAMPLE_FLOATS = 1 << 26
-"""Gradient entries held at once while one gradient per example is taken: 256 MiB."""
+PER_EXAMPLE_FLOATS = 1 << 23
+"""Gradient entries held at once while one gradient per example is taken: 32 MiB, which caches hold; more is slower."""
 
 
 def examples_at_once(run: Run) -> int:
@@ -106,8 +107,19 @@ def per_example_gradients(
         loss: of an example's logits (1, C) and its rows of `rest`, a scalar.
         x: (B, …) inputs. rest: (B, …) what else the loss needs, labels for example.
         model: whose logits; the run's model in its present mode if None.
+
+    Raises:
+        IncompatibleError: one layer stands in two places of the model.
     """
     network = run.model if model is None else model
+    layers = [module for _, module in network.named_modules(remove_duplicate=False)]
+    if len(layers) > len(
+        set(layers)
+    ):  # torch would lose the layer's parameters (`functional_call`, as of 2.13)
+        raise IncompatibleError(
+            f"{run.strategy} takes gradients of single examples, which a model that has one layer in two places does "
+            "not allow; give each place a layer of its own."
+        )
     names = run.parameters().keys()
     tensors = {name: tensor.detach() for name, tensor in network.named_parameters()}
     frozen = {name: t for name, t in [*tensors.items(), *network.named_buffers()] if name not in names}
@@ -118,3 +130,74 @@ def per_example_gradients(
     per_example = vmap(grad(of_one), in_dims=(None, 0, *(0 for _ in rest)), chunk_size=examples_at_once(run))
     found: dict[str, Tensor] = per_example({name: tensors[name] for name in names}, x, *rest)
     return found
+
+
+def squared_gradients(
+    run: Run,
+    loss: Callable[..., Tensor],
+    x: Tensor,
+    *rest: Tensor,
+    weights: Tensor,
+    model: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """Σ_b w_b (∂ℓ_b/∂θ)², the sum over examples of squared gradients, by parameter name.
+
+    Of a linear layer y = W a + c, ∂ℓ_b/∂W = g_b a_bᵀ with g_b = ∂ℓ_b/∂y_b, so that the sum is (w g²)ᵀ a², one product
+    of matrices. Networks with other layers take `per_example_gradients`, a few examples at a time.
+
+    Args:
+        loss, x, rest, model: as of `per_example_gradients`.
+        weights: (B,) w.
+    """
+    network = run.model if model is None else model
+    found = _squares_of_linear_layers(network, loss, x, *rest, weights=weights)
+    if found is not None:
+        return {name: found[name] for name in run.parameters()}
+    total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
+    for rows in torch.arange(len(x), device=x.device).split(examples_at_once(run)):
+        some = (tensor[rows] for tensor in rest)
+        for name, g in per_example_gradients(run, loss, x[rows], *some, model=network).items():
+            total[name] += torch.einsum("b,b...->...", weights[rows], g**2)
+    return total
+
+
+def _squares_of_linear_layers(
+    network: nn.Module, loss: Callable[..., Tensor], x: Tensor, *rest: Tensor, weights: Tensor
+) -> dict[str, Tensor] | None:
+    """`squared_gradients` of a network whose only layers with weights are linear, each used once on vectors.
+
+    None for other networks.
+    """
+    layers: dict[nn.Module, str] = {}
+    if len(list(network.parameters())) < sum(1 for m in network.modules() for _ in m.parameters(False)):
+        return None  # layers that share weights
+    for prefix, module in network.named_modules():
+        if isinstance(module, nn.Linear):
+            layers[module] = prefix
+        elif (
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            or next(module.parameters(False), None) is not None
+        ):
+            return None
+    used: list[tuple[str, Tensor, Tensor]] = []
+
+    def look(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        used.append((layers[layer], given[0].detach(), out))
+
+    hooks = [layer.register_forward_hook(look) for layer in layers]
+    try:
+        with torch.enable_grad():
+            logits = network(x.detach().requires_grad_())
+            total = torch.vmap(loss)(logits[:, None], *rest).sum()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if sorted(name for name, _, _ in used) != sorted(layers.values()) or any(
+        a.dim() != 2 for _, a, _ in used
+    ):
+        return None
+    squares: dict[str, Tensor] = {}
+    for (name, a, _), g in zip(used, torch.autograd.grad(total, [out for _, _, out in used]), strict=True):
+        weighted = weights[:, None] * g**2  # (B, out)
+        squares[f"{name}.weight"], squares[f"{name}.bias"] = weighted.T @ a**2, weighted.sum(0)
+    return squares

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from clbench.memory import Memory
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Batch, Output
+from clbench.views import contrastive_view
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -68,18 +69,38 @@ class Proxies(Strategy):
         return scores.masked_fill(~self.seen, MASKED) if self.seen_only else scores
 
 
+SecondView = Literal["strong", "benchmark"]
+"""How the second view of an example is made: as in the authors' code, or by the benchmark's augmentation."""
+
+
+def second_view(run: Run, raw: Tensor, kind: SecondView) -> Tensor:
+    """(B, …) raw inputs → (B, …) what the model sees of them as a second view.
+
+    A strong view is a random resized crop with flip, colour jitter and greyscale (`clbench.views`), of colour images;
+    other inputs are augmented as the benchmark does.
+    """
+    if kind == "strong" and raw.dtype == torch.uint8 and raw.dim() == 4 and raw.shape[1] == 3:
+        return run.normalise(contrastive_view(raw, run.rng("views")))
+    return run.augment(raw)
+
+
 class TwoViews(Strategy):
-    """The stream's rows come as they are, and augmented rows of the same examples join them, in the same order."""
+    """The stream's rows come as they are, and second views of the same examples join them, in the same order."""
+
+    def __init__(self, second: SecondView) -> None:
+        self.second = second
 
     def extend(self, batch: Batch) -> Batch:
         plain = batch.with_x(self.run.normalise(batch.raw))
-        return plain.join(batch.x, batch.y, batch.task, batch.raw)
+        return plain.join(second_view(self.run, batch.raw, self.second), batch.y, batch.task, batch.raw)
 
 
-def replay_two_views(run: Run, memory: Memory, n: int) -> tuple[dict[str, Tensor], Output]:
-    """A draw of n examples, each twice (all as they are, then all augmented), and what the model says of these rows."""
+def replay_two_views(
+    run: Run, memory: Memory, n: int, second: SecondView
+) -> tuple[dict[str, Tensor], Output]:
+    """A draw of n examples, each twice (all as they are, then all second views), and what the model says of them."""
     drawn = memory.draw(n, run.rng("replay"))
-    x = torch.cat([run.normalise(drawn["x"]), run.augment(drawn["x"])])
+    x = torch.cat([run.normalise(drawn["x"]), second_view(run, drawn["x"], second)])
     old = {name: torch.cat([rows, rows]) for name, rows in drawn.items() if name != "x"}
     return old, run.forward(x, old["task"])
 

@@ -1,0 +1,404 @@
+"""The numbers of a suite: means with intervals, paired differences, and tables of them. No torch.
+
+Means are over the runs that finished, with 95 % t-intervals. A run that diverged or failed is counted and
+listed, never dropped silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from clbench import plots
+from clbench.metrics import METRICS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from clbench.curve import Curve
+    from clbench.suite import Cell as SuiteCell
+
+COLUMNS = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc", "wf10")
+"""Metrics of the tables, in percent; a table leaves out those that its benchmark does not define."""
+
+TITLES = {"forgetting": "forgetting", "wf10": "WF10"}
+"""Where a table calls a metric other than its registered title."""
+
+TIMES = {"train_seconds": "train s", "eval_seconds": "eval s"}
+
+UPPER_BOUNDS = frozenset(("joint", "offline"))
+"""Strategies that have all data: shown, but no rivals when the best is marked."""
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite, as a report needs it.
+
+    Attributes:
+        benchmark, strategy: labels.
+        seed: of the run.
+        status: "done", "diverged", "failed" …
+        metrics: fractions by name, None where one is not defined.
+        train_seconds, eval_seconds: what it cost; None if unknown.
+        curve: gives its curve when the plots are drawn; None if there is none.
+        note: why it is not done.
+        bound: whether the strategy is an upper bound.
+        made_by: versions of what made it.
+    """
+
+    benchmark: str
+    strategy: str
+    seed: int
+    status: str
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    curve: Callable[[], Curve] | None = None
+    note: str = ""
+    bound: bool = False
+    made_by: str = ""
+
+    @staticmethod
+    def of(cell: SuiteCell) -> Cell:
+        """A cell of a suite that was run."""
+        record = cell.record
+        if record is None:
+            return Cell(cell.benchmark, cell.strategy, cell.seed, cell.state, note=cell.message)
+        code, environment = record.code, record.environment
+        commit = (
+            f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
+        )
+        libraries = [f"{name} {version}" for name, version in environment["libraries"].items() if version]
+        return Cell(
+            cell.benchmark,
+            cell.strategy,
+            cell.seed,
+            record.status,
+            record.metrics,
+            record.budget["train_seconds"],
+            record.budget["eval_seconds"],
+            lambda: record.curve,
+            record.note,
+            record.strategy["name"] in UPPER_BOUNDS,
+            f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
+            f"{environment['device']} on {environment['processor']}, {environment['system']}",
+        )
+
+
+# --- numbers ---
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n runs and half the width of its 95 % t-interval, which a single run does not have."""
+
+    mean: float
+    half: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one strategy on one benchmark.
+
+    Attributes:
+        runs: how many there are, whatever became of them.
+        unfinished: status → how many, of those that are not done.
+        values: metric, or cost, → estimate over the runs that are done; None where it is not defined.
+        best: metrics of which it is the best, or not told from the best by the intervals.
+    """
+
+    benchmark: str
+    strategy: str
+    bound: bool
+    runs: int
+    unfinished: Mapping[str, int]
+    values: Mapping[str, Estimate | None]
+    best: frozenset[str] = frozenset()
+
+    @property
+    def done(self) -> int:
+        return self.runs - sum(self.unfinished.values())
+
+
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """Mean and 95 % t-interval of the values that are there."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    mean, half = plots.t_interval(there)
+    return Estimate(float(mean), None if half is None else float(half), len(there))
+
+
+def table_rows(cells: Sequence[Cell]) -> list[Row]:
+    """A row for each benchmark and strategy, in the order of the cells, the best of each benchmark marked."""
+    groups: dict[str, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        groups.setdefault(cell.benchmark, {}).setdefault(cell.strategy, []).append(cell)
+    rows: list[Row] = []
+    for strategies in groups.values():
+        table = [_row(runs) for runs in strategies.values()]
+        best = {key: _best(table, key) for key in COLUMNS}
+        rows += [
+            replace(row, best=frozenset(key for key in COLUMNS if row.strategy in best[key])) for row in table
+        ]
+    return rows
+
+
+def _row(runs: Sequence[Cell]) -> Row:
+    done = [cell for cell in runs if cell.status == "done"]
+    values = {key: estimate(cell.metrics.get(key) for cell in done) for key in metric_names(runs)}
+    for key in TIMES:
+        values[key] = estimate(getattr(cell, key) for cell in done)
+    unfinished = Counter(cell.status for cell in runs if cell.status != "done")
+    return Row(runs[0].benchmark, runs[0].strategy, runs[0].bound, len(runs), dict(unfinished), values)
+
+
+def _best(rows: Sequence[Row], key: str) -> set[str]:
+    """Strategies whose interval overlaps that of the best mean.
+
+    Upper bounds are no rivals, nor is a strategy of which a run is missing: its mean is over the survivors.
+    """
+    sign = -1 if METRICS[key].higher_is_better is False else 1
+    rated = [row for row in rows if not row.bound and not row.unfinished]
+    rivals = {row.strategy: value for row in rated if (value := row.values.get(key)) is not None}
+    if len(rivals) < 2:
+        return set()
+    top = max(rivals.values(), key=lambda value: sign * value.mean)
+    return {
+        name
+        for name, value in rivals.items()
+        if abs(top.mean - value.mean) <= (top.half or 0.0) + (value.half or 0.0)
+    }
+
+
+def metric_names(cells: Iterable[Cell]) -> list[str]:
+    """Metrics that any cell has: registered ones in their order, then others."""
+    names = {name for cell in cells for name in cell.metrics}
+    return [*[name for name in METRICS if name in names], *sorted(names - METRICS.keys())]
+
+
+def difference_rows(cells: Sequence[Cell]) -> list[Row]:
+    """For each strategy `a+b` whose base `a` is there, too, what `b` changes: `a+b` minus `a`, paired by seed.
+
+    Runs of one seed share stream, order and initial weights, so that their difference varies less than either.
+    """
+    groups: dict[tuple[str, str], dict[int, Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.benchmark, cell.strategy), {})[cell.seed] = cell
+    rows = []
+    for (benchmark, strategy), runs in groups.items():
+        base = strategy.rpartition("+")[0]
+        others = groups.get((benchmark, base))
+        if not others:
+            continue
+        pairs = [(run, others[seed]) for seed, run in runs.items() if seed in others]
+        done = [(a, b) for a, b in pairs if a.status == b.status == "done"]
+        values = {
+            key: estimate(_difference(a.metrics.get(key), b.metrics.get(key)) for a, b in done)
+            for key in metric_names([*runs.values(), *others.values()])
+        }
+        unfinished = {"unpaired": len(pairs) - len(done)} if len(done) < len(pairs) else {}
+        rows.append(Row(benchmark, f"{strategy} − {base}", False, len(pairs), unfinished, values))
+    return rows
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The rows as JSON-able dictionaries, with every metric: mean, half its 95 % interval, number of runs.
+
+    Paired differences follow, `a+b − a` in place of a strategy.
+    """
+    return [
+        {
+            "benchmark": row.benchmark,
+            "strategy": row.strategy,
+            "runs": row.runs,
+            "done": row.done,
+            **row.unfinished,
+            "metrics": {
+                key: value and {"mean": value.mean, "half_width": value.half, "n": value.n}
+                for key, value in row.values.items()
+            },
+        }
+        for row in [*table_rows(cells), *difference_rows(cells)]
+    ]
+
+
+# --- tables ---
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a printed table: its head and, for each row, text and whether it is marked."""
+
+    head: str
+    texts: tuple[tuple[str, bool], ...]
+    words: bool = False
+
+
+def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
+    """What all tables of a benchmark show; of differences with their signs, and without costs."""
+    columns = [
+        Column("strategy", tuple((row.strategy, False) for row in rows), words=True),
+        Column("runs", tuple((_runs(row), False) for row in rows)),
+    ]
+    for key in COLUMNS:
+        if key == COLUMNS[0] or any(row.values.get(key) for row in rows):
+            texts = tuple((percent(row.values.get(key), differences), key in row.best) for row in rows)
+            columns.append(Column(head_of(key), texts))
+    for key, head in () if differences else TIMES.items():
+        columns.append(Column(head, tuple((_seconds(row.values.get(key)), False) for row in rows)))
+    return columns
+
+
+def percent(value: Estimate | None, plus: bool = False) -> str:
+    """`87.1 ± 0.4`, in percent; `+87.1 ± 0.4` with a sign of its own."""
+    if value is None:
+        return NONE
+    shown = _signed(100 * value.mean)
+    if plus and shown != "0.0" and value.mean > 0:
+        shown = f"+{shown}"
+    return shown if value.half is None else f"{shown} ± {100 * value.half:.1f}"
+
+
+def _signed(number: float) -> str:
+    text = f"{number:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def _seconds(value: Estimate | None) -> str:
+    if value is None:
+        return NONE
+    digits = 0 if value.mean >= 100 else 1 if value.mean >= 1 else 2
+    return f"{value.mean:,.{digits}f}"
+
+
+def _runs(row: Row) -> str:
+    """`5`, or `2/5 diverged`."""
+    unfinished = [f"{count}/{row.runs} {status}" for status, count in row.unfinished.items()]
+    return ", ".join(unfinished) or str(row.runs)
+
+
+def _title(key: str) -> str:
+    return TITLES.get(key, METRICS[key].title)
+
+
+def head_of(key: str) -> str:
+    arrow = {True: " ↑", False: " ↓", None: ""}[METRICS[key].higher_is_better]
+    return _title(key) + arrow
+
+
+def shown_metrics(cells: Sequence[Cell]) -> list[str]:
+    """Metrics that a table of these cells has."""
+    return [key for key in COLUMNS if any(cell.metrics.get(key) is not None for cell in cells)]
+
+
+def by_benchmark(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    tables: dict[str, list[Row]] = {}
+    for row in rows:
+        tables.setdefault(row.benchmark, []).append(row)
+    return tables
+
+
+def rich_tables(cells: Sequence[Cell]) -> list[Table]:
+    """Tables for the terminal: one for each benchmark, and one of its paired differences if it has any."""
+    differences = by_benchmark(difference_rows(cells))
+    tables = []
+    for benchmark, rows in by_benchmark(table_rows(cells)).items():
+        tables.append(_rich_table(benchmark, rows))
+        if benchmark in differences:
+            tables.append(_rich_table(f"{benchmark}, paired differences", differences[benchmark], True))
+    return tables
+
+
+def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    # 80 characters: no seconds of evaluation, no column of equal numbers of runs, no spaces around ± and arrows.
+    columns, title = columns_of(rows, differences), Text(name, style="bold")
+    if not differences:
+        del columns[-1]
+    if len({_runs(row) for row in rows}) == 1 and not rows[0].unfinished:
+        del columns[1]
+        title.append(f"  {rows[0].runs} {'seeds' if rows[0].runs > 1 else 'seed'}", style="dim")
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=Text(f"{note_of(rows, differences)}\n", style="dim"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for column in columns:
+        side: Literal["left", "right"] = "left" if column.words else "right"
+        table.add_column(Text(column.head.replace(" ↑", "↑").replace(" ↓", "↓")), justify=side, no_wrap=True)
+    for i, row in enumerate(rows):
+        line = []
+        for column in columns:
+            text, marked = column.texts[i]
+            line.append(Text(text.replace(" ± ", "±"), style="bold" if marked else ""))
+        if row.unfinished:
+            line[1].stylize("red")
+        table.add_row(*line)
+    return table
+
+
+def markdown_table(cells: Sequence[Cell]) -> str:
+    """A Markdown table for each benchmark, under its name, and one of its paired differences if it has any."""
+    differences = by_benchmark(difference_rows(cells))
+    parts = []
+    for benchmark, rows in by_benchmark(table_rows(cells)).items():
+        parts.append(f"## {markdown(benchmark)}\n\n{_markdown_rows(rows)}\n")
+        if benchmark in differences:
+            parts.append(_markdown_rows(differences[benchmark], True) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown_rows(rows: Sequence[Row], differences: bool = False) -> str:
+    columns = columns_of(rows, differences)
+    lines = [
+        [markdown(column.head) for column in columns],
+        ["---" if column.words else "---:" for column in columns],
+    ]
+    for i in range(len(rows)):
+        shown = [(markdown(column.texts[i][0]), column.texts[i][1]) for column in columns]
+        lines.append([f"**{text}**" if marked else text for text, marked in shown])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{note_of(rows, differences)}"
+
+
+def note_of(rows: Sequence[Row], differences: bool = False) -> str:
+    """What a table's numbers are."""
+    several = any(row.done > 1 for row in rows)
+    if differences:
+        text = "Percentage points: what the last part of a chain changes, paired by seed"
+        text += "; mean ± half the 95 % t-interval of the differences." if several else "; one pair each."
+        if any(row.unfinished for row in rows):
+            text += " Pairs of which a run did not finish are left out."
+        return text
+    text = "Percent; mean ± half the 95 % t-interval over seeds." if several else "Percent; one run each."
+    if any(row.best for row in rows):
+        text += " Bold: the best"
+        text += ", and every strategy whose interval overlaps the best one's." if several else "."
+        if bounds := [row.strategy for row in rows if row.bound]:
+            text += f" Not rated: {' and '.join(bounds)}, with all past data at hand."
+    if any(row.unfinished for row in rows):
+        text += " Where runs did not finish, means are over the others and not rated."
+    return text
+
+
+def markdown(text: str) -> str:
+    return re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))
