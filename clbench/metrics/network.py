@@ -38,7 +38,7 @@ def weight_norm(curve: Curve) -> float:
 def weight_norm_growth(curve: Curve) -> float:
     """Norm of all hidden weights together at the end over that at the first full evaluation.
 
-    `weight_norm` (end) / `weight_norm` (before training, where future experiences are evaluated)
+    = weight_norm(end) / weight_norm(before training)
     """
     norms = _measured(curve)[:, NETWORK.index("weight_norm")]
     return float(norms[-1] / norms[0])
@@ -54,7 +54,7 @@ def weight_norm_growth(curve: Curve) -> float:
 def effective_learning_rate(curve: Curve) -> float:
     """Size of a step on the unit sphere at the end, for networks in which the scale of a layer changes nothing.
 
-    geometric mean over layers l of η / ‖W_l‖_F² (SGD) or η / ‖W_l‖_F (Adam), η the configured learning rate
+    exp(1/L Σ_l ln η / ‖W_l‖_F^k) over L layers, k = 2 under SGD and 1 under Adam, η the configured learning rate
     """
     return _last(curve, "effective_learning_rate")
 
@@ -63,7 +63,7 @@ def effective_learning_rate(curve: Curve) -> float:
 def dormant_units(curve: Curve) -> float:
     """Share of hidden units that hardly ever respond at the end.
 
-    mean over units i of [ E|h_i| ≤ 0.025 · mean over the layer's units k of E|h_k| ]
+    1/U Σ_i [ E|h_i| ≤ 0.025 · mean over the layer's units k of E|h_k| ] over all U hidden units i
     """
     return _last(curve, "dormant_units")
 
