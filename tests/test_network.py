@@ -155,3 +155,13 @@ def test_random_labels_can_be_fitted_and_training_accuracy_is_reported(tmp_path:
     assert record.metrics["weight_norm_growth"] == pytest.approx(1, abs=1e-5)
     first, last = record.curve.network[[0, -1], 1]
     assert first == pytest.approx(last, rel=1e-5)
+
+
+def test_plasticity_is_drawn(tmp_path: Path) -> None:
+    """The plot with a line has other pixels than one without."""
+    from clbench import plots
+
+    drawn = plots.plasticity({"er": [fitted(network=True)]}, tmp_path / "drawn.png")
+    empty = plots.plasticity({"er": [fitted()]}, tmp_path / "empty.png")
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    assert drawn.read_bytes() != empty.read_bytes()
