@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clbench.curve import NETWORK
 from clbench.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from clbench.curve import NETWORK, Curve, Ticks
+    from clbench.curve import Curve, Ticks
 
 Floats = NDArray[np.float64]
 Path_ = str | os.PathLike[str]
