@@ -11,7 +11,7 @@ help:
 	@echo "make test         install what developers need and run the tests"
 	@echo "make test-slow    the tests that take longer than a few seconds each"
 	@echo "make lint         ruff and mypy"
-	@echo "make docs         write the generated pages of docs/"
+	@echo "make docs         write the generated pages of docs/ and build the site, strictly and without network"
 	@echo "make clean        remove $(VENV) and caches; runs stay"
 
 quickstart: $(VENV)/.installed
@@ -30,6 +30,8 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build -q --fail-on-warning --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

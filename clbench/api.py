@@ -32,7 +32,8 @@ from clbench.ledger import (
 from clbench.models import make_model as make_model
 from clbench.observer import Observer
 from clbench.randomness import derive_seed
-from clbench.registry import benchmarks, models, strategies
+from clbench.registry import benchmarks, chain_parts, models, strategies
+from clbench.sources import typed_source
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark
 
@@ -57,7 +58,7 @@ def make_strategy(name: str, **params: Any) -> Strategy:
     Of a chain, a parameter belongs to the strategy that has it; one that several have is given as
     `derpp__alpha`.
     """
-    parts = name.split("+")
+    parts = chain_parts(name)
     given: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in params.items():
         owner, _, inner = key.partition("__")
@@ -76,7 +77,7 @@ def make_strategy(name: str, **params: Any) -> Strategy:
 def build_strategy(name: str, params: Mapping[str, Mapping[str, Any]]) -> Strategy:
     """A chain from its parts' names and their parameters, with its registered name stamped on."""
     made = []
-    for part in name.split("+"):
+    for part in chain_parts(name):
         strategy = strategies.make(part, **params.get(part, {}))
         strategy.name = part
         made.append(strategy)
@@ -152,12 +153,18 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
     if resolved.model.name in models.names():  # timm's are told by its own version, in the environment
         entries.append(models.entry(resolved.model.name))
         network["version"] = entries[-1].version
+    files = {entry.source for entry in entries if Path(entry.source).is_file()}
+    typed = {
+        typed_source(entry.build, f"'{entry.name}'")
+        for entry in entries
+        if entry.build is not None and entry.source not in files
+    }
     tree = resolved.model_dump(mode="json")
     if resolved.model.weights is not None:  # by their content, wherever they lie
         start_from = weights.find(resolved.model.weights)
         network |= {"weights": start_from.sha256, "substrate": start_from.substrate}
         tree["model"]["weights"] = start_from.sha256
-    code = code_identity(sorted({entry.source for entry in entries}))
+    code = code_identity(sorted(files), typed)
     return Identity(run_id(tree, what, method, network, code), benchmark, what, method, network, code)
 
 
@@ -169,8 +176,16 @@ def start(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Record:
-    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its
-    record."""
+    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
+
+    Args:
+        resolved: what runs. execution: how it is carried out. root: folder of run folders.
+        benchmark: an object of the caller's, in place of the registered one.
+        observers: progress displays, loggers.
+
+    Raises:
+        ClbenchError: bad input, or a run folder in another process's hands.
+    """
     identity = identify(resolved, benchmark)
     folder = root / identity.id
     if has_record(folder):
@@ -244,8 +259,16 @@ def build(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Run:
-    """The engine for a configuration, before its first step: stream, strategy and freshly initialised
-    model."""
+    """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
+
+    Args:
+        resolved: what runs. execution: how it is carried out.
+        benchmark: an object of the caller's, in place of the registered one.
+        observers: progress displays, loggers.
+
+    Raises:
+        ClbenchError: parts that do not fit together.
+    """
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
     strategy = build_strategy(resolved.strategy, resolved.params)

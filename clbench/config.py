@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clbench.errors import ConfigError, suggest
-from clbench.registry import benchmarks, check_arguments, models, strategies
+from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -185,6 +185,7 @@ def resolve(
     *overrides: Mapping[str, Any],
     seed: int = 0,
     file: Mapping[str, Any] | None = None,
+    suite: Sequence[Mapping[str, Any]] = (),
     given_benchmark: bool = False,
 ) -> RunConfig:
     """The configuration of a run, complete and checked.
@@ -195,14 +196,15 @@ def resolve(
             `stream.experiences`; of several, each over the one before. A key without a dot means the one
             parameter or field of that name there is.
         seed: of everything, unless `seeds.order`, `seeds.init` or `seeds.data` says otherwise.
-        file: a configuration as read from YAML: the sections of `RunConfig`.
+        file: a configuration as read from YAML: the sections of `RunConfig`, and keys as on the command line.
+        suite: `key → value` of a suite, under the file.
         given_benchmark: the benchmark is an object of the caller's, not a registered name.
 
     Raises:
         RegistryError: an unknown name. ConfigError: an unknown or ambiguous key, or a value that does not
             fit.
     """
-    parts = strategy.split("+")
+    parts = chain_parts(strategy)
     for part in parts:
         strategies.entry(part)
     if not given_benchmark:
@@ -218,7 +220,9 @@ def resolve(
     for where, layer in _layers(benchmark, parts):
         _merge(tree, layer, parts, where)
     shipped = tree.setdefault("train", {}).pop("epochs", TrainConfig().epochs)  # meant for several passes
-    _merge(tree, dict(file or {}), parts, "the configuration file")
+    for given in suite:
+        _override(tree, given, benchmark, parts, given_benchmark)
+    _merge_file(tree, file or {}, benchmark, parts, given_benchmark)
     if tree.get("benchmark", benchmark) != benchmark or tree.get("strategy", strategy) != strategy:
         raise ConfigError(
             "A configuration file names another benchmark or strategy than the command line does."
@@ -376,6 +380,40 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str],
             _deep(tree.setdefault(key, {}), value)
         else:
             tree[key] = value
+
+
+def _merge_file(
+    tree: dict[str, Any],
+    file: Mapping[str, Any],
+    benchmark: str,
+    parts: Sequence[str],
+    given_benchmark: bool,
+) -> None:
+    """A user's file over the tree: sections as in a run's `config.yaml`, and keys as on the command line."""
+    where = "the configuration file"
+    sections = {key: value for key, value in file.items() if key in RunConfig.model_fields}
+    _merge(tree, sections, parts, where)
+    keys: dict[str, Any] = {}
+    for key in file.keys() - sections.keys():
+        inner = file[key] if key in parts and isinstance(file[key], Mapping) else None  # derpp: {alpha: 0.5}
+        keys |= (
+            {key: file[key]} if inner is None else {f"{key}.{name}": value for name, value in inner.items()}
+        )
+    for key in keys:
+        if "." not in key and key not in (places := _places(benchmark, parts, tree, given_benchmark)):
+            known = sorted({*RunConfig.model_fields, *places})
+            raise ConfigError(
+                f"{where}: there is no setting '{key}'.{suggest(key, known)} Known: {', '.join(known)}."
+            )
+        address = _address(key, benchmark, parts, tree, given_benchmark)
+        inside: Any = sections
+        for step in address:
+            inside = inside.get(step) if isinstance(inside, Mapping) else None
+        if inside is not None:
+            raise ConfigError(
+                f"{where}: '{key}' and '{'.'.join(address)}' are the same setting; give one of them."
+            )
+    _override(tree, {key: _number(value) for key, value in keys.items()}, benchmark, parts, given_benchmark)
 
 
 def _params_by_part(params: Any, parts: Sequence[str], where: str) -> dict[str, Any]:

@@ -124,6 +124,9 @@ class Curve:
     ) -> None:
         """Add rows: arrays of one length, scalars standing for all rows.
 
+        Args:
+            step, examples, experience, evaluated, correct, total, loss, full: the columns, see the class.
+
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
         """
@@ -477,10 +480,14 @@ class Curve:
     ) -> Curve:
         """A curve of consecutive ticks, from the accuracies of each stream.
 
-        `traces[j]` has a value for each tick, None or NaN where stream j was not evaluated; a shorter one
-        belongs to the last ticks, as a stream seen later has fewer. `boundaries` are the ticks at which the
-        second experience begins, the third, … Every experience ends with full evaluations that repeat its
-        last tick.
+        Every experience ends with full evaluations that repeat its last tick.
+
+        Args:
+            traces: `traces[j]` has a value for each tick, None or NaN where stream j was not evaluated; a shorter
+                one belongs to the last ticks, as a stream seen later has fewer.
+            boundaries: the ticks at which the second experience begins, the third, …
+            totals: examples of each stream, or of all.
+            first_step: of the first tick. examples_per_step: stream examples of a step.
 
         Raises:
             ValueError: an accuracy is no whole number out of `totals` examples.

@@ -79,6 +79,7 @@ class Run:
         self.experience = 0
         self.train_seconds = 0.0
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
+        self.until: int | None = None  # or after this one
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
         self._order: Order | None = None
@@ -398,7 +399,7 @@ class Run:
             )
             self._place["batch"] = number + 1
             self._place["done"] += 1
-            if self.stop:
+            if self.stop or self.step == self.until:
                 self._interrupt()
             self._maybe_save()
         if self._place["batch"] >= batches:

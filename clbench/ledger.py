@@ -6,18 +6,18 @@ it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what 
 
 from __future__ import annotations
 
-import ast
 import functools
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
+from clbench.sources import with_imports
 
 SCHEMA = 1
 ID_LENGTH = 12
@@ -106,6 +106,15 @@ def read_record(folder: Path) -> Record:
     path = folder / "record.json"
     if not path.is_file() and (folder / "config.yaml").is_file():
         raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
+    return replace(parse_record(path), folder=folder)
+
+
+def parse_record(path: Path) -> Record:
+    """The record in a file, without a folder to read its curve from.
+
+    Raises:
+        LedgerError: missing, damaged, or of a later schema than this version reads.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise LedgerError(f"{path} is no record: it names no schema.")
@@ -123,7 +132,7 @@ def read_record(folder: Path) -> Record:
     for key, value in content.items():
         if not isinstance(value, _TYPES.get(key, dict)):
             raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r}.")
-    return Record(**content, folder=folder)
+    return Record(**content)
 
 
 def has_record(folder: Path) -> bool:
@@ -148,7 +157,7 @@ def run_id(
     return sha256(canonical_json(decides))[:ID_LENGTH]
 
 
-def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
+def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[str, Any]:
     """Which code runs: version, a digest of the sources that decide the numbers, and the commit in a
     checkout.
 
@@ -157,6 +166,7 @@ def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
 
     Args:
         files: where the parts are defined: strategies, benchmark, model, built in or of plugins.
+        typed: the text of those that are defined in a notebook.
     """
     import clbench
 
@@ -164,9 +174,9 @@ def code_identity(files: Iterable[str] = ()) -> dict[str, Any]:
     parts = {
         sha256(file.read_bytes())
         for name in files
-        for file in _with_siblings(Path(name))
+        for file in with_imports(Path(name))
         if file.parent != core
-    }
+    } | {sha256(text) for text in typed}
     return {
         "version": clbench.__version__,
         "sources": sha256(_core_digest() + "".join(sorted(parts))),
@@ -184,6 +194,8 @@ _SHOWING = frozenset(
         "observer",
         "plots",
         "report",
+        "scaffold",
+        "statistics",
         "suite",
         "tables",
         "testing",
@@ -207,22 +219,6 @@ def _core_digest() -> str:
     return sha256(
         canonical_json({name.as_posix(): sha256(file.read_bytes()) for name, file in deciding.items()})
     )
-
-
-def _with_siblings(file: Path) -> set[Path]:
-    """A source file and those beside it that it imports (`from .ewc import …`), theirs included."""
-    found: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        file = waiting.pop()
-        if file in found or not file.is_file():
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                waiting += [file.parent / f"{name.partition('.')[0]}.py" for name in names]
-    return found
 
 
 @functools.cache

@@ -52,9 +52,11 @@ class Memory:
         return {name: column.index_select(0, chosen) for name, column in self._columns.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """How many were offered, and the filled rows of every column."""
         return {"seen": self.seen, "columns": {name: self[name] for name in self._columns}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back; a memory of the same capacity has written it."""
         self.seen = int(state["seen"])
         self._columns = {}
         for name, rows in state["columns"].items():

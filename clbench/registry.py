@@ -4,14 +4,15 @@ A registry knows its built-in entries without importing them: it reads the decor
 `clbench list` needs neither torch nor the plugins. An entry's module is imported when it is first made.
 
 Entries come from four places: the project's own folder (`strategies/`, `benchmarks/`), modules of the core
-    that
-register (`clbench.models`), entry points of installed distributions (group `clbench.strategies`, …), and
-files named with `--plugin` or classes registered in a notebook.
+that register (`clbench.models`), entry points of installed distributions (group `clbench.strategies`, …), and
+files named with `--plugin` or classes registered in a notebook. Entry points are read like the project's own
+files, without running them; what is wrong with one is told by name, and nothing else suffers.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -20,14 +21,21 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from clbench.arguments import check_arguments as check_arguments, type_name as type_name
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
+from clbench.sources import where_defined
+
+
+class PluginWarning(UserWarning):
+    """A plugin of another distribution that cannot be used as it is."""
+
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,7 +52,8 @@ class Entry:
         paper: reference, `arXiv:…` where there is one.
         null: parameters with which a strategy is plain fine-tuning, bit for bit; None if there are none.
         modifier: a strategy that only changes another one and cannot train alone.
-        source: file, for messages.
+        source: the file that defines it, or the cell of a notebook.
+        origin: who brings it, for people: clbench, a distribution and its version, or a file.
         build: the factory, once imported.
     """
 
@@ -56,6 +65,7 @@ class Entry:
     null: dict[str, Any] | None = None
     modifier: bool = False
     source: str = ""
+    origin: str = ""
     build: Callable[..., Any] | None = field(default=None, compare=False)
 
     def signature(self) -> inspect.Signature:
@@ -73,10 +83,19 @@ class Registry(Generic[T]):
         decorator: name of the function that registers.
         group: entry-point group for other distributions.
         base: what a factory must return.
+        mistake: what is wrong with what a factory returned, as a sentence, or nothing.
     """
 
     def __init__(
-        self, kind: str, *, plural: str, package: str, decorator: str, group: str, base: Callable[[], type]
+        self,
+        kind: str,
+        *,
+        plural: str,
+        package: str,
+        decorator: str,
+        group: str,
+        base: Callable[[], type],
+        mistake: Callable[[Entry, Any], str] = lambda entry, made: "",
     ) -> None:
         self.kind, self.plural, self.package, self.decorator, self.group = (
             kind,
@@ -85,9 +104,8 @@ class Registry(Generic[T]):
             decorator,
             group,
         )
-        self._base = base
+        self._base, self._mistake = base, mistake
         self._made: dict[str, Entry] = {}
-        self._failed: dict[str, str] = {}
 
     # --- what there is ---
 
@@ -115,8 +133,68 @@ class Registry(Generic[T]):
 
     @functools.cached_property
     def _foreign(self) -> dict[str, importlib.metadata.EntryPoint]:
-        """Entry points of other distributions; not loaded yet."""
-        return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
+        """Entry points of other distributions, not loaded; of two with one name, neither is to be had."""
+        return {name: points[0] for name, points in self._points.items() if len(points) == 1}
+
+    @functools.cached_property
+    def _points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """All entry points of the group, by name."""
+        points: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for point in importlib.metadata.entry_points(group=self.group):
+            if point not in points.setdefault(point.name, []):
+                points[point.name].append(point)
+        return points
+
+    def problems(self) -> list[str]:
+        """What is wrong with entry points of other distributions, as far as can be seen without running them."""
+        found = []
+        for name, points in sorted(self._points.items()):
+            if len(points) > 1:
+                found.append(self._contested(name))
+            elif name in self._builtin:
+                found.append(self._shadowed(name))
+            else:
+                try:
+                    self._read_point(points[0])
+                except RegistryError as error:
+                    found.append(str(error))
+        return found
+
+    def _contested(self, name: str) -> str:
+        who = " and ".join(_distribution(point) for point in self._points[name])
+        return f"{self.kind} '{name}' is registered by {who}; uninstall one of them. Neither is used."
+
+    def _shadowed(self, name: str) -> str:
+        point = self._foreign[name]
+        return (
+            f"{self.kind} '{name}' of {_distribution(point)} ({point.value}) has the name of one of clbench's own, "
+            "which is used; ask its authors to rename theirs."
+        )
+
+    def _read_point(self, point: importlib.metadata.EntryPoint) -> Entry:
+        """What an entry point will register, read from its source.
+
+        Raises:
+            RegistryError: its module is not there or is no Python.
+        """
+        origin, file = _distribution(point), _module_file(point.module)
+        who = f"{self.kind} '{point.name}' of {origin} ({point.value}) cannot be loaded: "
+        if file is None:
+            raise RegistryError(f"{who}there is no module {point.module}.")
+        if file.suffix != ".py":  # compiled; only an import can tell
+            return Entry(
+                point.name, module=point.module, summary=f"from {origin}", source=str(file), origin=origin
+            )
+        try:
+            entries = _read_decorators(file, point.module, self.decorator)
+        except RegistryError as error:
+            raise RegistryError(f"{who}{error}") from error
+        for entry in entries:
+            if entry.name == point.name:
+                return replace(entry, origin=origin)
+        return Entry(
+            point.name, module=point.module, summary=f"from {origin}", source=str(file), origin=origin
+        )
 
     def names(self, pattern: str = "*") -> list[str]:
         """All registered names that match a wildcard, sorted."""
@@ -129,32 +207,31 @@ class Registry(Generic[T]):
         if name in self._builtin:
             return self._builtin[name]
         if name in self._foreign:
-            source = self._distribution(name)
-            return Entry(name, module=self._foreign[name].value, summary=f"from {source}", source=source)
+            try:
+                return self._read_point(self._foreign[name])
+            except RegistryError as error:
+                origin = _distribution(self._foreign[name])
+                return Entry(name, module=self._foreign[name].module, summary=f"! {error}", origin=origin)
         raise self._unknown(name)
-
-    def _distribution(self, name: str) -> str:
-        """The distribution that an entry point comes from."""
-        point = self._foreign[name]
-        return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 
     def entry(self, name: str) -> Entry:
         """The entry with its factory imported.
 
         Raises:
             RegistryError: unknown name, or the module that defines it fails to import.
+
+        Warns:
+            PluginWarning: another distribution registers a name of clbench's own, too.
         """
         if name not in self._made:
-            if name in self._builtin and name in self._foreign:
-                raise RegistryError(
-                    f"{self.kind} '{name}' is registered twice: by {self._builtin[name].module} and by the "
-                    f"entry point {self._foreign[name].value} of {self._distribution(name)}; rename the "
-                    "latter or uninstall it."
-                )
             if name in self._builtin:
+                if name in self._foreign:
+                    warnings.warn(self._shadowed(name), PluginWarning, stacklevel=2)
                 self._import(self._builtin[name].module, name)
             elif name in self._foreign:
                 self._load(name, self._foreign[name])
+            elif name in self._points:
+                raise RegistryError(self._contested(name))
             if name not in self._made:
                 raise self._unknown(name)
         return self._made[name]
@@ -176,14 +253,16 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} '{name}': {error}") from error
         except Exception as error:
             raise RegistryError(
-                f"{self.kind} '{name}' cannot be built: {entry.module} raised {type(error).__name__}: {error}"
+                f"{self.kind} '{name}' of {entry.origin} cannot be built: {_raised(error, entry.source)}"
             ) from error
         base = self._base()
         if not isinstance(made, base):
             raise RegistryError(
-                f"{self.kind} '{name}' must return a {base.__name__}; {entry.module} returns a "
+                f"{self.kind} '{name}' must return a {base.__name__}; that of {entry.origin} returns a "
                 f"{type(made).__name__}."
             )
+        if wrong := self._mistake(entry, made):
+            raise RegistryError(f"{self.kind} '{name}' of {entry.origin}: {wrong}")
         return made
 
     # --- registering ---
@@ -201,7 +280,7 @@ class Registry(Generic[T]):
 
         def add(build: F) -> F:
             module = getattr(build, "__module__", "?")
-            source = inspect.getsourcefile(build) or module
+            source = where_defined(build)
             entry = Entry(
                 name,
                 version,
@@ -211,6 +290,7 @@ class Registry(Generic[T]):
                 null,
                 modifier,
                 source,
+                self._origin(name, module, source),
                 build,
             )
             _check_factory(self.kind, entry)
@@ -219,6 +299,14 @@ class Registry(Generic[T]):
             return build
 
         return add
+
+    def _origin(self, name: str, module: str, source: str) -> str:
+        if module.partition(".")[0] == "clbench":
+            return "clbench"
+        point = self._foreign.get(name)
+        if point is not None and point.module.partition(".")[0] == module.partition(".")[0]:
+            return _distribution(point)
+        return "this session" if module == "__main__" and not Path(source).is_file() else source
 
     def _refuse_taken(self, entry: Entry) -> None:
         """One name, one plugin. The same file imported again (a doctest, a reload) is no other plugin."""
@@ -231,38 +319,37 @@ class Registry(Generic[T]):
                 f"{self.kind} '{entry.name}' is already registered by {other.module}; rename the one in "
                 f"{entry.module} ({entry.source})."
             )
-        point = self._foreign.get(entry.name)
-        if point is not None and point.module != entry.module and entry.name not in self._made:
-            raise RegistryError(
-                f"{self.kind} '{entry.name}' is already registered by the entry point {point.value}; rename "
-                f"the one in {entry.module} ({entry.source})."
-            )
+        point = None if entry.name in self._builtin else self._foreign.get(entry.name)
+        if point is not None and entry.name not in self._made and entry.origin != _distribution(point):
+            defines = _module_file(point.module)
+            if defines is None or not _same_file(str(defines), entry.source):
+                raise RegistryError(
+                    f"{self.kind} '{entry.name}' is already registered by {_distribution(point)} ({point.value}); "
+                    f"rename the one in {entry.module} ({entry.source})."
+                )
 
     # --- loading ---
 
     def _import(self, module: str, name: str) -> None:
-        try:
+        with _named(f"{self.kind} '{name}' cannot be loaded: importing {module} ", ""):
             importlib.import_module(module)
-        except ClbenchError:
-            raise
-        except Exception as error:
-            raise RegistryError(
-                f"{self.kind} '{name}' cannot be loaded: importing {module} raised {type(error).__name__}: "
-                f"{error}"
-            ) from error
 
     def _load(self, name: str, point: importlib.metadata.EntryPoint) -> None:
-        try:
+        who = (
+            f"{self.kind} '{name}' of {_distribution(point)} cannot be loaded: its entry point {point.value}"
+        )
+        with _named(f"{who}: ", str(_module_file(point.module) or "")):
             loaded = point.load()
-        except ClbenchError:
-            raise
-        except Exception as error:
-            raise RegistryError(
-                f"{self.kind} '{name}' cannot be loaded: its entry point {point.value} raised "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if name not in self._made and callable(loaded):  # a plain factory without our decorator
+        if name in self._made:
+            return
+        if callable(loaded):  # a plain factory without our decorator
             self.register(name)(loaded)
+            return
+        here = [n for n, e in self._made.items() if e.module == point.module]
+        raise RegistryError(
+            f"{who} registers no {self.kind} of that name; write @{self.decorator}({name!r}) there"
+            + (f" (it registers {', '.join(here)})." if here else ".")
+        )
 
     def _unknown(self, name: str) -> RegistryError:
         known = self.names()
@@ -294,82 +381,37 @@ def load_plugin(path: str | Path) -> str:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
+        with _named(f"The plugin {path} cannot be loaded: ", str(file)):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        if isinstance(error, ClbenchError | KeyboardInterrupt):
-            raise
-        trace, line = error.__traceback__, 0
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == str(file):
-                line = trace.tb_lineno
-            trace = trace.tb_next
-        if isinstance(error, SyntaxError) and error.lineno:
-            line = error.lineno
-        raise RegistryError(
-            f"The plugin {path} cannot be loaded: line {line} raised {type(error).__name__}: {error}"
-        ) from error
+        for registry in (strategies, benchmarks, models):  # what it registered before it failed
+            for registered in [n for n, e in registry._made.items() if e.module == name]:
+                del registry._made[registered]
+        raise
     return name
 
 
-def check_arguments(who: str, build: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for `build`, checked and converted by its annotations (`"200"` → 200 where an int is wanted).
-
-    Raises:
-        ConfigError: an unknown parameter or a value that does not fit, each with what is allowed.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    parameters = inspect.signature(build).parameters
-    unknown = [key for key in given if key not in parameters]
-    if unknown:
-        takes = ", ".join(parameters) or "no parameters"
-        raise ConfigError(
-            f"{who} has no parameter '{unknown[0]}'.{suggest(unknown[0], parameters)} It takes: {takes}."
-        )
+@contextlib.contextmanager
+def _named(who: str, file: str) -> Iterator[None]:
+    """Whatever is raised inside, an exit too, becomes an error that says `who` and where in `file`."""
     try:
-        hints = typing.get_type_hints(
-            build if inspect.isfunction(build) else build.__init__, include_extras=True
-        )
-    except NameError as error:
-        raise RegistryError(
-            f"{who}: the annotations of its parameters cannot be read: {error}; import it outside "
-            "TYPE_CHECKING."
-        ) from error
-    checked = {}
-    for key, value in given.items():
-        if key not in hints:
-            checked[key] = value
-            continue
-        try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(value)
-        except ValidationError as error:
-            raise ConfigError(
-                f"{who}: parameter '{key}' takes {type_name(hints[key])}; {value!r} was given "
-                f"({error.errors()[0]['msg'].lower()})."
-            ) from None
-    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in given]
-    if missing:
-        raise ConfigError(
-            f"{who} needs a value for '{missing[0]}' ({type_name(hints.get(missing[0], Any))})."
-        )
-    return checked
+        yield
+    except (ClbenchError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RegistryError(f"{who}{_raised(error, file)}") from error
 
 
-def type_name(hint: Any) -> str:
-    """A type in words people use: `int`, `one of 'a', 'b'`, `float or none`."""
-    origin = typing.get_origin(hint)
-    if hint is type(None):
-        return "none"
-    if origin is typing.Annotated:
-        inner, *limits = typing.get_args(hint)
-        text = ", ".join(str(limit) for limit in limits)
-        return f"{type_name(inner)} ({text})" if text else type_name(inner)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(repr(a) for a in typing.get_args(hint))
-    if origin is not None and origin in (typing.Union, getattr(__import__("types"), "UnionType", None)):
-        return " or ".join(type_name(a) for a in typing.get_args(hint))
-    return getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+def _raised(error: BaseException, file: str) -> str:
+    """`line 3 raised ValueError: no`, with the line of `file` where it is known."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
+    trace = error.__traceback__
+    while trace is not None:
+        if file and trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{f'line {line} ' if line else ''}raised {type(error).__name__}: {error}"
 
 
 def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
@@ -397,7 +439,9 @@ def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
                 ) from None
             summary = _first_sentence(ast.get_docstring(node))
             known = {k: v for k, v in options.items() if k in ("version", "paper", "null", "modifier")}
-            found.append(Entry(name, module=module, summary=summary, source=str(file), **known))
+            found.append(
+                Entry(name, module=module, summary=summary, source=str(file), origin="clbench", **known)
+            )
     return found
 
 
@@ -424,6 +468,34 @@ def _first_sentence(doc: str | None) -> str:
     return text.split(". ")[0].rstrip(".") + "."
 
 
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    """The distribution that an entry point comes from, with its version."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
+
+
+def _module_file(module: str) -> Path | None:
+    """The file of a module, found without importing it or its parents; None if there is none."""
+    first, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for place in spec.submodule_search_locations or ():
+        base = Path(place).joinpath(*rest)
+        for file in (
+            base.with_suffix(".py"),
+            base / "__init__.py",
+            *sorted(base.parent.glob(f"{base.name}.*.so")),
+        ):
+            if file.is_file():
+                return file
+    return None
+
+
 def _same_file(a: str, b: str) -> bool:
     return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
 
@@ -433,10 +505,32 @@ def closest(name: str, known: list[str], n: int = 3) -> list[str]:
     return difflib.get_close_matches(name, known, n=n, cutoff=0.5)
 
 
+def chain_parts(name: str) -> list[str]:
+    """The names of a chain, `"er+refresh"` → `["er", "refresh"]`.
+
+    Raises:
+        RegistryError: nothing stands on one side of a plus.
+    """
+    parts = name.split("+")
+    if not all(parts):
+        named = "+".join(part for part in parts if part)
+        raise RegistryError(
+            f"'{name}' is no chain of strategies: a name is missing beside a '+'."
+            + (f" Did you mean '{named}'?" if named else f" Known: {', '.join(strategies.names())}.")
+        )
+    return parts
+
+
 def _strategy_base() -> type:
     from clbench.strategy import Strategy
 
     return Strategy
+
+
+def _strategy_mistake(entry: Entry, made: Any) -> str:
+    from clbench.strategy import mistake
+
+    return mistake(made, modifier=entry.modifier)
 
 
 def _benchmark_base() -> type:
@@ -458,6 +552,7 @@ strategies: Registry[Any] = Registry(
     decorator="register",
     group="clbench.strategies",
     base=_strategy_base,
+    mistake=_strategy_mistake,
 )
 benchmarks: Registry[Any] = Registry(
     "benchmark",

@@ -11,6 +11,8 @@ returns values; it never assigns to the engine. One step, seen from a strategy:
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -214,6 +216,69 @@ def check_needs(strategy: Strategy, benchmark_id: str, offers: frozenset[str]) -
         raise IncompatibleError(
             f"{strategy} needs {unmet}, which {benchmark_id} does not give; it gives {given}."
         )
+
+
+POINTS = tuple(
+    name
+    for name, value in vars(Strategy).items()
+    if inspect.isfunction(value) and name[0] != "_" and name != "all_needs"
+)
+"""The names of all points, and of the two methods of checkpoints."""
+
+
+def mistake(strategy: Strategy, *, modifier: bool = False) -> str:
+    """What is wrong with the points of a strategy's parts, as a sentence; empty if nothing can be seen.
+
+    A method whose name is nearly that of a point would never be called, one that takes other arguments would
+    fail at its first call, and a strategy without losses would learn nothing.
+
+    Args:
+        modifier: it only changes another strategy, so it need have no losses.
+    """
+    for part in strategy.parts:
+        who = type(part).__name__
+        for owner in type(part).__mro__[: type(part).__mro__.index(Strategy)]:
+            for name, value in vars(owner).items():
+                if inspect.isfunction(value) and name in POINTS:
+                    if wrong := _misfit(name, value):
+                        return f"{who}.{wrong}"
+                elif (near := _nearly(name, value)) and not overrides(part, near):
+                    called = "is never called" if near in POINTS else "is never read"
+                    return (
+                        f"{who}.{name} {called}; did you mean '{near}'? If not, let its name begin with an "
+                        "underscore."
+                    )
+    written = {point for part in strategy.parts for point in POINTS if overrides(part, point)}
+    if not modifier and not written & {"losses", "logits"}:
+        return (
+            "no part of it defines losses(), so nothing would be learned; chain it with clbench.parts.CrossEntropy, or "
+            "register it with modifier=True if it only changes another strategy."
+        )
+    unknown = sorted(strategy.all_needs() - set(NEEDS))
+    if unknown:
+        return f"it declares the need '{unknown[0]}'; needs are {', '.join(NEEDS)}."
+    return ""
+
+
+def _misfit(point: str, method: Callable[..., Any]) -> str:
+    wanted = list(inspect.signature(getattr(Strategy, point)).parameters)
+    try:
+        inspect.signature(method).bind(*wanted)
+    except TypeError:
+        given = ", ".join(list(inspect.signature(method).parameters)[1:])
+        return f"{point}({given}) does not fit; clbench calls {point}({', '.join(wanted[1:])})."
+    return ""
+
+
+def _nearly(name: str, value: object) -> str:
+    """The point, or the class attribute, that a name may have been meant for."""
+    if name.startswith("_") or hasattr(Strategy, name):
+        return ""
+    if inspect.isfunction(value):
+        known = [point for point in POINTS if not _misfit(point, value)]
+    else:
+        known = [] if callable(value) else ["needs", "state", "idempotent", "replaces", "from_start"]
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 
 
 MODULE = "__module__"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,7 +24,6 @@ from clbench.config import (
     Seed,
     config_file,
     cores,
-    parse_pairs,
     read_yaml,
     suite_names,
     validate,
@@ -128,21 +127,34 @@ def load(name: str) -> tuple[str, SuiteConfig]:
     return path.stem, validate(SuiteConfig, read_yaml(path), f"{path}: ")
 
 
-def plan(suite: SuiteConfig, overrides: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[Cell]:
+def plan(
+    suite: SuiteConfig,
+    overrides: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    *,
+    file: Mapping[str, Any] | None = None,
+) -> list[Cell]:
     """Every cell of a suite, resolved; refuses the whole suite if one cell's configuration is wrong.
+
+    Args:
+        suite: as loaded.
+        overrides: `key → value` of every run, over all else.
+        seeds: in place of the suite's.
+        file: a configuration as read from YAML, over the suite's own settings.
 
     Raises:
         ClbenchError: names the cell's mistake.
     """
     from clbench.api import identify
 
-    given = parse_pairs(overrides)
     cells: dict[str, Cell] = {}
     for benchmark in suite.benchmarks:
         for strategy in suite.strategies:
-            layers = (suite.settings, benchmark.settings, strategy.settings, given)
+            layers = (suite.settings, benchmark.settings, strategy.settings)
             for seed in seeds or suite.seeds:
-                resolved = config.resolve(benchmark.name, strategy.name, *layers, seed=seed)
+                resolved = config.resolve(
+                    benchmark.name, strategy.name, overrides or {}, seed=seed, file=file, suite=layers
+                )
                 labels = benchmark.label or benchmark.name, strategy.label or strategy.name
                 cell = Cell(*labels, seed, resolved, identify(resolved).id)
                 if cell.id in cells:

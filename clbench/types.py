@@ -86,7 +86,13 @@ class Batch:
         return {"x": self.firsts(self.raw), "y": self.firsts(self.y), "task": self.firsts(self.task)}
 
     def join(self, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
-        """This batch with further rows that are not of the stream, marked `replayed`."""
+        """This batch with further rows that are not of the stream, marked `replayed`.
+
+        Args:
+            x: (M, …) float inputs as the model sees them.
+            y: (M,) int64 labels. task: (M,) int64 task labels.
+            raw: (M, …) the inputs as stored.
+        """
         outside = torch.full_like(y, -1)
         return Batch(
             torch.cat([self.x, x]),
@@ -196,6 +202,7 @@ class Data:
 
     @staticmethod
     def of(pool: Pool, rows: Tensor, change: Change | None = None) -> Data:
+        """The rows (n,) of one pool, under one change."""
         return Data(((pool, rows, change),))
 
     @staticmethod

@@ -1,17 +1,24 @@
-"""Write the generated pages of `docs/`: strategies, benchmarks, metrics, settings. `--check` only compares.
+"""Write the pages of `docs/` that follow from the code: strategies, metrics, settings, commands … `--check` compares.
 
 python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import typer
 from evidence import section
+from pydantic.fields import FieldInfo
 
+from clbench import cli
+from clbench.arguments import type_name
 from clbench.config import (
     EvaluationConfig,
     Execution,
@@ -31,51 +38,51 @@ NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
 def pages() -> dict[str, str]:
     """File name → content of every generated page."""
     return {
-        "strategies.md": _index(),
-        **{f"strategies/{entry.name}.md": _page(entry) for entry in _shipped(strategies)},
+        "strategies.md": _strategies(),
+        **{f"strategies/{entry.name}.md": _strategy(entry) for entry in _own(strategies)},
         "benchmarks.md": _plugins("Benchmarks", "benchmark", benchmarks),
         "models.md": _plugins("Models", "model", models),
         "metrics.md": _metrics(),
         "settings.md": _settings(),
+        "cli.md": _command_line(),
+        "python.md": _python(),
     }
 
 
-def _shipped(registry: Registry[Any]) -> list[Entry]:
-    """What clbench itself registers."""
+def _own(registry: Registry[Any]) -> list[Entry]:
+    """Entries of the project itself."""
     entries = [registry.entry(name) for name in registry.names()]
     return [entry for entry in entries if entry.module.startswith("clbench.")]
 
 
-def _index() -> str:
+def _strategies() -> str:
     lines = ["# Strategies", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
-    for e in _shipped(strategies):
-        kind = " (modifier)" if e.modifier else ""
-        lines.append(
-            f"| [`{e.name}`](strategies/{e.name}.md){kind} | {e.version} | {e.summary} | {_paper(e.paper)} |"
-        )
+    for e in _own(strategies):
+        link = f"[`{e.name}`](strategies/{e.name}.md){' (modifier)' if e.modifier else ''}"
+        lines.append(f"| {link} | {e.version} | {e.summary} | {_paper(e.paper)} |")
+    lines += ["", "```{toctree}", ":hidden:", ":glob:", "", "strategies/*", "```"]
     return NOTE + "\n".join(lines) + "\n"
 
 
-def _page(entry: Entry) -> str:
-    """A strategy's page: what it is, its parameters, its configurations with their sources, its numbers."""
-    lines = [f"# {entry.name}", "", *_body("strategy", entry), "", "## Configurations", ""]
-    files = sorted(
-        p for p in (DOCS.parent / "configs").glob(f"*/{entry.name}.yaml") if p.parent.name != "suites"
-    )
+def _strategy(entry: Entry) -> str:
+    kind = "A modifier: it changes another strategy, as in" if entry.modifier else "Run it:"
+    name = f"er+{entry.name}" if entry.modifier else entry.name
+    lines = [f"# {entry.name}", "", *_body("strategy", entry)]
+    lines += ["", f"{kind} `clbench run split-digits {name}`. Version {entry.version}."]
+    if entry.paper:
+        lines += ["", f"Paper: {_paper(entry.paper)}."]
+    lines += ["", "## Configurations", ""]
+    files = sorted((DOCS.parent / "configs").glob(f"*/{entry.name}.yaml"))
     for file in files:
         text = file.read_text(encoding="utf-8").strip()
-        lines += [
-            f"[`configs/{file.parent.name}/{file.name}`](../../configs/{file.parent.name}/{file.name}):",
-            "",
-        ]
-        lines += ["```yaml", text, "```", ""]
+        lines += [f"`configs/{file.parent.name}/{file.name}`:", "", "```yaml", text, "```", ""]
     if not files:
         lines += ["None of its own: its defaults, and each benchmark's.", ""]
     return NOTE + "\n".join(lines[:-1] + section(entry.name)) + "\n"
 
 
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:
-    entries = _shipped(registry)
+    entries = _own(registry)
     lines = [f"# {title}", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
     lines += [f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {_paper(e.paper)} |" for e in entries]
     for entry in entries:
@@ -164,28 +171,150 @@ def _settings() -> str:
             inspect.getdoc(model) or "",
             "```",
             "",
-            "| field | default |",
-            "|---|---|",
+            "| field | takes | default |",
+            "|---|---|---|",
         ]
         for field, info in model.model_fields.items():
             default = "—" if info.is_required() or info.default_factory else f"`{info.default!r}`"
-            lines.append(f"| `{field}` | {default} |")
+            lines.append(f"| `{field}` | {_takes(info)} | {default} |")
     return NOTE + "\n".join(lines) + "\n"
 
 
+def _takes(info: FieldInfo) -> str:
+    """What a field takes, with its bounds."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [
+        f"{sign} {getattr(b, key)}" for b in info.metadata for key, sign in signs.items() if hasattr(b, key)
+    ]
+    return " ".join([type_name(info.annotation), ", ".join(bounds)]).strip()
+
+
+def _command_line() -> str:
+    """Every command with its arguments and options."""
+    lines = [
+        "# Command line",
+        "",
+        "`clbench COMMAND --help` shows the same.",
+        "",
+        "```text",
+        inspect.getdoc(cli) or "",
+        "```",
+    ]
+    root = typer.main.get_command(cli.app)
+    for path, command in _commands(root, ("clbench",)):
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        usage = " ".join([*path, *(_metavar(p) for p in arguments), "[OPTIONS]"])
+        lines += [
+            "",
+            f"## {' '.join(path[1:])}",
+            "",
+            "```text",
+            usage,
+            "",
+            inspect.cleandoc(command.help or ""),
+            "```",
+        ]
+        rows = []
+        for p in command.params:
+            name = ", ".join(p.opts) if p.param_type_name == "option" else p.name
+            rows.append(f"| `{name}` | {(getattr(p, 'help', None) or '').replace('|', 'or')} |")
+        lines += ["", "| argument or option | meaning |", "|---|---|", *rows] if rows else []
+    return NOTE + "\n".join(lines) + "\n"
+
+
+def _metavar(parameter: Any) -> str:
+    name = parameter.metavar or str(parameter.name).upper()
+    return name if parameter.required or name.startswith("[") else f"[{name}]"
+
+
+def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield path, command
+        return
+    for name, one in inner.items():
+        yield from _commands(one, (*path, name))
+
+
+PYTHON = ("clbench", "clbench.parts", "clbench.memory", "clbench.testing")
+"""Modules whose public names make up the Python reference."""
+
+
+def _python() -> str:
+    lines = [
+        "# Python reference",
+        "",
+        "What is exported, with its documentation. All else may change without notice.",
+    ]
+    for module_name in PYTHON:
+        module = importlib.import_module(module_name)
+        lines += ["", f"## {module_name}", "", "```text", inspect.getdoc(module) or "", "```"]
+        for name in public_names(module):
+            thing = getattr(module, name)
+            lines += ["", f"### {module_name}.{name}", "", "```text", *_described(name, thing), "```"]
+    return NOTE + "\n".join(lines) + "\n"
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """The classes and functions that a module offers, sorted."""
+    names = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if _defined_in(v, module)]
+    things = {name: getattr(module, name) for name in names if not name.startswith("_")}
+    return sorted(
+        name for name, thing in things.items() if inspect.isclass(thing) or inspect.isroutine(thing)
+    )
+
+
+def _defined_in(thing: Any, module: ModuleType) -> bool:
+    return getattr(thing, "__module__", "") == module.__name__
+
+
+def _described(name: str, thing: Any) -> list[str]:
+    try:
+        signature = _signature(thing)
+    except (TypeError, ValueError):  # an exception, a Protocol
+        signature = ""
+    lines = [f"{name}{signature}", "", inspect.getdoc(thing) or ""]
+    if inspect.isclass(thing):
+        for method, value in vars(thing).items():
+            inner = getattr(value, "__func__", value)
+            if method[0] != "_" and inspect.isfunction(inner) and inner.__doc__:
+                lines += ["", f"{method}{_signature(inner)}", *_indented(inspect.getdoc(inner) or "")]
+    return lines
+
+
+class _Bare(str):
+    """An annotation that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _signature(thing: Any) -> str:
+    found = inspect.signature(thing)
+    shown = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
+    return str(found.replace(parameters=shown, return_annotation=_bare(found.return_annotation)))
+
+
+def _bare(annotation: Any) -> Any:
+    return _Bare(annotation) if isinstance(annotation, str) else annotation
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}".rstrip() for line in text.splitlines()]
+
+
 def main(check: bool) -> int:
-    stale = []
-    for name, content in pages().items():
+    stale, wanted = [], pages()
+    for name, content in wanted.items():
         path = DOCS / name
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             stale.append(name)
             if not check:
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(content, encoding="utf-8")
-    wanted = {DOCS / name for name in pages()}
-    for path in sorted((DOCS / "strategies").glob("*.md")):
-        if path not in wanted:
-            stale.append(f"strategies/{path.name} (of no strategy)")
+    for path in sorted((DOCS / "strategies").glob("*.md")):  # of strategies that are no more
+        if f"strategies/{path.name}" not in wanted:
+            stale.append(f"strategies/{path.name}")
             if not check:
                 path.unlink()
     if stale:

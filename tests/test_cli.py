@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -439,6 +440,63 @@ def test_a_factory_that_refuses_a_value_is_told_in_one_line(run: Command, plugin
     assert line == "strategy 'my-er-ace': no luck"
 
 
+def test_a_broken_plugin_is_named_and_all_others_are_listed(
+    clbench: Command, plugin: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    said = clbench("list", "strategies", "--json", "--plugin", "broken.py", "--plugin", plugin)
+    assert said.code == 2
+    assert {"er", "my-er-ace"} <= {row["name"] for row in json.loads(said.out)}
+    assert said.err == (
+        "clbench: warning: The plugin broken.py cannot be loaded: line 1 raised ZeroDivisionError: division by zero\n"
+    )
+
+
+def test_one_mistake_is_told_once_by_check(clbench: Command, plugin: Path) -> None:
+    plugin.write_text(PLUGIN.replace("self.seen.index_fill_(0, batch.y, True)", "self.sene += 1"))
+    said = clbench("check", "my-er-ace", "--plugin", plugin)
+    assert said.code == 1
+    assert said.out.count("has no attribute 'sene'") == 1
+    assert "(" + str(plugin) + ", line " in said.out
+    assert "The same stops private_randomness, " in said.out
+
+
+def test_no_printed_line_ends_in_blanks(clbench: Command, run: Command) -> None:
+    Path("s.yaml").write_text("strategies: [finetune]\nbenchmarks: [split-digits]\nseeds: 1\n")
+    texts = [
+        clbench("list").out,
+        clbench("data", "status").out,
+        clbench("suite", "s.yaml", *TINY, "--threads", "1").out,
+    ]
+    assert [line for text in texts for line in text.splitlines() if line != line.rstrip()] == []
+
+
+def test_data_status_has_a_header_with_units(clbench: Command) -> None:
+    header, *rows = clbench("data", "status").out.splitlines()
+    assert header.split() == ["data", "set", "state", "MB", "file", "note"]
+    assert rows[0].startswith("digits")
+
+
+def test_a_suite_takes_a_file_and_a_precision(clbench: Command) -> None:
+    Path("s.yaml").write_text(
+        "strategies: [finetune]\nbenchmarks: [split-digits]\nseeds: 1\nsettings: {lr: 0.5}\n"
+    )
+    Path("c.yaml").write_text("lr: 0.25\noptim: {momentum: 0.5}\n")
+    said = clbench(
+        "suite", "s.yaml", *TINY, "--config", "c.yaml", "--precision", "bf16", "--threads", "1", "--json"
+    )
+    (record,) = Path("runs").glob("*/record.json")
+    config = json.loads(record.read_text())["config"]
+    assert (said.code, config["optim"]["lr"], config["optim"]["momentum"]) == (0, 0.25, 0.5)
+    assert config["precision"] == "bf16"
+
+
+def test_a_plot_takes_a_plugin(clbench: Command, run: Command, plugin: Path) -> None:
+    id_ = json.loads(run("my-er-ace", "--plugin", plugin, "--json").out)["id"]
+    said = clbench("plot", f"runs/{id_}", "--plugin", plugin, "--out", "gap.png")
+    assert (said.code, said.out) == (0, "gap.png\n")
+
+
 # --- entry points ---
 
 
@@ -457,18 +515,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (site / "theirs_bad.py").write_text("raise RuntimeError('out of order')\n")
     monkeypatch.syspath_prepend(str(site))
     for registry in (strategies, benchmarks, models):
-        monkeypatch.delitem(registry.__dict__, "_foreign", raising=False)
-    monkeypatch.delitem(
-        strategies._made, "er", raising=False
-    )  # what is loaded already is not looked for again
+        for known in ("_foreign", "_points"):
+            registry.__dict__.pop(known, None)
+    monkeypatch.delitem(strategies._made, "er", raising=False)  # what is loaded is not looked for again
+    monkeypatch.delitem(sys.modules, "clbench.strategies.er", raising=False)
     yield site
     for registry in (strategies, benchmarks, models):
-        registry.__dict__.pop("_foreign", None)
+        for known in ("_foreign", "_points"):
+            registry.__dict__.pop(known, None)
 
 
 def test_entry_points_are_listed_without_being_loaded(clbench: Command, installed: Path) -> None:
     rows = {row["name"]: row for row in json.loads(clbench("list", "strategies", "--json").out)}
-    assert rows["my-er-ace"]["summary"] == rows["broken"]["summary"] == "from theirs 1.2"
+    assert rows["my-er-ace"]["summary"] == "ER with an asymmetric cross-entropy."
+    assert rows["my-er-ace"]["origin"] == rows["broken"]["origin"] == "theirs 1.2"
 
 
 def test_an_entry_point_runs(run: Command, installed: Path) -> None:
@@ -477,16 +537,46 @@ def test_an_entry_point_runs(run: Command, installed: Path) -> None:
 
 def test_an_entry_point_that_raises_is_named(run: Command, installed: Path) -> None:
     assert refused(run("broken")) == (
-        "strategy 'broken' cannot be loaded: its entry point theirs_bad:x raised RuntimeError: out of order"
+        "strategy 'broken' of theirs 1.2 cannot be loaded: its entry point theirs_bad:x: line 1 raised "
+        "RuntimeError: out of order"
     )
 
 
-def test_an_entry_point_with_a_taken_name_is_named(run: Command, installed: Path) -> None:
-    assert "strategy 'er' is registered twice: by clbench.strategies.er and by the entry point" in refused(
-        run("er")
+def test_of_a_taken_name_clbench_s_own_runs_and_the_other_is_named(run: Command, installed: Path) -> None:
+    with warnings.catch_warnings(action="always"):
+        said = run("er", "--json")
+    assert said.err.startswith(
+        "clbench: warning: strategy 'er' of theirs 1.2 (theirs_good:er_ace) has the name of one of clbench's own"
     )
+    assert json.loads(said.out)["status"] == "done"
 
 
 def test_a_broken_entry_point_stops_nothing_else(run: Command, installed: Path) -> None:
     said: Any = run("finetune", "--json")
     assert json.loads(said.out)["status"] == "done"
+
+
+def test_what_cannot_be_loaded_is_named_when_all_is(clbench: Command, installed: Path) -> None:
+    said = clbench("list", "strategies", "--load")
+    assert said.code == 2
+    assert "strategy 'er' of theirs 1.2 (theirs_good:er_ace) has the name of one of clbench's own" in said.err
+    assert (
+        "strategy 'broken' of theirs 1.2 cannot be loaded: its entry point theirs_bad:x: line 1 raised"
+        in said.err
+    )
+    assert said.err.count("warning") == 2
+    assert "my-er-ace@1" in said.out
+
+
+def test_a_name_that_two_distributions_want_is_nobody_s(
+    clbench: Command, run: Command, installed: Path
+) -> None:
+    info = installed / "ours-0.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 0.3\n")
+    (info / "entry_points.txt").write_text("[clbench.strategies]\nmy-er-ace = ours:x\nlost = ours:x\n")
+    said = clbench("list", "strategies")
+    assert said.code == 2
+    assert "strategy 'lost' of ours 0.3 (ours:x) cannot be loaded: there is no module ours." in said.err
+    line = refused(run("my-er-ace"))
+    assert all(words in line for words in ("theirs 1.2", "ours 0.3", "Neither is used"))

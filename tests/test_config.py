@@ -43,6 +43,33 @@ def test_the_last_of_several_overrides_wins_whatever_it_is_called(first: str, la
     assert made("er", {"lr": 0.1}, {first: 0.2}, {last: 0.3}).optim.lr == 0.3
 
 
+def test_a_file_takes_the_keys_of_the_command_line() -> None:
+    file = {
+        "lr": "5e-1",
+        "memory": 7,
+        "evaluation.every": 3,
+        "optim": {"momentum": 0.5},
+        "model": "slim-resnet18",
+    }
+    tree = made("er", file=file)
+    assert (tree.optim.lr, tree.params["er"]["memory"], tree.evaluation.every) == (0.5, 7, 3)
+    assert (tree.optim.momentum, tree.model.name) == (0.5, "slim-resnet18")
+
+
+def test_of_a_chain_a_file_names_the_strategy() -> None:
+    tree = made("er+derpp", file={"derpp": {"memory": 9}, "er.memory": 8})
+    assert (tree.params["er"]["memory"], tree.params["derpp"]["memory"]) == (8, 9)
+
+
+def test_a_file_is_over_the_settings_of_a_suite() -> None:
+    assert made("er", file={"lr": 0.5}, suite=[{"lr": 0.25}]).optim.lr == 0.5
+
+
+def test_a_setting_twice_in_a_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'lr' and 'optim.lr' are the same setting"):
+        made("er", file={"lr": 0.5, "optim": {"lr": 0.25}})
+
+
 def test_headings_without_anything_under_them_change_nothing() -> None:
     assert made("er", file={"optim": None, "model": None, "params": None}) == made()
 

@@ -19,7 +19,9 @@ def code_blocks(page: Path, language: str) -> list[str]:
 
 def without_docstrings_and_imports(code: str) -> list[str]:
     code = re.sub(r'"""(.*?)"""', "", code, flags=re.DOTALL)
-    return [line for line in code.splitlines() if line.strip() and not line.startswith(("from", "import"))]
+    return [
+        line for line in code.splitlines() if line.strip() and not line.startswith(("from", "import", "# "))
+    ]
 
 
 def test_generated_pages_are_current() -> None:
@@ -45,14 +47,36 @@ def test_the_strategy_shown_is_the_one_in_examples(page: Path) -> None:
     assert without_docstrings_and_imports(shown) == without_docstrings_and_imports(example)
 
 
-@pytest.mark.parametrize(("name", "file"), [("my-er-ace", "my_er_ace.py"), ("stay-close", "stay_close.py")])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("my-er-ace", "my_er_ace.py"), ("stay-close", "stay_close.py"), ("mixup-replay", "mixup_replay.py")],
+)
 def test_the_examples_pass_the_contract(name: str, file: str) -> None:
     command = [sys.executable, "-m", "clbench", "check", name, "--plugin", f"examples/{file}"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_second_strategy_shown_is_the_one_in_examples() -> None:
+@pytest.mark.parametrize("file", ["stay_close.py", "mixup_replay.py"])
+def test_the_other_strategies_shown_are_those_in_examples(file: str) -> None:
     blocks = code_blocks(ROOT / "docs" / "your-own-strategy.md", "python")
-    shown = next(code for code in blocks if "stay-close" in code)
-    assert shown.strip() in (ROOT / "examples" / "stay_close.py").read_text(encoding="utf-8")
+    shown = next(code for code in blocks if code.startswith(f"# {file}\n"))
+    assert shown.partition("\n")[2].strip() in (ROOT / "examples" / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", ["my_er_ace.py", "stay_close.py", "mixup_replay.py"])
+def test_a_method_takes_sixty_lines_at_most(file: str) -> None:
+    assert len((ROOT / "examples" / file).read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "sphinx", "-q", "--fail-on-warning", "-b", "html", "docs", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    fetched = (
+        r"<(?:script|img|iframe)[^>]*src=\"(?:https?:)?//|<link[^>]*href=\"(?:https?:)?//|url\((?:https?:)?//"
+    )
+    texts = [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".css")]
+    assert len(texts) > 20
+    assert [path.name for path in texts if re.search(fetched, path.read_text(encoding="utf-8"))] == []

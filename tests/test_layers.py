@@ -23,6 +23,9 @@ NO_TORCH = (
     "plots",
     "report",
     "cli",
+    "scaffold",
+    "sources",
+    "arguments",
     "observer",
     "suite",
 )

@@ -236,3 +236,88 @@ def test_a_plugin_passes_the_contract_by_name(tmp_path: Path) -> None:
 
     load_plugin(plugin(tmp_path, MINE))
     assert {result.status for result in check_strategy("mine", only=["builds", "learns"])} == {"passed"}
+
+
+# --- points ---
+
+
+BROKEN = """
+class Mine(Strategy):
+{body}
+
+@register("mine")
+def mine() -> Strategy:
+    'Mine.'
+    return chain({chain})
+"""
+MISSPELT = "    def end_experiance(self, exp): ..."
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize(
+    ("body", "chain", "says"),
+    [
+        (
+            MISSPELT,
+            "CrossEntropy(), Mine()",
+            r"Mine.end_experiance is never called; did you mean 'end_experience'",
+        ),
+        (
+            "    need = frozenset()",
+            "CrossEntropy(), Mine()",
+            r"Mine.need is never read; did you mean 'needs'",
+        ),
+        (
+            "    def after_step(self, batch): ...",
+            "CrossEntropy(), Mine()",
+            r"after_step\(batch\) does not fit; clbench ",
+        ),
+        (
+            "    def setup(self, run): ...",
+            "Mine()",
+            r"no part of it defines losses\(\), so nothing would be learned",
+        ),
+        (
+            "    needs = frozenset({'time'})",
+            "CrossEntropy(), Mine()",
+            r"it declares the need 'time'; needs are bound",
+        ),
+    ],
+    ids=["a point", "an attribute", "arguments", "no losses", "a need"],
+)
+def test_a_mistake_in_points_is_told_with_file_and_class(
+    tmp_path: Path, body: str, chain: str, says: str
+) -> None:
+    file = plugin(tmp_path, "from clbench import chain\n" + BROKEN.format(body=body, chain=chain))
+    load_plugin(file)
+    with pytest.raises(RegistryError, match=rf"strategy 'mine' of .*mine\.py: .*{says}"):
+        make_strategy("mine")
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    def by_experience(self): ...",
+        "    def _end_experiance(self, exp): ...",
+        "    def penalty(self, x, y): ...",
+    ],
+    ids=["other arguments", "underscore", "another name"],
+)
+def test_a_method_of_one_s_own_is_no_mistake(tmp_path: Path, body: str) -> None:
+    text = "from clbench import chain\n" + BROKEN.format(body=body, chain="CrossEntropy(), Mine()")
+    load_plugin(plugin(tmp_path, text))
+    assert make_strategy("mine").parts
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_of_a_plugin_that_fails_nothing_stays_registered(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="raised ZeroDivisionError"):
+        load_plugin(plugin(tmp_path, MINE + "\n1 / 0"))
+    assert "mine" not in strategies.names()
+
+
+@pytest.mark.parametrize(("name", "meant"), [("er+", "er"), ("+er", "er"), ("er++ema", "er\\+ema")])
+def test_a_plus_without_a_name_is_told(name: str, meant: str) -> None:
+    with pytest.raises(RegistryError, match=f"is missing beside a '\\+'. Did you mean '{meant}'"):
+        make_strategy(name)

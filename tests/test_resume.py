@@ -37,7 +37,7 @@ def carry_out(strategy: str, out: Path, kill: tuple[str, int] | None = None) -> 
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # a kill is no power cut, and waiting for the disk would be most of the time
     # Whoever edits a source while the tests run would give the continued run another id.
-    api.code_identity = lambda files=(): {"version": "test", "sources": "test"}
+    api.code_identity = lambda files=(), typed=(): {"version": "test", "sources": "test"}
     if kill is not None:
         what, left = kill
         owner: Any = {"replace": os, "fsync": os, "_iterate": Run, "full": ContinualEvaluator}[what]

@@ -56,7 +56,7 @@ def test_the_last_setting_wins_whatever_it_is_called() -> None:
     strategies = [{"name": "er", "settings": {"optim.lr": 0.2}}]
     planned = configured(strategies=strategies, settings={**SETTINGS, "lr": 0.1})
     assert suite.plan(planned)[0].resolved.optim.lr == 0.2
-    assert suite.plan(planned, ["lr=0.3"])[0].resolved.optim.lr == 0.3
+    assert suite.plan(planned, {"lr": 0.3})[0].resolved.optim.lr == 0.3
 
 
 @pytest.mark.parametrize(

@@ -160,11 +160,20 @@ def from_arrays(
             conversion are not copied, so leave them as they are.
         y_train, y_test: (N,) labels 0 … C−1, each in both; they are never renumbered.
         domain_train, domain_test: (N,) domain of every example, from 0; for shift="domain".
-
-    The others are those of `build`.
+        class_names, domain_names: for people.
+        shift: what changes between experiences: "class", "domain", or "task" with its label.
+        experiences: how many, of equal size; or `first` and `increment`, classes of the first and of each later one.
+        class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list.
+        online: one pass over each experience.
+        valid: share of the training examples, stratified, that makes a validation stream.
+        augment: of training inputs, "crop" and "flip" for example.
+        mean, std: for each channel, of the normalisation; computed from the training examples if None.
+        seed: of what is drawn.
+        name, version: of the benchmark, in records.
 
     Raises:
-        DataError, ConfigError: say which array or parameter is wrong and what is allowed.
+        DataError: an array that cannot be used; says which and what is allowed.
+        ConfigError: a parameter that does not fit.
     """
     source = source_of(
         x_train,
@@ -197,7 +206,16 @@ def from_arrays(
 
 
 def from_npz(path: str | Path, *, name: str = "npz", **params: Any) -> Benchmark:
-    """A benchmark from an `.npz` file, which holds what `read_npz` says; the others are those of `build`."""
+    """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
+
+    Args:
+        path: the file. name: of the benchmark.
+        params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
+
+    Raises:
+        DataError: no such file, or what it holds cannot be used.
+        ConfigError: a parameter that does not fit.
+    """
     return build(read_npz(path), name=name, **params)
 
 
@@ -210,7 +228,17 @@ def from_folder(
     name: str = "image-folder",
     **params: Any,
 ) -> Benchmark:
-    """A benchmark from a folder of images (`read_folder` says how it is laid out); others are those of "
-    "`build`."""
+    """A benchmark from a folder of images; `read_folder` says how it is laid out.
+
+    Args:
+        path: the folder. name: of the benchmark.
+        size: images are resized to size × size pixels. channels: 3 for colour, 1 for grey.
+        test_fraction: share of every class that is for testing, where the folder holds no split of its own.
+        params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
+
+    Raises:
+        DataError: no such folder, or what it holds cannot be read.
+        ConfigError: a parameter that does not fit.
+    """
     source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
     return build(source, name=name, **params)

@@ -72,6 +72,10 @@ def projected_averaged(g: Tensor, reference: Tensor) -> Tensor:
 def projected_each(g: Tensor, references: Tensor, margin: float, ridge: float = 1e-3) -> Tensor:
     """g (P,) + Gᵀv where any ⟨G_i, g⟩ < 0, else g; v = argmin ½ vᵀ(GGᵀ + ridge · I)v + (Gg)ᵀv with v_i ≥ margin.
 
+    Args:
+        g: the step's gradient. references: (k, P) the gradients G_i of past experiences.
+        margin: γ, least weight of every reference. ridge: added to the diagonal of GGᵀ, so that it can be solved.
+
     With w = v − margin and LLᵀ the matrix, this is w = argmin ‖Lᵀw + L⁻¹(Gg + margin · LLᵀ1)‖ with w ≥ 0: non-negative
     least squares of k unknowns, solved on the CPU by an active set, which ends at the solution and not near it.
     """
@@ -106,6 +110,7 @@ def with_gradients(run: Run) -> list[nn.Parameter]:
 
 
 def gradients_of(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The gradients of those of the parameters that have one, themselves and not copies."""
     return [p.grad for p in parameters if p.grad is not None]
 
 

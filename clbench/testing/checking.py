@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, suggest
 from clbench.models import Classifier
@@ -14,6 +14,9 @@ from clbench.testing.contract import CHECKS
 from clbench.testing.subjects import Subject, subject
 from clbench.testing.tools import NotApplicable, Result, attempt, name_of, one_thread
 from clbench.types import Benchmark
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def check_strategy(
@@ -50,7 +53,7 @@ def check_strategy(
 
 def parametrize_with_checks(
     names: Sequence[str] | None = None, expected_failures: Mapping[str, Mapping[str, str]] | None = None
-) -> Any:
+) -> pytest.MarkDecorator:
     """A pytest decorator that makes one item for each strategy and check.
 
     The test takes `strategy` and `check` and calls `check(strategy)`.

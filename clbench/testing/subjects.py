@@ -14,7 +14,7 @@ from clbench.api import build_strategy
 from clbench.engine import Run
 from clbench.models import Classifier
 from clbench.randomness import derive_seed
-from clbench.registry import Entry, strategies
+from clbench.registry import Entry, chain_parts, strategies
 from clbench.strategy import Strategy
 from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Benchmark
@@ -27,7 +27,6 @@ class Subject:
     Attributes:
         name: for messages.
         make: builds it anew; takes parameters by name.
-        parameters: the names of those parameters.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
         model: builds the network to check it on; `tiny_model` if None.
@@ -46,7 +45,13 @@ class Subject:
     def run(
         self, benchmark: Benchmark, strategy: Strategy | None = None, *, norm: bool = True, **how: Any
     ) -> Run:
-        """A run of it, before its first step."""
+        """A run of it, before its first step.
+
+        Args:
+            benchmark: to run on. strategy: in place of a new one of the subject.
+            norm: whether a model that is not given has batch normalisation.
+            how: the rest of `tiny_run`.
+        """
         how.setdefault("seed", 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(how["seed"], "initialisation"))
@@ -83,11 +88,15 @@ def subject(
 
     A modifier, which cannot train alone, is checked on fine-tuning.
 
+    Args:
+        strategy: a registered name, a chain, or a factory.
+        model, device, null: as for `check_strategy`.
+
     Raises:
         RegistryError: an unknown name.
     """
     if isinstance(strategy, str):
-        parts = strategy.split("+")
+        parts = chain_parts(strategy)
         entries = [strategies.entry(part) for part in parts]
         if all(entry.modifier for entry in entries):
             parts, entries = ["finetune", *parts], [strategies.entry("finetune"), *entries]

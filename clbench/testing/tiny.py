@@ -128,7 +128,17 @@ def tiny_run(
     checkpoint_seconds: float | None = None,
     observers: Sequence[Observer] = (),
 ) -> Run:
-    """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given."""
+    """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
+
+    Args:
+        strategy, benchmark, model: what runs.
+        seed: of the initialisation and of everything drawn.
+        batch_size, epochs: of training. optim: SGD, 0.02 with momentum 0.9, never reset, if None.
+        every: steps between evaluations; 0 evaluates at experience ends.
+        precision, device: as on the command line.
+        checkpoint_seconds: time between checkpoints; None for none.
+        observers: who looks on.
+    """
     config = RunConfig(
         benchmark=benchmark.name,
         strategy=str(strategy),

@@ -6,8 +6,11 @@ import contextlib
 import dataclasses
 import inspect
 import random
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -38,14 +41,18 @@ class Result:
         check: its name; rule: what it demands.
         status: "passed", "failed", "skipped" (the rule does not apply), "expected" (a known failure).
         message: how the rule is broken, why it does not apply, or the known reason.
+        raised: where an exception that is no broken rule came from, `TypeError: … (mine.py, line 12)`; one
+            mistake may stop several checks.
     """
 
     check: str
     rule: str
     status: Literal["passed", "failed", "skipped", "expected"]
     message: str = ""
+    raised: str = ""
 
     def as_dict(self) -> dict[str, str]:
+        """As JSON holds it."""
         return dataclasses.asdict(self)
 
 
@@ -67,15 +74,30 @@ def attempt(check: Callable[[Any], None], under_test: Any, expected: str | None 
     except NotApplicable as reason:
         return Result(name, rule, "skipped", str(reason))
     except Exception as error:  # whatever a strategy raises is a finding
-        message = (
-            str(error) if isinstance(error, Violation | ClbenchError) else f"{type(error).__name__}: {error}"
-        )
-        return Result(name, rule, "expected", expected) if expected else Result(name, rule, "failed", message)
+        if expected:
+            return Result(name, rule, "expected", expected)
+        told = isinstance(error, Violation | ClbenchError)
+        raised = _raised(error.__cause__ or error) if not told or error.__cause__ else ""
+        return Result(name, rule, "failed", str(error) if told else raised, raised)
     if expected:
         return Result(
             name, rule, "failed", f"it was expected to fail ({expected}) and passes; expect it no longer"
         )
     return Result(name, rule, "passed")
+
+
+def _raised(error: BaseException) -> str:
+    """An exception with the last line outside clbench and the libraries that led to it."""
+    core = str(Path(__file__).resolve().parent.parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [
+        f
+        for f in frames
+        if not f.filename.startswith((core, sys.prefix, sys.base_prefix, "<"))
+        and "site-packages" not in f.filename
+    ]
+    at = (outside or frames)[-1]
+    return f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
 
 
 def difference(a: Any, b: Any, path: str = "") -> str | None:

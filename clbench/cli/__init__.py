@@ -1,0 +1,124 @@
+"""The command line. Heavy modules are imported inside commands, so that `--help` and `list` answer at once.
+
+Exit codes: 0 done · 1 the answer is no · 2 bad input · 3 the run diverged.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import clbench
+from clbench.cli import data, judging, looking, ranking, running, writing
+from clbench.cli.common import warn
+from clbench.errors import ClbenchError
+
+INTERRUPTED = 130
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "run": running.run,
+    "resume": running.resume,
+    "suite": running.suite,
+    "pretrain": running.pretrain,
+    "list": looking.list_,
+    "show": looking.show,
+    "new": writing.new,
+    "check": judging.check,
+    "verify": judging.verify,
+    "submit": ranking.submit,
+    "leaderboard": ranking.leaderboard,
+    "reproduce": ranking.reproduce,
+    "plot": judging.plot,
+    "bench": judging.bench,
+}
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Benchmark continual-learning strategies, evaluated at every iteration.",
+)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+_data = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Data sets: what is here, and fetching more."
+)
+_data.command("status")(data.data_status)
+_data.command("fetch")(data.data_fetch)
+app.add_typer(_data, name="data")
+
+
+def main() -> NoReturn:
+    """Entry point: one clear message for every mistake, and no traceback."""
+    # Threads that spin while they wait make runs that share cores twenty times slower; read when torch is
+    # loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(prog_name="clbench", standalone_mode=False)
+    except ClbenchError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        # Typer's own click raises its usage errors; they know how to show themselves.
+        if not hasattr(error, "format_message"):
+            _unexpected(error)
+        if type(error).__name__ == "NoArgsIsHelpError":  # `clbench` alone: its message is the help
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        fail(error.format_message())
+    if code == INTERRUPTED:  # which is also what Typer makes of an interrupt
+        print(
+            "clbench: interrupted; the same command again goes on from the last checkpoint.", file=sys.stderr
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """clbench's own warnings as a line; everybody else's as Python shows them."""
+    if category.__module__.startswith("clbench"):
+        warn(str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    """One line for what nobody foresaw, such as a plugin's own mistake; `CLBENCH_DEBUG=1` shows the traceback."""
+    import traceback
+
+    if os.environ.get("CLBENCH_DEBUG"):
+        raise error
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(clbench.__file__).resolve().parent)
+    outside = [f for f in frames if not f.filename.startswith((ours, sys.prefix, sys.base_prefix, "<"))]
+    at = (outside or frames)[-1]
+    fail(
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} "
+        f"({at.filename}, line {at.lineno}). Set CLBENCH_DEBUG=1 to see the traceback."
+    )
+
+
+def fail(message: str) -> NoReturn:
+    print(
+        f"clbench: {' '.join(message.split())}", file=sys.stderr
+    )  # one line, whatever a library's message had
+    sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(clbench.__version__)
+        raise typer.Exit

@@ -1,0 +1,90 @@
+"""What commands share: options, plugins, tables, how a record is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from clbench.config import Execution
+    from clbench.ledger import Record
+
+HEADLINE = (
+    ("ACC", "average_accuracy"),
+    ("forgetting", "forgetting"),
+    ("AAA", "average_anytime_accuracy"),
+    ("min-ACC", "min_acc"),
+    ("WC-ACC", "wc_acc"),
+    ("WF10", "wf10"),
+)
+
+Out = Annotated[Path | None, typer.Option(help="Folder for run folders.  [default: CLBENCH_RUNS or runs/]")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", help="Python file that registers something; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes CUDA if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
+Log = Annotated[list[str] | None, typer.Option(help="Also log to csv, tensorboard or wandb; repeatable.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; kept when a run is resumed.")]
+Checkpoint = Annotated[
+    float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="YAML file with settings: key: value, or the sections of a run's config.yaml."),
+]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+Pairs = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings: memory=200 lr=0.03 …")
+]
+
+
+def load(plugins: Sequence[str] | None) -> None:
+    """Import the files named with `--plugin`."""
+    from clbench.registry import load_plugin
+
+    for plugin in plugins or ():
+        load_plugin(plugin)
+
+
+def warn(message: str) -> None:
+    """A line on standard error that ends nothing."""
+    print(f"clbench: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+def columns(rows: Sequence[Sequence[str]], indent: int = 2) -> str:
+    """Rows as lines with aligned columns and no blanks at their ends."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (" " * indent + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def execution(device: str, threads: int | None, log: list[str] | None, checkpoint: float) -> Execution:
+    from clbench.config import Execution, validate
+
+    given = {"device": device, "threads": threads, "log": log or [], "checkpoint_seconds": checkpoint}
+    how: Execution = validate(Execution, given)
+    return how
+
+
+def show_record(record: Record, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(record.to_json())
+    else:
+        name = f"{record.benchmark['name']}@{record.benchmark['version']}  {record.strategy['name']}"
+        print(f"{name}  seed {record.seeds['data']}  {record.status}")
+        for label, key in HEADLINE:
+            value = record.metrics.get(key)
+            print(f"  {label:<12}{'—' if value is None else format(100 * value, '.2f')}")
+        seconds = record.budget["train_seconds"], record.budget["eval_seconds"]
+        print(f"  {record.budget['steps']} steps, {seconds[0]:.1f} s training, {seconds[1]:.1f} s evaluation")
+        if not record.budget["updates"] and record.status == "done":
+            print("  no step had a loss, so no weight was trained")
+        if record.note:
+            print(f"  {record.note}")
+        print(f"  {record.folder}")
+    return 3 if record.status == "diverged" else 0

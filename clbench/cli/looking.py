@@ -1,0 +1,183 @@
+"""`list` and `show`: what there is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
+from clbench.errors import ClbenchError, ConfigError, suggest
+
+KINDS = ("strategies", "benchmarks", "models", "metrics", "suites")
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(help=" · ".join(KINDS))] = None,
+    plugin: Plugins = None,
+    load_all: Annotated[
+        bool,
+        typer.Option("--load", help="Import every plugin, too, so that one that cannot be loaded is named."),
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """List strategies, benchmarks, models, metrics or suites.
+
+    A plugin with a mistake is named on standard error, all others are listed, and the exit code is 2.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(
+            f"There is no kind '{kind}' to list.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}."
+        )
+    kinds = (kind,) if kind else KINDS
+    problems = _load_each(plugin or ()) + _problems(kinds, load_all)
+    rows = {k: entries(k) for k in kinds}
+    for problem in problems:
+        warn(problem)
+    if as_json:
+        print(json.dumps(rows[kind] if kind else rows, indent=2, ensure_ascii=False))
+    for k in () if as_json else kinds:
+        if kind is None:
+            print(f"{k}:")
+        lines = []
+        for row in rows[k]:
+            brought = f"  [{row['origin']}]" if row.get("origin", "clbench") != "clbench" else ""
+            version = f"@{row['version']}" if "version" in row else ""
+            lines.append((row["name"] + version, row["summary"] + brought))
+        print(columns(lines))
+    return 2 if problems else 0
+
+
+def _load_each(plugins: Sequence[str]) -> list[str]:
+    """Import plugin files; what is wrong with those that cannot be."""
+    problems = []
+    for plugin in plugins:
+        try:
+            load([plugin])
+        except ClbenchError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _problems(kinds: Sequence[str], load_all: bool) -> list[str]:
+    """What is wrong with plugins of installed distributions."""
+    from clbench import registry
+
+    problems = []
+    for kind in kinds:
+        if kind not in ("strategies", "benchmarks", "models"):
+            continue
+        entries = getattr(registry, kind)
+        found = entries.problems()
+        for name in entries.names() if load_all else ():
+            try:
+                with warnings.catch_warnings(action="ignore", category=registry.PluginWarning):
+                    entries.entry(name)
+                if kind == "strategies":
+                    entries.make(name)
+            except ClbenchError as error:
+                found += [] if str(error) in found else [str(error)]
+        problems += found
+    return problems
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A registered name, or a run folder.")],
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> int:
+    """Show all there is to know about a strategy, benchmark, model, metric, suite or run."""
+    load(plugin)
+    if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():
+        from clbench.ledger import read_record
+
+        return show_record(read_record(Path(name)), as_json)
+    found = [(kind, row) for kind in KINDS for row in entries(kind) if row["name"] == name]
+    if not found:
+        known = [row["name"] for kind in KINDS for row in entries(kind)]
+        raise ConfigError(
+            f"Nothing is registered as '{name}', and it is no run folder.{suggest(name, known)}"
+        )
+    described = [describe(kind, row) for kind, row in found]
+    if as_json:
+        print(json.dumps(described if len(described) > 1 else described[0], indent=2, ensure_ascii=False))
+        return 0
+    for entry in described:
+        head = f"{entry['kind']} {entry['name']}" + (f"@{entry['version']}" if "version" in entry else "")
+        print(head, "=" * len(head), entry["documentation"], sep="\n")
+        for parameter in entry.get("parameters", []):
+            print(f"    {parameter['name']} = {parameter['default']!r}   ({parameter['type']})")
+        for key in ("paper", "needs", "module", "origin"):
+            if entry.get(key):
+                print(f"{key}: {', '.join(entry[key]) if isinstance(entry[key], list) else entry[key]}")
+        print()
+    return 0
+
+
+def entries(kind: str) -> list[dict[str, Any]]:
+    """What `list` knows of a kind, without importing plugins or torch."""
+    if kind == "metrics":
+        from clbench.metrics import METRICS
+
+        return [{"name": m.name, "summary": m.summary} for m in METRICS.values()]
+    if kind == "suites":
+        from clbench.config import config_file, read_yaml, suite_names
+
+        paths = {name: config_file("suites", f"{name}.yaml") for name in suite_names()}
+        texts = {
+            name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None
+        }
+        return [{"name": name, "summary": " ".join(text.split())} for name, text in texts.items()]
+    from clbench import registry
+
+    entries = getattr(registry, kind)
+    peeked = [entries.peek(name) for name in entries.names()]
+    rows = [
+        {
+            "name": e.name,
+            "version": e.version,
+            "summary": e.summary,
+            "paper": e.paper,
+            "module": e.module,
+            "origin": e.origin,
+        }
+        for e in peeked
+    ]
+    if kind == "strategies":
+        for row, e in zip(rows, peeked, strict=True):
+            row["modifier"] = e.modifier
+    return rows
+
+
+def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    from clbench import registry
+
+    singular = {
+        "strategies": "strategy",
+        "benchmarks": "benchmark",
+        "models": "model",
+        "metrics": "metric",
+        "suites": "suite",
+    }
+    described = {"kind": singular[kind], **row, "documentation": row["summary"]}
+    if kind == "metrics":
+        from clbench.metrics import METRICS
+
+        described["documentation"] = inspect.getdoc(METRICS[row["name"]].function) or row["summary"]
+    if kind in ("metrics", "suites"):
+        return described
+    entry = getattr(registry, kind).entry(row["name"])
+    described["documentation"] = inspect.getdoc(entry.build) or ""
+    described["parameters"] = [
+        {"name": name, "default": None if p.default is p.empty else p.default, "type": str(p.annotation)}
+        for name, p in entry.signature().parameters.items()
+    ]
+    if kind == "strategies":
+        described["needs"] = sorted(registry.strategies.make(row["name"]).all_needs())
+    return described

@@ -1,0 +1,112 @@
+"""What is shown while runs go on, on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from clbench.observer import Observer
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+    from clbench.suite import Cell
+
+
+class Line(Observer):
+    """Progress of a single run: a bar on a terminal, a line per experience elsewhere; on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def begin(self, run: Run) -> None:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=run.total_steps, completed=run.step)
+            self._bar.start()
+        elif run.step:
+            print(f"resumed at step {run.step} of {run.total_steps}", file=sys.stderr)
+
+    def window(self, run: Run, rows: Sequence[Any]) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=run.step, description=f"experience {run.experience}")
+
+    def end_experience(self, run: Run) -> None:
+        if self._bar is None:
+            seen = " ".join(f"{100 * a:.1f}" for _, a in sorted(run.evaluator.latest().items()))
+            place = f"experience {run.experience + 1}/{len(run.train)}, step {run.step}/{run.total_steps}"
+            print(f"{place}: accuracy {seen or '—'}", file=sys.stderr)
+
+    def end(self, run: Run) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class SuiteProgress:
+    """Progress of a suite: bars on a terminal, a line per finished run elsewhere; on standard error."""
+
+    def __init__(self, cells: Sequence[Cell], quiet: bool) -> None:
+        self.cells, self.quiet = cells, quiet
+        self._bar: Any = None
+        self._told: set[str] = set()
+
+    def __enter__(self) -> SuiteProgress:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._all = self._bar.add_task("all runs", total=len(self.cells))
+            self._tasks: dict[str, Any] = {}
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, cells: Sequence[Cell]) -> None:
+        if self._bar is not None:
+            self._draw(cells)
+        elif not self.quiet:
+            self._tell(cells)
+
+    def _draw(self, cells: Sequence[Cell]) -> None:
+        ended = [cell for cell in cells if cell.state not in ("waiting", "running")]
+        self._bar.update(self._all, completed=len(ended))
+        for cell in cells:
+            if cell.state == "running":
+                if cell.id not in self._tasks:
+                    self._tasks[cell.id] = self._bar.add_task(str(cell), total=None)
+                self._bar.update(self._tasks[cell.id], completed=cell.steps, total=cell.total or None)
+        for cell in ended:
+            if cell.id in self._tasks:
+                self._bar.remove_task(self._tasks.pop(cell.id))
+
+    def _tell(self, cells: Sequence[Cell]) -> None:
+        ended = [cell for cell in cells if cell.state not in ("waiting", "running")]
+        old = [cell for cell in ended if not cell.fresh and cell.id not in self._told]
+        if old:
+            print(f"{len(old)} of {len(cells)} runs are already there", file=sys.stderr)
+            self._told |= {cell.id for cell in old}
+        for cell in ended:
+            if cell.id not in self._told:
+                self._told.add(cell.id)
+                acc = cell.record.metrics.get("average_accuracy") if cell.record else None
+                result = f"ACC {100 * acc:.1f}" if acc is not None and cell.state == "done" else cell.state
+                print(f"[{len(self._told)}/{len(cells)}] {cell}: {result}", file=sys.stderr)

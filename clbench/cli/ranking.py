@@ -1,0 +1,142 @@
+"""`submit`, `leaderboard`, `reproduce`: numbers with evidence, and whether they come out again."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench.cli.common import Device, Json, Plugins, Threads, columns, execution, load
+
+if TYPE_CHECKING:
+    from clbench.leaderboard.again import Verdict
+    from clbench.statistics import Interval
+
+Root = Annotated[Path, typer.Option(help="The leaderboard's folder.")]
+HERE = Path("leaderboard")
+
+
+def submit(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    root: Root = HERE,
+    as_json: Json = False,
+) -> int:
+    """Take finished runs, with their evidence, into the leaderboard; one that is refused keeps no other out."""
+    from clbench.leaderboard import submit as take
+
+    done = take(folders, root)
+    if as_json:
+        rows = [
+            {"run": str(s.folder), "taken": s.path and s.path.as_posix(), "refused": s.refused} for s in done
+        ]
+        print(json.dumps(rows, indent=2))
+    for s in () if as_json else done:
+        print(f"taken    {root / s.path}" if s.path else f"refused  {s.folder}: {s.refused}")
+    return 1 if any(s.refused for s in done) else 0
+
+
+def leaderboard(
+    root: Root = HERE,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Change nothing: compare README.md byte for byte, and all evidence."),
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the site to this folder, too.")] = None,
+) -> int:
+    """Compute the leaderboard from its records and write its README.md."""
+    from clbench.files import atomic_write, make_folder
+    from clbench.leaderboard import read_board, readme, write_site
+
+    records = read_board(root)
+    page, path = readme(records), root / "README.md"
+    if check:
+        there = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if there != page:
+            print(
+                f"{path} is not what its {len(records)} records give; run `clbench leaderboard`.",
+                file=sys.stderr,
+            )
+            return 1
+        print(f"{path}: {len(records)} records, all as submitted; the page follows from them.")
+    else:
+        make_folder(root)
+        atomic_write(path, page)
+        print(path)
+    if html is not None:
+        print(write_site(records, root, html))
+    return 0
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A row's id, or a benchmark: all its rows.")],
+    root: Root = HERE,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Only this seed; repeatable.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the new runs.  [default: a temporary one]")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> int:
+    """Run rows of the leaderboard again and compare intervals; ends with 1 where they disagree."""
+    load(plugin)
+    from clbench.leaderboard import again, read_board
+
+    rows = again.chosen(read_board(root), name)
+    how = execution(device, threads, None, 60.0)
+    verdicts: list[Verdict] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for row in rows:
+            print(f"{row.benchmark}  {row.strategy}  row {row.id} …", file=sys.stderr)
+            verdicts += again.reproduce(row, seeds or None, out or Path(temporary), how)
+    if as_json:
+        print(json.dumps([_as_dict(v) for v in verdicts], indent=2))
+    else:
+        print(_told(verdicts))
+    return 0 if all(v.agrees for v in verdicts) else 1
+
+
+def _as_dict(v: Verdict) -> dict[str, object]:
+    return {
+        "row": v.row.id,
+        "benchmark": v.row.benchmark,
+        "strategy": v.row.strategy,
+        "metric": v.metric,
+        "recorded": v.recorded.mean,
+        "again": v.again.mean,
+        "allowed": v.allowed,
+        "same_bits": v.same_bits,
+        "agrees": v.agrees,
+    }
+
+
+def _told(verdicts: Sequence[Verdict]) -> str:
+    head = ("row", "strategy", "metric", "recorded", "again", "may differ by", "verdict")
+    lines = [head]
+    for v in verdicts:
+        verdict = "the same numbers" if v.same_bits else "agrees" if v.agrees else "DISAGREES"
+        lines.append(
+            (
+                v.row.id,
+                v.row.strategy,
+                v.metric,
+                _shown(v.recorded),
+                _shown(v.again),
+                f"{100 * v.allowed:.2f}",
+                verdict,
+            )
+        )
+    return columns(lines, indent=0)
+
+
+def _shown(interval: Interval) -> str:
+    if not interval.n:
+        return "nothing"
+    half = f" ± {100 * interval.half:.2f}" if interval.n > 1 else ""
+    return f"{100 * interval.mean:.2f}{half} ({interval.n})"

@@ -1,0 +1,186 @@
+"""`run`, `resume`, `suite`: what trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clbench.cli.common import (
+    Checkpoint,
+    Config,
+    Device,
+    Json,
+    Log,
+    Out,
+    Pairs,
+    Plugins,
+    Precision,
+    Threads,
+    execution,
+    load,
+    show_record,
+)
+from clbench.cli.progress import Line, SuiteProgress
+
+if TYPE_CHECKING:
+    from clbench.suite import Cell
+
+
+def run(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark's name; see `clbench list benchmarks`.")],
+    strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain: derpp+refresh.")],
+    settings: Pairs = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    out: Out = None,
+    device: Device = "auto",
+    precision: Precision = None,
+    config: Config = None,
+    plugin: Plugins = None,
+    log: Log = None,
+    threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
+    as_json: Json = False,
+) -> int:
+    """Run a strategy on a benchmark; a run that is already there is only shown."""
+    from clbench import config as configuration
+
+    load(plugin)
+    given = configuration.parse_pairs(settings or [])
+    if precision is not None:
+        given["precision"] = precision
+    file = configuration.read_yaml(config) if config is not None else None
+    resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
+    how = execution(device, threads, log, checkpoint)
+
+    from clbench import api
+
+    record = api.start(resolved, how, api.runs_folder(out), observers=[] if as_json else [Line()])
+    return show_record(record, as_json)
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(help="A run folder, runs/<id>.")],
+    device: Annotated[
+        str | None, typer.Option(help="Another device of the kind that the run began on.")
+    ] = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> int:
+    """Continue an interrupted run, to the bits it would have ended with."""
+    from clbench import api
+
+    load(plugin)
+    record = api.resume(folder, device=device, observers=[] if as_json else [Line()])
+    return show_record(record, as_json)
+
+
+def suite(
+    name: Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")],
+    settings: Pairs = None,
+    out: Out = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side.  [default: the number of cores]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="That many seeds from 0, in place of the suite's.")
+    ] = None,
+    precision: Precision = None,
+    config: Config = None,
+    plugin: Plugins = None,
+    log: Log = None,
+    threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
+    as_json: Json = False,
+) -> int:
+    """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
+    from clbench import suite as suites
+    from clbench.config import parse_pairs, read_yaml
+
+    load(plugin)
+    short, loaded = suites.load(name)
+    how = execution(device, threads, log, checkpoint)
+    given = parse_pairs(settings or [])
+    if precision is not None:
+        given["precision"] = precision
+    file = read_yaml(config) if config is not None else {}
+    cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)
+
+    from clbench.api import runs_folder
+    from clbench.files import make_folder
+
+    root = make_folder(runs_folder(out))
+    with SuiteProgress(cells, quiet=as_json) as progress:
+        suites.run(cells, root, how, workers=workers, plugins=plugin or [], watch=progress.update)
+    return report(cells, root / short, loaded.title or short, f"clbench suite {name}", as_json)
+
+
+def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
+    from clbench import tables
+    from clbench.report import write_report
+
+    rows = [tables.Cell.of(cell) for cell in cells]
+    page = write_report(rows, folder, title, command)
+    if as_json:
+        print(json.dumps(tables.summary(rows), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        console = Console() if sys.stdout.isatty() else Console(width=100)
+        for table in tables.rich_tables(rows):
+            with console.capture() as drawn:
+                console.print(table)
+            # Rich pads every line to the table's width.
+            console.file.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
+        for cell in cells:
+            if cell.state not in ("done",):
+                console.print(
+                    f"{cell}: {cell.state}: {cell.message or (cell.record.note if cell.record else '')}",
+                    markup=False,
+                )
+        console.print(f"report: {page}", soft_wrap=True, markup=False)
+    if any(cell.state == "failed" for cell in cells):
+        return 2
+    return 3 if any(cell.state == "diverged" for cell in cells) else 0
+
+
+def pretrain(
+    plan: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A shipped pretraining configuration, or a YAML file.")
+    ],
+    settings: Pairs = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    out: Out = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder for weights.  [default: CLBENCH_WEIGHTS or weights/]")
+    ] = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
+    as_json: Json = False,
+) -> int:
+    """Train a backbone and keep it under its hash, for runs to start from: model.weights=ID."""
+    from clbench import config as configuration, pretrain as pretraining
+
+    load(plugin)
+    made, record = pretraining.pretrain(
+        pretraining.read(plan),
+        seed=seed,
+        out=out,
+        folder=weights,
+        device=device,
+        execution={"threads": threads, "checkpoint_seconds": checkpoint},
+        observers=[] if as_json else [Line()],
+        settings=configuration.parse_pairs(settings or []),
+    )
+    if as_json:
+        print(json.dumps({"id": made.id, "path": str(made.path), "run": record.id, **made.about}, indent=2))
+    else:
+        print(f"{made.substrate}\n{made.path}\nuse it with: model.weights={made.id}")
+    return 0

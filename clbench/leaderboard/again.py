@@ -1,0 +1,189 @@
+"""Running a row of the leaderboard again, and saying whether it comes out the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clbench.config import Execution, RunConfig, Seeds
+from clbench.curve import COLUMNS
+from clbench.errors import ConfigError, suggest
+from clbench.leaderboard.board import SHOWN, Row, rows_of
+from clbench.ledger import Record
+from clbench.statistics import Interval, prediction_half, t_interval
+
+RESOLUTION = 0.005
+"""Half a point: what a mean may differ by where the recorded runs agree to the digit (other machines, other sums)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One metric of one row, recorded and run again.
+
+    Attributes:
+        recorded, again: intervals over the seeds.
+        allowed: how far the means may lie apart: the 95 % prediction interval for the mean of the new runs.
+        same_bits: whether every seed that both have gave the same number.
+    """
+
+    row: Row
+    metric: str
+    recorded: Interval
+    again: Interval
+    allowed: float
+    same_bits: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the new runs may come from what the recorded ones come from."""
+        return self.same_bits or abs(self.recorded.mean - self.again.mean) <= self.allowed
+
+
+def chosen(records: Iterable[Record], name: str) -> list[Row]:
+    """The rows that a name means: a row's id, or a benchmark, with or without its version.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    tables = rows_of(records)
+    rows = [row for table in tables.values() for row in table]
+    found = [row for row in rows if name in (row.id, row.benchmark, row.benchmark.partition("@")[0])]
+    if not found:
+        known = [*tables, *[row.id for row in rows]]
+        raise ConfigError(f"The leaderboard has no row and no benchmark '{name}'.{suggest(name, known)}")
+    return found
+
+
+def reproduce(row: Row, seeds: Sequence[int] | None, runs: Path, execution: Execution) -> list[Verdict]:
+    """Run a row again with the present code and compare.
+
+    Args:
+        seeds: which; those recorded if None.
+        runs: folder for the runs' folders.
+    """
+    from clbench import api
+    from clbench.config import validate
+
+    again: dict[str, dict[int, float]] = {}
+    for seed in seeds if seeds is not None else row.seeds:
+        config = dict(row.config)
+        config["seeds"] = Seeds(order=seed, init=seed, data=seed).model_dump()
+        resolved: RunConfig = validate(RunConfig, _seeded(config, row, seed))
+        record = api.start(resolved, execution, runs)
+        for name, value in record.metrics.items():
+            if value is not None:
+                again.setdefault(name, {})[seed] = value
+    return compare(row, again)
+
+
+def _seeded(config: dict[str, object], row: Row, seed: int) -> dict[str, object]:
+    """With the stream's seed, where the benchmark has one."""
+    if any("seed" in record.config.get("stream", {}) for record in row.records):
+        stream: Mapping[str, object] = config["stream"]  # type: ignore[assignment]
+        config["stream"] = {**stream, "seed": seed}
+    return config
+
+
+def compare(row: Row, again: Mapping[str, Mapping[int, float]]) -> list[Verdict]:
+    """A verdict for each metric that the leaderboard shows.
+
+    A metric that is recorded and does not come out at all disagrees.
+
+    Args:
+        again: metric → seed → value.
+    """
+    verdicts = []
+    for metric in SHOWN:
+        recorded = row.values.get(metric)
+        if not recorded:
+            continue
+        new = again.get(metric, {})
+        values = list(recorded.values())
+        if not new:
+            nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
+            verdicts.append(Verdict(row, metric, t_interval(values), nothing, 0.0, False))
+            continue
+        shared = recorded.keys() & new.keys()
+        same = bool(shared) and new.keys() <= shared and all(recorded[s] == new[s] for s in shared)
+        half = prediction_half(values, len(new))
+        allowed = RESOLUTION if half != half else max(half, RESOLUTION)  # NaN where one seed is recorded
+        verdicts.append(
+            Verdict(row, metric, t_interval(values), t_interval(list(new.values())), allowed, same)
+        )
+    return verdicts
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first steps of a run, made again.
+
+    Attributes:
+        steps: how many. rows: rows of the curve up to there.
+        differing: rows with other counts, or an other loss.
+        largest: the largest difference in accuracy among them.
+        elsewhere: what differs between the recorded machine and this one, so that sums may be rounded otherwise.
+    """
+
+    steps: int
+    rows: int
+    differing: int
+    largest: float
+    elsewhere: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """To the bit on the same machine and libraries; on others within two points of accuracy."""
+        return not self.differing or (bool(self.elsewhere) and self.largest <= 0.02)
+
+
+def first_steps(record: Record, steps: int) -> Beginning:
+    """Train anew from the first step and compare every evaluation with the record's curve.
+
+    Args:
+        steps: how many; more if the record has no evaluation so early.
+
+    Raises:
+        LedgerError: the curve is missing or altered. ClbenchError: the run cannot be built here.
+    """
+    import numpy as np
+    import torch
+
+    from clbench import api
+    from clbench.config import validate
+    from clbench.ledger import environment
+
+    recorded = record.curve
+    later = recorded.step[recorded.step > 0]
+    steps = max(steps, int(later.min())) if len(later) else steps
+    execution = Execution(device=record.environment["device"].split(" ")[0], checkpoint_seconds=None)
+    resolved: RunConfig = validate(RunConfig, record.config)
+    threads, before = int(record.environment["threads"]), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        engine = api.build(resolved, execution)
+        engine.until = steps
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.fit()
+        here = environment(str(engine.device), threads)
+    finally:
+        torch.set_num_threads(before)
+    engine.evaluator.fetch()
+    both = recorded.columns(), engine.evaluator.curve.columns()
+    columns = [{name: values for name, values in c.items() if name in COLUMNS} for c in both]
+    # A full evaluation at the very last of these steps belongs to what comes after it.
+    rows = [c["step"] + c["full"] * (c["step"] > 0) <= steps for c in columns]
+    old, new = (
+        {name: values[kept] for name, values in c.items()} for c, kept in zip(columns, rows, strict=True)
+    )
+    if len(old["step"]) != len(new["step"]):
+        return Beginning(steps, len(old["step"]), len(old["step"]), 1.0, ())
+    wrong = np.zeros(len(old["step"]), dtype=bool)
+    for name, values in old.items():
+        wrong |= values != new[name]
+    distance = np.abs(old["correct"] / old["total"] - new["correct"] / new["total"])
+    elsewhere = tuple(
+        key for key in ("processor", "system", "device", "libraries") if here[key] != record.environment[key]
+    )
+    return Beginning(steps, len(wrong), int(wrong.sum()), float(distance.max(initial=0.0)), elsewhere)

@@ -1,0 +1,77 @@
+"""The leaderboard in Markdown: the same records give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from clbench.leaderboard.board import RANKED_FROM, SHOWN, Row, rows_of, settings_of
+from clbench.ledger import Record
+from clbench.statistics import Interval
+from clbench.tables import NONE, Estimate, head_of, markdown, percent
+
+HEAD = """# Leaderboard
+
+<!-- Written by `clbench leaderboard`; do not edit. -->
+
+Every number is computed from the evidence beside it: `records/` and `curves/`, whose SHA-256 sums are in
+`manifest.json`. `clbench leaderboard --check` makes this page anew and compares it byte for byte; `clbench reproduce
+ROW` runs a row again and compares intervals.
+
+Percent; mean ± half the 95 % t-interval over seeds. A rank is 1 + the number of rivals that are better with certainty:
+paired by seed, over all pairs of a table, at 5 % after Holm's correction. So those that cannot be told from the best
+share rank 1. Fewer than {ranked_from} seeds give no rank; upper bounds, and settings chosen on the test stream
+(`oracle`), are no rivals. Costs are means over seeds; seconds depend on the machine, so compare them within a table at
+most.
+"""
+
+
+def readme(records: Sequence[Record]) -> str:
+    """`README.md` of a leaderboard."""
+    parts = [HEAD.format(ranked_from=RANKED_FROM)]
+    tables = rows_of(records)
+    if not tables:
+        parts.append("Nothing was submitted yet.\n")
+    for benchmark, rows in tables.items():
+        parts.append(f"## {markdown(benchmark)}\n\n{table(rows)}\n")
+    return "\n".join(parts)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A benchmark's table in Markdown."""
+    shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row in rows)]
+    heads = ["rank", "strategy", "settings", *[head_of(key) for key in shown]]
+    heads += ["seeds", "network", "selection", "memory", "forwards", "train s", "row"]
+    lines = [
+        heads,
+        ["---:", "---", "---", *["---:"] * len(shown), "---:", "---", "---", *["---:"] * 3, "---"],
+    ]
+    for row in rows:
+        lines.append(
+            [
+                "bound" if row.bound else NONE if row.rank is None else str(row.rank),
+                markdown(row.strategy),
+                markdown(settings_of(row, rows)) or NONE,
+                *[_percent(row.interval(key)) for key in shown],
+                f"{len(row.seeds)}" + (f", {row.diverged} diverged" if row.diverged else ""),
+                markdown(row.model),
+                markdown(row.selection),
+                _bytes(row.costs),
+                f"{row.costs['forward_examples']:,.0f}" if row.costs else NONE,
+                f"{row.costs['train_seconds']:,.1f}" if row.costs else NONE,
+                f"`{row.id}`",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return NONE
+    return percent(Estimate(interval.mean, None if interval.n < 2 else interval.half, interval.n))
+
+
+def _bytes(costs: Mapping[str, float]) -> str:
+    size = costs.get("memory_bytes", 0.0)
+    if size == 0:
+        return "0"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"

@@ -1,0 +1,400 @@
+"""The leaderboard as a static site: opens from the file system, needs no network, and runs no script of others.
+
+index.html · benchmarks/<name>.html · strategies/<name>.html · rows/<id>.html · records/ and curves/ as submitted
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import math
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clbench import plots
+from clbench.curve import Floats, Ticks
+from clbench.files import atomic_write, make_folder, pretty_json
+from clbench.leaderboard import svg
+from clbench.leaderboard.board import SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.frame import page
+from clbench.leaderboard.store import place
+from clbench.ledger import Record
+from clbench.metrics import METRICS
+from clbench.tables import NONE, Estimate, head_of, percent
+
+_escape = functools.partial(html.escape, quote=True)
+AROUND = 0.12
+"""How much of an experience a close-up of a boundary shows before it, and three times as much after."""
+
+
+def write_site(records: Sequence[Record], root: Path, folder: Path) -> Path:
+    """Write the site; what lay in the folder under other names stays.
+
+    Args:
+        records: of `read_board(root)`. root: the leaderboard's folder, whose evidence is copied.
+
+    Returns:
+        The path of `index.html`.
+    """
+    tables = rows_of(records)
+    pages = {Path("index.html"): _index(tables)}
+    for benchmark, rows in tables.items():
+        pages[Path("benchmarks") / f"{slug(benchmark)}.html"] = _benchmark(benchmark, rows)
+        for row in rows:
+            pages[Path("rows") / f"{row.id}.html"] = _row(row, rows)
+    for strategy in sorted({row.strategy for rows in tables.values() for row in rows}):
+        pages[Path("strategies") / f"{slug(strategy)}.html"] = _strategy(strategy, tables)
+    for path, content in pages.items():
+        make_folder((folder / path).parent)
+        atomic_write(folder / path, content)
+    for record in records:
+        for file in (place(record), Path("curves") / record.curve_file["file"]):
+            make_folder((folder / file).parent)
+            shutil.copyfile(root / file, folder / file)
+    return folder / "index.html"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9@._+-]+", "-", name).strip(".") or "unnamed"
+
+
+# --- pages ---
+
+
+def _index(tables: Mapping[str, Sequence[Row]]) -> str:
+    rows = [(row, table) for table in tables.values() for row in table]
+    benchmarks = "".join(
+        f'<li><a href="benchmarks/{_escape(slug(name))}.html">{_escape(name)}</a> '
+        f"<small>{len(table)} row{'s' * (len(table) != 1)}</small></li>"
+        for name, table in tables.items()
+    )
+    filters = "".join(
+        _filter(label, key, sorted({_facets(row)[key] for row, _ in rows}))
+        for label, key in (("benchmark", "benchmark"), ("setting", "setting"), ("memory", "memory"),
+                           ("network", "network"), ("selection", "selection"))
+    )  # fmt: skip
+    body = f"""
+<p class="lead">Continual-learning strategies, evaluated after every iteration. Every number follows from the evidence
+behind it: follow a row to its runs, their curves, and the command that makes them again.</p>
+<form class="filters" role="search" onsubmit="return false">
+<label>search <input type="search" id="search" placeholder="strategy, setting …" autocomplete="off"></label>
+{filters}<button type="reset">all</button> <output id="count" aria-live="polite"></output>
+</form>
+{_table(rows, up="", with_benchmark=True)}
+{_LEGEND}
+<h2>Benchmarks</h2>
+<ul class="plain">{benchmarks or "<li>Nothing was submitted yet.</li>"}</ul>
+"""
+    return page("Leaderboard", body, up="")
+
+
+def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
+    style = plots.styles(_name(row, rows) for row in rows)
+    drawn = [row for row in rows if any(r.status == "done" for r in row.records)]
+    figures = ""
+    if curves := _lines(drawn, rows, style, _seen):
+        marks = _boundaries(drawn)
+        figures += _figure(
+            svg.lines(curves, title=f"{benchmark}: accuracy on the experiences seen so far", x_label="experiences",
+                      y_label="accuracy, %", marks=marks),
+            "Accuracy averaged over the experiences seen so far, after every step; its mean over steps is AAA. "
+            "Bands: 95 % intervals over seeds.",
+            curves,
+        )  # fmt: skip
+    if curves := _lines(drawn, rows, style, _first):
+        figures += _figure(
+            svg.lines(curves, title=f"{benchmark}: accuracy on the first experience", x_label="experiences",
+                      y_label="accuracy, %", marks=_boundaries(drawn)),
+            "The stability gap: how accuracy on the first experience drops when another one begins, and recovers.",
+            curves,
+        )  # fmt: skip
+        closer = ""
+        for mark in _boundaries(drawn)[:4]:
+            near = [c for c in (_close_up(curve, mark) for curve in curves) if c is not None]
+            if near:
+                title = f"{benchmark}: around boundary {mark:g}"
+                picture = svg.lines(
+                    near, title=title, x_label="experiences", y_label="accuracy, %", marks=[mark]
+                )
+                closer += _figure(picture, f"The same around boundary {mark:g}.", [])
+        figures += f'<div class="pairs">{closer}</div>'
+    if points := _points(drawn, rows, style):
+        figures += _figure(
+            svg.scatter(points, title=f"{benchmark}: what accuracy costs", x_label="examples through the network "
+                        "in training, logarithmic", y_label="ACC, %"),
+            "Accuracy against work. Filled: nobody is better with less (Pareto).",
+            [],
+        )  # fmt: skip
+    matrices = "".join(_matrix(row, rows) for row in drawn)
+    body = f"""
+{_table([(row, rows) for row in rows], up="../")}
+{_LEGEND}
+<p>Make all of it again: <code>clbench reproduce {_escape(benchmark)}</code></p>
+{figures}
+<h2>Accuracy matrices</h2>
+<p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.</p>
+<div class="matrices">{matrices}</div>
+"""
+    return page(benchmark, body, up="../")
+
+
+def _strategy(strategy: str, tables: Mapping[str, Sequence[Row]]) -> str:
+    rows = [(row, table) for table in tables.values() for row in table if row.strategy == strategy]
+    return page(strategy, _table(rows, up="../", with_benchmark=True) + _LEGEND, up="../")
+
+
+def _row(row: Row, rows: Sequence[Row]) -> str:
+    shown = [key for key in SHOWN if row.values.get(key)]
+    head = "".join(f"<th>{_escape(head_of(key))}</th>" for key in shown)
+    lines = ""
+    for record in row.records:
+        seed = record.seeds["data"]
+        values = "".join(
+            f"<td>{100 * row.values[key][seed]:.2f}</td>" if seed in row.values[key] else f"<td>{NONE}</td>"
+            for key in shown
+        )
+        path = "../" + place(record).as_posix()
+        curve = f"../curves/{record.curve_file['file']}"
+        lines += (
+            f'<tr><th scope="row">{seed}</th>{values}<td>{_escape(record.status)}</td>'
+            f'<td class="words"><a href="{_escape(path)}">{_escape(record.id)}</a></td>'
+            f'<td class="words"><a href="{_escape(curve)}">curve</a> '
+            f"<code>{_escape(record.curve_file['sha256'][:12])}…</code></td></tr>"
+        )
+    made = "".join(f"<li>{_escape(text)}</li>" for text in dict.fromkeys(_made_by(r) for r in row.records))
+    notes = "".join(
+        f"<li>seed {r.seeds['data']}: {_escape(r.status)}. {_escape(r.note)}</li>"
+        for r in row.records
+        if r.note
+    )
+    settings = settings_of(row, rows)
+    body = f"""
+<p>{_escape(row.strategy)} on <a href="../benchmarks/{_escape(slug(row.benchmark))}.html">{_escape(row.benchmark)}</a>
+{f"({_escape(settings)})" if settings else ""};
+network {_escape(row.model)}; hyper-parameters: {_escape(row.selection)}.</p>
+<p>Make it again: <code>clbench reproduce {_escape(row.id)}</code></p>
+<div class="table"><table>
+<thead><tr><th>seed</th>{head}<th>status</th><th class="words">record</th><th class="words">evidence</th></tr></thead>
+<tbody>{lines}</tbody>
+</table></div>
+{f"<ul>{notes}</ul>" if notes else ""}
+<h2>Configuration</h2>
+<pre><code>{_escape(pretty_json(row.config))}</code></pre>
+<h2>Made with</h2>
+<ul class="plain">{made}</ul>
+"""
+    return page(f"{row.strategy}, row {row.id}", body, up="../")
+
+
+def _made_by(record: Record) -> str:
+    code, env = record.code, record.environment
+    commit = f", commit {code['commit'][:12]}" if code.get("commit") else ""
+    libraries = ", ".join(f"{name} {version}" for name, version in env["libraries"].items() if version)
+    return (
+        f"clbench {code['version']}{commit}; Python {env['python']}; {libraries}; {env['device']} on "
+        f"{env['processor']}, {env['system']}, {env['threads']} thread{'s' * (env['threads'] != 1)}"
+    )
+
+
+# --- tables ---
+
+
+def _facets(row: Row) -> dict[str, str]:
+    """What the table can be filtered by."""
+    stream = row.config.get("stream", {})
+    setting = "online" if stream.get("online") else "several passes"
+    if stream.get("task_labels"):
+        setting += ", task labels"
+    size = row.costs.get("memory_bytes", 0.0)
+    return {
+        "benchmark": row.benchmark,
+        "setting": setting,
+        "memory": "rehearsal" if size else "rehearsal-free",
+        "network": row.model,
+        "selection": row.selection,
+    }
+
+
+def _filter(label: str, key: str, values: Sequence[str]) -> str:
+    if len(values) < 2:
+        return ""
+    options = "".join(f'<option value="{_escape(value)}">{_escape(value)}</option>' for value in values)
+    return (
+        f'<label>{label} <select data-facet="{key}"><option value="">all</option>{options}</select></label>\n'
+    )
+
+
+def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: bool = False) -> str:
+    shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row, _ in rows)]
+    heads = [("rank", "number", "")]
+    heads += [("benchmark", "words", "")] if with_benchmark else []
+    heads += [("strategy", "words", "")]
+    told = any(settings_of(row, table) for row, table in rows)
+    heads += [("settings", "words", "")] if told else []
+    heads += [(head_of(key), "number", METRICS[key].summary) for key in shown]
+    heads += [
+        ("seeds", "number", ""),
+        ("memory, kB", "number", ""),
+        ("forwards", "number", ""),
+        ("train s", "number", ""),
+    ]
+    heads += [("row", "words", "")]
+    head = "".join(
+        f'<th scope="col" class="{kind}" aria-sort="none"><button type="button" title="{_escape(hint or "sort")}">'
+        f"{_escape(name)}</button></th>"
+        for name, kind, hint in heads
+    )
+    body = ""
+    for row, table in rows:
+        cells = [_cell("bound" if row.bound else NONE if row.rank is None else str(row.rank),
+                       math.inf if row.rank is None else row.rank)]  # fmt: skip
+        if with_benchmark:
+            cells.append(_link(f"{up}benchmarks/{slug(row.benchmark)}.html", row.benchmark))
+        cells.append(_link(f"{up}strategies/{slug(row.strategy)}.html", row.strategy))
+        if told:
+            cells.append(f'<td class="words"><small>{_escape(settings_of(row, table))}</small></td>')
+        for key in shown:
+            interval = row.interval(key)
+            if interval is None:
+                cells.append(_cell(NONE, math.inf))
+                continue
+            half = None if interval.n < 2 else interval.half
+            mean, _, rest = percent(Estimate(interval.mean, half, interval.n)).partition(" ± ")
+            cells.append(_cell(mean, interval.mean, f" ± {rest}" if rest else ""))
+        diverged = f", {row.diverged} diverged" if row.diverged else ""
+        cells.append(_cell(str(len(row.seeds)), len(row.seeds), diverged))
+        for value, digits in (
+            (row.costs.get("memory_bytes", math.nan) / 1e3, 0),
+            (row.costs.get("forward_examples", math.nan), 0),
+            (row.costs.get("train_seconds", math.nan), 1),
+        ):
+            cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
+        cells.append(_link(f"{up}rows/{row.id}.html", row.id))
+        facets = "".join(f' data-{key}="{_escape(value)}"' for key, value in _facets(row).items())
+        best = " best" if row.rank == 1 else " bound" if row.bound else ""
+        body += f'<tr class="row{best}"{facets}>{"".join(cells)}</tr>\n'
+    return (
+        f'<div class="table"><table class="sortable">\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody>\n</table></div>"
+    )
+
+
+def _cell(text: str, value: float, small: str = "") -> str:
+    return f'<td data-value="{value!r}">{_escape(text)}{f"<small>{_escape(small)}</small>" if small else ""}</td>'
+
+
+def _link(target: str, text: str) -> str:
+    return f'<td class="words"><a href="{_escape(target)}">{_escape(text)}</a></td>'
+
+
+_LEGEND = """<p class="note">Percent, mean ± half the 95 % interval over seeds. Rank: 1 + rivals that are better
+with certainty (paired by seed, Holm's correction); rank 1 is shared by all that cannot be told from the best.
+Fewer than five seeds give no rank.</p>"""
+
+
+# --- figures ---
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    settings = settings_of(row, rows)
+    plain = row.strategy.partition("@")[0]
+    return f"{plain} ({settings})" if settings else plain
+
+
+def _seen(ticks: Ticks) -> Floats:
+    seen = ticks.total > 0
+    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+    return mean
+
+
+def _first(ticks: Ticks) -> Floats:
+    column: Floats = ticks.accuracy[:, 0]
+    return column
+
+
+def _lines(
+    drawn: Sequence[Row],
+    rows: Sequence[Row],
+    style: Mapping[str, plots.Style],
+    value: Callable[[Ticks], Floats],
+) -> list[svg.Line]:
+    found = []
+    for row in drawn:
+        curves = [r.curve for r in row.records if r.status == "done"]
+        if not all(len(curve.ticks()) for curve in curves):
+            continue
+        mean = plots.mean_curve(curves, value)
+        if mean is not None:
+            look = style[_name(row, rows)]
+            found.append(svg.Line(_name(row, rows), look.color, *mean, dashed=look.dashes != "-"))
+    return found
+
+
+def _boundaries(rows: Sequence[Row]) -> list[float]:
+    """Where experiences begin, but for the first, in progress."""
+    experiences = max(
+        (r.curve.experiences for row in rows for r in row.records if r.status == "done"), default=0
+    )
+    return [float(e) for e in range(1, experiences)]
+
+
+def _close_up(curve: svg.Line, mark: float) -> svg.Line | None:
+    inside = (curve.x >= mark - AROUND) & (curve.x <= mark + 3 * AROUND)
+    if inside.sum() < 3:
+        return None
+    half = None if curve.half is None else curve.half[inside]
+    return svg.Line(curve.name, curve.color, curve.x[inside], curve.mean[inside], half, curve.dashed)
+
+
+def _points(drawn: Sequence[Row], rows: Sequence[Row], style: Mapping[str, plots.Style]) -> list[svg.Point]:
+    found = []
+    for row in drawn:
+        interval, work = row.interval(SHOWN[0]), row.costs.get("forward_examples", 0.0)
+        if interval is not None and work > 0:
+            found.append((row, interval, work))
+    return [
+        svg.Point(
+            _name(row, rows),
+            style[_name(row, rows)].color,
+            work,
+            interval.mean,
+            math.nan if interval.n < 2 else interval.half,
+            not any(
+                o.mean >= interval.mean and w <= work and (o.mean, w) != (interval.mean, work)
+                for _, o, w in found
+            ),
+        )
+        for row, interval, work in found
+    ]
+
+
+def _matrix(row: Row, rows: Sequence[Row]) -> str:
+    curves = [r.curve for r in row.records if r.status == "done"]
+    if not curves or not all(curve.full.any() for curve in curves):
+        return ""
+    matrix = plots.mean_matrix(curves)
+    body = ""
+    for i, line in enumerate(matrix):
+        cells = "".join(
+            "<td></td>"
+            if np.isnan(v)
+            else f'<td class="{"later" if j > i else ""}" style="--v:{v:.3f}">{100 * v:.0f}</td>'
+            for j, v in enumerate(line)
+        )
+        body += f'<tr><th scope="row">{i + 1}</th>{cells}</tr>'
+    table = f'<table class="matrix"><tbody>{body}</tbody></table>'
+    return f"<figure>{table}<figcaption>{_escape(_name(row, rows))}</figcaption></figure>"
+
+
+def _figure(picture: str, caption: str, curves: Sequence[svg.Line]) -> str:
+    key = "".join(
+        f'<li><i style="--c:{c.color}"{" class=dashed" if c.dashed else ""}></i>{_escape(c.name)}</li>'
+        for c in curves
+    )
+    legend = f'<ul class="key">{key}</ul>' if key else ""
+    return f"<figure>{picture}{legend}<figcaption>{_escape(caption)}</figcaption></figure>\n"

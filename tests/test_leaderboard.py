@@ -1,0 +1,265 @@
+"""The leaderboard: what it takes, that it notices every change, that the same records give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench import api, config, ledger
+from clbench.config import Execution
+from clbench.errors import ConfigError, LedgerError
+from clbench.files import pretty_json, sha256
+from clbench.leaderboard import again, read_board, readme, rows_of, submit
+from clbench.ledger import Record, read_record
+
+SETTINGS = {"iterations": 4, "every": 1}
+
+
+def run(strategy: str, seed: int, folder: Path, **settings: Any) -> Path:
+    resolved = config.resolve("split-digits", strategy, {**SETTINGS, **settings}, seed=seed)
+    record = api.start(resolved, Execution(threads=1, checkpoint_seconds=None), folder)
+    assert record.folder is not None
+    return record.folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seeds of two strategies and one of a bound, made by a clean checkout."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        for seed in range(5):
+            run("finetune", seed, folder)
+            run("er", seed, folder, memory=50)
+        run("joint", 0, folder)
+    return folder
+
+
+@pytest.fixture
+def board(runs: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "leaderboard"
+    assert all(s.path for s in submit(sorted(runs.iterdir()), root))
+    return root
+
+
+def altered(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a run whose record was changed."""
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / "record.json").read_text())
+    change(content)
+    (copy / "record.json").write_text(pretty_json(content))
+    return copy
+
+
+def refusal(folder: Path, root: Path) -> str:
+    (submission,) = submit([folder], root)
+    assert submission.path is None
+    return submission.refused
+
+
+# --- what it takes ---
+
+
+def test_a_record_and_its_curve_are_taken_as_they_are(runs: Path, board: Path) -> None:
+    records = {record.id: record for record in read_board(board)}
+    for folder in runs.iterdir():
+        given, taken = read_record(folder), records[folder.name]
+        assert taken.metrics == given.metrics
+        assert taken.curve.sha256() == given.curve.sha256()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r["code"].update(dirty=True), "uncommitted changes"),
+        (lambda r: r["config"]["optim"].update(lr=0.2), "was altered: its configuration"),
+        (
+            lambda r: r["metrics"].update(average_accuracy=0.99),
+            "says average_accuracy = 0.99, its curve says",
+        ),
+        (lambda r: r["metrics"].update(invented=1.0), "not known: 'invented'"),
+        (lambda r: r["curve"].update(sha256="0" * 64), "SHA-256 differs"),
+        (lambda r: r["strategy"].update(name="../../x"), "was altered"),
+    ],
+    ids=["dirty", "config", "metric", "invented", "curve", "path"],
+)
+def test_what_is_refused_and_why(
+    runs: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    folder = altered(next(iter(sorted(runs.iterdir()))), tmp_path, change)
+    assert reason in refusal(folder, tmp_path / "board")
+
+
+def test_a_run_without_evidence_is_refused_and_keeps_no_other_out(runs: Path, tmp_path: Path) -> None:
+    first, second = sorted(runs.iterdir())[:2]
+    bare = altered(first, tmp_path, lambda r: None)
+    (bare / "curve.npz").unlink()
+    refused, taken = submit([bare, second], tmp_path / "board")
+    assert "curve.npz" in refused.refused
+    assert taken.path
+    assert len(read_board(tmp_path / "board")) == 1
+
+
+# --- any change is noticed ---
+
+
+def test_a_byte_of_any_file_is_noticed(board: Path) -> None:
+    for file in [*board.rglob("*.npz"), *board.rglob("records/**/*.json")]:
+        content = file.read_bytes()
+        for at in (0, len(content) // 2, len(content) - 2):
+            file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            with pytest.raises(LedgerError, match=file.name):
+                read_board(board)
+        file.write_bytes(content)
+    assert read_board(board)
+
+
+def test_a_file_that_is_gone_or_was_not_submitted_is_noticed(board: Path) -> None:
+    file = next(board.rglob("*.npz"))
+    file.rename(file.with_name("other.npz"))
+    with pytest.raises(LedgerError, match=r"other\.npz is not in manifest"):
+        read_board(board)
+    (file.with_name("other.npz")).unlink()
+    with pytest.raises(LedgerError, match="is missing"):
+        read_board(board)
+
+
+def test_a_forged_sum_does_not_hide_a_forged_number(board: Path) -> None:
+    file = next(board.rglob("records/**/*.json"))
+    content = json.loads(file.read_text())
+    content["metrics"]["average_accuracy"] = 0.99
+    file.write_text(pretty_json(content))
+    manifest = json.loads((board / "manifest.json").read_text())
+    manifest[file.relative_to(board).as_posix()] = sha256(file.read_bytes())
+    (board / "manifest.json").write_text(pretty_json(manifest))
+    with pytest.raises(LedgerError, match="its curve says"):
+        read_board(board)
+
+
+# --- the table ---
+
+
+def test_the_page_depends_on_the_records_alone(runs: Path, board: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for folder in sorted(runs.iterdir(), reverse=True):
+        submit([folder], other)
+    assert readme(read_board(other)) == readme(read_board(board))
+    assert (other / "manifest.json").read_bytes() == (board / "manifest.json").read_bytes()
+
+
+def test_rows_hold_all_seeds_of_a_configuration(board: Path) -> None:
+    (rows,) = rows_of(read_board(board)).values()
+    found = {row.strategy: (row.seeds, row.bound, row.rank is not None) for row in rows}
+    five = [0, 1, 2, 3, 4]
+    assert found == {
+        "er@1": (five, False, True),
+        "finetune@1": (five, False, True),
+        "joint@1": ([0], True, False),
+    }
+
+
+def test_an_oracle_and_a_row_with_a_diverged_run_have_no_rank(board: Path) -> None:
+    records = read_board(board)
+
+    def changed(record: Record) -> Record:
+        if record.strategy["name"] == "finetune":
+            return replace(record, selection="oracle")
+        if record.strategy["name"] == "er" and record.seeds["data"] == 4:
+            return replace(record, status="diverged")
+        return record
+
+    (rows,) = rows_of([changed(record) for record in records]).values()
+    assert [row.rank for row in rows] == [None, None, None]
+    assert {row.strategy: row.diverged for row in rows}["er@1"] == 1
+
+
+def test_settings_tell_rows_of_one_strategy_apart(runs: Path, board: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        submit([run("er", 0, tmp_path / "runs", memory=20)], board)
+    page = readme(read_board(board))
+    assert "params.er.memory=20" in page
+    assert "params.er.memory=50" in page
+
+
+# --- run again ---
+
+
+def test_a_row_reproduces_to_the_bit(board: Path, tmp_path: Path) -> None:
+    (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
+    verdicts = again.reproduce(row, [0, 3], tmp_path, Execution(threads=1, checkpoint_seconds=None))
+    assert verdicts
+    assert all(v.agrees and v.same_bits for v in verdicts)
+
+
+def test_a_broken_strategy_disagrees(board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ER that forgets to replay."""
+    from clbench.parts import Replay
+
+    (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
+    long = replace(row, config={**row.config, "train": {**row.config["train"], "iterations": 40}})
+    honest = again.reproduce(long, None, tmp_path / "a", Execution(threads=1, checkpoint_seconds=None))
+    recorded = replace(long, values={v.metric: {} for v in honest})
+    values = {
+        seed: read_record(folder).metrics
+        for folder in (tmp_path / "a").iterdir()
+        for seed in [read_record(folder).seeds["data"]]
+    }
+    recorded = replace(
+        long,
+        values={name: {s: m[name] for s, m in values.items() if m[name] is not None} for name in values[0]},
+    )
+    monkeypatch.setattr(Replay, "extend", lambda self, batch: batch)
+    verdicts = again.reproduce(recorded, None, tmp_path / "b", Execution(threads=1, checkpoint_seconds=None))
+    assert not all(v.agrees for v in verdicts)
+
+
+def test_a_wrong_record_disagrees(board: Path) -> None:
+    (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
+    wrong = {seed: value + 0.2 for seed, value in row.values["average_accuracy"].items()}
+    verdicts = again.compare(row, {**row.values, "average_accuracy": wrong})
+    assert [v.metric for v in verdicts if not v.agrees] == ["average_accuracy"]
+
+
+def test_a_metric_that_does_not_come_out_disagrees(board: Path) -> None:
+    row = again.chosen(read_board(board), "split-digits@1")[0]
+    assert not any(v.agrees for v in again.compare(row, {}))
+
+
+def test_an_unknown_row_gets_the_nearest_name(board: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'split-digits@1'"):
+        again.chosen(read_board(board), "split-digit@1")
+
+
+# --- the first steps ---
+
+
+def test_first_steps_come_out_to_the_bit(runs: Path) -> None:
+    begun = again.first_steps(read_record(next(iter(sorted(runs.iterdir())))), 6)
+    assert begun.agrees
+    assert begun.differing == 0
+    assert begun.rows > 6  # one row a step and stream, and the full evaluations before
+
+
+def test_first_steps_of_a_broken_strategy_differ(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clbench.parts import Replay
+
+    folder = next(f for f in sorted(runs.iterdir()) if read_record(f).strategy["name"] == "er")
+    monkeypatch.setattr(Replay, "extend", lambda self, batch: batch)
+    begun = again.first_steps(read_record(folder), 12)
+    assert begun.differing
+    assert not begun.agrees
+
+
+def test_a_run_from_elsewhere_may_differ_a_little(runs: Path) -> None:
+    same = again.first_steps(read_record(next(iter(sorted(runs.iterdir())))), 2)
+    assert replace(same, differing=3, largest=0.01, elsewhere=("processor",)).agrees
+    assert not replace(same, differing=3, largest=0.01).agrees
+    assert not replace(same, differing=3, largest=0.2, elsewhere=("processor",)).agrees

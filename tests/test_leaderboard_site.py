@@ -1,0 +1,175 @@
+"""The site: it stands alone, shows what records say as text, and sorts and filters in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clbench.curve import Curve
+from clbench.leaderboard import svg
+from clbench.leaderboard.site import slug, write_site
+from clbench.leaderboard.store import place
+from clbench.ledger import Record
+from clbench.metrics import compute
+
+ATTACK = '<img src=x onerror="alert(1)">"\'&'
+
+
+def record(strategy: str, seed: int, accuracy: float, root: Path, **changes: Any) -> Record:
+    """A record with its files; the leaderboard would not take it, the site asks no questions."""
+    noise = int(np.random.default_rng(seed).integers(0, 3)) / 100
+    curve = Curve.from_trace([[0.5, accuracy, 0.2, round(accuracy - noise, 2)], [0.1, accuracy]], [2])
+    made = Record(
+        id=f"{abs(hash((strategy, seed))) % 16**12:012x}",
+        status="done",
+        config={"stream": {"seed": seed}, "params": {}, "seeds": {"data": seed}},
+        benchmark={"name": "toy", "version": 1, "fingerprint": "f"},
+        strategy={"name": strategy, "version": "1"},
+        seeds={"order": seed, "init": seed, "data": seed},
+        code={"version": "0.1", "sources": "s", "commit": "0" * 40, "dirty": False},
+        environment={
+            "python": "3",
+            "libraries": {},
+            "device": "cpu",
+            "processor": "p",
+            "system": "s",
+            "threads": 1,
+        },
+        budget={"train_seconds": 1.0, "forward_examples": 100, "memory_bytes": 0, "parameters": 10},
+        metrics=compute(curve),
+        curve_file={"file": "", "sha256": curve.sha256()},
+        selection="fixed",
+        model={"name": "mlp"},
+    )
+    made = replace(
+        made, curve_file={**made.curve_file, "file": f"{made.id}.npz"}, folder=root / "curves", **changes
+    )
+    for file in (root / "curves" / f"{made.id}.npz", root / place(made)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    curve.save(root / "curves" / f"{made.id}.npz")
+    (root / place(made)).write_text(made.to_json())
+    return made
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    root = tmp_path / "board"
+    records = [
+        record(name, seed, acc, root) for name, acc in (("low", 0.6), ("high", 0.9)) for seed in range(5)
+    ]
+    records += [record("few", 0, 0.7, root, selection="oracle")]
+    write_site(records, root, tmp_path / "site")
+    return tmp_path / "site"
+
+
+class Links(HTMLParser):
+    """Where a page points, and what it loads."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("href", "src") and value is not None]
+
+
+def test_every_link_leads_to_a_file_of_the_site_and_none_to_the_network(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) == 1 + 1 + 3 + 3
+    for page in pages:
+        for target in Links(page).found:
+            assert target == "data:," or (page.parent / target).is_file(), (page.name, target)
+        assert not re.search(r"https?://", page.read_text(encoding="utf-8"))
+
+
+def test_what_a_record_says_is_shown_as_text(tmp_path: Path) -> None:
+    root = tmp_path / "board"
+    evil = record("evil", 0, 0.5, root, selection=ATTACK, note=ATTACK, model={"name": ATTACK})
+    evil = replace(
+        evil, config={**evil.config, "params": {ATTACK: ATTACK}}, code={**evil.code, "version": ATTACK}
+    )
+    write_site([evil, record("evil", 1, 0.5, root)], root, tmp_path / "site")
+    for page in (tmp_path / "site").rglob("*.html"):
+        assert "<img" not in page.read_text(encoding="utf-8")
+    assert "&lt;img" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+
+
+def test_names_make_plain_files() -> None:
+    assert slug("../a b/c") == "-a-b-c"
+    assert slug("er+ewc@1+1") == "er+ewc@1+1"
+    assert slug("..") == "unnamed"
+
+
+def test_thinning_keeps_a_single_dip() -> None:
+    y = np.full(10_000, 0.9)
+    y[1234] = 0.05
+    kept = svg.thinned(y, 500)
+    assert len(kept) <= 502
+    assert 1234 in kept
+    assert kept[0] == 0
+    assert kept[-1] == 9999
+
+
+CHROMIUM = next(
+    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None
+)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_sorting_and_filtering_in_a_browser(site: Path, tmp_path: Path) -> None:
+    """A page that clicks, types and says what it sees; no message on the console, no request."""
+    steps = """
+    const seen = {}, names = () => [...document.querySelectorAll("tr.row")].filter(r => !r.hidden)
+        .map(r => r.querySelectorAll("a")[1].textContent);
+    const head = text => [...document.querySelectorAll("thead th")].find(h => h.textContent.startsWith(text));
+    seen.first = names();
+    head("ACC").querySelector("button").click(); seen.up = names(); seen.sort = head("ACC").ariaSort;
+    head("ACC").querySelector("button").click(); seen.down = names();
+    head("rank").querySelector("button").click(); seen.rank = names();
+    const box = document.getElementById("search");
+    box.value = "low"; box.dispatchEvent(new Event("input", {bubbles: true})); seen.search = names();
+    seen.count = document.getElementById("count").textContent;
+    box.value = "";
+    const select = document.querySelector("select[data-facet=selection]");
+    select.value = "oracle"; select.dispatchEvent(new Event("input", {bubbles: true})); seen.filter = names();
+    document.body.innerHTML = ""; document.title = "";
+    const out = document.createElement("pre"); out.textContent = JSON.stringify(seen); document.body.append(out);
+    """
+    page = site / "clicked.html"
+    page.write_text((site / "index.html").read_text(encoding="utf-8") + f"<script>{steps}</script>")
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+    ]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    found = re.search(r"<pre>(.*)</pre>", done.stdout)
+    assert found
+    seen = json.loads(found[1])
+    assert seen == {
+        "first": ["high@1", "low@1", "few@1"],
+        "up": ["low@1", "few@1", "high@1"],
+        "sort": "ascending",
+        "down": ["high@1", "few@1", "low@1"],
+        "rank": ["high@1", "low@1", "few@1"],
+        "search": ["low@1"],
+        "count": "1 of 3",
+        "filter": ["few@1"],
+    }
