@@ -43,14 +43,14 @@ class NormalizeAndProject(Strategy):
     state = ("norms", "updates")
 
     def __init__(
-        self, norm: NormKind, projection: bool, offsets: Offsets, strength: float, every: int, eps: float
+        self, norm: NormKind, projection: bool, offsets: Offsets, strength: float, period: int, eps: float
     ) -> None:
         self.norm: NormKind = norm
-        self.projection, self.offsets, self.strength, self.every, self.eps = (
+        self.projection, self.offsets, self.strength, self.period, self.eps = (
             projection,
             offsets,
             strength,
-            every,
+            period,
             eps,
         )
         self.updates = 0
@@ -90,7 +90,7 @@ class NormalizeAndProject(Strategy):
 
     def after_update(self) -> None:
         self.updates += 1
-        if self.groups and self.updates % self.every == 0:
+        if self.groups and self.updates % self.period == 0:
             theta = self.run.parameters()
             project([theta[name] for name in self.names], self.owner, self.norms)
 
@@ -115,7 +115,7 @@ def nap(
     projection: bool = True,
     offsets: Offsets = "project",
     strength: float = 0.0,
-    every: int = 1,
+    period: int = 1,
     eps: float = 1e-6,
 ) -> Strategy:
     """Normalize-and-Project: norms after all hidden layers, whose weights stay at their initial norms.
@@ -135,7 +135,7 @@ def nap(
             the last hidden layer, before GELU or before a sum of branches go with `strength`. regularise: all of them
             go with `strength`. drift: they are left alone.
         strength: of a penalty strength · Σ ((σ − σ₀)² + (μ − μ₀)²) on those that are not projected; none is published.
-        every: updates between projections.
+        period: updates between projections.
         eps: added to variances.
 
     Reference: Lyle et al., "Normalization and effective learning rates in reinforcement learning", NeurIPS 2024,
@@ -150,6 +150,6 @@ def nap(
         5. The optimizer's moments stay as they are, and weight decay on projected weights is undone by the projection;
            leave it at 0.
     """
-    if every < 1:
-        raise ValueError(f"every is 1 or more; {every} was given")
-    return NormalizeAndProject(norm, projection, offsets, strength, every, eps)
+    if period < 1:
+        raise ValueError(f"period is 1 or more; {period} was given")
+    return NormalizeAndProject(norm, projection, offsets, strength, period, eps)

@@ -34,8 +34,8 @@ class RecycleDormant(Strategy):
 
     state = ("steps",)
 
-    def __init__(self, threshold: float, every: int) -> None:
-        self.threshold, self.every = threshold, every
+    def __init__(self, threshold: float, period: int) -> None:
+        self.threshold, self.period = threshold, period
         self.steps = 0
 
     def setup(self, run: Run) -> None:
@@ -43,7 +43,7 @@ class RecycleDormant(Strategy):
 
     def after_step(self, batch: Batch, out: Output) -> None:
         self.steps += 1
-        if self.steps % self.every == 0:
+        if self.steps % self.period == 0:
             with self.run.evaluating():
                 masks = self._dormant(batch.stream().x)
             for layer, dormant in zip(self.layers, masks, strict=True):
@@ -78,7 +78,7 @@ class RecycleDormant(Strategy):
 
 
 @register("redo", paper="arXiv:2302.12902", modifier=True)
-def redo(threshold: float = 0.025, every: int = 1000) -> Strategy:
+def redo(threshold: float = 0.025, period: int = 1000) -> Strategy:
     """ReDo: units that hardly ever respond are recycled, with fresh incoming and zero outgoing weights.
 
     A unit of a hidden layer is dormant if E|h_i| ≤ τ · mean over the layer's units k of E|h_k|. Every F steps, its
@@ -86,7 +86,7 @@ def redo(threshold: float = 0.025, every: int = 1000) -> Strategy:
     entries, too. Around any other strategy, for networks of linear layers in a row (`mlp`).
 
     Args:
-        threshold: τ. every: F, steps between two looks.
+        threshold: τ. period: F, steps between two looks.
 
     Reference: Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023,
     arXiv:2302.12902.
@@ -95,6 +95,6 @@ def redo(threshold: float = 0.025, every: int = 1000) -> Strategy:
         1. Activations are those of the batch at hand, in eval mode; the paper draws from its replay buffer.
         2. Convolutions are not recycled.
     """
-    if every < 1:
-        raise ValueError(f"every is 1 or more; {every} was given")
-    return RecycleDormant(threshold, every)
+    if period < 1:
+        raise ValueError(f"period is 1 or more; {period} was given")
+    return RecycleDormant(threshold, period)

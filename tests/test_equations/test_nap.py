@@ -283,9 +283,9 @@ def test_without_projection_norms_grow() -> None:
     assert all(a > b for a, b in zip(after[:2], before[:2], strict=True))
 
 
-@pytest.mark.parametrize("every", [1, 7])
+@pytest.mark.parametrize("period", [1, 7])
 @pytest.mark.parametrize("other", ["l2", "ewc", "si", "mas"])
-def test_anchors_are_projected(other: str, every: int) -> None:
+def test_anchors_are_projected(other: str, period: int) -> None:
     """When an experience begins, the part of an anchor that is projected has the initial norms."""
     checked: list[bool] = []
 
@@ -300,7 +300,7 @@ def test_anchors_are_projected(other: str, every: int) -> None:
                         torch.testing.assert_close(norms, part.norms, rtol=1e-5, atol=0)
                         checked.append(True)
 
-    tiny_run(chain(make_strategy(f"{other}+nap", every=every), Look()), tiny_benchmark()).fit()
+    tiny_run(chain(make_strategy(f"{other}+nap", period=period), Look()), tiny_benchmark()).fit()
     assert len(checked) >= 2
 
 

@@ -19,7 +19,7 @@ def looked(threshold: float, scales: list[float]) -> tuple[Run, dict[str, torch.
         model.backbone[1].weight.zero_()
         model.backbone[1].bias.copy_(torch.tensor(scales))
         model.backbone[3].bias.fill_(10.0)  # all of the second layer respond alike
-    strategy = make_strategy("finetune+redo", threshold=threshold, every=1)
+    strategy = make_strategy("finetune+redo", threshold=threshold, period=1)
     benchmark = tiny_benchmark(experiences=1, classes=6, examples=16)
     optim = OptimConfig(name="adam", lr=1e-9)
     run = tiny_run(strategy, benchmark, model=model, epochs=1, optim=optim)
