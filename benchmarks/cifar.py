@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clbench.data import build, load
+from clbench.data import build, load, only
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -59,6 +59,7 @@ def split_cifar100(
     experiences: int | None = None,
     first: int | None = None,
     increment: int | None = None,
+    classes: tuple[int, int] | None = None,
     class_order: Literal["natural", "shuffled"] = "shuffled",
     task_labels: bool = False,
     online: bool = False,
@@ -75,6 +76,8 @@ def split_cifar100(
         experiences: 10 unless given; 5, 10 and 20 are usual.
         first, increment: classes of the first experience and of all others, in place of `experiences`: 50 and
             10 is the protocol that starts with half of the classes.
+        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
+            backbone pretrained on [0, 50] has not seen.
         task_labels: task-incremental: labels of the task in training and test.
         online: one pass over the stream.
         augment: random crop and flip in training.
@@ -83,7 +86,7 @@ def split_cifar100(
     """
     spec: dict[str, object] = dict(locals())
     return build(
-        load("cifar100"),
+        load("cifar100") if classes is None else only(load("cifar100"), *classes),
         name="split-cifar100",
         shift="task" if task_labels else "class",
         experiences=10 if (experiences, first, increment) == (None, None, None) else experiences,

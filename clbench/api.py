@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 import torch
 import yaml
 
-from clbench import checkpoint, config, loggers, metrics
+from clbench import checkpoint, config, loggers, metrics, weights
 from clbench.config import Execution, RunConfig
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
@@ -159,8 +159,12 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
         for entry in entries
         if entry.build is not None and entry.source not in files
     }
-    code = code_identity(sorted(files), typed)
     tree = resolved.model_dump(mode="json")
+    if resolved.model.weights is not None:  # by their content, wherever they lie
+        start_from = weights.find(resolved.model.weights)
+        network |= {"weights": start_from.sha256, "substrate": start_from.substrate}
+        tree["model"]["weights"] = start_from.sha256
+    code = code_identity(sorted(files), typed)
     return Identity(run_id(tree, what, method, network, code), benchmark, what, method, network, code)
 
 
@@ -271,7 +275,11 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
-            resolved.model.name, benchmark.input_shape, benchmark.num_classes, **resolved.model.params
+            resolved.model.name,
+            benchmark.input_shape,
+            benchmark.num_classes,
+            weights=resolved.model.weights,
+            **resolved.model.params,
         )
         return Run(benchmark, strategy, model, resolved, execution, observers)
 

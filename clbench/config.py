@@ -31,17 +31,23 @@ class _Tree(BaseModel):
 
 
 class ModelConfig(_Tree):
-    """Which network, by its registered or timm name, and the factory's parameters."""
+    """Which network, by its registered or timm name, and the factory's parameters.
+
+    Attributes:
+        weights: what its backbone starts from: the id of weights that `clbench pretrain` wrote, or a safetensors
+            file, of it or of timm. Their hash is part of the run's id.
+    """
 
     name: str = "mlp"
     params: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
 
 
 class OptimConfig(_Tree):
     """The optimizer and its schedule, which runs over one experience.
 
     Attributes:
-        schedule: factor on `lr`: constant; cosine to 0; steps (× `gamma` at each of `milestones`, fractions
+        schedule: factor on `lr`: constant; cosine or linear to 0; steps (× `gamma` at each of `milestones`, fractions
             of the experience's steps).
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
         clip: largest norm of the whole gradient; None leaves it as it is.
@@ -55,7 +61,7 @@ class OptimConfig(_Tree):
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "steps"] = "constant"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -97,6 +103,8 @@ class EvaluationConfig(_Tree):
             forward transfer needs; false saves time on long streams.
         seed: of the choice and the order of test examples.
         batch_size: examples in one forward pass; None chooses by device, network and cache.
+        network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
+            dormant units and effective rank of its features.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
@@ -109,6 +117,7 @@ class EvaluationConfig(_Tree):
     future: bool = True
     seed: int = 0
     batch_size: Positive | None = None
+    network: bool = False
 
     @property
     def fast(self) -> bool:
@@ -345,7 +354,12 @@ def config_file(*parts: str) -> Path | None:
 
 def suite_names() -> list[str]:
     """The shipped suites."""
-    return sorted(file.stem for file in (_configs() / "suites").glob("*.yaml"))
+    return shipped("suites")
+
+
+def shipped(folder: str) -> list[str]:
+    """The names of the configurations in a folder of the shipped `configs/`."""
+    return sorted(file.stem for file in (_configs() / folder).glob("*.yaml"))
 
 
 def _configs() -> Path:
@@ -497,7 +511,7 @@ def _address(
         first, _, rest = key.partition(".")
         if first in parts:
             return ("params", first, rest)
-        if first == "model" and rest != "name":
+        if first == "model" and rest not in ("name", "weights"):
             return ("model", "params", rest.removeprefix("params."))
         if first == "params" and (len(parts) == 1 or rest.partition(".")[0] in parts):
             return (
@@ -550,6 +564,7 @@ def _places(
     for name in ("precision", "channels_last", "selection"):
         add(name, (name,))
     add("model", ("model", "name"))
+    add("weights", ("model", "weights"))
     for name in _model_parameters(tree):
         add(name, ("model", "params", name))
     return places

@@ -51,6 +51,10 @@ PARTIAL = {"of": "<i8", "bound_error": "<f8"}
 """What only a curve with partial ticks has: a column, and a number."""
 
 _ALL = COLUMNS | {"of": PARTIAL["of"]}
+
+NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective_rank")
+"""Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
+
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -114,7 +118,7 @@ class Curve:
 
     The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
     tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
-    total 0 was not evaluated.
+    total 0 was not evaluated. `network` has what was measured of the network then; it is empty where nothing was.
     """
 
     __hash__ = None  # type: ignore[assignment]  # a curve grows; its content has `sha256()`
@@ -124,6 +128,7 @@ class Curve:
         self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in _ALL.items()}
         self.bound_error = 0.0
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
+        self._network: Floats = np.empty((0, len(NETWORK)))
         self._ticks: Ticks | None = None
         self._matrix: Matrix | None = None
 
@@ -216,6 +221,17 @@ class Curve:
         for name, row in (("class_correct", right), ("class_total", of)):
             self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), row[None]])
 
+    def append_network(self, values: ArrayLike) -> None:
+        """Add what was measured of the network at the latest full evaluation: (4,), in the order of `NETWORK`.
+
+        Raises:
+            ValueError: other than so many numbers.
+        """
+        row = _typed("network", values, "<f8")
+        if row.shape != (len(NETWORK),):
+            raise ValueError(f"A network is measured by {len(NETWORK)} numbers; shape {row.shape} was given.")
+        self._network = np.concatenate([self._network, row[None]])
+
     def _check(self, start: int, stop: int) -> None:
         """Refuse rows that no run can have written; [start, stop) are new."""
         column = {name: values[max(start - 1, 0) : stop] for name, values in self._columns.items()}
@@ -306,9 +322,15 @@ class Curve:
     def class_total(self) -> Ints:
         return self._tables["class_total"]
 
+    @property
+    def network(self) -> Floats:
+        """(full evaluations, 4) what was measured of the network, in the order of `NETWORK`; no row if nothing was."""
+        return self._network
+
     def columns(self) -> Arrays:
         """All columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
-        return self._rows(slice(None)) | dict(self._tables)
+        measured = {"network": self._network} if len(self._network) else {}
+        return self._rows(slice(None)) | dict(self._tables) | measured
 
     def _rows(self, chosen: slice | NDArray[np.bool_]) -> Arrays:
         """The columns of some rows."""
@@ -319,7 +341,8 @@ class Curve:
 
     def before(self, step: int) -> Curve:
         """The curve without what was evaluated after more than `step` steps."""
-        return Curve.from_columns(self._rows(self.step <= step) | self._tables)
+        measured = {"network": self._network} if len(self._network) else {}
+        return Curve.from_columns(self._rows(self.step <= step) | self._tables | measured)
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, ArrayLike]) -> Curve:
@@ -331,7 +354,7 @@ class Curve:
         wanted = [*COLUMNS, *TABLES]
         if missing := [name for name in wanted if name not in columns]:
             raise ValueError(f"The column '{missing[0]}' is missing.")
-        if unknown := [name for name in columns if name not in (*wanted, *PARTIAL)]:
+        if unknown := [name for name in columns if name not in (*wanted, *PARTIAL, "network")]:
             raise ValueError(f"There is no column '{unknown[0]}'; a curve has {', '.join(wanted)}.")
         lengths = {np.shape(columns[name]) for name in (*COLUMNS, "of") if name in columns}
         if len(lengths) > 1 or len(next(iter(lengths))) != 1:
@@ -350,6 +373,12 @@ class Curve:
             raise ValueError(f"The class tables have {len(right)} rows for {full} full evaluations.")
         for i in range(len(right)):
             curve.append_classes(right[i], of[i])
+        for row in np.asarray(columns.get("network", ())):
+            curve.append_network(row)
+        if len(curve.network) not in (0, full):
+            raise ValueError(
+                f"The table 'network' has {len(curve.network)} rows for {full} full evaluations."
+            )
         return curve
 
     # --- views ---
@@ -436,6 +465,8 @@ class Curve:
         rows = (self.experience < experiences) & np.isin(self.evaluated, streams)
         ends = np.unique(self.experience[self.full]) < experiences
         tables = {name: table[ends] if len(table) else table for name, table in self._tables.items()}
+        if len(self._network):
+            tables["network"] = self._network[ends]
         return Curve.from_columns(self._rows(rows) | tables)
 
     # --- identity ---
@@ -493,7 +524,7 @@ class Curve:
             version = arrays.pop("format", np.array(-1))
             if version.shape != () or version != FORMAT:
                 raise ValueError(f"its format is {version}, and this clbench reads {FORMAT}")
-            for name, dtype in (COLUMNS | TABLES | PARTIAL).items():
+            for name, dtype in (COLUMNS | TABLES | PARTIAL | {"network": "<f8"}).items():
                 if name in arrays and (given := arrays[name].dtype) != np.dtype(dtype):
                     raise ValueError(f"its column '{name}' has type {given} and not {np.dtype(dtype)}")
             return cls.from_columns(arrays)

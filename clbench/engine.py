@@ -270,6 +270,13 @@ class Run:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
 
+    def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
+        """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
+        for parameter, which in entries.items():
+            for value in self.optimizer.state[parameter].values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(which, 0.0)
+
     # --- prediction ---
 
     @property
@@ -485,6 +492,10 @@ class Run:
             total = next(terms)
             for term in terms:
                 total = total + term
+            if not total.requires_grad:
+                raise IncompatibleError(
+                    f"The loss of {self.strategy} depends on nothing that is trained; is too much frozen?"
+                )
             self.precision.backward(total)
         return out
 

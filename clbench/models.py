@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
 from clbench.registry import check_arguments, models, register_model
+from clbench.weights import find, load_into
 
 TIMM = "timm:"
 """Before the name of a timm model; needed only where clbench has a model of that name, such as resnet18."""
@@ -56,21 +57,34 @@ class Classifier(nn.Module):
         return logits
 
 
-def make_model(name: str, input_shape: tuple[int, ...], num_classes: int, **params: Any) -> Classifier:
-    """The model of a name, with fresh weights unless `pretrained=True` is among the parameters.
+def make_model(
+    name: str, input_shape: tuple[int, ...], num_classes: int, *, weights: str | None = None, **params: Any
+) -> Classifier:
+    """The model of a name, with fresh weights unless `weights` or `pretrained=True` says otherwise.
 
     Args:
         name: a registered model, or a timm model (`timm:vit_tiny_patch16_224`; the prefix may be left out
             where no registered model has that name).
         input_shape: of one input, channels first for images.
         num_classes: C.
+        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file of timm.
         params: of the factory; for a timm model those of `timm_model`.
 
     Raises:
         RegistryError: no model of that name.
-        ConfigError: a parameter that the model does not take, or inputs that it cannot process.
-        DataError: pretrained weights that cannot be had.
+        ConfigError: a parameter that the model does not take, inputs that it cannot process, or another's weights.
+        DataError: pretrained weights that cannot be had, or were altered.
     """
+    found = find(weights) if weights is not None else None
+    if found is not None and not found.about:  # not of clbench
+        return _with_timm_weights(name, found.path, tuple(input_shape), num_classes, params)
+    model = _fresh(name, input_shape, num_classes, **params)
+    if found is not None:
+        load_into(model.backbone, found)
+    return model
+
+
+def _fresh(name: str, input_shape: tuple[int, ...], num_classes: int, **params: Any) -> Classifier:
     given = {"input_shape": tuple(input_shape), "num_classes": num_classes, **params}
     if not name.startswith(TIMM) and name in models.names():
         made: Classifier = models.make(name, **given)
@@ -89,6 +103,19 @@ def make_model(name: str, input_shape: tuple[int, ...], num_classes: int, **para
             f"'{TIMM}NAME', the {len(timm.list_models())} models of timm {timm.__version__}."
         )
     return timm_model(**check_arguments(f"model '{name}'", timm_model, {"name": bare, **given}))
+
+
+def _with_timm_weights(
+    name: str, file: Path, input_shape: tuple[int, ...], num_classes: int, params: dict[str, Any]
+) -> Classifier:
+    """A timm model with the weights of a file of timm's, fitted to the inputs as timm fits downloaded ones."""
+    bare = name.removeprefix(TIMM)
+    if (not name.startswith(TIMM) and name in models.names()) or not _timm().is_model(bare.split(".")[0]):
+        raise ConfigError(
+            f"{file} is not of `clbench pretrain`; weights from elsewhere are for timm's models, and '{name}' is none."
+        )
+    given = {"name": bare, "input_shape": input_shape, "num_classes": num_classes, **params}
+    return _timm_model(**check_arguments(f"model '{name}'", timm_model, given), file=file)
 
 
 # --- models of our own ---
@@ -149,6 +176,7 @@ class _ResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
+        self.act = nn.ReLU()
         layers, size_in = [], width
         for stage, count in enumerate(blocks):
             size_out = width * 2**stage
@@ -158,7 +186,7 @@ class _ResNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(x)))
+        x = self.act(self.norm(self.conv(x)))
         maps: Tensor = self.blocks(x)
         return maps.mean(dim=(2, 3))
 
@@ -172,6 +200,7 @@ class _BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(size_out)
         self.conv2 = nn.Conv2d(size_out, size_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(size_out)
+        self.act1, self.act2 = nn.ReLU(), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or size_in != size_out:
             self.shortcut = nn.Sequential(
@@ -179,8 +208,9 @@ class _BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = self.act1(self.norm1(self.conv1(x)))
+        out: Tensor = self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return out
 
 
 # --- timm ---
@@ -194,6 +224,9 @@ def timm_model(
     patch_size: int | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float | None = None,
+    embed_dim: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
 ) -> Classifier:
     """A timm backbone for images of any size, and a new linear head.
 
@@ -203,15 +236,34 @@ def timm_model(
         num_classes: C.
         pretrained: take timm's weights; timm resamples position embeddings, patches and the stem to fit the
             size of the image, of its patches and the number of channels.
-        patch_size, drop_rate, drop_path_rate: passed on; None leaves timm's value.
+        patch_size, drop_rate, drop_path_rate, embed_dim, depth, num_heads: passed on; None leaves timm's value.
 
     Raises:
         ConfigError: the model does not take such inputs, or one of the parameters.
         DataError: there are no weights, or they can be neither found nor downloaded.
     """
+    options: dict[str, Any] = {
+        "patch_size": patch_size,
+        "drop_rate": drop_rate,
+        "drop_path_rate": drop_path_rate,
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": num_heads,
+    }
+    return _timm_model(name, input_shape, num_classes, pretrained, **options)
+
+
+def _timm_model(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    pretrained: bool = False,
+    file: Path | None = None,
+    **given: Any,
+) -> Classifier:
+    """`timm_model`, with timm's weights from a file if there is one."""
     timm = _timm()
     channels, *size = _image_shape(name, input_shape)
-    given = {"patch_size": patch_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     try:
         config = timm.get_pretrained_cfg(name)
@@ -219,7 +271,9 @@ def timm_model(
         raise ConfigError(f"timm has no '{name}': {error}.") from error
     if config is not None and config.fixed_input_size:  # those models, and only those, must be told the size
         options["img_size"] = tuple(size)
-    if pretrained and (config is None or not config.has_weights):
+    if file is not None:
+        pretrained, options["pretrained_cfg_overlay"] = True, {"file": str(file)}
+    elif pretrained and (config is None or not config.has_weights):
         raise DataError(f"timm has no pretrained weights for '{name}'; leave pretrained=False.")
     try:
         backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **options)
@@ -227,6 +281,10 @@ def timm_model(
         about_options = isinstance(error, TypeError | AssertionError | ValueError) and not isinstance(
             error, OSError
         )
+        if file is not None:
+            raise ConfigError(
+                f"The weights {file} do not fit '{name}' ({type(error).__name__}: {_first_line(error)})."
+            ) from error
         if pretrained and not about_options:
             raise DataError(
                 f"The pretrained weights of '{name}' can be neither found nor downloaded "

@@ -32,6 +32,8 @@ def schedule_factor(optim: OptimConfig, step: int, steps: int) -> float:
     factor = 1.0
     if optim.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * progress))
+    elif optim.schedule == "linear":
+        factor = 1 - progress
     elif optim.schedule == "steps":
         factor = optim.gamma ** sum(progress >= milestone for milestone in optim.milestones)
     if optim.warmup:

@@ -7,6 +7,7 @@ are grey, black or brown, and dashed. A strategy keeps its style across plots gi
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clbench.curve import NETWORK
 from clbench.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         chosen[name] = Style(OKABE_ITO[place], patterns[turn % len(patterns)])
         rivals += 1
     return chosen
+
+
+_default_styles = styles  # where a parameter has its name
 
 
 # --- what is drawn, as numbers ---
@@ -225,6 +230,53 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
         return save(figure, path)
+
+
+def plasticity(
+    curves: Mapping[str, Sequence[Curve]],
+    path: Path_,
+    *,
+    title: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> Path:
+    """Per experience: how well it was learned, and what was measured of the network at its end (`Curve.network`).
+
+    Args: as of `stability_gap`; of curves without the table there is nothing to draw.
+    """
+    look = {**_default_styles(curves), **(styles or {})}
+    measured = {name: runs for name, runs in curves.items() if runs and all(len(c.network) for c in runs)}
+    panels: list[tuple[str, Callable[[Curve], Floats]]] = [
+        ("accuracy on the experience at its end", lambda curve: curve.matrix().R.diagonal()),
+        *((name.replace("_", " "), functools.partial(_measured, column=i)) for i, name in enumerate(NETWORK)),
+    ]
+    with _figure() as new:
+        figure = new(10.5, 6.0)
+        axes = figure.subplots(2, 3)
+        for axis, (label, value) in zip(axes.flat, panels, strict=False):
+            for name, runs in measured.items():
+                mean, half = t_interval([value(curve) for curve in runs])
+                x, style = np.arange(1, len(mean) + 1), look[name]
+                axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, label=name)
+                if half is not None:
+                    axis.fill_between(x, mean - half, mean + half, color=style.color, alpha=0.12, linewidth=0)
+            axis.set_title(label, loc="left", fontsize=10)
+            axis.grid(axis="y", color=GRID, linewidth=0.8)
+            axis.set_axisbelow(True)
+            axis.set_ylim(bottom=0)
+        axes[0, 0].yaxis.set_major_formatter(_percent)
+        axes[1, 0].set_xlabel("experience")
+        axes[1, 1].set_xlabel("experience")
+        last = axes[1, 2]
+        last.axis("off")
+        last.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper left", frameon=False)
+        figure.suptitle(title or "Plasticity", x=0.01, ha="left", fontsize=12.5, fontweight="bold")
+        return save(figure, path)
+
+
+def _measured(curve: Curve, column: int) -> Floats:
+    """(T,) a column of the table `network` at the ends of experiences."""
+    ends: Floats = curve.network[-curve.experiences :, column]
+    return ends
 
 
 def save(figure: Figure, path: Path_) -> Path:

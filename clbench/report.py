@@ -112,6 +112,10 @@ def _draw(
         drawn.append(
             _Plot(file, "Accuracy averaged over the experiences seen so far; its mean over all steps is AAA.")
         )
+    if any(len(curve.network) for runs in curves.values() for curve in runs):
+        file = folder / f"plasticity-{slug}.png"
+        plots.plasticity(curves, file, title=f"{benchmark}: plasticity", styles=style)
+        drawn.append(_Plot(file, "How well each experience was learned, and the network at its end."))
     full = {name: runs for name, runs in curves.items() if all(curve.full.any() for curve in runs)}
     if full:
         file = folder / f"accuracy-matrix-{slug}.png"

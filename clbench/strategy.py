@@ -37,6 +37,10 @@ class Strategy:
         state: names of attributes that a checkpoint must hold: tensors, modules, memories, numbers, dictionaries
             of these. Whatever changes during training and matters later belongs here.
         idempotent: that a second copy of the part in a chain changes nothing, so that it is dropped.
+        replaces: parts that a chain leaves out where this one is in it: the default loss on the labels, by a part that
+            learns the labels in another way.
+        from_start: that it holds to the initial model from the first step on, so that not even its first experience
+            is fine-tuning; an instance may say so.
 
     Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
     `run.augment(raw)`, `run.rng("name")` and the rest of `clbench.engine.Run`.
@@ -45,6 +49,8 @@ class Strategy:
     needs: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ()
     idempotent: ClassVar[bool] = False
+    replaces: ClassVar[tuple[type[Strategy], ...]] = ()
+    from_start: bool = False
     name: str = ""
     run: Run
 
@@ -164,7 +170,7 @@ def chain(*strategies: Strategy) -> Strategy:
 
     Batches go through the parts' `extend` in order, their losses are merged (a repeated name is an error when the
     first step meets it), around points nest with the first part innermost, at most one part orders and at most one
-    classifies.
+    classifies. What a part `replaces` is left out.
 
     Raises:
         IncompatibleError: two parts order, or two classify.
@@ -175,7 +181,11 @@ def chain(*strategies: Strategy) -> Strategy:
     if len(meant) == 1:
         return meant[0]
     parts: list[Strategy] = []
-    for part in (part for strategy in meant for part in strategy.parts):
+    given = [part for strategy in meant for part in strategy.parts]
+    replaced = {kind for part in given for kind in part.replaces}
+    for part in given:
+        if type(part) in replaced:
+            continue
         if part.idempotent and any(
             type(p) is type(part) and _arguments(p) == _arguments(part) for p in parts
         ):
@@ -281,7 +291,7 @@ def _nearly(name: str, value: object) -> str:
     if inspect.isfunction(value):
         known = [point for point in POINTS if not _misfit(point, value)]
     else:
-        known = [] if callable(value) else ["needs", "state", "idempotent"]
+        known = [] if callable(value) else ["needs", "state", "idempotent", "replaces", "from_start"]
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 
 

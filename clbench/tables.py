@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from clbench.curve import Curve
+    from clbench.ledger import Record
     from clbench.suite import Cell as SuiteCell
 
 COLUMNS = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc", "wf10")
@@ -49,6 +50,7 @@ class Cell:
         note: why it is not done.
         bound: whether the strategy is an upper bound.
         made_by: versions of what made it.
+        substrate: what its weights had learned from before; empty from scratch.
     """
 
     benchmark: str
@@ -62,6 +64,7 @@ class Cell:
     note: str = ""
     bound: bool = False
     made_by: str = ""
+    substrate: str = ""
 
     @staticmethod
     def of(cell: SuiteCell) -> Cell:
@@ -87,7 +90,16 @@ class Cell:
             record.strategy["name"] in UPPER_BOUNDS,
             f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
             f"{environment['device']} on {environment['processor']}, {environment['system']}",
+            substrate_of(record),
         )
+
+
+def substrate_of(record: Record) -> str:
+    """What a run's weights had learned from before, in words; empty from scratch."""
+    if told := record.model.get("substrate"):
+        return str(told)
+    model = record.config["model"]
+    return f"timm's pretrained {model['name']}" if model["params"].get("pretrained") else ""
 
 
 # --- numbers ---
@@ -111,6 +123,7 @@ class Row:
         unfinished: status → how many, of those that are not done.
         values: metric, or cost, → estimate over the runs that are done; None where it is not defined.
         best: metrics of which it is the best, or not told from the best by the intervals.
+        substrate: what its weights had learned from before; empty from scratch.
     """
 
     benchmark: str
@@ -120,6 +133,7 @@ class Row:
     unfinished: Mapping[str, int]
     values: Mapping[str, Estimate | None]
     best: frozenset[str] = frozenset()
+    substrate: str = ""
 
     @property
     def done(self) -> int:
@@ -156,7 +170,16 @@ def _row(runs: Sequence[Cell]) -> Row:
     for key in TIMES:
         values[key] = estimate(getattr(cell, key) for cell in done)
     unfinished = Counter(cell.status for cell in runs if cell.status != "done")
-    return Row(runs[0].benchmark, runs[0].strategy, runs[0].bound, len(runs), dict(unfinished), values)
+    substrate = " and ".join(dict.fromkeys(cell.substrate for cell in runs if cell.substrate))
+    return Row(
+        runs[0].benchmark,
+        runs[0].strategy,
+        runs[0].bound,
+        len(runs),
+        dict(unfinished),
+        values,
+        substrate=substrate,
+    )
 
 
 def _best(rows: Sequence[Row], key: str) -> set[str]:
@@ -397,6 +420,10 @@ def note_of(rows: Sequence[Row], differences: bool = False) -> str:
             text += f" Not rated: {' and '.join(bounds)}, with all past data at hand."
     if any(row.unfinished for row in rows):
         text += " Where runs did not finish, means are over the others and not rated."
+    if any(row.substrate for row in rows):
+        for substrate in dict.fromkeys(row.substrate for row in rows):
+            started = ", ".join(row.strategy for row in rows if row.substrate == substrate)
+            text += f" Started from {substrate or 'random weights'}: {started}."
     return text
 
 

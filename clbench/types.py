@@ -367,6 +367,7 @@ class Benchmark:
         primary: key of the metric that ranks strategies.
         seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
         class_names, notes: for people.
+        memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
     """
 
     name: str
@@ -382,6 +383,7 @@ class Benchmark:
     class_names: tuple[str, ...] = ()
     notes: str = ""
     spec: dict[str, object] = field(default_factory=dict)
+    memorise: bool = False
 
     def __repr__(self) -> str:
         return (

@@ -5,7 +5,7 @@ Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNA
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -13,29 +13,49 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import CrossEntropy, quadratic_penalty, squared_gradients
+from clbench.parts import CrossEntropy, Group, members_of, quadratic_penalty, squared_gradients
 
 if TYPE_CHECKING:
     from clbench.engine import Run
 
-Estimator = Literal["sampled", "empirical", "exact", "batch"]
+Estimator = Literal[
+    "sampled", "exact", "empirical", "predicted", "batch", "closer-look", "mammoth", "van-de-ven", "pycil"
+]
 Tensors = dict[str, Tensor]
+CLIPPED = 1e-4
+"""Largest entry of the Fisher information in PyCIL."""
 
 
 class Consolidate(Strategy):
     """A quadratic penalty holds each weight near its value after the last experiences, as firmly as it mattered.
 
     `ewc` is λ/2 · Σ_k Σ_j F_kj (θ_j − θ*_kj)² over the experiences k so far. With `online`, all experiences share one
-    anchor, the latest weights, and one Fisher information F ← decay · F + F_k.
+    anchor, the latest weights, and one Fisher information F ← decay · F + F_k; with the decay "convex",
+    F ← α F + (1 − α) F_k, α the share of the classes seen so far that are past ones.
     """
 
     needs = frozenset({"boundaries"})
-    state = ("anchors", "fishers")
+    state = ("anchors", "fishers", "past")
 
-    def __init__(self, strength: float, fisher: Estimator, online: bool, decay: float) -> None:
+    def __init__(
+        self,
+        strength: float,
+        fisher: Estimator,
+        online: bool,
+        decay: float | Literal["convex"],
+        parameters: Group = "all",
+    ) -> None:
         self.strength, self.fisher, self.online, self.decay = strength, fisher, online, decay
+        self.parameters: Group = parameters
         self.anchors: list[Tensors] = []
         self.fishers: list[Tensors] = []
+        self.past: list[int] = []  # classes seen in experiences that have ended
+
+    def setup(self, run: Run) -> None:
+        members_of(self.parameters, run.parameters())  # refused now rather than at the first end
+
+    def held(self) -> Sequence[Tensors]:
+        return self.anchors
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if not self.anchors or self.strength == 0:
@@ -46,35 +66,83 @@ class Consolidate(Strategy):
     def end_experience(self, exp: Experience) -> None:
         if self.strength == 0:
             return
-        with self.run.evaluating():
-            new = fisher_information(self.run, exp, self.fisher)
-        anchor = {name: p.detach().clone() for name, p in self.run.parameters().items()}
+        new = members_of(self.parameters, fisher_information(self.run, exp, self.fisher))
+        chosen = members_of(self.parameters, self.run.parameters())
+        anchor = {name: p.detach().clone() for name, p in chosen.items()}
         if self.online and self.fishers:
-            new = {name: self.decay * self.fishers[0][name] + value for name, value in new.items()}
+            new = {name: self._merged(self.fishers[0][name], value, exp) for name, value in new.items()}
         if self.online:
             self.anchors, self.fishers = [anchor], [new]
         else:
             self.anchors.append(anchor)
             self.fishers.append(new)
+        self.past = sorted({*self.past, *exp.classes})
+
+    def _merged(self, old: Tensor, new: Tensor, exp: Experience) -> Tensor:
+        if self.decay == "convex":
+            share = len(self.past) / len({*self.past, *exp.classes})
+            return share * old + (1 - share) * new
+        return self.decay * old + new
 
 
 def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
     """The diagonal of the Fisher information of the model's class probabilities over an experience, by parameter name.
 
-    sampled: labels drawn from the model, one gradient per example: unbiased.
+    Of the estimators, only the first two estimate it; the others are what code in use computes. In eval mode, on the
+    experience's N examples as they are, in batches of B, with cross-entropy ℓ over all classes, unless said otherwise.
+
+    sampled: labels drawn from the model, one gradient per example: 1/N Σ_i g_i², unbiased.
     exact: the expectation over all classes, C gradients per example.
     empirical: the true labels in place of the model's; vanishes as the data is fitted.
-    batch: the squared gradient of each batch's mean loss with the true labels; shrinks as 1 / batch size.
+    predicted: the likeliest labels.
+    batch: the mean over batches of the squared gradient of the batch's mean loss, true labels; shrinks as 1/B
+        where examples' gradients are uncorrelated (Avalanche).
+    closer-look: the same times each batch's size, of the mean binary cross-entropy of the experience's classes only
+        (the code of "A Closer Look at Rehearsal-Free Continual Learning").
+    mammoth: Σ_i p_i g_i² / (batches · B) with p_i the probability of the true label: an incomplete last batch
+        counts as a whole one.
+    van-de-ven: `exact` times N / (N − 1): divided by the last index in place of the number of examples.
+    pycil: as batch, in training mode, no entry above 10⁻⁴.
     """
-    if estimator == "batch":
-        batches = [_squares(run, _batch_gradient(run, x, y, exp.task)) for x, y in run.visit(exp.data)]
-        return {name: torch.stack([b[name] for b in batches]).mean(0) for name in batches[0]}
-    total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
-    for x, y in run.visit(exp.data):
-        for weights, labels in _labels(run, x, y, exp.task, estimator):
-            for name, value in _per_example(run, x, labels, weights, exp.task).items():
-                total[name] += value
-    return {name: value / len(exp.data) for name, value in total.items()}
+    if estimator in ("batch", "closer-look", "pycil"):
+        return _of_batches(run, exp, estimator)
+    with run.evaluating():
+        total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
+        for x, y in run.visit(exp.data):
+            for weights, labels in _labels(run, x, y, exp.task, estimator):
+                for name, value in _per_example(run, x, labels, weights, exp.task).items():
+                    total[name] += value
+    n = len(exp.data)
+    if estimator == "mammoth":
+        n = -(-n // run.batch_size) * run.batch_size
+    elif estimator == "van-de-ven":
+        n = max(n - 1, 1)
+    return {name: value / n for name, value in total.items()}
+
+
+def _of_batches(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
+    """The mean of squared gradients of batches' mean losses."""
+    local = list(exp.classes)
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        if estimator == "closer-look":
+            target = F.one_hot(y, run.num_classes).to(logits.dtype)
+            return F.binary_cross_entropy_with_logits(logits[:, local], target[:, local])
+        return F.cross_entropy(logits, y)
+
+    # In training mode a pass moves BatchNorm's statistics and draws dropout, of which nothing may be left.
+    with run.tentatively() if estimator == "pycil" else run.evaluating():
+        batches = []
+        for x, y in run.visit(exp.data):
+            logits = run.forward(x, torch.full_like(y, exp.task)).logits
+            theta = list(run.parameters().values())
+            gradients = torch.autograd.grad(loss(logits, y), theta, materialize_grads=True)
+            scale = len(y) if estimator == "closer-look" else 1
+            batches.append([scale * g**2 for g in gradients])
+    means = [torch.stack(squares).mean(0) for squares in zip(*batches, strict=True)]
+    if estimator == "pycil":
+        means = [value.clamp(max=CLIPPED) for value in means]
+    return dict(zip(run.parameters(), means, strict=True))
 
 
 def _labels(
@@ -87,6 +155,12 @@ def _labels(
         return
     with torch.no_grad():
         probabilities = run.forward(x, torch.full_like(y, task)).logits.softmax(1)  # (B, C)
+    if estimator == "mammoth":
+        yield probabilities.gather(1, y.unsqueeze(1)).squeeze(1), y
+        return
+    if estimator == "predicted":
+        yield one, probabilities.argmax(1)
+        return
     if estimator == "sampled":
         yield one, torch.multinomial(probabilities, 1, generator=run.rng("fisher")).squeeze(1)
         return
@@ -103,19 +177,13 @@ def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> 
     return squared_gradients(run, loss, x, y, weights=weights)
 
 
-def _batch_gradient(run: Run, x: Tensor, y: Tensor, task: int) -> tuple[Tensor, ...]:
-    logits = run.forward(x, torch.full_like(y, task)).logits
-    return torch.autograd.grad(F.cross_entropy(logits, y), list(run.parameters().values()), allow_unused=True)
-
-
-def _squares(run: Run, gradients: tuple[Tensor | None, ...]) -> Tensors:
-    named = zip(run.parameters().items(), gradients, strict=True)
-    return {name: torch.zeros_like(p) if g is None else g.detach() ** 2 for (name, p), g in named}
-
-
 @register("ewc", paper="arXiv:1612.00796", null={"strength": 0.0})
 def ewc(
-    strength: float = 100.0, fisher: Estimator = "sampled", online: bool = False, decay: float = 1.0
+    strength: float = 100.0,
+    fisher: Estimator = "sampled",
+    online: bool = False,
+    decay: float | Literal["convex"] = 1.0,
+    parameters: Group = "all",
 ) -> Strategy:
     """Elastic Weight Consolidation: weights that mattered for past experiences are held near their values then.
 
@@ -124,10 +192,16 @@ def ewc(
     Args:
         strength: λ.
         fisher: how F is estimated: labels sampled from the model (unbiased), the exact expectation, the true labels
-            (empirical), or the squared gradient of batch means, which several libraries compute.
+            (empirical), or as one of the libraries in use computes it; `fisher_information` tells them apart. Those
+            that square batch means depend on the batch size.
         online: one penalty around the latest weights, with F ← decay · F + F_k, in place of one for each experience
             (Schwarz et al. 2018, arXiv:1805.06370).
-        decay: of the online form.
+        decay: of the online form; "convex" is F ← α F + (1 − α) F_k, α the share of past classes among those seen.
+        parameters: which weights are held: all; encoder, all but the head; qkv, of a timm transformer; head.
+
+    Other conventions: without the ½, as in "A Closer Look at Rehearsal-Free Continual Learning" (arXiv:2203.17269, with
+    fisher=closer-look, online=true), in Avalanche and in Mammoth, the coefficient μ is strength = 2 μ; PyCIL's is
+    strength=1000 with fisher=pycil, online=true, decay=convex.
 
     Reference: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
     arXiv:1612.00796.
@@ -135,4 +209,4 @@ def ewc(
     Differences from the paper:
         1. The head is shared by all experiences and is part of the penalty, as everything trainable is.
     """
-    return chain(CrossEntropy(), Consolidate(strength, fisher, online, decay))
+    return chain(CrossEntropy(), Consolidate(strength, fisher, online, decay, parameters))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.memory import Chosen
+from clbench.parts import binary_loss
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -134,18 +135,6 @@ class NearestMean(Strategy):
             self.means = class_means(self._features(self.memory["x"]), self.memory["y"], self.run.num_classes)
         distance = torch.cdist(out.features, self.means, compute_mode="donot_use_mm_for_euclid_dist")
         return self.run.mask_tasks((-distance).masked_fill(~self.seen, MASKED), task)
-
-
-def binary_loss(logits: Tensor, y: Tensor, seen: Tensor, old: Tensor, teacher: Tensor | None) -> Tensor:
-    """Mean over rows and seen classes of the binary cross-entropy of logits (B, C).
-
-    Targets are those of labels y (B,); in columns `old` (C,), σ(teacher), its logits (B, C).
-    """
-    target = F.one_hot(y, len(seen)).to(logits.dtype)
-    if teacher is not None:
-        target = torch.where(old, teacher.sigmoid(), target)
-    terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * seen
-    return terms.sum() / (len(y) * seen.sum())
 
 
 def herd(features: Tensor, n: int) -> Tensor:

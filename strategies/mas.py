@@ -5,7 +5,7 @@ Aljundi et al., "Memory Aware Synapses: Learning what (not) to forget", ECCV 201
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +33,9 @@ class Sensitivity(Strategy):
         self.strength = strength
         self.anchor: Tensors = {}
         self.importance: Tensors = {}
+
+    def held(self) -> Sequence[Tensors]:
+        return [self.anchor]
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if not self.anchor or self.strength == 0:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import like, squared_gradients
+from clbench.parts import like, members_of, squared_gradients
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -119,6 +119,9 @@ class Unlearn(Strategy):
             information,
         )
 
+    def setup(self, run: Run) -> None:
+        members_of("all", run.parameters())  # refused where nothing is trained
+
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
         for _ in range(self.steps):
             self.unlearn(batch.stream())
@@ -153,6 +156,9 @@ class Ascend(Strategy):
 
     def __init__(self, steps: int, gamma: float, noise: float, information: Information | None) -> None:
         self.steps, self.gamma, self.noise, self.information = steps, gamma, noise, information
+
+    def setup(self, run: Run) -> None:
+        members_of("all", run.parameters())  # refused where nothing is trained
 
     def gradient(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
         for _ in range(self.steps):

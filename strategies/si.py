@@ -5,7 +5,7 @@ Zenke, Poole, Ganguli, "Continual Learning Through Synaptic Intelligence", ICML 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +38,9 @@ class PathIntegral(Strategy):
     def setup(self, run: Run) -> None:
         self.anchor = {name: p.detach().clone() for name, p in run.parameters().items()}  # θ̃
         self.path = {name: torch.zeros_like(p) for name, p in run.parameters().items()}  # ω
+
+    def held(self) -> Sequence[Tensors]:
+        return [self.anchor]
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if not self.importance or self.strength == 0:

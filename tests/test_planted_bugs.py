@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 from clbench.strategies.ewc import Consolidate
-from clbench.strategies.lwf import Distil
 from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain
 from clbench.engine import Run
-from clbench.parts import CrossEntropy, DarkReplay, Replay
+from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher
 from clbench.testing import check_strategy
 
 Bug = Callable[..., Strategy]
@@ -96,13 +95,12 @@ def anchor_not_cloned() -> Strategy:
 
 @caught_by("resumes", "ends differently")
 def teacher_in_train_mode() -> Strategy:
-    class Bug(Distil):
+    class Bug(Teacher):
         def end_experience(self, exp: Experience) -> None:
             super().end_experience(exp)
-            assert self.teacher is not None
-            self.teacher.train()
+            self.network.train()
 
-    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
+    return chain(CrossEntropy(), Distil(1.0, 2.0, "old"), Bug())
 
 
 # --- randomness ---
@@ -279,10 +277,10 @@ def pairs_up_the_batch() -> Strategy:
 
 @caught_by("declares_needs", "no need of boundaries")
 def undeclared_boundaries() -> Strategy:
-    class Bug(Distil):
+    class Bug(Teacher):
         needs = frozenset()
 
-    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
+    return chain(CrossEntropy(), Distil(1.0, 2.0, "old"), Bug())
 
 
 @caught_by("declares_needs", "would keep 20 examples")
@@ -350,15 +348,16 @@ def penalty_without_gradient() -> Strategy:
 def distils_classes_that_the_task_masks() -> Strategy:
     class Bug(Distil):
         def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-            if self.teacher is None:
+            if not self.teacher.taught:
                 return {}
-            teacher = self.run.output_of(self.teacher, batch.x, batch.task).logits[:, self.old]
+            old = self.teacher.old
+            teacher = self.run.output_of(self.teacher.network, batch.x, batch.task).logits[:, old]
             divergence = F.kl_div(
-                out.logits[:, self.old].log_softmax(1), teacher.softmax(1), reduction="batchmean"
+                out.logits[:, old].log_softmax(1), teacher.softmax(1), reduction="batchmean"
             )
             return {"distil": divergence}
 
-    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"))
+    return chain(CrossEntropy(), Bug(1.0, 2.0, "old"), Teacher())
 
 
 @caught_by("low_precision", "bfloat16 under bf16")

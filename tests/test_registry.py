@@ -101,7 +101,7 @@ def test_an_unknown_parameter_is_refused_with_the_nearest() -> None:
         make_strategy("ewc", strenght=1.0)
     assert str(error.value) == (
         "strategy 'ewc' has no parameter 'strenght'. Did you mean 'strength'? "
-        "It takes: strength, fisher, online, decay."
+        "It takes: strength, fisher, online, decay, parameters."
     )
 
 

@@ -329,6 +329,7 @@ def test_cells_of_a_suite() -> None:
         curve=CURVE,
         note="",
         strategy={"name": "joint"},
+        model={"name": "mlp", "substrate": "an MLP trained on digits"},
         code={"version": "0.1.0", "commit": "0123456789abcdef", "dirty": True},
         environment={
             "python": "3.12.1",
@@ -339,6 +340,7 @@ def test_cells_of_a_suite() -> None:
         },
     )
     done = Cell.of(SimpleNamespace(**{**vars(failed), "record": record}))  # type: ignore[arg-type]
+    assert done.substrate == "an MLP trained on digits"
     assert done.bound
     assert (done.status, done.train_seconds, done.eval_seconds) == ("done", 1.0, 2.0)
     assert done.curve is not None

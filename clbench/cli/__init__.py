@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "resume": running.resume,
     "suite": running.suite,
     "tune": running.tune,
+    "pretrain": running.pretrain,
     "list": looking.list_,
     "show": looking.show,
     "new": writing.new,

@@ -153,6 +153,43 @@ def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_jso
     return 3 if any(cell.state == "diverged" for cell in cells) else 0
 
 
+def pretrain(
+    plan: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A shipped pretraining configuration, or a YAML file.")
+    ],
+    settings: Pairs = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    out: Out = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder for weights.  [default: CLBENCH_WEIGHTS or weights/]")
+    ] = None,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    threads: Threads = None,
+    checkpoint: Checkpoint = 60.0,
+    as_json: Json = False,
+) -> int:
+    """Train a backbone and keep it under its hash, for runs to start from: model.weights=ID."""
+    from clbench import config as configuration, pretrain as pretraining
+
+    load(plugin)
+    made, record = pretraining.pretrain(
+        pretraining.read(plan),
+        seed=seed,
+        out=out,
+        folder=weights,
+        device=device,
+        execution={"threads": threads, "checkpoint_seconds": checkpoint},
+        observers=[] if as_json else [Line()],
+        settings=configuration.parse_pairs(settings or []),
+    )
+    if as_json:
+        print(json.dumps({"id": made.id, "path": str(made.path), "run": record.id, **made.about}, indent=2))
+    else:
+        print(f"{made.substrate}\n{made.path}\nuse it with: model.weights={made.id}")
+    return 0
+
+
 def tune(
     benchmark: Annotated[str, typer.Argument(help="A benchmark's name.")],
     strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain.")],

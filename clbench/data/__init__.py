@@ -14,7 +14,7 @@ Shapes: N examples, C channels, H × W pixels, D features.
 from clbench.data.benchmark import Shift, build, from_arrays, from_folder, from_npz
 from clbench.data.files import data_folder, read_folder, read_npz
 from clbench.data.known import KNOWN, Known, Status, digits, fetch, load, status
-from clbench.data.source import Source, moments, source_of
+from clbench.data.source import Source, moments, only, source_of
 
 __all__ = [
     "KNOWN",
@@ -31,6 +31,7 @@ __all__ = [
     "from_npz",
     "load",
     "moments",
+    "only",
     "read_folder",
     "read_npz",
     "source_of",

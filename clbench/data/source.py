@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clbench.errors import DataError
+from clbench.errors import ConfigError, DataError
 from clbench.types import Pool
 
 
@@ -97,6 +97,33 @@ def source_of(
         raise DataError(f"{who}: {len(names)} class names were given for {classes} classes.")
     return Source(
         train, test, names, domains["train"], domains["test"], tuple(str(name) for name in domain_names)
+    )
+
+
+def only(source: Source, first: int, stop: int) -> Source:
+    """The classes first … stop − 1 of a data set, numbered from 0.
+
+    Raises:
+        ConfigError: it does not have them.
+    """
+    if not 0 <= first < stop <= source.num_classes:
+        raise ConfigError(
+            f"Classes are given as [a, b] with 0 ≤ a < b ≤ {source.num_classes}; [{first}, {stop}] was given."
+        )
+
+    def part(whole: Pool, domain: npt.NDArray[np.int64] | None) -> tuple[Pool, npt.NDArray[np.int64] | None]:
+        rows = ((whole.y >= first) & (whole.y < stop)).nonzero().squeeze(1)
+        return Pool(whole.x[rows], whole.y[rows] - first), None if domain is None else domain[rows.numpy()]
+
+    train, domain_train = part(source.train, source.domain_train)
+    test, domain_test = part(source.test, source.domain_test)
+    return replace(
+        source,
+        train=train,
+        test=test,
+        class_names=source.class_names[first:stop],
+        domain_train=domain_train,
+        domain_test=domain_test,
     )
 
 

@@ -19,6 +19,7 @@ from clbench.evaluation.overlap import Worker
 from clbench.evaluation.racing import Race, error_of_a_bound
 from clbench.evaluation.testset import Examples, TestSet
 from clbench.evaluation.ticker import Result, Tick, Ticker
+from clbench.network import EXAMPLES, measure
 from clbench.types import HIDDEN, Data, Experience
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ class ContinualEvaluator:
             exposed = np.zeros(run.num_classes, dtype=np.int64)
             exposed[[c for i in self._seen for c in run.benchmark.test[i].classes]] = 1
             self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
+            if self.config.network:
+                self.curve.append_network(measure(run, test.x[:: max(1, len(test.x) // EXAMPLES)]))
 
     def fetch(self) -> None:
         """Bring the counts of all ticks since the last call into the curve, from the device in one copy."""

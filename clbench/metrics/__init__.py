@@ -44,6 +44,14 @@ from clbench.metrics.matrix import (
     stability,
     stability_plasticity,
 )
+from clbench.metrics.network import (
+    dormant_units,
+    effective_learning_rate,
+    effective_rank,
+    plasticity_loss,
+    weight_norm,
+    weight_norm_growth,
+)
 from clbench.metrics.predictions import cumulative_forgetting, knowledge_ratios, masked_accuracy
 from clbench.metrics.ticks import (
     a_auc_100,
@@ -90,6 +98,9 @@ __all__ = [
     "class_forgetting",
     "compute",
     "cumulative_forgetting",
+    "dormant_units",
+    "effective_learning_rate",
+    "effective_rank",
     "forgetting",
     "forgetting_all_tasks",
     "forgetting_first_last",
@@ -115,6 +126,7 @@ __all__ = [
     "min_acc_trace",
     "novel_accuracy",
     "performance_drop",
+    "plasticity_loss",
     "retention_slope",
     "session_accuracies",
     "stability",
@@ -122,6 +134,8 @@ __all__ = [
     "wc_acc",
     "wc_acc_anytime",
     "wc_acc_trace",
+    "weight_norm",
+    "weight_norm_growth",
     "wf10",
     "wf100",
     "windowed_forgetting",

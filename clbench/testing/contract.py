@@ -14,6 +14,7 @@ from torch import Tensor
 from clbench import checkpoint
 from clbench.engine import Run
 from clbench.errors import IncompatibleError
+from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.subjects import Subject
 from clbench.testing.tiny import tiny_benchmark
@@ -318,6 +319,10 @@ def check_first_experience(subject: Subject) -> None:
     ]
     if changing:
         raise NotApplicable(f"it trains another way from the start: it defines {changing[0]}()")
+    if any(part.from_start for part in strategy.parts):
+        raise NotApplicable("it holds to the initial model from the start")
+    if any(CrossEntropy in part.replaces for part in strategy.parts):
+        raise NotApplicable("it learns labels by another loss than fine-tuning does")
     benchmark = subject.benchmark(experiences=1)
     first = subject.fitted(benchmark, strategy)
     same(

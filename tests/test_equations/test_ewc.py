@@ -223,3 +223,81 @@ def test_loss_of_the_stream_is_cross_entropy() -> None:
     out = run.forward(x)
     expected = -F.log_softmax(out.logits.double(), 1)[torch.arange(5), y].mean()
     torch.testing.assert_close(run.strategy.parts[0].losses(batch, out)["fit"].double(), expected)
+
+
+# --- estimators of other libraries ---
+
+
+def weights_of(rows: list[float], x: list[float], y: list[int], batch_size: int) -> Run:
+    model = Classifier(nn.Identity(), 1, 2)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.tensor(rows)[:, None])
+        model.head.bias.zero_()
+    benchmark = benchmark_of(torch.tensor(x)[:, None], torch.tensor(y), 2)
+    return tiny_run(make_strategy("ewc"), benchmark, model=model, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        # p₀ = ¾ at x = 1 and 9/10 at x = 2, labels 0; gradients −x (1 − p₀) = −¼, −⅕.
+        ("mammoth", (0.75 / 16 + 0.9 / 25) / 4),  # one batch of 4, of which 2 are there
+        ("van-de-ven", 0.27375 * 2),  # divided by the last index, 1
+        ("predicted", 0.05125),  # class 0 is the likelier one, as the labels say
+        ("pycil", 1e-4),
+    ],
+)
+def test_three_to_one_odds_in_other_libraries(estimator: Estimator, expected: float) -> None:
+    run = weights_of([math.log(3), 0.0], [1.0, 2.0], [0, 0], batch_size=4)
+    fisher = fisher_information(run, run.train[0], estimator)["head.weight"].flatten()
+    torch.testing.assert_close(fisher, torch.full((2,), expected))
+
+
+def test_closer_look_by_hand() -> None:
+    """Batches {1, 2} and {3}, labels 0: B times the squared gradient of the mean over rows and classes of BCE.
+
+    At W = (ln 3, 0): σ(z₀) = ¾, 9/10, 27/28 and σ(z₁) = ½. Gradients of the mean over B · 2 terms:
+    row 0 of W: (−¼ · 1 − 1/10 · 2) / 4 and −1/28 · 3 / 2; row 1: (½ + 1) / 4 and 3/4.
+    """
+    run = weights_of([math.log(3), 0.0], [1.0, 2.0, 3.0], [0, 0, 0], batch_size=2)
+    fisher = fisher_information(run, run.train[0], "closer-look")["head.weight"].flatten()
+    first = (2 * (0.45 / 4) ** 2 + (3 / 56) ** 2) / 2
+    second = (2 * (1.5 / 4) ** 2 + 0.75**2) / 2
+    torch.testing.assert_close(fisher, torch.tensor([first, second]))
+
+
+def test_closer_look_leaves_other_experiences_columns_out() -> None:
+    run = tiny_run(make_strategy("ewc"), tiny_benchmark())
+    fisher = fisher_information(run, run.train[1], "closer-look")["head.bias"]
+    assert (fisher[[0, 1, 4, 5]] == 0).all()
+    assert (fisher[[2, 3]] > 0).all()
+
+
+def test_a_pass_in_training_mode_leaves_no_trace() -> None:
+    run = tiny_run(make_strategy("finetune"), tiny_benchmark())
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    fisher_information(run, run.train[0], "pycil")
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
+def test_convex_merging() -> None:
+    """Two past of four seen classes: half of the old and half of the new information; then 4/6 and 2/6."""
+    ewc = make_strategy("ewc", online=True, decay="convex", fisher="exact")
+    alone: list[dict[str, Tensor]] = []
+
+    class Estimate(Strategy):
+        def end_experience(self, exp: Experience) -> None:
+            alone.append(fisher_information(self.run, exp, "exact"))
+
+    tiny_run(chain(ewc, Estimate()), tiny_benchmark()).fit()
+    (fisher,) = ewc.parts[1].fishers
+    for name in fisher:
+        expected = (alone[0][name] / 2 + alone[1][name] / 2) * 4 / 6 + alone[2][name] * 2 / 6
+        torch.testing.assert_close(fisher[name], expected)
+
+
+def test_a_group_only() -> None:
+    run = tiny_run(make_strategy("ewc", parameters="encoder"), tiny_benchmark(experiences=1))
+    run.fit()
+    (anchor,) = run.strategy.parts[1].anchors
+    assert set(anchor) == {n for n in run.parameters() if not n.startswith("head.")}

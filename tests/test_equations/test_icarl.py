@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from clbench.strategies.icarl import binary_loss, class_means, herd
+from clbench.strategies.icarl import class_means, herd
 from torch import Tensor
 
 from clbench import Batch, make_strategy
 from clbench.api import build_strategy
+from clbench.parts import binary_loss
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Classifier, Experience, Output, Strategy, chain, make_strategy
 from clbench.engine import Run
+from clbench.parts import teacher_of
 from clbench.testing import tiny_benchmark, tiny_run
 
 CLASSES = 6
@@ -30,10 +31,14 @@ def constant(logits: list[float]) -> Classifier:
 def distilling(teacher: nn.Module, old: int, **params: Any) -> Run:
     """A run in which the first `old` classes were seen and this teacher learned them."""
     run = tiny_run(make_strategy("lwf", **params), tiny_benchmark())
-    part = run.strategy.parts[1]
-    part.teacher = teacher
-    part.old[:old] = True
+    taught(run, teacher, old)
     return run
+
+
+def taught(run: Run, teacher: nn.Module, old: int) -> None:
+    part = teacher_of(run)
+    part.network, part.taught = teacher, True
+    part.old[:old] = True
 
 
 def distil(run: Run, logits: Tensor, x: Tensor | None = None, replayed: int = 0) -> Tensor:
@@ -106,9 +111,7 @@ def test_only_rows_of_the_stream_are_distilled() -> None:
 def test_old_tasks_are_distilled_where_task_labels_mask_them() -> None:
     """The new task's cross-entropy may not see old classes; the divergence is about nothing else."""
     run = tiny_run(make_strategy("lwf", temperature=1.0), tiny_benchmark(shift="task"))
-    part = run.strategy.parts[1]
-    part.teacher = constant([math.log(3), 0, 9, -9, 9, 9])
-    part.old[:2] = True
+    taught(run, constant([math.log(3), 0, 9, -9, 9, 9]), 2)
     x = torch.randn((4, 8), generator=torch.Generator().manual_seed(6))
     ones = torch.ones(4, dtype=torch.int64)
     batch = Batch(x, 2 * ones, ones, x, ones, ones, ones.bool(), 4)
@@ -117,7 +120,7 @@ def test_old_tasks_are_distilled_where_task_labels_mask_them() -> None:
         q = run.model(x)[:, :2].detach().double().softmax(1)
     p = torch.tensor([0.75, 0.25], dtype=torch.float64)
     expected = (p * (p / q).log()).sum() / 4
-    torch.testing.assert_close(part.losses(batch, out)["distil"].double(), expected)
+    torch.testing.assert_close(run.strategy.parts[1].losses(batch, out)["distil"].double(), expected)
 
 
 def test_nothing_is_distilled_in_the_first_experience() -> None:
@@ -129,7 +132,7 @@ def test_nothing_is_distilled_in_the_first_experience() -> None:
 def test_teacher_is_the_model_of_the_last_end_in_eval_mode() -> None:
     run = tiny_run(make_strategy("lwf"), tiny_benchmark())
     run.fit()
-    teacher = run.strategy.parts[1].teacher
+    teacher = teacher_of(run).network
     assert all(
         torch.equal(a, b)
         for a, b in zip(teacher.state_dict().values(), run.model.state_dict().values(), strict=True)
@@ -143,7 +146,7 @@ def test_classes_become_old_at_the_end_of_their_experience() -> None:
 
     class Record(Strategy):
         def begin_experience(self, exp: Experience) -> None:
-            old.append(lwf.parts[1].old.tolist())
+            old.append(teacher_of(self.run).old.tolist())
 
     lwf = make_strategy("lwf")
     tiny_run(chain(lwf, Record()), tiny_benchmark()).fit()

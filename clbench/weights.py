@@ -1,0 +1,143 @@
+"""Weights that a run starts from: found by id or path, and checked by their hash. Imports no torch at the top.
+
+`clbench pretrain` writes `<id>.safetensors` into `CLBENCH_WEIGHTS` (default `weights/`); the id is a w and the
+beginning of the file's SHA-256, so that a file that was altered is no longer what its name says. Safetensors only:
+nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clbench.errors import ConfigError, DataError, suggest
+from clbench.files import atomic_write, canonical_json, make_folder, sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DIGITS = 12
+SUFFIX = ".safetensors"
+HEX = set("0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights.
+
+    Attributes:
+        path: where it lies. sha256: of its bytes.
+        about: what `clbench pretrain` wrote into it: model, substrate and more; empty for a file from elsewhere.
+    """
+
+    path: Path
+    sha256: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return id_of(self.sha256)
+
+    @property
+    def substrate(self) -> str:
+        """In words, what these weights have learned from."""
+        text: str = self.about.get("substrate", f"the file {self.path.name}")
+        return f"{text} (weights {self.id})"
+
+
+def weights_folder(folder: str | Path | None = None) -> Path:
+    """Where weights lie: `folder`, else `CLBENCH_WEIGHTS`, else `weights/`."""
+    return Path(folder or os.environ.get("CLBENCH_WEIGHTS") or "weights")
+
+
+def find(name: str) -> Weights:
+    """The weights of an id in the folder, or of a path; the bytes must be those that the id names.
+
+    Raises:
+        DataError: there are none, or they were altered. ConfigError: not a safetensors file.
+    """
+    path = Path(name)
+    if _is_id(name):
+        path = weights_folder() / f"{name}{SUFFIX}"
+    if path.suffix != SUFFIX:
+        raise ConfigError(
+            f"Weights are given by id, w and {DIGITS} digits, or as a {SUFFIX} file; '{name}' was given. Other "
+            "formats may run code when they are read."
+        )
+    if not path.is_file():
+        known = sorted(file.stem for file in weights_folder().glob(f"*{SUFFIX}"))
+        raise DataError(
+            f"There are no weights {name}: {path} is missing.{suggest(path.stem, known)} In {weights_folder()}: "
+            f"{', '.join(known) or 'none'}. `clbench pretrain` makes some."
+        )
+    stat = path.stat()
+    found = _read(path, stat.st_mtime_ns, stat.st_size)
+    if _is_id(path.stem) and found.id != path.stem:
+        raise DataError(
+            f"The weights {path} were altered: by their SHA-256 they are {found.id}, not {path.stem}. Make them "
+            "again with `clbench pretrain`, or fetch them from where they came from."
+        )
+    return found
+
+
+def id_of(sha256: str) -> str:
+    """The id of weights; with a letter that is no digit, so that no configuration takes it for a number."""
+    return f"w{sha256[:DIGITS]}"
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == DIGITS + 1 and name[0] == "w" and set(name[1:]) <= HEX
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: Path, _time: int, _size: int) -> Weights:
+    """Hash and header; read again when the file's time or size is another."""
+    data = path.read_bytes()
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header.get("__metadata__", {}).get("clbench", "{}"))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"The weights {path} are damaged or no safetensors file.") from error
+    return Weights(path, sha256(data), about)
+
+
+def write(tensors: dict[str, Tensor], about: dict[str, Any], folder: Path) -> Weights:
+    """Write weights under the id that their bytes give; equal weights of equal origin have one id."""
+    from safetensors.torch import save
+
+    data = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata={"clbench": canonical_json(about)},
+    )
+    digest = sha256(data)
+    path = make_folder(folder) / f"{id_of(digest)}{SUFFIX}"
+    if not path.is_file():
+        atomic_write(path, data)
+    return Weights(path, digest, about)
+
+
+def load_into(backbone: nn.Module, weights: Weights) -> None:
+    """Put weights that `clbench pretrain` wrote into a backbone.
+
+    Raises:
+        ConfigError: they are another network's; says which.
+    """
+    from safetensors.torch import load_file
+
+    theirs, ours = load_file(weights.path), backbone.state_dict()
+    wrong = sorted(theirs.keys() ^ ours.keys()) or sorted(
+        name for name in ours if ours[name].shape != theirs[name].shape
+    )
+    if wrong:
+        model = weights.about.get("model", {})
+        given = " ".join(f"model.{k}={v}" for k, v in model.get("params", {}).items() if v is not None)
+        raise ConfigError(
+            f"The weights {weights.id} are of another network: '{wrong[0]}' differs. They are of inputs "
+            f"{tuple(weights.about.get('input_shape', ()))} and model={model.get('name')} {given}".rstrip()
+            + "."
+        )
+    backbone.load_state_dict(theirs)
