@@ -150,7 +150,7 @@ class Curve:
         """Add rows: arrays of one length, scalars standing for all rows; without `of`, all rows are complete.
 
         Args:
-            step, examples, experience, evaluated, correct, total, loss, full: the columns, see the class.
+            step, examples, experience, evaluated, correct, total, loss, full, of: the columns, see the class.
 
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
@@ -187,6 +187,10 @@ class Curve:
 
     def refine(self, step: int, evaluated: int, correct: int, total: int, loss: float) -> None:
         """More examples of a partial row of a tick were evaluated; the counts are those of all so far.
+
+        Args:
+            step, evaluated: which row.
+            correct, total, loss: its counts and its summed loss, of all examples so far.
 
         Raises:
             ValueError: there is no such row, or the counts are not of more examples.

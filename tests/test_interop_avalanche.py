@@ -330,15 +330,16 @@ def test_an_id_covers_the_adapter_and_the_version_of_avalanche(monkeypatch: pyte
 
 def test_what_decides_the_numbers_is_part_of_the_id(tmp_path: Path) -> None:
     from clbench.interop.avalanche import strategies as module
-    from clbench.ledger import _with_siblings
+    from clbench.sources import with_imports
 
-    named = {file.name for file in _with_siblings(Path(str(module.__file__)))}
+    named = {file.name for file in with_imports(Path(str(module.__file__)))}
     assert named == {
-        f"{n}.py" for n in ("benchmarks", "known", "lib", "loading", "networks", "state", "strategies")
+        f"{n}.py"
+        for n in ("__init__", "benchmarks", "known", "lib", "loading", "networks", "state", "strategies")
     }
     own = tmp_path / "own.py"
     own.write_text("from clbench.interop.avalanche import AvalancheStrategy\n", encoding="utf-8")
-    assert {file.name for file in _with_siblings(own)} == named | {"own.py", "__init__.py"}
+    assert {file.name for file in with_imports(own)} == named | {"own.py"}
 
 
 def test_a_grant_of_memory_is_heeded() -> None:

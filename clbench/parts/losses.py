@@ -87,7 +87,12 @@ class BinaryCrossEntropy(Strategy):
 def binary_loss(logits: Tensor, y: Tensor, seen: Tensor, old: Tensor, teacher: Tensor | None) -> Tensor:
     """Mean over rows and seen classes of the binary cross-entropy of logits (B, C).
 
-    Targets are those of labels y (B,); in columns `old` (C,), σ(teacher), its logits (B, C).
+    Targets are those of the labels; in columns `old`, those of the teacher.
+
+    Args:
+        logits: (B, C). y: (B,) labels.
+        seen: (C,) bool, the columns that count. old: (C,) bool, those whose target is σ(teacher).
+        teacher: (B, C) logits; None leaves all columns to the labels.
     """
     target = F.one_hot(y, len(seen)).to(logits.dtype)
     if teacher is not None:

@@ -47,7 +47,11 @@ def insert_norms(backbone: nn.Module, x: Tensor, kind: NormKind, eps: float) -> 
     """Put a norm right after every linear and convolutional layer that has none, and drop their biases, in place.
 
     Batch normalisation becomes `Norm`, with its scale and offset: its running statistics would lag behind weights
-    that are rescaled. Which layer has a norm right after it is seen by sending x (B, …) through.
+    that are rescaled. Which layer has a norm right after it is seen by sending inputs through.
+
+    Args:
+        backbone: changed in place. x: (B, …) some inputs.
+        kind: of the norms. eps: added to their variances.
 
     Raises:
         IncompatibleError: a layer's weight is used without calling the layer, so that nothing can follow it.

@@ -66,6 +66,7 @@ class HoldWeights(Strategy):
             self._anchor()
 
     def held(self) -> Sequence[dict[str, Tensor]]:
+        """The one anchor there is."""
         return [self.anchor]
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
@@ -146,7 +147,7 @@ def squared_gradients(
     of matrices. Networks with other layers take `per_example_gradients`, a few examples at a time.
 
     Args:
-        loss, x, rest, model: as of `per_example_gradients`.
+        run, loss, x, rest, model: as of `per_example_gradients`.
         weights: (B,) w.
     """
     network = run.model if model is None else model

@@ -98,7 +98,16 @@ class TwoViews(Strategy):
 def replay_two_views(
     run: Run, memory: Memory, n: int, second: SecondView
 ) -> tuple[dict[str, Tensor], Output]:
-    """A draw of n examples, each twice (all as they are, then all second views), and what the model says of them."""
+    """A draw of n examples, each twice (all as they are, then all second views), and what the model says of them.
+
+    Args:
+        run: the engine. memory: with columns x, y and task.
+        n: examples drawn.
+        second: how second views are made.
+
+    Returns:
+        The columns but x, (2n, …) each, and the output of 2n rows.
+    """
     drawn = memory.draw(n, run.rng("replay"))
     x = torch.cat([run.normalise(drawn["x"]), second_view(run, drawn["x"], second)])
     old = {name: torch.cat([rows, rows]) for name, rows in drawn.items() if name != "x"}
