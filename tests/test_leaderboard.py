@@ -263,3 +263,10 @@ def test_a_run_from_elsewhere_may_differ_a_little(runs: Path) -> None:
     assert replace(same, differing=3, largest=0.01, elsewhere=("processor",)).agrees
     assert not replace(same, differing=3, largest=0.01).agrees
     assert not replace(same, differing=3, largest=0.2, elsewhere=("processor",)).agrees
+
+
+def test_the_projects_own_leaderboard_follows_from_its_records() -> None:
+    root = Path(__file__).resolve().parent.parent / "leaderboard"
+    records = read_board(root)
+    assert records
+    assert readme(records) == (root / "README.md").read_text(encoding="utf-8")
