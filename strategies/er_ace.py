@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Reservoir, Strategy, register
+from clbench.parts import CrossEntropy
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class AsymmetricReplay(Strategy):
     features jump when they appear.
     """
 
+    replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory"})
     state = ("memory",)
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.memory import Chosen
+from clbench.parts import CrossEntropy
 from clbench.strategy import overrides
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class Dumb(Strategy):
     """Nothing is learned while the stream passes; at an experience's end the network begins anew, on the memory."""
 
+    replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "seen")
 

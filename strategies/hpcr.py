@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.memory import BatchReservoir
-from clbench.parts import Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views, unit
+from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views, unit
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class HolisticReplay(Strategy):
     on, `pcd` holds the scores and `scd` the similarities among replayed rows near those stored when they came.
     """
 
+    replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "since", "later")
 

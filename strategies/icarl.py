@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.memory import Chosen
-from clbench.parts import binary_loss
+from clbench.parts import CrossEntropy, binary_loss
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class NearestMean(Strategy):
     experience's model) for classes seen only before, and 1 or 0 for the present ones.
     """
 
+    replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "teacher", "seen", "old", "settled", "size", "given", "dealt", "deck")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.memory import BatchReservoir
-from clbench.parts import Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views
+from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -27,6 +27,7 @@ class ProxyReplay(Strategy):
     memory there is nothing to contrast with, and no update.
     """
 
+    replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory"})
     state = ("memory",)
 

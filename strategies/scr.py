@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Reservoir, Strategy, register
-from clbench.parts import SecondView, second_view
+from clbench.parts import CrossEntropy, SecondView, second_view
 from clbench.strategy import State
 from clbench.types import MASKED
 
@@ -33,6 +33,7 @@ class ContrastiveReplay(Strategy):
     empty memory there is no update.
     """
 
+    replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory"})
     state = ("memory",)
 

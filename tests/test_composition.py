@@ -8,6 +8,7 @@ import pytest
 
 from clbench import make_strategy
 from clbench.errors import IncompatibleError
+from clbench.parts import CrossEntropy
 from clbench.registry import strategies
 from clbench.testing import tiny_benchmark, tiny_run
 
@@ -43,3 +44,10 @@ def test_modifiers_compose_with_one_another() -> None:
     run = tiny_run(make_strategy("derpp+view-batch+refresh+ema"), tiny_benchmark(), epochs=1)
     run.fit()
     assert run.updates
+
+
+@pytest.mark.parametrize("base", ["er-ace", "icarl", "pcr", "hpcr", "scr", "gdumb", "pred-kd"])
+def test_a_penalty_beside_a_base_brings_no_second_loss_on_the_labels(base: str) -> None:
+    parts = make_strategy(f"{base}+ewc").parts
+    alone = make_strategy(base).parts
+    assert sum(isinstance(p, CrossEntropy) for p in parts) == sum(isinstance(p, CrossEntropy) for p in alone)
