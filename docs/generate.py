@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,37 @@ def _paper(paper: str) -> str:
     return f"[{paper}](https://arxiv.org/abs/{number})" if number != paper else paper
 
 
+SECTION = re.compile(r"^(Args|Returns|Raises|Differences from [^:]*):$")
+
+
+def _prose(text: str) -> list[str]:
+    """A docstring as Markdown: paragraphs, and its sections as lists."""
+    lines: list[str] = []
+    items = False  # whether we are within a section of items
+    for line in text.splitlines():
+        if found := SECTION.match(line):
+            lines += [f"**{found[1]}**", ""] if lines and not lines[-1] else ["", f"**{found[1]}**", ""]
+            items = True
+        elif items and (found := re.match(r"    (\d+)\. (.*)", line)):
+            lines.append(f"{found[1]}. {_plain(found[2])}")
+        elif items and (found := re.match(r"    (\S.*?): (.*)", line)):
+            lines.append(f"- {', '.join(f'`{name}`' for name in found[1].split(', '))}: {_plain(found[2])}")
+        elif items and line.startswith("     "):
+            lines.append(f"   {_plain(line.strip())}")
+        else:
+            items = items and not line.strip()
+            lines.append(_plain(line.strip()))
+    return lines
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown finds nothing to mark, but for what stands in backquotes."""
+    parts = text.split("`")
+    return "`".join(
+        re.sub(r"([\\*_<>|\[\]])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts)
+    )
+
+
 def _body(kind: str, entry: Entry) -> list[str]:
     text = inspect.getdoc(entry.build) or ""
     parameters = [
@@ -129,7 +161,7 @@ def _body(kind: str, entry: Entry) -> list[str]:
         for name, p in entry.signature().parameters.items()
         if name not in ("input_shape", "num_classes")
     ]
-    lines = ["```text", text, "```"]
+    lines = _prose(text)
     if parameters:
         lines += ["", "| parameter | type | default |", "|---|---|---|", *parameters]
     if kind == "strategy":
