@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from clbench.errors import ConfigError, RegistryError, suggest
@@ -61,10 +61,21 @@ def type_name(hint: Any) -> str:
         return "none"
     if origin is typing.Annotated:
         inner, *limits = typing.get_args(hint)
-        text = ", ".join(str(limit) for limit in limits)
-        return f"{type_name(inner)} ({text})" if text else type_name(inner)
+        return " ".join([type_name(inner), *bounds(limits)])
+    if origin is tuple and typing.get_args(hint)[1:] == (...,):
+        return f"list of {type_name(typing.get_args(hint)[0])}"
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(a) for a in typing.get_args(hint))
     if origin is not None and origin in (typing.Union, getattr(__import__("types"), "UnionType", None)):
         return " or ".join(type_name(a) for a in typing.get_args(hint))
     return getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+
+
+def bounds(limits: Iterable[Any]) -> list[str]:
+    """What the limits of a number say, `> 0` or `≥ 1`; of pydantic's fields, what stands in them."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    found = []
+    for limit in limits:
+        found += bounds(getattr(limit, "metadata", ()))
+        found += [f"{sign} {getattr(limit, key)}" for key, sign in signs.items() if hasattr(limit, key)]
+    return found

@@ -19,7 +19,7 @@ from evidence import section
 from pydantic.fields import FieldInfo
 
 from clbench import cli
-from clbench.arguments import type_name
+from clbench.arguments import bounds, type_name
 from clbench.config import (
     EvaluationConfig,
     Execution,
@@ -241,11 +241,7 @@ def _settings() -> str:
 
 def _takes(info: FieldInfo) -> str:
     """What a field takes, with its bounds."""
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    bounds = [
-        f"{sign} {getattr(b, key)}" for b in info.metadata for key, sign in signs.items() if hasattr(b, key)
-    ]
-    return " ".join([type_name(info.annotation), ", ".join(bounds)]).strip()
+    return " ".join([type_name(info.annotation), *bounds(info.metadata)])
 
 
 def _command_line() -> str:
