@@ -489,6 +489,26 @@ def test_forward_facilitation_compares_first_ticks_after_updates_with_those_of_t
     assert value(zero_shot_curve(), "forward_facilitation") == pytest.approx(0.8 - 1.0)
 
 
+def test_forward_facilitation_compares_after_equal_updates():
+    """Ticks at every tenth step of the run, a boundary at 105: task 2 is seen after 5, 15 … updates of its own."""
+    curve = Curve()
+
+    def add(step: int, experience: int, streams: list[int], correct: list[int], full: bool = False) -> None:
+        curve.append(
+            step=step, examples=step, experience=experience, evaluated=streams, correct=correct, total=1000,
+            loss=0.0, full=full,
+        )  # fmt: skip
+
+    for step in range(10, 110, 10):
+        add(step, 0, [0], [step])  # a_1(u) = u / 1000
+    add(105, 0, [0], [105])
+    add(105, 0, [0, 1], [105, 0], full=True)
+    for step in range(110, 220, 10):
+        add(step, 1, [0, 1], [0, step - 105])  # a_2(u) = u / 1000, too
+    add(219, 1, [0, 1], [0, 114], full=True)
+    assert value(curve, "forward_facilitation") == pytest.approx(0, abs=1e-12)
+
+
 def test_forward_facilitation_needs_ten_ticks_of_the_first_task(trace):
     assert value(trace, "forward_facilitation") is None
 

@@ -110,7 +110,8 @@ def show(
         head = f"{entry['kind']} {entry['name']}" + (f"@{entry['version']}" if "version" in entry else "")
         print(head, "=" * len(head), entry["documentation"], sep="\n")
         for parameter in entry.get("parameters", []):
-            print(f"    {parameter['name']} = {parameter['default']!r}   ({parameter['type']})")
+            default = "required" if parameter["required"] else f"= {parameter['default']!r}"
+            print(f"    {parameter['name']} {default}   ({parameter['type']})")
         for key in ("paper", "needs", "module", "origin"):
             if entry.get(key):
                 print(f"{key}: {', '.join(entry[key]) if isinstance(entry[key], list) else entry[key]}")
@@ -163,6 +164,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
     from clbench import registry
+    from clbench.arguments import type_name
 
     singular = {
         "strategies": "strategy",
@@ -182,7 +184,12 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     entry = getattr(registry, "strategies" if kind == "avalanche" else kind).entry(row["name"])
     described["documentation"] = inspect.getdoc(entry.build) or ""
     described["parameters"] = [
-        {"name": name, "default": None if p.default is p.empty else p.default, "type": str(p.annotation)}
+        {
+            "name": name,
+            "default": None if p.default is p.empty else p.default,
+            "required": p.default is p.empty,
+            "type": p.annotation if isinstance(p.annotation, str) else type_name(p.annotation),
+        }
         for name, p in entry.signature().parameters.items()
     ]
     if kind == "strategies":

@@ -195,7 +195,7 @@ def tune(
     strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain.")],
     settings: Pairs = None,
     space: Annotated[
-        Path | None, typer.Option(help="YAML file, `lr: {log: [0.001, 1]}` …  [default: that learning rate]")
+        Path | None, typer.Option(help="YAML file, `lr: {log: [0.001, 1]}` …  [default: just that line]")
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="first-k-experiences, validation or oracle.")
@@ -238,7 +238,10 @@ def tune(
         raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")
     chosen = {**best.settings, "selection": how.name}
     if out is not None:
-        command = f"clbench tune {benchmark} {strategy} --protocol {protocol} --trials {trials} --seed {seed}"
+        more = [*(settings or []), *(["--space", str(space)] if space is not None else [])]
+        more += [f"--plugin {path}" for path in plugin or ()]
+        named = " ".join([benchmark, strategy, *more])
+        command = f"clbench tune {named} --protocol {protocol} --trials {trials} --seed {seed}"
         note = f"# Chosen by `{command}`.\n"
         atomic_write(out, note + yaml.safe_dump(chosen, sort_keys=True))
     if as_json:

@@ -292,7 +292,7 @@ def _link(target: str, text: str) -> str:
     return f'<td class="words"><a href="{_escape(target)}">{_escape(text)}</a></td>'
 
 
-_LEGEND = """<p class="note">Percent, mean ± half the 95 % interval over seeds. Rank: 1 + rivals that are better
+_LEGEND = """<p class="note">Percent, mean ± half the 95 % interval over seeds. Rank: 1 + rivals whose ACC is better
 with certainty (paired by seed, Holm's correction); rank 1 is shared by all that cannot be told from the best.
 Fewer than five seeds give no rank.</p>"""
 

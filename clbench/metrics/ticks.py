@@ -371,17 +371,25 @@ def lca10_zero_shot(curve: Curve) -> float | None:
 def forward_facilitation(curve: Curve) -> float | None:
     """How much better a later task is known after as few updates as the first one had, averaged over later tasks.
 
-        FF₁₀ = mean_{j≥2} mean_{s=1..10} ( a_j(s-th tick of experience j) − a_1(s-th tick of experience 1) )
+        FF₁₀ = mean_{j≥2} mean_{s=1..10} ( a_j(u_s) − a_1(u_s) ),   u_s = updates of task 1 at its s-th tick
 
-    Ticks after updates; tasks without so many are left out. The first task, which meets a fresh network, stands for
-    every task alone: fair where tasks are equally hard and equally paced, as permutations of one data set are.
+    a_j(u) is between two ticks of task j where none falls on u updates of it; tasks without so many are left out. The
+    first task, which meets a fresh network, stands for every task alone: fair where tasks are equally hard and a step
+    holds as many new examples, as with permutations of one data set and no old examples.
     """
     ticks, tasks = task_ticks(curve), curve.experiences
-    updated = ticks.steps > 0
-    first = [ticks.accuracy[(ticks.experience == j) & updated, j][:10] for j in range(tasks)]
-    if len(first[0]) < 10:
+    own = [(ticks.experience == j) & (ticks.steps > 0) for j in range(tasks)]
+    updates = [ticks.steps[own[j]] - ticks.steps[ticks.experience < j].max(initial=0) for j in range(tasks)]
+    first = updates[0][:10]
+    if len(first) < 10:
         raise UndefinedError
-    return mean([a.mean() - first[0].mean() for a in first[1:] if len(a) == 10])
+    fresh = ticks.accuracy[own[0], 0][:10]
+    later = [
+        np.interp(first, updates[j], ticks.accuracy[own[j], j]) - fresh
+        for j in range(1, tasks)
+        if len(updates[j]) and updates[j][-1] >= first[-1]
+    ]
+    return mean([difference.mean() for difference in later])
 
 
 def learning_curve_area(ticks: Ticks, beta: int) -> float:
