@@ -190,7 +190,7 @@ def start(
     identity = identify(resolved, benchmark)
     folder = root / identity.id
     if has_record(folder):
-        return read_record(folder, identity.id)
+        return _finished(folder, identity.id)
     execution = _with_threads(execution, folder)
     before = torch.get_num_threads()
     torch.set_num_threads(execution.threads or before)
@@ -205,10 +205,18 @@ def start(
                 make_folder(folder)
                 stack.enter_context(locked(folder, f"Run {folder}"))
             if has_record(folder):  # finished in the meantime
-                return read_record(folder, identity.id)
+                return _finished(folder, identity.id)
             return _carry_out(engine, folder, identity, log)
     finally:
         torch.set_num_threads(before)
+
+
+def _finished(folder: Path, id: str) -> Record:
+    record = read_record(folder, id)
+    if (folder / CHECKPOINT).is_file():  # killed between the record and this
+        with contextlib.suppress(OSError):  # results may lie where nothing can be written
+            (folder / CHECKPOINT).unlink()
+    return record
 
 
 def _with_threads(execution: Execution, folder: Path) -> Execution:
@@ -230,7 +238,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     """
     folder = Path(os.path.abspath(folder))
     if has_record(folder):
-        return read_record(folder, folder.name)
+        return _finished(folder, folder.name)
     if not (folder / "config.yaml").is_file():
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
@@ -288,6 +296,8 @@ def build(
 def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:
     """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
     resolved = engine.config
+    for part in folder.glob(".*.part"):  # of writes that were killed
+        part.unlink()
     atomic_write(folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
     atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
     env = environment(str(engine.device), torch.get_num_threads())
