@@ -252,8 +252,8 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     identity = identify(resolved)
     if identity.id != folder.name:
         raise LedgerError(
-            f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call the "
-            f"run {identity.id}. Continue it with the version that began it, or run it again."
+            f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call "
+            f"the run {identity.id}. Continue it with the version that began it, or run it again."
         )
     path = folder / EXECUTION
     kept = config.validate(Execution, read_json(path) if path.is_file() else {}, f"{path}: ")
