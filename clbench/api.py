@@ -18,6 +18,7 @@ import yaml
 
 from clbench import checkpoint, config, loggers, metrics, weights
 from clbench.config import Execution, RunConfig
+from clbench.device import pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
@@ -249,7 +250,8 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
                 "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it "
                 "again."
             )
-    identity = identify(resolved)
+    with _said_in(folder / "config.yaml"):
+        identity = identify(resolved)
     if identity.id != folder.name:
         raise LedgerError(
             f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call "
@@ -257,8 +259,20 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
         )
     path = folder / EXECUTION
     kept = config.validate(Execution, read_json(path) if path.is_file() else {}, f"{path}: ")
+    if device is None:
+        with _said_in(path):
+            pick_device(kept.device)
     execution = kept.model_copy(update={"device": device}) if device else kept
     return start(resolved, execution, folder.parent, observers=observers)
+
+
+@contextlib.contextmanager
+def _said_in(path: Path) -> Iterator[None]:
+    """Name the file that says what is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def build(
