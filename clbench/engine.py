@@ -43,6 +43,9 @@ from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Or
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
 
+SAVING = 20.0
+"""Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
+
 
 class Run:
     """One run, as strategies see it and as `clbench.api` drives it.
@@ -332,7 +335,7 @@ class Run:
         Raises:
             DivergedError: a loss is not finite; the curve and all counters are as of then.
         """
-        self._checkpoint, self._saved_at = checkpoint, time.monotonic()
+        self._checkpoint, self._saved_at, self._saving = checkpoint, time.monotonic(), 0.0
         seed = derive_seed(self.config.seeds.data, "model")
         with global_rng(self.device, seed, self._global_rng):
             self._tell("begin")
@@ -401,9 +404,10 @@ class Run:
         self.evaluator.end_experience()
         self._tell("end_experience")
         self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
-        self.experience += 1  # the checkpoint continues with the next one
-        self._save()
-        self.experience -= 1
+        if self._may_save():
+            self.experience += 1  # the checkpoint continues with the next one
+            self._save()
+            self.experience -= 1
         self._resume_clock()
 
     def _fit_epoch(self, exp: Experience) -> None:
@@ -709,12 +713,21 @@ class Run:
 
     def _maybe_save(self) -> None:
         seconds = self.execution.checkpoint_seconds
-        if self._checkpoint is None or seconds is None or time.monotonic() - self._saved_at < seconds:
+        if seconds is None or time.monotonic() - self._saved_at < seconds or not self._may_save():
             return
         self._stop_clock()
         self._flush()
         self._save()
         self._resume_clock()
+
+    def _may_save(self) -> bool:
+        """Whether the last checkpoint lies far enough back; always, if one is wanted after every step."""
+        if self._checkpoint is None:
+            return False
+        return (
+            not self.execution.checkpoint_seconds
+            or time.monotonic() - self._saved_at >= SAVING * self._saving
+        )
 
     def _interrupt(self) -> NoReturn:
         """End between two steps, with a checkpoint, as was asked by setting `stop`."""
@@ -725,8 +738,10 @@ class Run:
 
     def _save(self) -> None:
         if self._checkpoint is not None and self.execution.checkpoint_seconds is not None:
+            began = time.monotonic()
             self._checkpoint()
             self._saved_at = time.monotonic()
+            self._saving = self._saved_at - began
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the run, to the bit."""

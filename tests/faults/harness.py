@@ -53,6 +53,11 @@ def all_strategies() -> list[str]:
     ]
 
 
+def same_code(files: Any = (), typed: Any = ()) -> dict[str, Any]:
+    """In place of the sources' hash."""
+    return {"version": "test", "sources": "test"}
+
+
 # --- moments ---
 
 REGIONS = ("opening", "loop", "step", "boundary", "checkpoint", "record")
@@ -211,7 +216,7 @@ def _child(
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # a kill is no power cut, and waiting for the disk would be most of the time
     # Whoever edits a source while the tests run would give the continued run another id.
-    api.code_identity = lambda files=(), typed=(): {"version": "test", "sources": "test"}
+    api.code_identity = same_code
     how = {"threads": 1, "checkpoint_seconds": 0, "log": ["csv"]}
     chosen = {**SETTINGS, **OF_STRATEGY.get(strategy, {}), **settings}
     watch = _Watch(fault, out, writes=count == "writes" or (fault is not None and fault.what == "full"))
@@ -323,6 +328,17 @@ def differences(one: Path, other: Path, but: tuple[str, ...] = ()) -> str:
 
 
 # --- damage ---
+
+OF_A_RUN = (
+    "checkpoint.safetensors",
+    "config.yaml",
+    "environment.json",
+    "execution.json",
+    "log.jsonl",
+    "losses.csv",
+)
+OF_A_RECORD = ("record.json", "curve.npz", "config.yaml", "model.safetensors", "log.jsonl")
+"""Files of an interrupted run that are damaged, and of a finished one."""
 
 
 def damages(data: bytes, chance: random.Random, number: int) -> dict[str, bytes | None]:

@@ -277,12 +277,70 @@ COMMANDS = [
     "tune",
     "new",
 ]
-OPTIONS = """--seed --out --device --precision --config --plugin --log --threads --checkpoint --json --workers --retries
-    --time-limit --launcher --steps --html --check --help --root --trials --protocol --space --overlap --seeds""".split()
+OPTIONS = [
+    *(
+        "--seed",
+        "--out",
+        "--device",
+        "--precision",
+        "--config",
+        "--plugin",
+        "--log",
+        "--threads",
+        "--checkpoint",
+    ),
+    *(
+        "--json",
+        "--workers",
+        "--retries",
+        "--time-limit",
+        "--launcher",
+        "--steps",
+        "--html",
+        "--check",
+        "--help",
+    ),
+    *("--root", "--trials", "--protocol", "--space", "--overlap", "--seeds"),
+]
 ARGUMENTS = [
-    *"""split-digits er derpp+refresh npz image-folder avalanche:Replay strategies benchmarks status lr=0.1 lr=x memory=-1
-    path=nowhere.npz model=timm:no hidden=[8] x=y=z = - -- . .. nowhere strategy cpu cuda:9 fp32 0 -1 1e9""".split(),
-    *("é\udc80", "a\nb", ""),
+    *(
+        "split-digits",
+        "er",
+        "derpp+refresh",
+        "npz",
+        "image-folder",
+        "avalanche:Replay",
+        "strategies",
+        "benchmarks",
+    ),
+    *(
+        "status",
+        "lr=0.1",
+        "lr=x",
+        "memory=-1",
+        "path=nowhere.npz",
+        "model=timm:no",
+        "hidden=[8]",
+        "x=y=z",
+        "=",
+        "-",
+    ),
+    *(
+        "--",
+        ".",
+        "..",
+        "nowhere",
+        "strategy",
+        "cpu",
+        "cuda:9",
+        "fp32",
+        "0",
+        "-1",
+        "1e9",
+        "é\udc80",
+        "a\nb",
+        "",
+    ),
 ]
 """No shipped suite, no data set that could be fetched: those would do as they are told."""
 
@@ -644,3 +702,15 @@ def take_checkpoint(path: Path) -> None:
         weights._read.cache_clear()
         with contextlib.suppress(ClbenchError):
             weights.load_into(torch.nn.Linear(2, 2), weights.find(str(path)))
+
+
+KINDS: dict[str, tuple[Callable[[Path, Path], Any], Callable[[Any], object], int, int]] = {
+    "configurations": (lambda whole, folder: configurations(), take_configuration, 100, 3000),
+    "suites": (lambda whole, folder: yaml_files(folder), take_suite, 60, 1000),
+    "commands": (lambda whole, folder: command_lines(), take_command, 60, 1500),
+    "npz files": (lambda whole, folder: npz_files(folder), take_npz, 150, 3000),
+    "image folders": (lambda whole, folder: image_folders(folder), take_folder, 60, 1000),
+    "runs": (run_folders, take_run, 120, 3000),
+    "checkpoints": (lambda whole, folder: checkpoints(folder), take_checkpoint, 120, 3000),
+}
+"""Name → the inputs, what takes them, and how many in the ordinary and in the full suite."""
