@@ -176,8 +176,8 @@ def reliability() -> str:
         "",
         "### Checkpoints",
         "",
-        "| run on the digits | parameters | size, MB | to write, ms of processor time | with the disk, ms | training steps "
-        "in that time | to read, ms |",
+        "| run on the digits | parameters | size, MB | to write, ms of processor time | with the disk, ms | training "
+        "steps in that time | to read, ms |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
