@@ -482,8 +482,7 @@ class Run:
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        every = self.config.evaluation.every
-        if every and self.step % every == 0:
+        if self.evaluator.due:
             self._stop_clock()
             self.evaluator.after_step()
             self._resume_clock()
@@ -641,10 +640,10 @@ class Run:
             raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data))
-            if train.iterations is not None and train.iterations > most:
+            if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
                     f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
-                    f"{exp.index}; train.iterations is {train.iterations}."
+                    f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
 
     def _classes_of_tasks(self) -> Tensor | None:
@@ -682,9 +681,10 @@ class Run:
 
     def steps_of(self, exp: Experience) -> int:
         """Iterations over an experience."""
-        if self.config.train.iterations is not None:
-            return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data))
+        train = self.config.train
+        if train.iterations is not None:
+            return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
+        return train.epochs * self._batches_of(len(exp.data))
 
     def _batches_of(self, n: int) -> int:
         full, rest = divmod(n, self.batch_size)
