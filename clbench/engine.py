@@ -304,6 +304,10 @@ class Run:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
 
+    def renew_optimizer(self) -> None:
+        """A fresh optimizer in place of the present one, for weights that begin anew."""
+        self.optimizer = self._new_optimizer()
+
     def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
         """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
         for parameter, which in entries.items():
