@@ -22,6 +22,7 @@ from clbench.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from clbench.augment import Transform
+    from clbench.text import Tokenizer
 
 HIDDEN = -1
 """The task label of a row whose task the learner may not know."""
@@ -213,11 +214,13 @@ class Pool:
         x: (P, …) uint8 images, float32 features or int64 tokens; may be a memory map of a file.
         y: (P,) int64 labels.
         file: the .npy file that x is a memory map of, and from which row to which; None where it is none.
+        also: (P, R) int64, further labels that are right, −1 where there is none; None where every example has one.
     """
 
     x: Tensor
     y: Tensor
     file: tuple[str, int, int] | None = None
+    also: Tensor | None = None
 
     @staticmethod
     def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
@@ -230,7 +233,7 @@ class Pool:
         """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""
         if self.file is not None:
             return Pool.mapped, (*self.file, self.y)
-        return Pool, (self.x, self.y)
+        return Pool, (self.x, self.y, None, self.also)
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -245,7 +248,7 @@ class Pool:
     def digest(self) -> str:
         """SHA-256 over shape, dtype and bytes of inputs and labels."""
         sha = hashlib.sha256()
-        for tensor in (self.x, self.y):
+        for tensor in (self.x, self.y, *(() if self.also is None else (self.also,))):
             sha.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             for chunk in tensor.split(4096):  # a memory map need not fit into memory
                 sha.update(memoryview(chunk.contiguous().numpy()).cast("B"))
@@ -298,6 +301,20 @@ class Data:
         """(N,) int64 labels."""
         return torch.cat([pool.y[rows] for pool, rows, _ in self.parts])
 
+    def also(self) -> Tensor | None:
+        """(N, R) int64 further labels that are right, −1 where there is none; None where every example has one."""
+        found = [(len(rows), None if pool.also is None else pool.also[rows]) for pool, rows, _ in self.parts]
+        width = max((0 if also is None else also.shape[1] for _, also in found), default=0)
+        if not width:
+            return None
+        table = torch.full((len(self), width), -1)
+        start = 0
+        for n, also in found:
+            if also is not None:
+                table[start : start + n, : also.shape[1]] = also
+            start += n
+        return table
+
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The examples at `index` (n,): inputs (n, …) and labels (n,), touching no other example."""
         if len(self.parts) == 1:
@@ -345,6 +362,8 @@ class Experience:
         task: the task label; the learner sees it only where the setting tells.
         domain: name of the domain, in domain-incremental streams.
         tests: which experiences of the test stream count as seen from here on; its own one by default.
+        documents: of a retrieval stream: how many of its examples, the first ones, are documents; the others are
+            queries. None in other streams.
     """
 
     index: int
@@ -353,6 +372,7 @@ class Experience:
     task: int = HIDDEN
     domain: str | None = None
     tests: tuple[int, ...] = ()
+    documents: int | None = None
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -385,6 +405,7 @@ NEEDS = {
     "memory": "to keep past examples",
     "several passes": "to see an experience more than once",
     "past data": "all data of past experiences, which only a bound may have",
+    "documents": "to be told which examples are documents and which are queries",
 }
 """What a strategy can need of a setting, and what each need means."""
 
@@ -399,6 +420,8 @@ class Setting:
         task_labels: who sees task labels: nobody, training only, or training and test.
         passes: passes over an experience that are allowed; 1 is online, None leaves it to the run.
         memory: raw examples a strategy may keep; 0 is rehearsal-free, None leaves it to the strategy.
+        documents: whether it is about retrieval: classes are documents, examples are documents and queries in tokens,
+            and experiences tell which (`Experience.documents`). Documents that have not come yet are no answers.
     """
 
     shift: Literal["class", "domain", "task"] = "class"
@@ -406,6 +429,7 @@ class Setting:
     task_labels: Literal["never", "train", "always"] = "never"
     passes: int | None = None
     memory: int | None = None
+    documents: bool = False
 
     def offers(self) -> frozenset[str]:
         """The needs (`NEEDS`) that this setting meets. Past data is granted to bounds everywhere."""
@@ -415,6 +439,7 @@ class Setting:
             "memory": self.memory is None or self.memory > 0,
             "several passes": self.passes is None or self.passes > 1,
             "past data": True,
+            "documents": self.documents,
         }
         return frozenset(need for need, given in met.items() if given)
 
@@ -433,6 +458,7 @@ class Benchmark:
         seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
         class_names, notes: for people.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
+        tokenizer: between texts and inputs, where the inputs are tokens that one has made.
     """
 
     name: str
@@ -449,6 +475,7 @@ class Benchmark:
     notes: str = ""
     spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
+    tokenizer: Tokenizer | None = None
 
     def __repr__(self) -> str:
         return (
@@ -486,6 +513,7 @@ class Benchmark:
         )
         for stream in (self.train, self.test, self.valid):
             for exp in stream or ():
-                sha.update(json.dumps([exp.index, exp.classes, exp.task, exp.domain, exp.tests]).encode())
+                told = [exp.index, exp.classes, exp.task, exp.domain, exp.tests]
+                sha.update(json.dumps(told if exp.documents is None else [*told, exp.documents]).encode())
                 exp.data.describe(sha)
         return sha.hexdigest()
