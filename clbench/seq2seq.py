@@ -144,7 +144,7 @@ class Decoder(nn.Module):
         symbols = F.pad(prefix, (1, 0), value=START)
         x = self.drop(self.embed(symbols) + self.place[: symbols.shape[2]])
         for block in self.blocks:
-            x = block.decode(x, source, present)
+            x = cast("Block", block).decode(x, source, present)
         logits: Tensor = self.out(self.norm(x))
         return logits
 

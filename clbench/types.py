@@ -144,7 +144,11 @@ class LateOutput(Output):
     _late: _Late
 
     def __init__(
-        self, features: Tensor, score: Callable[[], Tensor], log_prob: Callable[[Tensor], Tensor], weight: Tensor
+        self,
+        features: Tensor,
+        score: Callable[[], Tensor],
+        log_prob: Callable[[Tensor], Tensor],
+        weight: Tensor,
     ) -> None:
         object.__setattr__(self, "features", features)
         late = _Late(score, log_prob, weight, weight._version, torch.is_grad_enabled())
