@@ -31,13 +31,13 @@ from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
-from clbench.models import Classifier
+from clbench.models import Classifier, Spelling, predicted
 from clbench.observer import Observer
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
-from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Order, Output
+from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, LateOutput, Order, Output
 
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
@@ -106,6 +106,7 @@ class Run:
         parts = strategy.parts
         for part in parts:
             part.run = self
+        model.prepare(benchmark)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
@@ -131,10 +132,28 @@ class Run:
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
         self.forwards += len(x)
+        head: nn.Module = self.model.head  # type: ignore[assignment]
         with self.precision.autocast():
             features = self.model.features(x)  # type: ignore[operator]
-            logits = self.model.head(features)  # type: ignore[operator]
+            if isinstance(head, Spelling) and self._task_classes is None:
+                return self._late(head, features.float())
+            logits = head(features)
         return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def _late(self, head: Spelling, features: Tensor) -> Output:
+        """An output whose logits wait until they are asked for, under the precision that the run has now."""
+        precision = self.precision
+
+        def score() -> Tensor:
+            with precision.autocast():
+                logits: Tensor = head(features)
+            return logits.float()
+
+        def log_prob(y: Tensor) -> Tensor:
+            with precision.autocast():
+                return head.log_prob(features, y)
+
+        return LateOutput(features, score, log_prob, next(head.parameters()))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
@@ -336,7 +355,7 @@ class Run:
                 return self._classifier(x, task)
             finally:
                 self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
-        logits = self.model.head(self.model.features(x))  # type: ignore[operator]
+        logits = predicted(self.model.head, self.model.features(x))  # type: ignore[operator, arg-type]
         return self.mask_tasks(logits.float(), task)
 
     # --- the loop ---
@@ -405,6 +424,7 @@ class Run:
         if self._place["phase"] == "between":
             if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
                 self.optimizer = self._new_optimizer()
+            self._admit(exp)
             self._call("begin_experience", visible)
             self._stop_clock()
             self.evaluator.begin_experience(exp)
@@ -611,6 +631,14 @@ class Run:
         classifier = [part.logits for part in parts if overrides(part, "logits")]
         self._classifier = classifier[0] if classifier else None
         self._task_classes = self._classes_of_tasks()
+
+    def _admit(self, exp: Experience) -> None:
+        """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
+        head = self.model.head
+        if self.benchmark.setting.documents and isinstance(head, Spelling):
+            known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
+            head.seen.fill_(False)
+            head.seen[[c for t in known for c in self.benchmark.test[t].classes]] = True
 
     def _call(self, point: str, exp: Experience) -> None:
         if self.benchmark.setting.boundaries:

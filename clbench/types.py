@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from clbench.augment import Transform
@@ -118,6 +121,72 @@ class Output:
 
     logits: Tensor
     features: Tensor
+
+    def cross_entropy(self, y: Tensor) -> Tensor:
+        """() the mean of −log p(y|x) over rows with labels (B,), p the softmax of the logits."""
+        return F.cross_entropy(self.logits, y)
+
+
+class LateOutput(Output):
+    """An output whose logits are computed when they are first asked for.
+
+    Of a head with `log_prob`, such as one that spells labels: to say how probable one label is costs it far less than
+    to score them all.
+
+    Args:
+        features: (B, D).
+        score: () → (B, C) logits.
+        log_prob: (B, 1) labels → (B, 1) log p(y|x).
+        weight: a parameter of the head; once it has changed, the logits of this output are gone.
+    """
+
+    __slots__ = ("_late",)
+    _late: _Late
+
+    def __init__(
+        self,
+        features: Tensor,
+        score: Callable[[], Tensor],
+        log_prob: Callable[[Tensor], Tensor],
+        weight: Tensor,
+    ) -> None:
+        object.__setattr__(self, "features", features)
+        late = _Late(score, log_prob, weight, weight._version, torch.is_grad_enabled())
+        object.__setattr__(self, "_late", late)
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C) float32.
+
+        Raises:
+            IncompatibleError: they are asked for after an update, when another model would answer.
+        """
+        late = self._late
+        if late.found is None:
+            if late.weight._version != late.version:
+                raise IncompatibleError(
+                    "The logits of all labels, which this model computes on request only, are asked for after the "
+                    "update; a strategy that stores logits needs a model with an output for each label."
+                )
+            with torch.set_grad_enabled(late.grad):
+                late.found = late.score()
+        return late.found
+
+    def cross_entropy(self, y: Tensor) -> Tensor:
+        """() the mean of −log p(y|x) over rows with labels (B,)."""
+        return -self._late.log_prob(y.unsqueeze(1)).mean()
+
+
+@dataclass(slots=True)
+class _Late:
+    """What a `LateOutput` needs to compute its logits, or them."""
+
+    score: Callable[[], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+    weight: Tensor
+    version: int
+    grad: bool
+    found: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
