@@ -438,7 +438,7 @@ class Curve:
         if len(lengths) > 1 or len(next(iter(lengths))) != 1:
             raise ValueError(f"The columns differ in shape: {', '.join(map(str, sorted(lengths)))}.")
         curve = cls()
-        optional = {name: columns.get(name) for name in ("of", *RANKS)}
+        optional = {name: columns[name] for name in ("of", *RANKS) if name in columns}
         curve.append(**{name: columns[name] for name in COLUMNS}, **optional)
         error = np.asarray(columns.get("bound_error", 0.0))
         if error.shape != () or error.dtype.kind != "f" or not 0 <= error < 1:

@@ -32,8 +32,8 @@ def document_replay(
             labelled queries.
         span: tokens of such a run.
 
-    Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744, which
-    has it as a baseline.
+    Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744; a
+    baseline there.
 
     Differences from the paper:
         1. Every step replays by default, where the paper interleaves batches of replay at a low rate.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clbench.curve import Curve, Floats
+from clbench.curve import Curve, Floats, Ints
 from clbench.metrics.core import UndefinedError, full_matrix, mean, metric, task_matrix
 
 DSI = "Mehta et al., EMNLP 2023, arXiv 2212.09744"
@@ -124,9 +124,10 @@ def _forgetting(P: Floats) -> float:
     return mean(np.nanmax(P[:-1, :-1], axis=0) - P[-1, :-1])
 
 
-def _events(curve: Curve) -> Floats:
+def _events(curve: Curve) -> Ints:
     """(N,) forgetting events of each document."""
     if not len(curve.indexed_step) or not curve.finished:
         raise UndefinedError
     indexed = curve.indexed
-    return (indexed[:-1] & ~indexed[1:]).sum(0).astype(np.float64)
+    events: Ints = (indexed[:-1] & ~indexed[1:]).sum(0)
+    return events
