@@ -71,8 +71,8 @@ def dsi_numpy(
         seed: of a random order.
     """
     notes = (
-        "Excerpts of the docstrings of NumPy 2.4.6 (BSD licence, beside the data): a document is what follows the first "
-        "sentence, and queries are first sentences and what other functions say of one."
+        "Excerpts of the docstrings of NumPy 2.4.6 (BSD licence, beside the data): a document is what follows the "
+        "first sentence, and queries are first sentences and what other functions say of one."
     )
     return _built("dsi-numpy", EMBEDDED, notes, **_given(locals(), "notes"))
 

@@ -323,6 +323,10 @@ class Run:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
 
+    def renew_optimizer(self) -> None:
+        """A fresh optimizer in place of the present one, for weights that begin anew."""
+        self.optimizer = self._new_optimizer()
+
     def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
         """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
         for parameter, which in entries.items():
@@ -420,6 +424,7 @@ class Run:
         if self._place["phase"] == "between":
             if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
                 self.optimizer = self._new_optimizer()
+            self._admit(exp)
             self._call("begin_experience", visible)
             self._stop_clock()
             self.evaluator.begin_experience(exp)
@@ -501,8 +506,7 @@ class Run:
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        every = self.config.evaluation.every
-        if every and self.step % every == 0:
+        if self.evaluator.due:
             self._stop_clock()
             self.evaluator.after_step()
             self._resume_clock()
@@ -628,6 +632,14 @@ class Run:
         self._classifier = classifier[0] if classifier else None
         self._task_classes = self._classes_of_tasks()
 
+    def _admit(self, exp: Experience) -> None:
+        """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
+        head = self.model.head
+        if self.benchmark.setting.documents and isinstance(head, Spelling):
+            known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
+            head.seen.fill_(False)
+            head.seen[[c for t in known for c in self.benchmark.test[t].classes]] = True
+
     def _call(self, point: str, exp: Experience) -> None:
         if self.benchmark.setting.boundaries:
             for call in self._points[point]:
@@ -660,10 +672,10 @@ class Run:
             raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data))
-            if train.iterations is not None and train.iterations > most:
+            if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
                     f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
-                    f"{exp.index}; train.iterations is {train.iterations}."
+                    f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
 
     def _classes_of_tasks(self) -> Tensor | None:
@@ -701,9 +713,10 @@ class Run:
 
     def steps_of(self, exp: Experience) -> int:
         """Iterations over an experience."""
-        if self.config.train.iterations is not None:
-            return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data))
+        train = self.config.train
+        if train.iterations is not None:
+            return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
+        return train.epochs * self._batches_of(len(exp.data))
 
     def _batches_of(self, n: int) -> int:
         full, rest = divmod(n, self.batch_size)

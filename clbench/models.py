@@ -247,6 +247,71 @@ class _BasicBlock(nn.Module):
         return out
 
 
+@register_model("dual-encoder", paper="arXiv:2212.09744")
+def dual_encoder(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int | None = None,
+    width: int = 192,
+    hidden: int = 384,
+    blocks: int = 1,
+) -> Classifier:
+    """A bag of tokens through a residual MLP, and a row of its own for every document: an index with atomic docids.
+
+    Embedding → mean over the tokens of the text → x + W₂ relu(W₁ x + b₁) + b₂, as often as there are blocks → a linear
+    head without bias. Documents and queries go the same way; all rows exist from the start.
+
+    Args:
+        vocabulary: how many tokens there are; as many as the benchmark's tokenizer has if none is given.
+        width: D, of embeddings and features.
+        hidden: of the MLP.
+        blocks: residual MLPs, one after the other.
+
+    Reference: the index of Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023,
+    arXiv:2212.09744, whose encoder is T5's; a head without bias is that of Kishore et al., "IncDSI: Incrementally
+    Updatable Document Retrieval", ICML 2023.
+    """
+    _text_shape("dual-encoder", input_shape)
+    if vocabulary is None:
+        raise ConfigError(
+            "model 'dual-encoder' needs to know how many tokens there are, and the benchmark brings no tokenizer; give "
+            "model.vocabulary."
+        )
+    if min(vocabulary, width, hidden, blocks) < 1:
+        raise ValueError(
+            f"vocabulary, width, hidden and blocks are 1 or more; {[vocabulary, width, hidden, blocks]} was given"
+        )
+    layers = [_ResidualMLP(width, hidden) for _ in range(blocks)]
+    model = Classifier(nn.Sequential(_BagOfTokens(vocabulary, width), *layers), width, num_classes)
+    model.head = nn.Linear(width, num_classes, bias=False)
+    return model
+
+
+class _BagOfTokens(nn.Module):
+    """(B, L) int64 tokens → (B, D), the mean of their embeddings; token 0 fills up and does not count."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = (x != 0).sum(1, keepdim=True).clamp(min=1)
+        embedded: Tensor = self.embedding(x)  # 0 for token 0
+        return embedded.sum(1) / counts
+
+
+class _ResidualMLP(nn.Module):
+    """(B, D) → (B, D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.down(self.act(self.up(x)))
+        return out
+
+
 @register_model("seq2seq", paper="arXiv:2202.06991")
 def seq2seq(
     input_shape: tuple[int, ...],

@@ -87,7 +87,12 @@ def main() -> None:
         for name in sorted(n for n in dir(module) if not n.startswith("_")):
             thing = getattr(module, name)
             docstring = inspect.getdoc(thing) or ""
-            if id(thing) in objects or not callable(thing) or not docstring.isascii() or "this platform" in docstring:
+            if (
+                id(thing) in objects
+                or not callable(thing)
+                or not docstring.isascii()
+                or "this platform" in docstring
+            ):
                 continue
             objects.add(id(thing))
             parts = sections(docstring)
@@ -129,7 +134,8 @@ def main() -> None:
     licence = next(Path(np.__file__).parent.parent.glob("numpy-*.dist-info/licenses/LICENSE.txt"))
     notice = licence.read_text(encoding="utf-8").split("----\n")[0].strip()
     (FOLDER / "LICENSE.txt").write_text(
-        f"corpus.jsonl and queries.jsonl are excerpts of the docstrings of NumPy {np.__version__}, whose licence is:\n\n"
+        f"corpus.jsonl and queries.jsonl are excerpts of the docstrings of NumPy {np.__version__}, whose licence "
+        "is:\n\n"
         f"{notice}\n",
         encoding="utf-8",
     )

@@ -77,9 +77,7 @@ def read_beir(folder: str | Path) -> Collection:
             "between tabs."
         )
     blank = {key for key, (title, text) in documents.items() if not f"{title}{text}".strip()}
-    relevant = {
-        file.stem: _read_judgements(file, queries, documents, blank, root.name) for file in files
-    }
+    relevant = {file.stem: _read_judgements(file, queries, documents, blank, root.name) for file in files}
     kept = [key for key in documents if key not in blank]
     titles, texts = zip(*(documents[key] for key in kept), strict=True)
     return Collection(root.name, tuple(kept), titles, texts, queries, relevant)
@@ -108,7 +106,9 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}.") from error
         if not isinstance(entry, dict):
-            raise DataError(f"{where} must hold an object with '_id' and 'text'; it holds {line.strip()[:40]!r}.")
+            raise DataError(
+                f"{where} must hold an object with '_id' and 'text'; it holds {line.strip()[:40]!r}."
+            )
         for key in ("_id", "text"):
             if not isinstance(entry.get(key), str):
                 raise DataError(f"{where}: '{key}' must be a text; it is {entry.get(key)!r}.")

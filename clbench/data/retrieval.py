@@ -24,9 +24,9 @@ Order = Literal["file", "article", "random"]
 Titles = Literal["keep", "remove", "query"]
 
 NOTES = (
-    "Every document is a class. The first corpus comes with labelled queries, the later ones as documents only; each is "
-    "tested on held-out queries, among the documents of the corpora so far. A hit is a document of the tested corpus "
-    "that is relevant to the query."
+    "Every document is a class. The first corpus comes with labelled queries, the later ones as documents only; each "
+    "is tested on held-out queries, among the documents of the corpora so far. A hit is a document of the tested "
+    "corpus that is relevant to the query."
 )
 
 
@@ -102,7 +102,9 @@ def retrieval(
         tokens = fit_tokenizer([*texts.documents[:start], *(text for text, _ in labelled)], vocabulary)
     pairs = [(text, d) for text, relevant in labelled for d in relevant]
     trained = Pool(
-        torch.cat([tokens.encode(texts.documents, length), tokens.encode([text for text, _ in pairs], length)]),
+        torch.cat(
+            [tokens.encode(texts.documents, length), tokens.encode([text for text, _ in pairs], length)]
+        ),
         torch.cat([torch.arange(n), torch.tensor([d for _, d in pairs], dtype=torch.int64)]),
     )
     tested, owner = _questions(texts.test, ends, tokens, length)
@@ -143,12 +145,16 @@ def _texts(
     bodies = [
         _body(title, text, titles) for title, text in zip(collection.titles, collection.texts, strict=True)
     ]
-    usable = [i for i, body in enumerate(bodies) if body and (titles != "query" or collection.titles[i].strip())]
+    usable = [
+        i for i, body in enumerate(bodies) if body and (titles != "query" or collection.titles[i].strip())
+    ]
     if order == "random":
         usable = [usable[i] for i in permutation(len(usable), seed, "retrieval: documents")]
     elif order == "article":
         if len({collection.titles[i] for i in usable}) < 2:
-            raise ConfigError(f"{name}: order 'article' needs documents with titles; take 'file' or 'random'.")
+            raise ConfigError(
+                f"{name}: order 'article' needs documents with titles; take 'file' or 'random'."
+            )
         appears = {title: -i for i, title in reversed(list(enumerate(collection.titles)))}
         usable.sort(key=lambda i: -appears[collection.titles[i]])
     if limit is not None and not 1 <= limit <= len(usable):
@@ -183,8 +189,10 @@ def _body(title: str, text: str, titles: Titles) -> str:
 
 
 def _questions(
-    queries: Sequence[tuple[str, tuple[int, ...]]], ends: np.ndarray[tuple[int], np.dtype[np.int64]],
-    tokens: Tokenizer, length: int,
+    queries: Sequence[tuple[str, tuple[int, ...]]],
+    ends: np.ndarray[tuple[int], np.dtype[np.int64]],
+    tokens: Tokenizer,
+    length: int,
 ) -> tuple[Pool, Tensor]:
     """One example for each query and each corpus with documents relevant to it; and the corpus of each, (P,)."""
     rows: list[tuple[str, list[int]]] = []

@@ -1,5 +1,15 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.parts.documents import (
+    AllDocuments,
+    GeneratorName,
+    PseudoQueries,
+    RememberDocuments,
+    Restart,
+    Spans,
+    give_way,
+    spans,
+)
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, SeenOutputs
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
@@ -51,6 +61,7 @@ from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
 
 __all__ = [
+    "AllDocuments",
     "Anchored",
     "AsIs",
     "BinaryCrossEntropy",
@@ -59,6 +70,7 @@ __all__ = [
     "DarkReplay",
     "Distil",
     "Episodes",
+    "GeneratorName",
     "Group",
     "GrowingHead",
     "HoldWeights",
@@ -70,9 +82,13 @@ __all__ = [
     "ProjectAveraged",
     "ProjectEach",
     "Proxies",
+    "PseudoQueries",
+    "RememberDocuments",
     "Replay",
+    "Restart",
     "SecondView",
     "SeenOutputs",
+    "Spans",
     "Teacher",
     "TrainOnly",
     "TwoViews",
@@ -80,6 +96,7 @@ __all__ = [
     "ascent",
     "binary_loss",
     "examples_at_once",
+    "give_way",
     "gradients_of",
     "group_norms",
     "insert_norms",
@@ -100,6 +117,7 @@ __all__ = [
     "scale_invariant",
     "second_view",
     "set_gradient",
+    "spans",
     "squared_gradients",
     "stages",
     "teacher_of",
