@@ -272,6 +272,9 @@ def build(
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
     strategy = build_strategy(resolved.strategy, resolved.params)
+    network = dict(resolved.model.params)
+    if network.get("vocabulary", 0) is None and benchmark.tokenizer is not None:
+        network["vocabulary"] = benchmark.tokenizer.size
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
@@ -279,7 +282,7 @@ def build(
             benchmark.input_shape,
             benchmark.num_classes,
             weights=resolved.model.weights,
-            **resolved.model.params,
+            **network,
         )
         return Run(benchmark, strategy, model, resolved, execution, observers)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clbench.errors import ConfigError, suggest
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
@@ -76,13 +76,21 @@ class TrainConfig(_Tree):
         batch_size: stream examples in a batch.
         epochs: passes over an experience.
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
+        first_iterations: steps of the first experience, where it is to have others; with `iterations` only.
         drop_last: leave out the last batch of a pass when it is smaller.
     """
 
     batch_size: Positive = 32
     epochs: Positive = 1
     iterations: Positive | None = None
+    first_iterations: Positive | None = None
     drop_last: bool = False
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainConfig:
+        if self.first_iterations is not None and self.iterations is None:
+            raise ValueError("first_iterations goes with iterations, the steps of the other experiences")
+        return self
 
 
 class EvaluationConfig(_Tree):
@@ -105,6 +113,7 @@ class EvaluationConfig(_Tree):
         batch_size: examples in one forward pass; None chooses by device, network and cache.
         network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
             dormant units and effective rank of its features.
+        documents: retrieval: steps between looks at which documents are indexed, for forgetting events; 0 for none.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
@@ -118,6 +127,7 @@ class EvaluationConfig(_Tree):
     seed: int = 0
     batch_size: Positive | None = None
     network: bool = False
+    documents: Annotated[int, Field(ge=0)] = 0
 
     @property
     def fast(self) -> bool:

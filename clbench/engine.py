@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -31,16 +31,31 @@ from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
-from clbench.models import Classifier
+from clbench.models import Classifier, Spelling, predicted
 from clbench.observer import Observer
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
-from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Order, Output
+from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, LateOutput, Order, Output
 
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run's randomness and the model's buffers stand (`Run.moment`).
+
+    Attributes:
+        buffers: copies of the model's buffers, in order.
+        drawn: the state of each consumer's generator.
+        noise: that of the global generators, dropout's.
+    """
+
+    buffers: list[Tensor]
+    drawn: dict[str, Tensor]
+    noise: dict[str, Tensor]
 
 
 class Run:
@@ -91,6 +106,7 @@ class Run:
         parts = strategy.parts
         for part in parts:
             part.run = self
+        model.prepare(benchmark)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
@@ -116,10 +132,28 @@ class Run:
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
         self.forwards += len(x)
+        head: nn.Module = self.model.head  # type: ignore[assignment]
         with self.precision.autocast():
             features = self.model.features(x)  # type: ignore[operator]
-            logits = self.model.head(features)  # type: ignore[operator]
+            if isinstance(head, Spelling) and self._task_classes is None:
+                return self._late(head, features.float())
+            logits = head(features)
         return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def _late(self, head: Spelling, features: Tensor) -> Output:
+        """An output whose logits wait until they are asked for, under the precision that the run has now."""
+        precision = self.precision
+
+        def score() -> Tensor:
+            with precision.autocast():
+                logits: Tensor = head(features)
+            return logits.float()
+
+        def log_prob(y: Tensor) -> Tensor:
+            with precision.autocast():
+                return head.log_prob(features, y)
+
+        return LateOutput(features, score, log_prob, next(head.parameters()))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
@@ -249,26 +283,49 @@ class Run:
         For a gradient that is taken more than once for one batch, such as by an around point that calls `inner` twice:
         the same replayed examples and the same dropout each time, and BatchNorm's statistics move once.
         """
-        buffers = list(self.model.buffers())
-        kept = [buffer.clone() for buffer in buffers]
-        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
-        noise = global_rng_state(self.device)
+        before = self.moment()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, kept, strict=True):
-                    buffer.copy_(value)
-            for name in list(self._generators):
-                if name in drawn:
-                    self._generators[name].set_state(drawn[name])
-                else:  # first asked for inside
-                    self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
-            set_global_rng_state(self.device, noise)
+            self._return_to(before)
+
+    @contextlib.contextmanager
+    def repeating(self, moment: Moment) -> Iterator[None]:
+        """What is drawn inside is what was drawn from a `moment` on, and afterwards all goes on as if it had not been.
+
+        For a second pass over a batch of which the first one counts: the same replayed examples, the same dropout, and
+        the model's buffers are afterwards as the first pass has left them.
+        """
+        now = self.moment()
+        self._return_to(moment)
+        try:
+            yield
+        finally:
+            self._return_to(now)
+
+    def moment(self) -> Moment:
+        """Where all random streams and the model's buffers stand: what `repeating` goes back to."""
+        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
+        return Moment([b.clone() for b in self.model.buffers()], drawn, global_rng_state(self.device))
+
+    def _return_to(self, moment: Moment) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), moment.buffers, strict=True):
+                buffer.copy_(value)
+        for name in list(self._generators):
+            if name in moment.drawn:
+                self._generators[name].set_state(moment.drawn[name])
+            else:  # first asked for since
+                self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
+        set_global_rng_state(self.device, moment.noise)
 
     def gradient_scale(self) -> Tensor:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
+
+    def renew_optimizer(self) -> None:
+        """A fresh optimizer in place of the present one, for weights that begin anew."""
+        self.optimizer = self._new_optimizer()
 
     def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
         """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
@@ -298,7 +355,7 @@ class Run:
                 return self._classifier(x, task)
             finally:
                 self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
-        logits = self.model.head(self.model.features(x))  # type: ignore[operator]
+        logits = predicted(self.model.head, self.model.features(x))  # type: ignore[operator, arg-type]
         return self.mask_tasks(logits.float(), task)
 
     # --- the loop ---
@@ -367,6 +424,7 @@ class Run:
         if self._place["phase"] == "between":
             if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
                 self.optimizer = self._new_optimizer()
+            self._admit(exp)
             self._call("begin_experience", visible)
             self._stop_clock()
             self.evaluator.begin_experience(exp)
@@ -448,8 +506,7 @@ class Run:
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        every = self.config.evaluation.every
-        if every and self.step % every == 0:
+        if self.evaluator.due:
             self._stop_clock()
             self.evaluator.after_step()
             self._resume_clock()
@@ -575,6 +632,14 @@ class Run:
         self._classifier = classifier[0] if classifier else None
         self._task_classes = self._classes_of_tasks()
 
+    def _admit(self, exp: Experience) -> None:
+        """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
+        head = self.model.head
+        if self.benchmark.setting.documents and isinstance(head, Spelling):
+            known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
+            head.seen.fill_(False)
+            head.seen[[c for t in known for c in self.benchmark.test[t].classes]] = True
+
     def _call(self, point: str, exp: Experience) -> None:
         if self.benchmark.setting.boundaries:
             for call in self._points[point]:
@@ -607,10 +672,10 @@ class Run:
             raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data))
-            if train.iterations is not None and train.iterations > most:
+            if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
                     f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
-                    f"{exp.index}; train.iterations is {train.iterations}."
+                    f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
 
     def _classes_of_tasks(self) -> Tensor | None:
@@ -648,9 +713,10 @@ class Run:
 
     def steps_of(self, exp: Experience) -> int:
         """Iterations over an experience."""
-        if self.config.train.iterations is not None:
-            return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data))
+        train = self.config.train
+        if train.iterations is not None:
+            return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
+        return train.epochs * self._batches_of(len(exp.data))
 
     def _batches_of(self, n: int) -> int:
         full, rest = divmod(n, self.batch_size)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
 from clbench.registry import check_arguments, models, register_model
 from clbench.weights import find, load_into
+
+if TYPE_CHECKING:
+    from clbench.types import Benchmark
 
 TIMM = "timm:"
 """Before the name of a timm model; needed only where clbench has a model of that name, such as resnet18."""
@@ -46,6 +49,9 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head: nn.Module = nn.Linear(feature_size, num_classes)
 
+    def prepare(self, benchmark: Benchmark) -> None:
+        """Take from a benchmark what the model must know of it, once, before a strategy wraps the model."""
+
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D)."""
         features: Tensor = self.backbone(x)
@@ -55,6 +61,34 @@ class Classifier(nn.Module):
         """(B, …) → (B, C) logits."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+
+class Spelling(nn.Module):
+    """A head that spells a label piece by piece, so that scoring all of them is costly: it also scores on request.
+
+    Calling it gives (B, C) log p(y|x) of all labels.
+
+    Attributes:
+        seen: (C,) bool, the labels that may be named.
+    """
+
+    seen: Tensor
+
+    def log_prob(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, W) log p(y|x), float32, of the labels (B, W) that are asked for."""
+        raise NotImplementedError
+
+    def predict(self, features: Tensor) -> Tensor:
+        """(B, D) → (B, C) log p(y|x) of the likeliest labels, `MASKED` for the others."""
+        raise NotImplementedError
+
+
+def predicted(head: nn.Module, features: Tensor) -> Tensor:
+    """(B, C) scores by which a head classifies features (B, D)."""
+    if isinstance(head, Spelling):
+        return head.predict(features)
+    scores: Tensor = head(features)
+    return scores
 
 
 def make_model(
@@ -211,6 +245,120 @@ class _BasicBlock(nn.Module):
         y = self.act1(self.norm1(self.conv1(x)))
         out: Tensor = self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
         return out
+
+
+@register_model("dual-encoder", paper="arXiv:2212.09744")
+def dual_encoder(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int | None = None,
+    width: int = 192,
+    hidden: int = 384,
+    blocks: int = 1,
+) -> Classifier:
+    """A bag of tokens through a residual MLP, and a row of its own for every document: an index with atomic docids.
+
+    Embedding → mean over the tokens of the text → x + W₂ relu(W₁ x + b₁) + b₂, as often as there are blocks → a linear
+    head without bias. Documents and queries go the same way; all rows exist from the start.
+
+    Args:
+        vocabulary: how many tokens there are; as many as the benchmark's tokenizer has if none is given.
+        width: D, of embeddings and features.
+        hidden: of the MLP.
+        blocks: residual MLPs, one after the other.
+
+    Reference: the index of Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023,
+    arXiv:2212.09744, whose encoder is T5's; a head without bias is that of Kishore et al., "IncDSI: Incrementally
+    Updatable Document Retrieval", ICML 2023.
+    """
+    _text_shape("dual-encoder", input_shape)
+    if vocabulary is None:
+        raise ConfigError(
+            "model 'dual-encoder' needs to know how many tokens there are, and the benchmark brings no tokenizer; give "
+            "model.vocabulary."
+        )
+    if min(vocabulary, width, hidden, blocks) < 1:
+        raise ValueError(
+            f"vocabulary, width, hidden and blocks are 1 or more; {[vocabulary, width, hidden, blocks]} was given"
+        )
+    layers = [_ResidualMLP(width, hidden) for _ in range(blocks)]
+    model = Classifier(nn.Sequential(_BagOfTokens(vocabulary, width), *layers), width, num_classes)
+    model.head = nn.Linear(width, num_classes, bias=False)
+    return model
+
+
+class _BagOfTokens(nn.Module):
+    """(B, L) int64 tokens → (B, D), the mean of their embeddings; token 0 fills up and does not count."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = (x != 0).sum(1, keepdim=True).clamp(min=1)
+        embedded: Tensor = self.embedding(x)  # 0 for token 0
+        return embedded.sum(1) / counts
+
+
+class _ResidualMLP(nn.Module):
+    """(B, D) → (B, D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.down(self.act(self.up(x)))
+        return out
+
+
+@register_model("seq2seq", paper="arXiv:2202.06991")
+def seq2seq(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int = 8192,
+    docid: Literal["naive", "semantic"] = "naive",
+    beam: int = 10,
+    width: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.0,
+    k: int = 10,
+    leaf: int = 10,
+) -> Classifier:
+    """An index that spells (Tay et al., 2022): reads tokens, writes the digits of a document's identifier.
+
+    An encoder-decoder transformer; a beam search among the identifiers of documents seen so far names the likeliest.
+    As wide as stated, with a vocabulary of 8,192, it has 2.0 million parameters. With `model.weights` a folder with a
+    checkpoint of T5, it is that T5, and `width`, `layers`, `heads`, `dropout` and `vocabulary` are the checkpoint's.
+
+    Args:
+        vocabulary: tokens that a text may have.
+        docid: identifiers: the documents' numbers in decimal; or paths through a tree of clusters of similar documents,
+            made of the first corpus, and the place in the last cluster.
+        beam: identifiers that the search finds; so many documents get a score.
+        width, layers, heads, dropout: of encoder and decoder alike.
+        k, leaf: of semantic identifiers: clusters of a split, and documents that a cluster holds without a split.
+
+    Differences from the paper:
+        1. The decoder's symbols are the ten digits and an end, not pieces of a text vocabulary.
+        2. It starts from random weights, unless a T5 is given.
+        3. Identifiers are made of tf-idf embeddings and of clusters of up to 10 documents, in place of BERT's and 100.
+    """
+    from clbench.seq2seq import Decoder, Encoder, SpellingIndex
+
+    (length,) = _text_shape("seq2seq", input_shape)
+    encoder = Encoder(vocabulary, length, width, layers, heads, dropout)
+    decoder = Decoder(width, layers, heads, dropout)
+    return SpellingIndex(encoder, decoder, length * (width + 1), num_classes, docid, beam, k, leaf)
+
+
+def _text_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int]:
+    if len(input_shape) != 1:
+        raise ConfigError(
+            f"{name} reads rows of tokens; the inputs have shape {tuple(input_shape)}. Take a benchmark of texts."
+        )
+    return (input_shape[0],)
 
 
 # --- timm ---

@@ -11,17 +11,21 @@ hash of its data. Building a benchmark never downloads; `fetch` does.
 Shapes: N examples, C channels, H × W pixels, D features.
 """
 
+from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.benchmark import Shift, build, from_arrays, from_folder, from_npz
 from clbench.data.files import data_folder, read_folder, read_npz
 from clbench.data.known import KNOWN, Known, Status, digits, fetch, load, status
+from clbench.data.retrieval import retrieval
 from clbench.data.source import Source, moments, only, source_of
 
 __all__ = [
     "KNOWN",
+    "Collection",
     "Known",
     "Shift",
     "Source",
     "Status",
+    "beir_folder",
     "build",
     "data_folder",
     "digits",
@@ -32,8 +36,10 @@ __all__ = [
     "load",
     "moments",
     "only",
+    "read_beir",
     "read_folder",
     "read_npz",
+    "retrieval",
     "source_of",
     "status",
 ]

@@ -35,6 +35,10 @@ class ContinualEvaluator:
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
         self.run, self.config = run, config
+        if config.documents and not run.benchmark.setting.documents:
+            raise IncompatibleError(
+                f"evaluation.documents looks at documents, of which {run.benchmark.name} has none; set it to 0."
+            )
         self.curve = Curve()
         self.seconds = 0.0
         self.tick_seconds = 0.0  # of them, what ticks took here, waiting for another process included
@@ -46,6 +50,7 @@ class ContinualEvaluator:
         self._built_for: tuple[object, ...] = ()
         self._ticks: TestSet | None = None
         self._full: TestSet | None = None
+        self._documents: TestSet | None = None  # of the corpora so far
         self._worker: Worker | None = None
         self._starts_worker = False  # with the first ticks' examples
         self._stream: torch.cuda.Stream | None = None  # beside the one that trains
@@ -65,14 +70,22 @@ class ContinualEvaluator:
         new = [i for i in exp.tests if i not in self._seen]
         if new:
             self._seen += new
-            self._ticks = None
+            self._ticks = self._full = self._documents = None
         if first and self.config.every and self.run.step == 0:
             self.tick()
 
+    @property
+    def due(self) -> bool:
+        """Whether the schedule asks for something after the present step."""
+        every, documents, step = self.config.every, self.config.documents, self.run.step
+        return bool((every and step % every == 0) or (documents and step % documents == 0))
+
     def after_step(self) -> None:
-        """A tick, if the schedule says so."""
+        """A tick, and a look at what is indexed, if the schedule says so."""
         if self.config.every and self.run.step % self.config.every == 0:
             self.tick()
+        if self.config.documents and self.run.step % self.config.documents == 0:
+            self.look_at_documents()
 
     def tick(self) -> None:
         """Evaluate the subsets of all seen streams; the counts stay where they are until `fetch`."""
@@ -112,6 +125,36 @@ class ContinualEvaluator:
         self.full(self.run.experience)
         self.fetch()
 
+    def look_at_documents(self) -> None:
+        """Which documents of the corpora so far are mapped to themselves now, by the exact forward pass."""
+        run = self.run
+        with self._clock(), run.evaluating(), torch.no_grad():
+            weights = weights_of(run.model)
+            self._prepare(weights)
+            if self._documents is None:
+                parts = []
+                for exp in run.benchmark.train.experiences[: run.experience + 1]:
+                    raw, y = exp.data.take(torch.arange(exp.documents or 0))
+                    x, y = run.normalise(raw.to(run.device)), y.to(run.device)
+                    parts.append(Examples(exp.index, x, y, torch.full_like(y, HIDDEN)))
+                self._documents = TestSet(parts, self._exact.dtype, self._exact.channels_last, self._unseen)
+            self._exact.load(weights)
+            right = self._ticker.values(self._exact, self._documents, self._portions["exact"])[0]
+            indexed = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)
+            indexed[self._documents.y] = right > 0
+            self.curve.append_indexed(run.step, indexed.cpu().numpy())
+
+    @property
+    def _unseen(self) -> Tensor | None:
+        """(C,) bool, the documents that have not come yet; None where classes are no documents."""
+        run = self.run
+        if not run.benchmark.setting.documents:
+            return None
+        unseen = torch.ones(run.num_classes, dtype=torch.bool)
+        for i in self._seen:
+            unseen[list(run.benchmark.test[i].classes)] = False
+        return unseen.to(run.device)
+
     def full(self, experience: int) -> None:
         """Evaluate the full test sets, with counts per class; experience −1 is before training."""
         self.fetch()
@@ -141,6 +184,7 @@ class ContinualEvaluator:
                 total=test.totals,
                 loss=found[1],
                 full=True,
+                **_ranks(found),
             )
             # A class that was not taught yet and is named by chance has not been learned, so cannot be
             # forgotten.
@@ -174,7 +218,9 @@ class ContinualEvaluator:
                 result = worker.result(result)
             results.append(result)
         self._pending.clear()
-        counts = torch.stack([result.counts for result in results]).cpu().numpy()  # (K, 2, S)
+        counts = (
+            torch.stack([result.counts for result in results]).cpu().numpy()
+        )  # (K, 2, S), or (K, 4, S) with ranks
         whole = test.totals
         k, s = len(ticks), len(test.streams)
         totals = np.array([whole if result.totals is None else result.totals for result in results])  # (K, S)
@@ -190,6 +236,7 @@ class ContinualEvaluator:
             loss=counts[:, 1].reshape(-1),
             full=False,
             of=np.tile(whole, k),
+            **_ranks(counts.swapaxes(0, 1)),
         )
         for result in results:
             for stream, step, correct, total, loss in result.refined:
@@ -361,7 +408,7 @@ class ContinualEvaluator:
                 )
             else:
                 self._stream = torch.cuda.Stream(run.device)
-        self._ticks = self._full = None
+        self._ticks = self._full = self._documents = None
 
     @property
     def _bound_error(self) -> float:
@@ -401,12 +448,16 @@ class ContinualEvaluator:
             stream = run.benchmark.test[i]
             data = self._subset(i, stream.data, subset)
             x, y = run.normalise(data.x().to(run.device)), data.y().to(run.device)
+            also = data.also()
+            also = None if also is None else also.to(run.device)
             if shuffled:
                 order = torch.from_numpy(self._rng("order", i).permutation(len(y))).to(run.device)
                 x, y = x.index_select(0, order), y.index_select(0, order)
+                also = None if also is None else also.index_select(0, order)
             told = run.benchmark.setting.task_labels == "always"
-            parts.append(Examples(i, x, y, torch.full_like(y, stream.task if told else HIDDEN)))
-        return TestSet(parts, by.dtype, by.channels_last)
+            task = torch.full_like(y, stream.task if told else HIDDEN)
+            parts.append(Examples(i, x, y, task, also))
+        return TestSet(parts, by.dtype, by.channels_last, self._unseen)
 
     def _subset(self, stream: int, data: Data, size: int | None) -> Data:
         if size is None or size >= len(data):
@@ -440,6 +491,13 @@ class ContinualEvaluator:
 
     def _clock(self, tick: bool = False) -> _Clock:
         return _Clock(self, tick)
+
+
+def _ranks(counts: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The columns of a curve that ranks fill, from counts (4, …, S); nothing from (2, …, S)."""
+    if len(counts) == 2:
+        return {}
+    return {"hits_at_10": counts[2].reshape(-1).astype(np.int64), "reciprocal_at_10": counts[3].reshape(-1)}
 
 
 class _Clock:

@@ -1,5 +1,18 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.parts.documents import (
+    AllDocuments,
+    GeneratorName,
+    LearnedQueries,
+    PseudoQueries,
+    RememberDocuments,
+    Restart,
+    Spans,
+    give_way,
+    pairs,
+    questioner,
+    spans,
+)
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, SeenOutputs
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
@@ -45,11 +58,13 @@ from clbench.parts.proxies import (
     unit,
 )
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.sharpness import ascent, perturbed
 from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
 
 __all__ = [
+    "AllDocuments",
     "Anchored",
     "AsIs",
     "BinaryCrossEntropy",
@@ -58,26 +73,34 @@ __all__ = [
     "DarkReplay",
     "Distil",
     "Episodes",
+    "GeneratorName",
     "Group",
     "GrowingHead",
     "HoldWeights",
     "KeepFeatures",
     "Keeper",
+    "LearnedQueries",
     "LocalCrossEntropy",
     "Norm",
     "NormKind",
     "ProjectAveraged",
     "ProjectEach",
     "Proxies",
+    "PseudoQueries",
+    "RememberDocuments",
     "Replay",
+    "Restart",
     "SecondView",
     "SeenOutputs",
+    "Spans",
     "Teacher",
     "TrainOnly",
     "TwoViews",
     "as_vector",
+    "ascent",
     "binary_loss",
     "examples_at_once",
+    "give_way",
     "gradients_of",
     "group_norms",
     "insert_norms",
@@ -85,18 +108,22 @@ __all__ = [
     "like",
     "members_of",
     "owners",
+    "pairs",
     "per_example_gradients",
+    "perturbed",
     "present",
     "project",
     "projected_averaged",
     "projected_each",
     "proxy_contrast",
     "quadratic_penalty",
+    "questioner",
     "replay_two_views",
     "replayed_gradient",
     "scale_invariant",
     "second_view",
     "set_gradient",
+    "spans",
     "squared_gradients",
     "stages",
     "teacher_of",

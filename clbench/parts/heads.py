@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
+from clbench.models import Spelling
 from clbench.parts.replay import DarkReplay
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Experience
@@ -50,7 +51,10 @@ class GrowingHead(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         head: nn.Module = model.head  # type: ignore[assignment]
-        model.head = SeenOutputs(head, self.run.num_classes)
+        if isinstance(head, Spelling):  # its search must know
+            head.seen = torch.zeros_like(head.seen)
+        else:
+            model.head = SeenOutputs(head, self.run.num_classes)
         return model
 
     def setup(self, run: Run) -> None:
@@ -61,5 +65,5 @@ class GrowingHead(Strategy):
             )
 
     def begin_experience(self, exp: Experience) -> None:
-        seen = next(m.seen for m in self.run.model.modules() if isinstance(m, SeenOutputs))
+        seen = next(m.seen for m in self.run.model.modules() if isinstance(m, SeenOutputs | Spelling))
         seen[list(exp.classes)] = True

@@ -17,7 +17,6 @@ from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.subjects import Subject
-from clbench.testing.tiny import tiny_benchmark
 from clbench.testing.tools import (
     NotApplicable,
     Violation,
@@ -257,6 +256,7 @@ def check_declares_needs(subject: Subject) -> None:
         "task labels": {"task_labels": "never"},
         "memory": {"memory": 0},
         "several passes": {"passes": 1},
+        "documents": {"documents": False},
     }
     for need, spec in without.items():
         epochs = 1 if need == "several passes" else 2
@@ -346,7 +346,7 @@ def check_tasks_hidden(subject: Subject) -> None:
         return call()
 
     runs = [
-        subject.fitted(tiny_benchmark(tasks=tasks), watch(subject.make(), look), every=2)
+        subject.fitted(subject.benchmark(tasks=tasks), watch(subject.make(), look), every=2)
         for tasks in ((0, 1, 2), (2, 0, 1))
     ]
     same(everything(runs[0]), everything(runs[1]), "the result depends on task labels that it may not know")

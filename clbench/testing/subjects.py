@@ -70,6 +70,8 @@ class Subject:
         """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:
             spec.setdefault("task_labels", "always")
+        if "documents" in self.needs:
+            spec.setdefault("documents", True)
         return tiny_benchmark(**spec)
 
     @functools.cached_property

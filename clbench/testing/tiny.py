@@ -17,6 +17,9 @@ from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
+TOKENS, LENGTH = 8, 6
+"""Of a tiny retrieval stream: tokens of a document's own, one more than it uses, and tokens of an example."""
+
 
 def tiny_benchmark(
     *,
@@ -31,6 +34,7 @@ def tiny_benchmark(
     task_labels: Literal["never", "train", "always"] | None = None,
     passes: int | None = None,
     memory: int | None = None,
+    documents: bool = False,
     seed: int = 0,
 ) -> Benchmark:
     """Experiences of a few well separated Gaussian classes; half as many test examples.
@@ -43,6 +47,8 @@ def tiny_benchmark(
         tasks: the experiences' true task labels; their indices if None.
         boundaries, task_labels, passes, memory: of the `Setting`; task labels are always told under "task"
             shift unless said otherwise.
+        documents: a retrieval stream: a class is a document, of tokens of its own, with several passages; half of the
+            first experience's examples are labelled queries, and so are all test examples.
         seed: of everything drawn.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -58,15 +64,25 @@ def tiny_benchmark(
     means = corners + torch.eye(clusters, features)
     labels = tuple(tasks) if tasks is not None else tuple(range(experiences))
 
+    def asked(name: str, i: int, size: int) -> int:
+        """How many examples come before the queries."""
+        return 0 if name == "test" else -(-size // 2) if i == 0 else size
+
     def stream(name: str, size: int) -> Stream:
         xs, ys = [], []
         for i, group in enumerate(groups):
             y = torch.tensor(group)[torch.arange(size) % len(group)]
             place = y + i * classes if domain else y
+            if documents:
+                row = torch.randint(1, TOKENS, (size, LENGTH), generator=generator) + TOKENS * place[:, None]
+                queries = torch.arange(size) >= asked(name, i, size)
+                xs.append(torch.where(queries[:, None] & (torch.arange(LENGTH) >= 3), 0, row))
+                ys.append(y)
+                continue
             xs.append(means[place] + 0.5 * torch.randn((size, features), generator=generator))
             ys.append(y)
         x = torch.cat(xs)
-        if images:
+        if images and not documents:
             x = (x * 32 + 128).clamp(0, 255).to(torch.uint8).view(-1, 1, 4, 4)
         pool = Pool(x, torch.cat(ys))
         return Stream(
@@ -78,6 +94,7 @@ def tiny_benchmark(
                     Data.of(pool, torch.arange(i * size, (i + 1) * size)),
                     labels[i],
                     f"domain {i}" if domain else None,
+                    documents=asked(name, i, size) if documents else None,
                 )
                 for i, group in enumerate(groups)
             ),
@@ -92,11 +109,12 @@ def tiny_benchmark(
             task_labels=task_labels or ("always" if shift == "task" else "never"),
             passes=passes,
             memory=memory,
+            documents=documents,
         ),
         train=stream("train", examples),
         test=stream("test", max(examples // 2, 1)),
         num_classes=classes if domain else experiences * classes,
-        transform=Transform(mean=(0.5,), std=(0.25,)) if images else Transform(),
+        transform=Transform(mean=(0.5,), std=(0.25,)) if images and not documents else Transform(),
         seed=seed,
     )
 
@@ -108,6 +126,11 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     """
     size_in = torch.Size(benchmark.input_shape).numel()
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(size_in, 16)]
+    if benchmark.setting.documents:
+        tokens = 1 + max(
+            int(exp.data.x().max()) for stream in (benchmark.train, benchmark.test) for exp in stream
+        )
+        layers = [nn.EmbeddingBag(tokens, 16, mode="mean", padding_idx=0), nn.Linear(16, 16)]
     if norm:
         layers.append(nn.BatchNorm1d(16))
     return Classifier(nn.Sequential(*layers, nn.ReLU()), 16, benchmark.num_classes)
