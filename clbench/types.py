@@ -368,6 +368,7 @@ class Benchmark:
         seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
         class_names, notes: for people.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
+        metrics: keys of metrics that its records hold beside those of every run.
     """
 
     name: str
@@ -384,6 +385,7 @@ class Benchmark:
     notes: str = ""
     spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
+    metrics: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
