@@ -18,7 +18,7 @@ PAIRS = [*itertools.product(BASES, MODIFIERS)]
 REFUSED = {
     **{(base, "ema"): "may classify" for base in ("icarl", "ncm", "pcr", "hpcr", "scr")},
     **{(base, "growing-head"): "classes that are still to come" for base in ("der", "derpp")},
-    ("ncm", "refresh"): "no trainable parameters",
+    **dict.fromkeys([("ncm", "refresh"), ("ncm", "sam")], "no trainable parameters"),
     **{(base, "redo"): "linear head" for base in ("pcr", "hpcr", "ncm", "linear-probe")},
     **dict.fromkeys([("scr", "freeze"), ("ncm", "view-batch")], "depends on nothing that is trained"),
     ("gdumb", "view-batch"): "view-batch arranges the stream's batches, and gdumb learns from none of them",

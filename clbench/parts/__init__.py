@@ -45,6 +45,7 @@ from clbench.parts.proxies import (
     unit,
 )
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.sharpness import ascent, perturbed
 from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
@@ -76,6 +77,7 @@ __all__ = [
     "TrainOnly",
     "TwoViews",
     "as_vector",
+    "ascent",
     "binary_loss",
     "examples_at_once",
     "gradients_of",
@@ -86,6 +88,7 @@ __all__ = [
     "members_of",
     "owners",
     "per_example_gradients",
+    "perturbed",
     "present",
     "project",
     "projected_averaged",
