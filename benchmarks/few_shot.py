@@ -1,4 +1,4 @@
-"""Few-shot class-incremental learning: a base session with much data, then sessions of a few examples of new classes."""
+"""Few-shot class-incremental learning: a base session with much data, then a few examples of a few new classes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from typing import Literal
 
 import numpy as np
 
-from clbench.data import DRAWERS, Source, build_few_shot, chosen, load, omniglot, read_folder, read_npz, read_rows
+from clbench.data import (
+    DRAWERS,
+    Source,
+    build_few_shot,
+    chosen,
+    load,
+    omniglot,
+    read_folder,
+    read_npz,
+    read_rows,
+)
 from clbench.errors import ConfigError
 from clbench.registry import register_benchmark
 from clbench.streams import few_shot as few_shot_streams, permutation
 from clbench.types import Benchmark
 
 # The published shots, five of each of classes 60 … 99, as rows of CIFAR-100's training set in its published order. From
-# the repository of Tao et al., "Few-Shot Class-Incremental Learning", CVPR 2020, github.com/xyutao/fscil, whose lists all
-# later work takes over.
+# the repository of Tao et al., "Few-Shot Class-Incremental Learning", CVPR 2020, github.com/xyutao/fscil, whose lists
+# all later work takes over.
+# fmt: off
 PUBLISHED = (
-    (29774, 33344, 4815, 6772, 48317, 29918, 33262, 5138, 7342, 47874, 28864, 32471, 4316, 6436, 47498)
-    + (29802, 33159, 3730, 5093, 47740, 30548, 34549, 2845, 4996, 47866)
-    + (28855, 32834, 4603, 6914, 48126, 29932, 33300, 3860, 5424, 47055, 29434, 32604, 4609, 6380, 47844)
-    + (30456, 34217, 4361, 6550, 46896, 29664, 32857, 4923, 7502, 47270)
-    + (31267, 34427, 4799, 6611, 47404, 28509, 31687, 3477, 5563, 48003, 29545, 33412, 5114, 6808, 47692)
-    + (29209, 33265, 4131, 6401, 48102, 31290, 34432, 6060, 8451, 48279)
-    + (32337, 35646, 6022, 9048, 48584, 30768, 34394, 5091, 6510, 48023, 30310, 33230, 5098, 6671, 48349)
-    + (29690, 33490, 4260, 5916, 47371, 31173, 34943, 4517, 6494, 47689)
-    + (30281, 33894, 3768, 6113, 48095, 28913, 32821, 6172, 8276, 48004, 31249, 34088, 5257, 6961, 47534)
-    + (30404, 34101, 4985, 6899, 48115, 31823, 35148, 3922, 6548, 48127)
-    + (30815, 34450, 3481, 5089, 47913, 31683, 34591, 5251, 7608, 47984, 29837, 33823, 4615, 6448, 47752)
-    + (31222, 34079, 5686, 7919, 48675, 28567, 32964, 5009, 6201, 47039)
-    + (29355, 33909, 3982, 5389, 47166, 31058, 35180, 5177, 6890, 48032, 31176, 35098, 5235, 7861, 47830)
-    + (30874, 34639, 5266, 7489, 47323, 29960, 34050, 4988, 7434, 48208)
-    + (30463, 34580, 5230, 6813, 48605, 31702, 35249, 5854, 7765, 48444, 30380, 34028, 5211, 7433, 47988)
-    + (31348, 34021, 4929, 7033, 47904, 30627, 33728, 4895, 6299, 47507)
+    29774, 33344, 4815, 6772, 48317, 29918, 33262, 5138, 7342, 47874, 28864, 32471, 4316, 6436, 47498,
+    29802, 33159, 3730, 5093, 47740, 30548, 34549, 2845, 4996, 47866, 28855, 32834, 4603, 6914, 48126,
+    29932, 33300, 3860, 5424, 47055, 29434, 32604, 4609, 6380, 47844, 30456, 34217, 4361, 6550, 46896,
+    29664, 32857, 4923, 7502, 47270, 31267, 34427, 4799, 6611, 47404, 28509, 31687, 3477, 5563, 48003,
+    29545, 33412, 5114, 6808, 47692, 29209, 33265, 4131, 6401, 48102, 31290, 34432, 6060, 8451, 48279,
+    32337, 35646, 6022, 9048, 48584, 30768, 34394, 5091, 6510, 48023, 30310, 33230, 5098, 6671, 48349,
+    29690, 33490, 4260, 5916, 47371, 31173, 34943, 4517, 6494, 47689, 30281, 33894, 3768, 6113, 48095,
+    28913, 32821, 6172, 8276, 48004, 31249, 34088, 5257, 6961, 47534, 30404, 34101, 4985, 6899, 48115,
+    31823, 35148, 3922, 6548, 48127, 30815, 34450, 3481, 5089, 47913, 31683, 34591, 5251, 7608, 47984,
+    29837, 33823, 4615, 6448, 47752, 31222, 34079, 5686, 7919, 48675, 28567, 32964, 5009, 6201, 47039,
+    29355, 33909, 3982, 5389, 47166, 31058, 35180, 5177, 6890, 48032, 31176, 35098, 5235, 7861, 47830,
+    30874, 34639, 5266, 7489, 47323, 29960, 34050, 4988, 7434, 48208, 30463, 34580, 5230, 6813, 48605,
+    31702, 35249, 5854, 7765, 48444, 30380, 34028, 5211, 7433, 47988, 31348, 34021, 4929, 7033, 47904,
+    30627, 33728, 4895, 6299, 47507,
 )
+# fmt: on
 
 
 @register_benchmark("fscil-cifar100", version=1)
@@ -57,10 +67,10 @@ def fscil_cifar100(
         base: classes of the base session, with all their images.
         ways: classes of each later session. shots: images of each of them. sessions: how many later ones there are.
         class_order: natural, as all published work has it, drawn from the seed, or a list of all.
-        shot_list: which images the later sessions have. auto: the published ones where the file's training images come in
-            the published order, as `clbench data fetch cifar100` leaves them, and the other parameters are the protocol's;
-            drawn from the seed otherwise, and the benchmark's notes say which. published: those, or a refusal. drawn. Or a
-            file of row numbers, as text or .npz, session by session.
+        shot_list: which images the later sessions have. auto: the published ones where the file's training images come
+            in the published order, as `clbench data fetch cifar100` leaves them, and the other parameters are the
+            protocol's; drawn from the seed otherwise, and the benchmark's notes say which. published: those, or a
+            refusal. drawn. Or a file of row numbers, as text or .npz, session by session.
         memory: images that a strategy may keep; none in the protocol.
         augment: random crop and flip in training.
         valid: share of the training images that makes a validation stream.
@@ -74,7 +84,9 @@ def fscil_cifar100(
         if why and shot_list == "published":
             raise ConfigError(f"fscil-cifar100: the published list of shots does not apply: {why}")
         rows = None if why else list(PUBLISHED[: sessions * ways * shots])
-        which = f"drawn by the seed. The published list does not apply: {why}" if why else "the published list."
+        which = (
+            f"drawn by the seed. The published list does not apply: {why}" if why else "the published list."
+        )
     else:
         rows = None if shot_list == "drawn" else read_rows(shot_list)
         which = "drawn by the seed." if rows is None else f"the list {Path(shot_list).name}."
@@ -129,8 +141,8 @@ def fscil_omniglot(
 ) -> Benchmark:
     """Omniglot, few-shot class-incremental: 200 base characters, then eight sessions of ten, five drawings each.
 
-    Base characters are of the published background set's 30 alphabets, later ones of the evaluation set's 20 (Lake et al.,
-    Science 2015), so that new classes come from alphabets never seen. The last drawers are for testing, for every
+    Base characters are of the published background set's 30 alphabets, later ones of the evaluation set's 20 (Lake et
+    al., Science 2015), so that new classes come from alphabets never seen. The last drawers are for testing, for every
     character; the others' drawings are for training, all of them in the base session. The numbers are ours: there is no
     established protocol.
 
@@ -194,8 +206,8 @@ def few_shot(
     Args:
         path: an .npz file with x_train, y_train, x_test and y_test, or a folder of images as for `image-folder`.
         base: classes of the base session, with all their examples.
-        ways: classes of each later session. shots: examples of each of them. sessions: how many later ones there are; as
-            many as there are classes for unless given.
+        ways: classes of each later session. shots: examples of each of them. sessions: how many later ones there are;
+            as many as there are classes for unless given.
         class_order: ascending, drawn from the seed, or a list of all.
         shot_list: drawn from the seed, or a file of row numbers of the training examples, as text or .npz, session by
             session.

@@ -347,6 +347,11 @@ class Run:
         return int(self._place["epoch"])
 
     @property
+    def epochs(self) -> int:
+        """Passes over the present experience, a part of one counted whole."""
+        return -(-self._steps // self._batches_of(len(self.train[self.experience].data)))
+
+    @property
     def at_last_step(self) -> bool:
         """Whether the present step is its experience's last, or it has ended; of a foreign loop, any may be."""
         return self._trainer is not None or bool(self._place["done"] + 1 >= self._steps)

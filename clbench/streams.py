@@ -113,11 +113,11 @@ def few_shot(
     Args:
         base: classes of the first experience.
         ways: classes of each later one. shots: training examples of each of these classes.
-        sessions: experiences after the first; None takes as many as there are classes for. Classes that are left over are
-            in no experience.
+        sessions: experiences after the first; None takes as many as there are classes for. Classes that are left over
+            are in no experience.
         class_order: the base session takes the first classes of it.
-        rows: the rows of `train` that the sessions after the first hold, in their order, ways · shots each. Without them,
-            the examples of a class are drawn from the seed; those of few shots are then among those of more.
+        rows: the rows of `train` that the sessions after the first hold, in their order, ways · shots each. Without
+            them, the examples of a class are drawn from the seed; those of few shots are then among those of more.
         valid_fraction: share of each class's training examples that goes to the validation stream, shots excepted.
         seed: of what is drawn.
 
@@ -135,10 +135,11 @@ def few_shot(
             "given."
         )
     count = (len(order) - base) // ways if sessions is None else sessions
-    if count < 0 or base + count * ways > len(order):
+    wanted = base + max(count, 0) * ways
+    if count < 0 or wanted > len(order):
         raise ConfigError(
-            f"{base} base classes and {max(count, 0)} sessions of {ways} take {base + max(count, 0) * ways} classes; the "
-            f"data have {len(order)}."
+            f"{base} base classes and {max(count, 0)} sessions of {ways} take {wanted} classes; the data have "
+            f"{len(order)}."
         )
     groups = [order[:base], *(order[base + i * ways : base + (i + 1) * ways] for i in range(count))]
     if rows is None:
@@ -205,7 +206,9 @@ def _listed_shots(y: Ints, groups: Sequence[Ints], shots: int, rows: Sequence[in
             )
         for c in group.tolist():
             if (held := int((y[part] == c).sum())) != shots:
-                raise ConfigError(f"The list of shots gives session {i} {held} rows of class {c}, not {shots}.")
+                raise ConfigError(
+                    f"The list of shots gives session {i} {held} rows of class {c}, not {shots}."
+                )
         found.append(np.sort(part))
     return found
 

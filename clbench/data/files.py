@@ -106,7 +106,9 @@ def read_rows(path: str | Path) -> list[int]:
             keys = [name.removesuffix(".npy") for name in archive.namelist()]
         arrays = list(read_arrays(file, keys).values())
         if len(arrays) != 1 or arrays[0].dtype.kind not in "iu":
-            raise DataError(f"The list {path} must hold one array of whole numbers; it holds {', '.join(keys)}.")
+            raise DataError(
+                f"The list {path} must hold one array of whole numbers; it holds {', '.join(keys)}."
+            )
         return [int(row) for row in arrays[0].ravel()]
     try:
         words = data.decode("utf-8").replace(",", " ").split()

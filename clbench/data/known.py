@@ -82,8 +82,8 @@ KNOWN = {
         (1, 28, 28),
         1_623,
         (24_345, 8_115),
-        get="its images from its authors (Lake, Salakhutdinov, Tenenbaum, Science 2015), resized to 28 × 28 pixels with bright "
-        "ink",
+        get="its images from its authors (Lake, Salakhutdinov, Tenenbaum, Science 2015), resized to 28 × 28 "
+        "pixels with bright ink",
         keys="x (32460, 28, 28, 1) uint8, y, alphabet and drawer (32460,) integers from 0, background (32460,) bool, "
         "optionally class_names and alphabet_names",
     ),
@@ -299,7 +299,9 @@ def _missing(name: str) -> str:
     if known.dataset:
         how = f"run `clbench data fetch {name}`, which downloads it ({known.megabytes} MB), or put"
     else:
-        how = f"get {known.get}, and put " + ("" if known.keys else f"the folders into {folder / name}, or put")
+        how = f"get {known.get}, and put " + (
+            "" if known.keys else f"the folders into {folder / name}, or put"
+        )
     return (
         f"{known.title} is not in {folder}: {how} {folder / name}.npz there, with the keys {keys}. "
         "The environment variable CLBENCH_DATA names another folder."

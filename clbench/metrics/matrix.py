@@ -367,8 +367,8 @@ def gacc_auc(curve: Curve) -> float | None:
 
         (1/ρ) ∫_0^ρ gAcc(α) dα by trapezoids over α = 0, 1, … ρ,   ρ = n[1] / mean_{j≥2} n[j], rounded
 
-    ρ is base classes over classes of a later session; the curve knows numbers of test examples, of which every class has
-    equally many, or nearly. See `generalized_accuracy` and `generalized_accuracy_auc`.
+    ρ is base classes over classes of a later session; the curve knows numbers of test examples, of which every class
+    has equally many, or nearly. See `generalized_accuracy` and `generalized_accuracy_auc`.
     """
     R, _, n = task_matrix(curve, tasks=2)
     return generalized_accuracy_auc(R, max(1, round(float(n[0] / n[1:].mean()))))
