@@ -10,7 +10,7 @@ from clbench import Strategy, chain, register
 from clbench.parts import Mix, PlainRows
 
 
-@register("cmo", paper="arXiv:2112.00412", modifier=True)
+@register("cmo", paper="arXiv:2112.00412", modifier=True, null={"probability": 0.0})
 def cmo(probability: float = 0.5, power: float = 1.0, start: int = 3, end: int = 1) -> Strategy:
     """CMO: boxes of images of rare classes are pasted into a batch, whose rows then have two labels.
 
@@ -34,4 +34,6 @@ def cmo(probability: float = 0.5, power: float = 1.0, start: int = 3, end: int =
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability lies in [0, 1]; {probability} was given")
+    if probability == 0:
+        return Strategy()
     return chain(PlainRows(), Mix(probability, power, start, end))

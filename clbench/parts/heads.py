@@ -64,7 +64,9 @@ class Normalised(Strategy):
         self.scale = scale
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        model.head = NormalisedHead(model.head.weight, self.scale)  # type: ignore[union-attr,arg-type]
+        before: Tensor = model.head.weight  # type: ignore[union-attr,assignment]
+        head = NormalisedHead(before, self.scale)
+        model.head = head.requires_grad_(before.requires_grad)  # what is frozen stays so
         return model
 
 
