@@ -642,8 +642,9 @@ class Run:
         if passes is None:
             return
         allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
-        if train.iterations is None and train.epochs > passes:
-            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
+        for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
+            if train.iterations is None and given > passes:
+                raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data))
             if train.iterations is not None and train.iterations > most:
@@ -689,7 +690,9 @@ class Run:
         """Iterations over an experience."""
         if self.config.train.iterations is not None:
             return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data))
+        train = self.config.train
+        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
+        return epochs * self._batches_of(len(exp.data))
 
     def _batches_of(self, n: int) -> int:
         full, rest = divmod(n, self.batch_size)

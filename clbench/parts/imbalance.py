@@ -102,7 +102,8 @@ class BalancedSoftmax(Counts, RowLoss):
 
 def log_prior(n: Tensor) -> Tensor:
     """(C,) ln n_c / Σ n of counts (C,); `MASKED` for a class without an example, which is then out of the question."""
-    return torch.where(n > 0, (n / n.sum()).log(), MASKED)
+    share = n.double() / n.sum()
+    return torch.where(n > 0, share.log(), MASKED).to(n.dtype)
 
 
 class Margins(Counts, RowLoss):
@@ -136,15 +137,16 @@ class Margins(Counts, RowLoss):
 
 def ldam_margins(n: Tensor, largest: float) -> Tensor:
     """(C,) m_c = m · n_c^−¼ / max_k n_k^−¼ of counts (C,); 0 for a class without an example."""
-    root = torch.where(n > 0, n.clamp(min=1) ** -0.25, 0.0)
-    return largest * root / root.max()
+    root = torch.where(n > 0, n.double().clamp(min=1) ** -0.25, 0.0)
+    return (largest * root / root.max()).to(n.dtype)
 
 
 def effective_weights(n: Tensor, beta: float) -> Tensor:
     """(C,) (1 − β) / (1 − β^n_c) of counts (C,), scaled to mean 1 over the classes with examples; 0 for others."""
     there = n > 0
-    weight = torch.where(there, (1 - beta) / (1 - beta ** n.clamp(min=1)), 0.0)
-    return weight * there.sum() / weight.sum()
+    few = n.double().clamp(min=1)  # in single precision 1 − β and 1 − β^n would be rounded away
+    weight = torch.where(there, (1 - beta) / (1 - beta**few), 0.0)
+    return (weight * there.sum() / weight.sum()).to(n.dtype)
 
 
 class Mix(Strategy):
