@@ -75,6 +75,7 @@ class TrainConfig(_Tree):
     Attributes:
         batch_size: stream examples in a batch.
         epochs: passes over an experience.
+        later_epochs: passes over every experience but the first, where these are to be others: a few images need more.
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
         first_iterations: steps of the first experience, where it is to have others; with `iterations` only.
         drop_last: leave out the last batch of a pass when it is smaller.
@@ -82,6 +83,7 @@ class TrainConfig(_Tree):
 
     batch_size: Positive = 32
     epochs: Positive = 1
+    later_epochs: Positive | None = None
     iterations: Positive | None = None
     first_iterations: Positive | None = None
     drop_last: bool = False

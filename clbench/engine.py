@@ -370,6 +370,11 @@ class Run:
         return int(self._place["epoch"])
 
     @property
+    def epochs(self) -> int:
+        """Passes over the present experience, a part of one counted whole."""
+        return -(-self._steps // self._batches_of(len(self.train[self.experience].data)))
+
+    @property
     def at_last_step(self) -> bool:
         """Whether the present step is its experience's last, or it has ended; of a foreign loop, any may be."""
         return self._trainer is not None or bool(self._place["done"] + 1 >= self._steps)
@@ -668,8 +673,9 @@ class Run:
         if passes is None:
             return
         allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
-        if train.iterations is None and train.epochs > passes:
-            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
+        for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
+            if train.iterations is None and given > passes:
+                raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data))
             if train.iterations is not None and self.steps_of(exp) > most:
@@ -716,7 +722,8 @@ class Run:
         train = self.config.train
         if train.iterations is not None:
             return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
-        return train.epochs * self._batches_of(len(exp.data))
+        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
+        return epochs * self._batches_of(len(exp.data))
 
     def _batches_of(self, n: int) -> int:
         full, rest = divmod(n, self.batch_size)

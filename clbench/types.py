@@ -463,6 +463,7 @@ class Benchmark:
         class_names, notes: for people.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
         tokenizer: between texts and inputs, where the inputs are tokens that one has made.
+        metrics: keys of metrics that its records hold beside those of every run.
     """
 
     name: str
@@ -480,6 +481,7 @@ class Benchmark:
     spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
     tokenizer: Tokenizer | None = None
+    metrics: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (

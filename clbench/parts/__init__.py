@@ -14,7 +14,19 @@ from clbench.parts.documents import (
     spans,
 )
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
-from clbench.parts.heads import GrowingHead, SeenOutputs
+from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
+from clbench.parts.imbalance import (
+    BalancedSoftmax,
+    Margins,
+    Mix,
+    PlainRows,
+    RowLoss,
+    TailSharpness,
+    box,
+    effective_weights,
+    ldam_margins,
+    log_prior,
+)
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
 from clbench.parts.normalisation import (
     Norm,
@@ -58,6 +70,7 @@ from clbench.parts.proxies import (
     unit,
 )
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.sessions import LearnFirst, SettleAfterFirst, Settling, feature_sums
 from clbench.parts.sharpness import ascent, perturbed
 from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
@@ -67,6 +80,7 @@ __all__ = [
     "AllDocuments",
     "Anchored",
     "AsIs",
+    "BalancedSoftmax",
     "BinaryCrossEntropy",
     "CosineHead",
     "CrossEntropy",
@@ -79,10 +93,16 @@ __all__ = [
     "HoldWeights",
     "KeepFeatures",
     "Keeper",
+    "LearnFirst",
     "LearnedQueries",
     "LocalCrossEntropy",
+    "Margins",
+    "Mix",
     "Norm",
     "NormKind",
+    "Normalised",
+    "NormalisedHead",
+    "PlainRows",
     "ProjectAveraged",
     "ProjectEach",
     "Proxies",
@@ -90,22 +110,31 @@ __all__ = [
     "RememberDocuments",
     "Replay",
     "Restart",
+    "RowLoss",
     "SecondView",
     "SeenOutputs",
+    "SettleAfterFirst",
+    "Settling",
     "Spans",
+    "TailSharpness",
     "Teacher",
     "TrainOnly",
     "TwoViews",
     "as_vector",
     "ascent",
     "binary_loss",
+    "box",
+    "effective_weights",
     "examples_at_once",
+    "feature_sums",
     "give_way",
     "gradients_of",
     "group_norms",
     "insert_norms",
     "lag_weights",
+    "ldam_margins",
     "like",
+    "log_prior",
     "members_of",
     "owners",
     "pairs",
