@@ -280,6 +280,7 @@ class Experience:
         task: the task label; the learner sees it only where the setting tells.
         domain: name of the domain, in domain-incremental streams.
         tests: which experiences of the test stream count as seen from here on; its own one by default.
+        ordered: that its examples come in the order of the data. Otherwise every pass shuffles them.
     """
 
     index: int
@@ -288,6 +289,7 @@ class Experience:
     task: int = HIDDEN
     domain: str | None = None
     tests: tuple[int, ...] = ()
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -368,6 +370,7 @@ class Benchmark:
         seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
         class_names, notes: for people.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
+        metrics: keys of metrics that its records hold beside those of every run.
     """
 
     name: str
@@ -384,6 +387,7 @@ class Benchmark:
     notes: str = ""
     spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
+    metrics: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -422,5 +426,7 @@ class Benchmark:
         for stream in (self.train, self.test, self.valid):
             for exp in stream or ():
                 sha.update(json.dumps([exp.index, exp.classes, exp.task, exp.domain, exp.tests]).encode())
+                if exp.ordered:
+                    sha.update(b"ordered")
                 exp.data.describe(sha)
         return sha.hexdigest()

@@ -11,7 +11,7 @@ hash of its data. Building a benchmark never downloads; `fetch` does.
 Shapes: N examples, C channels, H × W pixels, D features.
 """
 
-from clbench.data.benchmark import Shift, build, from_arrays, from_folder, from_npz
+from clbench.data.benchmark import Shift, build, build_blurry, from_arrays, from_folder, from_npz
 from clbench.data.files import data_folder, read_folder, read_npz
 from clbench.data.known import KNOWN, Known, Status, digits, fetch, load, status
 from clbench.data.source import Source, moments, only, source_of
@@ -23,6 +23,7 @@ __all__ = [
     "Source",
     "Status",
     "build",
+    "build_blurry",
     "data_folder",
     "digits",
     "fetch",

@@ -27,11 +27,19 @@ class TestSet:
         streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
         starts, totals: (S,) where each stream begins, and its size.
         features: (N, D) of a frozen trunk, once they are known.
+        exposed: (C,) bool, the classes that are in question; None for all.
     """
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, parts: Sequence[Examples], dtype: torch.dtype | None, channels_last: bool) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Examples],
+        dtype: torch.dtype | None,
+        channels_last: bool,
+        exposed: Tensor | None = None,
+    ) -> None:
+        self.exposed = exposed
         self.streams = [part.stream for part in parts]
         sizes = torch.tensor([len(part.y) for part in parts])
         self.x = torch.cat([part.x for part in parts])

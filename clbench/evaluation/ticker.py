@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clbench.evaluation.forward import Forward
 from clbench.evaluation.racing import Race, Request
 from clbench.evaluation.testset import TestSet
+from clbench.types import MASKED
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ class Ticker:
         for start in range(0, len(y), portion):
             part = slice(start, start + portion)
             logits = classify(inputs[part], task[part])
+            if test.exposed is not None:
+                logits = logits.masked_fill(~test.exposed, MASKED)
             values[0, part] = logits.argmax(1) == y[part]
             values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
         return values
