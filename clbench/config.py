@@ -79,6 +79,8 @@ class TrainConfig(_Tree):
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
         first_iterations: steps of the first experience, where it is to have others; with `iterations` only.
         drop_last: leave out the last batch of a pass when it is smaller.
+        updates: on every batch of the stream, each with inputs augmented anew and other replayed examples. Memories
+            take the batch once.
     """
 
     batch_size: Positive = 32
@@ -87,6 +89,7 @@ class TrainConfig(_Tree):
     iterations: Positive | None = None
     first_iterations: Positive | None = None
     drop_last: bool = False
+    updates: Positive = 1
 
     @model_validator(mode="after")
     def _goes_together(self) -> TrainConfig:
@@ -100,6 +103,8 @@ class EvaluationConfig(_Tree):
 
     Attributes:
         every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
+        every_examples: stream examples between them, in place of `every`: after the step with which a multiple of it is
+            exceeded.
         subset: test examples of each experience that are used, a fixed random choice; None uses all.
         level: exact is float32, every example; fast is bfloat16 with batch normalisation folded, its disagreement with
             exact measured on the way and recorded; racing evaluates a prefix of each stream, and more only while a
@@ -119,6 +124,7 @@ class EvaluationConfig(_Tree):
     """
 
     every: Annotated[int, Field(ge=0)] = 1
+    every_examples: Positive | None = None
     subset: Positive | None = None
     level: Literal["exact", "fast", "racing", "racing+fast"] = "exact"
     check: Positive = 100
@@ -130,6 +136,21 @@ class EvaluationConfig(_Tree):
     batch_size: Positive | None = None
     network: bool = False
     documents: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def ticks(self) -> bool:
+        """Whether anything is evaluated between experience ends."""
+        return self.every > 0 or self.every_examples is not None
+
+    def due(self, steps: int, before: int, after: int) -> bool:
+        """Whether the step that ends with so many steps is evaluated.
+
+        Args:
+            steps: done so far. before, after: stream examples consumed before the last one and after it.
+        """
+        if self.every_examples is not None:
+            return (after - 1) // self.every_examples > max(before - 1, 0) // self.every_examples
+        return self.every > 0 and steps % self.every == 0
 
     @property
     def fast(self) -> bool:

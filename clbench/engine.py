@@ -37,6 +37,7 @@ from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
+from clbench.streams import seamless
 from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, LateOutput, Order, Output
 
 WINDOW = 50
@@ -115,10 +116,16 @@ class Run:
         self.train = benchmark.train
         for part in parts:
             self.train = part.stream(self.train)
+        self.ends: tuple[
+            int, ...
+        ] = ()  # of the stream's segments, in examples, where the learner is told none
+        if not benchmark.setting.boundaries and all(exp.ordered for exp in self.train):
+            self.train, self.ends = seamless(self.train)
         self._check_passes()
         self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
         self.evaluator = ContinualEvaluator(self, config.evaluation)
         self._compose(parts)
+        self._check_loop()
         for part in parts:
             part.setup(self)
         self._check_memory()
@@ -188,8 +195,10 @@ class Run:
         """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
 
         Drawn on the CPU, by seed, experience and number alone, so that it is the same on every device and
-        whatever else draws.
+        whatever else draws. Of an ordered experience, the order that it has.
         """
+        if exp.ordered:
+            return torch.arange(len(exp.data))
         generator = torch.Generator()
         generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
         return torch.randperm(len(exp.data), generator=generator)
@@ -497,13 +506,15 @@ class Run:
 
     def _iterate(self, batch: Batch) -> None:
         self._schedule()
-        for extend in self._points["extend"]:
-            batch = extend(batch)
-        out = self._step(batch)
+        for update in range(self.config.train.updates):
+            given = batch if update == 0 else batch.with_x(self.augment(batch.raw))
+            for extend in self._points["extend"]:
+                given = extend(given)
+            out = self._step(given)
         with torch.no_grad():
             for after_step in self._points["after_step"]:
-                after_step(batch, out)
-        self._stepped(batch.new)
+                after_step(given, out)
+        self._stepped(given.new)
 
     def _stepped(self, examples: int) -> None:
         """An iteration is over: counted, looked at, evaluated."""
@@ -511,9 +522,21 @@ class Run:
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        if self.evaluator.due:
+        if self.config.evaluation.due(self.step, self.examples - examples, self.examples):
             self._stop_clock()
-            self.evaluator.after_step()
+            self.evaluator.tick()
+            self._resume_clock()
+        documents = self.config.evaluation.documents
+        if documents and self.step % documents == 0:
+            self._stop_clock()
+            self.evaluator.look_at_documents()
+            self._resume_clock()
+        while (
+            self.evaluator.segment < len(self.ends) - 1 and self.examples >= self.ends[self.evaluator.segment]
+        ):
+            self._stop_clock()
+            self._flush()  # a full evaluation is never taken back
+            self.evaluator.end_segment()
             self._resume_clock()
 
     def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
@@ -683,6 +706,19 @@ class Run:
                     f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
                     f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
+
+    def _check_loop(self) -> None:
+        """Refuse a loop or an order of a part's own where the configuration or the stream has one."""
+        ordered = any(exp.ordered for exp in self.train)
+        if self._trainer is not None and (ordered or self.config.train.updates > 1):
+            what = "the order of its examples" if ordered else f"train.updates={self.config.train.updates}"
+            raise IncompatibleError(
+                f"{self.strategy} trains by a loop of its own, which does not keep to {what} of {self._benchmark_id}."
+            )
+        if self._orderer is not None and ordered:
+            raise IncompatibleError(
+                f"{self.strategy} orders the examples, and those of {self._benchmark_id} come in an order of their own."
+            )
 
     def _classes_of_tasks(self) -> Tensor | None:
         """(tasks, C) bool: which classes a task has; None where task labels are not told."""

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from clbench.ledger import Record
     from clbench.suite import Cell as SuiteCell
 
-COLUMNS = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc", "wf10")
+COLUMNS = (
+    "average_accuracy",
+    "forgetting",
+    "average_anytime_accuracy",
+    "min_acc",
+    "wc_acc",
+    "wf10",
+    "a_auc",
+    "a_avg",
+    "a_last",
+    "f_last",
+)
 """Metrics of the tables, in percent; a table leaves out those that its benchmark does not define."""
 
 FEW_SHOT = (

@@ -12,7 +12,16 @@ Shapes: N examples, C channels, H × W pixels, D features.
 """
 
 from clbench.data.beir import Collection, beir_folder, read_beir
-from clbench.data.benchmark import FEW_SHOT, Shift, build, build_few_shot, from_arrays, from_folder, from_npz
+from clbench.data.benchmark import (
+    FEW_SHOT,
+    Shift,
+    build,
+    build_blurry,
+    build_few_shot,
+    from_arrays,
+    from_folder,
+    from_npz,
+)
 from clbench.data.files import data_folder, read_folder, read_npz, read_rows
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.retrieval import retrieval
@@ -30,6 +39,7 @@ __all__ = [
     "Status",
     "beir_folder",
     "build",
+    "build_blurry",
     "build_few_shot",
     "chosen",
     "data_folder",

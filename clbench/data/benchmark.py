@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from clbench.data.source import Source, moments, source_of
 from clbench.errors import ConfigError
 from clbench.streams import (
     Ordering,
+    blurry_stream,
     changed_domains,
     class_incremental,
     domain_incremental,
@@ -219,6 +221,50 @@ def build_few_shot(
         notes=notes,
         spec=dict(spec or {}),
         metrics=FEW_SHOT,
+    )
+
+
+def build_blurry(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    varying: bool = True,
+    augment: Sequence[str] = (),
+    seed: int = 0,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """An online benchmark whose classes come back: one pass, no boundaries, by `clbench.streams.blurred`.
+
+    Args:
+        tasks, disjoint, blurry, varying, seed: as of `blurred`.
+        augment, notes, spec: as of `build`.
+
+    Raises:
+        ConfigError: parameters that do not fit the data.
+    """
+    plain = build(source, name=name, version=version, experiences=1, augment=augment, notes=notes, spec=spec)
+    streams = blurry_stream(
+        source.train,
+        source.test,
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        varying=varying,
+        seed=seed,
+    )
+    return replace(
+        plain,
+        setting=Setting("class", boundaries=False, passes=1),
+        train=streams.train,
+        test=streams.test,
+        primary="a_auc",
+        metrics=("a_auc", "a_avg", "a_last", "f_last"),
+        seed=seed,
     )
 
 

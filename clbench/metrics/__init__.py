@@ -54,6 +54,7 @@ from clbench.metrics.network import (
     weight_norm,
     weight_norm_growth,
 )
+from clbench.metrics.online import a_auc, a_avg, a_last, f_last
 from clbench.metrics.predictions import cumulative_forgetting, knowledge_ratios, masked_accuracy
 from clbench.metrics.retrieval import (
     documents_forgotten,
@@ -94,8 +95,11 @@ from clbench.metrics.ticks import (
 __all__ = [
     "METRICS",
     "Metric",
+    "a_auc",
     "a_auc_100",
     "a_auc_1000",
+    "a_avg",
+    "a_last",
     "area_under_curve",
     "average_accuracy",
     "average_accuracy_weighted",
@@ -115,6 +119,7 @@ __all__ = [
     "dormant_units",
     "effective_learning_rate",
     "effective_rank",
+    "f_last",
     "forgetting",
     "forgetting_all_tasks",
     "forgetting_events",
