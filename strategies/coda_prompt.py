@@ -175,7 +175,7 @@ class Decomposed(Prompting):
         return {**super().frozen(), **slices}
 
 
-@register("coda-prompt", paper="arXiv:2211.13218")
+@register("coda-prompt", paper="arXiv:2211.13218", tiny={"pool": 12, "length": 4, "layers": (0, 1)})
 def coda_prompt(
     pool: int = 100,
     length: int = 8,

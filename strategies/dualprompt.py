@@ -196,7 +196,9 @@ class Dual(Prompting):
         return {**super().frozen(), **experts, **{f"key {t}": self.prompter.keys[t].detach() for t in others}}
 
 
-@register("dualprompt", paper="arXiv:2204.04799")
+@register(
+    "dualprompt", paper="arXiv:2204.04799", tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)}
+)
 def dualprompt(
     variant: Literal["released", "pilot", "coda", "ovor"] = "released",
     pool: int | None = None,

@@ -234,7 +234,7 @@ def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) ->
     return 1 - F.cosine_similarity(own, batch, dim=1)
 
 
-@register("mvp", paper="arXiv:2308.09303")
+@register("mvp", paper="arXiv:2308.09303", tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)})
 def mvp(
     pool: int = 10,
     general: int = 5,

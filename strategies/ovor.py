@@ -201,7 +201,13 @@ def released_outliers(
     return moves[order[:count]]
 
 
-@register("ovor", paper="arXiv:2402.04129", modifier=True, null={"epochs": 0})
+@register(
+    "ovor",
+    paper="arXiv:2402.04129",
+    modifier=True,
+    null={"epochs": 0},
+    tiny={"epochs": 1, "boundary": 10, "draws": 20},
+)
 def ovor(
     epochs: int = 4,
     variant: Variant = "paper",

@@ -26,7 +26,7 @@ class Subject:
 
     Attributes:
         name: for messages.
-        make: builds it anew; takes parameters by name.
+        make: builds it anew, with the parameters for a tiny network that it is registered with; takes parameters by name.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
         model: builds the network to check it on; `tiny_model`, or `tiny_vit` where it needs one, if None.
@@ -128,7 +128,7 @@ def _named(
     parts: list[str], entries: list[Entry], model: Callable[[Benchmark], Classifier] | None, device: str
 ) -> Subject:
     def make(**params: Any) -> Strategy:
-        given: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        given = {part: dict(entry.tiny or {}) for part, entry in zip(parts, entries, strict=True)}
         for key, value in params.items():
             part, _, name = key.partition("__")
             given[part][name] = value
