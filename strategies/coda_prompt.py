@@ -150,7 +150,7 @@ class Decomposed(Prompting):
 
     def setup(self, run: Run) -> None:
         rng = run.rng("prompts")
-        for index in range(len(self.prompter.keys) if self.init == "orthogonal" else 1):
+        for index in range(len(run.benchmark.train) if self.init == "orthogonal" else 1):
             self.prompter.draw(index, rng)
 
     def begin_experience(self, exp: Experience) -> None:

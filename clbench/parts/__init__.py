@@ -1,5 +1,6 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.optim import quarter_cosine
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, SeenOutputs
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
@@ -117,6 +118,7 @@ __all__ = [
     "projected_each",
     "proxy_contrast",
     "quadratic_penalty",
+    "quarter_cosine",
     "replay_two_views",
     "replayed_gradient",
     "scale_invariant",

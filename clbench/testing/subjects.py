@@ -16,7 +16,7 @@ from clbench.models import Classifier
 from clbench.randomness import derive_seed
 from clbench.registry import Entry, chain_parts, strategies
 from clbench.strategy import Strategy
-from clbench.testing.tiny import network_of, tiny_benchmark, tiny_model, tiny_run, tiny_vit
+from clbench.testing.tiny import architecture_of, tiny_benchmark, tiny_model, tiny_run, tiny_vit
 from clbench.types import Benchmark
 
 
@@ -26,7 +26,7 @@ class Subject:
 
     Attributes:
         name: for messages.
-        make: builds it anew, with the parameters for a tiny network that it is registered with; takes parameters by name.
+        make: builds it anew, with the parameters for a tiny network that it is registered with, and those given by name.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
         model: builds the network to check it on; `tiny_model`, or `tiny_vit` where it needs one, if None.
@@ -58,7 +58,9 @@ class Subject:
             if self.model is not None:
                 model = self.model(benchmark)
             else:
-                model = tiny_vit(benchmark) if self.network == "vit" else tiny_model(benchmark, norm=norm)
+                model = (
+                    tiny_vit(benchmark) if self.architecture == "vit" else tiny_model(benchmark, norm=norm)
+                )
         return tiny_run(
             self.make() if strategy is None else strategy, benchmark, model=model, device=self.device, **how
         )
@@ -73,13 +75,13 @@ class Subject:
         """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:
             spec.setdefault("task_labels", "always")
-        if self.network == "vit":
+        if self.architecture == "vit":
             spec["images"] = True
         return tiny_benchmark(**spec)
 
     @functools.cached_property
-    def network(self) -> str:
-        return network_of(self.make())
+    def architecture(self) -> str:
+        return architecture_of(self.make())
 
     @functools.cached_property
     def needs(self) -> frozenset[str]:

@@ -123,9 +123,9 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
     torchvision()
     from timm.models.vision_transformer import VisionTransformer
 
-    channels, *size = benchmark.input_shape
+    channels, height, width = benchmark.input_shape
     vit = VisionTransformer(
-        img_size=tuple(size),
+        img_size=(height, width),
         patch_size=2,
         in_chans=channels,
         num_classes=0,
@@ -142,9 +142,9 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
     return Classifier(vit, vit.num_features, benchmark.num_classes)
 
 
-def network_of(strategy: Strategy) -> str:
+def architecture_of(strategy: Strategy) -> str:
     """The kind of network that a strategy needs; "" where any will do."""
-    return next((part.network for part in strategy.parts if part.network), "")
+    return next((part.architecture for part in strategy.parts if part.architecture), "")
 
 
 def tiny_run(
@@ -186,6 +186,6 @@ def tiny_run(
     execution = Execution(device=device, checkpoint_seconds=checkpoint_seconds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        made = tiny_vit if network_of(strategy) == "vit" else tiny_model
+        made = tiny_vit if architecture_of(strategy) == "vit" else tiny_model
         network = made(benchmark) if model is None else model
         return Run(benchmark, strategy, network, config, execution, observers)
