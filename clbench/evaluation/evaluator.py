@@ -169,7 +169,9 @@ class ContinualEvaluator:
                     raw, y = exp.data.take(torch.arange(exp.documents or 0))
                     x, y = run.normalise(raw.to(run.device)), y.to(run.device)
                     parts.append(Examples(exp.index, x, y, torch.full_like(y, HIDDEN)))
-                self._documents = TestSet(parts, self._exact.dtype, self._exact.channels_last, self._answers, True)
+                self._documents = TestSet(
+                    parts, self._exact.dtype, self._exact.channels_last, self._answers, True
+                )
             self._exact.load(weights)
             right = self._ticker.values(self._exact, self._documents, self._portions["exact"])[0]
             indexed = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)
