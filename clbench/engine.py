@@ -17,6 +17,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -32,7 +33,7 @@ from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
 from clbench.models import Classifier, Spelling, predicted
-from clbench.observer import Observer
+from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
@@ -418,8 +419,7 @@ class Run:
         self._checkpoint, self._saved_at = checkpoint, time.monotonic()
         seed = derive_seed(self.config.seeds.data, "model")
         with global_rng(self.device, seed, self._global_rng):
-            for observer in self.observers:
-                observer.begin(self)
+            self._tell("begin")
             try:
                 self._fit()
             except ClbenchError:
@@ -429,8 +429,23 @@ class Run:
                 raise
             finally:
                 self.evaluator.close()
-                for observer in self.observers:
-                    observer.end(self)
+                self._tell("end")
+
+    def _tell(self, point: str, *given: Any) -> None:
+        """Speak to every observer. One that fails is left out from there on: a logger may not end a run."""
+        for observer in list(self.observers):
+            try:
+                getattr(observer, point)(self, *given)
+            except ClbenchError:
+                raise
+            except Exception as error:
+                self.observers.remove(observer)
+                warnings.warn(
+                    f"{type(observer).__name__} failed at step {self.step} and is left out from here on; the run goes "
+                    f"on. {type(error).__name__}: {error}",
+                    ObserverWarning,
+                    stacklevel=2,
+                )
 
     def _fit(self) -> None:
         if self._place["phase"] == "start":
@@ -469,8 +484,7 @@ class Run:
         self._call("end_experience", visible)
         self._stop_clock()
         self.evaluator.end_experience()
-        for observer in self.observers:
-            observer.end_experience(self)
+        self._tell("end_experience")
         self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
         self.experience += 1  # the checkpoint continues with the next one
         self._save()
@@ -641,8 +655,7 @@ class Run:
         self._trace = []
         finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
         bad = finite.index(False) if False in finite else None
-        for observer in self.observers:
-            observer.window(self, rows[:bad])
+        self._tell("window", rows[:bad])
         if bad is not None:
             row = rows[bad]
             self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import LedgerError
+from clbench.errors import BusyError, LedgerError
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -82,7 +82,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder alone; the lock goes with the process, however it ends.
 
     Raises:
-        LedgerError: another process holds it.
+        BusyError: another process holds it.
     """
     import fcntl
 
@@ -95,7 +95,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise LedgerError(
+            raise BusyError(
                 f"{what} is in the hands of another process (pid {holder}); wait for it to end."
             ) from error
         file.seek(0)

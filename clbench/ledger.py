@@ -19,7 +19,8 @@ from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
 from clbench.sources import with_imports
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of records as they are written; 2 added their own SHA-256."""
 ID_LENGTH = 12
 
 
@@ -71,7 +72,7 @@ class Record:
         content = asdict(self)
         content.pop("folder")
         content["curve"] = content.pop("curve_file")
-        return pretty_json(content)
+        return pretty_json({**content, "sha256": _digest(content)})
 
     @property
     def curve(self) -> Curve:
@@ -89,6 +90,10 @@ class Record:
         return curve
 
 
+def _digest(content: Mapping[str, Any]) -> str:
+    return sha256(canonical_json(content))
+
+
 _TYPES: dict[str, type] = {"id": str, "status": str, "selection": str, "note": str, "schema": int}
 """Of the fields that are not dictionaries."""
 
@@ -99,16 +104,26 @@ def write_record(record: Record, folder: Path) -> Record:
     return read_record(folder)
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path, id: str | None = None) -> Record:
     """The record in a run folder.
 
+    Args:
+        folder: of the run.
+        id: that the record must have; None takes any.
+
     Raises:
-        LedgerError: missing, damaged, or of a later schema than this version reads.
+        LedgerError: missing, damaged, another run's, or of a later schema than this version reads.
     """
     path = folder / "record.json"
     if not path.is_file() and (folder / "config.yaml").is_file():
         raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
-    return replace(parse_record(path), folder=folder)
+    record = replace(parse_record(path), folder=folder)
+    if id is not None and record.id != id:
+        raise LedgerError(
+            f"{path} is the record of the run {record.id}, not of {id}; put the right one back, or delete {folder} "
+            "to run it again."
+        )
+    return record
 
 
 def parse_record(path: Path) -> Record:
@@ -125,6 +140,9 @@ def parse_record(path: Path) -> Record:
             f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "
             "Upgrade clbench."
         )
+    digest = content.pop("sha256", None)
+    if (digest is not None or content["schema"] > 1) and digest != _digest(content):
+        raise LedgerError(f"{path} was altered or is damaged: its SHA-256 is not the one that it names.")
     content["curve_file"] = content.pop("curve", None)
     content.setdefault("evaluation", {})  # records of 0.1 have none: all of their ticks are exact
     known = {f.name for f in fields(Record)} - {"folder"}
@@ -192,6 +210,7 @@ _SHOWING = frozenset(
         "__main__",
         "bench",
         "cli",
+        "launchers",
         "leaderboard",
         "loggers",
         "observer",
