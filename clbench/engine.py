@@ -553,8 +553,8 @@ class Run:
             self._stop_clock()
             self.evaluator.tick()
             self._resume_clock()
-        documents = self.config.evaluation.documents
-        if documents and self.step % documents == 0:
+        indexed = self.config.evaluation.indexed
+        if indexed and self.step % indexed == 0:
             self._stop_clock()
             self.evaluator.look_at_documents()
             self._resume_clock()

@@ -17,7 +17,7 @@ def continued_indexing(
     pseudo: float = 0.0,
     generator: GeneratorName = "spans",
     span: int = 8,
-    generator_steps: int = 1000,
+    generator_steps: int = 300,
 ) -> Strategy:
     """Continued indexing: the documents of each new corpus, or of all corpora so far, are learned one after the other.
 

@@ -18,7 +18,7 @@ def document_replay(
     pseudo: float = 0.0,
     generator: GeneratorName = "spans",
     span: int = 8,
-    generator_steps: int = 1000,
+    generator_steps: int = 300,
 ) -> Strategy:
     """Episodic memory: documents of old corpora take the place of part of every batch of new ones.
 

@@ -17,7 +17,7 @@ def generative_memory(
     pseudo: float = 0.5,
     generator: GeneratorName = "spans",
     span: int = 8,
-    generator_steps: int = 1000,
+    generator_steps: int = 300,
 ) -> Strategy:
     """Generative memory: queries that a generator asks of old documents are replayed, and new ones are learned by them.
 

@@ -11,7 +11,7 @@ from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueri
 
 @register("retrain", paper="arXiv:2212.09744")
 def retrain(
-    pseudo: float = 0.0, generator: GeneratorName = "spans", span: int = 8, generator_steps: int = 1000
+    pseudo: float = 0.0, generator: GeneratorName = "spans", span: int = 8, generator_steps: int = 300
 ) -> Strategy:
     """Retraining: with every corpus, a new index is trained on all documents so far and on the labelled queries.
 

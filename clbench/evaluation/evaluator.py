@@ -42,9 +42,9 @@ class ContinualEvaluator:
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
         self.run, self.config = run, config
-        if config.documents and not run.benchmark.setting.documents:
+        if config.indexed and not run.benchmark.setting.documents:
             raise IncompatibleError(
-                f"evaluation.documents looks at documents, of which {run.benchmark.name} has none; set it to 0."
+                f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
             )
         self.curve = Curve()
         self.seconds = 0.0

@@ -84,8 +84,8 @@ class LearnedQueries(Strategy):
 
         (tokens,) = run.input_shape
         tokenizer = run.benchmark.tokenizer
-        data = run.benchmark.train[0].data
-        vocabulary = tokenizer.size if tokenizer is not None else int(data.x().max()) + 1
+        vocabulary = 0 if tokenizer is None else tokenizer.size
+        vocabulary = vocabulary or 1 + max(int(exp.data.x().max()) for exp in run.benchmark.train)
         made = Selector if self.kind == "selector" else Writer
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(run.config.seeds.init, "query generator"))
