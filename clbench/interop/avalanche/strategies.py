@@ -139,6 +139,7 @@ class AvalancheStrategy(Strategy):
             "optim.schedule": (config.optim.schedule, "constant"),
             "optim.warmup": (config.optim.warmup, 0.0),
             "train.iterations": (config.train.iterations, None),
+            "train.later_epochs": (config.train.later_epochs, None),
         }
         for key, (value, only) in asked.items():
             if value != only:
