@@ -59,7 +59,7 @@ def fscil_cifar100(
     valid: float = 0.0,
     seed: int = 0,
 ) -> Benchmark:
-    """CIFAR-100, few-shot class-incremental: 60 base classes, then eight sessions of five classes, five images each.
+    """CIFAR-100, few-shot class-incremental: 60 base classes, then eight sessions of five, five images each.
 
     The protocol of TOPIC (Tao et al., CVPR 2020) and of CEC (Zhang et al., arXiv:2104.03047) and what followed.
 

@@ -140,6 +140,7 @@ class AvalancheStrategy(Strategy):
             "optim.warmup": (config.optim.warmup, 0.0),
             "train.iterations": (config.train.iterations, None),
             "train.first_iterations": (config.train.first_iterations, None),
+            "train.later_epochs": (config.train.later_epochs, None),
         }
         for key, (value, only) in asked.items():
             if value != only:
