@@ -4,6 +4,7 @@ from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
 from clbench.parts.imbalance import (
     BalancedSoftmax,
+    InverseWeights,
     Margins,
     Mix,
     PlainRows,
@@ -11,6 +12,7 @@ from clbench.parts.imbalance import (
     TailSharpness,
     box,
     effective_weights,
+    inverse_weights,
     ldam_margins,
     log_prior,
 )
@@ -76,6 +78,7 @@ __all__ = [
     "Group",
     "GrowingHead",
     "HoldWeights",
+    "InverseWeights",
     "KeepFeatures",
     "Keeper",
     "LearnFirst",
@@ -110,6 +113,7 @@ __all__ = [
     "gradients_of",
     "group_norms",
     "insert_norms",
+    "inverse_weights",
     "lag_weights",
     "ldam_margins",
     "like",
