@@ -18,6 +18,7 @@ from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
 from clbench.parts.imbalance import (
     BalancedSoftmax,
+    InverseWeights,
     Margins,
     Mix,
     PlainRows,
@@ -25,6 +26,7 @@ from clbench.parts.imbalance import (
     TailSharpness,
     box,
     effective_weights,
+    inverse_weights,
     ldam_margins,
     log_prior,
 )
@@ -107,6 +109,7 @@ __all__ = [
     "Group",
     "GrowingHead",
     "HoldWeights",
+    "InverseWeights",
     "KeepFeatures",
     "Keeper",
     "LearnFirst",
@@ -157,6 +160,7 @@ __all__ = [
     "group_norms",
     "halves",
     "insert_norms",
+    "inverse_weights",
     "lag_weights",
     "ldam_margins",
     "like",

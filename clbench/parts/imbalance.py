@@ -88,6 +88,24 @@ class Counts(Strategy):
         self.n = torch.maximum(self.n, here)
 
 
+class InverseWeights(Counts, RowLoss):
+    """Cross-entropy whose rows are weighted by the inverse of their class's number of examples."""
+
+    replaces = (CrossEntropy, PlainRows)
+
+    def rows(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, weight=inverse_weights(self.n), reduction="none")
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, weight=inverse_weights(self.n))
+
+
+def inverse_weights(n: Tensor) -> Tensor:
+    """(C,) 1 / n_c of counts (C,), scaled to a sum of 1; 0 for a class without an example."""
+    inverse = torch.where(n > 0, 1 / n.double().clamp(min=1), 0.0)
+    return (inverse / inverse.sum()).to(n.dtype)
+
+
 class BalancedSoftmax(Counts, RowLoss):
     """Cross-entropy of logits that are shifted by the logarithm of each class's share of the examples."""
 
