@@ -196,13 +196,12 @@ def test_classes_that_no_batch_has_brought_are_out_of_the_question() -> None:
 
 def test_it_learns_with_its_own_settings() -> None:
     checked = subject("mvp")
-    settings = {"mvp__alpha": 0.5, "mvp__margin": 0.5, "mvp__pool": 10, "mvp__general": 5, "mvp__expert": 20}
     run = checked.run(
         checked.benchmark(experiences=1, classes=4, boundaries=False),
-        checked.make(**settings),
+        checked.make(mvp__alpha=0.5, mvp__margin=0.5, mvp__pool=4),
         batch_size=16,
         epochs=12,
-        optim=OptimConfig(name="adam", lr=5e-3),
+        optim=OptimConfig(name="adam", lr=2e-2),
     )
     run.fit()
     curve = run.evaluator.curve
