@@ -26,8 +26,7 @@ class Subject:
 
     Attributes:
         name: for messages.
-        make: builds it anew, with the parameters for a tiny network that it is registered with, and those given by
-            name.
+        make: builds it anew, with the parameters for a tiny network that it is registered with and those given.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
         model: builds the network to check it on; `tiny_model`, or `tiny_vit` where it needs one, if None.
