@@ -67,7 +67,7 @@ def test_an_index_that_says_nothing_hits_nothing() -> None:
 
 def test_with_ten_documents_all_are_hits() -> None:
     logits = torch.randn((20, 10), generator=torch.Generator().manual_seed(0))
-    found = ranked(logits, torch.arange(20)[:, None] % 10, torch.zeros(10, dtype=torch.bool))
+    found = ranked(logits, torch.arange(20)[:, None] % 10, torch.ones(10, dtype=torch.bool))
     assert bool((found[2] == 1).all())
     assert bool((found[2] >= found[0]).all())
 

@@ -24,7 +24,7 @@ from clbench.data.benchmark import (
 )
 from clbench.data.files import data_folder, read_folder, read_npz, read_rows
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
-from clbench.data.retrieval import retrieval
+from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
 from clbench.data.source import Source, chosen, moments, only, source_of
 
 __all__ = [
@@ -32,11 +32,13 @@ __all__ = [
     "FEW_SHOT",
     "KNOWN",
     "Collection",
+    "CorpusOrder",
     "Known",
     "Omniglot",
     "Shift",
     "Source",
     "Status",
+    "Titles",
     "beir_folder",
     "build",
     "build_blurry",

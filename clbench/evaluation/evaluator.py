@@ -94,7 +94,9 @@ class ContinualEvaluator:
         if new:
             self.fetch()
             self._seen += new
-            self._ticks = self._full = self._documents = None
+            self._ticks = self._documents = None
+            if self._answers is not None:  # with new answers, old test sets are asked anew
+                self._full = None
 
     def _arrived(self) -> None:
         """In an ordered experience, the streams whose classes have come count as seen from now on."""

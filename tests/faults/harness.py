@@ -7,7 +7,6 @@ and moments are drawn from the counts, so that any place in the code can be hit,
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import hashlib
@@ -20,7 +19,6 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
