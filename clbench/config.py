@@ -113,7 +113,7 @@ class EvaluationConfig(_Tree):
         batch_size: examples in one forward pass; None chooses by device, network and cache.
         network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
             dormant units and effective rank of its features.
-        documents: retrieval: steps between looks at which documents are indexed, for forgetting events; 0 for none.
+        indexed: retrieval: steps between looks at which documents are indexed, for forgetting events; 0 for none.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
@@ -127,7 +127,7 @@ class EvaluationConfig(_Tree):
     seed: int = 0
     batch_size: Positive | None = None
     network: bool = False
-    documents: Annotated[int, Field(ge=0)] = 0
+    indexed: Annotated[int, Field(ge=0)] = 0
 
     @property
     def fast(self) -> bool:

@@ -6,7 +6,7 @@ Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 202
 from __future__ import annotations
 
 from clbench import Strategy, chain, register
-from clbench.parts import CrossEntropy, PseudoQueries, RememberDocuments, Spans
+from clbench.parts import CrossEntropy, GeneratorName, PseudoQueries, RememberDocuments, questioner
 
 
 @register("document-replay", paper="arXiv:2212.09744", null={"share": 0.0})
@@ -16,7 +16,9 @@ def document_replay(
     rate: float = 1.0,
     queries: bool = False,
     pseudo: float = 0.0,
+    generator: GeneratorName = "spans",
     span: int = 8,
+    generator_steps: int = 300,
 ) -> Strategy:
     """Episodic memory: documents of old corpora take the place of part of every batch of new ones.
 
@@ -28,9 +30,12 @@ def document_replay(
         share: of a batch that is replayed.
         rate: share of the steps that replay; 1/32 = 0.03125 with `share=1` is sparse replay.
         queries: keep the labelled queries of the first corpus, too.
-        pseudo: share of a batch's new documents that are shown as a random run of their tokens, where a corpus has no
-            labelled queries.
-        span: tokens of such a run.
+        pseudo: share of a batch's new documents that are shown as pseudo-queries, where a corpus has no labelled
+            queries.
+        generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
+            the first corpus, which draws words (selector) or writes (writer).
+        span: tokens of a run.
+        generator_steps: of the network's training.
 
     Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744; a
     baseline there.
@@ -38,14 +43,14 @@ def document_replay(
     Differences from the paper:
         1. Every step replays by default, where the paper interleaves batches of replay at a low rate.
     """
-    if not 0 <= share <= 1 or not 0 <= rate <= 1 or not 0 <= pseudo <= 1 or span < 1:
+    if not 0 <= share <= 1 or not 0 <= rate <= 1 or not 0 <= pseudo <= 1:
         raise ValueError(
-            f"share, rate and pseudo are between 0 and 1 and span is 1 or more; {share}, {rate}, {pseudo} and {span} "
-            "were given"
+            f"share, rate and pseudo are between 0 and 1; {share}, {rate} and {pseudo} were given"
         )
     parts: list[Strategy] = (
         [RememberDocuments(memory, share, rate, queries=queries)] if share and rate else []
     )
     if pseudo:
-        parts.append(PseudoQueries(pseudo, Spans(span)))
+        asks = questioner(generator, span, generator_steps)
+        parts += [asks, PseudoQueries(pseudo, asks)]
     return chain(*parts, CrossEntropy())

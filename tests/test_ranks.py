@@ -79,7 +79,7 @@ def run_of(strategy: str = "finetune", *, benchmark: Any = None, **evaluation: A
     benchmark = benchmark or tiny_benchmark(documents=True, classes=6)
     run = tiny_run(make_strategy(strategy), benchmark, epochs=2, batch_size=16)
     config = run.config.model_copy(
-        update={"evaluation": EvaluationConfig(**{"every": 2, "documents": 4, **evaluation})}
+        update={"evaluation": EvaluationConfig(**{"every": 2, "indexed": 4, **evaluation})}
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -128,7 +128,7 @@ def test_looks_are_those_of_the_documents() -> None:
 
 def test_looking_changes_no_bit_of_the_run() -> None:
     states = []
-    for evaluation in ({"every": 0, "documents": 0}, {"every": 1, "documents": 1}):
+    for evaluation in ({"every": 0, "indexed": 0}, {"every": 1, "indexed": 1}):
         run = run_of("er", **evaluation)
         run.fit()
         state = everything(run)
@@ -168,7 +168,7 @@ def test_other_levels(level: str) -> None:
 
 def test_without_documents_nothing_is_looked_at() -> None:
     with pytest.raises(
-        IncompatibleError, match=r"evaluation.documents looks at documents, of which tiny has none"
+        IncompatibleError, match=r"evaluation.indexed looks at documents, of which tiny has none"
     ):
         run_of(benchmark=tiny_benchmark())
     run = tiny_run(make_strategy("finetune"), tiny_benchmark(), every=1)
@@ -285,3 +285,36 @@ def test_a_dual_encoder_that_cannot_be_built() -> None:
         make_model("dual-encoder", (5,), 7)
     with pytest.raises(ConfigError, match="reads rows of tokens"):
         make_model("dual-encoder", (3, 8, 8), 7, vocabulary=20)
+
+
+# --- updates against retraining ---
+
+
+def ticks_of(averages: list[list[float]], per: int) -> Curve:
+    """Ticks every `per` updates whose Hits@10 over ten queries of each corpus so far is as given, and full rows."""
+    curve = Curve()
+    step = 0
+    for k, values in enumerate(averages):
+        for value in values:
+            step += per
+            row: dict[str, Any] = {
+                "step": step, "examples": step, "experience": k, "evaluated": np.arange(k + 1), "correct": 0,
+                "total": 10, "loss": 0.0, "hits_at_10": round(10 * value), "reciprocal_at_10": 0.0,
+            }  # fmt: skip
+            curve.append(**row, full=False)
+        curve.append(**row, full=True)
+    return curve
+
+
+def test_updates_against_retraining_by_hand() -> None:
+    """.6 after 2·10 and .5 after 2·10 updates; retraining has them after 3·10 and never in 4·10: 70 / 40 at least."""
+    update = ticks_of([[0.9], [0.4, 0.6], [0.5, 0.5]], per=10)
+    retrain = ticks_of([[0.9], [0.2, 0.5, 0.6, 0.7], [0.1, 0.2, 0.3, 0.4]], per=10)
+    steps, hits = metrics.average_hits_at_10(retrain, 1)
+    assert steps.tolist() == [10, 20, 30, 40]
+    assert hits.tolist() == pytest.approx([0.2, 0.5, 0.6, 0.7])
+    assert metrics.updates_to_reach(retrain, 1, 0.6) == 30
+    assert metrics.updates_to_reach(retrain, 2, 0.5) is None
+    assert metrics.updates_saved(update, retrain) == (70 / 40, 1)
+    with pytest.raises(ValueError, match="no evaluations with ranks"):
+        metrics.average_hits_at_10(Curve.from_matrix([[0.5]]), 0)

@@ -35,9 +35,9 @@ class ContinualEvaluator:
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
         self.run, self.config = run, config
-        if config.documents and not run.benchmark.setting.documents:
+        if config.indexed and not run.benchmark.setting.documents:
             raise IncompatibleError(
-                f"evaluation.documents looks at documents, of which {run.benchmark.name} has none; set it to 0."
+                f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
             )
         self.curve = Curve()
         self.seconds = 0.0
@@ -77,14 +77,14 @@ class ContinualEvaluator:
     @property
     def due(self) -> bool:
         """Whether the schedule asks for something after the present step."""
-        every, documents, step = self.config.every, self.config.documents, self.run.step
-        return bool((every and step % every == 0) or (documents and step % documents == 0))
+        every, indexed, step = self.config.every, self.config.indexed, self.run.step
+        return bool((every and step % every == 0) or (indexed and step % indexed == 0))
 
     def after_step(self) -> None:
         """A tick, and a look at what is indexed, if the schedule says so."""
         if self.config.every and self.run.step % self.config.every == 0:
             self.tick()
-        if self.config.documents and self.run.step % self.config.documents == 0:
+        if self.config.indexed and self.run.step % self.config.indexed == 0:
             self.look_at_documents()
 
     def tick(self) -> None:

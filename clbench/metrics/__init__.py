@@ -54,6 +54,7 @@ from clbench.metrics.network import (
 )
 from clbench.metrics.predictions import cumulative_forgetting, knowledge_ratios, masked_accuracy
 from clbench.metrics.retrieval import (
+    average_hits_at_10,
     documents_forgotten,
     forgetting_events,
     hits_at_1,
@@ -63,6 +64,8 @@ from clbench.metrics.retrieval import (
     index_learning,
     index_learning_at_10,
     mrr_at_10,
+    updates_saved,
+    updates_to_reach,
 )
 from clbench.metrics.ticks import (
     a_auc_100,
@@ -100,6 +103,7 @@ __all__ = [
     "average_anytime_accuracy",
     "average_anytime_accuracy_all_tasks",
     "average_anytime_accuracy_by_steps",
+    "average_hits_at_10",
     "average_incremental_accuracy",
     "average_incremental_accuracy_weighted",
     "average_stability_gap",
@@ -151,6 +155,8 @@ __all__ = [
     "session_accuracies",
     "stability",
     "stability_plasticity",
+    "updates_saved",
+    "updates_to_reach",
     "wc_acc",
     "wc_acc_anytime",
     "wc_acc_trace",

@@ -103,7 +103,7 @@ def forgetting_events(curve: Curve) -> float:
 
         Σ_d Σ_s [ indexed_d(s) ∧ ¬ indexed_d(s+1) ]
 
-    A document that was never indexed has no events. Of looks that `evaluation.documents` has asked for.
+    A document that was never indexed has no events. Of looks that `evaluation.indexed` has asked for.
     """
     return float(_events(curve).sum())
 
@@ -131,3 +131,53 @@ def _events(curve: Curve) -> Ints:
     indexed = curve.indexed
     events: Ints = (indexed[:-1] & ~indexed[1:]).sum(0)
     return events
+
+
+# --- updates against retraining ---
+
+
+def average_hits_at_10(curve: Curve, experience: int) -> tuple[Ints, Floats]:
+    """Updates since an experience began, (K,), and Hits@10 averaged over the corpora so far then, (K,); from ticks.
+
+    Raises:
+        ValueError: the curve has no ticks with ranks in that experience.
+    """
+    rows = np.flatnonzero(~curve.full & (curve.experience == experience))
+    if not len(rows) or (curve.hits_at_10[rows] < 0).any():
+        raise ValueError(f"The curve has no evaluations with ranks within experience {experience}.")
+    steps, tick = np.unique(curve.step[rows], return_inverse=True)
+    share = curve.hits_at_10[rows] / curve.of[rows]
+    before = curve.step[curve.full & (curve.experience == experience - 1)].max(initial=0)
+    return steps - before, np.bincount(tick, share) / np.bincount(tick)
+
+
+def updates_to_reach(curve: Curve, experience: int, target: float) -> int | None:
+    """Updates of an experience until its average Hits@10 first is at least `target`; None if it never is.
+
+    As fine as the ticks are.
+    """
+    updates, hits = average_hits_at_10(curve, experience)
+    reached = np.flatnonzero(hits >= target - 1e-12)
+    return int(updates[reached[0]]) if len(reached) else None
+
+
+def updates_saved(update: Curve, retrain: Curve) -> tuple[float, int]:
+    """How many times the updates of updating an index retraining takes to the same average Hits@10.
+
+        Σ_k R_k / Σ_k U_k over the corpora k ≥ 1
+
+    U_k are the updates that the updated index takes for corpus k, R_k those after which one that was trained from
+    scratch on all documents so far has the average Hits@10 that the updated index ends with. Where it never has, R_k is
+    all it was given, so that the factor is a lower bound.
+
+    Returns:
+        The factor, and the number of corpora for which retraining fell short.
+    """
+    taken, needed, short = 0, 0, 0
+    for k in range(1, update.experiences):
+        updates, hits = average_hits_at_10(update, k)
+        reached = updates_to_reach(retrain, k, float(hits[-1]))
+        taken += int(updates[-1])
+        needed += int(average_hits_at_10(retrain, k)[0][-1]) if reached is None else reached
+        short += reached is None
+    return needed / taken, short

@@ -3,11 +3,14 @@
 from clbench.parts.documents import (
     AllDocuments,
     GeneratorName,
+    LearnedQueries,
     PseudoQueries,
     RememberDocuments,
     Restart,
     Spans,
     give_way,
+    pairs,
+    questioner,
     spans,
 )
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
@@ -76,6 +79,7 @@ __all__ = [
     "HoldWeights",
     "KeepFeatures",
     "Keeper",
+    "LearnedQueries",
     "LocalCrossEntropy",
     "Norm",
     "NormKind",
@@ -104,6 +108,7 @@ __all__ = [
     "like",
     "members_of",
     "owners",
+    "pairs",
     "per_example_gradients",
     "perturbed",
     "present",
@@ -112,6 +117,7 @@ __all__ = [
     "projected_each",
     "proxy_contrast",
     "quadratic_penalty",
+    "questioner",
     "replay_two_views",
     "replayed_gradient",
     "scale_invariant",

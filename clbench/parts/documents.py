@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
+from clbench.errors import IncompatibleError
 from clbench.memory import Reservoir
+from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
 from clbench.types import Batch, Data, Experience, Stream
 
@@ -57,6 +60,86 @@ def spans(documents: Tensor, width: int, generator: Generator) -> Tensor:
     taken = documents.gather(1, (start[:, None] + place).clamp(max=length - 1))
     inside = place < torch.minimum(size - start, size.new_tensor(width))[:, None]
     return torch.where(inside, taken, 0)
+
+
+class LearnedQueries(Strategy):
+    """Pseudo-queries of a generator that learns from the labelled queries of the first corpus when that ends.
+
+    Its steps are no updates of the index, so they count in the time of a run alone.
+
+    Args:
+        kind: selector draws words of the document and words that ask; writer writes a query word by word.
+        steps: of its training, in batches of 64.
+        length: tokens of a query, at most.
+    """
+
+    needs = frozenset({"boundaries", "documents"})
+    state = ("generator",)
+
+    def __init__(self, kind: Literal["selector", "writer"], steps: int, length: int = 16) -> None:
+        self.kind, self.steps, self.length = kind, steps, length
+
+    def setup(self, run: Run) -> None:
+        from clbench.generation import Selector, Writer
+
+        (tokens,) = run.input_shape
+        tokenizer = run.benchmark.tokenizer
+        vocabulary = 0 if tokenizer is None else tokenizer.size
+        vocabulary = vocabulary or 1 + max(int(exp.data.x().max()) for exp in run.benchmark.train)
+        made = Selector if self.kind == "selector" else Writer
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(run.config.seeds.init, "query generator"))
+            self.generator = made(vocabulary, tokens).to(run.device)
+
+    def begin_experience(self, exp: Experience) -> None:
+        if exp.index == 0 and exp.documents == len(exp):
+            raise IncompatibleError(
+                f"The {self.kind} learns to ask from the labelled queries of the first corpus, which has none; use "
+                "generator=spans."
+            )
+
+    def end_experience(self, exp: Experience) -> None:
+        if exp.index:
+            return
+        documents, queries = (part.to(self.run.device) for part in pairs(exp))
+        self.generator.fit(documents, queries, self.run.rng("query generator"), self.steps)
+
+    @torch.no_grad()
+    def ask(self, documents: Tensor, generator: Generator) -> Tensor:
+        """(B, L) → (B, L), one query for each document and 0 behind."""
+        length = min(self.length, documents.shape[1])
+        asked = self.generator.sample(documents, length, generator)
+        return F.pad(asked, (0, documents.shape[1] - length))
+
+
+def pairs(exp: Experience) -> tuple[Tensor, Tensor]:
+    """Documents (P, L) and labelled queries (P, L) of an experience, row for row.
+
+    Of several passages of a document its first one; queries of documents that are not of the experience are left out.
+    """
+    documents = exp.documents or 0
+    x, y = exp.data.take(torch.arange(documents))
+    asked, of = exp.data.take(torch.arange(documents, len(exp)))
+    first = torch.full((int(torch.cat([y, of]).max()) + 1,), documents)
+    first.scatter_reduce_(0, y, torch.arange(documents), "amin")
+    known = first[of] < documents
+    return x[first[of][known]], asked[known]
+
+
+GeneratorName = Literal["spans", "selector", "writer"]
+"""What makes pseudo-queries: random runs of a document's tokens; or a network trained on the first corpus's queries,
+that draws words, or that writes."""
+
+
+def questioner(generator: GeneratorName, span: int, steps: int) -> Spans | LearnedQueries:
+    """What makes pseudo-queries, by name.
+
+    Raises:
+        ValueError: no tokens of a span, or no steps of a network.
+    """
+    if span < 1 or steps < 1:
+        raise ValueError(f"span and generator_steps are 1 or more; {span} and {steps} were given")
+    return Spans(span) if generator == "spans" else LearnedQueries(generator, steps)
 
 
 class RememberDocuments(Strategy):
@@ -187,7 +270,3 @@ class Restart(Strategy):
         if exp.index:
             self.run.model.load_state_dict(self.start)
             self.run.renew_optimizer()
-
-
-GeneratorName = Literal["spans", "learned"]
-"""What makes pseudo-queries: random runs of a document's tokens, or a network trained on the first corpus's queries."""
