@@ -45,14 +45,21 @@ def load_t5(folder: Path) -> Any:
     torchvision()  # transformers imports it, and it may not load by itself
     try:
         from transformers import T5ForConditionalGeneration
+        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise DataError(f"A T5 needs transformers ({error}); pip install 'clbench[t5]'.") from error
+    logging: Any = transformers_logging  # its functions have no types
+    if showing := logging.is_progress_bar_enabled():
+        logging.disable_progress_bar()
     try:
         model: Any = T5ForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"transformers cannot read the T5 in {folder}: {error}.") from error
+    finally:
+        if showing:
+            logging.enable_progress_bar()
     return model.float()
 
 
