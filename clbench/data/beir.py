@@ -6,6 +6,7 @@ Datasets and Benchmarks, arXiv:2104.08663.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ def read_beir(folder: str | Path) -> Collection:
         DataError: a file that lacks or cannot be read; names file and line, what is wrong and what is allowed.
     """
     root = beir_folder(folder)
+    files = [root / "corpus.jsonl", root / "queries.jsonl", *sorted((root / "qrels").glob("*.tsv"))]
+    stats = [file.stat() for file in files if file.is_file()]
+    return _read_beir(root, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+
+
+@functools.lru_cache(maxsize=4)  # a suite builds the same benchmark for every cell
+def _read_beir(root: Path, _stats: tuple[tuple[int, int], ...]) -> Collection:
     documents = _read_texts(root / "corpus.jsonl")
     if not documents:
         raise DataError(f"{root / 'corpus.jsonl'} holds no document.")
