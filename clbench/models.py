@@ -348,8 +348,11 @@ def seq2seq(
     """An index that spells (Tay et al., 2022): reads tokens, writes the digits of a document's identifier.
 
     An encoder-decoder transformer; a beam search among the identifiers of documents seen so far names the likeliest.
-    As wide as stated, with a vocabulary of 8,192, it has 2.0 million parameters. With `model.weights` a folder with a
-    checkpoint of T5, it is that T5, and `width`, `layers`, `heads`, `dropout` and `vocabulary` are the checkpoint's.
+    With a vocabulary of 8,192 and texts of 32 tokens it has 1,985,931 parameters. Where `model.weights` is a folder
+    with a checkpoint of T5, it is that T5, and `width`, `layers`, `heads`, `dropout` and `vocabulary` are its own.
+
+    Training asks for the probability of one document; strategies that use the logits of all get them, at a cost that
+    grows with the number of documents.
 
     Args:
         vocabulary: how many tokens there are; as many as the benchmark's tokenizer has if none is given.
@@ -360,9 +363,12 @@ def seq2seq(
         k, leaf: of semantic identifiers: clusters of a split, and documents that a cluster holds without a split.
 
     Differences from the paper:
-        1. The decoder's symbols are the ten digits and an end, not pieces of a text vocabulary.
+        1. The decoder's symbols are the ten digits and an end, not pieces of a text vocabulary, which cut numbers
+           differently from place to place.
         2. It starts from random weights, unless a T5 is given.
-        3. Identifiers are made of tf-idf embeddings and of clusters of up to 10 documents, in place of BERT's and 100.
+        3. Clusters are those of tf-idf embeddings and hold up to 10 documents, in place of BERT's and 100.
+
+    Reference: Tay et al., "Transformer Memory as a Differentiable Search Index", NeurIPS 2022, arXiv:2202.06991.
     """
     from clbench.seq2seq import Decoder, Encoder, SpellingIndex
 
