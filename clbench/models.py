@@ -301,12 +301,12 @@ def dual_encoder(
             f"vocabulary, width, hidden and blocks are 1 or more; {[vocabulary, width, hidden, blocks]} was given"
         )
     layers = [_ResidualMLP(width, hidden) for _ in range(blocks)]
-    model = Classifier(nn.Sequential(_BagOfTokens(vocabulary, width), *layers), width, num_classes)
+    model = Classifier(nn.Sequential(BagOfTokens(vocabulary, width), *layers), width, num_classes)
     model.head = nn.Linear(width, num_classes, bias=False)
     return model
 
 
-class _BagOfTokens(nn.Module):
+class BagOfTokens(nn.Module):
     """(B, L) int64 tokens → (B, D), the mean of their embeddings; token 0 fills up and does not count."""
 
     def __init__(self, vocabulary: int, width: int) -> None:

@@ -11,6 +11,7 @@ from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy
 from clbench.registry import strategies
 from clbench.testing import tiny_benchmark, tiny_run
+from clbench.testing.subjects import subject
 
 MODIFIERS = [name for name in strategies.names() if strategies.entry(name).modifier]
 BASES = [name for name in strategies.names() if name not in MODIFIERS]
@@ -29,7 +30,7 @@ UNTRAINED = ("ncm",)
 
 @pytest.mark.parametrize(("base", "modifier"), [p for p in PAIRS if p not in REFUSED])
 def test_a_pair_trains(base: str, modifier: str) -> None:
-    run = tiny_run(make_strategy(f"{base}+{modifier}"), tiny_benchmark(), epochs=1)
+    run = tiny_run(make_strategy(f"{base}+{modifier}"), subject(base).benchmark(), epochs=1)
     run.fit()
     assert (run.updates == 0) == (base in UNTRAINED)
 

@@ -11,7 +11,7 @@ from torch import nn
 from clbench.augment import Transform
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine import Run
-from clbench.models import Classifier
+from clbench.models import BagOfTokens, Classifier
 from clbench.observer import Observer
 from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
@@ -130,7 +130,7 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
         tokens = 1 + max(
             int(exp.data.x().max()) for stream in (benchmark.train, benchmark.test) for exp in stream
         )
-        layers = [nn.EmbeddingBag(tokens, 16, mode="mean", padding_idx=0), nn.Linear(16, 16)]
+        layers = [BagOfTokens(tokens, 16), nn.Linear(16, 16)]
     if norm:
         layers.append(nn.BatchNorm1d(16))
     return Classifier(nn.Sequential(*layers, nn.ReLU()), 16, benchmark.num_classes)
