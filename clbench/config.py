@@ -47,6 +47,7 @@ class OptimConfig(_Tree):
     """The optimizer and its schedule, which runs over one experience.
 
     Attributes:
+        later_lr: in place of `lr` in every experience but the first, where a few examples would be fitted too fast.
         schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine, cos(99 π t / (200 (K − 1))) in pass t
             of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps).
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
@@ -57,6 +58,7 @@ class OptimConfig(_Tree):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    later_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)

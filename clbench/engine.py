@@ -817,9 +817,10 @@ class Run:
 
     def _schedule(self) -> None:
         optim = self.config.optim
-        epochs = 1 if self.config.train.iterations is not None else self.config.train.epochs
-        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
-        if optim.schedule != "constant" or optim.warmup:
+        lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
+        epochs = 1 if self.config.train.iterations is not None else self.epochs
+        self._lr = lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
+        if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
 

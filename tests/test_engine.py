@@ -284,6 +284,27 @@ def test_without_boundaries_nobody_is_told_of_experiences() -> None:
 # --- schedules, clipping, optimizers ---
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_later_experiences_may_have_a_rate_of_their_own(schedule: str) -> None:
+    """The optimizer's as well as the log's, and with the schedule."""
+    recorder, used = Recorder(), []
+
+    class Sees(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            used.append(self.run.optimizer.param_groups[0]["lr"])
+
+    fitted(
+        chain(CrossEntropy(), Sees()),
+        optim={"lr": 0.1, "later_lr": 0.01, "schedule": schedule},
+        train={"iterations": 4},
+        observers=(recorder,),
+    )
+    factors = [0.5 * (1 + math.cos(math.pi * k / 4)) if schedule == "cosine" else 1.0 for k in range(4)]
+    expected = [lr * factor for lr in (0.1, 0.01, 0.01) for factor in factors]
+    assert used == pytest.approx(expected)
+    assert [row["lr"] for row in recorder.rows] == pytest.approx(expected)
+
+
 def rates(**optim: Any) -> list[float]:
     recorder = Recorder()
     benchmark = tiny_benchmark(experiences=1)
