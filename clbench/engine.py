@@ -68,7 +68,7 @@ class Run:
         model: the network, after all parts have wrapped it.
         device: where everything lives.
         step: optimizer steps' iterations done so far; experience: index of the current one.
-        batch_size: stream examples in a full batch.
+        batch_size: stream examples in a full batch of the present experience.
     """
 
     def __init__(
@@ -460,6 +460,7 @@ class Run:
         self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
+        self.batch_size = self._batch_size_of(exp)
         self._feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
@@ -729,10 +730,11 @@ class Run:
             if train.iterations is None and given > passes:
                 raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
-            most = passes * self._batches_of(len(exp.data))
+            size = self._batch_size_of(exp)
+            most = passes * self._batches_of(len(exp.data), size)
             if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
-                    f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
+                    f"{allows}, at most {most} steps of {size} examples in experience "
                     f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
 
@@ -788,10 +790,15 @@ class Run:
         if train.iterations is not None:
             return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
         epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
-        return epochs * self._batches_of(len(exp.data))
+        return epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
 
-    def _batches_of(self, n: int) -> int:
-        full, rest = divmod(n, self.batch_size)
+    def _batch_size_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
+
+    def _batches_of(self, n: int, size: int | None = None) -> int:
+        """Batches of n examples, of the present experience's size unless another is named."""
+        full, rest = divmod(n, size or self.batch_size)
         return full if self.config.train.drop_last and full else full + bool(rest)
 
     def _first_views(self, view: Tensor) -> list[Tensor]:
