@@ -47,8 +47,8 @@ class OptimConfig(_Tree):
     """The optimizer and its schedule, which runs over one experience.
 
     Attributes:
-        schedule: factor on `lr`: constant; cosine or linear to 0; steps (× `gamma` at each of `milestones`, fractions
-            of the experience's steps).
+        schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine, cos(99 π t / (200 (K − 1))) in pass t
+            of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps).
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
         clip: largest norm of the whole gradient; None leaves it as it is.
         reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried
@@ -61,7 +61,7 @@ class OptimConfig(_Tree):
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "cosine", "linear", "steps"] = "constant"
+    schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps"] = "constant"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0

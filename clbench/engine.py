@@ -81,6 +81,7 @@ class Run:
         self.train_seconds = 0.0
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
+        self._from_features = False  # that batches bring features in place of inputs
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
         self._steps = 0  # of the experience
@@ -122,11 +123,16 @@ class Run:
 
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
-        self.forwards += len(x)
+        self._count(self.model, x)
         with self.precision.autocast():
             features = self.model.features(x)  # type: ignore[operator]
             logits = self.model.head(features)  # type: ignore[operator]
         return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def _count(self, model: nn.Module, x: Tensor) -> None:
+        """Forward passes of the budget: one for an example, and more where a network asks a query first."""
+        passes: int = getattr(model, "passes", 1)  # type: ignore[assignment]
+        self.forwards += len(x) * passes
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
@@ -179,7 +185,7 @@ class Run:
 
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""
-        self.forwards += len(x)
+        self._count(model, x)
         with torch.no_grad(), self.precision.autocast():
             features = model.features(x)  # type: ignore[operator]
             logits = model.head(features)  # type: ignore[operator]
@@ -202,6 +208,7 @@ class Run:
         batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
         epochs: int,
         lr: Callable[[int], float],
+        features: bool = False,
         **optim: Any,
     ) -> None:
         """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
@@ -213,6 +220,8 @@ class Run:
             batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
             epochs: passes.
             lr: the learning rate of a pass.
+            features: that the batches bring features (B, D) of the present experience in place of raw inputs; only the
+                head is passed, and the rows count as the stream's.
             optim: fields of `OptimConfig`: the optimizer, SGD if none is named, and `clip`; not its schedule.
 
         Raises:
@@ -220,6 +229,7 @@ class Run:
         """
         chosen = OptimConfig(**optim)
         kept = self.optimizer, self._clip
+        self._from_features = features
         self.optimizer, self._clip = make_optimizer(self._trainable, chosen), chosen.clip
         training = self.model.training
         self.model.train()
@@ -229,14 +239,18 @@ class Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self._lr
                 for raw, y, task in batches(epoch):
-                    hidden, first_view, _ = self._constants_for(len(y))
-                    replayed = torch.ones_like(y, dtype=torch.bool)
-                    self._step(Batch(self.augment(raw), y, task, raw, hidden, first_view, replayed, new=0))
+                    hidden, first_view, fresh = self._constants_for(len(y))
+                    if features:
+                        self._step(Batch(raw, y, task, raw, hidden, first_view, fresh, new=len(y)))
+                    else:
+                        x, replayed = self.augment(raw), torch.ones_like(y, dtype=torch.bool)
+                        self._step(Batch(x, y, task, raw, hidden, first_view, replayed, new=0))
                     if len(self._trace) >= WINDOW:
                         self._flush()
             self._flush()
         finally:
             self.optimizer, self._clip = kept
+            self._from_features = False
             self.model.train(training)
 
     @contextlib.contextmanager
@@ -488,7 +502,10 @@ class Run:
     def _gradient(self, batch: Batch) -> Output:
         """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
         self.optimizer.zero_grad(set_to_none=True)
-        out = self.forward(batch.x, batch.task)
+        if self._from_features:
+            out = Output(self.mask_tasks(self.logits(batch.x), batch.task), batch.x)
+        else:
+            out = self.forward(batch.x, batch.task)
         losses: dict[str, Tensor] = {}
         for part in self._losing:
             named = part.losses(batch, out)
@@ -709,7 +726,8 @@ class Run:
 
     def _schedule(self) -> None:
         optim = self.config.optim
-        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps)
+        epochs = 1 if self.config.train.iterations is not None else self.config.train.epochs
+        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
         if optim.schedule != "constant" or optim.warmup:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)

@@ -37,7 +37,10 @@ class Classifier(nn.Module):
 
     Attributes:
         head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place.
+        passes: forward passes through the backbone that the features of an example take, for the budget.
     """
+
+    passes: int = 1
 
     def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from clbench.models import Classifier
 from clbench.randomness import derive_seed
 from clbench.registry import Entry, chain_parts, strategies
 from clbench.strategy import Strategy
-from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run
+from clbench.testing.tiny import network_of, tiny_benchmark, tiny_model, tiny_run, tiny_vit
 from clbench.types import Benchmark
 
 
@@ -29,7 +29,7 @@ class Subject:
         make: builds it anew; takes parameters by name.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
-        model: builds the network to check it on; `tiny_model` if None.
+        model: builds the network to check it on; `tiny_model`, or `tiny_vit` where it needs one, if None.
         device: where it is checked.
         factories: what is behind `make`, for their signatures.
     """
@@ -55,7 +55,10 @@ class Subject:
         how.setdefault("seed", 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(how["seed"], "initialisation"))
-            model = self.model(benchmark) if self.model is not None else tiny_model(benchmark, norm=norm)
+            if self.model is not None:
+                model = self.model(benchmark)
+            else:
+                model = tiny_vit(benchmark) if self.network == "vit" else tiny_model(benchmark, norm=norm)
         return tiny_run(
             self.make() if strategy is None else strategy, benchmark, model=model, device=self.device, **how
         )
@@ -70,7 +73,13 @@ class Subject:
         """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:
             spec.setdefault("task_labels", "always")
+        if self.network == "vit":
+            spec["images"] = True
         return tiny_benchmark(**spec)
+
+    @functools.cached_property
+    def network(self) -> str:
+        return network_of(self.make())
 
     @functools.cached_property
     def needs(self) -> frozenset[str]:

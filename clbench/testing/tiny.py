@@ -113,6 +113,32 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     return Classifier(nn.Sequential(*layers, nn.ReLU()), 16, benchmark.num_classes)
 
 
+def tiny_vit(benchmark: Benchmark) -> Classifier:
+    """A vision transformer of timm, 100 wide with 5 blocks, for the images of a tiny benchmark."""
+    from clbench._torchvision import torchvision
+
+    torchvision()
+    from timm.models.vision_transformer import VisionTransformer
+
+    channels, *size = benchmark.input_shape
+    vit = VisionTransformer(
+        img_size=tuple(size),
+        patch_size=2,
+        in_chans=channels,
+        num_classes=0,
+        embed_dim=100,
+        depth=5,
+        num_heads=2,
+        mlp_ratio=0.25,
+    )
+    return Classifier(vit, vit.num_features, benchmark.num_classes)
+
+
+def network_of(strategy: Strategy) -> str:
+    """The kind of network that a strategy needs; "" where any will do."""
+    return next((part.network for part in strategy.parts if part.network), "")
+
+
 def tiny_run(
     strategy: Strategy,
     benchmark: Benchmark,
@@ -131,7 +157,8 @@ def tiny_run(
     """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
 
     Args:
-        strategy, benchmark, model: what runs.
+        strategy, benchmark, model: what runs. A strategy that needs a vision transformer gets `tiny_vit`, and needs a
+            benchmark with images.
         seed: of the initialisation and of everything drawn.
         batch_size, epochs: of training. optim: SGD, 0.02 with momentum 0.9, never reset, if None.
         every: steps between evaluations; 0 evaluates at experience ends.
@@ -151,5 +178,6 @@ def tiny_run(
     execution = Execution(device=device, checkpoint_seconds=checkpoint_seconds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        network = tiny_model(benchmark) if model is None else model
+        made = tiny_vit if network_of(strategy) == "vit" else tiny_model
+        network = made(benchmark) if model is None else model
         return Run(benchmark, strategy, network, config, execution, observers)
