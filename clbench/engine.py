@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -42,6 +42,21 @@ from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Or
 
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run's randomness and the model's buffers stand (`Run.moment`).
+
+    Attributes:
+        buffers: copies of the model's buffers, in order.
+        drawn: the state of each consumer's generator.
+        noise: that of the global generators, dropout's.
+    """
+
+    buffers: list[Tensor]
+    drawn: dict[str, Tensor]
+    noise: dict[str, Tensor]
 
 
 class Run:
@@ -272,22 +287,41 @@ class Run:
         For a gradient that is taken more than once for one batch, such as by an around point that calls `inner` twice:
         the same replayed examples and the same dropout each time, and BatchNorm's statistics move once.
         """
-        buffers = list(self.model.buffers())
-        kept = [buffer.clone() for buffer in buffers]
-        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
-        noise = global_rng_state(self.device)
+        before = self.moment()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, kept, strict=True):
-                    buffer.copy_(value)
-            for name in list(self._generators):
-                if name in drawn:
-                    self._generators[name].set_state(drawn[name])
-                else:  # first asked for inside
-                    self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
-            set_global_rng_state(self.device, noise)
+            self._return_to(before)
+
+    @contextlib.contextmanager
+    def repeating(self, moment: Moment) -> Iterator[None]:
+        """What is drawn inside is what was drawn from a `moment` on, and afterwards all goes on as if it had not been.
+
+        For a second pass over a batch of which the first one counts: the same replayed examples, the same dropout, and
+        the model's buffers are afterwards as the first pass has left them.
+        """
+        now = self.moment()
+        self._return_to(moment)
+        try:
+            yield
+        finally:
+            self._return_to(now)
+
+    def moment(self) -> Moment:
+        """Where all random streams and the model's buffers stand: what `repeating` goes back to."""
+        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
+        return Moment([b.clone() for b in self.model.buffers()], drawn, global_rng_state(self.device))
+
+    def _return_to(self, moment: Moment) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), moment.buffers, strict=True):
+                buffer.copy_(value)
+        for name in list(self._generators):
+            if name in moment.drawn:
+                self._generators[name].set_state(moment.drawn[name])
+            else:  # first asked for since
+                self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
+        set_global_rng_state(self.device, moment.noise)
 
     def gradient_scale(self) -> Tensor:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
@@ -334,6 +368,11 @@ class Run:
     def epoch(self) -> int:
         """The pass over the present experience, from 0."""
         return int(self._place["epoch"])
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the present experience, a part of one counted whole."""
+        return -(-self._steps // self._batches_of(len(self.train[self.experience].data)))
 
     @property
     def at_last_step(self) -> bool:

@@ -94,6 +94,126 @@ def class_incremental(
     )
 
 
+def few_shot(
+    train: Pool,
+    test: Pool,
+    *,
+    base: int,
+    ways: int,
+    shots: int,
+    sessions: int | None = None,
+    class_order: Ordering = "natural",
+    rows: Sequence[int] | None = None,
+    valid_fraction: float = 0.0,
+    seed: int = 0,
+) -> Streams:
+    """A base session of many classes with all their examples, then sessions of a few classes with a few examples each.
+
+    Every experience is tested on all test examples of its classes.
+
+    Args:
+        base: classes of the first experience.
+        ways: classes of each later one. shots: training examples of each of these classes.
+        sessions: experiences after the first; None takes as many as there are classes for. Classes that are left over
+            are in no experience.
+        class_order: the base session takes the first classes of it.
+        rows: the rows of `train` that the sessions after the first hold, in their order, ways · shots each. Without
+            them, the examples of a class are drawn from the seed; those of few shots are then among those of more.
+        valid_fraction: share of each class's training examples that goes to the validation stream, shots excepted.
+        seed: of what is drawn.
+
+    Raises:
+        ConfigError: classes or examples that the pool does not have, or rows that are not such a list; says what is
+            wrong with them. DataError: a class without test examples.
+    """
+    y, y_test = _labels(train, "training"), _labels(test, "test")
+    classes = np.unique(y)
+    _same("class", classes, np.unique(y_test))
+    order = _ordered("class", classes, class_order, seed)
+    if min(base, ways, shots) < 1 or (sessions is not None and sessions < 0):
+        raise ConfigError(
+            f"base, ways and shots are 1 or more and sessions 0 or more; {base}, {ways}, {shots} and {sessions} were "
+            "given."
+        )
+    count = (len(order) - base) // ways if sessions is None else sessions
+    wanted = base + max(count, 0) * ways
+    if count < 0 or wanted > len(order):
+        raise ConfigError(
+            f"{base} base classes and {max(count, 0)} sessions of {ways} take {wanted} classes; the data have "
+            f"{len(order)}."
+        )
+    groups = [order[:base], *(order[base + i * ways : base + (i + 1) * ways] for i in range(count))]
+    if rows is None:
+        few = [_draw_shots(y, group, shots, seed) for group in groups[1:]]
+    else:
+        few = _listed_shots(y, groups[1:], shots, rows)
+    held = _held_out(y, valid_fraction, seed)
+    shot = np.zeros(len(y), dtype=bool)
+    shot[np.concatenate([np.empty(0, dtype=np.int64), *few])] = True
+
+    def having(labels: Ints, group: Ints, keep: npt.NDArray[np.bool_] | None = None) -> Tensor:
+        found = np.isin(labels, group)
+        return torch.from_numpy(np.flatnonzero(found if keep is None else found & keep))
+
+    def experience(i: int, pool: Pool, chosen: Tensor) -> Experience:
+        return Experience(i, tuple(sorted(groups[i].tolist())), Data.of(pool, chosen))
+
+    return _streams(
+        (train, [having(y, groups[0], ~held), *(torch.from_numpy(found) for found in few)]),
+        (test, [having(y_test, group) for group in groups]),
+        (train, [having(y, group, held & ~shot) for group in groups]) if valid_fraction else None,
+        experience,
+    )
+
+
+def _draw_shots(y: Ints, group: Ints, shots: int, seed: int) -> Ints:
+    """Rows of so many examples of each class of a group, by seed and class alone."""
+    found = []
+    for c in group.tolist():
+        there = np.flatnonzero(y == c)
+        if len(there) < shots:
+            raise ConfigError(f"Class {c} has {len(there)} training examples; {shots} shots were asked for.")
+        found.append(there[permutation(len(there), seed, f"shots of class {c}")[:shots]])
+    return np.sort(np.concatenate(found))
+
+
+def _listed_shots(y: Ints, groups: Sequence[Ints], shots: int, rows: Sequence[int]) -> list[Ints]:
+    """The listed rows of each group, checked."""
+    listed = _numbers("The list of shots", rows, len(rows))
+    wanted = shots * sum(map(len, groups))
+    if len(listed) != wanted:
+        raise ConfigError(
+            f"The list of shots needs {wanted} rows, {shots} of each class of {len(groups)} sessions; it has "
+            f"{len(listed)}."
+        )
+    if not wanted:
+        return []
+    if listed.max() >= len(y):
+        raise ConfigError(
+            f"The list of shots names row {listed.max()}; the training examples have rows 0 … {len(y) - 1}."
+        )
+    row, times = np.unique(listed, return_counts=True)
+    if (times > 1).any():
+        raise ConfigError(f"The list of shots names row {row[times > 1][0]} twice.")
+    found = []
+    ends = np.cumsum([shots * len(group) for group in groups])
+    for i, (group, part) in enumerate(zip(groups, np.split(listed, ends[:-1]), strict=True), 1):
+        strange = part[~np.isin(y[part], group)]
+        if len(strange):
+            raise ConfigError(
+                f"The list of shots gives session {i} row {strange[0]}, which is of class {y[strange[0]]}; its classes "
+                f"are {', '.join(map(str, sorted(group.tolist())))}. Are the training examples in the order that the "
+                "list is made for?"
+            )
+        for c in group.tolist():
+            if (held := int((y[part] == c).sum())) != shots:
+                raise ConfigError(
+                    f"The list of shots gives session {i} {held} rows of class {c}, not {shots}."
+                )
+        found.append(np.sort(part))
+    return found
+
+
 def task_incremental(
     train: Pool,
     test: Pool,

@@ -22,21 +22,30 @@ if TYPE_CHECKING:
     from clbench.ledger import Record
     from clbench.suite import Cell as SuiteCell
 
-COLUMNS = (
-    "average_accuracy",
-    "forgetting",
-    "average_anytime_accuracy",
-    "min_acc",
-    "wc_acc",
-    "wf10",
-    "a_auc",
-    "a_avg",
-    "a_last",
-    "f_last",
-)
+COLUMNS = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc", "wf10")
 """Metrics of the tables, in percent; a table leaves out those that its benchmark does not define."""
 
-TITLES = {"forgetting": "forgetting", "wf10": "WF10"}
+FEW_SHOT = (
+    "average_accuracy_weighted",
+    "base_accuracy",
+    "novel_accuracy",
+    "harmonic_mean",
+    "average_incremental_accuracy_weighted",
+    "performance_drop",
+)
+"""Those of few-shot benchmarks: an overall accuracy alone would hide whether anything new was learned."""
+
+BLURRY = ("a_auc", "a_avg", "a_last", "f_last")
+"""Those of streams without boundaries, where there are no tasks to average over."""
+
+TITLES = {
+    "forgetting": "forgetting",
+    "wf10": "WF10",
+    "average_accuracy_weighted": "overall",
+    "average_incremental_accuracy_weighted": "average",
+    "base_accuracy": "base",
+    "novel_accuracy": "novel",
+}
 """Where a table calls a metric other than its registered title."""
 
 TIMES = {"train_seconds": "train s", "eval_seconds": "eval s"}
@@ -168,11 +177,17 @@ def table_rows(cells: Sequence[Cell]) -> list[Row]:
     rows: list[Row] = []
     for strategies in groups.values():
         table = [_row(runs) for runs in strategies.values()]
-        best = {key: _best(table, key) for key in COLUMNS}
+        best = {key: _best(table, key) for key in chosen_columns(row.values for row in table)}
         rows += [
-            replace(row, best=frozenset(key for key in COLUMNS if row.strategy in best[key])) for row in table
+            replace(row, best=frozenset(key for key in best if row.strategy in best[key])) for row in table
         ]
     return rows
+
+
+def chosen_columns(values: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The metrics of a benchmark's table, by what its runs have."""
+    there = {key for of in values for key in ("harmonic_mean", "a_auc") if of.get(key) is not None}
+    return BLURRY if "a_auc" in there else FEW_SHOT if there else COLUMNS
 
 
 def _row(runs: Sequence[Cell]) -> Row:
@@ -285,8 +300,9 @@ def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
         Column("strategy", tuple((row.strategy, False) for row in rows), words=True),
         Column("runs", tuple((_runs(row), False) for row in rows)),
     ]
-    for key in COLUMNS:
-        if key == COLUMNS[0] or any(row.values.get(key) for row in rows):
+    shown = chosen_columns(row.values for row in rows)
+    for key in shown:
+        if key == shown[0] or any(row.values.get(key) for row in rows):
             texts = tuple((percent(row.values.get(key), differences), key in row.best) for row in rows)
             columns.append(Column(head_of(key), texts))
     for key, head in () if differences else TIMES.items():
@@ -333,7 +349,15 @@ def head_of(key: str) -> str:
 
 def shown_metrics(cells: Sequence[Cell]) -> list[str]:
     """Metrics that a table of these cells has."""
-    return [key for key in COLUMNS if any(cell.metrics.get(key) is not None for cell in cells)]
+    tables: dict[str, list[Cell]] = {}
+    for cell in cells:
+        tables.setdefault(cell.benchmark, []).append(cell)
+    shown = {key for table in tables.values() for key in chosen_columns(cell.metrics for cell in table)}
+    return [
+        key
+        for key in dict.fromkeys((*COLUMNS, *FEW_SHOT, *BLURRY))
+        if key in shown and any(cell.metrics.get(key) is not None for cell in cells)
+    ]
 
 
 def by_benchmark(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -15,12 +15,27 @@ from clbench.testing import tiny_benchmark, tiny_run
 MODIFIERS = [name for name in strategies.names() if strategies.entry(name).modifier]
 BASES = [name for name in strategies.names() if name not in MODIFIERS]
 PAIRS = [*itertools.product(BASES, MODIFIERS)]
+ROWS = ("balanced-softmax", "ldam-drw", "cmo", "imbsam")
+"""Modifiers of the loss on labels, row by row."""
+OWN_LOSS = (
+    *("er-ace", "gdumb", "hpcr", "icarl", "pcr", "pred-kd", "scr"),
+    *("base-only", "base-ncm", "decoupled-cosine"),
+)
+"""Strategies that learn labels by a loss of their own, which those cannot change."""
 REFUSED = {
     **{(base, "ema"): "may classify" for base in ("icarl", "ncm", "pcr", "hpcr", "scr")},
     **{(base, "growing-head"): "classes that are still to come" for base in ("der", "derpp")},
-    ("ncm", "refresh"): "no trainable parameters",
+    **dict.fromkeys([("ncm", "refresh"), ("ncm", "sam")], "no trainable parameters"),
     **{(base, "redo"): "linear head" for base in ("pcr", "hpcr", "ncm", "linear-probe")},
     **dict.fromkeys([("scr", "freeze"), ("ncm", "view-batch")], "depends on nothing that is trained"),
+    **{(base, modifier): "loss on the labels" for base in OWN_LOSS for modifier in ROWS},
+    ("base-ncm", "ema"): "may classify",
+    **dict.fromkeys(
+        [("base-only", "redo"), ("base-ncm", "redo"), ("decoupled-cosine", "redo")], "linear head"
+    ),
+    **{(base, m): "still to come" for base in ("der", "derpp") for m in ("balanced-softmax", "ldam-drw")},
+    **{("ncm", modifier): "depends on nothing that is trained" for modifier in ROWS},
+    ("gdumb", "cmo"): "learns from none of them",
     ("gdumb", "view-batch"): "view-batch arranges the stream's batches, and gdumb learns from none of them",
 }
 """Pairs that cannot be composed, with what the message says."""

@@ -44,7 +44,7 @@ def a_last(curve: Curve) -> float | None:
     return float(_exposed_accuracies(curve)[-1])
 
 
-@metric("f_last", title="F_last", higher_is_better=False, reference=SI_BLURRY, default=False)
+@metric("f_last", title="F_last (exposed)", higher_is_better=False, reference=SI_BLURRY, default=False)
 def f_last(curve: Curve) -> float | None:
     """Best accuracy of a class at an earlier segment's end minus its last, over the classes once recognised.
 

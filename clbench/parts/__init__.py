@@ -1,7 +1,19 @@
 """Parts that more than one strategy is made of."""
 
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
-from clbench.parts.heads import GrowingHead, SeenOutputs
+from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
+from clbench.parts.imbalance import (
+    BalancedSoftmax,
+    Margins,
+    Mix,
+    PlainRows,
+    RowLoss,
+    TailSharpness,
+    box,
+    effective_weights,
+    ldam_margins,
+    log_prior,
+)
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
 from clbench.parts.normalisation import (
     Norm,
@@ -59,6 +71,8 @@ from clbench.parts.proxies import (
     unit,
 )
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.sessions import LearnFirst, SettleAfterFirst, Settling, feature_sums
+from clbench.parts.sharpness import ascent, perturbed
 from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
@@ -66,6 +80,7 @@ from clbench.rehearsal import lag_weights
 __all__ = [
     "Anchored",
     "AsIs",
+    "BalancedSoftmax",
     "BinaryCrossEntropy",
     "CosineHead",
     "CrossEntropy",
@@ -78,9 +93,15 @@ __all__ = [
     "HoldWeights",
     "KeepFeatures",
     "Keeper",
+    "LearnFirst",
     "LocalCrossEntropy",
+    "Margins",
+    "Mix",
     "Norm",
     "NormKind",
+    "Normalised",
+    "NormalisedHead",
+    "PlainRows",
     "ProjectAveraged",
     "ProjectEach",
     "Prompted",
@@ -90,27 +111,38 @@ __all__ = [
     "Proxies",
     "Readout",
     "Replay",
+    "RowLoss",
     "SecondView",
     "SeenOutputs",
+    "SettleAfterFirst",
+    "Settling",
+    "TailSharpness",
     "Teacher",
     "TrainOnly",
     "TwoViews",
     "as_vector",
+    "ascent",
     "attend",
     "binary_loss",
+    "box",
     "check_halves",
     "check_layers",
     "cosines",
+    "effective_weights",
     "examples_at_once",
+    "feature_sums",
     "gradients_of",
     "group_norms",
     "halves",
     "insert_norms",
     "lag_weights",
+    "ldam_margins",
     "like",
+    "log_prior",
     "members_of",
     "owners",
     "per_example_gradients",
+    "perturbed",
     "present",
     "project",
     "projected_averaged",
