@@ -48,7 +48,9 @@ class OptimConfig(_Tree):
 
     Attributes:
         schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine, cos(99 π t / (200 (K − 1))) in pass t
-            of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps).
+            of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps);
+            restarts, by pass: of a `cycle` of passes the first `rise` go from `floor` to 1 in a line, the others back
+            in half a cosine.
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
         clip: largest norm of the whole gradient; None leaves it as it is.
         reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried
@@ -61,9 +63,12 @@ class OptimConfig(_Tree):
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps"] = "constant"
+    schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps", "restarts"] = "constant"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
+    cycle: Positive = 200
+    rise: Annotated[int, Field(ge=0)] = 50
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip: Annotated[float, Field(gt=0)] | None = None
     reset: bool = True
@@ -74,6 +79,7 @@ class TrainConfig(_Tree):
 
     Attributes:
         batch_size: stream examples in a batch.
+        later_batch_size: those of every experience but the first, where it is to be another.
         epochs: passes over an experience.
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
         drop_last: leave out the last batch of a pass when it is smaller.
@@ -82,6 +88,7 @@ class TrainConfig(_Tree):
     """
 
     batch_size: Positive = 32
+    later_batch_size: Positive | None = None
     epochs: Positive = 1
     iterations: Positive | None = None
     drop_last: bool = False

@@ -67,7 +67,7 @@ class Run:
         model: the network, after all parts have wrapped it.
         device: where everything lives.
         step: optimizer steps' iterations done so far; experience: index of the current one.
-        batch_size: stream examples in a full batch.
+        batch_size: stream examples in a full batch of the present experience.
     """
 
     def __init__(
@@ -423,6 +423,7 @@ class Run:
         self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
+        self.batch_size = self._batch_size_of(exp)
         self._feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
@@ -679,10 +680,10 @@ class Run:
         if train.iterations is None and train.epochs > passes:
             raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
         for exp in self.train:
-            most = passes * self._batches_of(len(exp.data))
+            most = passes * self._batches_of(len(exp.data), self._batch_size_of(exp))
             if train.iterations is not None and train.iterations > most:
                 raise IncompatibleError(
-                    f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
+                    f"{allows}, at most {most} steps of {self._batch_size_of(exp)} examples in experience "
                     f"{exp.index}; train.iterations is {train.iterations}."
                 )
 
@@ -736,10 +737,15 @@ class Run:
         """Iterations over an experience."""
         if self.config.train.iterations is not None:
             return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data))
+        return self.config.train.epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
 
-    def _batches_of(self, n: int) -> int:
-        full, rest = divmod(n, self.batch_size)
+    def _batch_size_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
+
+    def _batches_of(self, n: int, size: int | None = None) -> int:
+        """Batches of n examples, of the present experience's size unless another is named."""
+        full, rest = divmod(n, size or self.batch_size)
         return full if self.config.train.drop_last and full else full + bool(rest)
 
     def _first_views(self, view: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy
 from clbench.registry import strategies
 from clbench.testing import tiny_benchmark, tiny_run
+from clbench.testing.tiny import network_of
 
 MODIFIERS = [name for name in strategies.names() if strategies.entry(name).modifier]
 BASES = [name for name in strategies.names() if name not in MODIFIERS]
@@ -22,6 +23,8 @@ OWN_LOSS = (
     *("base-only", "base-ncm", "decoupled-cosine"),
 )
 """Strategies that learn labels by a loss of their own, which those cannot change."""
+NAMES = ("align", "cpe-clip", "zero-shot")
+"""Strategies that tell classes by their names, without a linear head."""
 REFUSED = {
     **{(base, "ema"): "may classify" for base in ("icarl", "ncm", "pcr", "hpcr", "scr")},
     **{(base, "growing-head"): "classes that are still to come" for base in ("der", "derpp")},
@@ -36,15 +39,29 @@ REFUSED = {
     **{(base, m): "still to come" for base in ("der", "derpp") for m in ("balanced-softmax", "ldam-drw")},
     **{("ncm", modifier): "depends on nothing that is trained" for modifier in ROWS},
     ("gdumb", "cmo"): "learns from none of them",
+    **{(base, "freeze"): "no trainable parameters of the group 'head'" for base in NAMES},
+    **{(base, "nap"): "used without being called" for base in NAMES},
+    **{(base, modifier): "linear head" for base in NAMES for modifier in ("redo", "ldam-drw")},
+    **{
+        ("zero-shot", modifier): "depends on nothing that is trained"
+        for modifier in ("balanced-softmax", "cmo", "imbsam", "view-batch")
+    },
+    **{("zero-shot", modifier): "no trainable parameters" for modifier in ("refresh", "sam")},
+    ("zero-shot", "ema"): "may classify",
+    **dict.fromkeys(
+        [("align", "freeze-after-first"), ("align", "ovor"), ("zero-shot", "ovor")],
+        "depends on nothing that is trained",
+    ),
     ("gdumb", "view-batch"): "view-batch arranges the stream's batches, and gdumb learns from none of them",
 }
 """Pairs that cannot be composed, with what the message says."""
-UNTRAINED = ("ncm",)
+UNTRAINED = ("ncm", "zero-shot")
 
 
 @pytest.mark.parametrize(("base", "modifier"), [p for p in PAIRS if p not in REFUSED])
 def test_a_pair_trains(base: str, modifier: str) -> None:
-    run = tiny_run(make_strategy(f"{base}+{modifier}"), tiny_benchmark(), epochs=1)
+    strategy = make_strategy(f"{base}+{modifier}")
+    run = tiny_run(strategy, tiny_benchmark(images=bool(network_of(strategy))), epochs=1)
     run.fit()
     assert (run.updates == 0) == (base in UNTRAINED)
 
@@ -52,7 +69,8 @@ def test_a_pair_trains(base: str, modifier: str) -> None:
 @pytest.mark.parametrize(("base", "modifier"), REFUSED)
 def test_a_pair_that_cannot_be_composed_is_refused_with_the_reason(base: str, modifier: str) -> None:
     with pytest.raises(IncompatibleError, match=REFUSED[base, modifier]):
-        tiny_run(make_strategy(f"{base}+{modifier}"), tiny_benchmark(), epochs=1).fit()
+        strategy = make_strategy(f"{base}+{modifier}")
+        tiny_run(strategy, tiny_benchmark(images=bool(network_of(strategy))), epochs=1).fit()
 
 
 def test_modifiers_compose_with_one_another() -> None:

@@ -15,6 +15,7 @@ from clbench.parts.imbalance import (
     log_prior,
 )
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
+from clbench.parts.names import ByName, NamesHead, dual_encoder
 from clbench.parts.normalisation import (
     Norm,
     NormKind,
@@ -28,6 +29,7 @@ from clbench.parts.normalisation import (
 from clbench.parts.penalties import (
     Anchored,
     HoldWeights,
+    by_example,
     examples_at_once,
     per_example_gradients,
     quadratic_penalty,
@@ -82,6 +84,7 @@ __all__ = [
     "AsIs",
     "BalancedSoftmax",
     "BinaryCrossEntropy",
+    "ByName",
     "CosineHead",
     "CrossEntropy",
     "DarkReplay",
@@ -97,6 +100,7 @@ __all__ = [
     "LocalCrossEntropy",
     "Margins",
     "Mix",
+    "NamesHead",
     "Norm",
     "NormKind",
     "Normalised",
@@ -125,9 +129,11 @@ __all__ = [
     "attend",
     "binary_loss",
     "box",
+    "by_example",
     "check_halves",
     "check_layers",
     "cosines",
+    "dual_encoder",
     "effective_weights",
     "examples_at_once",
     "feature_sums",

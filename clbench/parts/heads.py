@@ -64,7 +64,11 @@ class Normalised(Strategy):
         self.scale = scale
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        before: Tensor = model.head.weight  # type: ignore[union-attr,assignment]
+        before = getattr(model.head, "weight", None)
+        if not isinstance(before, Tensor):
+            raise IncompatibleError(
+                f"{self} scores by cosines with the weights of a linear head; here it is a {type(model.head).__name__}."
+            )
         head = NormalisedHead(before, self.scale)
         model.head = head.requires_grad_(before.requires_grad)  # what is frozen stays so
         return model
