@@ -146,7 +146,7 @@ class Run:
 
     def _count(self, model: nn.Module, x: Tensor) -> None:
         """Forward passes of the budget: one for an example, and more where a network asks a query first."""
-        passes: int = getattr(model, "passes", 1)  # type: ignore[assignment]
+        passes: int = getattr(model, "passes", 1)
         self.forwards += len(x) * passes
 
     def logits(self, features: Tensor) -> Tensor:

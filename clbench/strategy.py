@@ -41,7 +41,7 @@ class Strategy:
             learns the labels in another way.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
-        network: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; "" takes
+        architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; "" takes
             any.
 
     Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
@@ -53,7 +53,7 @@ class Strategy:
     idempotent: ClassVar[bool] = False
     replaces: ClassVar[tuple[type[Strategy], ...]] = ()
     from_start: bool = False
-    network: ClassVar[str] = ""
+    architecture: ClassVar[str] = ""
     name: str = ""
     run: Run
 
@@ -303,7 +303,9 @@ def _nearly(name: str, value: object) -> str:
         known = [point for point in POINTS if not _misfit(point, value)]
     else:
         known = (
-            [] if callable(value) else ["needs", "state", "idempotent", "replaces", "from_start", "network"]
+            []
+            if callable(value)
+            else ["needs", "state", "idempotent", "replaces", "from_start", "architecture"]
         )
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 

@@ -150,7 +150,7 @@ class Decomposed(Prompting):
 
     def setup(self, run: Run) -> None:
         rng = run.rng("prompts")
-        for index in range(len(self.prompter.keys) if self.init == "orthogonal" else 1):
+        for index in range(len(run.benchmark.train) if self.init == "orthogonal" else 1):
             self.prompter.draw(index, rng)
 
     def begin_experience(self, exp: Experience) -> None:
@@ -175,7 +175,7 @@ class Decomposed(Prompting):
         return {**super().frozen(), **slices}
 
 
-@register("coda-prompt", paper="arXiv:2211.13218")
+@register("coda-prompt", paper="arXiv:2211.13218", tiny={"pool": 12, "length": 4, "layers": (0, 1)})
 def coda_prompt(
     pool: int = 100,
     length: int = 8,

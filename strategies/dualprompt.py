@@ -110,7 +110,8 @@ class Slots(Prompter):
 
     def of_present(self, n: int) -> Tensor:
         """(E blocks, B, rows, D) the E-prompt of the present experience, for n images."""
-        return self.experts[self.current].unsqueeze(1).expand(-1, n, -1, -1)
+        prompt: Tensor = self.experts[self.current]
+        return prompt.unsqueeze(1).expand(-1, n, -1, -1)
 
     def matching(self, query: Tensor) -> Tensor:
         """(E blocks, B, rows, D) the E-prompts whose keys are nearest to the queries (B, D)."""
@@ -196,7 +197,9 @@ class Dual(Prompting):
         return {**super().frozen(), **experts, **{f"key {t}": self.prompter.keys[t].detach() for t in others}}
 
 
-@register("dualprompt", paper="arXiv:2204.04799")
+@register(
+    "dualprompt", paper="arXiv:2204.04799", tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)}
+)
 def dualprompt(
     variant: Literal["released", "pilot", "coda", "ovor"] = "released",
     pool: int | None = None,

@@ -149,7 +149,7 @@ class LearnToPrompt(Prompting):
         return {"pull": self.settings.pull * self.prompter.pull(out.features[:, self.size :])}
 
 
-@register("l2p", paper="arXiv:2112.08654")
+@register("l2p", paper="arXiv:2112.08654", tiny={"pool": 4, "length": 2, "top": 2})
 def l2p(
     variant: Literal["released", "pilot", "coda", "coda-deep", "ovor"] = "released",
     pool: int | None = None,

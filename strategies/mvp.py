@@ -113,9 +113,8 @@ class InstanceMasked(nn.Module):
     def __init__(self, inner: nn.Module, pool: int, top: int, size: int, use: bool) -> None:
         super().__init__()
         self.inner, self.top, self.size, self.use = inner, top, size, use
-        classes = len(inner.weight)  # type: ignore[arg-type]
-        device = inner.weight.device  # type: ignore[union-attr]
-        self.masks = nn.Parameter(torch.full((pool, classes), -1.0, device=device))
+        weight: Tensor = inner.weight  # type: ignore[assignment]
+        self.masks = nn.Parameter(weight.new_full((pool, len(weight)), -1.0))
 
     @property
     def weight(self) -> Tensor:
@@ -234,7 +233,19 @@ def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) ->
     return 1 - F.cosine_similarity(own, batch, dim=1)
 
 
-@register("mvp", paper="arXiv:2308.09303")
+@register(
+    "mvp",
+    paper="arXiv:2308.09303",
+    tiny={
+        "pool": 2,
+        "general": 1,
+        "expert": 1,
+        "general_layers": (0,),
+        "expert_layers": (1,),
+        "margin": 0.05,
+        "alpha": 0.1,
+    },
+)
 def mvp(
     pool: int = 10,
     general: int = 5,

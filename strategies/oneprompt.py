@@ -61,7 +61,7 @@ class One(Prompting):
         return Shared(drawn)
 
 
-@register("oneprompt", paper="arXiv:2402.04129")
+@register("oneprompt", paper="arXiv:2402.04129", tiny={"early_layers": (0,), "late_layers": (1,)})
 def oneprompt(
     early: int = 10,
     late: int = 40,

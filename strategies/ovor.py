@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.errors import IncompatibleError
-from clbench.parts import FeatureHead
+from clbench.parts import FeatureHead, SeenOutputs, quarter_cosine
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -59,7 +59,7 @@ class VirtualOutliers(Strategy):
     def setup(self, run: Run) -> None:
         head = run.model.head
         while hasattr(head, "inner"):
-            if not (isinstance(head, FeatureHead) or type(head).__name__ == "SeenOutputs"):
+            if not isinstance(head, FeatureHead | SeenOutputs):
                 raise IncompatibleError(
                     f"{self} trains a head of features alone, and that of {run.strategy} ({type(head).__name__}) asks "
                     "for more of an image; leave ovor out."
@@ -100,7 +100,7 @@ class VirtualOutliers(Strategy):
 
     def feature_size(self, features: Tensor) -> int:
         """D: the columns that the head sees."""
-        sizes = [m.size for m in self.run.model.head.modules() if isinstance(m, FeatureHead)]
+        sizes = [m.size for m in self.run.model.modules() if isinstance(m, FeatureHead)]
         return min([*sizes, features.shape[1]])
 
     def _features(self, exp: Experience) -> tuple[Tensor, Tensor]:
@@ -143,13 +143,6 @@ class VirtualOutliers(Strategy):
         for name, parameter in self.run.model.named_parameters():
             if not name.startswith("head."):
                 parameter.grad = None
-
-
-def quarter_cosine(epoch: int, epochs: int) -> float:
-    """cos(99 π t / (200 (K − 1))), the authors' factor on the learning rate in epoch t of K."""
-    return float(
-        torch.cos(torch.tensor(0.99 * torch.pi / 2 * epoch / max(epochs - 1, 1), dtype=torch.float64))
-    )
 
 
 def energy(logits: Tensor, classes: list[int]) -> Tensor:
@@ -201,7 +194,13 @@ def released_outliers(
     return moves[order[:count]]
 
 
-@register("ovor", paper="arXiv:2402.04129", modifier=True, null={"epochs": 0})
+@register(
+    "ovor",
+    paper="arXiv:2402.04129",
+    modifier=True,
+    null={"epochs": 0},
+    tiny={"epochs": 1, "boundary": 10, "draws": 20},
+)
 def ovor(
     epochs: int = 4,
     variant: Variant = "paper",

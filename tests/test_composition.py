@@ -11,7 +11,7 @@ from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy
 from clbench.registry import strategies
 from clbench.testing import tiny_benchmark, tiny_run
-from clbench.testing.tiny import network_of
+from clbench.testing.tiny import architecture_of
 
 MODIFIERS = [name for name in strategies.names() if strategies.entry(name).modifier]
 BASES = [name for name in strategies.names() if name not in MODIFIERS]
@@ -61,16 +61,16 @@ UNTRAINED = ("ncm", "zero-shot")
 @pytest.mark.parametrize(("base", "modifier"), [p for p in PAIRS if p not in REFUSED])
 def test_a_pair_trains(base: str, modifier: str) -> None:
     strategy = make_strategy(f"{base}+{modifier}")
-    run = tiny_run(strategy, tiny_benchmark(images=bool(network_of(strategy))), epochs=1)
+    run = tiny_run(strategy, tiny_benchmark(images=bool(architecture_of(strategy))), epochs=1)
     run.fit()
     assert (run.updates == 0) == (base in UNTRAINED)
 
 
 @pytest.mark.parametrize(("base", "modifier"), REFUSED)
 def test_a_pair_that_cannot_be_composed_is_refused_with_the_reason(base: str, modifier: str) -> None:
+    images = bool(architecture_of(make_strategy(base)))
     with pytest.raises(IncompatibleError, match=REFUSED[base, modifier]):
-        strategy = make_strategy(f"{base}+{modifier}")
-        tiny_run(strategy, tiny_benchmark(images=bool(network_of(strategy))), epochs=1).fit()
+        tiny_run(make_strategy(f"{base}+{modifier}"), tiny_benchmark(images=images), epochs=1).fit()
 
 
 def test_modifiers_compose_with_one_another() -> None:

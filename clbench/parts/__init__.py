@@ -1,5 +1,6 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.optim import quarter_cosine
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
 from clbench.parts.imbalance import (
@@ -155,6 +156,7 @@ __all__ = [
     "projected_each",
     "proxy_contrast",
     "quadratic_penalty",
+    "quarter_cosine",
     "replay_two_views",
     "replayed_gradient",
     "scale_invariant",

@@ -91,7 +91,7 @@ class ByName(Strategy):
     """Classes are told by their names: the head is a `NamesHead` on the dual encoder."""
 
     needs = frozenset({"boundaries"})
-    network = "clip"
+    architecture = "clip"
     state: ClassVar[tuple[str, ...]] = ("present", "seen")
 
     def wrap(self, model: nn.Module) -> nn.Module:

@@ -126,7 +126,7 @@ class Prompting(Strategy):
         size: D, the columns of `out.features` that are the feature; those behind are the prompts' note.
     """
 
-    network = "vit"
+    architecture = "vit"
     prompter: Prompter
 
     def make_prompter(self, vit: Any) -> Prompter:
@@ -163,7 +163,7 @@ def transformer_of(model: nn.Module, part: Strategy) -> Any:
     from clbench._torchvision import torchvision
 
     torchvision()
-    from timm.layers import Attention
+    from timm.layers.attention import Attention
     from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 
     vit: Any = model.backbone
@@ -263,7 +263,8 @@ def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 def by_head(rows: Tensor, heads: int) -> Tensor:
     """(B, m, D) → (B, h, m, D / h)."""
-    return rows.unflatten(2, (heads, -1)).transpose(1, 2)
+    split: Tensor = rows.unflatten(2, (heads, -1))
+    return split.transpose(1, 2)
 
 
 # --- choosing ---
