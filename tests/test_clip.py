@@ -152,6 +152,14 @@ def test_a_toy_encoder_is_made_of_a_vit_and_a_sentence_encoder(tmp_path: Path) -
     x, vit = torch.randn(2, 3, 8, 8), encoder.vit
     plain = F.normalize(encoder.visual_projection(vit.eval()(x)), dim=1)
     assert torch.allclose(model.features(x), plain, atol=1e-6)
+    seen: list[int] = []
+    for layer in vit.blocks:  # type: ignore[union-attr]
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1] - 5))
+    prompts = torch.randn(2, 3, 8)
+    by_mode = [encoder.image(x, prompts, mode) for mode in ("accumulate", "replace")]
+    assert seen == [3, 6, 6, 3, 3, 3]
+    assert not torch.allclose(by_mode[0], by_mode[1], atol=1e-3)
+    assert torch.allclose(encoder.image(x[:1], prompts), by_mode[0][:1], atol=1e-6)
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
