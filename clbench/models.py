@@ -11,6 +11,7 @@ Shapes: B examples of a batch, C classes, D features.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,8 @@ def make_model(
             where no registered model has that name).
         input_shape: of one input, channels first for images.
         num_classes: C.
-        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file of timm.
+        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file of timm;
+            of `seq2seq`, a folder with a checkpoint of T5.
         params: of the factory; for a timm model those of `timm_model`.
 
     Raises:
@@ -110,6 +112,8 @@ def make_model(
         DataError: pretrained weights that cannot be had, or were altered.
     """
     found = find(weights) if weights is not None else None
+    if found is not None and found.path.is_dir():
+        return _with_checkpoint(name, found.path, tuple(input_shape), num_classes, params)
     if found is not None and not found.about:  # not of clbench
         return _with_timm_weights(name, found.path, tuple(input_shape), num_classes, params)
     model = _fresh(name, input_shape, num_classes, **params)
@@ -150,6 +154,25 @@ def _with_timm_weights(
         )
     given = {"name": bare, "input_shape": input_shape, "num_classes": num_classes, **params}
     return _timm_model(**check_arguments(f"model '{name}'", timm_model, given), file=file)
+
+
+def _with_checkpoint(
+    name: str, folder: Path, input_shape: tuple[int, ...], num_classes: int, params: dict[str, Any]
+) -> Classifier:
+    """A model of whole checkpoints: an index made of a T5."""
+    if name != "seq2seq":
+        raise ConfigError(f"{folder} is a folder, a checkpoint for the model seq2seq; '{name}' is another.")
+    given = {"input_shape": input_shape, "num_classes": num_classes, **params}
+    given = check_arguments("model 'seq2seq'", seq2seq, given)
+    defaults = {key: value.default for key, value in inspect.signature(seq2seq).parameters.items()}
+    for key in ("width", "layers", "heads", "dropout"):
+        if given.get(key, defaults[key]) != defaults[key]:
+            raise ConfigError(f"model.{key} is that of the checkpoint in {folder}; leave it out.")
+    from clbench.t5 import T5Index
+
+    (length,) = _text_shape("seq2seq", input_shape)
+    kept = {key: given[key] for key in ("docid", "beam", "k", "leaf") if key in given}
+    return T5Index(folder, length, num_classes, **kept)
 
 
 # --- models of our own ---
@@ -272,11 +295,7 @@ def dual_encoder(
     Updatable Document Retrieval", ICML 2023.
     """
     _text_shape("dual-encoder", input_shape)
-    if vocabulary is None:
-        raise ConfigError(
-            "model 'dual-encoder' needs to know how many tokens there are, and the benchmark brings no tokenizer; give "
-            "model.vocabulary."
-        )
+    vocabulary = _known_tokens("dual-encoder", vocabulary)
     if min(vocabulary, width, hidden, blocks) < 1:
         raise ValueError(
             f"vocabulary, width, hidden and blocks are 1 or more; {[vocabulary, width, hidden, blocks]} was given"
@@ -316,7 +335,7 @@ class _ResidualMLP(nn.Module):
 def seq2seq(
     input_shape: tuple[int, ...],
     num_classes: int,
-    vocabulary: int = 8192,
+    vocabulary: int | None = None,
     docid: Literal["naive", "semantic"] = "naive",
     beam: int = 10,
     width: int = 128,
@@ -329,11 +348,14 @@ def seq2seq(
     """An index that spells (Tay et al., 2022): reads tokens, writes the digits of a document's identifier.
 
     An encoder-decoder transformer; a beam search among the identifiers of documents seen so far names the likeliest.
-    As wide as stated, with a vocabulary of 8,192, it has 2.0 million parameters. With `model.weights` a folder with a
-    checkpoint of T5, it is that T5, and `width`, `layers`, `heads`, `dropout` and `vocabulary` are the checkpoint's.
+    With a vocabulary of 8,192 and texts of 32 tokens it has 1,985,931 parameters. Where `model.weights` is a folder
+    with a checkpoint of T5, it is that T5, and `width`, `layers`, `heads`, `dropout` and `vocabulary` are its own.
+
+    Training asks for the probability of one document; strategies that use the logits of all get them, at a cost that
+    grows with the number of documents.
 
     Args:
-        vocabulary: tokens that a text may have.
+        vocabulary: how many tokens there are; as many as the benchmark's tokenizer has if none is given.
         docid: identifiers: the documents' numbers in decimal; or paths through a tree of clusters of similar documents,
             made of the first corpus, and the place in the last cluster.
         beam: identifiers that the search finds; so many documents get a score.
@@ -341,16 +363,29 @@ def seq2seq(
         k, leaf: of semantic identifiers: clusters of a split, and documents that a cluster holds without a split.
 
     Differences from the paper:
-        1. The decoder's symbols are the ten digits and an end, not pieces of a text vocabulary.
+        1. The decoder's symbols are the ten digits and an end, not pieces of a text vocabulary, which cut numbers
+           differently from place to place.
         2. It starts from random weights, unless a T5 is given.
-        3. Identifiers are made of tf-idf embeddings and of clusters of up to 10 documents, in place of BERT's and 100.
+        3. Clusters are those of tf-idf embeddings and hold up to 10 documents, in place of BERT's and 100.
+
+    Reference: Tay et al., "Transformer Memory as a Differentiable Search Index", NeurIPS 2022, arXiv:2202.06991.
     """
     from clbench.seq2seq import Decoder, Encoder, SpellingIndex
 
     (length,) = _text_shape("seq2seq", input_shape)
+    vocabulary = _known_tokens("seq2seq", vocabulary)
     encoder = Encoder(vocabulary, length, width, layers, heads, dropout)
     decoder = Decoder(width, layers, heads, dropout)
     return SpellingIndex(encoder, decoder, length * (width + 1), num_classes, docid, beam, k, leaf)
+
+
+def _known_tokens(name: str, vocabulary: int | None) -> int:
+    if vocabulary is None:
+        raise ConfigError(
+            f"model '{name}' needs to know how many tokens there are, and the benchmark brings no tokenizer; give "
+            "model.vocabulary."
+        )
+    return vocabulary
 
 
 def _text_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int]:

@@ -62,6 +62,11 @@ class Tokenizer:
         texts: list[str] = self._inner.decode_batch(ids.tolist(), skip_special_tokens=True)
         return texts
 
+    def token(self, piece: str) -> int | None:
+        """The token of a piece of text as it stands in the vocabulary; None if there is none."""
+        found: int | None = self._inner.token_to_id(piece)
+        return found
+
     def to_json(self) -> str:
         """All that determines it; equal tokenizers have equal texts."""
         text: str = self._inner.to_str()

@@ -33,7 +33,8 @@ def document_replay(
         pseudo: share of a batch's new documents that are shown as pseudo-queries, where a corpus has no labelled
             queries.
         generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
-            the first corpus, which draws words (selector) or writes (writer).
+            the first corpus, which draws words (selector) or writes (writer; t5 is the
+            T5 that the model starts from).
         span: tokens of a run.
         generator_steps: of the network's training.
 

@@ -30,7 +30,8 @@ def generative_memory(
         rate: share of the steps that replay; 1/32 = 0.03125 with `share=1` is sparse replay.
         pseudo: share of a batch's new documents that are shown as queries, where a corpus has no labelled ones.
         generator: spans, random runs of a document's tokens, which need no training; or a network trained on the
-            labelled queries of the first corpus when that ends, which draws words (selector) or writes (writer).
+            labelled queries of the first corpus when that ends, which draws words (selector) or writes (writer; t5 is
+            the T5 that the model starts from).
         span: tokens of a run.
         generator_steps: of the network's training, which count in the time of a run and not in its updates.
 

@@ -22,7 +22,8 @@ def retrain(
         pseudo: share of a batch's documents that are shown as pseudo-queries, once there are corpora
             without labelled queries.
         generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
-            the first corpus, which draws words (selector) or writes (writer).
+            the first corpus, which draws words (selector) or writes (writer; t5 is the
+            T5 that the model starts from).
         span: tokens of a run.
         generator_steps: of the network's training.
 

@@ -205,7 +205,7 @@ def test_a_run_continues_to_the_same_bits() -> None:
 def carried_out(strategy: str, out: Path, **params: Any) -> clbench.Record:
     sizes = {f"model.{key}": value for key, value in (SMALL | {"width": 8, "layers": 1}).items()}
     stream = {f"stream.{key}": value for key, value in (STREAM | {"documents": 24}).items()}
-    train = {"iterations": 2, "batch_size": 8, "evaluation.every": 1}
+    train = {"iterations": 2, "first_iterations": 2, "batch_size": 8, "evaluation.every": 1}
     return clbench.run("dsi-numpy", strategy, out=out, model="seq2seq", **stream, **sizes, **train, **params)
 
 
@@ -231,4 +231,8 @@ def test_what_does_not_fit_is_refused() -> None:
         tiny_run(make_strategy("finetune"), benchmark, model=model)
     digits = make_benchmark("split-digits")
     with pytest.raises(IncompatibleError, match=r"model\.docid=naive"):
-        tiny_run(make_strategy("finetune"), digits, model=make_model("seq2seq", (12,), 10, docid="semantic"))
+        tiny_run(
+            make_strategy("finetune"),
+            digits,
+            model=make_model("seq2seq", (64,), 10, vocabulary=20, docid="semantic"),
+        )

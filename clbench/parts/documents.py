@@ -17,6 +17,7 @@ from clbench.types import Batch, Data, Experience, Stream
 
 if TYPE_CHECKING:
     from clbench.engine import Run
+    from clbench.generation import QueryGenerator
 
 
 class Asks(Protocol):
@@ -70,7 +71,8 @@ class LearnedQueries(Strategy):
     Its steps are no updates of the index, so they count in the time of a run alone.
 
     Args:
-        kind: selector draws words of the document and words that ask; writer writes a query word by word.
+        kind: selector draws words of the document and words that ask; writer writes a query word by word; so does t5,
+            from the checkpoint that the model starts from.
         steps: of its training, in batches of 64.
         length: tokens of a query, at most.
     """
@@ -78,12 +80,15 @@ class LearnedQueries(Strategy):
     needs = frozenset({"boundaries", "documents"})
     state = ("generator",)
 
-    def __init__(self, kind: Literal["selector", "writer"], steps: int, length: int = 16) -> None:
+    def __init__(self, kind: Literal["selector", "writer", "t5"], steps: int, length: int = 16) -> None:
         self.kind, self.steps, self.length = kind, steps, length
 
     def setup(self, run: Run) -> None:
         from clbench.generation import Selector, Writer
 
+        if self.kind == "t5":
+            self.generator: QueryGenerator = self._pretrained(run).to(run.device)
+            return
         (tokens,) = run.input_shape
         tokenizer = run.benchmark.tokenizer
         vocabulary = 0 if tokenizer is None else tokenizer.size
@@ -92,6 +97,20 @@ class LearnedQueries(Strategy):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(run.config.seeds.init, "query generator"))
             self.generator = made(vocabulary, tokens).to(run.device)
+
+    def _pretrained(self, run: Run) -> QueryGenerator:
+        from clbench.weights import find
+
+        weights = run.config.model.weights
+        folder = find(weights).path if weights is not None else None
+        if folder is None or not folder.is_dir():
+            raise IncompatibleError(
+                "generator=t5 starts from the T5 that the model starts from, and the model starts from none; set "
+                "model=seq2seq and model.weights to the folder of its checkpoint, or use generator=selector."
+            )
+        from clbench.t5 import T5Writer
+
+        return T5Writer(folder)
 
     def begin_experience(self, exp: Experience) -> None:
         if exp.index == 0 and exp.documents == len(exp):
@@ -128,9 +147,9 @@ def pairs(exp: Experience) -> tuple[Tensor, Tensor]:
     return x[first[of][known]], asked[known]
 
 
-GeneratorName = Literal["spans", "selector", "writer"]
+GeneratorName = Literal["spans", "selector", "writer", "t5"]
 """What makes pseudo-queries: random runs of a document's tokens; or a network trained on the first corpus's queries,
-that draws words, or that writes."""
+that draws words, or that writes, from the start or from the T5 that the model is made of."""
 
 
 def questioner(generator: GeneratorName, span: int, steps: int) -> Spans | LearnedQueries:
