@@ -458,7 +458,7 @@ def tokeniser(folder: Path, longest: int) -> Tokeniser:
     """The tokeniser of a folder's tokenizer.json.
 
     Raises:
-        DataError: there is none, it is damaged, or the package that reads it is not installed.
+        DataError: there is none, or it is damaged.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -466,12 +466,8 @@ def tokeniser(folder: Path, longest: int) -> Tokeniser:
             f"{path} is missing. transformers writes it: AutoTokenizer.from_pretrained({str(folder)!r})"
             f".save_pretrained({str(folder)!r})."
         )
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise DataError(
-            f"{path} is read by the package 'tokenizers': pip install 'clbench[clip]'."
-        ) from error
+    from tokenizers import Tokenizer
+
     try:
         made = Tokenizer.from_file(str(path))
     except Exception as error:  # what its Rust code raises is a bare Exception
