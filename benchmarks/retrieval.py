@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import clbench.data
-from clbench.data import read_beir, retrieval
-from clbench.data.retrieval import Order, Titles
+from clbench.data import Order, Titles, read_beir, retrieval
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 

@@ -277,4 +277,6 @@ def test_every_shipped_configuration_resolves() -> None:
             n in strategies.names() for n in names[0].split("+")
         ):
             modifies = all(strategies.entry(part).modifier for part in names[0].split("+"))
-            resolve(file.parent.name, f"finetune+{names[0]}" if modifies else names[0])
+            asked = benchmarks.entry(file.parent.name).signature().parameters.values()
+            given = {f"stream.{p.name}": "mine" for p in asked if p.default is p.empty}
+            resolve(file.parent.name, f"finetune+{names[0]}" if modifies else names[0], given)

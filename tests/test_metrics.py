@@ -90,7 +90,7 @@ def test_titles_are_distinct():
 
 def test_directions():
     down = {name for name, m in METRICS.items() if m.higher_is_better is False}
-    words = ("forgetting", "wf1", "gap", "drop", "plasticity_loss", "dormant")
+    words = ("forgetting", "wf1", "gap", "drop", "plasticity_loss", "dormant", "forgotten")
     assert down == {name for name in METRICS if any(word in name for word in words)}
 
 

@@ -15,16 +15,18 @@ from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.benchmark import Shift, build, from_arrays, from_folder, from_npz
 from clbench.data.files import data_folder, read_folder, read_npz
 from clbench.data.known import KNOWN, Known, Status, digits, fetch, load, status
-from clbench.data.retrieval import retrieval
+from clbench.data.retrieval import Order, Titles, retrieval
 from clbench.data.source import Source, moments, only, source_of
 
 __all__ = [
     "KNOWN",
     "Collection",
     "Known",
+    "Order",
     "Shift",
     "Source",
     "Status",
+    "Titles",
     "beir_folder",
     "build",
     "data_folder",

@@ -22,7 +22,9 @@ from clbench.text import Tokenizer, fit_tokenizer, load_tokenizer
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
 Order = Literal["file", "article", "random"]
+"""In which order documents come."""
 Titles = Literal["keep", "remove", "query"]
+"""What becomes of documents' titles."""
 
 NOTES = (
     "Every document is a class. The first corpus comes with labelled queries, the later ones as documents only; each "

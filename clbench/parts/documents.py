@@ -48,6 +48,8 @@ def spans(documents: Tensor, width: int, generator: Generator) -> Tensor:
 
     Args:
         documents: (B, L) int64, each filled up with 0 behind.
+        width: tokens of a run.
+        generator: of the starts.
 
     Returns:
         (B, L) int64, filled up with 0 behind.
@@ -209,6 +211,7 @@ def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> B
     """The batch with other rows in place of the stream's last ones, so that it keeps its size.
 
     Args:
+        batch: the batch.
         x, y, task, raw: as of `Batch.join`; not more rows than the stream brings.
     """
     kept = batch.new - len(y)
