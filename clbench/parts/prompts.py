@@ -241,10 +241,13 @@ def prefixed(block: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """(B, N, D) → (B, N, D): timm's attention, with a prefix (B, m, D) to keys and to values after their projection.
+    """(B, N, D) → (B, N, D): timm's attention, with a prefix to keys and to values after their projection.
 
-    Where the network normalises its keys, those of the prefix are taken as they are. Without dropout: the network is in
-    eval mode.
+    Without dropout: the network is in eval mode.
+
+    Args:
+        attention: of timm. x: (B, N, D) tokens.
+        keys, values: (B, m, D) the prefix; where the network normalises its keys, these are taken as they are.
     """
     images, n, _ = x.shape
     heads, size = attention.num_heads, attention.head_dim
