@@ -1,4 +1,4 @@
-"""Suites: strategies × benchmarks × seeds, run side by side in processes, reported together.
+"""Suites: strategies × benchmarks × seeds, run side by side by a launcher, reported together.
 
 Every cell is a run with its own folder, named by what decides its numbers; a suite that is started again runs
 only what is missing and continues what was interrupted.
@@ -6,14 +6,10 @@ only what is missing and continues what was interrupted.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -23,17 +19,16 @@ from clbench.config import (
     RunConfig,
     Seed,
     config_file,
-    cores,
     read_yaml,
     suite_names,
     validate,
 )
 from clbench.errors import ClbenchError, ConfigError, suggest
+from clbench.files import make_folder
 from clbench.ledger import Record, has_record, read_record
-from clbench.registry import load_plugin
 
-PRELOAD = ["clbench.api", "torch._dynamo", "sklearn.datasets"]
-"""What cells are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
+if TYPE_CHECKING:
+    from clbench.launchers import Launcher
 
 
 class Choice(BaseModel):
@@ -90,9 +85,9 @@ class Cell:
 
     Attributes:
         benchmark, strategy: labels. seed: of the run. resolved: its configuration. id: its run folder's name.
-        state: waiting, running, done, diverged, failed.
+        state: waiting, running, done, diverged, failed, timeout.
         message: of a failure.
-        steps, total: progress.
+        steps, total: progress. attempts: how often it was started.
     """
 
     benchmark: str
@@ -104,6 +99,7 @@ class Cell:
     message: str = ""
     steps: int = 0
     total: int = 0
+    attempts: int = 0
     fresh: bool = True
     record: Record | None = field(default=None, repr=False)
 
@@ -171,130 +167,37 @@ def run(
     root: Path,
     execution: Execution,
     *,
-    workers: int | None = None,
+    launcher: Launcher | None = None,
     plugins: Sequence[str] = (),
     watch: Callable[[Sequence[Cell]], None] = lambda cells: None,
 ) -> None:
-    """Run the cells that have no record yet, `workers` at a time; each cell's state says what became of it.
+    """Run the cells that have no record yet; each cell's state says what became of it.
 
     A cell that fails or whose process dies does not stop the others. An interrupt ends the running ones after
     their last checkpoint; started again, the suite goes on from there.
+
+    Args:
+        launcher: what carries the runs out; processes of this machine by default.
     """
+    from clbench.launchers import Job, Local
+
+    make_folder(root)
     for cell in cells:
         if has_record(root / cell.id):
-            _finish(cell, root)
+            settle(cell, root)
             cell.fresh = False
     waiting = [cell for cell in cells if cell.state == "waiting"]
-    if not waiting:
-        watch(cells)
-        return
-    workers = min(workers or cores(), len(waiting))
-    threads = execution.threads or max(1, cores() // workers)
-    execution = execution.model_copy(update={"threads": threads})
-    # A fork server imports torch once; each cell is then a process of its own, which costs next to nothing
-    # and cannot take another cell with it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    running: dict[int, tuple[Any, Connection, Cell]] = {}  # by sentinel: process, its news, cell
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                cell = waiting.pop(0)
-                # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
-                news, send = context.Pipe(duplex=False)
-                job = _Job(cell.id, cell.resolved, execution, root, tuple(plugins))
-                process = context.Process(target=_work, args=(job, send), daemon=False)
-                process.start()
-                send.close()
-                cell.state = "running"
-                running[process.sentinel] = (process, news, cell)
-            ended = wait(list(running), timeout=0.2)
-            for _, news, cell in running.values():
-                _read(news, cell)
-            for sentinel in ended:
-                process, news, cell = running.pop(int(sentinel))  # type: ignore[arg-type]
-                process.join()
-                news.close()
-                if has_record(root / cell.id):
-                    _finish(cell, root)
-                elif cell.state != "failed":
-                    cell.state = "failed"
-                    cell.message = f"its process ended with code {process.exitcode} before there was a record"
-            watch(cells)
-    finally:
-        for process, _, _ in running.values():
-            process.terminate()
-        for process, _, _ in running.values():
-            process.join()
+    if waiting:
+        jobs = [(cell, Job(cell.id, cell.resolved, execution, root, tuple(plugins))) for cell in waiting]
+        (launcher or Local()).launch(jobs, lambda: watch(cells))
+    watch(cells)
 
 
-def _finish(cell: Cell, root: Path) -> None:
+def settle(cell: Cell, root: Path) -> None:
+    """Take over what a cell's record says."""
     try:
         cell.record = read_record(root / cell.id)
     except ClbenchError as error:
         cell.state, cell.message = "failed", str(error)
         return
-    cell.state = cell.record.status
-
-
-def _read(news: Connection, cell: Cell) -> None:
-    """What a cell's process has told since the last time."""
-    try:
-        while news.poll():
-            key, value = news.recv()
-            if key == "steps":
-                cell.steps, cell.total = value
-            else:
-                cell.state, cell.message = "failed", value
-    except (EOFError, OSError):  # the process has ended, perhaps in the middle of a word
-        return
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a cell's process needs to know."""
-
-    id: str
-    resolved: RunConfig
-    execution: Execution
-    root: Path
-    plugins: tuple[str, ...]
-
-
-def _work(job: _Job, news: Connection) -> None:
-    """A cell's process."""
-    import signal
-    import threading
-
-    from clbench import api
-    from clbench.loggers import Progress
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the suite's own process decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    last = 0.0
-
-    def progress(steps: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.2:
-            last = time.monotonic()
-            news.send(("steps", (steps, total)))
-
-    try:
-        for plugin in job.plugins:
-            load_plugin(plugin)
-        record = api.start(job.resolved, job.execution, job.root, observers=[Progress(progress)])
-        if record.id != job.id:
-            news.send(("failed", "the code or the data changed while the suite ran; start it again"))
-    except ClbenchError as error:
-        news.send(("failed", str(error)))
-    except Exception as error:
-        news.send(("failed", f"{type(error).__name__}: {error}"))
-        raise  # the traceback, to standard error
-
-
-def _end_with_parent() -> None:
-    """A suite that is killed must not leave runs behind that nobody knows of, with their folders locked."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    cell.state, cell.message = cell.record.status, ""

@@ -580,3 +580,18 @@ def test_a_name_that_two_distributions_want_is_nobody_s(
     assert "strategy 'lost' of ours 0.3 (ours:x) cannot be loaded: there is no module ours." in said.err
     line = refused(run("my-er-ace"))
     assert all(words in line for words in ("theirs 1.2", "ours 0.3", "Neither is used"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--launcher", "rai"], "no launcher 'rai'. Did you mean 'ray'? Known: local, ray"),
+        (["--address", "auto"], "--address is for --launcher ray; the launcher is local"),
+        (["--launcher", "ray", "--workers", "2"], "--workers is for --launcher local; the launcher is ray"),
+    ],
+    ids=["unknown", "ray's", "local's"],
+)
+def test_options_of_another_launcher_are_refused(clbench: Command, options: list[str], message: str) -> None:
+    said = clbench("suite", "quickstart", *options)
+    assert said.code == 2
+    assert message in " ".join(said.err.split())

@@ -14,6 +14,7 @@ import yaml
 from clbench import suite
 from clbench.config import Execution
 from clbench.errors import ConfigError
+from clbench.launchers import Local
 
 SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
 HOW = Execution(device="cpu", threads=1)
@@ -108,11 +109,11 @@ def states(cells: list[suite.Cell]) -> dict[str, str]:
 
 def test_a_suite_runs_only_what_is_missing(tmp_path: Path) -> None:
     planned = configured()
-    suite.run(suite.plan(planned), tmp_path, HOW, workers=2)
+    suite.run(suite.plan(planned), tmp_path, HOW, launcher=Local(2))
     records = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")}
     assert len(records) == 2
     again = suite.plan(planned)
-    suite.run(again, tmp_path, HOW, workers=2)
+    suite.run(again, tmp_path, HOW, launcher=Local(2))
     assert states(again) == {"finetune": "done", "er": "done"}
     assert not any(cell.fresh for cell in again)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/record.json")} == records
@@ -150,6 +151,8 @@ def test_cells_that_end_badly_do_not_stop_the_others(tmp_path: Path) -> None:
         out,
         "--workers",
         "2",
+        "--retries",
+        "0",
         "--threads",
         "1",
         "--device",

@@ -30,6 +30,7 @@ from clbench.cli.progress import Line, SuiteProgress
 
 if TYPE_CHECKING:
     from clbench.config import RunConfig
+    from clbench.launchers import Launcher
     from clbench.suite import Cell
 
 
@@ -93,6 +94,22 @@ def suite(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="That many seeds from 0, in place of the suite's.")
     ] = None,
+    launcher: Annotated[str, typer.Option(help="local, or ray: the cores and GPUs of a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, or auto.  [default: one on this machine]")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="With ray: cores of each run.  [default: 1]")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With ray: GPUs of each run; 0.25 puts four on one.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a run whose process died goes on from its checkpoint.")
+    ] = 3,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which a run is ended; its checkpoint stays.")
+    ] = None,
     precision: Precision = None,
     config: Config = None,
     plugin: Plugins = None,
@@ -106,6 +123,7 @@ def suite(
     from clbench import suite as suites
     from clbench.config import parse_pairs, read_yaml
 
+    carry_out = _launcher(launcher, workers, address, cpus, gpus, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
     how = execution(device, threads, log, checkpoint, overlap)
@@ -116,12 +134,40 @@ def suite(
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)
 
     from clbench.api import runs_folder
-    from clbench.files import make_folder
 
-    root = make_folder(runs_folder(out))
+    root = runs_folder(out)
     with SuiteProgress(cells, quiet=as_json) as progress:
-        suites.run(cells, root, how, workers=workers, plugins=plugin or [], watch=progress.update)
+        suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
     return report(cells, root / short, loaded.title or short, f"clbench suite {name}", as_json)
+
+
+def _launcher(
+    name: str,
+    workers: int | None,
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    retries: int,
+    seconds: float | None,
+) -> Launcher:
+    from clbench.errors import ConfigError, suggest
+    from clbench.launchers import Limits, Local, Ray
+
+    limits = Limits(retries, seconds)
+    theirs: dict[str, dict[str, Any]] = {
+        "local": {"workers": workers},
+        "ray": {"address": address, "cpus": cpus, "gpus": gpus},
+    }
+    if name not in theirs:
+        raise ConfigError(
+            f"There is no launcher '{name}'.{suggest(name, list(theirs))} Known: {', '.join(theirs)}."
+        )
+    for other, options in theirs.items():
+        given = [key for key, value in options.items() if value is not None]
+        if other != name and given:
+            raise ConfigError(f"--{given[0]} is for --launcher {other}; the launcher is {name}.")
+    options = {key: value for key, value in theirs[name].items() if value is not None}
+    return Local(**options, limits=limits) if name == "local" else Ray(**options, limits=limits)
 
 
 def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
@@ -150,7 +196,9 @@ def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_jso
         console.print(f"report: {page}", soft_wrap=True, markup=False)
     if any(cell.state == "failed" for cell in cells):
         return 2
-    return 3 if any(cell.state == "diverged" for cell in cells) else 0
+    if any(cell.state == "diverged" for cell in cells):
+        return 3
+    return 1 if any(cell.state == "timeout" for cell in cells) else 0
 
 
 def pretrain(

@@ -1,0 +1,129 @@
+"""Runs side by side in processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from clbench.config import cores
+from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
+from clbench.ledger import has_record
+
+if TYPE_CHECKING:
+    from clbench.suite import Cell
+
+PRELOAD = ["clbench.api", "torch._dynamo", "sklearn.datasets"]
+"""What runs are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
+
+
+@dataclass
+class _Process:
+    cell: Cell
+    job: Job
+    process: Any
+    news: Connection
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Local(Launcher):
+    """`workers` processes at a time; None is as many as there are cores."""
+
+    workers: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def launch(self, jobs: Sequence[tuple[Cell, Job]], watch: Callable[[], None]) -> None:
+        """Carry out all jobs, each in a process of its own, which cannot take another with it."""
+        waiting = list(jobs)
+        workers = min(self.workers or cores(), len(waiting))
+        # A fork server imports torch once; a process costs next to nothing then.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        running: dict[int, _Process] = {}  # by sentinel
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    started = _start(context, *waiting.pop(0), workers)
+                    running[started.process.sentinel] = started
+                ended = wait(list(running), timeout=0.2)
+                for one in running.values():
+                    _read(one)
+                    self._watch_the_clock(one)
+                for sentinel in ended:
+                    one = running.pop(int(sentinel))  # type: ignore[arg-type]
+                    if self._again(one):
+                        waiting.insert(0, (one.cell, one.job))
+                watch()
+        finally:
+            for one in running.values():
+                one.process.terminate()
+            for one in running.values():
+                one.process.join()
+
+    def _watch_the_clock(self, one: _Process) -> None:
+        seconds = self.limits.seconds
+        if seconds is not None and time.monotonic() - one.began > seconds and one.cell.state == "running":
+            timed_out(one.cell, seconds)
+            one.process.kill()
+
+    def _again(self, one: _Process) -> bool:
+        """What became of a process that has ended; whether its run is to be started again."""
+        from clbench.suite import settle
+
+        one.process.join()
+        one.news.close()
+        cell, code = one.cell, one.process.exitcode
+        if has_record(one.job.root / cell.id):
+            settle(cell, one.job.root)
+        elif cell.state == "running":
+            if cell.attempts <= self.limits.retries:
+                cell.state = "waiting"
+                return True
+            cell.state = "failed"
+            times = "" if cell.attempts == 1 else f", {cell.attempts} times"
+            cell.message = f"its process ended with code {code} before there was a record{times}"
+        return False
+
+
+def _start(context: Any, cell: Cell, job: Job, workers: int) -> _Process:
+    threads = job.execution.threads or max(1, cores() // workers)
+    job = replace(job, execution=job.execution.model_copy(update={"threads": threads}))
+    # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
+    news, send = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, send), daemon=False)
+    process.start()
+    send.close()
+    cell.state = "running"
+    cell.attempts += 1
+    return _Process(cell, job, process, news)
+
+
+def _read(one: _Process) -> None:
+    """What a process has told since the last time."""
+    try:
+        while one.news.poll():
+            hear(one.cell, *one.news.recv())
+    except (EOFError, OSError):  # the process has ended, perhaps in the middle of a word
+        return
+
+
+def _work(job: Job, news: Connection) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the suite's own process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    job.carry_out(lambda key, value: news.send((key, value)))
+
+
+def _end_with_parent() -> None:
+    """A suite that is killed must not leave runs behind that nobody knows of, with their folders locked."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

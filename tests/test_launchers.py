@@ -1,0 +1,168 @@
+"""Launchers: what becomes of runs whose process or machine dies, that take too long, or never could start."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench import suite
+from clbench.config import Execution
+from clbench.errors import ConfigError
+from clbench.launchers import Limits, Local, Ray
+
+SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
+HOW = Execution(device="cpu", threads=1, checkpoint_seconds=0.0)
+PLUGIN = """# Once, at step 30, something goes wrong.
+import os, time
+from pathlib import Path
+from clbench import Strategy, register
+from clbench.parts import CrossEntropy
+
+class Trouble(CrossEntropy):
+    def __init__(self, mark, how):
+        super().__init__()
+        self.mark, self.how = Path(mark), how
+    def losses(self, batch, out):
+        if self.run.step == 30 and not self.mark.exists():
+            self.mark.touch()
+            if self.how == 'die': os._exit(9)
+            time.sleep(60)
+        return super().losses(batch, out)
+
+@register('trouble')
+def trouble(mark: str, how: str) -> Strategy:
+    return Trouble(mark, how)
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from clbench.registry import load_plugin
+
+    file = tmp_path_factory.mktemp("plugins") / "trouble.py"
+    file.write_text(PLUGIN)
+    load_plugin(str(file))
+    return str(file)
+
+
+def trouble(mark: Path, how: str = "die") -> dict[str, Any]:
+    return {"name": "trouble", "settings": {"mark": str(mark), "how": how}}
+
+
+def planned(*strategies: Any, seeds: int = 1) -> list[suite.Cell]:
+    given = {
+        "strategies": list(strategies),
+        "benchmarks": ["split-digits"],
+        "seeds": seeds,
+        "settings": SETTINGS,
+    }
+    return suite.plan(suite.validate(suite.SuiteConfig, given))
+
+
+def bits(root: Path, cells: list[suite.Cell]) -> list[str]:
+    """Of every cell, a hash of its final weights and of its curve."""
+    files = [root / cell.id / name for cell in cells for name in ("model.safetensors", "curve.npz")]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+# --- this machine ---
+
+
+def test_a_run_whose_process_dies_goes_on_to_the_same_bits(tmp_path: Path, plugin: str) -> None:
+    strategy = trouble(tmp_path / "mark")
+    died, undisturbed = planned(strategy), planned(strategy)
+    suite.run(died, tmp_path / "a", HOW, launcher=Local(1, Limits(retries=1)), plugins=[plugin])
+    suite.run(undisturbed, tmp_path / "b", HOW, launcher=Local(1), plugins=[plugin])
+    assert (died[0].state, died[0].attempts, undisturbed[0].attempts) == ("done", 2, 1)
+    assert bits(tmp_path / "a", died) == bits(tmp_path / "b", undisturbed)
+
+
+def test_a_run_is_not_started_more_often_than_it_may(tmp_path: Path, plugin: str) -> None:
+    cells = planned(trouble(tmp_path / "mark"))
+    suite.run(cells, tmp_path, HOW, launcher=Local(1, Limits(retries=0)), plugins=[plugin])
+    assert cells[0].state == "failed"
+    assert cells[0].message == "its process ended with code 9 before there was a record"
+
+
+def test_a_run_that_hangs_is_ended_at_its_limit_and_goes_on_the_next_time(
+    tmp_path: Path, plugin: str
+) -> None:
+    strategy = trouble(tmp_path / "mark", "hang")
+    hung, again = planned(strategy), planned(strategy)
+    suite.run(hung, tmp_path, HOW, launcher=Local(1, Limits(seconds=8)), plugins=[plugin])
+    assert (hung[0].state, hung[0].attempts) == ("timeout", 1)
+    assert hung[0].message.startswith("ended at its limit of 8 s")
+    assert (tmp_path / hung[0].id / "checkpoint.safetensors").is_file()
+    suite.run(again, tmp_path, HOW, launcher=Local(1), plugins=[plugin])
+    assert again[0].state == "done"
+
+
+# --- a cluster ---
+
+FAST_NEWS = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 4,
+}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two machines with a core each, on this one; the driver's has none."""
+    pytest.importorskip("ray", reason="the extra clbench[ray] is not installed")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": FAST_NEWS},
+    )
+    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:::ray", "ignore::ResourceWarning")
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_bits_of_one_process_also_when_a_machine_dies(
+    tmp_path: Path, cluster: Any
+) -> None:
+    here, there = planned("finetune", "er", seeds=2), planned("finetune", "er", seeds=2)
+    suite.run(here, tmp_path / "here", HOW, launcher=Local(1))
+    killed = threading.Event()
+
+    def watch(cells: Any) -> None:
+        if not killed.is_set() and any(c.state == "running" and c.steps > 20 for c in cells):
+            killed.set()
+            cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+
+    launcher = Ray(address=cluster.address)
+    suite.run(there, tmp_path / "there", HOW, launcher=launcher, watch=watch)
+    assert killed.is_set()
+    assert {str(cell): cell.state for cell in there} == {str(cell): "done" for cell in here}
+    assert max(cell.attempts for cell in there) > 1
+    assert bits(tmp_path / "there", there) == bits(tmp_path / "here", here)
+
+
+@pytest.mark.slow
+def test_a_cluster_ends_what_takes_too_long_and_refuses_what_never_starts(
+    tmp_path: Path, plugin: str, cluster: Any
+) -> None:
+    cells = planned(trouble(tmp_path / "mark", "hang"))
+    launcher = Ray(address=cluster.address, limits=Limits(seconds=10))
+    began = time.monotonic()
+    suite.run(cells, tmp_path, HOW, launcher=launcher, plugins=[plugin])
+    assert cells[0].state == "timeout"
+    assert time.monotonic() - began < 50
+    with pytest.raises(ConfigError, match=r"wants 64 cores, and no machine .* more than 1; lower --cpus"):
+        suite.run(planned("er"), tmp_path, HOW, launcher=Ray(address=cluster.address, cpus=64))
