@@ -18,6 +18,7 @@ import yaml
 
 from clbench import checkpoint, config, loggers, metrics, weights
 from clbench.config import Execution, RunConfig
+from clbench.device import pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
@@ -190,7 +191,7 @@ def start(
     identity = identify(resolved, benchmark)
     folder = root / identity.id
     if has_record(folder):
-        return read_record(folder, identity.id)
+        return _finished(folder, identity.id)
     execution = _with_threads(execution, folder)
     before = torch.get_num_threads()
     torch.set_num_threads(execution.threads or before)
@@ -205,10 +206,18 @@ def start(
                 make_folder(folder)
                 stack.enter_context(locked(folder, f"Run {folder}"))
             if has_record(folder):  # finished in the meantime
-                return read_record(folder, identity.id)
+                return _finished(folder, identity.id)
             return _carry_out(engine, folder, identity, log)
     finally:
         torch.set_num_threads(before)
+
+
+def _finished(folder: Path, id: str) -> Record:
+    record = read_record(folder, id)
+    if (folder / CHECKPOINT).is_file():  # killed between the record and this
+        with contextlib.suppress(OSError):  # results may lie where nothing can be written
+            (folder / CHECKPOINT).unlink()
+    return record
 
 
 def _with_threads(execution: Execution, folder: Path) -> Execution:
@@ -230,7 +239,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     """
     folder = Path(os.path.abspath(folder))
     if has_record(folder):
-        return read_record(folder, folder.name)
+        return _finished(folder, folder.name)
     if not (folder / "config.yaml").is_file():
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
@@ -241,16 +250,29 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
                 "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it "
                 "again."
             )
-    identity = identify(resolved)
+    with _said_in(folder / "config.yaml"):
+        identity = identify(resolved)
     if identity.id != folder.name:
         raise LedgerError(
-            f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call the "
-            f"run {identity.id}. Continue it with the version that began it, or run it again."
+            f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call "
+            f"the run {identity.id}. Continue it with the version that began it, or run it again."
         )
     path = folder / EXECUTION
     kept = config.validate(Execution, read_json(path) if path.is_file() else {}, f"{path}: ")
+    if device is None:
+        with _said_in(path):
+            pick_device(kept.device)
     execution = kept.model_copy(update={"device": device}) if device else kept
     return start(resolved, execution, folder.parent, observers=observers)
+
+
+@contextlib.contextmanager
+def _said_in(path: Path) -> Iterator[None]:
+    """Name the file that says what is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def build(
@@ -291,6 +313,8 @@ def build(
 def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:
     """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
     resolved = engine.config
+    for part in folder.glob(".*.part"):  # of writes that were killed
+        part.unlink()
     atomic_write(folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
     atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
     env = environment(str(engine.device), torch.get_num_threads())

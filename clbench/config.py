@@ -241,6 +241,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 _SECTIONS = ("evaluation", "model", "optim", "seeds", "stream", "train")
 """What may stand before the dot of a key, beside the strategies' names."""
 _TREES = (*_SECTIONS, "params")
+_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What YAML's reader raises, of dates that are none and of a thousand brackets, too."""
 FULL_ONLY = {
     ("optim", "name"),
     *(("evaluation", key) for key in ("seed", "batch_size", "check", "prefix", "error")),
@@ -360,7 +362,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{key}' is given twice: {found[key]} and {text}.")
         try:
             found[key] = _number(yaml.safe_load(text))
-        except yaml.YAMLError:
+        except _NOT_YAML:
             found[key] = text
     return found
 
@@ -377,7 +379,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line} is not YAML: {getattr(error, 'problem', error)}.") from None

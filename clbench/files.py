@@ -8,7 +8,11 @@ import hashlib
 import json
 import math
 import os
+import struct
 import threading
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +109,39 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         yield
 
 
+UNREADABLE = (
+    *(
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        SyntaxError,
+    ),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading an archive of arrays raises if it is damaged or none."""
+
+
+def check_size(archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that unpacks to more than fits into memory; a few kilobytes can.
+
+    Raises:
+        ValueError: says how large it would be.
+    """
+    size = sum(entry.file_size for entry in archive.infolist())
+    if size > memory_bytes():
+        raise ValueError(f"it unpacks to {size >> 20} MB, more than the memory of this machine")
+
+
+def memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def canonical_json(value: Any) -> str:
     """JSON of which there is one form only: sorted keys, no spaces, shortest floats, nothing that is not a
     number."""
@@ -143,5 +180,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LedgerError(f"There is no {path}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LedgerError(f"{path} is damaged: {error}.") from error

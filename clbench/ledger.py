@@ -97,6 +97,13 @@ def _digest(content: Mapping[str, Any]) -> str:
 _TYPES: dict[str, type] = {"id": str, "status": str, "selection": str, "note": str, "schema": int}
 """Of the fields that are not dictionaries."""
 
+_INSIDE: tuple[tuple[str, str, Any], ...] = (
+    *((field, "name", str) for field in ("benchmark", "strategy")),
+    *((field, "version", (str, int)) for field in ("benchmark", "strategy")),
+    *(("curve_file", key, str) for key in ("file", "sha256")),
+)
+"""What readers rely on within dictionaries, with its type."""
+
 
 def write_record(record: Record, folder: Path) -> Record:
     """Write `record.json` so that it is there whole or not at all; returns the record with its folder."""
@@ -152,7 +159,14 @@ def parse_record(path: Path) -> Record:
         )
     for key, value in content.items():
         if not isinstance(value, _TYPES.get(key, dict)):
-            raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r}.")
+            raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r:.80}.")
+    for key, inner, kinds in _INSIDE:
+        if not isinstance(content[key].get(inner), kinds):
+            raise LedgerError(f"{path} is damaged: '{key}.{inner}' holds {content[key].get(inner)!r:.80}.")
+    if Path(content["curve_file"]["file"]).name != content["curve_file"]["file"]:
+        raise LedgerError(
+            f"{path} is damaged: its curve must lie beside it, and not be {content['curve_file']}."
+        )
     return Record(**content)
 
 

@@ -10,7 +10,6 @@ import math
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 
 from clbench.data.source import Source, source_of
 from clbench.errors import ConfigError, DataError
+from clbench.files import UNREADABLE, check_size
 from clbench.types import Pool
 
 
@@ -68,6 +68,8 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = ())
             file = np.load(handle, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, not several by name")
+            if file.zip is not None:
+                check_size(file.zip)
             missing = [key for key in needed if key not in file.files]
             if missing:
                 raise DataError(
@@ -78,9 +80,11 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = ())
                 if key in file.files:
                     try:
                         arrays[key] = file[key]
-                    except ValueError as error:
+                    except UNREADABLE as error:
                         raise ValueError(f"{key}: {error}") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         # NumPy takes a file that it does not know for a pickle, and advises to load it unsafely.
         why = "it is no archive of plain arrays" if "pickled" in str(error) else error
         raise DataError(
@@ -195,7 +199,9 @@ def _list_images(root: Path, test_fraction: float) -> tuple[list[_Image], list[_
         groups = [(label, domain.name) for domain in nested for label in _folders(domain)]
         for label, domain in groups or [(label, "") for label in top]:
             images = _images_in(root, label, domain)
-            by_hash = sorted(images, key=lambda image: hashlib.sha256(image.name.encode()).digest())
+            by_hash = sorted(
+                images, key=lambda image: hashlib.sha256(image.name.encode(errors="surrogateescape")).digest()
+            )
             cut = min(max(1, math.floor(len(images) * test_fraction + 0.5)), max(len(images) - 1, 0))
             chosen = {image.name for image in by_hash[:cut]}
             train += [image for image in images if image.name not in chosen]

@@ -93,12 +93,13 @@ def source_of(
     for split, given in (("train", domain_train), ("test", domain_test)):
         if given is not None:
             domains[split] = _integers(f"{who}: domain_{split}", _array(given), len(pools[split].y))
-    names = tuple(str(name) for name in class_names)
+    names, of_domains = (
+        _names(f"{who}: class_names", class_names),
+        _names(f"{who}: domain_names", domain_names),
+    )
     if names and len(names) != classes:
         raise DataError(f"{who}: {len(names)} class names were given for {classes} classes.")
-    return Source(
-        train, test, names, domains["train"], domains["test"], tuple(str(name) for name in domain_names)
-    )
+    return Source(train, test, names, domains["train"], domains["test"], of_domains)
 
 
 def only(source: Source, first: int, stop: int) -> Source:
@@ -153,6 +154,12 @@ def _check_classes(who: str, part: Pool, classes: int) -> None:
             "clbench never renumbers them. To do so, join those of training and test: names, labels = "
             "numpy.unique(labels, return_inverse=True)."
         )
+
+
+def _names(who: str, given: Any) -> tuple[str, ...]:
+    if np.ndim(given) != 1:
+        raise DataError(f"{who} must hold one name for each; it is of shape {np.shape(given)}.")
+    return tuple(str(name) for name in given)
 
 
 def _array(given: Any) -> npt.NDArray[Any]:

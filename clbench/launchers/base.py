@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clbench.suite import Cell
 
 Tell = Callable[[str, Any], None]
-"""How a job speaks: ("steps", (done, total)), ("failed", message), or ("busy", message): another process has the run."""
+"""How a job speaks: ("steps", (done, total)), ("failed", message), or ("busy", message) of a run in other hands."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
                 module.weight.mul_(2)
     for module in vit.modules():
         if hasattr(module, "fused_attn"):  # that kernel cannot be mapped over examples, as some strategies do
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]
     return Classifier(vit, vit.num_features, benchmark.num_classes)
 
 

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import traceback
@@ -243,12 +244,23 @@ def evidence(folder: Path) -> dict[str, Any]:
     """Everything of a run folder that may not depend on interruptions."""
     record = json.loads((folder / "record.json").read_text())
     kept = {key: record[key] for key in ("id", "status", "metrics", "curve", "config", "seeds")}
-    files = ("model.safetensors", "curve.npz", "log.jsonl", "losses.csv", "config.yaml", "execution.json")
+    files = [
+        name
+        for name in (
+            "model.safetensors",
+            "curve.npz",
+            "log.jsonl",
+            "losses.csv",
+            "config.yaml",
+            "execution.json",
+        )
+        if (folder / name).is_file()
+    ]
     return {
         **kept,
         "budget": {key: record["budget"][key] for key in COUNTED},
         **{name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
-        "files": sorted(path.name for path in folder.iterdir() if not path.name.endswith(".part")),
+        "files": sorted(path.name for path in folder.iterdir()),
     }
 
 
@@ -304,7 +316,83 @@ def survives(references: References, strategy: str, fault: Fault, out: Path) -> 
     return differences(references.folder(strategy), folder)
 
 
-def differences(one: Path, other: Path) -> str:
+def differences(one: Path, other: Path, but: tuple[str, ...] = ()) -> str:
     """What of the evidence of two run folders is not the same, empty if all is."""
     wanted, found = evidence(one), evidence(other)
-    return ", ".join(key for key in wanted if wanted[key] != found.get(key))
+    return ", ".join(key for key in wanted if key not in but and wanted[key] != found.get(key))
+
+
+# --- damage ---
+
+
+def damages(data: bytes, chance: random.Random, number: int) -> dict[str, bytes | None]:
+    """Ways in which a file may be damaged: what → its bytes then, None where it is gone.
+
+    A bit is flipped in every region: of a safetensors file in its length, its header, and every tensor; of any file in
+    `number` places besides.
+    """
+    places = {f"byte {at}": at for at in (chance.randrange(len(data)) for _ in range(number))}
+    if data[8:9] == b"{":
+        size = int.from_bytes(data[:8], "little")
+        places |= {"the header's length": chance.randrange(8), "the header": 8 + chance.randrange(size)}
+        for name, about in json.loads(data[8 : 8 + size]).items():
+            if name != "__metadata__" and about["data_offsets"][0] < about["data_offsets"][1]:
+                places[name] = 8 + size + chance.randrange(*about["data_offsets"])
+    flipped = {name: flip(data, at, chance.randrange(8)) for name, at in places.items()}
+    cut = chance.randrange(len(data))
+    whole: dict[str, bytes | None] = {
+        "gone": None,
+        "empty": b"",
+        "without its last byte": data[:-1],
+        f"the first {cut} bytes": data[:cut],
+        "zeros": bytes(len(data)),
+        "with more behind": data + b"\x00more",
+    }
+    return whole | {f"a bit of {name} flipped": content for name, content in flipped.items()}
+
+
+def flip(data: bytes, at: int, bit: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
+
+
+def damaged(folder: Path, into: Path, file: str, content: bytes | None) -> Path:
+    """A copy of a run folder in which one file is damaged."""
+    copy = into / folder.name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_bytes(content)
+    return copy
+
+
+def goes_on(damaged: Path, file: str, whole: Path) -> tuple[str, str]:
+    """Continue a damaged run in this process: "refused" or "harmless", and what is wrong with it, if anything is."""
+    from clbench import api
+
+    try:
+        api.resume(damaged)
+    except clbench.ClbenchError as error:
+        named = file in str(error) or (file == "config.yaml" and str(damaged) in str(error))
+        return "refused", "" if named else f"the message names another culprit: {error}"
+    except Exception as error:
+        return "refused", f"{type(error).__name__}: {error}"
+    # How a run is carried out, which loggers it has for example, may be lost; its numbers may not.
+    how = ("execution.json", "losses.csv", "files") if file == "execution.json" else ()
+    return "harmless", differences(whole, damaged, but=how)
+
+
+def reads(damaged: Path, file: str, whole: Path) -> tuple[str, str]:
+    """Read a damaged finished run: "refused" or "harmless", and what is wrong with it, if anything is."""
+    from clbench.ledger import read_record
+
+    expected = read_record(whole)
+    try:
+        record = read_record(damaged, damaged.name)
+        same = (record, record.curve) == (expected, expected.curve)
+    except clbench.ClbenchError as error:
+        named = file in str(error) or (file == "record.json" and "is not finished" in str(error))
+        return "refused", "" if named else f"the message names another culprit: {error}"
+    except Exception as error:
+        return "refused", f"{type(error).__name__}: {error}"
+    return "harmless", "" if same else "it says something else"
