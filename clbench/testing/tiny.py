@@ -121,6 +121,7 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
     from clbench._torchvision import torchvision
 
     torchvision()
+    from timm.layers.attention import Attention
     from timm.models.vision_transformer import VisionTransformer
 
     channels, height, width = benchmark.input_shape
@@ -139,10 +140,11 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
         for module in vit.modules():
             if isinstance(module, nn.Linear):
                 module.weight.mul_(2)
-    for block in vit.blocks:
-        block.attn.fused_attn = (
-            False  # the fused kernel cannot be mapped over examples, as some strategies do
-        )
+    for module in vit.modules():
+        if isinstance(
+            module, Attention
+        ):  # its fused kernel cannot be mapped over examples, as some strategies do
+            module.fused_attn = False  # type: ignore[misc]
     return Classifier(vit, vit.num_features, benchmark.num_classes)
 
 
