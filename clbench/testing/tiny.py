@@ -171,15 +171,9 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
             if isinstance(module, nn.Linear):
                 module.weight.mul_(2)
     for module in vit.modules():
-<<<<<<< HEAD
-        if hasattr(module, "fused_attn"):  # that kernel cannot be mapped over examples, as some strategies do
-            module.fused_attn = False  # type: ignore[assignment]
-=======
-        if isinstance(
-            module, Attention
-        ):  # its fused kernel cannot be mapped over examples, as some strategies do
+        # The fused kernel cannot be mapped over examples, as some strategies do.
+        if isinstance(module, Attention):
             module.fused_attn = False  # type: ignore[misc]
->>>>>>> prompts
     return Classifier(vit, vit.num_features, benchmark.num_classes)
 
 
