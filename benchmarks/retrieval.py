@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import clbench.data
-from clbench.data import Order, Titles, read_beir, retrieval
+from clbench.data import CorpusOrder, Titles, read_beir, retrieval
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -19,7 +19,7 @@ EMBEDDED = Path(clbench.data.__file__).parent / "numpy_docs"
 @register_benchmark("dsi", version=1)
 def dsi(
     folder: str,
-    order: Order = "file",
+    order: CorpusOrder = "file",
     documents: int | None = None,
     first: float = 0.5,
     corpora: int = 5,
@@ -50,7 +50,7 @@ def dsi(
 
 @register_benchmark("dsi-numpy", version=1)
 def dsi_numpy(
-    order: Order = "file",
+    order: CorpusOrder = "file",
     documents: int | None = None,
     first: float = 0.5,
     corpora: int = 5,
@@ -78,7 +78,7 @@ def dsi_numpy(
 
 @register_benchmark("dsi-squad-sentences", version=1)
 def dsi_squad_sentences(
-    order: Order = "file",
+    order: CorpusOrder = "file",
     documents: int | None = None,
     first: float = 0.5,
     corpora: int = 5,
@@ -108,7 +108,7 @@ def dsi_squad_sentences(
 
 @register_benchmark("dsi-boolq", version=1)
 def dsi_boolq(
-    order: Order = "file",
+    order: CorpusOrder = "file",
     documents: int | None = None,
     first: float = 0.5,
     corpora: int = 5,
@@ -137,7 +137,7 @@ def dsi_boolq(
 
 @register_benchmark("dsi-cranfield", version=1)
 def dsi_cranfield(
-    order: Order = "file",
+    order: CorpusOrder = "file",
     documents: int | None = None,
     first: float = 0.5,
     corpora: int = 5,

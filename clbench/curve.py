@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clbench.bounds import bounds
 from clbench.errors import LedgerError
-from clbench.files import atomic_write
+from clbench.files import UNREADABLE, atomic_write, check_size
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -62,7 +61,6 @@ NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective
 """Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
 
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -613,6 +611,7 @@ class Curve:
         """
         try:
             with zipfile.ZipFile(Path(path)) as archive:
+                check_size(archive)
                 arrays = {}
                 for entry in archive.namelist():
                     content = io.BytesIO(archive.read(entry))  # checks the CRC
@@ -626,7 +625,7 @@ class Curve:
             return cls.from_columns(arrays)
         except FileNotFoundError:
             raise LedgerError(f"There is no curve {path}.") from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             reason = str(error).rstrip(".") or type(error).__name__
             raise LedgerError(f"The curve {path} is damaged or not a curve: {reason}.") from error
 

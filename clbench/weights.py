@@ -105,8 +105,10 @@ def _read(path: Path, _time: int, _size: int) -> Weights:
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(header.get("__metadata__", {}).get("clbench", "{}"))
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"The weights {path} are damaged or no safetensors file.") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not isinstance(about, dict):
+        raise _damaged(path)
     return Weights(path, sha256(data), about)
 
 
@@ -125,6 +127,26 @@ def _read_folder(folder: Path) -> Weights:
 def _hash(path: Path, _time: int, _size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"The weights {path} are damaged or no safetensors file.")
+
+
+def tensors_of(weights: Weights) -> dict[str, Tensor]:
+    """What a file of weights holds, on the CPU.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        loaded: dict[str, Tensor] = load_file(weights.path)
+    except SafetensorError as error:
+        raise _damaged(weights.path) from error
+    return loaded
 
 
 def write(tensors: dict[str, Tensor], about: dict[str, Any], folder: Path) -> Weights:
@@ -148,9 +170,7 @@ def load_into(backbone: nn.Module, weights: Weights) -> None:
     Raises:
         ConfigError: they are another network's; says which.
     """
-    from safetensors.torch import load_file
-
-    theirs, ours = load_file(weights.path), backbone.state_dict()
+    theirs, ours = tensors_of(weights), backbone.state_dict()
     wrong = sorted(theirs.keys() ^ ours.keys()) or sorted(
         name for name in ours if ours[name].shape != theirs[name].shape
     )

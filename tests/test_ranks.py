@@ -43,7 +43,7 @@ def test_ranks_against_sorting(seed: int) -> None:
     unseen = torch.rand(40, generator=generator) < 0.3
     right = torch.randint(40, (50, 3), generator=generator)
     right[:, 1:][torch.rand((50, 2), generator=generator) < 0.5] = -1
-    found = ranked(logits, right, unseen)
+    found = ranked(logits, right, ~unseen)
     first, hits, reciprocal = by_sorting(logits, right, unseen)
     assert found[0].tolist() == first
     assert found[2].tolist() == hits
@@ -57,8 +57,8 @@ def test_ranks_against_sorting(seed: int) -> None:
 def test_an_index_that_says_nothing_hits_nothing() -> None:
     """All scores equal: the first documents in order, not the one that is asked for; and nothing if none has come."""
     logits, right = torch.zeros(1, 30), torch.tensor([[20]])
-    assert ranked(logits, right, torch.zeros(30, dtype=torch.bool))[[0, 2, 3], 0].tolist() == [0, 0, 0]
-    assert ranked(logits, torch.tensor([[0]]), torch.ones(30, dtype=torch.bool))[[0, 2, 3], 0].tolist() == [
+    assert ranked(logits, right, torch.ones(30, dtype=torch.bool))[[0, 2, 3], 0].tolist() == [0, 0, 0]
+    assert ranked(logits, torch.tensor([[0]]), torch.zeros(30, dtype=torch.bool))[[0, 2, 3], 0].tolist() == [
         0,
         0,
         0,
@@ -67,7 +67,7 @@ def test_an_index_that_says_nothing_hits_nothing() -> None:
 
 def test_with_ten_documents_all_are_hits() -> None:
     logits = torch.randn((20, 10), generator=torch.Generator().manual_seed(0))
-    found = ranked(logits, torch.arange(20)[:, None] % 10, torch.zeros(10, dtype=torch.bool))
+    found = ranked(logits, torch.arange(20)[:, None] % 10, torch.ones(10, dtype=torch.bool))
     assert bool((found[2] == 1).all())
     assert bool((found[2] >= found[0]).all())
 

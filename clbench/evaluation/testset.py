@@ -29,8 +29,8 @@ class TestSet:
         streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
         starts, totals: (S,) where each stream begins, and its size.
         features: (N, D) of a frozen trunk, once they are known.
-        unseen: (C,) bool, classes that are no answers yet; None where nothing is ranked.
-        right: (N, 1 + R) all right labels, −1 where there are fewer; only where something is ranked.
+        exposed: (C,) bool, the classes that are answers; None for all.
+        right: (N, 1 + R) all right labels, −1 where there are fewer; None where nothing is ranked.
     """
 
     __test__ = False  # no test of pytest's
@@ -40,8 +40,10 @@ class TestSet:
         parts: Sequence[Examples],
         dtype: torch.dtype | None,
         channels_last: bool,
-        unseen: Tensor | None = None,
+        exposed: Tensor | None = None,
+        ranked: bool = False,
     ) -> None:
+        self.exposed = exposed
         self.streams = [part.stream for part in parts]
         sizes = torch.tensor([len(part.y) for part in parts])
         self.x = torch.cat([part.x for part in parts])
@@ -51,8 +53,7 @@ class TestSet:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.y = torch.cat([part.y for part in parts])
         self.task = torch.cat([part.task for part in parts])
-        self.unseen = unseen
-        self.right = self.y[:, None] if unseen is None else torch.cat(_right(parts))
+        self.right = torch.cat(_right(parts)) if ranked else None
         self.totals = sizes.numpy()
         self.starts = np.cumsum(self.totals) - self.totals
         self.features: Tensor | None = None

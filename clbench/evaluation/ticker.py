@@ -52,20 +52,21 @@ RANKS = 10
 """How far down a ranking is looked."""
 
 
-def ranked(logits: Tensor, right: Tensor, unseen: Tensor) -> Tensor:
+def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
     """(4, B) float64: whether a right answer comes first, the loss, whether one is among the first ten, and 1 / rank of
     the first right answer if it is among them, 0 if not.
 
     Of equal scores the one of the smaller class comes first. The loss is that of the first right label.
 
     Args:
-        logits: (B, C) scores. right: (B, 1 + R) right classes, −1 where there are fewer. unseen: (C,) bool, classes
-            that are no answers.
+        logits: (B, C) scores. right: (B, 1 + R) right classes, −1 where there are fewer. exposed: (C,) bool, the
+            classes that are answers; None for all.
     """
-    scores = logits.masked_fill(unseen, MASKED)
+    answers = torch.ones_like(logits[0], dtype=torch.bool) if exposed is None else exposed
+    scores = logits.masked_fill(~answers, MASKED)
     loss = F.cross_entropy(scores, right[:, 0], reduction="none").double()
     there = right.clamp(min=0)
-    possible = (right >= 0) & ~unseen[there]
+    possible = (right >= 0) & answers[there]
     own = scores.gather(1, there).masked_fill(~possible, -torch.inf)  # (B, 1 + R)
     best = own.amax(1, keepdim=True)
     first = torch.where(own == best, there, logits.shape[1]).amin(1, keepdim=True)  # (B, 1)
@@ -166,25 +167,28 @@ class Ticker:
     def values(self, forward: Forward, test: TestSet, portion: int, rows: Tensor | None = None) -> Tensor:
         """(2, n) float64 of every example, or of those at `rows` (n,): whether it is right, and its loss.
 
-        (4, n), as `ranked` has them, where the test set says which classes are no answers yet.
+        (4, n), as `ranked` has them, where the test set ranks.
         """
         inputs, y, task, right = test.x, test.y, test.task, test.right
         known = self._features(forward, test, portion)
         if known is not None:
             inputs = known
         if rows is not None:
-            inputs, y, task, right = (t.index_select(0, rows) for t in (inputs, y, task, right))
+            inputs, y, task = (t.index_select(0, rows) for t in (inputs, y, task))
+            right = None if right is None else right.index_select(0, rows)
             if forward.channels_last and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-        height = 2 if test.unseen is None else 4
+        height = 2 if right is None else 4
         values = torch.empty((height, len(y)), dtype=torch.float64, device=y.device)
         classify = forward.logits if known is None else forward.classify
         for start in range(0, len(y), portion):
             part = slice(start, start + portion)
             logits = classify(inputs[part], task[part])
-            if test.unseen is not None:
-                values[:, part] = ranked(logits, right[part], test.unseen)
+            if right is not None:
+                values[:, part] = ranked(logits, right[part], test.exposed)
                 continue
+            if test.exposed is not None:
+                logits = logits.masked_fill(~test.exposed, MASKED)
             values[0, part] = logits.argmax(1) == y[part]
             values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
         return values

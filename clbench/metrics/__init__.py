@@ -29,6 +29,8 @@ from clbench.metrics.matrix import (
     forgetting_first_record,
     forgetting_since_learned,
     forward_transfer,
+    gacc_0,
+    gacc_auc,
     generalized_accuracy,
     generalized_accuracy_auc,
     global_forgetting,
@@ -52,6 +54,7 @@ from clbench.metrics.network import (
     weight_norm,
     weight_norm_growth,
 )
+from clbench.metrics.online import a_auc, a_avg, a_last, f_last
 from clbench.metrics.predictions import cumulative_forgetting, knowledge_ratios, masked_accuracy
 from clbench.metrics.retrieval import (
     average_hits_at_10,
@@ -95,8 +98,11 @@ from clbench.metrics.ticks import (
 __all__ = [
     "METRICS",
     "Metric",
+    "a_auc",
     "a_auc_100",
     "a_auc_1000",
+    "a_avg",
+    "a_last",
     "area_under_curve",
     "average_accuracy",
     "average_accuracy_weighted",
@@ -117,6 +123,7 @@ __all__ = [
     "dormant_units",
     "effective_learning_rate",
     "effective_rank",
+    "f_last",
     "forgetting",
     "forgetting_all_tasks",
     "forgetting_events",
@@ -125,6 +132,8 @@ __all__ = [
     "forgetting_since_learned",
     "forward_facilitation",
     "forward_transfer",
+    "gacc_0",
+    "gacc_auc",
     "generalized_accuracy",
     "generalized_accuracy_auc",
     "global_forgetting",

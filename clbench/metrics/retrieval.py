@@ -139,7 +139,7 @@ def _events(curve: Curve) -> Ints:
 def average_hits_at_10(curve: Curve, experience: int) -> tuple[Ints, Floats]:
     """Updates since an experience began, (K,), and Hits@10 averaged over the corpora so far then, (K,); from ticks.
 
-    Of the comparison with retraining in Mehta et al., EMNLP 2023, arXiv 2212.09744.
+    For DSI++'s count of updates (arXiv:2212.09744).
 
     Raises:
         ValueError: the curve has no ticks with ranks in that experience.
@@ -156,7 +156,7 @@ def average_hits_at_10(curve: Curve, experience: int) -> tuple[Ints, Floats]:
 def updates_to_reach(curve: Curve, experience: int, target: float) -> int | None:
     """Updates of an experience until its average Hits@10 first is at least `target`; None if it never is.
 
-    As fine as the ticks are. Mehta et al., EMNLP 2023, arXiv 2212.09744.
+    As fine as the ticks are. After DSI++ (arXiv:2212.09744).
     """
     updates, hits = average_hits_at_10(curve, experience)
     reached = np.flatnonzero(hits >= target - 1e-12)
@@ -170,7 +170,7 @@ def updates_saved(update: Curve, retrain: Curve) -> tuple[float, int]:
 
     U_k are the updates that the updated index takes for corpus k, R_k those after which one that was trained from
     scratch on all documents so far has the average Hits@10 that the updated index ends with. Where it never has, R_k is
-    all it was given, so that the factor is a lower bound. Mehta et al., EMNLP 2023, arXiv 2212.09744, find 6.
+    all it was given, so that the factor is a lower bound. After DSI++ (arXiv:2212.09744).
 
     Returns:
         The factor, and the number of corpora for which retraining fell short.

@@ -1,5 +1,6 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.optim import quarter_cosine
 from clbench.parts.documents import (
     AllDocuments,
     GeneratorName,
@@ -14,8 +15,23 @@ from clbench.parts.documents import (
     spans,
 )
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
-from clbench.parts.heads import GrowingHead, SeenOutputs
+from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
+from clbench.parts.imbalance import (
+    BalancedSoftmax,
+    InverseWeights,
+    Margins,
+    Mix,
+    PlainRows,
+    RowLoss,
+    TailSharpness,
+    box,
+    effective_weights,
+    inverse_weights,
+    ldam_margins,
+    log_prior,
+)
 from clbench.parts.losses import BinaryCrossEntropy, CrossEntropy, LocalCrossEntropy, binary_loss
+from clbench.parts.names import ByName, NamesHead, dual_encoder
 from clbench.parts.normalisation import (
     Norm,
     NormKind,
@@ -29,6 +45,7 @@ from clbench.parts.normalisation import (
 from clbench.parts.penalties import (
     Anchored,
     HoldWeights,
+    by_example,
     examples_at_once,
     per_example_gradients,
     quadratic_penalty,
@@ -47,6 +64,20 @@ from clbench.parts.projections import (
     set_gradient,
     with_gradients,
 )
+from clbench.parts.prompts import (
+    FeatureHead,
+    Prompted,
+    Prompter,
+    Prompting,
+    Prompts,
+    Readout,
+    attend,
+    check_halves,
+    check_layers,
+    cosines,
+    halves,
+    transformer_of,
+)
 from clbench.parts.proxies import (
     CosineHead,
     Proxies,
@@ -58,6 +89,7 @@ from clbench.parts.proxies import (
     unit,
 )
 from clbench.parts.replay import DarkReplay, Episodes, Replay
+from clbench.parts.sessions import LearnFirst, SettleAfterFirst, Settling, feature_sums
 from clbench.parts.sharpness import ascent, perturbed
 from clbench.parts.stages import stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
@@ -67,45 +99,78 @@ __all__ = [
     "AllDocuments",
     "Anchored",
     "AsIs",
+    "BalancedSoftmax",
     "BinaryCrossEntropy",
+    "ByName",
     "CosineHead",
     "CrossEntropy",
     "DarkReplay",
     "Distil",
     "Episodes",
+    "FeatureHead",
     "GeneratorName",
     "Group",
     "GrowingHead",
     "HoldWeights",
+    "InverseWeights",
     "KeepFeatures",
     "Keeper",
+    "LearnFirst",
     "LearnedQueries",
     "LocalCrossEntropy",
+    "Margins",
+    "Mix",
+    "NamesHead",
     "Norm",
     "NormKind",
+    "Normalised",
+    "NormalisedHead",
+    "PlainRows",
     "ProjectAveraged",
     "ProjectEach",
+    "Prompted",
+    "Prompter",
+    "Prompting",
+    "Prompts",
     "Proxies",
     "PseudoQueries",
+    "Readout",
     "RememberDocuments",
     "Replay",
     "Restart",
+    "RowLoss",
     "SecondView",
     "SeenOutputs",
+    "SettleAfterFirst",
+    "Settling",
     "Spans",
+    "TailSharpness",
     "Teacher",
     "TrainOnly",
     "TwoViews",
     "as_vector",
     "ascent",
+    "attend",
     "binary_loss",
+    "box",
+    "by_example",
+    "check_halves",
+    "check_layers",
+    "cosines",
+    "dual_encoder",
+    "effective_weights",
     "examples_at_once",
+    "feature_sums",
     "give_way",
     "gradients_of",
     "group_norms",
+    "halves",
     "insert_norms",
+    "inverse_weights",
     "lag_weights",
+    "ldam_margins",
     "like",
+    "log_prior",
     "members_of",
     "owners",
     "pairs",
@@ -117,6 +182,7 @@ __all__ = [
     "projected_each",
     "proxy_contrast",
     "quadratic_penalty",
+    "quarter_cosine",
     "questioner",
     "replay_two_views",
     "replayed_gradient",
@@ -127,6 +193,7 @@ __all__ = [
     "squared_gradients",
     "stages",
     "teacher_of",
+    "transformer_of",
     "unit",
     "with_gradients",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clbench.augment import Transform
+from clbench.clip import Clip, Tokens, padded
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine import Run
 from clbench.models import BagOfTokens, Classifier
@@ -100,6 +101,7 @@ def tiny_benchmark(
             ),
         )
 
+    count = classes if domain else experiences * classes
     return Benchmark(
         name="tiny",
         version=1,
@@ -113,10 +115,15 @@ def tiny_benchmark(
         ),
         train=stream("train", examples),
         test=stream("test", max(examples // 2, 1)),
-        num_classes=classes if domain else experiences * classes,
+        num_classes=count,
         transform=Transform(mean=(0.5,), std=(0.25,)) if images and not documents else Transform(),
         seed=seed,
+        class_names=tuple(f"{c} or {NAMES[c % len(NAMES)]}" for c in range(count)),
     )
+
+
+NAMES = ("ape", "bird", "cow", "dog", "elk", "fox", "gnu")
+"""Of classes, with their numbers."""
 
 
 def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
@@ -134,6 +141,80 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     if norm:
         layers.append(nn.BatchNorm1d(16))
     return Classifier(nn.Sequential(*layers, nn.ReLU()), 16, benchmark.num_classes)
+
+
+def tiny_vit(benchmark: Benchmark) -> Classifier:
+    """A vision transformer of timm, 32 wide with 2 blocks, for the images of a tiny benchmark.
+
+    Its weights are large enough that features tell images apart although nothing has trained them.
+    """
+    from clbench._torchvision import torchvision
+
+    torchvision()
+    from timm.layers.attention import Attention
+    from timm.models.vision_transformer import VisionTransformer
+
+    channels, height, width = benchmark.input_shape
+    vit = VisionTransformer(
+        img_size=(height, width),
+        patch_size=2,
+        in_chans=channels,
+        num_classes=0,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=1.0,
+        weight_init="jax",
+    )
+    with torch.no_grad():
+        for module in vit.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(2)
+    for module in vit.modules():
+        # The fused kernel cannot be mapped over examples, as some strategies do.
+        if isinstance(module, Attention):
+            module.fused_attn = False  # type: ignore[misc]
+    return Classifier(vit, vit.num_features, benchmark.num_classes)
+
+
+def tiny_clip(benchmark: Benchmark) -> Classifier:
+    """A dual encoder in the form of CLIP, with 16-wide towers of 3 and 2 blocks, that reads names by letters.
+
+    Its weights are large enough that embeddings tell images and names apart although nothing has trained them.
+    """
+    channels, size, _ = benchmark.input_shape
+    tower = {"num_attention_heads": 2, "intermediate_size": 32, "hidden_act": "gelu"}
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_channels": channels,
+        "image_size": size,
+        "patch_size": 2,
+    }
+    text = {"hidden_size": 12, "num_hidden_layers": 2, "vocab_size": 64}
+    clip = Clip(
+        {"projection_dim": 16, "vision_config": {**tower, **vision}, "text_config": {**tower, **text}},
+        by_letters,
+    )
+    with torch.no_grad():
+        for module in clip.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(2)
+    return Classifier(clip, clip.size, benchmark.num_classes)
+
+
+def by_letters(texts: Sequence[str]) -> Tokens:
+    """A token for each letter between a start and an end token, which has the highest number."""
+    return padded([[62, *(1 + ord(letter) % 61 for letter in text), 63] for text in texts])
+
+
+KINDS = {"vit": tiny_vit, "clip": tiny_clip}
+"""What is built for strategies that need a kind of network."""
+
+
+def architecture_of(strategy: Strategy) -> str:
+    """The kind of network that a strategy needs; "" where any will do."""
+    return next((part.architecture for part in strategy.parts if part.architecture), "")
 
 
 def tiny_run(
@@ -154,7 +235,8 @@ def tiny_run(
     """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
 
     Args:
-        strategy, benchmark, model: what runs.
+        strategy, benchmark, model: what runs. A strategy that needs a vision transformer or a dual encoder gets
+            `tiny_vit` or `tiny_clip`, and needs a benchmark with images.
         seed: of the initialisation and of everything drawn.
         batch_size, epochs: of training. optim: SGD, 0.02 with momentum 0.9, never reset, if None.
         every: steps between evaluations; 0 evaluates at experience ends.
@@ -174,5 +256,6 @@ def tiny_run(
     execution = Execution(device=device, checkpoint_seconds=checkpoint_seconds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        network = tiny_model(benchmark) if model is None else model
+        made = KINDS.get(architecture_of(strategy), tiny_model)
+        network = made(benchmark) if model is None else model
         return Run(benchmark, strategy, network, config, execution, observers)
