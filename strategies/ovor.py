@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.errors import IncompatibleError
-from clbench.parts import FeatureHead, SeenOutputs, quarter_cosine
+from clbench.parts import FeatureHead, SeenOutputs, Teacher, quarter_cosine
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -65,6 +65,12 @@ class VirtualOutliers(Strategy):
                     "for more of an image; leave ovor out."
                 )
             head = head.inner
+        for part in run.strategy.parts:
+            if isinstance(part, Teacher) or "teacher" in part.state:
+                raise IncompatibleError(
+                    f"{run.strategy} has a teacher, which is asked about images, and ovor trains the head on features; "
+                    "leave one of them out."
+                )
 
     def end_experience(self, exp: Experience) -> None:
         run, optim = self.run, self.run.config.optim

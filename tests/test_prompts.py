@@ -100,8 +100,10 @@ def test_an_empty_prefix_changes_nothing(kind: str, post: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_prefix_by_an_independent_formula(seed: int, qk_norm: bool) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_prefix_by_an_independent_formula(seed: int, qk_norm: bool, fused: bool) -> None:
     attention = vit(seed, qk_norm=qk_norm).blocks[0].attn
+    attention.fused_attn = fused
     x, keys, values = (
         normal(4, 5, 12, seed=seed),
         normal(4, 3, 12, seed=seed + 10),

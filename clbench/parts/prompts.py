@@ -93,7 +93,7 @@ class Prompted(nn.Module):
             tokens = embed(self.inner, x)  # (B, N, D)
             query = self.prompter.query(self.inner, tokens)
         with torch.autocast(x.device.type, enabled=False):  # so that a choice is the same wherever it is made
-            prompts = self.prompter(query.float())
+            prompts = self.prompter(query.to(next(self.prompter.parameters()).dtype))
         states = through_blocks(self.inner, tokens, prompts)
         feature = read_out(self.inner, states, prompts, self.prompter.readout)
         return feature if prompts.note is None else torch.cat([feature, prompts.note], dim=1)
@@ -241,10 +241,13 @@ def prefixed(block: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """(B, N, D) → (B, N, D): timm's attention, with a prefix (B, m, D) to keys and to values after their projection.
+    """(B, N, D) → (B, N, D): timm's attention, with a prefix to keys and to values after their projection.
 
-    Where the network normalises its keys, those of the prefix are taken as they are. Without dropout: the network is in
-    eval mode.
+    Without dropout: the network is in eval mode.
+
+    Args:
+        attention: of timm. x: (B, N, D) tokens.
+        keys, values: (B, m, D) the prefix; where the network normalises its keys, these are taken as they are.
     """
     images, n, _ = x.shape
     heads, size = attention.num_heads, attention.head_dim
@@ -253,7 +256,10 @@ def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     q, k = attention.q_norm(q), attention.k_norm(k)
     k = torch.cat([k, by_head(keys, heads).to(k.dtype)], dim=2)
     v = torch.cat([v, by_head(values, heads).to(v.dtype)], dim=2)
-    mixed = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
+    if attention.fused_attn:
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
+    else:
+        mixed = (attention.scale * q @ k.transpose(2, 3)).softmax(dim=3) @ v
     out = attention.norm(mixed.transpose(1, 2).reshape(images, n, heads * size))
     if attention.gate is not None:
         out = out * attention.gate(x).sigmoid()
