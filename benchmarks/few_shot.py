@@ -59,7 +59,7 @@ def fscil_cifar100(
     valid: float = 0.0,
     seed: int = 0,
 ) -> Benchmark:
-    """CIFAR-100, few-shot class-incremental: 60 base classes, then eight sessions of five classes, five images each.
+    """CIFAR-100, few-shot class-incremental: 60 base classes, then eight sessions of five, five images each.
 
     The protocol of TOPIC (Tao et al., CVPR 2020) and of CEC (Zhang et al., arXiv:2104.03047) and what followed.
 
@@ -129,17 +129,17 @@ def _not_published(
 
 @register_benchmark("fscil-omniglot", version=1)
 def fscil_omniglot(
-    base: int = 200,
+    base: int = 100,
     ways: int = 10,
     shots: int = 5,
-    sessions: int = 8,
+    sessions: int = 5,
     class_order: Literal["natural", "shuffled"] = "shuffled",
     test_drawers: int = 5,
     memory: int = 0,
     valid: float = 0.0,
     seed: int = 0,
 ) -> Benchmark:
-    """Omniglot, few-shot class-incremental: 200 base characters, then eight sessions of ten, five drawings each.
+    """Omniglot, few-shot class-incremental: 100 base characters, then five sessions of ten, five drawings each.
 
     Base characters are of the published background set's 30 alphabets, later ones of the evaluation set's 20 (Lake et
     al., Science 2015), so that new classes come from alphabets never seen. The last drawers are for testing, for every

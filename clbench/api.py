@@ -333,7 +333,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         code=identity.code,
         environment=env,
         budget=engine.budget(),
-        metrics=metrics.compute(curve, also=identity.built.metrics),
+        metrics=metrics.compute(curve) | metrics.compute(curve, engine.benchmark.metrics),
         evaluation=engine.evaluator.describe(),
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection=resolved.selection,

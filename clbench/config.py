@@ -47,6 +47,7 @@ class OptimConfig(_Tree):
     """The optimizer and its schedule, which runs over one experience.
 
     Attributes:
+        later_lr: in place of `lr` in every experience but the first, where a few examples would be fitted too fast.
         schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine, cos(99 π t / (200 (K − 1))) in pass t
             of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps);
             restarts, by pass: of a `cycle` of passes the first `rise` go from `floor` to 1 in a line, the others back
@@ -59,6 +60,7 @@ class OptimConfig(_Tree):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    later_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
@@ -81,6 +83,7 @@ class TrainConfig(_Tree):
         batch_size: stream examples in a batch.
         later_batch_size: those of every experience but the first, where it is to be another.
         epochs: passes over an experience.
+        later_epochs: passes over every experience but the first, where these are to be others: a few images need more.
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
         drop_last: leave out the last batch of a pass when it is smaller.
         updates: on every batch of the stream, each with inputs augmented anew and other replayed examples. Memories
@@ -90,6 +93,7 @@ class TrainConfig(_Tree):
     batch_size: Positive = 32
     later_batch_size: Positive | None = None
     epochs: Positive = 1
+    later_epochs: Positive | None = None
     iterations: Positive | None = None
     drop_last: bool = False
     updates: Positive = 1

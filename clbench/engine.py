@@ -677,8 +677,9 @@ class Run:
         if passes is None:
             return
         allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
-        if train.iterations is None and train.epochs > passes:
-            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
+        for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
+            if train.iterations is None and given > passes:
+                raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
             most = passes * self._batches_of(len(exp.data), self._batch_size_of(exp))
             if train.iterations is not None and train.iterations > most:
@@ -737,7 +738,11 @@ class Run:
         """Iterations over an experience."""
         if self.config.train.iterations is not None:
             return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
+        return self._epochs_of(exp) * self._batches_of(len(exp.data), self._batch_size_of(exp))
+
+    def _epochs_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.epochs if exp.index == 0 else train.later_epochs or train.epochs
 
     def _batch_size_of(self, exp: Experience) -> int:
         train = self.config.train
@@ -771,9 +776,12 @@ class Run:
 
     def _schedule(self) -> None:
         optim = self.config.optim
-        epochs = 1 if self.config.train.iterations is not None else self.config.train.epochs
-        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
-        if optim.schedule != "constant" or optim.warmup:
+        epochs = (
+            1 if self.config.train.iterations is not None else self._epochs_of(self.train[self.experience])
+        )
+        lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
+        self._lr = lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
+        if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
 

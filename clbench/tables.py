@@ -53,6 +53,12 @@ TIMES = {"train_seconds": "train s", "eval_seconds": "eval s"}
 UPPER_BOUNDS = frozenset(("joint", "offline"))
 """Strategies that have all data: shown, but no rivals when the best is marked."""
 
+
+def is_bound(strategy: str) -> bool:
+    """Whether a strategy, or a part of a chain, has all data."""
+    return not UPPER_BOUNDS.isdisjoint(strategy.split("+"))
+
+
 NONE = "–"
 
 
@@ -107,7 +113,7 @@ class Cell:
             record.budget["eval_seconds"],
             lambda: record.curve,
             record.note,
-            record.strategy["name"] in UPPER_BOUNDS,
+            is_bound(record.strategy["name"]),
             f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
             f"{environment['device']} on {environment['processor']}, {environment['system']}",
             substrate_of(record),

@@ -18,8 +18,7 @@ def balanced_softmax() -> Strategy:
     other strategy. `joint+restart+balanced-softmax` is joint training for streams of few shots.
 
     Reference: Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020, arXiv:2007.10740;
-        for
-    few-shot streams Kim et al., ICCV-W 2025, arXiv:2503.10003.
+    for few-shot streams Kim et al., ICCV-W 2025, arXiv:2503.10003.
 
     Differences from Kim et al.'s code:
         1. n_c is counted: the most examples of class c that an experience has brought, so that it holds without joint

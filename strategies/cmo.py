@@ -15,9 +15,8 @@ def cmo(probability: float = 0.5, power: float = 1.0, start: int = 3, end: int =
     """CMO: boxes of images of rare classes are pasted into a batch, whose rows then have two labels.
 
     With probability p a batch is mixed: x ← x outside a random box, x' inside, and the loss is λ ℓ(y) + (1 − λ) ℓ(y'),
-        λ the
-    area outside. x' are drawn with weights 1 / n_c^q, so that with q = 1 every class is drawn equally often. Around any
-    other strategy, and beside `balanced-softmax`, `ldam-drw` and `imbsam`; from the second experience on.
+    λ the area outside. x' are drawn with weights 1 / n_c^q, so that with q = 1 every class is drawn equally often.
+    Around any other strategy, and beside `balanced-softmax`, `ldam-drw` and `imbsam`; from the second experience on.
 
     Args:
         probability: p; 0.5 by default in the authors' code, 0.2 in the best combination for few-shot streams.

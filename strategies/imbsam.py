@@ -22,8 +22,7 @@ def imbsam(rho: float = 0.05) -> Strategy:
         rho: ρ.
 
     Reference: Zhou et al., "ImbSAM: A Closer Look at Sharpness-Aware Minimization in Class-Imbalanced Recognition",
-        ICCV
-    2023, arXiv:2308.07815, as Kim et al., ICCV-W 2025, arXiv:2503.10003, use it for few-shot streams.
+    ICCV 2023, arXiv:2308.07815, as Kim et al., ICCV-W 2025, arXiv:2503.10003, use it for few-shot streams.
 
     Differences from Kim et al.'s code:
         1. Running statistics of batch normalisation move once a step, not twice.

@@ -52,7 +52,6 @@ def restart() -> Strategy:
     weights it has. With pretrained weights, these are the start.
 
     Reference: Kim et al., "Does Prior Data Matter? Exploring Joint Training in the Context of Few-Shot
-        Class-Incremental
-    Learning", ICCV-W 2025, arXiv:2503.10003, which defines joint training so.
+    Class-Incremental Learning", ICCV-W 2025, arXiv:2503.10003, which defines joint training so.
     """
     return Restart()

@@ -15,7 +15,7 @@ from clbench.testing import subject, tiny_benchmark, tiny_run
 MODIFIERS = [name for name in strategies.names() if strategies.entry(name).modifier]
 BASES = [name for name in strategies.names() if name not in MODIFIERS]
 PAIRS = [*itertools.product(BASES, MODIFIERS)]
-ROWS = ("balanced-softmax", "ldam-drw", "cmo", "imbsam")
+ROWS = ("balanced-loss", "balanced-softmax", "ldam-drw", "cmo", "imbsam")
 """Modifiers of the loss on labels, row by row."""
 OWN_LOSS = (
     *("er-ace", "gdumb", "hpcr", "icarl", "pcr", "pred-kd", "scr"),
@@ -39,7 +39,11 @@ REFUSED = {
     **dict.fromkeys(
         [("base-only", "redo"), ("base-ncm", "redo"), ("decoupled-cosine", "redo")], "linear head"
     ),
-    **{(base, m): "still to come" for base in ("der", "derpp") for m in ("balanced-softmax", "ldam-drw")},
+    **{
+        (base, m): "still to come"
+        for base in ("der", "derpp")
+        for m in ("balanced-loss", "balanced-softmax", "ldam-drw")
+    },
     **{("ncm", modifier): "depends on nothing that is trained" for modifier in ROWS},
     ("gdumb", "cmo"): "learns from none of them",
     **{(base, "freeze"): "no trainable parameters of the group 'head'" for base in NAMES},

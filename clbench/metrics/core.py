@@ -102,20 +102,13 @@ def metric(
     return add
 
 
-def compute(
-    curve: Curve, names: Iterable[str] | None = None, also: Iterable[str] = ()
-) -> dict[str, float | None]:
+def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float | None]:
     """Metrics of a curve by name, None where one is not defined; all default ones if no names are given.
-
-    Args:
-        curve: of a run. names: which metrics.
-        also: further ones, such as a benchmark's own (`Benchmark.metrics`).
 
     Raises:
         RegistryError: an unknown name.
     """
     chosen = [m.name for m in METRICS.values() if m.default] if names is None else list(names)
-    chosen += [name for name in also if name not in chosen]
     for name in chosen:
         if name not in METRICS:
             known = ", ".join(METRICS)

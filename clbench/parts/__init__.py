@@ -5,6 +5,7 @@ from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
 from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
 from clbench.parts.imbalance import (
     BalancedSoftmax,
+    InverseWeights,
     Margins,
     Mix,
     PlainRows,
@@ -12,6 +13,7 @@ from clbench.parts.imbalance import (
     TailSharpness,
     box,
     effective_weights,
+    inverse_weights,
     ldam_margins,
     log_prior,
 )
@@ -95,6 +97,7 @@ __all__ = [
     "Group",
     "GrowingHead",
     "HoldWeights",
+    "InverseWeights",
     "KeepFeatures",
     "Keeper",
     "LearnFirst",
@@ -142,6 +145,7 @@ __all__ = [
     "group_norms",
     "halves",
     "insert_norms",
+    "inverse_weights",
     "lag_weights",
     "ldam_margins",
     "like",

@@ -88,6 +88,24 @@ class Counts(Strategy):
         self.n = torch.maximum(self.n, here)
 
 
+class InverseWeights(Counts, RowLoss):
+    """Cross-entropy whose rows are weighted by the inverse of their class's number of examples."""
+
+    replaces = (CrossEntropy, PlainRows)
+
+    def rows(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, weight=inverse_weights(self.n), reduction="none")
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, weight=inverse_weights(self.n))
+
+
+def inverse_weights(n: Tensor) -> Tensor:
+    """(C,) 1 / n_c of counts (C,), scaled to a sum of 1; 0 for a class without an example."""
+    inverse = torch.where(n > 0, 1 / n.double().clamp(min=1), 0.0)
+    return (inverse / inverse.sum()).to(n.dtype)
+
+
 class BalancedSoftmax(Counts, RowLoss):
     """Cross-entropy of logits that are shifted by the logarithm of each class's share of the examples."""
 
@@ -102,7 +120,8 @@ class BalancedSoftmax(Counts, RowLoss):
 
 def log_prior(n: Tensor) -> Tensor:
     """(C,) ln n_c / Σ n of counts (C,); `MASKED` for a class without an example, which is then out of the question."""
-    return torch.where(n > 0, (n / n.sum()).log(), MASKED)
+    share = n.double() / n.sum()
+    return torch.where(n > 0, share.log(), MASKED).to(n.dtype)
 
 
 class Margins(Counts, RowLoss):
@@ -136,15 +155,16 @@ class Margins(Counts, RowLoss):
 
 def ldam_margins(n: Tensor, largest: float) -> Tensor:
     """(C,) m_c = m · n_c^−¼ / max_k n_k^−¼ of counts (C,); 0 for a class without an example."""
-    root = torch.where(n > 0, n.clamp(min=1) ** -0.25, 0.0)
-    return largest * root / root.max()
+    root = torch.where(n > 0, n.double().clamp(min=1) ** -0.25, 0.0)
+    return (largest * root / root.max()).to(n.dtype)
 
 
 def effective_weights(n: Tensor, beta: float) -> Tensor:
     """(C,) (1 − β) / (1 − β^n_c) of counts (C,), scaled to mean 1 over the classes with examples; 0 for others."""
     there = n > 0
-    weight = torch.where(there, (1 - beta) / (1 - beta ** n.clamp(min=1)), 0.0)
-    return weight * there.sum() / weight.sum()
+    few = n.double().clamp(min=1)  # in single precision 1 − β and 1 − β^n would be rounded away
+    weight = torch.where(there, (1 - beta) / (1 - beta**few), 0.0)
+    return (weight * there.sum() / weight.sum()).to(n.dtype)
 
 
 class Mix(Strategy):
