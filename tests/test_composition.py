@@ -51,7 +51,7 @@ REFUSED = {
     **{(base, modifier): "linear head" for base in NAMES for modifier in ("redo", "ldam-drw")},
     **{
         ("zero-shot", modifier): "depends on nothing that is trained"
-        for modifier in ("balanced-softmax", "cmo", "imbsam", "view-batch")
+        for modifier in ("balanced-loss", "balanced-softmax", "cmo", "imbsam", "view-batch")
     },
     **{("zero-shot", modifier): "no trainable parameters" for modifier in ("refresh", "sam")},
     ("zero-shot", "ema"): "may classify",
