@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import yaml
 
 from clbench import checkpoint, config, loggers, metrics, weights
 from clbench.config import Execution, RunConfig
+from clbench.device import pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
@@ -189,7 +191,7 @@ def start(
     identity = identify(resolved, benchmark)
     folder = root / identity.id
     if has_record(folder):
-        return read_record(folder)
+        return _finished(folder, identity.id)
     execution = _with_threads(execution, folder)
     before = torch.get_num_threads()
     torch.set_num_threads(execution.threads or before)
@@ -204,10 +206,18 @@ def start(
                 make_folder(folder)
                 stack.enter_context(locked(folder, f"Run {folder}"))
             if has_record(folder):  # finished in the meantime
-                return read_record(folder)
+                return _finished(folder, identity.id)
             return _carry_out(engine, folder, identity, log)
     finally:
         torch.set_num_threads(before)
+
+
+def _finished(folder: Path, id: str) -> Record:
+    record = read_record(folder, id)
+    if (folder / CHECKPOINT).is_file():  # killed between the record and this
+        with contextlib.suppress(OSError):  # results may lie where nothing can be written
+            (folder / CHECKPOINT).unlink()
+    return record
 
 
 def _with_threads(execution: Execution, folder: Path) -> Execution:
@@ -229,7 +239,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     """
     folder = Path(os.path.abspath(folder))
     if has_record(folder):
-        return read_record(folder)
+        return _finished(folder, folder.name)
     if not (folder / "config.yaml").is_file():
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
@@ -240,16 +250,29 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
                 "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it "
                 "again."
             )
-    identity = identify(resolved)
+    with _said_in(folder / "config.yaml"):
+        identity = identify(resolved)
     if identity.id != folder.name:
         raise LedgerError(
-            f"{folder} was renamed or begun by other code: this version would call the run {identity.id}. "
-            "Continue it with the version that began it, or run it again."
+            f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call "
+            f"the run {identity.id}. Continue it with the version that began it, or run it again."
         )
     path = folder / EXECUTION
     kept = config.validate(Execution, read_json(path) if path.is_file() else {}, f"{path}: ")
+    if device is None:
+        with _said_in(path):
+            pick_device(kept.device)
     execution = kept.model_copy(update={"device": device}) if device else kept
     return start(resolved, execution, folder.parent, observers=observers)
+
+
+@contextlib.contextmanager
+def _said_in(path: Path) -> Iterator[None]:
+    """Name the file that says what is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def build(
@@ -272,6 +295,9 @@ def build(
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
     strategy = build_strategy(resolved.strategy, resolved.params)
+    network = dict(resolved.model.params)
+    if network.get("vocabulary", 0) is None and benchmark.tokenizer is not None:
+        network["vocabulary"] = benchmark.tokenizer.size
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
@@ -279,7 +305,7 @@ def build(
             benchmark.input_shape,
             benchmark.num_classes,
             weights=resolved.model.weights,
-            **resolved.model.params,
+            **network,
         )
         return Run(benchmark, strategy, model, resolved, execution, observers)
 
@@ -287,10 +313,9 @@ def build(
 def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:
     """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
     resolved = engine.config
-    if not (folder / "config.yaml").exists():
-        atomic_write(
-            folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False)
-        )
+    for part in folder.glob(".*.part"):  # of writes that were killed
+        part.unlink()
+    atomic_write(folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
     atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
     env = environment(str(engine.device), torch.get_num_threads())
     if engine.device.type == "cuda":
@@ -298,8 +323,19 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
     atomic_write(folder / "environment.json", pretty_json(env))
 
     path, kind = folder / CHECKPOINT, engine.device.type
-    fresh: dict[str, Any] = {"device": kind, "run": None, "log_bytes": 0}
+    of = {"id": identity.id, "device": kind, "threads": engine.execution.threads}
+    fresh: dict[str, Any] = {**of, "run": None, "log": {"bytes": 0, "sha256": log.sha256()}}
     saved = checkpoint.load(path) if path.is_file() else fresh
+    if saved.get("id") != identity.id:
+        raise LedgerError(
+            f"The checkpoint {path} is of the run {saved.get('id')}, not of {identity.id}. Put the right one back, or "
+            "delete it to start from the beginning."
+        )
+    if saved["threads"] != engine.execution.threads:
+        raise LedgerError(
+            f"{folder / EXECUTION} was altered: it says {engine.execution.threads} threads, and the run began with "
+            f"{saved['threads']}. Put that back, or delete {path} to start from the beginning."
+        )
     if saved["device"] != kind:
         raise LedgerError(
             f"{folder} began on {saved['device']} and cannot go on to the same bits on {kind}; use --device "
@@ -307,10 +343,11 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         )
     if saved["run"] is not None:
         engine.load_state_dict(saved["run"])
-    log.cut(saved["log_bytes"])
+    log.cut(**saved["log"])
 
     def save() -> None:
-        checkpoint.save(path, {"device": kind, "run": engine.state_dict(), "log_bytes": log.bytes()})
+        state = engine.state_dict()  # which writes the last losses
+        checkpoint.save(path, {**of, "run": state, "log": {"bytes": log.bytes(), "sha256": log.sha256()}})
 
     status: Literal["done", "diverged"] = "done"
     note = ""
@@ -333,7 +370,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         code=identity.code,
         environment=env,
         budget=engine.budget(),
-        metrics=metrics.compute(curve),
+        metrics=metrics.compute(curve) | metrics.compute(curve, engine.benchmark.metrics),
         evaluation=engine.evaluator.describe(),
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection=resolved.selection,
@@ -373,6 +410,7 @@ class _Log(Observer):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[str] | None = None
+        self._digest = hashlib.sha256()
 
     def __enter__(self) -> _Log:
         with writing(self.path):
@@ -384,10 +422,28 @@ class _Log(Observer):
             with writing(self.path):
                 self._file.close()
 
-    def cut(self, size: int) -> None:
-        """Back to what it held at a checkpoint."""
-        if self.path.exists():
-            os.truncate(self.path, min(size, self.path.stat().st_size))
+    def cut(self, bytes: int, sha256: str) -> None:
+        """Back to what it held at a checkpoint.
+
+        Raises:
+            LedgerError: that is not what it holds.
+        """
+        with writing(self.path):
+            if self.path.exists() and self.path.stat().st_size > bytes:
+                os.truncate(self.path, bytes)
+            if bytes:
+                with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+                    while part := file.read(1 << 20):
+                        self._digest.update(part)
+        if self.sha256() != sha256:
+            raise LedgerError(
+                f"{self.path} was altered since the checkpoint was written. Put it back as it was, or delete "
+                f"{self.path.with_name(CHECKPOINT)} to start from the beginning."
+            )
+
+    def sha256(self) -> str:
+        """Of all that was written."""
+        return self._digest.hexdigest()
 
     def bytes(self) -> int:
         assert self._file is not None
@@ -397,5 +453,7 @@ class _Log(Observer):
 
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._file is not None
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        self._digest.update(text.encode())
         with writing(self.path):
-            self._file.writelines(json.dumps(row) + "\n" for row in rows)
+            self._file.write(text)

@@ -55,14 +55,13 @@ def load(path: Path) -> dict[str, Any]:
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clbench"])
         written, digest, tree = header["format"], header["sha256"], header["tree"]
         tensors = from_bytes(data)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        if written != FORMAT:
+            raise LedgerError(f"{path} is a {written}; this version of clbench reads {FORMAT}.")
+        state = _unpack(json.loads(tree), tensors) if digest == _digest(tree, tensors) else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise _damaged(path) from error
-    if written != FORMAT:
-        raise LedgerError(f"{path} is a {written}; this version of clbench reads {FORMAT}.")
-    if digest != _digest(tree, tensors):
+    if not isinstance(state, dict):
         raise _damaged(path)
-    state = _unpack(json.loads(tree), tensors)
-    assert isinstance(state, dict)
     return state
 
 

@@ -7,7 +7,8 @@ ClbenchError
 ├── DataError          a data set that is missing, damaged or not what its checksum says
 ├── DivergedError      a loss that is not finite
 ├── EvaluatorError     the process that evaluates beside training has ended
-└── LedgerError        a run folder, record or curve that is missing, damaged, locked or altered
+└── LedgerError        a run folder, record or curve that is missing, damaged or altered
+    └── BusyError      a run folder that another process holds
 
 Every message says who, what was wrong, what is allowed, what was given and, where there is one, the nearest fix.
 """
@@ -65,6 +66,10 @@ class EvaluatorError(ClbenchError):
 
 class LedgerError(ClbenchError):
     """A run folder, record or curve that cannot be used."""
+
+
+class BusyError(LedgerError):
+    """A run folder that another process holds; it can be used when that process has ended."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

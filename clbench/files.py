@@ -8,12 +8,16 @@ import hashlib
 import json
 import math
 import os
+import struct
 import threading
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import LedgerError
+from clbench.errors import BusyError, LedgerError
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -82,7 +86,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder alone; the lock goes with the process, however it ends.
 
     Raises:
-        LedgerError: another process holds it.
+        BusyError: another process holds it.
     """
     import fcntl
 
@@ -95,7 +99,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise LedgerError(
+            raise BusyError(
                 f"{what} is in the hands of another process (pid {holder}); wait for it to end."
             ) from error
         file.seek(0)
@@ -103,6 +107,39 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+UNREADABLE = (
+    *(
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+        SyntaxError,
+    ),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading an archive of arrays raises if it is damaged or none."""
+
+
+def check_size(archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that unpacks to more than fits into memory; a few kilobytes can.
+
+    Raises:
+        ValueError: says how large it would be.
+    """
+    size = sum(entry.file_size for entry in archive.infolist())
+    if size > memory_bytes():
+        raise ValueError(f"it unpacks to {size >> 20} MB, more than the memory of this machine")
+
+
+def memory_bytes() -> int:
+    """Of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def canonical_json(value: Any) -> str:
@@ -143,5 +180,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LedgerError(f"There is no {path}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LedgerError(f"{path} is damaged: {error}.") from error

@@ -19,7 +19,8 @@ from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
 from clbench.sources import with_imports
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of records as they are written; 2 added their own SHA-256."""
 ID_LENGTH = 12
 
 
@@ -71,7 +72,7 @@ class Record:
         content = asdict(self)
         content.pop("folder")
         content["curve"] = content.pop("curve_file")
-        return pretty_json(content)
+        return pretty_json({**content, "sha256": _digest(content)})
 
     @property
     def curve(self) -> Curve:
@@ -89,8 +90,19 @@ class Record:
         return curve
 
 
+def _digest(content: Mapping[str, Any]) -> str:
+    return sha256(canonical_json(content))
+
+
 _TYPES: dict[str, type] = {"id": str, "status": str, "selection": str, "note": str, "schema": int}
 """Of the fields that are not dictionaries."""
+
+_INSIDE: tuple[tuple[str, str, Any], ...] = (
+    *((field, "name", str) for field in ("benchmark", "strategy")),
+    *((field, "version", (str, int)) for field in ("benchmark", "strategy")),
+    *(("curve_file", key, str) for key in ("file", "sha256")),
+)
+"""What readers rely on within dictionaries, with its type."""
 
 
 def write_record(record: Record, folder: Path) -> Record:
@@ -99,16 +111,26 @@ def write_record(record: Record, folder: Path) -> Record:
     return read_record(folder)
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path, id: str | None = None) -> Record:
     """The record in a run folder.
 
+    Args:
+        folder: of the run.
+        id: that the record must have; None takes any.
+
     Raises:
-        LedgerError: missing, damaged, or of a later schema than this version reads.
+        LedgerError: missing, damaged, another run's, or of a later schema than this version reads.
     """
     path = folder / "record.json"
     if not path.is_file() and (folder / "config.yaml").is_file():
         raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
-    return replace(parse_record(path), folder=folder)
+    record = replace(parse_record(path), folder=folder)
+    if id is not None and record.id != id:
+        raise LedgerError(
+            f"{path} is the record of the run {record.id}, not of {id}; put the right one back, or delete {folder} "
+            "to run it again."
+        )
+    return record
 
 
 def parse_record(path: Path) -> Record:
@@ -125,6 +147,9 @@ def parse_record(path: Path) -> Record:
             f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "
             "Upgrade clbench."
         )
+    digest = content.pop("sha256", None)
+    if (digest is not None or content["schema"] > 1) and digest != _digest(content):
+        raise LedgerError(f"{path} was altered or is damaged: its SHA-256 is not the one that it names.")
     content["curve_file"] = content.pop("curve", None)
     content.setdefault("evaluation", {})  # records of 0.1 have none: all of their ticks are exact
     known = {f.name for f in fields(Record)} - {"folder"}
@@ -134,7 +159,14 @@ def parse_record(path: Path) -> Record:
         )
     for key, value in content.items():
         if not isinstance(value, _TYPES.get(key, dict)):
-            raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r}.")
+            raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r:.80}.")
+    for key, inner, kinds in _INSIDE:
+        if not isinstance(content[key].get(inner), kinds):
+            raise LedgerError(f"{path} is damaged: '{key}.{inner}' holds {content[key].get(inner)!r:.80}.")
+    if Path(content["curve_file"]["file"]).name != content["curve_file"]["file"]:
+        raise LedgerError(
+            f"{path} is damaged: its curve must lie beside it, and not be {content['curve_file']}."
+        )
     return Record(**content)
 
 
@@ -192,6 +224,7 @@ _SHOWING = frozenset(
         "__main__",
         "bench",
         "cli",
+        "launchers",
         "leaderboard",
         "loggers",
         "observer",

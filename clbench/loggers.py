@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ def observers(names: Sequence[str], folder: Path, id_: str) -> list[Observer]:
         ConfigError: a logger's package is not installed.
     """
     made: dict[str, Callable[[], Observer]] = {
-        "csv": lambda: CSVLog(folder / "losses.csv"),
+        "csv": lambda: CSVLog(folder / "losses.csv", folder / "log.jsonl"),
         "tensorboard": lambda: TensorBoardLog(folder / "tensorboard"),
         "wandb": lambda: WandbLog(folder, id_),
     }
@@ -48,25 +49,28 @@ class Progress(Observer):
 
 
 class CSVLog(Observer):
-    """`losses.csv`: step, experience, lr, loss name, value; one line per loss and step."""
+    """`losses.csv`: step, experience, lr, loss name, value; one line per loss and step.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    A run that goes on writes it anew from the run's own log, which was checked: the file may have been altered, or end
+    in the middle of a line.
+    """
+
+    def __init__(self, path: Path, log: Path) -> None:
+        self.path, self.log = path, log
 
     def begin(self, run: Run) -> None:
         with writing(self.path):
-            lines = (
-                self.path.read_text("utf-8").splitlines(keepends=True)[1:]
-                if run.step and self.path.exists()
-                else []
-            )
-            # A run that was killed has written steps that it now repeats, the last one perhaps in part.
-            kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) < run.step]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("step,experience,lr,loss,value\n" + "".join(kept), "utf-8")
+            self.path.write_text("step,experience,lr,loss,value\n", "utf-8")
+            if run.step:
+                with self.log.open(encoding="utf-8") as lines:
+                    self._append(map(json.loads, lines))
 
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+        with writing(self.path):
+            self._append(rows)
+
+    def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             for row in rows:
                 for name in losses_of(row):

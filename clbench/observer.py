@@ -9,8 +9,13 @@ if TYPE_CHECKING:
     from clbench.engine import Run
 
 
+class ObserverWarning(UserWarning):
+    """An observer failed and is left out for the rest of the run."""
+
+
 class Observer:
-    """Something that watches a run: progress displays, loggers. It may not change the run."""
+    """Something that watches a run: progress displays, loggers. It may not change the run, nor end it: one that raises
+    anything but a `ClbenchError` is left out from there on, with a warning."""
 
     def begin(self, run: Run) -> None:
         """Before the first step, or the first one after resuming."""

@@ -36,6 +36,8 @@ def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) 
         factor = quarter_cosine(step * epochs // max(steps, 1), epochs)
     elif optim.schedule == "linear":
         factor = 1 - progress
+    elif optim.schedule == "restarts":
+        factor = restarts(step * epochs // max(steps, 1), optim.cycle, optim.rise, optim.floor)
     elif optim.schedule == "steps":
         factor = optim.gamma ** sum(progress >= milestone for milestone in optim.milestones)
     if optim.warmup:
@@ -46,3 +48,15 @@ def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) 
 def quarter_cosine(epoch: int, epochs: int) -> float:
     """cos(99 π t / (200 (K − 1))) in pass t of K: 1 in the first, 0.016 in the last; 1 where there is one pass."""
     return math.cos(0.99 * math.pi / 2 * epoch / (epochs - 1)) if epochs > 1 else 1.0
+
+
+def restarts(epoch: int, cycle: int, rise: int, floor: float) -> float:
+    """Warm-up and cosine annealing that begin anew every `cycle` passes, between `floor` and 1.
+
+    floor + (1 − floor) · k / W in pass k < W of a cycle of C, floor + (1 − floor) · (1 + cos(π (k − W) / (C − W))) / 2
+    from pass W on.
+    """
+    k = epoch % cycle
+    if k < rise:
+        return floor + (1 - floor) * k / rise
+    return floor + (1 - floor) * (1 + math.cos(math.pi * (k - rise) / (cycle - rise))) / 2

@@ -41,7 +41,8 @@ class Strategy:
             learns the labels in another way.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
-        architecture: the kind of network it needs: "vit", a vision transformer of timm; "" takes any.
+        architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
+            takes any.
 
     Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
     `run.augment(raw)`, `run.rng("name")` and the rest of `clbench.engine.Run`.

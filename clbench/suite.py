@@ -196,7 +196,7 @@ def run(
 def settle(cell: Cell, root: Path) -> None:
     """Take over what a cell's record says."""
     try:
-        cell.record = read_record(root / cell.id)
+        cell.record = read_record(root / cell.id, cell.id)
     except ClbenchError as error:
         cell.state, cell.message = "failed", str(error)
         return

@@ -133,7 +133,14 @@ def test_a_run_cannot_change_the_kind_of_device(monkeypatch: pytest.MonkeyPatch)
     folder = run().folder
     assert folder is not None
     (folder / "record.json").unlink()
-    checkpoint.save(folder / "checkpoint.safetensors", {"device": "cuda", "run": None, "log_bytes": 0})
+    begun = {
+        "id": folder.name,
+        "device": "cuda",
+        "threads": 1,
+        "run": None,
+        "log": {"bytes": 0, "sha256": ""},
+    }
+    checkpoint.save(folder / "checkpoint.safetensors", begun)
     with pytest.raises(LedgerError, match="began on cuda and cannot go on to the same bits on cpu"):
         api.resume(folder)
 

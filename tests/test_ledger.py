@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -44,7 +45,8 @@ def rewrite(record: Record, **changes: Any) -> Path:
     assert record.folder is not None
     path = record.folder / "record.json"
     content = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+    kept = {k: v for k, v in content.items() if v is not ... and k != "sha256"}
+    path.write_text(json.dumps({**kept, "sha256": ledger._digest(kept)}))
     return record.folder
 
 
@@ -77,7 +79,7 @@ def test_a_damaged_curve_is_refused(record: Record) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 99}, r"has schema 99; this version of clbench reads up to 1\. Upgrade clbench\."),
+        ({"schema": 99}, r"has schema 99; this version of clbench reads up to 2\. Upgrade clbench\."),
         ({"schema": ...}, r"is no record: it names no schema"),
         ({"metrics": ...}, r"is damaged: field 'metrics' is missing"),
         ({"colour": 1}, r"is damaged: field 'colour' is unknown"),
@@ -89,6 +91,36 @@ def test_a_damaged_curve_is_refused(record: Record) -> None:
 def test_a_damaged_record_is_refused(record: Record, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LedgerError, match=r"record\.json " + message):
         read_record(rewrite(record, **changes))
+
+
+def test_every_flipped_byte_of_a_record_is_noticed(record: Record) -> None:
+    """Or is no other record: a space more or less between two values changes nothing."""
+    assert record.folder is not None
+    path = record.folder / "record.json"
+    data = path.read_bytes()
+    for at in range(len(data)):
+        for bit in (1, 4):
+            path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+            with contextlib.suppress(LedgerError):
+                assert read_record(record.folder) == record, data[at - 20 : at + 20]
+
+
+def test_a_record_of_an_earlier_schema_has_no_sha256(record: Record) -> None:
+    assert record.folder is not None
+    path = record.folder / "record.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(LedgerError, match="its SHA-256 is not the one"):
+        read_record(record.folder)
+    path.write_text(json.dumps({**content, "schema": 1}))
+    assert read_record(record.folder).metrics == record.metrics
+
+
+def test_a_record_of_another_run_is_refused(record: Record) -> None:
+    assert record.folder is not None
+    with pytest.raises(LedgerError, match=r"record\.json is the record of the run abc, not of def"):
+        read_record(record.folder, "def")
 
 
 def test_a_truncated_record_is_refused(record: Record) -> None:

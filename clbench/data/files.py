@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import math
 import os
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from clbench.data.source import Source, source_of
 from clbench.errors import ConfigError, DataError
+from clbench.files import UNREADABLE, check_size
 from clbench.types import Pool
 
 
@@ -51,6 +52,15 @@ def read_npz(path: str | Path) -> Source:
 def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
     needed = ("x_train", "y_train", "x_test", "y_test")
     optional = ("domain_train", "domain_test", "class_names", "domain_names")
+    return source_of(**read_arrays(path, needed, optional), who=str(path))
+
+
+def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Arrays of an `.npz` file by key, read without pickle; optional ones where they are there.
+
+    Raises:
+        DataError: no such file, a damaged one, or one without what is needed.
+    """
     arrays: dict[str, Any] = {}
     try:
         # Opened here, as NumPy leaves what is no zip file open.
@@ -58,26 +68,60 @@ def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
             file = np.load(handle, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, not several by name")
+            if file.zip is not None:
+                check_size(file.zip)
             missing = [key for key in needed if key not in file.files]
             if missing:
                 raise DataError(
                     f"{path} has no {missing[0]}; it needs {', '.join(needed)} and holds "
                     f"{', '.join(file.files) or 'nothing'}."
                 )
-            for key in needed + optional:
+            for key in (*needed, *optional):
                 if key in file.files:
                     try:
                         arrays[key] = file[key]
-                    except ValueError as error:
+                    except UNREADABLE as error:
                         raise ValueError(f"{key}: {error}") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         # NumPy takes a file that it does not know for a pickle, and advises to load it unsafely.
         why = "it is no archive of plain arrays" if "pickled" in str(error) else error
         raise DataError(
             f"{path} is not a usable .npz file: {why}. Write it with numpy.savez from plain arrays; "
             "objects, which NumPy pickles, are never loaded."
         ) from error
-    return source_of(**arrays, who=str(path))
+    return arrays
+
+
+def read_rows(path: str | Path) -> list[int]:
+    """Row numbers from a file: a text of whole numbers between spaces, commas or lines, or an `.npz` of one array.
+
+    Raises:
+        DataError: no such file, or what it holds is something else.
+    """
+    file = Path(path).expanduser()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"The list {path} cannot be read: {error.strerror}.") from error
+    if data[:2] == b"PK":  # every zip begins so
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist()]
+        arrays = list(read_arrays(file, keys).values())
+        if len(arrays) != 1 or arrays[0].dtype.kind not in "iu":
+            raise DataError(
+                f"The list {path} must hold one array of whole numbers; it holds {', '.join(keys)}."
+            )
+        return [int(row) for row in arrays[0].ravel()]
+    try:
+        words = data.decode("utf-8").replace(",", " ").split()
+    except UnicodeDecodeError as error:
+        raise DataError(f"The list {path} is neither text nor an .npz file.") from error
+    for word in words:
+        if not word.isdecimal():
+            raise DataError(f"The list {path} holds '{word[:20]}'; it may hold whole numbers only.")
+    return [int(word) for word in words]
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -155,7 +199,9 @@ def _list_images(root: Path, test_fraction: float) -> tuple[list[_Image], list[_
         groups = [(label, domain.name) for domain in nested for label in _folders(domain)]
         for label, domain in groups or [(label, "") for label in top]:
             images = _images_in(root, label, domain)
-            by_hash = sorted(images, key=lambda image: hashlib.sha256(image.name.encode()).digest())
+            by_hash = sorted(
+                images, key=lambda image: hashlib.sha256(image.name.encode(errors="surrogateescape")).digest()
+            )
             cut = min(max(1, math.floor(len(images) * test_fraction + 0.5)), max(len(images) - 1, 0))
             chosen = {image.name for image in by_hash[:cut]}
             train += [image for image in images if image.name not in chosen]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,12 +93,13 @@ def source_of(
     for split, given in (("train", domain_train), ("test", domain_test)):
         if given is not None:
             domains[split] = _integers(f"{who}: domain_{split}", _array(given), len(pools[split].y))
-    names = tuple(str(name) for name in class_names)
+    names, of_domains = (
+        _names(f"{who}: class_names", class_names),
+        _names(f"{who}: domain_names", domain_names),
+    )
     if names and len(names) != classes:
         raise DataError(f"{who}: {len(names)} class names were given for {classes} classes.")
-    return Source(
-        train, test, names, domains["train"], domains["test"], tuple(str(name) for name in domain_names)
-    )
+    return Source(train, test, names, domains["train"], domains["test"], of_domains)
 
 
 def only(source: Source, first: int, stop: int) -> Source:
@@ -111,9 +113,24 @@ def only(source: Source, first: int, stop: int) -> Source:
             f"Classes are given as [a, b] with 0 ≤ a < b ≤ {source.num_classes}; [{first}, {stop}] was given."
         )
 
+    return chosen(source, range(first, stop))
+
+
+def chosen(source: Source, classes: Sequence[int]) -> Source:
+    """Some classes of a data set, numbered in the order in which they are listed.
+
+    Raises:
+        ConfigError: a class that it does not have, or one twice.
+    """
+    listed = np.asarray(classes, dtype=np.int64)
+    if len(np.unique(listed)) < len(listed) or not set(listed.tolist()) <= set(range(source.num_classes)):
+        raise ConfigError(f"Classes are listed once each, of 0 … {source.num_classes - 1}.")
+    number = torch.full((source.num_classes,), -1)
+    number[torch.from_numpy(listed)] = torch.arange(len(listed))
+
     def part(whole: Pool, domain: npt.NDArray[np.int64] | None) -> tuple[Pool, npt.NDArray[np.int64] | None]:
-        rows = ((whole.y >= first) & (whole.y < stop)).nonzero().squeeze(1)
-        return Pool(whole.x[rows], whole.y[rows] - first), None if domain is None else domain[rows.numpy()]
+        rows = (number[whole.y] >= 0).nonzero().squeeze(1)
+        return Pool(whole.x[rows], number[whole.y[rows]]), None if domain is None else domain[rows.numpy()]
 
     train, domain_train = part(source.train, source.domain_train)
     test, domain_test = part(source.test, source.domain_test)
@@ -121,7 +138,7 @@ def only(source: Source, first: int, stop: int) -> Source:
         source,
         train=train,
         test=test,
-        class_names=source.class_names[first:stop],
+        class_names=tuple(source.class_names[c] for c in listed.tolist()) if source.class_names else (),
         domain_train=domain_train,
         domain_test=domain_test,
     )
@@ -137,6 +154,12 @@ def _check_classes(who: str, part: Pool, classes: int) -> None:
             "clbench never renumbers them. To do so, join those of training and test: names, labels = "
             "numpy.unique(labels, return_inverse=True)."
         )
+
+
+def _names(who: str, given: Any) -> tuple[str, ...]:
+    if np.ndim(given) != 1:
+        raise DataError(f"{who} must hold one name for each; it is of shape {np.shape(given)}.")
+    return tuple(str(name) for name in given)
 
 
 def _array(given: Any) -> npt.NDArray[Any]:

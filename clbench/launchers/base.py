@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.config import Execution, RunConfig
-from clbench.errors import ClbenchError
+from clbench.errors import BusyError, ClbenchError
 from clbench.registry import load_plugin
 
 if TYPE_CHECKING:
     from clbench.suite import Cell
 
 Tell = Callable[[str, Any], None]
-"""How a job speaks: ("steps", (done, total)) or ("failed", message)."""
+"""How a job speaks: ("steps", (done, total)), ("failed", message), or ("busy", message) of a run in other hands."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Job:
             record = api.start(self.resolved, self.execution, self.root, observers=[Progress(progress)])
             if record.id != self.id:
                 tell("failed", "the code or the data changed while the suite ran; start it again")
+        except BusyError as error:
+            tell("busy", str(error))
         except ClbenchError as error:
             tell("failed", str(error))
         except Exception as error:
@@ -91,6 +93,8 @@ def hear(cell: Cell, key: str, value: Any) -> None:
     """Take over what a job has told."""
     if key == "steps":
         cell.steps, cell.total = value
+    elif key == "busy":
+        cell.state, cell.message = "waiting", value
     else:
         cell.state, cell.message = "failed", value
 

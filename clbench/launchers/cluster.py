@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import ConfigError, LedgerError
+from clbench.errors import BusyError, ConfigError, LedgerError
 from clbench.files import locked, writing
 from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.ledger import has_record
@@ -124,7 +124,7 @@ def _conclude(ray: Any, reference: Any, cell: Cell, job: Job) -> None:
         settle(cell, job.root)
     elif cell.state not in ("failed", "timeout"):
         cell.state = "failed"
-        cell.message = problem or "it ended before there was a record"
+        cell.message = problem or cell.message or "it ended before there was a record"
 
 
 class _News:
@@ -153,7 +153,7 @@ def _work(job: Job, witness: Path, news: Any) -> None:
 
     def tell(key: str, value: Any) -> None:
         told = news.tell.remote(job.id, key, value)
-        if key == "failed":
+        if key in ("failed", "busy"):
             ray.get(told)  # before this process may end
 
     tell("began", None)
@@ -168,7 +168,7 @@ def _wait_for_the_lost(folder: Path) -> None:
         try:
             with locked(folder, f"Run {folder}"):
                 return
-        except LedgerError:
+        except BusyError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.2)

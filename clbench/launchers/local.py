@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 PRELOAD = ["clbench.api", "torch._dynamo", "sklearn.datasets"]
 """What runs are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
 
+BUSY_SECONDS = 1.0
+"""Between two looks at a run that another process has in its hands."""
+
+
+@dataclass
+class _Waiting:
+    cell: Cell
+    job: Job
+    until: float = 0.0
+
 
 @dataclass
 class _Process:
@@ -39,8 +49,11 @@ class Local(Launcher):
     limits: Limits = field(default_factory=Limits)
 
     def launch(self, jobs: Sequence[tuple[Cell, Job]], watch: Callable[[], None]) -> None:
-        """Carry out all jobs, each in a process of its own, which cannot take another with it."""
-        waiting = list(jobs)
+        """Carry out all jobs, each in a process of its own, which cannot take another with it.
+
+        A run that another process has in its hands, another suite's for example, is waited for, after all others.
+        """
+        waiting = [_Waiting(cell, job) for cell, job in jobs]
         workers = min(self.workers or cores(), len(waiting))
         # A fork server imports torch once; a process costs next to nothing then.
         context = multiprocessing.get_context("forkserver")
@@ -48,23 +61,29 @@ class Local(Launcher):
         running: dict[int, _Process] = {}  # by sentinel
         try:
             while waiting or running:
-                while waiting and len(running) < workers:
-                    started = _start(context, *waiting.pop(0), workers)
+                now = time.monotonic()
+                for one in [one for one in waiting if one.until <= now][: workers - len(running)]:
+                    waiting.remove(one)
+                    started = _start(context, one.cell, one.job, workers)
                     running[started.process.sentinel] = started
                 ended = wait(list(running), timeout=0.2)
-                for one in running.values():
-                    _read(one)
-                    self._watch_the_clock(one)
+                for process in running.values():
+                    _read(process)
+                    self._watch_the_clock(process)
                 for sentinel in ended:
-                    one = running.pop(int(sentinel))  # type: ignore[arg-type]
-                    if self._again(one):
-                        waiting.insert(0, (one.cell, one.job))
+                    process = running.pop(int(sentinel))  # type: ignore[arg-type]
+                    self._conclude(process)
+                    cell, job = process.cell, process.job
+                    if cell.state == "waiting":
+                        busy = bool(cell.message)
+                        again = _Waiting(cell, job, time.monotonic() + BUSY_SECONDS * busy)
+                        waiting.insert(len(waiting) if busy else 0, again)
                 watch()
         finally:
-            for one in running.values():
-                one.process.terminate()
-            for one in running.values():
-                one.process.join()
+            for process in running.values():
+                process.process.terminate()
+            for process in running.values():
+                process.process.join()
 
     def _watch_the_clock(self, one: _Process) -> None:
         seconds = self.limits.seconds
@@ -72,8 +91,8 @@ class Local(Launcher):
             timed_out(one.cell, seconds)
             one.process.kill()
 
-    def _again(self, one: _Process) -> bool:
-        """What became of a process that has ended; whether its run is to be started again."""
+    def _conclude(self, one: _Process) -> None:
+        """What became of a process that has ended; its cell waits if its run is to be started again."""
         from clbench.suite import settle
 
         one.process.join()
@@ -84,11 +103,12 @@ class Local(Launcher):
         elif cell.state == "running":
             if cell.attempts <= self.limits.retries:
                 cell.state = "waiting"
-                return True
+                return
             cell.state = "failed"
             times = "" if cell.attempts == 1 else f", {cell.attempts} times"
             cell.message = f"its process ended with code {code} before there was a record{times}"
-        return False
+        elif cell.state == "waiting":  # it was busy, which is no attempt
+            cell.attempts -= 1
 
 
 def _start(context: Any, cell: Cell, job: Job, workers: int) -> _Process:
@@ -99,7 +119,7 @@ def _start(context: Any, cell: Cell, job: Job, workers: int) -> _Process:
     process = context.Process(target=_work, args=(job, send), daemon=False)
     process.start()
     send.close()
-    cell.state = "running"
+    cell.state, cell.message = "running", ""
     cell.attempts += 1
     return _Process(cell, job, process, news)
 

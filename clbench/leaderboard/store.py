@@ -86,6 +86,8 @@ def check(record: Record) -> None:
         )
     if code.get("commit") is None and code.get("dirty") is not None:
         raise LedgerError(f"Run {record.id} does not say which commit made it.")
+    if not all(isinstance(code.get(key), str) for key in ("version", "sources")):
+        raise LedgerError(f"Run {record.id} does not say which code made it.")
     expected = run_id(record.config, record.benchmark, record.strategy, record.model, code)
     if expected != record.id:
         raise LedgerError(

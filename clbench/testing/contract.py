@@ -256,6 +256,7 @@ def check_declares_needs(subject: Subject) -> None:
         "task labels": {"task_labels": "never"},
         "memory": {"memory": 0},
         "several passes": {"passes": 1},
+        "documents": {"documents": False},
     }
     for need, spec in without.items():
         epochs = 1 if need == "several passes" else 2

@@ -16,7 +16,7 @@ from clbench.models import Classifier
 from clbench.randomness import derive_seed
 from clbench.registry import Entry, chain_parts, strategies
 from clbench.strategy import Strategy
-from clbench.testing.tiny import architecture_of, tiny_benchmark, tiny_model, tiny_run, tiny_vit
+from clbench.testing.tiny import KINDS, architecture_of, tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Benchmark
 
 
@@ -29,7 +29,7 @@ class Subject:
         make: builds it anew, with the parameters for a tiny network that it is registered with and those given.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
-        model: builds the network to check it on; `tiny_model`, or `tiny_vit` where it needs one, if None.
+        model: builds the network to check it on; `tiny_model`, or what `KINDS` says it needs, if None.
         device: where it is checked.
         factories: what is behind `make`, for their signatures.
     """
@@ -58,9 +58,8 @@ class Subject:
             if self.model is not None:
                 model = self.model(benchmark)
             else:
-                model = (
-                    tiny_vit(benchmark) if self.architecture == "vit" else tiny_model(benchmark, norm=norm)
-                )
+                kind = KINDS.get(self.architecture)
+                model = tiny_model(benchmark, norm=norm) if kind is None else kind(benchmark)
         return tiny_run(
             self.make() if strategy is None else strategy, benchmark, model=model, device=self.device, **how
         )
@@ -75,7 +74,9 @@ class Subject:
         """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:
             spec.setdefault("task_labels", "always")
-        if self.architecture == "vit":
+        if "documents" in self.needs:
+            spec.setdefault("documents", True)
+        if self.architecture:
             spec["images"] = True
         return tiny_benchmark(**spec)
 
