@@ -63,7 +63,7 @@ class Prompter(nn.Module):
         return features
 
     def forward(self, query: Tensor) -> Prompts:
-        """The prompts of images with these queries (B, D), float32 whatever the precision.
+        """The prompts of images with these queries (B, D), which are float32 in any precision below it.
 
         In train mode those for training, which may know the present experience; in eval mode those for prediction.
         """
@@ -93,7 +93,7 @@ class Prompted(nn.Module):
             tokens = embed(self.inner, x)  # (B, N, D)
             query = self.prompter.query(self.inner, tokens)
         with torch.autocast(x.device.type, enabled=False):  # so that a choice is the same wherever it is made
-            prompts = self.prompter(query.to(next(self.prompter.parameters()).dtype))
+            prompts = self.prompter(query if query.dtype == torch.float64 else query.float())
         states = through_blocks(self.inner, tokens, prompts)
         feature = read_out(self.inner, states, prompts, self.prompter.readout)
         return feature if prompts.note is None else torch.cat([feature, prompts.note], dim=1)
