@@ -85,7 +85,7 @@ class TrainConfig(_Tree):
         epochs: passes over an experience.
         later_epochs: passes over every experience but the first, where these are to be others: a few images need more.
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
-        first_iterations: steps of the first experience, where it is to have others; with `iterations` only.
+        later_iterations: steps of every experience but the first, where these are to be others; with `iterations` only.
         drop_last: leave out the last batch of a pass when it is smaller.
         updates: on every batch of the stream, each with inputs augmented anew and other replayed examples. Memories
             take the batch once.
@@ -96,14 +96,14 @@ class TrainConfig(_Tree):
     epochs: Positive = 1
     later_epochs: Positive | None = None
     iterations: Positive | None = None
-    first_iterations: Positive | None = None
+    later_iterations: Positive | None = None
     drop_last: bool = False
     updates: Positive = 1
 
     @model_validator(mode="after")
     def _goes_together(self) -> TrainConfig:
-        if self.first_iterations is not None and self.iterations is None:
-            raise ValueError("first_iterations goes with iterations, the steps of the other experiences")
+        if self.later_iterations is not None and self.iterations is None:
+            raise ValueError("later_iterations goes with iterations, the steps of the first experience")
         return self
 
 

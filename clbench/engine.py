@@ -788,7 +788,7 @@ class Run:
         """Iterations over an experience."""
         train = self.config.train
         if train.iterations is not None:
-            return train.iterations if exp.index or train.first_iterations is None else train.first_iterations
+            return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
         epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
         return epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
 

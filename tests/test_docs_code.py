@@ -100,7 +100,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def brief(*given: Any, **how: Any) -> config.RunConfig:
         resolved = resolve(*given, **how)
-        short = {"iterations": 2, "first_iterations": None}
+        short = {"iterations": 2, "later_iterations": None}
         return resolved.model_copy(update={"train": resolved.train.model_copy(update=short)})
 
     def two_seeds(loaded: Any, overrides: Any = None, seeds: Any = None, **how: Any) -> list[suite.Cell]:

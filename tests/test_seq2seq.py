@@ -205,7 +205,7 @@ def test_a_run_continues_to_the_same_bits() -> None:
 def carried_out(strategy: str, out: Path, **params: Any) -> clbench.Record:
     sizes = {f"model.{key}": value for key, value in (SMALL | {"width": 8, "layers": 1}).items()}
     stream = {f"stream.{key}": value for key, value in (STREAM | {"documents": 24}).items()}
-    train = {"iterations": 2, "first_iterations": 2, "batch_size": 8, "evaluation.every": 1}
+    train = {"iterations": 2, "later_iterations": 2, "batch_size": 8, "evaluation.every": 1}
     return clbench.run("dsi-numpy", strategy, out=out, model="seq2seq", **stream, **sizes, **train, **params)
 
 

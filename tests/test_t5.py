@@ -104,7 +104,7 @@ def test_a_run_starts_from_the_checkpoint_and_names_it(checkpoint: Path, tmp_pat
         out=tmp_path,
         model="seq2seq",
         iterations=2,
-        first_iterations=2,
+        later_iterations=2,
         batch_size=4,
         **{"model.weights": str(checkpoint), "model.docid": "semantic", "precision": "bf16", **spec},
     )
@@ -177,7 +177,7 @@ def test_the_writer_learns_and_draws_by_its_own_stream(checkpoint: Path) -> None
 
 def test_the_checkpoint_also_asks_the_pseudo_queries(checkpoint: Path, tmp_path: Path) -> None:
     spec = {f"stream.{key}": value for key, value in stream(checkpoint).items()}
-    steps = {"iterations": 2, "first_iterations": 2, "batch_size": 4, "generator_steps": 2}
+    steps = {"iterations": 2, "later_iterations": 2, "batch_size": 4, "generator_steps": 2}
     given: dict[str, Any] = {"model": "seq2seq", "generator": "t5", **steps, **spec}
     record = clbench.run(
         "dsi", "generative-memory", out=tmp_path, **given, **{"model.weights": str(checkpoint)}
