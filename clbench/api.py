@@ -295,6 +295,9 @@ def build(
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
     strategy = build_strategy(resolved.strategy, resolved.params)
+    network = dict(resolved.model.params)
+    if network.get("vocabulary", 0) is None and benchmark.tokenizer is not None:
+        network["vocabulary"] = benchmark.tokenizer.size
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
@@ -302,7 +305,7 @@ def build(
             benchmark.input_shape,
             benchmark.num_classes,
             weights=resolved.model.weights,
-            **resolved.model.params,
+            **network,
         )
         return Run(benchmark, strategy, model, resolved, execution, observers)
 
@@ -367,7 +370,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         code=identity.code,
         environment=env,
         budget=engine.budget(),
-        metrics=metrics.compute(curve),
+        metrics=metrics.compute(curve) | metrics.compute(curve, engine.benchmark.metrics),
         evaluation=engine.evaluator.describe(),
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection=resolved.selection,

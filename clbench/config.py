@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clbench.errors import ConfigError, suggest
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
@@ -47,8 +47,11 @@ class OptimConfig(_Tree):
     """The optimizer and its schedule, which runs over one experience.
 
     Attributes:
-        schedule: factor on `lr`: constant; cosine or linear to 0; steps (× `gamma` at each of `milestones`, fractions
-            of the experience's steps).
+        later_lr: in place of `lr` in every experience but the first, where a few examples would be fitted too fast.
+        schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine, cos(99 π t / (200 (K − 1))) in pass t
+            of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps);
+            restarts, by pass: of a `cycle` of passes the first `rise` go from `floor` to 1 in a line, the others back
+            in half a cosine.
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
         clip: largest norm of the whole gradient; None leaves it as it is.
         reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried
@@ -57,13 +60,17 @@ class OptimConfig(_Tree):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    later_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "cosine", "linear", "steps"] = "constant"
+    schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps", "restarts"] = "constant"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
+    cycle: Positive = 200
+    rise: Annotated[int, Field(ge=0)] = 50
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.01
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip: Annotated[float, Field(gt=0)] | None = None
     reset: bool = True
@@ -74,15 +81,30 @@ class TrainConfig(_Tree):
 
     Attributes:
         batch_size: stream examples in a batch.
+        later_batch_size: those of every experience but the first, where it is to be another.
         epochs: passes over an experience.
+        later_epochs: passes over every experience but the first, where these are to be others: a few images need more.
         iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
+        later_iterations: steps of every experience but the first, where these are to be others; with `iterations` only.
         drop_last: leave out the last batch of a pass when it is smaller.
+        updates: on every batch of the stream, each with inputs augmented anew and other replayed examples. Memories
+            take the batch once.
     """
 
     batch_size: Positive = 32
+    later_batch_size: Positive | None = None
     epochs: Positive = 1
+    later_epochs: Positive | None = None
     iterations: Positive | None = None
+    later_iterations: Positive | None = None
     drop_last: bool = False
+    updates: Positive = 1
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainConfig:
+        if self.later_iterations is not None and self.iterations is None:
+            raise ValueError("later_iterations goes with iterations, the steps of the first experience")
+        return self
 
 
 class EvaluationConfig(_Tree):
@@ -90,6 +112,8 @@ class EvaluationConfig(_Tree):
 
     Attributes:
         every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
+        every_examples: stream examples between them, in place of `every`: after the step with which a multiple of it is
+            exceeded.
         subset: test examples of each experience that are used, a fixed random choice; None uses all.
         level: exact is float32, every example; fast is bfloat16 with batch normalisation folded, its disagreement with
             exact measured on the way and recorded; racing evaluates a prefix of each stream, and more only while a
@@ -105,9 +129,11 @@ class EvaluationConfig(_Tree):
         batch_size: examples in one forward pass; None chooses by device, network and cache.
         network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
             dormant units and effective rank of its features.
+        indexed: retrieval: steps between looks at which documents are indexed, for forgetting events; 0 for none.
     """
 
     every: Annotated[int, Field(ge=0)] = 1
+    every_examples: Positive | None = None
     subset: Positive | None = None
     level: Literal["exact", "fast", "racing", "racing+fast"] = "exact"
     check: Positive = 100
@@ -118,6 +144,22 @@ class EvaluationConfig(_Tree):
     seed: int = 0
     batch_size: Positive | None = None
     network: bool = False
+    indexed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def ticks(self) -> bool:
+        """Whether anything is evaluated between experience ends."""
+        return self.every > 0 or self.every_examples is not None
+
+    def due(self, steps: int, before: int, after: int) -> bool:
+        """Whether the step that ends with so many steps is evaluated.
+
+        Args:
+            steps: done so far. before, after: stream examples consumed before the last one and after it.
+        """
+        if self.every_examples is not None:
+            return (after - 1) // self.every_examples > max(before - 1, 0) // self.every_examples
+        return self.every > 0 and steps % self.every == 0
 
     @property
     def fast(self) -> bool:

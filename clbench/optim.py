@@ -26,16 +26,37 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
     return kind(parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
 
 
-def schedule_factor(optim: OptimConfig, step: int, steps: int) -> float:
-    """Factor on the learning rate at `step` (from 0) of an experience of `steps`."""
+def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) -> float:
+    """Factor on the learning rate at `step` (from 0) of an experience of `steps`, in so many equal passes."""
     progress = step / max(steps, 1)
     factor = 1.0
     if optim.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * progress))
+    elif optim.schedule == "quarter-cosine":
+        factor = quarter_cosine(step * epochs // max(steps, 1), epochs)
     elif optim.schedule == "linear":
         factor = 1 - progress
+    elif optim.schedule == "restarts":
+        factor = restarts(step * epochs // max(steps, 1), optim.cycle, optim.rise, optim.floor)
     elif optim.schedule == "steps":
         factor = optim.gamma ** sum(progress >= milestone for milestone in optim.milestones)
     if optim.warmup:
         factor *= min(1.0, (step + 1) / max(round(optim.warmup * steps), 1))
     return factor
+
+
+def quarter_cosine(epoch: int, epochs: int) -> float:
+    """cos(99 π t / (200 (K − 1))) in pass t of K: 1 in the first, 0.016 in the last; 1 where there is one pass."""
+    return math.cos(0.99 * math.pi / 2 * epoch / (epochs - 1)) if epochs > 1 else 1.0
+
+
+def restarts(epoch: int, cycle: int, rise: int, floor: float) -> float:
+    """Warm-up and cosine annealing that begin anew every `cycle` passes, between `floor` and 1.
+
+    floor + (1 − floor) · k / W in pass k < W of a cycle of C, floor + (1 − floor) · (1 + cos(π (k − W) / (C − W))) / 2
+    from pass W on.
+    """
+    k = epoch % cycle
+    if k < rise:
+        return floor + (1 - floor) * k / rise
+    return floor + (1 - floor) * (1 + math.cos(math.pi * (k - rise) / (cycle - rise))) / 2

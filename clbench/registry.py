@@ -53,6 +53,7 @@ class Entry:
         paper: reference, `arXiv:…` where there is one.
         null: parameters with which a strategy is plain fine-tuning, bit for bit; None if there are none.
         modifier: a strategy that only changes another one and cannot train alone.
+        tiny: parameters with which the contract checks a strategy on its tiny network; None: the defaults.
         source: the file that defines it, or the cell of a notebook.
         origin: who brings it, for people: clbench, a distribution and its version, or a file.
         build: the factory, once imported.
@@ -68,6 +69,7 @@ class Entry:
     source: str = ""
     origin: str = ""
     build: Callable[..., Any] | None = field(default=None, compare=False)
+    tiny: dict[str, Any] | None = None
 
     def signature(self) -> inspect.Signature:
         assert self.build is not None
@@ -295,6 +297,7 @@ class Registry(Generic[T]):
         paper: str = "",
         null: dict[str, Any] | None = None,
         modifier: bool = False,
+        tiny: dict[str, Any] | None = None,
     ) -> Callable[[F], F]:
         """Decorator: give a factory (a function or class with annotated keyword parameters) a name."""
 
@@ -312,6 +315,7 @@ class Registry(Generic[T]):
                 source,
                 self._origin(name, module, source),
                 build,
+                tiny,
             )
             _check_factory(self.kind, entry)
             self._refuse_taken(entry)
@@ -458,7 +462,8 @@ def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
                     "reads them without running the file."
                 ) from None
             summary = _first_sentence(ast.get_docstring(node))
-            known = {k: v for k, v in options.items() if k in ("version", "paper", "null", "modifier")}
+            fields = ("version", "paper", "null", "modifier", "tiny")
+            known = {k: v for k, v in options.items() if k in fields}
             found.append(
                 Entry(name, module=module, summary=summary, source=str(file), origin="clbench", **known)
             )

@@ -41,6 +41,8 @@ class Strategy:
             learns the labels in another way.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
+        architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
+            takes any.
 
     Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
     `run.augment(raw)`, `run.rng("name")` and the rest of `clbench.engine.Run`.
@@ -51,6 +53,7 @@ class Strategy:
     idempotent: ClassVar[bool] = False
     replaces: ClassVar[tuple[type[Strategy], ...]] = ()
     from_start: bool = False
+    architecture: ClassVar[str] = ""
     name: str = ""
     run: Run
 
@@ -142,6 +145,14 @@ class Strategy:
     def parts(self) -> tuple[Strategy, ...]:
         """The parts of a chain, in order; a strategy that is no chain is its only part."""
         return (self,)
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        """By name, what the present experience may not change by a bit, beside parameters without gradient.
+
+        Asked for after `begin_experience` and again after `end_experience`: buffers of a frozen network, prompts of
+        earlier experiences.
+        """
+        return {}
 
     def all_needs(self) -> frozenset[str]:
         """The needs of all parts."""
@@ -291,7 +302,11 @@ def _nearly(name: str, value: object) -> str:
     if inspect.isfunction(value):
         known = [point for point in POINTS if not _misfit(point, value)]
     else:
-        known = [] if callable(value) else ["needs", "state", "idempotent", "replaces", "from_start"]
+        known = (
+            []
+            if callable(value)
+            else ["needs", "state", "idempotent", "replaces", "from_start", "architecture"]
+        )
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 
 

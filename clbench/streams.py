@@ -7,7 +7,7 @@ Labels are never renumbered: class c keeps column c of the logits, whatever the 
 
 All randomness comes from the raw 64-bit output of PCG64, which NumPy guarantees not to change (NEP 19),
 seeded by a hash of the seed and of what it is drawn for: a class order is the same with and without a
-validation split.
+validation split. Only blurry streams are drawn as their authors draw them, by torch's generator.
 
 Shapes: P examples of a pool, n of an experience.
 """
@@ -15,6 +15,7 @@ Shapes: P examples of a pool, n of an experience.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -91,6 +92,126 @@ def class_incremental(
         (train, _rows(owner[kind], n, held)) if valid_fraction else None,
         experience,
     )
+
+
+def few_shot(
+    train: Pool,
+    test: Pool,
+    *,
+    base: int,
+    ways: int,
+    shots: int,
+    sessions: int | None = None,
+    class_order: Ordering = "natural",
+    rows: Sequence[int] | None = None,
+    valid_fraction: float = 0.0,
+    seed: int = 0,
+) -> Streams:
+    """A base session of many classes with all their examples, then sessions of a few classes with a few examples each.
+
+    Every experience is tested on all test examples of its classes.
+
+    Args:
+        base: classes of the first experience.
+        ways: classes of each later one. shots: training examples of each of these classes.
+        sessions: experiences after the first; None takes as many as there are classes for. Classes that are left over
+            are in no experience.
+        class_order: the base session takes the first classes of it.
+        rows: the rows of `train` that the sessions after the first hold, in their order, ways · shots each. Without
+            them, the examples of a class are drawn from the seed; those of few shots are then among those of more.
+        valid_fraction: share of each class's training examples that goes to the validation stream, shots excepted.
+        seed: of what is drawn.
+
+    Raises:
+        ConfigError: classes or examples that the pool does not have, or rows that are not such a list; says what is
+            wrong with them. DataError: a class without test examples.
+    """
+    y, y_test = _labels(train, "training"), _labels(test, "test")
+    classes = np.unique(y)
+    _same("class", classes, np.unique(y_test))
+    order = _ordered("class", classes, class_order, seed)
+    if min(base, ways, shots) < 1 or (sessions is not None and sessions < 0):
+        raise ConfigError(
+            f"base, ways and shots are 1 or more and sessions 0 or more; {base}, {ways}, {shots} and {sessions} were "
+            "given."
+        )
+    count = (len(order) - base) // ways if sessions is None else sessions
+    wanted = base + max(count, 0) * ways
+    if count < 0 or wanted > len(order):
+        raise ConfigError(
+            f"{base} base classes and {max(count, 0)} sessions of {ways} take {wanted} classes; the data have "
+            f"{len(order)}."
+        )
+    groups = [order[:base], *(order[base + i * ways : base + (i + 1) * ways] for i in range(count))]
+    if rows is None:
+        few = [_draw_shots(y, group, shots, seed) for group in groups[1:]]
+    else:
+        few = _listed_shots(y, groups[1:], shots, rows)
+    held = _held_out(y, valid_fraction, seed)
+    shot = np.zeros(len(y), dtype=bool)
+    shot[np.concatenate([np.empty(0, dtype=np.int64), *few])] = True
+
+    def having(labels: Ints, group: Ints, keep: npt.NDArray[np.bool_] | None = None) -> Tensor:
+        found = np.isin(labels, group)
+        return torch.from_numpy(np.flatnonzero(found if keep is None else found & keep))
+
+    def experience(i: int, pool: Pool, chosen: Tensor) -> Experience:
+        return Experience(i, tuple(sorted(groups[i].tolist())), Data.of(pool, chosen))
+
+    return _streams(
+        (train, [having(y, groups[0], ~held), *(torch.from_numpy(found) for found in few)]),
+        (test, [having(y_test, group) for group in groups]),
+        (train, [having(y, group, held & ~shot) for group in groups]) if valid_fraction else None,
+        experience,
+    )
+
+
+def _draw_shots(y: Ints, group: Ints, shots: int, seed: int) -> Ints:
+    """Rows of so many examples of each class of a group, by seed and class alone."""
+    found = []
+    for c in group.tolist():
+        there = np.flatnonzero(y == c)
+        if len(there) < shots:
+            raise ConfigError(f"Class {c} has {len(there)} training examples; {shots} shots were asked for.")
+        found.append(there[permutation(len(there), seed, f"shots of class {c}")[:shots]])
+    return np.sort(np.concatenate(found))
+
+
+def _listed_shots(y: Ints, groups: Sequence[Ints], shots: int, rows: Sequence[int]) -> list[Ints]:
+    """The listed rows of each group, checked."""
+    listed = _numbers("The list of shots", rows, len(rows))
+    wanted = shots * sum(map(len, groups))
+    if len(listed) != wanted:
+        raise ConfigError(
+            f"The list of shots needs {wanted} rows, {shots} of each class of {len(groups)} sessions; it has "
+            f"{len(listed)}."
+        )
+    if not wanted:
+        return []
+    if listed.max() >= len(y):
+        raise ConfigError(
+            f"The list of shots names row {listed.max()}; the training examples have rows 0 … {len(y) - 1}."
+        )
+    row, times = np.unique(listed, return_counts=True)
+    if (times > 1).any():
+        raise ConfigError(f"The list of shots names row {row[times > 1][0]} twice.")
+    found = []
+    ends = np.cumsum([shots * len(group) for group in groups])
+    for i, (group, part) in enumerate(zip(groups, np.split(listed, ends[:-1]), strict=True), 1):
+        strange = part[~np.isin(y[part], group)]
+        if len(strange):
+            raise ConfigError(
+                f"The list of shots gives session {i} row {strange[0]}, which is of class {y[strange[0]]}; its classes "
+                f"are {', '.join(map(str, sorted(group.tolist())))}. Are the training examples in the order that the "
+                "list is made for?"
+            )
+        for c in group.tolist():
+            if (held := int((y[part] == c).sum())) != shots:
+                raise ConfigError(
+                    f"The list of shots gives session {i} {held} rows of class {c}, not {shots}."
+                )
+        found.append(np.sort(part))
+    return found
 
 
 def task_incremental(
@@ -322,6 +443,163 @@ def _some(exp: Experience, n: int, seed: int, purpose: str) -> Data:
             f"{n} examples of experience {exp.index} were asked for, which has {len(exp)}; lower old or size."
         )
     return exp.data.subset(torch.from_numpy(np.sort(permutation(len(exp), seed, purpose)[:n])))
+
+
+class Blurred(NamedTuple):
+    """Which class and which example belongs to which of T tasks.
+
+    Attributes:
+        disjoint: classes that come in this task alone.
+        blurry: classes whose home this task is; some of their examples come in others.
+        rows: (n,) of each task, in the order of the stream.
+    """
+
+    disjoint: tuple[tuple[int, ...], ...]
+    blurry: tuple[tuple[int, ...], ...]
+    rows: tuple[Tensor, ...]
+
+
+def blurred(
+    y: npt.ArrayLike,
+    *,
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    varying: bool = True,
+    seed: int = 0,
+) -> Blurred:
+    """Tasks with unclear boundaries: some classes belong to one task, examples of the others stray.
+
+    1. Of C classes, n_dis = ⌊⌊C·N/100⌋ / T⌋ · T are disjoint and ⌊(C − n_dis) / T⌋ · T blurry, in the order of a random
+       permutation; the rest is left out.
+    2. Each of the two lists is cut at T − 1 random places, which may repeat, so that a task may get none of it; or,
+       not varying, into equal parts.
+    3. M % of the blurry examples are exchanged: the first k_j of task j, in the order of the data, are pooled, shuffled
+       and handed back in portions of k_1 … k_T. These are the distances of T − 1 random places; or, not varying, M %
+       of each task's go and all get as many back.
+    4. Each task's examples are shuffled.
+
+    Drawn by torch's generator in the order of the authors' sampler, so that a seed has the stream that it has there.
+
+    Args:
+        y: (P,) labels. tasks: T. disjoint: N, percent of the classes. blurry: M, percent of the examples of the others.
+        varying: sizes that are drawn (Si-Blurry), or equal ones (i-Blurry).
+
+    Raises:
+        ConfigError: numbers that leave no class.
+
+    Reference: Moon et al., "Online Class Incremental Learning on Stochastic Blurry Task Boundary via Mask and Visual
+    Prompt Tuning", ICCV 2023, arXiv:2308.09303; of i-Blurry: Koh et al., ICLR 2022, arXiv:2110.10031.
+
+    Differences from the authors' sampler:
+        1. Not varying, what an equal share leaves over goes to the first tasks, one each; there it is lost.
+    """
+    labels = np.asarray(y)
+    classes, kind = np.unique(
+        labels, return_inverse=True
+    )  # kind (P,): the class's place among the sorted ones
+    T, C = tasks, len(classes)
+    if T < 1 or not 0 <= disjoint <= 100 or not 0 <= blurry <= 100:
+        raise ConfigError(
+            f"tasks is 1 or more, disjoint and blurry are percentages; {tasks}, {disjoint} and {blurry} were given."
+        )
+    n_dis = C * disjoint // 100 // T * T
+    n_blur = (C - n_dis) // T * T
+    if n_dis + n_blur == 0:
+        raise ConfigError(f"{C} classes cannot be dealt out to {T} tasks; tasks may be 1 … {C}.")
+    generator = torch.Generator().manual_seed(seed)
+
+    def cut(n: int) -> list[int]:
+        """(T,) sizes of the parts of n things."""
+        if not varying or n == 0:
+            return [n // T + (j < n % T) for j in range(T)]
+        places = torch.randint(0, n, (T - 1,), generator=generator).sort().values.tolist()
+        return [after - before for before, after in itertools.pairwise([0, *places, n])]
+
+    def shuffled(x: Ints) -> Ints:
+        order: Ints = torch.randperm(len(x), generator=generator).numpy()
+        return x[order]
+
+    order = shuffled(np.arange(C))
+    homes = np.split(order[:n_dis], np.cumsum(cut(n_dis))[:-1])
+    strays = np.split(order[n_dis : n_dis + n_blur], np.cumsum(cut(n_blur))[:-1])
+    kept = [np.flatnonzero(np.isin(kind, part)) for part in homes]  # rows of each task, as in the data
+    exchanged = [np.flatnonzero(np.isin(kind, part)) for part in strays]
+    if varying:
+        gives = takes = cut(sum(map(len, exchanged)) * blurry // 100)
+    else:
+        gives = [len(rows) * blurry // 100 for rows in exchanged]
+        takes = cut(sum(gives))
+    pool = shuffled(np.concatenate([rows[:n] for rows, n in zip(exchanged, gives, strict=True)]))
+    portions = np.split(pool, np.cumsum(takes)[:-1])
+    return Blurred(
+        tuple(tuple(classes[part].tolist()) for part in homes),
+        tuple(tuple(classes[part].tolist()) for part in strays),
+        tuple(
+            torch.from_numpy(shuffled(np.concatenate([kept[j], exchanged[j][gives[j] :], portions[j]])))
+            for j in range(T)
+        ),
+    )
+
+
+def blurry_stream(
+    train: Pool,
+    test: Pool,
+    *,
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    varying: bool = True,
+    seed: int = 0,
+) -> Streams:
+    """The tasks of `blurred` as ordered experiences, and a test stream with an experience for each class.
+
+    A task without examples is left out. Whoever is told no boundaries gets one long sequence of batches (`seamless`).
+
+    Data that lie sorted by class are taken in turns, one example of each class after the other, as if they were mixed:
+    the first M % would otherwise be whole classes.
+
+    Args:
+        tasks, disjoint, blurry, varying, seed: as of `blurred`.
+
+    Raises:
+        ConfigError: numbers that leave no class. DataError: a class without test examples.
+    """
+    y, y_test = _labels(train, "training"), _labels(test, "test")
+    _same("class", np.unique(y), np.unique(y_test))
+    order = torch.from_numpy(_in_turns(y))
+    parts = blurred(y[order], tasks=tasks, disjoint=disjoint, blurry=blurry, varying=varying, seed=seed)
+    there = np.unique(y[order[torch.cat(parts.rows)]])
+    place = {int(c): i for i, c in enumerate(there)}
+    trained: list[Experience] = []
+    for mixed in parts.rows:
+        if len(mixed):
+            rows = order[mixed]
+            held = _classes(train, rows)
+            tests = tuple(place[c] for c in held)
+            trained.append(Experience(len(trained), held, Data.of(train, rows), tests=tests, ordered=True))
+    tested = tuple(
+        Experience(i, (c,), Data.of(test, torch.from_numpy(np.flatnonzero(y_test == c))))
+        for c, i in place.items()
+    )
+    return Streams(Stream("train", tuple(trained)), Stream("test", tested), None)
+
+
+def _in_turns(y: Ints) -> Ints:
+    """(P,) the rows in order; where labels (P,) are sorted, the first of each class, the second of each, and so on."""
+    rows = np.arange(len(y))
+    if (np.diff(y) < 0).any():
+        return rows
+    starts = np.searchsorted(y, y)
+    return np.lexsort((y, rows - starts))
+
+
+def seamless(train: Stream) -> tuple[Stream, tuple[int, ...]]:
+    """Ordered experiences as a single one, and how many examples have come when each of them ends."""
+    classes = tuple(sorted({c for exp in train for c in exp.classes}))
+    tests = tuple(dict.fromkeys(i for exp in train for i in exp.tests))
+    whole = Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests, ordered=True)
+    return Stream(train.name, (whole,)), tuple(np.cumsum([len(exp) for exp in train]).tolist())
 
 
 def online(setting: Setting) -> Setting:

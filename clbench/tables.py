@@ -22,16 +22,50 @@ if TYPE_CHECKING:
     from clbench.ledger import Record
     from clbench.suite import Cell as SuiteCell
 
-COLUMNS = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc", "wf10")
+COLUMNS = (
+    "average_accuracy",
+    "forgetting",
+    "average_anytime_accuracy",
+    "min_acc",
+    "wc_acc",
+    "wf10",
+    "a_auc",
+    "a_avg",
+    "a_last",
+    "f_last",
+)
 """Metrics of the tables, in percent; a table leaves out those that its benchmark does not define."""
 
-TITLES = {"forgetting": "forgetting", "wf10": "WF10"}
+FEW_SHOT = (
+    "average_accuracy_weighted",
+    "base_accuracy",
+    "novel_accuracy",
+    "harmonic_mean",
+    "average_incremental_accuracy_weighted",
+    "performance_drop",
+)
+"""Those of few-shot benchmarks: an overall accuracy alone would hide whether anything new was learned."""
+
+TITLES = {
+    "forgetting": "forgetting",
+    "wf10": "WF10",
+    "average_accuracy_weighted": "overall",
+    "average_incremental_accuracy_weighted": "average",
+    "base_accuracy": "base",
+    "novel_accuracy": "novel",
+}
 """Where a table calls a metric other than its registered title."""
 
 TIMES = {"train_seconds": "train s", "eval_seconds": "eval s"}
 
 UPPER_BOUNDS = frozenset(("joint", "offline"))
 """Strategies that have all data: shown, but no rivals when the best is marked."""
+
+
+def is_bound(strategy: str) -> bool:
+    """Whether a strategy, or a part of a chain, has all data."""
+    return not UPPER_BOUNDS.isdisjoint(strategy.split("+"))
+
 
 NONE = "–"
 
@@ -87,7 +121,7 @@ class Cell:
             record.budget["eval_seconds"],
             lambda: record.curve,
             record.note,
-            record.strategy["name"] in UPPER_BOUNDS,
+            is_bound(record.strategy["name"]),
             f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
             f"{environment['device']} on {environment['processor']}, {environment['system']}",
             substrate_of(record),
@@ -157,11 +191,16 @@ def table_rows(cells: Sequence[Cell]) -> list[Row]:
     rows: list[Row] = []
     for strategies in groups.values():
         table = [_row(runs) for runs in strategies.values()]
-        best = {key: _best(table, key) for key in COLUMNS}
+        best = {key: _best(table, key) for key in chosen_columns(row.values for row in table)}
         rows += [
-            replace(row, best=frozenset(key for key in COLUMNS if row.strategy in best[key])) for row in table
+            replace(row, best=frozenset(key for key in best if row.strategy in best[key])) for row in table
         ]
     return rows
+
+
+def chosen_columns(values: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The metrics of a benchmark's table, by what its runs have."""
+    return FEW_SHOT if any(of.get("harmonic_mean") is not None for of in values) else COLUMNS
 
 
 def _row(runs: Sequence[Cell]) -> Row:
@@ -274,8 +313,9 @@ def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
         Column("strategy", tuple((row.strategy, False) for row in rows), words=True),
         Column("runs", tuple((_runs(row), False) for row in rows)),
     ]
-    for key in COLUMNS:
-        if key == COLUMNS[0] or any(row.values.get(key) for row in rows):
+    shown = chosen_columns(row.values for row in rows)
+    for key in shown:
+        if key == shown[0] or any(row.values.get(key) for row in rows):
             texts = tuple((percent(row.values.get(key), differences), key in row.best) for row in rows)
             columns.append(Column(head_of(key), texts))
     for key, head in () if differences else TIMES.items():
@@ -322,7 +362,15 @@ def head_of(key: str) -> str:
 
 def shown_metrics(cells: Sequence[Cell]) -> list[str]:
     """Metrics that a table of these cells has."""
-    return [key for key in COLUMNS if any(cell.metrics.get(key) is not None for cell in cells)]
+    tables: dict[str, list[Cell]] = {}
+    for cell in cells:
+        tables.setdefault(cell.benchmark, []).append(cell)
+    shown = {key for table in tables.values() for key in chosen_columns(cell.metrics for cell in table)}
+    return [
+        key
+        for key in dict.fromkeys((*COLUMNS, *FEW_SHOT))
+        if key in shown and any(cell.metrics.get(key) is not None for cell in cells)
+    ]
 
 
 def by_benchmark(rows: Sequence[Row]) -> dict[str, list[Row]]:

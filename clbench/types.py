@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from clbench.augment import Transform
+    from clbench.text import Tokenizer
 
 HIDDEN = -1
 """The task label of a row whose task the learner may not know."""
@@ -118,6 +122,72 @@ class Output:
     logits: Tensor
     features: Tensor
 
+    def cross_entropy(self, y: Tensor) -> Tensor:
+        """() the mean of −log p(y|x) over rows with labels (B,), p the softmax of the logits."""
+        return F.cross_entropy(self.logits, y)
+
+
+class LateOutput(Output):
+    """An output whose logits are computed when they are first asked for.
+
+    Of a head with `log_prob`, such as one that spells labels: to say how probable one label is costs it far less than
+    to score them all.
+
+    Args:
+        features: (B, D).
+        score: () → (B, C) logits.
+        log_prob: (B, 1) labels → (B, 1) log p(y|x).
+        weight: a parameter of the head; once it has changed, the logits of this output are gone.
+    """
+
+    __slots__ = ("_late",)
+    _late: _Late
+
+    def __init__(
+        self,
+        features: Tensor,
+        score: Callable[[], Tensor],
+        log_prob: Callable[[Tensor], Tensor],
+        weight: Tensor,
+    ) -> None:
+        object.__setattr__(self, "features", features)
+        late = _Late(score, log_prob, weight, weight._version, torch.is_grad_enabled())
+        object.__setattr__(self, "_late", late)
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C) float32.
+
+        Raises:
+            IncompatibleError: they are asked for after an update, when another model would answer.
+        """
+        late = self._late
+        if late.found is None:
+            if late.weight._version != late.version:
+                raise IncompatibleError(
+                    "The logits of all labels, which this model computes on request only, are asked for after the "
+                    "update; a strategy that stores logits needs a model with an output for each label."
+                )
+            with torch.set_grad_enabled(late.grad):
+                late.found = late.score()
+        return late.found
+
+    def cross_entropy(self, y: Tensor) -> Tensor:
+        """() the mean of −log p(y|x) over rows with labels (B,)."""
+        return -self._late.log_prob(y.unsqueeze(1)).mean()
+
+
+@dataclass(slots=True)
+class _Late:
+    """What a `LateOutput` needs to compute its logits, or them."""
+
+    score: Callable[[], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+    weight: Tensor
+    version: int
+    grad: bool
+    found: Tensor | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -148,11 +218,13 @@ class Pool:
         x: (P, …) uint8 images, float32 features or int64 tokens; may be a memory map of a file.
         y: (P,) int64 labels.
         file: the .npy file that x is a memory map of, and from which row to which; None where it is none.
+        also: (P, R) int64, further labels that are right, −1 where there is none; None where every example has one.
     """
 
     x: Tensor
     y: Tensor
     file: tuple[str, int, int] | None = None
+    also: Tensor | None = None
 
     @staticmethod
     def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
@@ -165,7 +237,7 @@ class Pool:
         """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""
         if self.file is not None:
             return Pool.mapped, (*self.file, self.y)
-        return Pool, (self.x, self.y)
+        return Pool, (self.x, self.y, None, self.also)
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -180,7 +252,7 @@ class Pool:
     def digest(self) -> str:
         """SHA-256 over shape, dtype and bytes of inputs and labels."""
         sha = hashlib.sha256()
-        for tensor in (self.x, self.y):
+        for tensor in (self.x, self.y, *(() if self.also is None else (self.also,))):
             sha.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             for chunk in tensor.split(4096):  # a memory map need not fit into memory
                 sha.update(memoryview(chunk.contiguous().numpy()).cast("B"))
@@ -233,6 +305,20 @@ class Data:
         """(N,) int64 labels."""
         return torch.cat([pool.y[rows] for pool, rows, _ in self.parts])
 
+    def also(self) -> Tensor | None:
+        """(N, R) int64 further labels that are right, −1 where there is none; None where every example has one."""
+        found = [(len(rows), None if pool.also is None else pool.also[rows]) for pool, rows, _ in self.parts]
+        width = max((0 if also is None else also.shape[1] for _, also in found), default=0)
+        if not width:
+            return None
+        table = torch.full((len(self), width), -1)
+        start = 0
+        for n, also in found:
+            if also is not None:
+                table[start : start + n, : also.shape[1]] = also
+            start += n
+        return table
+
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The examples at `index` (n,): inputs (n, …) and labels (n,), touching no other example."""
         if len(self.parts) == 1:
@@ -280,6 +366,9 @@ class Experience:
         task: the task label; the learner sees it only where the setting tells.
         domain: name of the domain, in domain-incremental streams.
         tests: which experiences of the test stream count as seen from here on; its own one by default.
+        documents: of a retrieval stream: how many of its examples, the first ones, are documents; the others are
+            queries. None in other streams.
+        ordered: that its examples come in the order of the data. Otherwise every pass shuffles them.
     """
 
     index: int
@@ -288,6 +377,8 @@ class Experience:
     task: int = HIDDEN
     domain: str | None = None
     tests: tuple[int, ...] = ()
+    documents: int | None = None
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -320,6 +411,7 @@ NEEDS = {
     "memory": "to keep past examples",
     "several passes": "to see an experience more than once",
     "past data": "all data of past experiences, which only a bound may have",
+    "documents": "to be told which examples are documents and which are queries",
 }
 """What a strategy can need of a setting, and what each need means."""
 
@@ -334,6 +426,8 @@ class Setting:
         task_labels: who sees task labels: nobody, training only, or training and test.
         passes: passes over an experience that are allowed; 1 is online, None leaves it to the run.
         memory: raw examples a strategy may keep; 0 is rehearsal-free, None leaves it to the strategy.
+        documents: whether it is about retrieval: classes are documents, examples are documents and queries in tokens,
+            and experiences tell which (`Experience.documents`). Documents that have not come yet are no answers.
     """
 
     shift: Literal["class", "domain", "task"] = "class"
@@ -341,6 +435,7 @@ class Setting:
     task_labels: Literal["never", "train", "always"] = "never"
     passes: int | None = None
     memory: int | None = None
+    documents: bool = False
 
     def offers(self) -> frozenset[str]:
         """The needs (`NEEDS`) that this setting meets. Past data is granted to bounds everywhere."""
@@ -350,6 +445,7 @@ class Setting:
             "memory": self.memory is None or self.memory > 0,
             "several passes": self.passes is None or self.passes > 1,
             "past data": True,
+            "documents": self.documents,
         }
         return frozenset(need for need, given in met.items() if given)
 
@@ -368,6 +464,8 @@ class Benchmark:
         seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
         class_names, notes: for people.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
+        tokenizer: between texts and inputs, where the inputs are tokens that one has made.
+        metrics: keys of metrics that its records hold beside those of every run.
     """
 
     name: str
@@ -384,6 +482,8 @@ class Benchmark:
     notes: str = ""
     spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
+    tokenizer: Tokenizer | None = None
+    metrics: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -421,6 +521,9 @@ class Benchmark:
         )
         for stream in (self.train, self.test, self.valid):
             for exp in stream or ():
-                sha.update(json.dumps([exp.index, exp.classes, exp.task, exp.domain, exp.tests]).encode())
+                told = [exp.index, exp.classes, exp.task, exp.domain, exp.tests]
+                sha.update(json.dumps(told if exp.documents is None else [*told, exp.documents]).encode())
+                if exp.ordered:
+                    sha.update(b"ordered")
                 exp.data.describe(sha)
         return sha.hexdigest()

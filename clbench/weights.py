@@ -8,6 +8,7 @@ nothing is unpickled.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Weights:
     """A file of weights.
 
     Attributes:
-        path: where it lies. sha256: of its bytes.
+        path: where it lies, a file or a folder. sha256: of its bytes.
         about: what `clbench pretrain` wrote into it: model, substrate and more; empty for a file from elsewhere.
     """
 
@@ -57,10 +58,14 @@ def weights_folder(folder: str | Path | None = None) -> Path:
 def find(name: str) -> Weights:
     """The weights of an id in the folder, or of a path; the bytes must be those that the id names.
 
+    A path may also be that of a folder with a checkpoint as on the Hugging Face hub, weights in safetensors.
+
     Raises:
         DataError: there are none, or they were altered. ConfigError: not a safetensors file.
     """
     path = Path(name)
+    if path.is_dir():
+        return _read_folder(path)
     if _is_id(name):
         path = weights_folder() / f"{name}{SUFFIX}"
     if path.suffix != SUFFIX:
@@ -105,6 +110,23 @@ def _read(path: Path, _time: int, _size: int) -> Weights:
     if not isinstance(about, dict):
         raise _damaged(path)
     return Weights(path, sha256(data), about)
+
+
+def _read_folder(folder: Path) -> Weights:
+    """A checkpoint of several files: its hash is over all that decide what it computes."""
+    files = sorted([*folder.glob(f"*{SUFFIX}"), *folder.glob("*.json")])
+    if not any(file.suffix == SUFFIX for file in files):
+        raise DataError(
+            f"The folder {folder} holds no {SUFFIX} file; other formats may run code when they are read."
+        )
+    parts = [f"{file.name} {_hash(file, file.stat().st_mtime_ns, file.stat().st_size)}" for file in files]
+    return Weights(folder, sha256("\n".join(parts)))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(path: Path, _time: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(path: Path) -> DataError:

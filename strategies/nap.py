@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 Offsets = Literal["project", "regularise", "drift"]
 
 
+def example_tokens(run: Run) -> Tensor | None:
+    """(2, L) the first text twice, where inputs are tokens, which no zeros stand for; None where they are not."""
+    raw, _ = run.benchmark.train[0].data.take(torch.zeros(2, dtype=torch.int64))
+    return raw.to(run.device) if raw.dtype == torch.int64 else None
+
+
 class NormalizeAndProject(Strategy):
     """A norm after every hidden layer; after every update, hidden weights go back to their initial norms.
 
@@ -57,7 +63,10 @@ class NormalizeAndProject(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         backbone: nn.Module = model.backbone  # type: ignore[assignment]
-        example = torch.zeros((2, *self.run.input_shape), device=self.run.device)
+        tokens = example_tokens(self.run)
+        example = (
+            torch.zeros((2, *self.run.input_shape), device=self.run.device) if tokens is None else tokens
+        )
         insert_norms(backbone, example, self.norm, self.eps)
         return model
 
@@ -66,7 +75,8 @@ class NormalizeAndProject(Strategy):
         groups: list[list[str]] = []
         if self.projection:
             backbone: nn.Module = run.model.backbone  # type: ignore[assignment]
-            found = [[f"backbone.{name}" for name in g] for g in scale_invariant(backbone, run.input_shape)]
+            alike = scale_invariant(backbone, run.input_shape, example_tokens(run))
+            found = [[f"backbone.{name}" for name in g] for g in alike]
             found = [found[i] for i in present(found, theta)]
             groups = [g for g in found if self.offsets == "project" or theta[g[0]].ndim > 1]
         self.groups, self.norms = [], torch.zeros(0, device=device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import like, members_of, squared_gradients
+from clbench.parts import by_example, like, members_of, squared_gradients
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -72,7 +72,7 @@ def fisher_of_labels(run: Run, exp: Experience) -> dict[str, Tensor]:
 
 def logits_of(network: nn.Module, x: Tensor) -> Tensor:
     """(B, C), each example on its own, as `per_example_gradients` takes them."""
-    with torch.no_grad():
+    with torch.no_grad(), by_example():
         logits: Tensor = torch.vmap(lambda x1: network(x1[None])[0])(x)
     return logits
 

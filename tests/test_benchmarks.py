@@ -13,6 +13,7 @@ from PIL import Image
 
 from clbench import data
 from clbench.errors import ConfigError, DataError
+from clbench.metrics import METRICS
 from clbench.registry import benchmarks
 from clbench.types import Benchmark, Stream
 
@@ -25,7 +26,10 @@ FETCHED = {
     "split-cifar10": "cifar10",
     "split-cifar100": "cifar100",
     "pacs": "pacs",
+    "fscil-cifar100": "cifar100",
+    "fscil-omniglot": "omniglot",
 }
+OWN = ("npz", "image-folder", "few-shot")
 
 
 def make(name: str, **params: Any) -> Benchmark:
@@ -44,8 +48,11 @@ def check(benchmark: Benchmark) -> None:
     """What holds of every benchmark."""
     assert benchmark.version == benchmarks.peek(benchmark.name).version
     assert len(benchmark.train) == len(benchmark.test)
-    assert benchmark.primary == "average_accuracy"
-    assert benchmark.notes or benchmark.name in ("npz", "image-folder")
+    few = benchmark.name in ("fscil-cifar100", "fscil-omniglot", "few-shot")
+    assert benchmark.primary == ("harmonic_mean" if few else "average_accuracy")
+    assert ("harmonic_mean" in benchmark.metrics) == few
+    assert set(benchmark.metrics) <= set(METRICS)
+    assert benchmark.notes or benchmark.name in OWN
     for stream in (benchmark.train, benchmark.test, benchmark.valid or Stream("valid", ())):
         for i, experience in enumerate(stream):
             assert experience.index == i
@@ -61,10 +68,10 @@ def check(benchmark: Benchmark) -> None:
 
 
 def test_all_are_registered() -> None:
-    assert set(benchmarks.names()) >= {*DIGITS, *FETCHED, "npz", "image-folder"}
+    assert set(benchmarks.names()) >= {*DIGITS, *FETCHED, *OWN}
 
 
-@pytest.mark.parametrize("name", [*DIGITS, *FETCHED, "npz", "image-folder"])
+@pytest.mark.parametrize("name", [*DIGITS, *FETCHED, *OWN])
 def test_what_the_list_shows(name: str) -> None:
     """Parameters are annotated, take a seed, and each is explained; a summary fits a line."""
     entry = benchmarks.entry(name)
@@ -174,6 +181,8 @@ def test_with_the_data(name: str) -> None:
         "split-cifar10": (5, 10, (3, 32, 32)),
         "split-cifar100": (10, 100, (3, 32, 32)),
         "pacs": (4, 7, (3, 64, 64)),
+        "fscil-cifar100": (9, 100, (3, 32, 32)),
+        "fscil-omniglot": (6, 150, (1, 28, 28)),
     }[name]
     assert benchmark.transform.ops == (("crop", "flip") if "cifar" in name or name == "pacs" else ())
 
@@ -237,3 +246,148 @@ def test_ones_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     check(benchmark)
     assert benchmark.class_names == ("ant", "bee")
     assert [len(e) for e in benchmark.test] == [2, 2]
+
+
+# --- few-shot ---
+
+
+def test_fscil_cifar100_is_the_published_protocol() -> None:
+    """30,000 images, then 25 eight times; 6,000 + 500 t tested; the union of all sessions without duplicates."""
+    needs("cifar100")
+    benchmark = make("fscil-cifar100")
+    assert [len(e) for e in benchmark.train] == [30_000] + [25] * 8
+    tested = np.cumsum([len(e) for e in benchmark.test])
+    assert tested.tolist() == [6_000 + 500 * t for t in range(9)]
+    assert [e.classes for e in benchmark.train] == [
+        tuple(range(60)),
+        *(tuple(range(60 + 5 * t, 65 + 5 * t)) for t in range(8)),
+    ]
+    rows = torch.cat([e.data.parts[0][1] for e in benchmark.train])
+    assert len(rows.unique()) == len(rows) == 30_200
+    assert benchmark.setting.memory == 0
+    assert make("fscil-cifar100", seed=1).fingerprint != benchmark.fingerprint
+    assert make("fscil-cifar100", sessions=2, shots=1).train[2].classes == tuple(range(65, 70))
+
+
+def _few_of(path: Path, order: Any) -> np.ndarray[Any, Any]:
+    """A tiny stand-in for CIFAR-100: 500 × 100 black images whose labels come in some order."""
+    y = order(np.arange(50_000) % 100)
+    x = np.zeros((50_000, 1, 1, 3), dtype=np.uint8)
+    np.savez(path / "cifar100.npz", x_train=x, y_train=y, x_test=x[:100], y_test=np.arange(100))
+    return np.asarray(y)
+
+
+def test_published_shots_where_the_data_are_in_the_published_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clbench.benchmarks.few_shot import PUBLISHED
+
+    assert PUBLISHED[:5] == (29774, 33344, 4815, 6772, 48317)
+    assert len(set(PUBLISHED)) == 200
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path))
+
+    def official(y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Labels with which the published rows are of the classes that they should be."""
+        y = np.sort(y)
+        listed = np.array(PUBLISHED)
+        wanted = 60 + np.arange(200) // 5
+        rest = np.setdiff1d(np.arange(50_000), listed)
+        counts = np.bincount(wanted, minlength=100)
+        y[listed] = wanted
+        y[rest] = np.repeat(np.arange(100), 500 - counts)
+        return y
+
+    _few_of(tmp_path, official)
+    benchmark = make("fscil-cifar100")
+    assert "the published list" in benchmark.notes
+    assert benchmark.seed == 0
+    listed = [e.data.parts[0][1].tolist() for e in benchmark.train[1:]]
+    assert [sorted(PUBLISHED[25 * t : 25 * t + 25]) for t in range(8)] == listed
+    assert make("fscil-cifar100", seed=3).fingerprint == benchmark.fingerprint
+    assert make("fscil-cifar100", shot_list="published").fingerprint == benchmark.fingerprint
+    assert "drawn by the seed" in make("fscil-cifar100", shots=1).notes
+    drawn = make("fscil-cifar100", shot_list="drawn", seed=3)
+    assert (drawn.seed, drawn.fingerprint != benchmark.fingerprint) == (3, True)
+
+    _few_of(tmp_path, lambda y: y)
+    assert "not in the published order" in make("fscil-cifar100").notes
+    with pytest.raises(
+        ConfigError, match=r"not in the published order, in which rows 29774, .* are of class 60"
+    ):
+        make("fscil-cifar100", shot_list="published")
+
+
+@pytest.mark.parametrize("form", ["lines", "commas", "npz"])
+def test_shots_from_a_file(form: str, tmp_path: Path) -> None:
+    y = np.arange(60) % 6
+    own = tmp_path / "own.npz"
+    x = np.zeros((60, 4), dtype=np.float32)
+    np.savez(own, x_train=x, y_train=y, x_test=x, y_test=y)
+    listed = np.array([4, 10, 5, 11])
+    path = tmp_path / ("list.npz" if form == "npz" else "list.txt")
+    if form == "npz":
+        np.savez(path, listed)
+    else:
+        path.write_text(("\n" if form == "lines" else ", ").join(map(str, listed)) + "\n")
+    benchmark = make("few-shot", path=str(own), base=4, ways=1, shots=2, shot_list=str(path))
+    check(benchmark)
+    assert [e.data.parts[0][1].tolist() for e in benchmark.train[1:]] == [[4, 10], [5, 11]]
+    for content, message in (("4 ten", "holds 'ten'"), ("4 -10", "holds '-10'")):
+        wrong = tmp_path / "wrong.txt"
+        wrong.write_text(content)
+        with pytest.raises(DataError, match=message):
+            make("few-shot", path=str(own), base=4, ways=1, shots=2, shot_list=str(wrong))
+    with pytest.raises(DataError, match="cannot be read"):
+        make("few-shot", path=str(own), base=4, ways=1, shots=2, shot_list=str(tmp_path / "none"))
+
+
+def test_ones_own_images_few_shot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "data"))
+    for name in ("ant", "bee", "cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / "photos" / name / f"{i}.png")
+    benchmark = make("few-shot", path=str(tmp_path / "photos"), size=8, base=2, ways=1, shots=3)
+    check(benchmark)
+    assert [len(e) for e in benchmark.train] == [16, 3, 3]
+    mean, std = data.moments(benchmark.train[0].data.x(), 1 / 255)
+    assert (benchmark.transform.mean, benchmark.transform.std) == (mean, std)  # of the base session alone
+
+
+def test_omniglot_divides_by_alphabets_and_drawers() -> None:
+    needs("omniglot")
+    whole = data.omniglot(5)
+    assert (whole.source.num_classes, int(whole.background.sum())) == (1623, 964)
+    benchmark = make("fscil-omniglot")
+    assert [len(e) for e in benchmark.train] == [1500] + [50] * 5
+    assert [len(e) for e in benchmark.test] == [500] + [50] * 5
+    names = np.array(whole.source.class_names)
+    of_background = set(names[whole.background].tolist())
+    assert set(benchmark.class_names[:100]) <= of_background
+    assert not set(benchmark.class_names[100:]) & of_background
+    natural = make("fscil-omniglot", class_order="natural", base=10, sessions=1)
+    assert natural.class_names[:10] == tuple(names[:10])
+    assert make("fscil-omniglot", seed=1).class_names != benchmark.class_names
+    with pytest.raises(ConfigError, match="has 659 later characters; 700 were asked for"):
+        make("fscil-omniglot", sessions=70)
+
+
+def test_omniglot_of_another_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path))
+    x, y, drawer = np.zeros((40, 2, 2, 1), np.uint8), np.arange(2).repeat(20), np.tile(np.arange(20), 2)
+    arrays = {"x": x, "y": y, "alphabet": y, "drawer": drawer, "background": y == 0}
+    np.savez(tmp_path / "omniglot.npz", **arrays)
+    assert data.omniglot(5).background.tolist() == [True, False]
+    assert len(data.load("omniglot").test.y) == 10
+    with pytest.raises(ConfigError, match="1 to 19 are for testing; 20"):
+        data.omniglot(20)
+    np.savez(tmp_path / "omniglot.npz", **arrays | {"background": drawer == 0})
+    with pytest.raises(DataError, match="in both the background and the evaluation set"):
+        data.omniglot(5)
+    np.savez(tmp_path / "omniglot.npz", **arrays | {"drawer": drawer[:7]})
+    with pytest.raises(DataError, match="drawer must hold one number"):
+        data.omniglot(5)
+    del arrays["drawer"]
+    np.savez(tmp_path / "omniglot.npz", **arrays)
+    with pytest.raises(DataError, match="has no drawer"):
+        data.omniglot(5)

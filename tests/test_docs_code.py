@@ -47,6 +47,7 @@ NOT_RUN = {
     "leaderboard.md": 2,
     "logging.md": 1,
     "results.md": 6,
+    "retrieval.md": 4,
     "running.md": 2,
     "several-machines.md": 1,
     "clbench-rings/README.md": 1,
@@ -99,7 +100,8 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def brief(*given: Any, **how: Any) -> config.RunConfig:
         resolved = resolve(*given, **how)
-        return resolved.model_copy(update={"train": resolved.train.model_copy(update={"iterations": 2})})
+        short = {"iterations": 2, "later_iterations": None}
+        return resolved.model_copy(update={"train": resolved.train.model_copy(update=short)})
 
     def two_seeds(loaded: Any, overrides: Any = None, seeds: Any = None, **how: Any) -> list[suite.Cell]:
         return plan(loaded, overrides, (seeds or loaded.seeds)[:2], **how)

@@ -202,6 +202,20 @@ def test_drop_last_keeps_a_batch_that_is_all_there_is() -> None:
     assert fitted(train={"batch_size": 100, "epochs": 1, "drop_last": True}).step == 3
 
 
+def test_later_experiences_may_have_passes_of_their_own() -> None:
+    """Four batches in the first pass of each of three experiences; `run.epochs` says how many passes there are."""
+    passes: set[tuple[int, int]] = set()
+
+    class Sees(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            passes.add((self.run.experience, self.run.epochs))
+
+    run = fitted(chain(CrossEntropy(), Sees()), train={"batch_size": 16, "epochs": 1, "later_epochs": 3})
+    assert run.step == 4 * (1 + 3 + 3)
+    assert passes == {(0, 1), (1, 3), (2, 3)}
+    assert fitted(train={"batch_size": 16, "epochs": 3, "later_epochs": 1}).step == 4 * (3 + 1 + 1)
+
+
 def test_iterations_override_epochs() -> None:
     run = fitted(train={"batch_size": 16, "epochs": 1, "iterations": 7})
     assert (run.step, run.examples) == (21, 3 * 7 * 16)
@@ -232,7 +246,7 @@ def test_a_pass_without_rows_is_refused() -> None:
 # --- what a setting allows ---
 
 
-@pytest.mark.parametrize("train", [{"epochs": 2}, {"iterations": 5}], ids=str)
+@pytest.mark.parametrize("train", [{"epochs": 2}, {"later_epochs": 2}, {"iterations": 5}], ids=str)
 def test_too_many_passes_are_refused_before_anything_happens(train: dict[str, int]) -> None:
     with pytest.raises(IncompatibleError, match="tiny@1 allows 1 pass over an experience"):
         build(benchmark=tiny_benchmark(passes=1), train={"batch_size": 16, **train})
@@ -268,6 +282,27 @@ def test_without_boundaries_nobody_is_told_of_experiences() -> None:
 
 
 # --- schedules, clipping, optimizers ---
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_later_experiences_may_have_a_rate_of_their_own(schedule: str) -> None:
+    """The optimizer's as well as the log's, and with the schedule."""
+    recorder, used = Recorder(), []
+
+    class Sees(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            used.append(self.run.optimizer.param_groups[0]["lr"])
+
+    fitted(
+        chain(CrossEntropy(), Sees()),
+        optim={"lr": 0.1, "later_lr": 0.01, "schedule": schedule},
+        train={"iterations": 4},
+        observers=(recorder,),
+    )
+    factors = [0.5 * (1 + math.cos(math.pi * k / 4)) if schedule == "cosine" else 1.0 for k in range(4)]
+    expected = [lr * factor for lr in (0.1, 0.01, 0.01) for factor in factors]
+    assert used == pytest.approx(expected)
+    assert [row["lr"] for row in recorder.rows] == pytest.approx(expected)
 
 
 def rates(**optim: Any) -> list[float]:

@@ -25,6 +25,14 @@ TRACE = [
 ]
 R = [[0.90, 0.30, 0.10], [0.85, 0.95, 0.20], [0.80, 0.80, 0.90]]
 
+FEW_SHOT = (
+    "performance_drop",
+    "harmonic_mean",
+    "base_accuracy",
+    "novel_accuracy",
+    "gacc_0",
+    "gacc_auc",
+)
 REQUIRED = [
     "average_accuracy",
     "average_incremental_accuracy",
@@ -57,6 +65,35 @@ def value(curve: Curve, name: str) -> float | None:
     return compute(curve, [name])[name]
 
 
+def test_generalized_accuracy_of_the_curve():
+    """accs [[80], [70, 50]], base over way 12: gAcc(0) = 25, gAcc(1) = 70, gAcc(12) = 74.2308, AUC = 0.71132."""
+    R = [[0.80, NAN], [0.70, 0.50]]
+    curve = Curve.from_matrix(R, totals=[1200, 100])
+    assert value(curve, "gacc_0") == pytest.approx(0.25)
+    assert value(curve, "gacc_auc") == pytest.approx(0.71132, abs=5e-6)
+    assert value(curve, "average_incremental_accuracy") == pytest.approx(
+        metrics.generalized_accuracy(R, 1), abs=1e-12
+    )
+    assert metrics.generalized_accuracy(R, 1) == pytest.approx(0.70)
+    assert metrics.generalized_accuracy(R, 12) == pytest.approx(0.742308, abs=5e-7)
+
+
+def test_generalized_accuracy_against_the_definition_written_out():
+    rng = np.random.default_rng(3)
+    R = np.where(np.tri(5, dtype=bool), rng.integers(0, 101, (5, 5)) / 100, NAN)
+    curve = Curve.from_matrix(R, totals=[1200, 100, 100, 100, 100])
+
+    def gacc(alpha):
+        sessions = [R[0, 0] if alpha else 0.0]
+        for k in range(1, 5):
+            sessions.append((alpha * R[k, 0] + sum(R[k, 1 : k + 1])) / (k + alpha))
+        return sum(sessions) / 5
+
+    assert value(curve, "gacc_0") == pytest.approx(gacc(0), abs=1e-12)
+    area = np.trapezoid([gacc(a) for a in range(13)], x=range(13)) / 12
+    assert value(curve, "gacc_auc") == pytest.approx(area, abs=1e-12)
+
+
 # --- the registry ---
 
 
@@ -65,7 +102,7 @@ def test_the_keys_that_scripts_rely_on_are_computed_unasked(name, trace):
     assert name in compute(trace)
 
 
-@pytest.mark.parametrize("name", ["performance_drop", "harmonic_mean", "base_accuracy", "novel_accuracy"])
+@pytest.mark.parametrize("name", FEW_SHOT)
 def test_few_shot_metrics_are_computed_on_request_only(name, matrix):
     assert name not in compute(matrix)
     assert compute(matrix, [name])[name] is not None
@@ -90,7 +127,7 @@ def test_titles_are_distinct():
 
 def test_directions():
     down = {name for name, m in METRICS.items() if m.higher_is_better is False}
-    words = ("forgetting", "wf1", "gap", "drop", "plasticity_loss", "dormant")
+    words = ("forgetting", "f_last", "wf1", "gap", "drop", "plasticity_loss", "dormant", "forgotten")
     assert down == {name for name in METRICS if any(word in name for word in words)}
 
 

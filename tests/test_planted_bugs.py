@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from clbench.strategies.ewc import Consolidate
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, chain
+from clbench import Batch, Experience, Output, Strategy, chain, make_strategy
 from clbench.engine import Run
-from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher
+from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly
 from clbench.testing import check_strategy
 
 Bug = Callable[..., Strategy]
@@ -222,6 +222,83 @@ def normalises_over_the_evaluation_batch() -> Strategy:
         def logits(self, x: Tensor, task: Tensor) -> Tensor:
             logits = self.run.forward(x, task).logits
             return logits - logits.mean(0)
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("prediction_alone", "what else is in the batch")
+def most_chosen_prompts_of_the_batch() -> Strategy:
+    return make_strategy("l2p", variant="pilot", selection="batch", pool=16, length=2, top=2)
+
+
+@caught_by("evaluation_blind", "the experience that is under way")
+def masks_by_the_experience_under_way() -> Strategy:
+    class Bug(Strategy):
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            present = list(self.run.train[self.run.experience].classes)
+            logits = self.run.forward(x, task).logits
+            return logits.index_add(1, torch.tensor(present), torch.ones(len(x), len(present)))
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("evaluation_blind", "the experience that is under way")
+def predicts_with_the_prompt_of_the_task_it_is_told() -> Strategy:
+    class Bug(Strategy):
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            return self.run.forward(x, task).logits + F.one_hot(task.clamp(min=0), self.run.num_classes)
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- frozen ---
+
+
+@caught_by("frozen", "running_mean")
+def frozen_backbone_in_train_mode() -> Strategy:
+    class Bug(TrainOnly):
+        def wrap(self, model: nn.Module) -> nn.Module:
+            model.backbone.requires_grad_(False)  # type: ignore[union-attr]
+            return model
+
+        def frozen(self) -> Mapping[str, Tensor]:
+            return dict(self.run.model.backbone.named_buffers())  # type: ignore[union-attr]
+
+    return chain(Bug("head"), CrossEntropy())
+
+
+@caught_by("frozen", "backbone.")
+def average_written_into_frozen_weights() -> Strategy:
+    class Bug(TrainOnly):
+        def after_update(self) -> None:
+            for p in self.run.model.parameters():
+                p.mul_(0.999)
+
+    return chain(Bug("head"), CrossEntropy())
+
+
+@caught_by("frozen", "earlier slots")
+def momentum_moves_earlier_slots() -> Strategy:
+    class Bug(Strategy):
+        """One parameter for all experiences, which SGD goes on moving where its gradient is 0."""
+
+        needs = frozenset({"boundaries"})
+        state = ("current",)
+        current = 0
+
+        def wrap(self, model: nn.Module) -> nn.Module:
+            self.slots = nn.Parameter(torch.ones(4))
+            model.slots = self.slots
+            return model
+
+        def begin_experience(self, exp: Experience) -> None:
+            self.current = exp.index
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"slot": self.slots[self.current].square()}
+
+        def frozen(self) -> Mapping[str, Tensor]:
+            return {"earlier slots": self.slots[: self.current].detach()}
 
     return chain(CrossEntropy(), Bug())
 

@@ -110,6 +110,49 @@ def test_the_best_and_its_ties_are_marked_in_the_metrics_direction() -> None:
     assert rows(*cells({"a": [0.9]}))["a"].best == set()  # the best of one
 
 
+def few_shot_cells(strategy: str, base: float, novel: float, **options: Any) -> list[Cell]:
+    overall = (100 * base + 50 * novel) / 150
+    metrics = {
+        "average_accuracy": (base + novel) / 2,
+        "average_accuracy_weighted": overall,
+        "base_accuracy": base,
+        "novel_accuracy": novel,
+        "harmonic_mean": 2 * base * novel / (base + novel) if novel else 0.0,
+        "average_incremental_accuracy_weighted": 0.7,
+        "performance_drop": base - overall,
+        "forgetting": 0.1,
+    }
+    return [Cell("fscil", strategy, seed, "done", metrics, 1.0, 0.1, **options) for seed in range(2)]
+
+
+def test_few_shot_tables_show_what_was_learned_of_new_classes() -> None:
+    """Beside the overall accuracy, base and novel ones and their harmonic mean; other benchmarks keep their columns."""
+    few = [*few_shot_cells("base-only", 0.9, 0.0), *few_shot_cells("ncm", 0.7, 0.6)]
+    rated = rows(*few)
+    assert [c.head for c in tables.columns_of(list(rated.values()))][2:-2] == [
+        "overall ↑",
+        "base ↑",
+        "novel ↑",
+        "HM ↑",
+        "average ↑",
+        "PD ↓",
+    ]
+    assert "base_accuracy" in rated["base-only"].best
+    assert {"novel_accuracy", "harmonic_mean"} <= rated["ncm"].best
+    assert tables.shown_metrics(few) == list(tables.FEW_SHOT)
+    both = [*few, *cells({"er": [0.8, 0.9]})]
+    table = tables.markdown_table(both)
+    assert "| strategy | runs | overall ↑ | base ↑ | novel ↑ | HM ↑ |" in table
+    assert "| strategy | runs | ACC ↑ | forgetting ↓ |" in table
+    assert set(tables.shown_metrics(both)) == {"average_accuracy", "forgetting", *tables.FEW_SHOT}
+
+
+def test_a_chain_with_joint_training_is_a_bound() -> None:
+    assert tables.is_bound("joint")
+    assert tables.is_bound("joint+restart+imbsam")
+    assert not tables.is_bound("er+joint-like")
+
+
 def test_bounds_and_survivors_are_not_rated() -> None:
     table = rows(
         *cells({"joint": [0.99, 0.99]}, bound=True),

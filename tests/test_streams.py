@@ -18,6 +18,7 @@ from clbench.streams import (
     changed_domains,
     class_incremental,
     domain_incremental,
+    few_shot,
     online,
     permutation,
     permutations,
@@ -305,3 +306,92 @@ def test_a_thousand_experiences_in_a_second_and_in_proportion_to_the_examples() 
     start = time.perf_counter()
     domain_incremental(train, test, domain_train=y, domain_test=y[:2000])
     assert time.perf_counter() - start < 1
+
+
+# --- few-shot ---
+
+
+def ten_of_each(classes: int = 9) -> tuple[Pool, Pool]:
+    return pools(
+        [c for _ in range(10) for c in range(classes)], [c for _ in range(4) for c in range(classes)]
+    )
+
+
+def test_few_shot_sessions() -> None:
+    """A base session with all its examples, then sessions of ways · shots; tests of all examples of the classes."""
+    streams = few_shot(*ten_of_each(), base=5, ways=2, shots=3)
+    assert [e.classes for e in streams.train] == [(0, 1, 2, 3, 4), (5, 6), (7, 8)]
+    assert [len(e) for e in streams.train] == [50, 6, 6]
+    assert [len(e) for e in streams.test] == [20, 8, 8]
+    for trained, tested in zip(streams.train, streams.test, strict=True):
+        assert trained.classes == tested.classes
+        counts = torch.bincount(trained.data.y(), minlength=9)
+        assert set(counts[list(trained.classes)].tolist()) == {10 if trained.index == 0 else 3}
+    together = [row for e in streams.train for row in rows(e)]
+    assert len(set(together)) == len(together)
+
+
+def test_few_shot_draws_by_seed_and_class_alone() -> None:
+    def shots(**spec: Any) -> list[list[int]]:
+        return [rows(e) for e in few_shot(*ten_of_each(), base=5, ways=2, **spec).train[1:]]
+
+    assert shots(shots=3) == shots(shots=3)
+    assert shots(shots=3) != shots(shots=3, seed=1)
+    for few, many in zip(shots(shots=2), shots(shots=6), strict=True):
+        assert set(few) < set(many)
+    other = [rows(e) for e in few_shot(*ten_of_each(), base=3, ways=2, shots=3).train[2:]]
+    assert other == shots(shots=3)  # the sessions of classes 5, 6 and 7, 8
+
+
+def test_few_shot_orders_and_leaves_out_classes() -> None:
+    order = [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    streams = few_shot(*ten_of_each(), base=4, ways=2, shots=1, sessions=1, class_order=order)
+    assert [e.classes for e in streams.train] == [(5, 6, 7, 8), (3, 4)]
+    assert len(few_shot(*ten_of_each(), base=9, ways=2, shots=1).train) == 1
+
+
+def test_few_shot_by_a_list() -> None:
+    listed = [5, 14, 6, 15, 7, 16, 8, 17]  # rows c and 9 + c are of class c
+    streams = few_shot(*ten_of_each(), base=5, ways=2, shots=2, rows=listed)
+    assert [rows(e) for e in streams.train[1:]] == [[5, 6, 14, 15], [7, 8, 16, 17]]
+    assert [
+        rows(e) for e in few_shot(*ten_of_each(), base=5, ways=2, shots=2, rows=listed, seed=4).train[1:]
+    ] == [
+        [5, 6, 14, 15],
+        [7, 8, 16, 17],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([5, 14, 6, 15], "needs 8 rows, 2 of each class of 2 sessions; it has 4"),
+        ([5, 14, 6, 15, 7, 16, 8, 90], "names row 90; the training examples have rows 0 … 89"),
+        ([5, 5, 6, 15, 7, 16, 8, 17], "names row 5 twice"),
+        ([5, 14, 6, 7, 15, 16, 8, 17], "gives session 1 row 7, which is of class 7; its classes are 5, 6"),
+        ([5, 14, 23, 15, 7, 16, 8, 17], "gives session 1 3 rows of class 5, not 2"),
+        ([5, 14, 6, -15, 7, 16, 8, 17], "holds -15"),
+    ],
+)
+def test_few_shot_refuses_a_list_that_does_not_fit(listed: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        few_shot(*ten_of_each(), base=5, ways=2, shots=2, rows=listed)
+
+
+def test_few_shot_refuses_what_the_data_lack() -> None:
+    with pytest.raises(ConfigError, match="take 11 classes; the data have 9"):
+        few_shot(*ten_of_each(), base=5, ways=2, shots=2, sessions=3)
+    with pytest.raises(ConfigError, match="Class 5 has 10 training examples; 11 shots were asked for"):
+        few_shot(*ten_of_each(), base=5, ways=2, shots=11)
+    with pytest.raises(ConfigError, match="1 or more"):
+        few_shot(*ten_of_each(), base=5, ways=0, shots=2)
+
+
+def test_few_shot_validation_leaves_shots_alone() -> None:
+    plain, held = (few_shot(*ten_of_each(), base=5, ways=2, shots=3, valid_fraction=f) for f in (0.0, 0.3))
+    assert held.valid is not None
+    assert [rows(e) for e in held.train[1:]] == [rows(e) for e in plain.train[1:]]
+    assert len(held.train[0]) == 35
+    for trained, validated in zip(held.train, held.valid, strict=True):
+        assert not set(rows(trained)) & set(rows(validated))
+        assert set(validated.data.y().tolist()) <= set(trained.classes)

@@ -11,18 +11,39 @@ hash of its data. Building a benchmark never downloads; `fetch` does.
 Shapes: N examples, C channels, H × W pixels, D features.
 """
 
-from clbench.data.benchmark import Shift, build, from_arrays, from_folder, from_npz
-from clbench.data.files import data_folder, read_folder, read_npz
-from clbench.data.known import KNOWN, Known, Status, digits, fetch, load, status
-from clbench.data.source import Source, moments, only, source_of
+from clbench.data.beir import Collection, beir_folder, read_beir
+from clbench.data.benchmark import (
+    FEW_SHOT,
+    Shift,
+    build,
+    build_blurry,
+    build_few_shot,
+    from_arrays,
+    from_folder,
+    from_npz,
+)
+from clbench.data.files import data_folder, read_folder, read_npz, read_rows
+from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
+from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
+from clbench.data.source import Source, chosen, moments, only, source_of
 
 __all__ = [
+    "DRAWERS",
+    "FEW_SHOT",
     "KNOWN",
+    "Collection",
+    "CorpusOrder",
     "Known",
+    "Omniglot",
     "Shift",
     "Source",
     "Status",
+    "Titles",
+    "beir_folder",
     "build",
+    "build_blurry",
+    "build_few_shot",
+    "chosen",
     "data_folder",
     "digits",
     "fetch",
@@ -31,9 +52,13 @@ __all__ = [
     "from_npz",
     "load",
     "moments",
+    "omniglot",
     "only",
+    "read_beir",
     "read_folder",
     "read_npz",
+    "read_rows",
+    "retrieval",
     "source_of",
     "status",
 ]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from clbench.augment import Permute, Transform
 from clbench.data.files import read_folder, read_npz
-from clbench.data.source import Source, source_of
+from clbench.data.source import Source, moments, source_of
 from clbench.errors import ConfigError
 from clbench.streams import (
     Ordering,
+    blurry_stream,
     changed_domains,
     class_incremental,
     domain_incremental,
+    few_shot,
     online as online_setting,
 )
 from clbench.types import Benchmark, Change, Setting
@@ -92,17 +97,6 @@ def build(
             seed=seed,
             task_labels=shift == "task",
         )
-    if (mean is None) != (std is None):
-        raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
-    means, stds = source.normalisation if mean is None or std is None else (tuple(mean), tuple(std))
-    shape = source.train.x.shape[1:]
-    channels = shape[0]
-    if len(means) not in (0, 1, channels):
-        raise ConfigError(f"{name}: mean and std need 1 or {channels} values each; {len(means)} were given.")
-    if augment and len(shape) != 3:
-        raise ConfigError(
-            f"{name}: augmentation needs images (C, H, W); the inputs have shape {tuple(shape)}."
-        )
     setting = Setting(shift, task_labels="always" if shift == "task" else "never")
     draws = (
         valid > 0
@@ -117,12 +111,160 @@ def build(
         streams.train,
         streams.test,
         source.num_classes,
-        Transform(source.scale, means, stds, tuple(augment)),
+        _transform(source, name, augment, mean, std),
         streams.valid,
         seed=seed if draws else 0,
         class_names=source.class_names,
         notes=notes,
         spec=dict(spec or {}),
+    )
+
+
+def _transform(
+    source: Source,
+    name: str,
+    augment: Sequence[str],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Transform:
+    """Normalisation, the data set's unless given, and augmentation."""
+    if (mean is None) != (std is None):
+        raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
+    means, stds = source.normalisation if mean is None or std is None else (tuple(mean), tuple(std))
+    shape = source.train.x.shape[1:]
+    channels = shape[0]
+    if len(means) not in (0, 1, channels):
+        raise ConfigError(f"{name}: mean and std need 1 or {channels} values each; {len(means)} were given.")
+    if augment and len(shape) != 3:
+        raise ConfigError(
+            f"{name}: augmentation needs images (C, H, W); the inputs have shape {tuple(shape)}."
+        )
+    return Transform(source.scale, means, stds, tuple(augment))
+
+
+FEW_SHOT = (
+    "performance_drop",
+    "base_accuracy",
+    "novel_accuracy",
+    "harmonic_mean",
+    "gacc_0",
+    "gacc_auc",
+)
+"""Metrics that are meant for few-shot class-incremental benchmarks."""
+
+
+def build_few_shot(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    base: int,
+    ways: int,
+    shots: int,
+    sessions: int | None = None,
+    class_order: Ordering = "natural",
+    rows: Sequence[int] | None = None,
+    memory: int | None = 0,
+    valid: float = 0.0,
+    augment: Sequence[str] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    draws: bool = False,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """A few-shot class-incremental benchmark: a base session, then sessions of a few examples of new classes.
+
+    Only the present session's examples are at hand, unless `memory` grants some. It ranks by the harmonic mean of base
+    and novel accuracy: the overall accuracy is high for a model that knows the base classes only.
+
+    Args:
+        source: the data set; pixels are normalised by its published moments, or by those of the base session.
+        base, ways, shots, sessions, class_order, rows: of `clbench.streams.few_shot`.
+        memory: examples that a strategy may keep.
+        valid: share of each class's training examples, shots excepted, that makes the validation stream.
+        augment, mean, std: as for `build`.
+        seed: of what is drawn. draws: whether the source was drawn by it, too.
+        notes: for people. spec: the parameters that it was built from, for the record.
+
+    Raises:
+        ConfigError: parameters that do not fit the data. DataError: a class without test examples.
+    """
+    streams = few_shot(
+        source.train,
+        source.test,
+        base=base,
+        ways=ways,
+        shots=shots,
+        sessions=sessions,
+        class_order=class_order,
+        rows=rows,
+        valid_fraction=valid,
+        seed=seed,
+    )
+    if mean is None and std is None and not source.mean and source.train.x.dtype == torch.uint8:
+        mean, std = moments(streams.train[0].data.x(), source.scale)
+    drawn = draws or rows is None or class_order == "shuffled" or valid > 0
+    return Benchmark(
+        name,
+        version,
+        Setting("class", memory=memory),
+        streams.train,
+        streams.test,
+        source.num_classes,
+        _transform(source, name, augment, mean, std),
+        streams.valid,
+        primary="harmonic_mean",
+        seed=seed if drawn else 0,
+        class_names=source.class_names,
+        notes=notes,
+        spec=dict(spec or {}),
+        metrics=FEW_SHOT,
+    )
+
+
+def build_blurry(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    varying: bool = True,
+    augment: Sequence[str] = (),
+    seed: int = 0,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """An online benchmark whose classes come back: one pass, no boundaries, by `clbench.streams.blurred`.
+
+    Args:
+        tasks, disjoint, blurry, varying, seed: as of `blurred`.
+        augment, notes, spec: as of `build`.
+
+    Raises:
+        ConfigError: parameters that do not fit the data.
+    """
+    plain = build(source, name=name, version=version, experiences=1, augment=augment, notes=notes, spec=spec)
+    streams = blurry_stream(
+        source.train,
+        source.test,
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        varying=varying,
+        seed=seed,
+    )
+    return replace(
+        plain,
+        setting=Setting("class", boundaries=False, passes=1),
+        train=streams.train,
+        test=streams.test,
+        primary="a_auc",
+        metrics=("a_auc", "a_avg", "a_last", "f_last"),
+        seed=seed,
     )
 
 

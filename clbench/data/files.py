@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,15 @@ def read_npz(path: str | Path) -> Source:
 def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
     needed = ("x_train", "y_train", "x_test", "y_test")
     optional = ("domain_train", "domain_test", "class_names", "domain_names")
+    return source_of(**read_arrays(path, needed, optional), who=str(path))
+
+
+def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Arrays of an `.npz` file by key, read without pickle; optional ones where they are there.
+
+    Raises:
+        DataError: no such file, a damaged one, or one without what is needed.
+    """
     arrays: dict[str, Any] = {}
     try:
         # Opened here, as NumPy leaves what is no zip file open.
@@ -65,7 +76,7 @@ def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
                     f"{path} has no {missing[0]}; it needs {', '.join(needed)} and holds "
                     f"{', '.join(file.files) or 'nothing'}."
                 )
-            for key in needed + optional:
+            for key in (*needed, *optional):
                 if key in file.files:
                     try:
                         arrays[key] = file[key]
@@ -80,7 +91,37 @@ def _read_npz(path: Path, _mtime: int, _size: int) -> Source:
             f"{path} is not a usable .npz file: {why}. Write it with numpy.savez from plain arrays; "
             "objects, which NumPy pickles, are never loaded."
         ) from error
-    return source_of(**arrays, who=str(path))
+    return arrays
+
+
+def read_rows(path: str | Path) -> list[int]:
+    """Row numbers from a file: a text of whole numbers between spaces, commas or lines, or an `.npz` of one array.
+
+    Raises:
+        DataError: no such file, or what it holds is something else.
+    """
+    file = Path(path).expanduser()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"The list {path} cannot be read: {error.strerror}.") from error
+    if data[:2] == b"PK":  # every zip begins so
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist()]
+        arrays = list(read_arrays(file, keys).values())
+        if len(arrays) != 1 or arrays[0].dtype.kind not in "iu":
+            raise DataError(
+                f"The list {path} must hold one array of whole numbers; it holds {', '.join(keys)}."
+            )
+        return [int(row) for row in arrays[0].ravel()]
+    try:
+        words = data.decode("utf-8").replace(",", " ").split()
+    except UnicodeDecodeError as error:
+        raise DataError(f"The list {path} is neither text nor an .npz file.") from error
+    for word in words:
+        if not word.isdecimal():
+            raise DataError(f"The list {path} holds '{word[:20]}'; it may hold whole numbers only.")
+    return [int(word) for word in words]
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

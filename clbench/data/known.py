@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
-from clbench.data.files import data_folder, read_folder, read_npz, sha256, sidecar, write
-from clbench.data.source import Source, channels_first, pool
+from clbench.data.files import data_folder, read_arrays, read_folder, read_npz, sha256, sidecar, write
+from clbench.data.source import Source, channels_first, pool, source_of
 from clbench.errors import ConfigError, DataError, suggest
 
 
@@ -26,6 +27,7 @@ class Known:
         mean, std: normalisation that papers use, of pixels in [0, 1]; nothing: computed.
         domains: names of its domains.
         get: where it can be had by hand.
+        keys: what its file holds, where it is not split into training and test examples.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Known:
     std: tuple[float, ...] = ()
     domains: tuple[str, ...] = ()
     get: str = ""
+    keys: str = ""
 
 
 # Means and stds are those of the training sets, to four digits; a test compares them with the data.
@@ -73,6 +76,16 @@ KNOWN = {
         (8_003, 1_988),
         domains=("photo", "art_painting", "cartoon", "sketch"),
         get="its images, in folders <domain>/<class>/, from its authors (Li et al., arXiv:1710.03077)",
+    ),
+    "omniglot": Known(
+        "Omniglot",
+        (1, 28, 28),
+        1_623,
+        (24_345, 8_115),
+        get="its images from its authors (Lake, Salakhutdinov, Tenenbaum, Science 2015), resized to 28 × 28 "
+        "pixels with bright ink",
+        keys="x (32460, 28, 28, 1) uint8, y, alphabet and drawer (32460,) integers from 0, background (32460,) bool, "
+        "optionally class_names and alphabet_names",
     ),
 }
 """The data sets that clbench knows by name, beside the embedded digits."""
@@ -110,13 +123,79 @@ def load(name: str) -> Source:
     path = data_folder() / f"{name}.npz"
     if not path.is_file():
         images = data_folder() / name
-        if not known.dataset and images.is_dir():
+        if known.domains and images.is_dir():
             return read_folder(images, size=PACS_SIZE)
         raise DataError(_missing(name))
+    if name == "omniglot":
+        return omniglot().source
     source = read_npz(path)
     if source.train.x.shape[1:] == known.shape:  # the file may hold other images under the old name
         return replace(source, mean=known.mean, std=known.std)
     return source
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Omniglot: the data set, with alphabets as domains, and which classes belong to the published background set.
+
+    Attributes:
+        source: characters as classes. background: (C,) bool; the others are of the published evaluation set, whose
+            alphabets are others.
+    """
+
+    source: Source
+    background: npt.NDArray[np.bool_]
+
+
+DRAWERS = 20
+"""People who drew every character of Omniglot once."""
+
+
+def omniglot(test_drawers: int = 5) -> Omniglot:
+    """Omniglot's 1 623 characters of 50 alphabets, each drawn by 20 people, of whom the last few are for testing.
+
+    Raises:
+        ConfigError: no drawer is left for training, or none for testing.
+        DataError: the file is missing, or is not of the form that is asked for.
+    """
+    if not 1 <= test_drawers < DRAWERS:
+        raise ConfigError(
+            f"Of {DRAWERS} drawers, 1 to {DRAWERS - 1} are for testing; {test_drawers} were asked for."
+        )
+    path = data_folder() / "omniglot.npz"
+    if not path.is_file():
+        raise DataError(_missing("omniglot"))
+    stat = path.stat()
+    return _omniglot(path, stat.st_mtime_ns, stat.st_size, test_drawers)
+
+
+@functools.lru_cache(maxsize=2)
+def _omniglot(path: Path, _mtime: int, _size: int, test_drawers: int) -> Omniglot:
+    needed, optional = ("x", "y", "alphabet", "drawer", "background"), ("class_names", "alphabet_names")
+    arrays = read_arrays(path, needed, optional)
+    n = len(arrays["x"])
+    for key in ("y", "alphabet", "drawer", "background"):
+        given = arrays[key]
+        if given.shape != (n,) or given.dtype.kind not in "iub" or (n and given.min() < 0):
+            raise DataError(f"{path}: {key} must hold one number from 0 for each of the {n} images.")
+    y, drawer, background = arrays["y"], arrays["drawer"], arrays["background"].astype(bool)
+    test = drawer >= DRAWERS - test_drawers
+    source = source_of(
+        arrays["x"][~test],
+        y[~test],
+        arrays["x"][test],
+        y[test],
+        domain_train=arrays["alphabet"][~test],
+        domain_test=arrays["alphabet"][test],
+        class_names=arrays.get("class_names", ()),
+        domain_names=arrays.get("alphabet_names", ()),
+        who=str(path),
+    )
+    of_class = np.zeros(source.num_classes, dtype=bool)
+    of_class[y[background]] = True
+    if of_class[y[~background]].any():
+        raise DataError(f"{path}: a character is in both the background and the evaluation set.")
+    return Omniglot(source, of_class)
 
 
 def fetch(name: str) -> Path:
@@ -209,7 +288,7 @@ def _known(name: str) -> Known:
 def _missing(name: str) -> str:
     known, folder = KNOWN[name], data_folder()
     shape = ", ".join(map(str, known.shape))
-    keys = f"x_train ({known.sizes[0]}, {shape}) uint8, y_train ({known.sizes[0]},) int64, " + (
+    keys = known.keys or f"x_train ({known.sizes[0]}, {shape}) uint8, y_train ({known.sizes[0]},) int64, " + (
         f"x_test ({known.sizes[1]}, {shape}) uint8, y_test ({known.sizes[1]},) int64"
     )
     if known.domains:
@@ -220,7 +299,9 @@ def _missing(name: str) -> str:
     if known.dataset:
         how = f"run `clbench data fetch {name}`, which downloads it ({known.megabytes} MB), or put"
     else:
-        how = f"get {known.get}, and put the folders into {folder / name}, or put"
+        how = f"get {known.get}, and put " + (
+            "" if known.keys else f"the folders into {folder / name}, or put"
+        )
     return (
         f"{known.title} is not in {folder}: {how} {folder / name}.npz there, with the keys {keys}. "
         "The environment variable CLBENCH_DATA names another folder."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,9 +113,24 @@ def only(source: Source, first: int, stop: int) -> Source:
             f"Classes are given as [a, b] with 0 ≤ a < b ≤ {source.num_classes}; [{first}, {stop}] was given."
         )
 
+    return chosen(source, range(first, stop))
+
+
+def chosen(source: Source, classes: Sequence[int]) -> Source:
+    """Some classes of a data set, numbered in the order in which they are listed.
+
+    Raises:
+        ConfigError: a class that it does not have, or one twice.
+    """
+    listed = np.asarray(classes, dtype=np.int64)
+    if len(np.unique(listed)) < len(listed) or not set(listed.tolist()) <= set(range(source.num_classes)):
+        raise ConfigError(f"Classes are listed once each, of 0 … {source.num_classes - 1}.")
+    number = torch.full((source.num_classes,), -1)
+    number[torch.from_numpy(listed)] = torch.arange(len(listed))
+
     def part(whole: Pool, domain: npt.NDArray[np.int64] | None) -> tuple[Pool, npt.NDArray[np.int64] | None]:
-        rows = ((whole.y >= first) & (whole.y < stop)).nonzero().squeeze(1)
-        return Pool(whole.x[rows], whole.y[rows] - first), None if domain is None else domain[rows.numpy()]
+        rows = (number[whole.y] >= 0).nonzero().squeeze(1)
+        return Pool(whole.x[rows], number[whole.y[rows]]), None if domain is None else domain[rows.numpy()]
 
     train, domain_train = part(source.train, source.domain_train)
     test, domain_test = part(source.test, source.domain_test)
@@ -122,7 +138,7 @@ def only(source: Source, first: int, stop: int) -> Source:
         source,
         train=train,
         test=test,
-        class_names=source.class_names[first:stop],
+        class_names=tuple(source.class_names[c] for c in listed.tolist()) if source.class_names else (),
         domain_train=domain_train,
         domain_test=domain_test,
     )

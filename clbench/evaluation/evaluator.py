@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from clbench.evaluation.racing import Race, error_of_a_bound
 from clbench.evaluation.testset import Examples, TestSet
 from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.network import EXAMPLES, measure
-from clbench.types import HIDDEN, Data, Experience
+from clbench.types import HIDDEN, Data, Experience, Stream
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -31,14 +32,27 @@ class ContinualEvaluator:
 
     Ticks use a fixed subset of each stream, chosen by `config.seed`, and are computed as `config.level` says; full test
     sets are evaluated exactly, before training and at every experience's end.
+
+    A test stream is seen when the experience that names it begins; in an ordered one, when an example of each of its
+    classes has come. Only seen ones are evaluated then, and classes of others are out of the question (`MASKED`).
+
+    Attributes:
+        segment: how many segments of the present experience have ended, of those that the learner is not told.
     """
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
         self.run, self.config = run, config
+        if config.indexed and not run.benchmark.setting.documents:
+            raise IncompatibleError(
+                f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
+            )
         self.curve = Curve()
         self.seconds = 0.0
         self.tick_seconds = 0.0  # of them, what ticks took here, waiting for another process included
+        self.segment = 0
         self._seen: list[int] = []
+        self._began = 0  # stream examples before the present experience
+        self._arrivals: tuple[int, list[tuple[int, int]]] = (-1, [])  # of which experience, and its arrivals
         self._ticked = -1  # the step of the last tick
         self._last_step = -1  # of the experience
         self._pending: list[tuple[Tick, Result | int]] = []  # an int is the worker's number of it
@@ -46,6 +60,7 @@ class ContinualEvaluator:
         self._built_for: tuple[object, ...] = ()
         self._ticks: TestSet | None = None
         self._full: TestSet | None = None
+        self._documents: TestSet | None = None  # of the corpora so far
         self._worker: Worker | None = None
         self._starts_worker = False  # with the first ticks' examples
         self._stream: torch.cuda.Stream | None = None  # beside the one that trains
@@ -61,22 +76,48 @@ class ContinualEvaluator:
     def begin_experience(self, exp: Experience) -> None:
         """The experience's test streams count as seen from now on."""
         self.fetch()
+        self._began, self.segment = self.run.examples, 0
+        if exp.ordered:
+            if self.config.racing:
+                raise IncompatibleError(
+                    "evaluation.level=racing keeps the extrema of tasks, and here classes appear one by one; use exact "
+                    "or fast."
+                )
+            return
         first = not self._seen
-        new = [i for i in exp.tests if i not in self._seen]
-        if new:
-            self._seen += new
-            self._ticks = None
-        if first and self.config.every and self.run.step == 0:
+        self._see(exp.tests)
+        if first and self.config.ticks and self.run.step == 0:
             self.tick()
 
-    def after_step(self) -> None:
-        """A tick, if the schedule says so."""
-        if self.config.every and self.run.step % self.config.every == 0:
-            self.tick()
+    def _see(self, streams: Sequence[int]) -> None:
+        new = [i for i in dict.fromkeys(streams) if i not in self._seen]
+        if new:
+            self.fetch()
+            self._seen += new
+            self._ticks = self._documents = None
+            if self._answers is not None:  # with new answers, old test sets are asked anew
+                self._full = None
+
+    def _arrived(self) -> None:
+        """In an ordered experience, the streams whose classes have come count as seen from now on."""
+        run = self.run
+        exp = run.train[run.experience]
+        if not exp.ordered:
+            return
+        if self._arrivals[0] != run.experience:
+            self._arrivals = run.experience, arrivals(exp, run.benchmark.test)
+        come = run.examples - self._began
+        self._see([i for position, i in self._arrivals[1] if position < come])
+
+    @property
+    def experience(self) -> int:
+        """The experience that the curve counts: the run's, or of a stream without boundaries the segment."""
+        return self.run.experience + self.segment
 
     def tick(self) -> None:
         """Evaluate the subsets of all seen streams; the counts stay where they are until `fetch`."""
         run, config = self.run, self.config
+        self._arrived()
         with self._clock(tick=True), run.evaluating():
             weights = weights_of(run.model)
             self._prepare(weights)
@@ -85,7 +126,7 @@ class ContinualEvaluator:
             tick = Tick(
                 run.step,
                 run.examples,
-                run.experience,
+                self.experience,
                 whole=run.at_last_step,
                 check=config.fast and run.step % config.check == 0,
             )
@@ -107,18 +148,46 @@ class ContinualEvaluator:
 
     def end_experience(self) -> None:
         """Full test sets of all streams, and a last tick if the schedule missed the experience's end."""
-        if self.config.every and self.run.step != self._ticked:
+        if self.config.ticks and self.run.step != self._ticked:
             self.tick()
-        self.full(self.run.experience)
+        self._arrived()
+        self.full(self.experience)
         self.fetch()
+
+    def end_segment(self) -> None:
+        """The same at the end of a segment that the learner is not told."""
+        self.end_experience()
+        self.segment += 1
+
+    def look_at_documents(self) -> None:
+        """Which documents of the corpora so far are mapped to themselves now, by the exact forward pass."""
+        run = self.run
+        with self._clock(), run.evaluating(), torch.no_grad():
+            weights = weights_of(run.model)
+            self._prepare(weights)
+            if self._documents is None:
+                parts = []
+                for exp in run.benchmark.train.experiences[: run.experience + 1]:
+                    raw, y = exp.data.take(torch.arange(exp.documents or 0))
+                    x, y = run.normalise(raw.to(run.device)), y.to(run.device)
+                    parts.append(Examples(exp.index, x, y, torch.full_like(y, HIDDEN)))
+                self._documents = TestSet(
+                    parts, self._exact.dtype, self._exact.channels_last, self._answers, True
+                )
+            self._exact.load(weights)
+            right = self._ticker.values(self._exact, self._documents, self._portions["exact"])[0]
+            indexed = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)
+            indexed[self._documents.y] = right > 0
+            self.curve.append_indexed(run.step, indexed.cpu().numpy())
 
     def full(self, experience: int) -> None:
         """Evaluate the full test sets, with counts per class; experience −1 is before training."""
         self.fetch()
-        streams = list(range(len(self.run.benchmark.test))) if self.config.future else sorted(self._seen)
+        run = self.run
+        future = self.config.future and not self._gradual
+        streams = list(range(len(run.benchmark.test))) if future else sorted(self._seen)
         if not streams:
             return
-        run = self.run
         with self._clock(), run.evaluating(), torch.no_grad():
             weights = weights_of(run.model)
             self._prepare(weights)
@@ -141,11 +210,11 @@ class ContinualEvaluator:
                 total=test.totals,
                 loss=found[1],
                 full=True,
+                **_ranks(found),
             )
             # A class that was not taught yet and is named by chance has not been learned, so cannot be
             # forgotten.
-            exposed = np.zeros(run.num_classes, dtype=np.int64)
-            exposed[[c for i in self._seen for c in run.benchmark.test[i].classes]] = 1
+            exposed = self._exposed()
             self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
             if self.config.network:
                 self.curve.append_network(measure(run, test.x[:: max(1, len(test.x) // EXAMPLES)]))
@@ -174,7 +243,9 @@ class ContinualEvaluator:
                 result = worker.result(result)
             results.append(result)
         self._pending.clear()
-        counts = torch.stack([result.counts for result in results]).cpu().numpy()  # (K, 2, S)
+        counts = (
+            torch.stack([result.counts for result in results]).cpu().numpy()
+        )  # (K, 2, S), or (K, 4, S) with ranks
         whole = test.totals
         k, s = len(ticks), len(test.streams)
         totals = np.array([whole if result.totals is None else result.totals for result in results])  # (K, S)
@@ -190,6 +261,7 @@ class ContinualEvaluator:
             loss=counts[:, 1].reshape(-1),
             full=False,
             of=np.tile(whole, k),
+            **_ranks(counts.swapaxes(0, 1)),
         )
         for result in results:
             for stream, step, correct, total, loss in result.refined:
@@ -267,6 +339,8 @@ class ContinualEvaluator:
         return {
             "curve": columns,
             "seen": self._seen,
+            "began": self._began,
+            "segment": self.segment,
             "ticked": self._ticked,
             "seconds": self.seconds,
             "portions": dict(self._portions),
@@ -276,6 +350,7 @@ class ContinualEvaluator:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.curve = Curve.from_columns({name: column.numpy() for name, column in state["curve"].items()})
+        self._began, self.segment = state["began"], state["segment"]
         self._seen, self._ticked, self.seconds = list(state["seen"]), state["ticked"], float(state["seconds"])
         self._portions, self._checks = dict(state["portions"]), dict(state["checks"])
         self._ticker_state = state["ticker"] or None
@@ -312,7 +387,7 @@ class ContinualEvaluator:
         run, config = self.run, self.config
         against = obstacle(run)
         on_cpu = run.device.type == "cpu"
-        overlap = run.execution.overlap and config.every > 0
+        overlap = run.execution.overlap and config.ticks
         exact: Forward = InPlace(run)
         forward = exact
         if against is None:
@@ -361,19 +436,41 @@ class ContinualEvaluator:
                 )
             else:
                 self._stream = torch.cuda.Stream(run.device)
-        self._ticks = self._full = None
+        self._ticks = self._full = self._documents = None
 
     @property
     def _bound_error(self) -> float:
         """The probability that one bound fails, so that together they fail with `error` at most."""
         run, config = self.run, self.config
-        if not config.racing or not config.error or not config.every:
+        if not config.racing or not config.error or not config.ticks:
             return 0.0
-        ticks = math.ceil(run.total_steps / config.every) + len(run.train) + 2
+        if config.every_examples is not None:
+            every = max(config.every_examples // run.batch_size, 1)
+        else:
+            every = config.every
+        ticks = math.ceil(run.total_steps / every) + len(run.train) + 2
         sizes = [min(len(exp.data), config.subset or len(exp.data)) for exp in run.benchmark.test]
         return error_of_a_bound(config.error, ticks, sizes, config.prefix)
 
     # --- on which examples ---
+
+    @property
+    def _gradual(self) -> bool:
+        """Whether classes appear within experiences."""
+        return any(exp.ordered for exp in self.run.train)
+
+    def _exposed(self) -> np.ndarray[Any, Any]:
+        """(C,) int64, 1 for the classes of the seen streams."""
+        exposed = np.zeros(self.run.num_classes, dtype=np.int64)
+        exposed[[c for i in self._seen for c in self.run.benchmark.test[i].classes]] = 1
+        return exposed
+
+    @property
+    def _answers(self) -> Tensor | None:
+        """(C,) bool, the classes that are answers now; None where all are from the beginning."""
+        if not (self._gradual or self.run.benchmark.setting.documents):
+            return None
+        return torch.from_numpy(self._exposed() > 0).to(self.run.device)
 
     def _gather_ticks(self) -> None:
         """The examples of ticks, where other streams are seen than at the last one."""
@@ -386,9 +483,9 @@ class ContinualEvaluator:
             exact = self._gather(self._seen, config.subset, ticker.exact, shuffled=config.racing)
         if self._starts_worker and self._worker is None:
             self._worker = Worker(ticker, weights_of(run.model))
-        ticker.see(self._ticks, exact, run.experience)
+        ticker.see(self._ticks, exact, self.experience)
         if self._worker is not None:
-            self._worker.see(self._ticks, exact, run.experience)
+            self._worker.see(self._ticks, exact, self.experience)
         if config.fast and run.device.type == "cuda" and ticker.race is None:
             against = ticker.capture()
             self._notes += [against] if against else []
@@ -401,12 +498,17 @@ class ContinualEvaluator:
             stream = run.benchmark.test[i]
             data = self._subset(i, stream.data, subset)
             x, y = run.normalise(data.x().to(run.device)), data.y().to(run.device)
+            also = data.also()
+            also = None if also is None else also.to(run.device)
             if shuffled:
                 order = torch.from_numpy(self._rng("order", i).permutation(len(y))).to(run.device)
                 x, y = x.index_select(0, order), y.index_select(0, order)
+                also = None if also is None else also.index_select(0, order)
             told = run.benchmark.setting.task_labels == "always"
-            parts.append(Examples(i, x, y, torch.full_like(y, stream.task if told else HIDDEN)))
-        return TestSet(parts, by.dtype, by.channels_last)
+            task = torch.full_like(y, stream.task if told else HIDDEN)
+            parts.append(Examples(i, x, y, task, also))
+        documents = run.benchmark.setting.documents
+        return TestSet(parts, by.dtype, by.channels_last, self._answers, documents)
 
     def _subset(self, stream: int, data: Data, size: int | None) -> Data:
         if size is None or size >= len(data):
@@ -440,6 +542,23 @@ class ContinualEvaluator:
 
     def _clock(self, tick: bool = False) -> _Clock:
         return _Clock(self, tick)
+
+
+def _ranks(counts: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The columns of a curve that ranks fill, from counts (4, …, S); nothing from (2, …, S)."""
+    if len(counts) == 2:
+        return {}
+    return {"hits_at_10": counts[2].reshape(-1).astype(np.int64), "reciprocal_at_10": counts[3].reshape(-1)}
+
+
+def arrivals(exp: Experience, test: Stream) -> list[tuple[int, int]]:
+    """The row of an ordered experience with which each test stream that it names is seen, and the stream, in order.
+
+    It is the one with which the last of the stream's classes, of those that the experience holds, comes first.
+    """
+    classes, first = np.unique(exp.data.y().numpy(), return_index=True)
+    row = dict(zip(classes.tolist(), first.tolist(), strict=True))
+    return sorted((max(row[c] for c in test[i].classes if c in row), i) for i in exp.tests)
 
 
 class _Clock:

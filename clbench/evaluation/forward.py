@@ -16,13 +16,21 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from clbench.models import Classifier
+from clbench.models import Classifier, predicted
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
     from clbench.engine import Run
 
-KNOWN = ("torch", "timm", "torchvision", "clbench.models", "clbench._torchvision")
+KNOWN = (
+    "torch",
+    "timm",
+    "torchvision",
+    "clbench.models",
+    "clbench.seq2seq",
+    "clbench.t5",
+    "clbench._torchvision",
+)
 """Packages whose modules keep what they learn in parameters and buffers alone."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -161,7 +169,7 @@ class EvaluationCopy:
         return self.classify(self.features(x), task)
 
     def classify(self, features: Tensor, task: Tensor) -> Tensor:
-        logits: Tensor = self.model.head(features).float()  # type: ignore[operator]
+        logits = predicted(self.model.head, features).float()  # type: ignore[arg-type]
         if self.task_classes is not None:
             logits = logits.masked_fill(~self.task_classes[task], MASKED)
         return logits

@@ -12,12 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Examples:
-    """Of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels (n,)."""
+    """Of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels (n,); and where
+    an example may have several right labels, the further ones (n, R), −1 where there is none."""
 
     stream: int
     x: Tensor
     y: Tensor
     task: Tensor
+    also: Tensor | None = None
 
 
 class TestSet:
@@ -27,11 +29,21 @@ class TestSet:
         streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
         starts, totals: (S,) where each stream begins, and its size.
         features: (N, D) of a frozen trunk, once they are known.
+        exposed: (C,) bool, the classes that are answers; None for all.
+        right: (N, 1 + R) all right labels, −1 where there are fewer; None where nothing is ranked.
     """
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, parts: Sequence[Examples], dtype: torch.dtype | None, channels_last: bool) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Examples],
+        dtype: torch.dtype | None,
+        channels_last: bool,
+        exposed: Tensor | None = None,
+        ranked: bool = False,
+    ) -> None:
+        self.exposed = exposed
         self.streams = [part.stream for part in parts]
         sizes = torch.tensor([len(part.y) for part in parts])
         self.x = torch.cat([part.x for part in parts])
@@ -41,6 +53,7 @@ class TestSet:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.y = torch.cat([part.y for part in parts])
         self.task = torch.cat([part.task for part in parts])
+        self.right = torch.cat(_right(parts)) if ranked else None
         self.totals = sizes.numpy()
         self.starts = np.cumsum(self.totals) - self.totals
         self.features: Tensor | None = None
@@ -58,3 +71,15 @@ class TestSet:
         """(K, N) values of every example → (K, S) sums over each stream."""
         table = values.new_zeros((len(values), self._table[0] * self._table[1]))
         return table.index_copy_(1, self._place, values).view(len(values), *self._table).sum(2)
+
+
+def _right(parts: Sequence[Examples]) -> list[Tensor]:
+    """All right labels of every part, (n, 1 + R) with one R."""
+    width = max(0 if part.also is None else part.also.shape[1] for part in parts)
+    tables = []
+    for part in parts:
+        further = part.y.new_full((len(part.y), width), -1)
+        if part.also is not None:
+            further[:, : part.also.shape[1]] = part.also
+        tables.append(torch.cat([part.y[:, None], further], 1))
+    return tables

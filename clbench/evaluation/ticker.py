@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clbench.evaluation.forward import Forward
 from clbench.evaluation.racing import Race, Request
 from clbench.evaluation.testset import TestSet
+from clbench.types import MASKED
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Result:
     """What came out.
 
     Attributes:
-        counts: (2, S) float64, correct and summed loss of each stream.
+        counts: (2, S) float64, correct and summed loss of each stream; (4, S) with the rows of `ranked`.
         totals: examples of each stream that were evaluated; None for all of them.
         refined: (stream, step, correct, total, loss) of earlier ticks of which more was evaluated now.
         check: (3, S) float64, where the tick was compared with `exact`: examples judged differently, and examples that
@@ -45,6 +46,34 @@ class Result:
     refined: tuple[tuple[int, int, int, int, float], ...] = ()
     check: Tensor | None = None
     seconds: float = 0.0
+
+
+RANKS = 10
+"""How far down a ranking is looked."""
+
+
+def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
+    """(4, B) float64: whether a right answer comes first, the loss, whether one is among the first ten, and 1 / rank of
+    the first right answer if it is among them, 0 if not.
+
+    Of equal scores the one of the smaller class comes first. The loss is that of the first right label.
+
+    Args:
+        logits: (B, C) scores. right: (B, 1 + R) right classes, −1 where there are fewer. exposed: (C,) bool, the
+            classes that are answers; None for all.
+    """
+    answers = torch.ones_like(logits[0], dtype=torch.bool) if exposed is None else exposed
+    scores = logits.masked_fill(~answers, MASKED)
+    loss = F.cross_entropy(scores, right[:, 0], reduction="none").double()
+    there = right.clamp(min=0)
+    possible = (right >= 0) & answers[there]
+    own = scores.gather(1, there).masked_fill(~possible, -torch.inf)  # (B, 1 + R)
+    best = own.amax(1, keepdim=True)
+    first = torch.where(own == best, there, logits.shape[1]).amin(1, keepdim=True)  # (B, 1)
+    before = torch.arange(logits.shape[1], device=logits.device) < first
+    rank = 1 + ((scores > best) | ((scores == best) & before)).sum(1)
+    found = possible.any(1) & (rank <= RANKS)
+    return torch.stack([(found & (rank == 1)).double(), loss, found.double(), found / rank.double()])
 
 
 class Layout:
@@ -136,20 +165,30 @@ class Ticker:
 
     @torch.no_grad()
     def values(self, forward: Forward, test: TestSet, portion: int, rows: Tensor | None = None) -> Tensor:
-        """(2, n) float64 of every example, or of those at `rows` (n,): whether it is right, and its loss."""
-        inputs, y, task = test.x, test.y, test.task
+        """(2, n) float64 of every example, or of those at `rows` (n,): whether it is right, and its loss.
+
+        (4, n), as `ranked` has them, where the test set ranks.
+        """
+        inputs, y, task, right = test.x, test.y, test.task, test.right
         known = self._features(forward, test, portion)
         if known is not None:
             inputs = known
         if rows is not None:
             inputs, y, task = (t.index_select(0, rows) for t in (inputs, y, task))
+            right = None if right is None else right.index_select(0, rows)
             if forward.channels_last and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-        values = torch.empty((2, len(y)), dtype=torch.float64, device=y.device)
+        height = 2 if right is None else 4
+        values = torch.empty((height, len(y)), dtype=torch.float64, device=y.device)
         classify = forward.logits if known is None else forward.classify
         for start in range(0, len(y), portion):
             part = slice(start, start + portion)
             logits = classify(inputs[part], task[part])
+            if right is not None:
+                values[:, part] = ranked(logits, right[part], test.exposed)
+                continue
+            if test.exposed is not None:
+                logits = logits.masked_fill(~test.exposed, MASKED)
             values[0, part] = logits.argmax(1) == y[part]
             values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
         return values
@@ -189,7 +228,7 @@ class Ticker:
             rows = torch.cat([torch.arange(start, start + n) for start, n in spans])
             values = self.values(self.forward, test, self.portion, rows.to(test.y.device)).cpu()
             for i, part in zip(mine, values.split([n for _, n in spans], 1), strict=True):
-                right, loss = part.sum(1).tolist()
+                right, loss = part[:2].sum(1).tolist()
                 found[i] = int(right), loss
         if ages[-1]:
             self.forward.load(self.layout.views(self.ring[0]))  # the present weights again

@@ -10,7 +10,7 @@ from clbench.files import canonical_json, sha256
 from clbench.ledger import Record
 from clbench.metrics import METRICS
 from clbench.statistics import RANKED_FROM, Interval, ranks, t_interval
-from clbench.tables import UPPER_BOUNDS
+from clbench.tables import is_bound
 
 ROW_LENGTH = 8
 SHOWN = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc")
@@ -112,7 +112,7 @@ def _row(key: str, runs: Sequence[Record]) -> Row:
         config=without_seeds(first),
         model=str(first.model.get("name", "")),
         selection=first.selection,
-        bound=first.strategy["name"] in UPPER_BOUNDS,
+        bound=is_bound(first.strategy["name"]),
         values=values,
         costs=costs,
         records=tuple(runs),

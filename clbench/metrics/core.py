@@ -38,7 +38,8 @@ class Metric:
         higher_is_better: None where neither direction is good in itself.
         reference: where the definition is from.
         unit: "fraction" for accuracies and their differences.
-        default: whether `compute` includes it unasked.
+        default: whether `compute` includes it unasked; of metrics of retrieval, for curves with ranks.
+        retrieval: whether it is meant for retrieval streams alone.
         summary: the first line of the function's docstring.
         formula: its second paragraph.
     """
@@ -50,6 +51,7 @@ class Metric:
     reference: str
     unit: str
     default: bool
+    retrieval: bool
     summary: str
     formula: str
 
@@ -70,6 +72,7 @@ def metric(
     reference: str,
     unit: str = "fraction",
     default: bool = True,
+    retrieval: bool = False,
 ) -> Callable[[Formula], Formula]:
     """Decorator: register a function of the curve under a name.
 
@@ -95,7 +98,7 @@ def metric(
         summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
         shown = textwrap.dedent(rest.partition("\n\n")[0])
         METRICS[name] = Metric(
-            name, title, function, higher_is_better, reference, unit, default, summary, shown
+            name, title, function, higher_is_better, reference, unit, default, retrieval, summary, shown
         )
         return function
 
@@ -108,7 +111,9 @@ def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float
     Raises:
         RegistryError: an unknown name.
     """
-    chosen = [m.name for m in METRICS.values() if m.default] if names is None else list(names)
+    if names is None:
+        names = [m.name for m in METRICS.values() if m.default and (curve.ranked or not m.retrieval)]
+    chosen = list(names)
     for name in chosen:
         if name not in METRICS:
             known = ", ".join(METRICS)

@@ -350,6 +350,30 @@ def harmonic_mean(curve: Curve) -> float | None:
     return harmonic(R[-1, 0], weighted_mean(R[-1, 1:], n[1:]))
 
 
+@metric("gacc_0", title="gAcc(0)", higher_is_better=True, reference=JOINT_FSCIL, default=False)
+def gacc_0(curve: Curve) -> float | None:
+    """Accuracy on the sessions after the base session, averaged over experience ends, the first counting 0.
+
+        gAcc(0) = (1/T) Σ_{i≥2} (1/(i−1)) Σ_{2≤j≤i} R[i,j]
+
+    `generalized_accuracy` with no weight on the base session; with weight 1 it is `average_incremental_accuracy`.
+    """
+    return generalized_accuracy(task_matrix(curve, tasks=2).R, 0)
+
+
+@metric("gacc_auc", title="gAcc AUC", higher_is_better=True, reference=JOINT_FSCIL, default=False)
+def gacc_auc(curve: Curve) -> float | None:
+    """Accuracy as the weight of the base session goes from none to its share of classes.
+
+        (1/ρ) ∫_0^ρ gAcc(α) dα by trapezoids over α = 0, 1, … ρ,   ρ = n[1] / mean_{j≥2} n[j], rounded
+
+    ρ is base classes over classes of a later session; the curve knows numbers of test examples, of which every class
+    has equally many, or nearly. See `generalized_accuracy` and `generalized_accuracy_auc`.
+    """
+    R, _, n = task_matrix(curve, tasks=2)
+    return generalized_accuracy_auc(R, max(1, round(float(n[0] / n[1:].mean()))))
+
+
 # --- functions that need or give more than the curve's one number ---
 
 

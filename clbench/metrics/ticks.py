@@ -100,15 +100,18 @@ def a_auc_1000(curve: Curve) -> float | None:
     return area_under_curve(all_ticks(curve), every=1000)
 
 
-def area_under_curve(ticks: Ticks, every: int) -> float:
+def area_under_curve(ticks: Ticks, every: int, *, exceed: bool = False) -> float:
     """A_AUC: accuracy over the exposed classes, averaged over every Δn-th example; NaN before the first.
 
         A_AUC = mean_m Σ_j correct_j(t_m) / Σ_j total_j(t_m),   t_m = first tick after ≥ Δn m examples
 
+    With `exceed`, after > Δn m examples.
+
     Rectangles; an unfinished last interval is ignored, and a tick that ends several intervals counts once.
     What a tick evaluated is taken to be what was exposed. Koh et al., ICLR 2022, arXiv 2110.10031.
     """
-    marks = np.arange(every, ticks.examples.max(initial=0) + 1, every)
+    marks = np.arange(every, ticks.examples.max(initial=0) + 1, every) + exceed
+    marks = marks[marks <= ticks.examples.max(initial=0)]
     t = np.unique(np.searchsorted(ticks.examples, marks))
     if not len(t):
         return float("nan")

@@ -75,3 +75,8 @@ class TrainOnly(Strategy):
         if all(_in_head(name) for name in kept):
             model.backbone = AsIs(model.backbone)  # type: ignore[arg-type]
         return model
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        """The buffers, too, of a backbone in eval mode."""
+        as_is = [module for module in self.run.model.modules() if isinstance(module, AsIs)]
+        return {name: buffer for module in as_is for name, buffer in module.named_buffers()}

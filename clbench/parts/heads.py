@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
+from clbench.models import Spelling
 from clbench.parts.replay import DarkReplay
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Experience
@@ -38,6 +40,41 @@ class SeenOutputs(nn.Module):
         return logits.masked_fill(~self.seen, MASKED)
 
 
+class NormalisedHead(nn.Module):
+    """Scores (B, C) = s · cos(features, weights), without bias.
+
+    Args:
+        weight: (C, D) to begin with.
+        scale: s.
+    """
+
+    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) → (B, C)."""
+        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+
+
+class Normalised(Strategy):
+    """A `NormalisedHead` in place of the linear one, whose weights it begins with."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        before = getattr(model.head, "weight", None)
+        if not isinstance(before, Tensor):
+            raise IncompatibleError(
+                f"{self} scores by cosines with the weights of a linear head; here it is a {type(model.head).__name__}."
+            )
+        head = NormalisedHead(before, self.scale)
+        model.head = head.requires_grad_(before.requires_grad)  # what is frozen stays so
+        return model
+
+
 class GrowingHead(Strategy):
     """The head has the outputs of the classes seen so far; those of an experience join when it begins.
 
@@ -50,7 +87,10 @@ class GrowingHead(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         head: nn.Module = model.head  # type: ignore[assignment]
-        model.head = SeenOutputs(head, self.run.num_classes)
+        if isinstance(head, Spelling):  # its search must know
+            head.seen = torch.zeros_like(head.seen)
+        else:
+            model.head = SeenOutputs(head, self.run.num_classes)
         return model
 
     def setup(self, run: Run) -> None:
@@ -61,5 +101,5 @@ class GrowingHead(Strategy):
             )
 
     def begin_experience(self, exp: Experience) -> None:
-        seen = next(m.seen for m in self.run.model.modules() if isinstance(m, SeenOutputs))
+        seen = next(m.seen for m in self.run.model.modules() if isinstance(m, SeenOutputs | Spelling))
         seen[list(exp.classes)] = True

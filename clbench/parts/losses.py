@@ -23,7 +23,7 @@ class CrossEntropy(Strategy):
     idempotent = True
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        return {"fit": F.cross_entropy(out.logits, batch.y)}
+        return {"fit": out.cross_entropy(batch.y)}
 
 
 class LocalCrossEntropy(Strategy):

@@ -119,13 +119,15 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, module)
 
 
-def scale_invariant(backbone: nn.Module, input_shape: Sequence[int]) -> list[list[str]]:
+def scale_invariant(
+    backbone: nn.Module, input_shape: Sequence[int], example: Tensor | None = None
+) -> list[list[str]]:
     """Groups of parameters whose common positive factor changes no feature, by name: what projection may rescale.
 
     Candidates are the weight of each layer, and scale and offset of each norm together. A norm's are found where only
     positively homogeneous functions (ReLU) and layers lie between it and the next norm: not before GELU, not where the
     result is added to another, not before the head. Measured, not inferred: a copy in float64 in which nothing is zero
-    and no norm has an ε is asked before and after doubling each group.
+    and no norm has an ε is asked before and after doubling each group: on random inputs, or on `example` (B, …).
     """
     network = copy.deepcopy(backbone).double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -139,7 +141,7 @@ def scale_invariant(backbone: nn.Module, input_shape: Sequence[int]) -> list[lis
     for module in network.modules():
         if isinstance(module, (Norm, *NORMS)):
             module.eps = 1e-15
-    x = drawn(2, *input_shape).to(next(network.parameters()).device)
+    x = drawn(2, *input_shape).to(next(network.parameters()).device) if example is None else example
     before = network(x)
     parameters: dict[str, Tensor] = dict(network.named_parameters())
 

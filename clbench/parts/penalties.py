@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench.errors import IncompatibleError
 from clbench.parts.groups import Group, members_of
@@ -129,8 +131,14 @@ def per_example_gradients(
         return loss(functional_call(network, {**frozen, **theta}, (x1[None],)), *rest1)
 
     per_example = vmap(grad(of_one), in_dims=(None, 0, *(0 for _ in rest)), chunk_size=examples_at_once(run))
-    found: dict[str, Tensor] = per_example({name: tensors[name] for name in names}, x, *rest)
+    with by_example():
+        found: dict[str, Tensor] = per_example({name: tensors[name] for name in names}, x, *rest)
     return found
+
+
+def by_example() -> AbstractContextManager[None]:
+    """Attention in products and a softmax, which torch computes for many examples apart; its fused one it does not."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def squared_gradients(

@@ -23,7 +23,7 @@ from clbench.testing.benchmarks import BENCHMARK_CHECKS, check_benchmark
 from clbench.testing.checking import check_strategy, parametrize_with_checks
 from clbench.testing.contract import CHECKS
 from clbench.testing.subjects import Subject, subject
-from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run
+from clbench.testing.tiny import tiny_benchmark, tiny_clip, tiny_model, tiny_run, tiny_vit
 from clbench.testing.tools import (
     NotApplicable,
     Result,
@@ -51,7 +51,9 @@ __all__ = [
     "stored_examples",
     "subject",
     "tiny_benchmark",
+    "tiny_clip",
     "tiny_model",
     "tiny_run",
+    "tiny_vit",
     "watch",
 ]

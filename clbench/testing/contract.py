@@ -17,7 +17,6 @@ from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.subjects import Subject
-from clbench.testing.tiny import tiny_benchmark
 from clbench.testing.tools import (
     NotApplicable,
     Violation,
@@ -257,6 +256,7 @@ def check_declares_needs(subject: Subject) -> None:
         "task labels": {"task_labels": "never"},
         "memory": {"memory": 0},
         "several passes": {"passes": 1},
+        "documents": {"documents": False},
     }
     for need, spec in without.items():
         epochs = 1 if need == "several passes" else 2
@@ -346,26 +346,75 @@ def check_tasks_hidden(subject: Subject) -> None:
         return call()
 
     runs = [
-        subject.fitted(tiny_benchmark(tasks=tasks), watch(subject.make(), look), every=2)
+        subject.fitted(subject.benchmark(tasks=tasks), watch(subject.make(), look), every=2)
         for tasks in ((0, 1, 2), (2, 0, 1))
     ]
     same(everything(runs[0]), everything(runs[1]), "the result depends on task labels that it may not know")
 
 
 def check_prediction_alone(subject: Subject) -> None:
-    """What it predicts for an example does not depend on the examples predicted with it."""
+    """What it predicts for an example is the same alone, among its own experience and among all of them."""
     run = subject.fitted(subject.benchmark())
-    x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test]).to(run.device)
-    told = run.benchmark.setting.task_labels == "always"
-    task = torch.cat(
-        [torch.full((len(exp),), exp.task if told else HIDDEN) for exp in run.benchmark.test]
-    ).to(run.device)
+    x, task = _test_examples(run)
+    everyone = torch.arange(len(x), device=run.device)
+    groups = [
+        *everyone.flip(0).split(7),
+        *everyone.split([len(exp) for exp in run.benchmark.test]),
+        *everyone[:: max(len(x) // 6, 1)].split(1),
+    ]
     with torch.no_grad(), run.evaluating():
         together = run.predict(x, task)
-        for rows in torch.split(torch.arange(len(x), device=run.device).flip(0), 7):
+        for rows in groups:
             # the size of a product decides the order of its sums, so the last bits may differ
-            same = torch.allclose(run.predict(x[rows], task[rows]), together[rows], rtol=1e-4, atol=1e-5)
+            same = torch.allclose(run.predict(x[rows], task[rows]), together[rows], rtol=1e-5, atol=1e-5)
             require(same, "predictions of the same examples differ with what else is in the batch")
+
+
+def check_evaluation_blind(subject: Subject) -> None:
+    """Predictions are the same whichever experience is under way, and whatever label a task that is not told has."""
+    run = subject.fitted(subject.benchmark())
+    x, task = _test_examples(run)
+    told = run.benchmark.setting.task_labels == "always"
+    with torch.no_grad(), run.evaluating():
+        reference = run.predict(x, task)
+        for exp in run.benchmark.train:
+            run.experience = exp.index
+            hinted = task if told else torch.full_like(task, exp.index)
+            for label in (task, hinted):
+                same = torch.allclose(run.predict(x, label), reference, rtol=1e-5, atol=1e-5)
+                require(same, "predictions of the same examples differ with the experience that is under way")
+
+
+def check_frozen(subject: Subject) -> None:
+    """What it declares frozen, and every parameter without gradient, has the same bits after an experience."""
+
+    class Look(Strategy):
+        def begin_experience(self, exp: Experience) -> None:
+            self.before = {name: value.clone() for name, value in frozen().items()}
+
+        def end_experience(self, exp: Experience) -> None:
+            after = frozen()
+            for name, value in self.before.items():
+                kept = name in after and difference(value, after[name]) is None
+                require(kept, f"'{name}' is frozen, and experience {exp.index} changed it")
+
+    def frozen() -> dict[str, Tensor]:
+        still = {name: p.detach() for name, p in run.model.named_parameters() if not p.requires_grad}
+        return {**still, **{name: t for part in strategy.parts for name, t in part.frozen().items()}}
+
+    strategy = subject.make()
+    if any(overrides(part, "train_experience") for part in strategy.parts):
+        raise NotApplicable("it trains by a loop of its own, beside which nothing can look on")
+    run = subject.run(subject.benchmark(), chain(strategy, Look()))
+    run.fit()
+
+
+def _test_examples(run: Run) -> tuple[Tensor, Tensor]:
+    """The inputs of the whole test stream, and the task labels that prediction is told."""
+    x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test]).to(run.device)
+    told = run.benchmark.setting.task_labels == "always"
+    task = [torch.full((len(exp),), exp.task if told else HIDDEN) for exp in run.benchmark.test]
+    return x, torch.cat(task).to(run.device)
 
 
 CHECKS: list[Callable[[Subject], None]] = [
@@ -387,5 +436,7 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_first_experience,
     check_tasks_hidden,
     check_prediction_alone,
+    check_evaluation_blind,
+    check_frozen,
 ]
 """The contract, rule by rule."""

@@ -16,7 +16,7 @@ from clbench.models import Classifier
 from clbench.randomness import derive_seed
 from clbench.registry import Entry, chain_parts, strategies
 from clbench.strategy import Strategy
-from clbench.testing.tiny import tiny_benchmark, tiny_model, tiny_run
+from clbench.testing.tiny import KINDS, architecture_of, tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Benchmark
 
 
@@ -26,10 +26,10 @@ class Subject:
 
     Attributes:
         name: for messages.
-        make: builds it anew; takes parameters by name.
+        make: builds it anew, with the parameters for a tiny network that it is registered with and those given.
         null: parameters with which it is fine-tuning; None if it declares none.
         memory: the parameters that say how many examples it keeps.
-        model: builds the network to check it on; `tiny_model` if None.
+        model: builds the network to check it on; `tiny_model`, or what `KINDS` says it needs, if None.
         device: where it is checked.
         factories: what is behind `make`, for their signatures.
     """
@@ -55,7 +55,11 @@ class Subject:
         how.setdefault("seed", 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(how["seed"], "initialisation"))
-            model = self.model(benchmark) if self.model is not None else tiny_model(benchmark, norm=norm)
+            if self.model is not None:
+                model = self.model(benchmark)
+            else:
+                kind = KINDS.get(self.architecture)
+                model = tiny_model(benchmark, norm=norm) if kind is None else kind(benchmark)
         return tiny_run(
             self.make() if strategy is None else strategy, benchmark, model=model, device=self.device, **how
         )
@@ -70,7 +74,15 @@ class Subject:
         """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:
             spec.setdefault("task_labels", "always")
+        if "documents" in self.needs:
+            spec.setdefault("documents", True)
+        if self.architecture:
+            spec["images"] = True
         return tiny_benchmark(**spec)
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        return architecture_of(self.make())
 
     @functools.cached_property
     def needs(self) -> frozenset[str]:
@@ -119,7 +131,7 @@ def _named(
     parts: list[str], entries: list[Entry], model: Callable[[Benchmark], Classifier] | None, device: str
 ) -> Subject:
     def make(**params: Any) -> Strategy:
-        given: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        given = {part: dict(entry.tiny or {}) for part, entry in zip(parts, entries, strict=True)}
         for key, value in params.items():
             part, _, name = key.partition("__")
             given[part][name] = value

@@ -9,13 +9,17 @@ import torch
 from torch import nn
 
 from clbench.augment import Transform
+from clbench.clip import Clip, Tokens, padded
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine import Run
-from clbench.models import Classifier
+from clbench.models import BagOfTokens, Classifier
 from clbench.observer import Observer
 from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
+
+TOKENS, LENGTH = 8, 6
+"""Of a tiny retrieval stream: tokens of a document's own, one more than it uses, and tokens of an example."""
 
 
 def tiny_benchmark(
@@ -31,6 +35,7 @@ def tiny_benchmark(
     task_labels: Literal["never", "train", "always"] | None = None,
     passes: int | None = None,
     memory: int | None = None,
+    documents: bool = False,
     seed: int = 0,
 ) -> Benchmark:
     """Experiences of a few well separated Gaussian classes; half as many test examples.
@@ -43,6 +48,8 @@ def tiny_benchmark(
         tasks: the experiences' true task labels; their indices if None.
         boundaries, task_labels, passes, memory: of the `Setting`; task labels are always told under "task"
             shift unless said otherwise.
+        documents: a retrieval stream: a class is a document, of tokens of its own, with several passages; half of the
+            first experience's examples are labelled queries, and so are all test examples.
         seed: of everything drawn.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -58,15 +65,25 @@ def tiny_benchmark(
     means = corners + torch.eye(clusters, features)
     labels = tuple(tasks) if tasks is not None else tuple(range(experiences))
 
+    def asked(name: str, i: int, size: int) -> int:
+        """How many examples come before the queries."""
+        return 0 if name == "test" else -(-size // 2) if i == 0 else size
+
     def stream(name: str, size: int) -> Stream:
         xs, ys = [], []
         for i, group in enumerate(groups):
             y = torch.tensor(group)[torch.arange(size) % len(group)]
             place = y + i * classes if domain else y
+            if documents:
+                row = torch.randint(1, TOKENS, (size, LENGTH), generator=generator) + TOKENS * place[:, None]
+                queries = torch.arange(size) >= asked(name, i, size)
+                xs.append(torch.where(queries[:, None] & (torch.arange(LENGTH) >= 3), 0, row))
+                ys.append(y)
+                continue
             xs.append(means[place] + 0.5 * torch.randn((size, features), generator=generator))
             ys.append(y)
         x = torch.cat(xs)
-        if images:
+        if images and not documents:
             x = (x * 32 + 128).clamp(0, 255).to(torch.uint8).view(-1, 1, 4, 4)
         pool = Pool(x, torch.cat(ys))
         return Stream(
@@ -78,11 +95,13 @@ def tiny_benchmark(
                     Data.of(pool, torch.arange(i * size, (i + 1) * size)),
                     labels[i],
                     f"domain {i}" if domain else None,
+                    documents=asked(name, i, size) if documents else None,
                 )
                 for i, group in enumerate(groups)
             ),
         )
 
+    count = classes if domain else experiences * classes
     return Benchmark(
         name="tiny",
         version=1,
@@ -92,13 +111,19 @@ def tiny_benchmark(
             task_labels=task_labels or ("always" if shift == "task" else "never"),
             passes=passes,
             memory=memory,
+            documents=documents,
         ),
         train=stream("train", examples),
         test=stream("test", max(examples // 2, 1)),
-        num_classes=classes if domain else experiences * classes,
-        transform=Transform(mean=(0.5,), std=(0.25,)) if images else Transform(),
+        num_classes=count,
+        transform=Transform(mean=(0.5,), std=(0.25,)) if images and not documents else Transform(),
         seed=seed,
+        class_names=tuple(f"{c} or {NAMES[c % len(NAMES)]}" for c in range(count)),
     )
+
+
+NAMES = ("ape", "bird", "cow", "dog", "elk", "fox", "gnu")
+"""Of classes, with their numbers."""
 
 
 def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
@@ -108,9 +133,88 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     """
     size_in = torch.Size(benchmark.input_shape).numel()
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(size_in, 16)]
+    if benchmark.setting.documents:
+        tokens = 1 + max(
+            int(exp.data.x().max()) for stream in (benchmark.train, benchmark.test) for exp in stream
+        )
+        layers = [BagOfTokens(tokens, 16), nn.Linear(16, 16)]
     if norm:
         layers.append(nn.BatchNorm1d(16))
     return Classifier(nn.Sequential(*layers, nn.ReLU()), 16, benchmark.num_classes)
+
+
+def tiny_vit(benchmark: Benchmark) -> Classifier:
+    """A vision transformer of timm, 32 wide with 2 blocks, for the images of a tiny benchmark.
+
+    Its weights are large enough that features tell images apart although nothing has trained them.
+    """
+    from clbench._torchvision import torchvision
+
+    torchvision()
+    from timm.layers.attention import Attention
+    from timm.models.vision_transformer import VisionTransformer
+
+    channels, height, width = benchmark.input_shape
+    vit = VisionTransformer(
+        img_size=(height, width),
+        patch_size=2,
+        in_chans=channels,
+        num_classes=0,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=1.0,
+        weight_init="jax",
+    )
+    with torch.no_grad():
+        for module in vit.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(2)
+    for module in vit.modules():
+        # The fused kernel cannot be mapped over examples, as some strategies do.
+        if isinstance(module, Attention):
+            module.fused_attn = False  # type: ignore[misc]
+    return Classifier(vit, vit.num_features, benchmark.num_classes)
+
+
+def tiny_clip(benchmark: Benchmark) -> Classifier:
+    """A dual encoder in the form of CLIP, with 16-wide towers of 3 and 2 blocks, that reads names by letters.
+
+    Its weights are large enough that embeddings tell images and names apart although nothing has trained them.
+    """
+    channels, size, _ = benchmark.input_shape
+    tower = {"num_attention_heads": 2, "intermediate_size": 32, "hidden_act": "gelu"}
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_channels": channels,
+        "image_size": size,
+        "patch_size": 2,
+    }
+    text = {"hidden_size": 12, "num_hidden_layers": 2, "vocab_size": 64}
+    clip = Clip(
+        {"projection_dim": 16, "vision_config": {**tower, **vision}, "text_config": {**tower, **text}},
+        by_letters,
+    )
+    with torch.no_grad():
+        for module in clip.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(2)
+    return Classifier(clip, clip.size, benchmark.num_classes)
+
+
+def by_letters(texts: Sequence[str]) -> Tokens:
+    """A token for each letter between a start and an end token, which has the highest number."""
+    return padded([[62, *(1 + ord(letter) % 61 for letter in text), 63] for text in texts])
+
+
+KINDS = {"vit": tiny_vit, "clip": tiny_clip}
+"""What is built for strategies that need a kind of network."""
+
+
+def architecture_of(strategy: Strategy) -> str:
+    """The kind of network that a strategy needs; "" where any will do."""
+    return next((part.architecture for part in strategy.parts if part.architecture), "")
 
 
 def tiny_run(
@@ -131,7 +235,8 @@ def tiny_run(
     """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
 
     Args:
-        strategy, benchmark, model: what runs.
+        strategy, benchmark, model: what runs. A strategy that needs a vision transformer or a dual encoder gets
+            `tiny_vit` or `tiny_clip`, and needs a benchmark with images.
         seed: of the initialisation and of everything drawn.
         batch_size, epochs: of training. optim: SGD, 0.02 with momentum 0.9, never reset, if None.
         every: steps between evaluations; 0 evaluates at experience ends.
@@ -151,5 +256,6 @@ def tiny_run(
     execution = Execution(device=device, checkpoint_seconds=checkpoint_seconds)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        network = tiny_model(benchmark) if model is None else model
+        made = KINDS.get(architecture_of(strategy), tiny_model)
+        network = made(benchmark) if model is None else model
         return Run(benchmark, strategy, network, config, execution, observers)

@@ -126,7 +126,7 @@ def stream_of(experiences: int, folder: Path) -> dict[str, Any]:
 
 
 def steps_of(strategy: str, steps: int, folder: Path) -> dict[str, Any]:
-    """Memory over so many steps: its slope after the first fifth, in the second half, and what the curve takes of it."""
+    """Memory over so many steps: its slope after the first fifth and in the second half, and what the curve takes."""
     import clbench
     from clbench.observer import Observer
 

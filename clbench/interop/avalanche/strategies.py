@@ -138,7 +138,10 @@ class AvalancheStrategy(Strategy):
             "optim.clip": (config.optim.clip, None),
             "optim.schedule": (config.optim.schedule, "constant"),
             "optim.warmup": (config.optim.warmup, 0.0),
+            "optim.later_lr": (config.optim.later_lr, None),
             "train.iterations": (config.train.iterations, None),
+            "train.later_iterations": (config.train.later_iterations, None),
+            "train.later_epochs": (config.train.later_epochs, None),
         }
         for key, (value, only) in asked.items():
             if value != only:

@@ -1,0 +1,150 @@
+"""Online streams without boundaries: some classes come in one part of the stream, others come back.
+
+Moon et al.: Online class incremental learning on stochastic blurry task boundary via mask and visual prompt tuning
+(Si-Blurry; ICCV 2023, arXiv:2308.09303). Koh et al.: Online continual learning on class incremental blurry task
+configuration with anytime inference (i-Blurry; ICLR 2022, arXiv:2110.10031).
+"""
+
+from __future__ import annotations
+
+from clbench.data import build_blurry, digits, load, only, read_npz
+from clbench.registry import register_benchmark
+from clbench.types import Benchmark
+
+from .cifar import OPS
+
+NOTES = (
+    "One pass in one order, of whose segments nothing is told; classes not exposed yet are masked at evaluation. "
+    "A seed has the stream of the authors' sampler."
+)
+
+
+@register_benchmark("si-blurry-cifar100", version=1, paper="arXiv:2308.09303")
+def si_blurry_cifar100(
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    classes: tuple[int, int] | None = None,
+    augment: bool = True,
+    seed: int = 0,
+) -> Benchmark:
+    """CIFAR-100 once, in five segments of random size that are not told; half of the classes stray.
+
+    Args:
+        tasks: segments.
+        disjoint: N, percent of the classes that come in one segment only.
+        blurry: M, percent of the examples of the other classes that are dealt out anew.
+        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
+            backbone pretrained on [0, 50] has not seen.
+        augment: random crop and flip in training.
+        seed: of the stream.
+    """
+    spec: dict[str, object] = dict(locals())
+    return build_blurry(
+        load("cifar100") if classes is None else only(load("cifar100"), *classes),
+        name="si-blurry-cifar100",
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        augment=OPS if augment else (),
+        seed=seed,
+        notes=NOTES,
+        spec=spec,
+    )
+
+
+@register_benchmark("i-blurry-cifar100", version=1, paper="arXiv:2110.10031")
+def i_blurry_cifar100(
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    classes: tuple[int, int] | None = None,
+    augment: bool = True,
+    seed: int = 0,
+) -> Benchmark:
+    """CIFAR-100 once, in five segments of equal size that are not told; half of the classes stray.
+
+    Args:
+        tasks: segments.
+        disjoint: N, percent of the classes that come in one segment only.
+        blurry: M, percent of the examples of the other classes that are dealt out anew.
+        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0.
+        augment: random crop and flip in training.
+        seed: of the stream.
+    """
+    spec: dict[str, object] = dict(locals())
+    return build_blurry(
+        load("cifar100") if classes is None else only(load("cifar100"), *classes),
+        name="i-blurry-cifar100",
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        varying=False,
+        augment=OPS if augment else (),
+        seed=seed,
+        notes=NOTES,
+        spec=spec,
+    )
+
+
+@register_benchmark("si-blurry-digits", version=1, paper="arXiv:2308.09303")
+def si_blurry_digits(
+    tasks: int = 5, disjoint: int = 50, blurry: int = 10, varying: bool = True, seed: int = 0
+) -> Benchmark:
+    """Small handwritten digits once, in segments that are not told; half of the classes stray: nothing to download.
+
+    Args:
+        tasks: segments.
+        disjoint: N, percent of the classes that come in one segment only.
+        blurry: M, percent of the examples of the other classes that are dealt out anew.
+        varying: segments of random size, as in Si-Blurry, or of equal size, as in i-Blurry.
+        seed: of the stream.
+    """
+    spec: dict[str, object] = dict(locals())
+    return build_blurry(
+        digits(),
+        name="si-blurry-digits",
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        varying=varying,
+        seed=seed,
+        notes=NOTES,
+        spec=spec,
+    )
+
+
+@register_benchmark("si-blurry-npz", version=1, paper="arXiv:2308.09303")
+def si_blurry_npz(
+    path: str,
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    varying: bool = True,
+    augment: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Benchmark:
+    """Your own arrays, of an .npz file as for the benchmark npz, once, in segments that are not told.
+
+    Args:
+        path: the file, with x_train, y_train, x_test and y_test.
+        tasks: segments.
+        disjoint: N, percent of the classes that come in one segment only.
+        blurry: M, percent of the examples of the other classes that are dealt out anew.
+        varying: segments of random size, as in Si-Blurry, or of equal size, as in i-Blurry.
+        augment: training operations: crop, flip.
+        seed: of the stream.
+    """
+    spec: dict[str, object] = dict(locals())
+    return build_blurry(
+        read_npz(path),
+        name="si-blurry-npz",
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        varying=varying,
+        augment=augment,
+        seed=seed,
+        notes=NOTES,
+        spec=spec,
+    )

@@ -1,0 +1,294 @@
+"""Retrieval streams: replay of documents, pseudo-queries, and what bounds may see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from clbench.errors import IncompatibleError
+from clbench.memory import Reservoir
+from clbench.randomness import derive_seed
+from clbench.strategy import Strategy
+from clbench.types import Batch, Data, Experience, Stream
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+    from clbench.generation import QueryGenerator
+
+
+class Asks(Protocol):
+    """What makes a query of a document."""
+
+    def ask(self, documents: Tensor, generator: Generator) -> Tensor:
+        """(B, L) documents → (B, L) a query for each, in tokens with 0 behind; what is drawn is of `generator`."""
+        ...
+
+
+class Spans(Strategy):
+    """Pseudo-queries that are a random run of a document's tokens.
+
+    Args:
+        width: tokens of a run; documents that are shorter are taken whole.
+    """
+
+    def __init__(self, width: int = 8) -> None:
+        self.width = width
+
+    def ask(self, documents: Tensor, generator: Generator) -> Tensor:
+        """(B, L) → (B, L), the run in front and 0 behind."""
+        return spans(documents, self.width, generator)
+
+
+def spans(documents: Tensor, width: int, generator: Generator) -> Tensor:
+    """A run of `width` tokens of every document, its start uniform among those where it fits.
+
+    Args:
+        documents: (B, L) int64, each filled up with 0 behind.
+        width: tokens of a run.
+        generator: of the starts.
+
+    Returns:
+        (B, L) int64, filled up with 0 behind.
+    """
+    n, length = documents.shape
+    size = (documents != 0).sum(1)  # (B,)
+    starts = (size - width).clamp(min=0) + 1
+    drawn = torch.rand(n, generator=generator, device=documents.device, dtype=torch.float64)
+    start = (drawn * starts).long()
+    place = torch.arange(length, device=documents.device)
+    taken = documents.gather(1, (start[:, None] + place).clamp(max=length - 1))
+    inside = place < torch.minimum(size - start, size.new_tensor(width))[:, None]
+    return torch.where(inside, taken, 0)
+
+
+class LearnedQueries(Strategy):
+    """Pseudo-queries of a generator that learns from the labelled queries of the first corpus when that ends.
+
+    Its steps are no updates of the index, so they count in the time of a run alone.
+
+    Args:
+        kind: selector draws words of the document and words that ask; writer writes a query word by word; so does t5,
+            from the checkpoint that the model starts from.
+        steps: of its training, in batches of 64.
+        length: tokens of a query, at most.
+    """
+
+    needs = frozenset({"boundaries", "documents"})
+    state = ("generator",)
+
+    def __init__(self, kind: Literal["selector", "writer", "t5"], steps: int, length: int = 16) -> None:
+        self.kind, self.steps, self.length = kind, steps, length
+
+    def setup(self, run: Run) -> None:
+        from clbench.generation import Selector, Writer
+
+        if self.kind == "t5":
+            self.generator: QueryGenerator = self._pretrained(run).to(run.device)
+            return
+        (tokens,) = run.input_shape
+        tokenizer = run.benchmark.tokenizer
+        vocabulary = 0 if tokenizer is None else tokenizer.size
+        vocabulary = vocabulary or 1 + max(int(exp.data.x().max()) for exp in run.benchmark.train)
+        made = Selector if self.kind == "selector" else Writer
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(run.config.seeds.init, "query generator"))
+            self.generator = made(vocabulary, tokens).to(run.device)
+
+    def _pretrained(self, run: Run) -> QueryGenerator:
+        from clbench.weights import find
+
+        weights = run.config.model.weights
+        folder = find(weights).path if weights is not None else None
+        if folder is None or not folder.is_dir():
+            raise IncompatibleError(
+                "generator=t5 starts from the T5 that the model starts from, and the model starts from none; set "
+                "model=seq2seq and model.weights to the folder of its checkpoint, or use generator=selector."
+            )
+        from clbench.t5 import T5Writer
+
+        return T5Writer(folder)
+
+    def begin_experience(self, exp: Experience) -> None:
+        if exp.index == 0 and exp.documents == len(exp):
+            raise IncompatibleError(
+                f"The {self.kind} learns to ask from the labelled queries of the first corpus, which has none; use "
+                "generator=spans."
+            )
+
+    def end_experience(self, exp: Experience) -> None:
+        if exp.index:
+            return
+        documents, queries = (part.to(self.run.device) for part in pairs(exp))
+        self.generator.fit(documents, queries, self.run.rng("query generator"), self.steps)
+
+    @torch.no_grad()
+    def ask(self, documents: Tensor, generator: Generator) -> Tensor:
+        """(B, L) → (B, L), one query for each document and 0 behind."""
+        length = min(self.length, documents.shape[1])
+        asked = self.generator.sample(documents, length, generator)
+        return F.pad(asked, (0, documents.shape[1] - length))
+
+
+def pairs(exp: Experience) -> tuple[Tensor, Tensor]:
+    """Documents (P, L) and labelled queries (P, L) of an experience, row for row.
+
+    Of several passages of a document its first one; queries of documents that are not of the experience are left out.
+    """
+    documents = exp.documents or 0
+    x, y = exp.data.take(torch.arange(documents))
+    asked, of = exp.data.take(torch.arange(documents, len(exp)))
+    first = torch.full((int(torch.cat([y, of]).max()) + 1,), documents)
+    first.scatter_reduce_(0, y, torch.arange(documents), "amin")
+    known = first[of] < documents
+    return x[first[of][known]], asked[known]
+
+
+GeneratorName = Literal["spans", "selector", "writer", "t5"]
+"""What makes pseudo-queries: random runs of a document's tokens; or a network trained on the first corpus's queries,
+that draws words, or that writes, from the start or from the T5 that the model is made of."""
+
+
+def questioner(generator: GeneratorName, span: int, steps: int) -> Spans | LearnedQueries:
+    """What makes pseudo-queries, by name.
+
+    Raises:
+        ValueError: no tokens of a span, or no steps of a network.
+    """
+    if span < 1 or steps < 1:
+        raise ValueError(f"span and generator_steps are 1 or more; {span} and {steps} were given")
+    return Spans(span) if generator == "spans" else LearnedQueries(generator, steps)
+
+
+class RememberDocuments(Strategy):
+    """Documents of old corpora take the place of some of the stream's rows, or queries that are made of them do.
+
+    Steps and batch size are those without. A uniform sample of all documents is kept when their corpus ends.
+
+    Args:
+        capacity: documents kept.
+        share: of a batch's rows that are replayed.
+        rate: share of the steps that replay, evenly spread.
+        asks: makes the query that stands for a document; None replays documents themselves.
+        queries: keep labelled queries, too, which are replayed as they are.
+    """
+
+    needs = frozenset({"boundaries", "memory", "documents"})
+    state = ("memory",)
+
+    def __init__(
+        self, capacity: int, share: float, rate: float, asks: Asks | None = None, queries: bool = False
+    ) -> None:
+        self.capacity, self.share, self.rate, self.asks, self.queries = capacity, share, rate, asks, queries
+
+    def setup(self, run: Run) -> None:
+        self.memory = Reservoir(self.capacity)
+
+    def extend(self, batch: Batch) -> Batch:
+        step = self.run.step
+        due = int((step + 1) * self.rate) > int(step * self.rate)
+        n = min(round(self.share * batch.new), len(self.memory)) if due else 0
+        if n == 0:
+            return batch
+        old = self.memory.draw(n, self.run.rng("documents"))
+        x = old["x"]
+        if self.asks is not None:
+            x = self.asks.ask(x, self.run.rng("pseudo-queries"))
+        return give_way(batch, self.run.augment(x), old["y"], old["task"], x)
+
+    def end_experience(self, exp: Experience) -> None:
+        documents = len(exp) if self.queries else exp.documents or 0
+        x, y = exp.data.take(torch.arange(documents))
+        y = y.to(self.run.device)
+        rows = {"x": x.to(self.run.device), "y": y, "task": torch.full_like(y, exp.task)}
+        self.memory.add(self.run.rng("memory"), **rows)
+
+
+def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
+    """The batch with other rows in place of the stream's last ones, so that it keeps its size.
+
+    Args:
+        batch: the batch.
+        x, y, task, raw: as of `Batch.join`; not more rows than the stream brings.
+    """
+    kept = batch.new - len(y)
+    rows = torch.cat([torch.arange(kept), torch.arange(batch.new, len(batch))]).to(batch.y.device)
+    names = ("x", "y", "task", "raw", "index", "view", "replayed")
+    columns = {name: getattr(batch, name).index_select(0, rows) for name in names}
+    first = None if batch.first is None else batch.first[batch.first < kept]
+    return Batch(**columns, new=kept, first=first).join(x, y, task, raw)
+
+
+class PseudoQueries(Strategy):
+    """Documents that come without labelled queries are learned by pseudo-queries, too.
+
+    Some of the stream's rows, where they are documents, are shown as queries that are made of them: from the second
+    corpus on, and in a first one that has no labelled queries. Chained after what takes rows away.
+
+    Args:
+        share: of the stream's rows in a batch.
+        asks: makes the queries.
+    """
+
+    needs = frozenset({"boundaries", "documents"})
+    state = ("documents",)
+
+    def __init__(self, share: float, asks: Asks) -> None:
+        self.share, self.asks = share, asks
+        self.documents = 0  # of the experience, where they are shown as queries; they are its first rows
+
+    def begin_experience(self, exp: Experience) -> None:
+        without = exp.index > 0 or exp.documents == len(exp)
+        self.documents = (exp.documents or 0) if without else 0
+
+    def extend(self, batch: Batch) -> Batch:
+        n = round(self.share * batch.new)
+        if n == 0 or self.documents == 0:
+            return batch
+        raw = batch.raw[:n]
+        asked = self.asks.ask(raw, self.run.rng("pseudo-queries"))
+        shown = torch.where((batch.index[:n] < self.documents)[:, None], asked, raw)
+        x = torch.cat([self.run.augment(shown), batch.x[n:]])
+        return replace(batch, x=x, raw=torch.cat([shown, batch.raw[n:]]))
+
+
+class AllDocuments(Strategy):
+    """Every corpus brings the documents of all corpora so far; and, if wanted, the labelled queries of the first."""
+
+    needs = frozenset({"past data", "documents"})
+
+    def __init__(self, queries: bool) -> None:
+        self.queries = queries
+
+    def stream(self, train: Stream) -> Stream:
+        return Stream(train.name, tuple(self._so_far(train.experiences[: exp.index + 1]) for exp in train))
+
+    def _so_far(self, seen: tuple[Experience, ...]) -> Experience:
+        sizes = [exp.documents or 0 for exp in seen]
+        data = [exp.data.subset(torch.arange(n)) for exp, n in zip(seen, sizes, strict=True)]
+        if self.queries or len(seen) == 1:
+            data += [exp.data.subset(torch.arange(n, len(exp))) for exp, n in zip(seen, sizes, strict=True)]
+        classes = tuple(sorted({c for exp in seen for c in exp.classes}))
+        return replace(
+            seen[-1],
+            classes=classes,
+            data=Data.union([part for part in data if len(part)]),
+            documents=sum(sizes),
+        )
+
+
+class Restart(Strategy):
+    """Weights, running statistics and the optimizer are as at the start whenever a later experience begins."""
+
+    needs = frozenset({"boundaries"})
+
+    def setup(self, run: Run) -> None:
+        self.start = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+
+    def begin_experience(self, exp: Experience) -> None:
+        if exp.index:
+            self.run.model.load_state_dict(self.start)
+            self.run.renew_optimizer()

@@ -1,0 +1,57 @@
+"""Episodic replay of documents.
+
+Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744.
+"""
+
+from __future__ import annotations
+
+from clbench import Strategy, chain, register
+from clbench.parts import CrossEntropy, GeneratorName, PseudoQueries, RememberDocuments, questioner
+
+
+@register("document-replay", paper="arXiv:2212.09744", null={"share": 0.0})
+def document_replay(
+    memory: int = 10_000,
+    share: float = 0.5,
+    rate: float = 1.0,
+    queries: bool = False,
+    pseudo: float = 0.0,
+    generator: GeneratorName = "spans",
+    span: int = 8,
+    generator_steps: int = 300,
+) -> Strategy:
+    """Episodic memory: documents of old corpora take the place of part of every batch of new ones.
+
+    Cross-entropy over new and old documents together. Steps and batch size are those without replay, so that old
+    documents cost new ones their places.
+
+    Args:
+        memory: documents kept, a uniform sample of all so far.
+        share: of a batch that is replayed.
+        rate: share of the steps that replay; 1/32 = 0.03125 with `share=1` is sparse replay.
+        queries: keep the labelled queries of the first corpus, too.
+        pseudo: share of a batch's new documents that are shown as pseudo-queries, where a corpus has no labelled
+            queries.
+        generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
+            the first corpus, which draws words (selector) or writes (writer; t5 is the
+            T5 that the model starts from).
+        span: tokens of a run.
+        generator_steps: of the network's training.
+
+    Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744; a
+    baseline there.
+
+    Differences from the paper:
+        1. Every step replays by default, where the paper interleaves batches of replay at a low rate.
+    """
+    if not 0 <= share <= 1 or not 0 <= rate <= 1 or not 0 <= pseudo <= 1:
+        raise ValueError(
+            f"share, rate and pseudo are between 0 and 1; {share}, {rate} and {pseudo} were given"
+        )
+    parts: list[Strategy] = (
+        [RememberDocuments(memory, share, rate, queries=queries)] if share and rate else []
+    )
+    if pseudo:
+        asks = questioner(generator, span, generator_steps)
+        parts += [asks, PseudoQueries(pseudo, asks)]
+    return chain(*parts, CrossEntropy())

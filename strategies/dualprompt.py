@@ -1,0 +1,248 @@
+"""DualPrompt.
+
+Wang et al., "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning", ECCV 2022, arXiv:2204.04799.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench.errors import IncompatibleError
+from clbench.parts import (
+    GrowingHead,
+    LocalCrossEntropy,
+    Prompter,
+    Prompting,
+    Prompts,
+    check_halves,
+    check_layers,
+    cosines,
+    halves,
+)
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+Pull = Literal["cosine", "sum", "mean"]
+Candidates = Literal["learned", "pool"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the codes of this method differ in.
+
+    Attributes:
+        pool: M, E-prompts. general, expert: rows of a G-prompt and of an E-prompt in a block, half keys, half values.
+        pull, form: weight and form of the loss that pulls keys to queries.
+        keys: whether an E-prompt has one key, or one for each of its blocks.
+        copy: whether an experience's E-prompt begins as the one before it ended.
+        low, high: prompts and keys are drawn between these, evenly.
+    """
+
+    pool: int
+    general: int
+    expert: int
+    pull: float
+    form: Pull
+    keys: Literal["one", "layers"]
+    copy: bool
+    low: float
+    high: float
+
+
+VARIANTS = {
+    "released": Settings(10, 10, 10, 1.0, "cosine", "one", True, 0.0, 0.01),
+    "pilot": Settings(10, 10, 10, 0.1, "cosine", "one", True, -1.0, 1.0),
+    "coda": Settings(10, 6, 20, 1.0, "sum", "layers", False, 0.0, 1.0),
+    "ovor": Settings(10, 10, 40, 1.0, "mean", "layers", False, 0.0, 1.0),
+}
+
+
+class Slots(Prompter):
+    """One E-prompt and its key for each experience, a parameter of its own, and G-prompts that all share.
+
+    What an experience does not train gets no gradient at all, not zeros, and no optimizer moves it.
+
+    Attributes:
+        general: (G blocks, rows, D).
+        experts: M times (E blocks, rows, D). keys: M times (1 or E blocks, D).
+        current: the experience that is being learned; 0 before the first.
+    """
+
+    def __init__(
+        self,
+        general: Tensor,
+        experts: Tensor,
+        keys: Tensor,
+        general_layers: tuple[int, ...],
+        expert_layers: tuple[int, ...],
+        candidates: Candidates,
+    ) -> None:
+        super().__init__()
+        self.general = nn.Parameter(general)
+        self.experts = nn.ParameterList(nn.Parameter(prompt) for prompt in experts.unbind())
+        self.keys = nn.ParameterList(nn.Parameter(key) for key in keys.unbind())
+        self.general_layers, self.expert_layers, self.candidates = general_layers, expert_layers, candidates
+        self.current = 0
+
+    def forward(self, query: Tensor) -> Prompts:
+        n = len(query)
+        prompts = dict(zip(self.general_layers, self.general.unsqueeze(1).expand(-1, n, -1, -1), strict=True))
+        experts = self.of_present(n) if self.training else self.matching(query)
+        for layer, rows in zip(self.expert_layers, experts, strict=True):  # (B, rows, D)
+            prompts[layer] = torch.cat([prompts[layer], rows], dim=1) if layer in prompts else rows
+        # A block that has both kinds meets the keys of both, and then the values of both.
+        prefixes = {layer: self._prefix(layer, rows) for layer, rows in prompts.items()}
+        return Prompts(prefixes=prefixes, note=query)
+
+    def _prefix(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self.general_layers or layer not in self.expert_layers:
+            return halves(rows)
+        both = rows.split([self.general.shape[1], self.experts[0].shape[1]], dim=1)
+        keys, values = zip(*map(halves, both), strict=True)
+        return torch.cat(keys, dim=1), torch.cat(values, dim=1)
+
+    def of_present(self, n: int) -> Tensor:
+        """(E blocks, B, rows, D) the E-prompt of the present experience, for n images."""
+        prompt: Tensor = self.experts[self.current]
+        return prompt.unsqueeze(1).expand(-1, n, -1, -1)
+
+    def matching(self, query: Tensor) -> Tensor:
+        """(E blocks, B, rows, D) the E-prompts whose keys are nearest to the queries (B, D)."""
+        count = self.current + 1 if self.candidates == "learned" else len(self.keys)
+        keys = torch.stack(list(self.keys)[:count], dim=1)  # (1 or E blocks, M, D)
+        experts = torch.stack(list(self.experts)[:count], dim=1)  # (E blocks, M, rows, D)
+        nearest = torch.stack(
+            [cosines(query, of_layer).argmax(dim=1) for of_layer in keys]
+        )  # (1 or E blocks, B)
+        nearest = nearest.expand(len(experts), -1)
+        return torch.stack([prompts[index] for prompts, index in zip(experts, nearest, strict=True)])
+
+    def pull(self, query: Tensor, form: Pull) -> Tensor:
+        """How far the queries (B, D) are from the present experience's keys, summed over these."""
+        cosine = cosines(query, self.keys[self.current])  # (B, 1 or E blocks)
+        if form == "cosine":
+            return -cosine.sum() / len(query)
+        away = (1 - cosine).sum()
+        return away if form == "sum" else away / len(query)
+
+
+class Dual(Prompting):
+    """G-prompts and the present experience's E-prompt are trained; at prediction the nearest key says which one.
+
+    `pull` brings the key of the present E-prompt to the queries of the stream.
+    """
+
+    needs = frozenset({"boundaries"})
+    state = ("current",)
+    prompter: Slots
+
+    def __init__(
+        self,
+        settings: Settings,
+        general_layers: tuple[int, ...],
+        expert_layers: tuple[int, ...],
+        candidates: Candidates,
+    ) -> None:
+        self.settings, self.candidates = settings, candidates
+        self.general_layers, self.expert_layers = general_layers, expert_layers
+
+    @property
+    def current(self) -> int:
+        """The experience that is being learned."""
+        return self.prompter.current
+
+    @current.setter
+    def current(self, index: int) -> None:
+        self.prompter.current = index
+
+    def make_prompter(self, vit: Any) -> Prompter:
+        s, device, rng = self.settings, self.run.device, self.run.rng("prompts")
+        check_layers((*self.general_layers, *self.expert_layers), vit, self)
+        blocks = len(self.expert_layers)
+        general = torch.empty(len(self.general_layers), s.general, self.size, device=device)
+        experts = torch.empty(s.pool, blocks, s.expert, self.size, device=device)
+        keys = torch.empty(s.pool, blocks if s.keys == "layers" else 1, self.size, device=device)
+        for drawn in (general, experts, keys):
+            drawn.uniform_(s.low, s.high, generator=rng)
+        return Slots(general, experts, keys, self.general_layers, self.expert_layers, self.candidates)
+
+    def setup(self, run: Run) -> None:
+        if len(run.train) > self.settings.pool:
+            raise IncompatibleError(
+                f"{run.strategy} has {self.settings.pool} E-prompts, and the stream has {len(run.train)} experiences, "
+                f"each of which needs one. Set dualprompt.pool={len(run.train)}."
+            )
+
+    def begin_experience(self, exp: Experience) -> None:
+        self.current = exp.index
+        if self.settings.copy and exp.index:
+            with torch.no_grad():
+                self.prompter.experts[exp.index].copy_(self.prompter.experts[exp.index - 1])
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        query = out.features[:, self.size :]
+        return {"pull": self.settings.pull * self.prompter.pull(query, self.settings.form)}
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        """Beside the transformer, the E-prompts of other experiences, with their keys."""
+        others = [t for t in range(self.settings.pool) if t != self.current]
+        experts = {f"E-prompt {t}": self.prompter.experts[t].detach() for t in others}
+        return {**super().frozen(), **experts, **{f"key {t}": self.prompter.keys[t].detach() for t in others}}
+
+
+@register(
+    "dualprompt", paper="arXiv:2204.04799", tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)}
+)
+def dualprompt(
+    variant: Literal["released", "pilot", "coda", "ovor"] = "released",
+    pool: int | None = None,
+    general: int | None = None,
+    expert: int | None = None,
+    pull: float | None = None,
+    general_layers: tuple[int, ...] = (0, 1),
+    expert_layers: tuple[int, ...] = (2, 3, 4),
+    candidates: Candidates = "learned",
+) -> Strategy:
+    """DualPrompt: prompts that all experiences share, and one for each experience, found again by its key.
+
+    Both enter blocks of the frozen transformer as prefixes. In training, images get the E-prompt of their experience,
+    whose key is pulled to the queries q(x), features without prompts; in prediction that of argmax_m cos(q(x), k_m).
+    L = CE − λ mean_b cos(q_b, k_t), the cross-entropy of stream rows over the present experience's classes.
+
+    Args:
+        variant: whose settings stand where no other is given. released: the authors' code, in JAX; pilot: the toolbox
+            PILOT; coda: the code of CODA-Prompt, with a key for each block and a pull that is the sum of 1 − cos over
+            batch and blocks; ovor: the code of OVOR, where it is the mean over the batch.
+        pool: M, E-prompts; 10.
+        general: rows of a G-prompt in a block, half of them keys and half values; 10, of coda 6.
+        expert: rows of an E-prompt in a block; 10, 20 (coda), 40 (ovor).
+        pull: λ; 1, of pilot 0.1.
+        general_layers, expert_layers: the blocks they enter.
+        candidates: E-prompts among which the nearest key is looked for at prediction: those of experiences that have
+            begun, or the whole pool, untrained ones too.
+
+    Reference: Wang et al., "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning", ECCV 2022,
+    arXiv:2204.04799.
+
+    Differences from the authors' code:
+        1. E-prompts of experiences to come are no candidates, unless `candidates=pool`.
+        2. Their configuration for CIFAR-100 lets all images of a test batch take the E-prompt that most of them match,
+           which leaks; here each image takes its own.
+        3. Outputs of classes not seen yet are no candidates.
+        4. Images are as the benchmark gives them, neither enlarged to 224 × 224 nor left without mean and deviation.
+    """
+    given = {"pool": pool, "general": general, "expert": expert, "pull": pull}
+    settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    check_halves(settings.general)
+    check_halves(settings.expert)
+    if settings.pool < 1:
+        raise ValueError(f"pool is 1 or more; {settings.pool} was given")
+    dual = Dual(settings, tuple(general_layers), tuple(expert_layers), candidates)
+    return chain(dual, GrowingHead(), LocalCrossEntropy())

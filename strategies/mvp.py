@@ -1,0 +1,307 @@
+"""Mask and Visual Prompt tuning (MVP).
+
+Moon et al., "Online Class Incremental Learning on Stochastic Blurry Task Boundary via Mask and Visual Prompt Tuning",
+ICCV 2023, arXiv:2308.09303.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench import Batch, Output, Strategy, register
+from clbench.parts import CrossEntropy, Prompter, Prompting, Prompts, SeenOutputs, check_layers, cosines
+
+Contrast = Literal["paper", "released", "later", "pull"]
+Focal = Literal["paper", "released", "none"]
+
+
+class CountedPool(Prompter):
+    """Prompts with a key each; an image gets those nearest to its query, the less so the more often they were chosen.
+
+    Attributes:
+        general: (G blocks, rows, D). experts: (M, E blocks, rows, D). keys: (M, D).
+        counts: (M,) how often a prompt was chosen in training.
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self,
+        general: Tensor,
+        experts: Tensor,
+        keys: Tensor,
+        general_layers: tuple[int, ...],
+        expert_layers: tuple[int, ...],
+        top: int,
+        last_block: bool,
+    ) -> None:
+        super().__init__()
+        self.general, self.experts, self.keys = (nn.Parameter(t) for t in (general, experts, keys))
+        self.register_buffer("counts", torch.zeros(len(keys)))
+        self.general_layers, self.expert_layers = general_layers, expert_layers
+        self.top, self.last_block = top, last_block
+
+    def query(self, vit: Any, tokens: Tensor) -> Tensor:
+        """(B, D) the class token's state without the final norm, after the last block or the one before."""
+        states = tokens
+        for block in vit.blocks if self.last_block else vit.blocks[:-1]:
+            states = block(states)
+        return states[:, 0] if vit.has_class_token else states[:, vit.num_prefix_tokens :].mean(dim=1)
+
+    def forward(self, query: Tensor) -> Prompts:
+        index = self.chosen(query)  # (B, k)
+        tokens = dict(
+            zip(self.general_layers, self.general.unsqueeze(1).expand(-1, len(query), -1, -1), strict=True)
+        )
+        experts = self.experts[index].transpose(0, 2).flatten(1, 1)  # (E blocks, k, B, rows, D)
+        for layer, rows in zip(self.expert_layers, experts, strict=True):
+            joined = rows.transpose(0, 1).flatten(1, 2)  # (B, k rows, D)
+            tokens[layer] = torch.cat([tokens[layer], joined], dim=1) if layer in tokens else joined
+        return Prompts(tokens=tokens, note=torch.cat([query, index.to(query.dtype)], dim=1))
+
+    def chosen(self, query: Tensor) -> Tensor:
+        """(B, k) the prompts of smallest distance times mass, (1 − cos(q_b, k_m)) (c_m + 1)."""
+        return choose(1 - cosines(query, self.keys), self.counts, self.top)
+
+
+def choose(distance: Tensor, counts: Tensor, top: int) -> Tensor:
+    """(B, k) the k prompts of smallest d · (c + 1), of distances (B, M) and counts (M,)."""
+    return (distance * (counts + 1)).topk(top, dim=1, largest=False).indices
+
+
+def contrast(query: Tensor, keys: Tensor, counts: Tensor, index: Tensor, form: Contrast) -> Tensor:
+    """The loss on the keys. With w the masses c + 1, d(b, m) = 1 − cos(q_b, k_m) and D the distances of keys:
+
+    paper: −ln(A / (A + B) + 10⁻⁶), A the mean of exp(D[p, :] / w_p) and B that of exp(d(b, p) / w_p), over images b and
+    their prompts p. released: the same with every image's distances divided by every image's masses. later:
+    −ln(mean exp(D[p, p] / w_p) / A). pull: the mean of d(b, p).
+
+    Args:
+        query: (B, D). keys: (M, D). counts: (M,). index: (B, k) the prompts p of each image.
+    """
+    away = (1 - cosines(query, keys)).gather(1, index)  # (B, k)
+    if form == "pull":
+        return away.mean()
+    between = 1 - F.cosine_similarity(keys.unsqueeze(1), keys, dim=2)  # (M, M)
+    mass = (counts + 1)[index]  # (B, k)
+    rows = between[index]  # (B, k, M)
+    if form == "released":  # of one image's rows and another's masses, all pairs
+        apart = (rows.unsqueeze(0) / mass.unsqueeze(1).unsqueeze(3)).exp().mean()
+        near = (away.unsqueeze(0) / mass.unsqueeze(1)).exp().mean()
+    else:
+        apart, near = (rows / mass.unsqueeze(2)).exp().mean(), (away / mass).exp().mean()
+    if form == "later":
+        own = between.diagonal()[index]
+        return -((own / mass).exp().mean() / apart).log()
+    return -(apart / (apart + near) + 1e-6).log()
+
+
+class InstanceMasked(nn.Module):
+    """A linear head whose outputs are multiplied by 2 σ(m), m the mask (C,) of an image's prompt.
+
+    Args:
+        inner: (B, D) → (B, C), linear.
+        pool: M, prompts. top: k; of several, the mean of their masks counts.
+        size: D. use: whether outputs are multiplied at all.
+    """
+
+    def __init__(self, inner: nn.Module, pool: int, top: int, size: int, use: bool) -> None:
+        super().__init__()
+        self.inner, self.top, self.size, self.use = inner, top, size, use
+        weight: Tensor = inner.weight  # type: ignore[assignment]
+        self.masks = nn.Parameter(weight.new_full((pool, len(weight)), -1.0))
+
+    @property
+    def weight(self) -> Tensor:
+        """(C, D) of the linear head inside."""
+        weight: Tensor = self.inner.weight  # type: ignore[assignment]
+        return weight
+
+    def mask(self, features: Tensor) -> Tensor:
+        """(B, C) what outputs are multiplied by, of features (B, D + D + k) whose last columns are the prompts."""
+        if not self.use:
+            return features.new_ones((len(features), self.masks.shape[1]))
+        index = features[:, -self.top :].long()
+        return 2 * self.masks[index].mean(dim=1).sigmoid()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D + D + k) → (B, C)."""
+        logits: Tensor = self.inner(features[:, : self.size])
+        return logits * self.mask(features)
+
+
+class MaskAndPrompt(Prompting):
+    """Prompts, keys, masks and the head are trained on a stream without boundaries.
+
+    `fit` is the cross-entropy of scaled features, weighted by how far an image's gradient is from its batch's;
+    `contrast` is the loss on the keys.
+    """
+
+    replaces = (CrossEntropy,)  # the labels are learned here
+    prompter: CountedPool
+
+    def __init__(
+        self,
+        pool: int,
+        rows: tuple[int, int],
+        layers: tuple[tuple[int, ...], tuple[int, ...]],
+        top: int,
+        mask: bool,
+        contrast: Contrast,
+        scaling: float | None,
+        focal: Focal,
+        alpha: float,
+        gamma: float,
+        last_block: bool,
+    ) -> None:
+        self.pool, self.rows, self.layers, self.top = pool, rows, layers, top
+        self.mask, self.contrast, self.scaling = mask, contrast, scaling
+        self.focal, self.alpha, self.gamma, self.last_block = focal, alpha, gamma, last_block
+
+    def make_prompter(self, vit: Any) -> Prompter:
+        (general, expert), rng, device = self.rows, self.run.rng("prompts"), self.run.device
+        general_layers, expert_layers = self.layers
+        check_layers((*general_layers, *expert_layers), vit, self)
+        shapes = (
+            (len(general_layers), general, self.size),
+            (self.pool, len(expert_layers), expert, self.size),
+            (self.pool, self.size),
+        )
+        drawn = [torch.randn(shape, generator=rng, device=device) for shape in shapes]
+        return CountedPool(
+            drawn[0], drawn[1], drawn[2], general_layers, expert_layers, self.top, self.last_block
+        )
+
+    def make_head(self, head: nn.Module) -> nn.Module:
+        self.masked = InstanceMasked(head.to(self.run.device), self.pool, self.top, self.size, self.mask)
+        self.exposed = SeenOutputs(self.masked, self.run.num_classes)
+        return self.exposed
+
+    def extend(self, batch: Batch) -> Batch:
+        self.exposed.seen.index_fill_(0, batch.y[: batch.new], True)
+        return batch
+
+    def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
+        out = inner(batch)
+        with torch.no_grad():
+            index = out.features[:, -self.top :].long().flatten()
+            self.prompter.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
+        return out
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        feature, query = out.features[:, : self.size], out.features[:, self.size : 2 * self.size]
+        index, pool = out.features[:, 2 * self.size :].long(), self.prompter
+        head, y = self.masked.weight.detach(), batch.y
+        logits = out.logits
+        if self.scaling is not None:
+            scaled = feature / feature_scores(feature.detach(), head[y], self.scaling).unsqueeze(1)
+            logits = self.run.logits(torch.cat([scaled, out.features[:, self.size :]], dim=1))
+        each = F.cross_entropy(logits, y, reduction="none")  # (B,)
+        fit = each.mean()
+        if self.focal != "none":
+            with torch.no_grad():
+                seen = self.run.logits(out.features)
+                ignored = gradient_scores(seen, feature, self.masked.mask(out.features), y) ** self.gamma
+            weighted = each if self.focal == "paper" else fit
+            fit = ((1 - self.alpha) * weighted + self.alpha * ignored * weighted).mean()
+        key_loss = contrast(query, pool.keys, pool.counts, index, self.contrast)
+        return {"fit": fit, "contrast": key_loss}
+
+
+def feature_scores(feature: Tensor, own: Tensor, margin: float) -> Tensor:
+    """(B,) 1 − cos(w_y, f) + μ, of features (B, D) and the head's rows of their labels (B, D)."""
+    return 1 - F.cosine_similarity(own, feature, dim=1) + margin
+
+
+def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) -> Tensor:
+    """(B,) 1 − cos(g_i, ḡ), the gradients of an image's and of the batch's mean cross-entropy w.r.t. row y_i of the
+    head.
+
+    Of outputs z = (W f + b) ⊙ mask, the gradient w.r.t. row c of an image's cross-entropy is (p_c − 1[c = y]) mask_c f.
+
+    Args:
+        logits: (B, C) z. feature: (B, D). mask: (B, C). y: (B,).
+    """
+    slopes = (logits.softmax(1) - F.one_hot(y, logits.shape[1])) * mask  # (B, C)
+    own = slopes.gather(1, y.unsqueeze(1)) * feature  # (B, D)
+    batch = (slopes.T @ feature / len(y))[y]  # (C, D) → (B, D)
+    return 1 - F.cosine_similarity(own, batch, dim=1)
+
+
+@register(
+    "mvp",
+    paper="arXiv:2308.09303",
+    tiny={
+        "pool": 2,
+        "general": 1,
+        "expert": 1,
+        "general_layers": (0,),
+        "expert_layers": (1,),
+        "margin": 0.05,
+        "alpha": 0.1,
+    },
+)
+def mvp(
+    pool: int = 10,
+    general: int = 5,
+    expert: int = 20,
+    general_layers: tuple[int, ...] = (0, 1),
+    expert_layers: tuple[int, ...] = (2, 3, 4),
+    top: int = 1,
+    mask: bool = True,
+    contrast: Contrast = "paper",
+    scaling: bool = True,
+    margin: float = 0.5,
+    focal: Focal = "paper",
+    alpha: float = 0.5,
+    gamma: float = 2.0,
+    last_block: bool = False,
+) -> Strategy:
+    """MVP: prompts and masks of outputs, chosen for each image, for streams that tell no boundaries.
+
+    An image's prompt is argmin_m (1 − cos(q, k_m)) (c_m + 1), c_m counting how often m was chosen; its rows join the
+    sequence in some blocks of the frozen transformer. Outputs are (W f + b) ⊙ 2 σ(m_p), those of classes not seen yet
+    out of the question. In training f is divided by 1 − cos(w_y, f) + μ, an image's cross-entropy multiplied by
+    1 − α + α (1 − cos(g_i, ḡ))^γ, with g_i and ḡ the gradients of its and its batch's cross-entropy w.r.t. w_y, and
+    keys
+    are pushed apart and towards their queries: −ln(A / (A + B)), A = mean exp(D_pm / (c_p + 1)), B = mean exp(d_p /
+    (c_p + 1)).
+
+    Args:
+        pool: M, prompts with a key and a mask each.
+        general, expert: rows in a block of the prompt that all images share, and of a chosen one.
+        general_layers, expert_layers: the blocks they join; they are dropped after each.
+        top: prompts that an image gets.
+        mask: whether outputs are multiplied.
+        contrast: the loss on the keys. paper, as above; released: with every image's distances divided by every image's
+            masses, by a slip in broadcasting; later: of the authors' second release, −ln(mean exp(D_pp / (c_p + 1)) /
+            A), in which no query is left; pull: the mean of d_p.
+        scaling: whether features are divided. margin: μ.
+        focal: paper, as above; released: the mean cross-entropy times the mean factor; none.
+        alpha: α. gamma: γ.
+        last_block: whether the query passes the last block.
+
+    Reference: Moon et al., "Online Class Incremental Learning on Stochastic Blurry Task Boundary via Mask and Visual
+    Prompt Tuning", ICCV 2023, arXiv:2308.09303. The defaults are those of the authors' launch script, losses as in
+    the paper.
+
+    Differences from the authors' code:
+        1. Only prompt tuning; their prefix tuning is left out.
+        2. Several updates for a batch are the run's (`train.updates`), not the method's.
+        3. Gradients w.r.t. the head's rows are computed by their formula, not by one backward pass for each image.
+        4. Of a transformer without a class token, the query is the mean of its patches' states.
+    """
+    if not 1 <= top <= pool:
+        raise ValueError(f"top is 1 to pool, {pool}; {top} was given")
+    if general < 1 or expert < 1:
+        raise ValueError(f"a prompt has 1 row or more; {general} and {expert} were given")
+    layers = (tuple(general_layers), tuple(expert_layers))
+    scale = margin if scaling else None
+    return MaskAndPrompt(
+        pool, (general, expert), layers, top, mask, contrast, scale, focal, alpha, gamma, last_block
+    )

@@ -1,0 +1,92 @@
+"""OnePrompt, of "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental Learning".
+
+Huang et al., ICLR 2024, arXiv:2402.04129.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clbench import Strategy, chain, register
+from clbench.parts import (
+    GrowingHead,
+    LocalCrossEntropy,
+    Prompter,
+    Prompting,
+    Prompts,
+    check_halves,
+    check_layers,
+    halves,
+)
+
+
+class Shared(Prompter):
+    """One prefix for each of some blocks, the same for all images; no query is asked.
+
+    Attributes:
+        prompts: block → (rows, D).
+    """
+
+    passes = 0
+
+    def __init__(self, prompts: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.prompts = nn.ParameterDict({str(layer): nn.Parameter(rows) for layer, rows in prompts.items()})
+
+    def query(self, vit: Any, tokens: Tensor) -> Tensor:
+        """(B, 0): nothing is asked."""
+        return tokens.new_zeros((len(tokens), 0))
+
+    def forward(self, query: Tensor) -> Prompts:
+        n = len(query)
+        shared = {int(layer): halves(rows.expand(n, -1, -1)) for layer, rows in self.prompts.items()}
+        return Prompts(prefixes=shared)
+
+
+class One(Prompting):
+    """One set of prefixes is trained, experience by experience, for all images."""
+
+    def __init__(self, rows: dict[int, int]) -> None:
+        self.rows = rows
+
+    def make_prompter(self, vit: Any) -> Prompter:
+        check_layers(tuple(self.rows), vit, self)
+        rng, device = self.run.rng("prompts"), self.run.device
+        drawn = {
+            layer: torch.rand((n, self.size), generator=rng, device=device) for layer, n in self.rows.items()
+        }
+        return Shared(drawn)
+
+
+@register("oneprompt", paper="arXiv:2402.04129", tiny={"early_layers": (0,), "late_layers": (1,)})
+def oneprompt(
+    early: int = 10,
+    late: int = 40,
+    early_layers: tuple[int, ...] = (0, 1),
+    late_layers: tuple[int, ...] = (2, 3, 4),
+) -> Strategy:
+    """OnePrompt: one prompt for all experiences, and no query: the frozen transformer is passed once.
+
+    Prefixes of blocks 0 and 1 and, longer ones, of blocks 2, 3 and 4 are trained by every experience in turn, with the
+    cross-entropy of stream rows over the present experience's classes. `oneprompt+ovor` is OVOR.
+
+    Args:
+        early, late: rows of a prefix in the early and in the late blocks, half of them keys and half values.
+        early_layers, late_layers: these blocks.
+
+    Reference: Huang et al., "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free Class-Incremental
+    Learning", ICLR 2024, arXiv:2402.04129.
+
+    Differences from the authors' code:
+        1. Outputs of classes not seen yet are no candidates, in training either.
+        2. Images are as the benchmark gives them, and their mean and deviation removed.
+    """
+    check_halves(early)
+    check_halves(late)
+    if both := sorted(set(early_layers) & set(late_layers)):
+        raise ValueError(f"a block is early or late; {', '.join(map(str, both))} is both")
+    rows = {**dict.fromkeys(early_layers, early), **dict.fromkeys(late_layers, late)}
+    return chain(One(rows), GrowingHead(), LocalCrossEntropy())

@@ -1,0 +1,41 @@
+"""Retraining from scratch whenever documents come: the bound that updating is measured against.
+
+Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744.
+"""
+
+from __future__ import annotations
+
+from clbench import Strategy, chain, register
+from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueries, Restart, questioner
+
+
+@register("retrain", paper="arXiv:2212.09744")
+def retrain(
+    pseudo: float = 0.0, generator: GeneratorName = "spans", span: int = 8, generator_steps: int = 300
+) -> Strategy:
+    """Retraining: with every corpus, a new index is trained on all documents so far and on the labelled queries.
+
+    train(U_n). Weights begin where the first index began, with a fresh optimizer. It forgets nothing and knows nothing:
+    what an update of the index costs shows beside it, in updates to the same Hits@10.
+
+    Args:
+        pseudo: share of a batch's documents that are shown as pseudo-queries, once there are corpora
+            without labelled queries.
+        generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
+            the first corpus, which draws words (selector) or writes (writer; t5 is the
+            T5 that the model starts from).
+        span: tokens of a run.
+        generator_steps: of the network's training.
+
+    Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744.
+
+    Differences from the paper:
+        1. The weights that it begins with are the same every time.
+    """
+    if not 0 <= pseudo <= 1:
+        raise ValueError(f"pseudo is between 0 and 1; {pseudo} was given")
+    parts: list[Strategy] = []
+    if pseudo:
+        asks = questioner(generator, span, generator_steps)
+        parts = [asks, PseudoQueries(pseudo, asks)]
+    return chain(Restart(), AllDocuments(queries=True), *parts, CrossEntropy())

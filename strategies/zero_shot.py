@@ -1,0 +1,37 @@
+"""Zero-shot classification by a dual encoder: what an image is said to show is the name that lies nearest.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, arXiv:2103.00020.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from clbench import Strategy, register
+from clbench.parts import ByName
+
+
+class ZeroShot(ByName):
+    """Nothing is trained; the classes seen so far are in question."""
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return super().wrap(model).requires_grad_(False)
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        return self.run.forward(x, task).logits
+
+
+@register("zero-shot", paper="arXiv:2103.00020")
+def zero_shot() -> Strategy:
+    """Zero-shot: a dual encoder as it is names the class, of those seen so far, whose name lies nearest to the image.
+
+    The number to print beside whatever is learned on top of such an encoder. Needs a dual encoder (`model=clip` or
+    `toy-clip`) and a benchmark with class names; a name is written with a full stop, as `cpe-clip` does.
+
+    Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
+    arXiv:2103.00020.
+
+    Differences from the paper:
+        1. One text for a class, its name; no ensemble of sentences around it.
+    """
+    return ZeroShot()
