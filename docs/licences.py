@@ -68,8 +68,8 @@ def main() -> None:
     own = closure(needed("clbench"))
     lines = ["# Dependencies", ""]
     lines += [
-        "What clbench needs directly (bold) and through others, as installed under `constraints.txt`, and the licence that",
-        "each states. clbench itself is under the MIT licence.",
+        "What clbench needs directly (bold) and through others, as installed under `constraints.txt`, and the licence",
+        "that each states. clbench itself is under the MIT licence.",
         "",
     ]
     groups = [("clbench", needed("clbench"), own)]
