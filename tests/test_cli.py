@@ -207,6 +207,7 @@ def test_a_metric_that_was_changed_is_found(clbench: Command, run: Command) -> N
     said = clbench("verify", path.parent)
     assert said.code == 1
     assert said.out.startswith("average_accuracy: the record says 0.99, the curve says 0.")
+    assert "the record was altered" in said.out
 
 
 def test_a_run_that_diverges_ends_with_3_and_says_where(run: Command) -> None:
