@@ -64,7 +64,7 @@ class Record:
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("average_accuracy")
-        shown = "" if accuracy is None else f", ACC {100 * accuracy:.1f}"
+        shown = "" if accuracy is None else f", ACC {100 * float(accuracy):.1f}"
         return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
 
     def to_json(self) -> str:
@@ -174,6 +174,9 @@ def parse_record(path: Path, *, altered: bool = False) -> Record:
     for key, inner, kinds in _INSIDE:
         if not isinstance(content[key].get(inner), kinds):
             raise LedgerError(f"{path} is damaged: '{key}.{inner}' holds {content[key].get(inner)!r:.80}.")
+    for name, value in content["metrics"].items():
+        if not (value is None or isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
+            raise LedgerError(f"{path} is damaged: 'metrics.{name}' holds {value!r:.80}.")
     if Path(content["curve_file"]["file"]).name != content["curve_file"]["file"]:
         raise LedgerError(
             f"{path} is damaged: its curve must lie beside it, and not be {content['curve_file']}."
