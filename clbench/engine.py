@@ -26,14 +26,15 @@ from torch import Tensor, nn
 
 from clbench.checkpoint import nbytes, tree_map
 from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.device import pick_device
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
+from clbench.evaluation.forward import weights_of
 from clbench.loading import Feed
 from clbench.memory import Memory
 from clbench.models import Classifier
 from clbench.observer import Observer
 from clbench.optim import make_optimizer, schedule_factor
+from clbench.parallel import ALONE, Ranks, check_parallel
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
@@ -62,11 +63,15 @@ class Run:
         config: RunConfig,
         execution: Execution | None = None,
         observers: Sequence[Observer] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         self.benchmark, self.strategy, self.config = benchmark, strategy, config
         self.execution = execution or Execution()
         self.observers = list(observers)
-        self.device = pick_device(self.execution.device)
+        self.ranks = ranks
+        if not ranks.alone:
+            check_parallel(strategy, self.execution)
+        self.device = ranks.device(self.execution.device)
         self.precision, self._exact = Precision(config.precision, self.device), Precision("fp32", self.device)
         self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
         self.batch_size = config.train.batch_size
@@ -85,6 +90,7 @@ class Run:
         self._steps = 0  # of the experience
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
+        self._logged = 0.0  # sum of all losses
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
 
@@ -116,10 +122,19 @@ class Run:
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
         self.forwards += len(x)
-        with self.precision.autocast():
-            features = self.model.features(x)  # type: ignore[operator]
-            logits = self.model.head(features)  # type: ignore[operator]
-        return Output(self.mask_tasks(logits.float(), task), features.float())
+        features, logits = self._through(self.model, x)
+        return Output(self.mask_tasks(logits, task), features)
+
+    def _through(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and logits (B, C), float32; within a gradient, the run's processes share the rows."""
+
+        def network(rows: Tensor) -> tuple[Tensor, Tensor]:
+            with self.precision.autocast():
+                features = model.features(rows)  # type: ignore[operator]
+                logits = model.head(features)  # type: ignore[operator]
+            return features.float(), logits.float()
+
+        return self.ranks.through(network, model, x)
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
@@ -171,10 +186,9 @@ class Run:
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""
         self.forwards += len(x)
-        with torch.no_grad(), self.precision.autocast():
-            features = model.features(x)  # type: ignore[operator]
-            logits = model.head(features)  # type: ignore[operator]
-        return Output(self.mask_tasks(logits.float(), task), features.float())
+        with torch.no_grad():
+            features, logits = self._through(model, x)
+        return Output(self.mask_tasks(logits, task), features)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
@@ -381,6 +395,7 @@ class Run:
                 self._fit_epoch(visible)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
+        self.ranks.agree(self.strategy, weights_of(self.model), self._logged)
         self._call("end_experience", visible)
         self._stop_clock()
         self.evaluator.end_experience()
@@ -426,9 +441,7 @@ class Run:
             )
             self._place["batch"] = number + 1
             self._place["done"] += 1
-            if self.stop or self.step == self.until:
-                self._interrupt()
-            self._maybe_save()
+            self._between_steps()
         if self._place["batch"] >= batches:
             self._place["epoch"], self._place["batch"], self._order = epoch + 1, 0, None
 
@@ -469,7 +482,14 @@ class Run:
             raise KeyboardInterrupt
 
     def _gradient(self, batch: Batch) -> Output:
-        """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
+        """The innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
+        with self.ranks.sharing():
+            out = self._backward(batch)
+        self.ranks.average(self._trainable)
+        return out
+
+    def _backward(self, batch: Batch) -> Output:
+        """Forward, losses, backward."""
         self.optimizer.zero_grad(set_to_none=True)
         out = self.forward(batch.x, batch.task)
         losses: dict[str, Tensor] = {}
@@ -537,6 +557,7 @@ class Run:
             values = torch.stack([self._trace[i][2][name].float() for i in having]).tolist()
             for i, value in zip(having, values, strict=True):
                 rows[i][name] = value
+                self._logged += value
         self._trace = []
         finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
         bad = finite.index(False) if False in finite else None
@@ -694,14 +715,19 @@ class Run:
 
     # --- checkpoints ---
 
-    def _maybe_save(self) -> None:
+    def _between_steps(self) -> None:
+        """End here if that was asked for; write a checkpoint if it is time."""
         seconds = self.execution.checkpoint_seconds
-        if self._checkpoint is None or seconds is None or time.monotonic() - self._saved_at < seconds:
-            return
-        self._stop_clock()
-        self._flush()
-        self._save()
-        self._resume_clock()
+        due = self._checkpoint is not None and seconds is not None
+        due = due and time.monotonic() - self._saved_at >= (seconds or 0.0)
+        stop, due = self.ranks.any(self.stop or self.step == self.until, due)  # clocks and signals differ
+        if stop:
+            self._interrupt()
+        if due:
+            self._stop_clock()
+            self._flush()
+            self._save()
+            self._resume_clock()
 
     def _interrupt(self) -> NoReturn:
         """End between two steps, with a checkpoint, as was asked by setting `stop`."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clbench.evaluation.forward import Forward
 from clbench.evaluation.racing import Race, Request
 from clbench.evaluation.testset import TestSet
+from clbench.parallel import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Ticker:
         portion, exact_portion: examples in one pass of each.
         race: decides how much to evaluate; None evaluates all.
         weights: of the network now, for their shapes; only where a race looks back.
+        ranks: the processes that share the examples; without a race.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Ticker:
         exact_portion: int = 64,
         race: Race | None = None,
         weights: Sequence[Tensor] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.forward, self.portion = forward, portion
         self.exact, self.exact_portion = exact, exact_portion
         self.race = race
@@ -145,14 +149,15 @@ class Ticker:
             inputs, y, task = (t.index_select(0, rows) for t in (inputs, y, task))
             if forward.channels_last and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-        values = torch.empty((2, len(y)), dtype=torch.float64, device=y.device)
+        values = torch.zeros((2, len(y)), dtype=torch.float64, device=y.device)
         classify = forward.logits if known is None else forward.classify
-        for start in range(0, len(y), portion):
-            part = slice(start, start + portion)
+        mine = self.ranks.share(len(y))
+        for start in range(mine.start, mine.stop, portion):
+            part = slice(start, min(start + portion, mine.stop))
             logits = classify(inputs[part], task[part])
             values[0, part] = logits.argmax(1) == y[part]
             values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
-        return values
+        return self.ranks.sum(values)  # of which the others' are 0
 
     def _features(self, forward: Forward, test: TestSet, portion: int) -> Tensor | None:
         """(N, D) of a trunk that does not learn, computed when it is new or has moved."""
