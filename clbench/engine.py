@@ -483,7 +483,7 @@ class Run:
 
     def _gradient(self, batch: Batch) -> Output:
         """The innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
-        with self.ranks.sharing():
+        with self.ranks.sharing(batch):
             out = self._backward(batch)
         self.ranks.average(self._trainable)
         return out

@@ -27,6 +27,7 @@ from clbench.device import pick_device
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError
 from clbench.randomness import derive_seed, global_rng
 from clbench.strategy import Strategy, overrides
+from clbench.types import Batch
 
 APART = 1e-3
 """How far apart two processes may be, relative to the largest entry: rounding differs between machines."""
@@ -44,6 +45,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
         self.rank, self.size, self.local = rank, size, local
         self._sharing = False
+        self._batch: Batch | None = None  # the last one that was shared
 
     @property
     def first(self) -> bool:
@@ -77,9 +79,10 @@ class Ranks:
         return slice(start, start + each + (self.rank < more))
 
     @contextlib.contextmanager
-    def sharing(self) -> Iterator[None]:
+    def sharing(self, batch: Batch) -> Iterator[None]:
         """Inside, forward passes are shared; outside, every process makes them whole."""
-        self._sharing = not self.alone
+        if not self.alone:
+            self._sharing, self._batch = True, batch
         try:
             yield
         finally:
@@ -109,7 +112,11 @@ class Ranks:
 
         The modules stay as they are; only their forward is another one meanwhile.
         """
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        norms = [
+            m
+            for m in model.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and (m.training or m.running_mean is None)
+        ]
         for norm in norms:
             vars(norm)["forward"] = functools.partial(_normalise, norm)
         try:
@@ -186,7 +193,7 @@ class Ranks:
 
     @torch.no_grad()
     def agree(self, strategy: Strategy, weights: Sequence[Tensor], losses: float) -> None:
-        """Take over the first process's weights, which differ by rounding at most.
+        """Take over the first process's weights, which differ by rounding at most, as do the last batch and the losses.
 
         Args:
             strategy: for the message. weights: to be overwritten. losses: logged so far, summed.
@@ -196,8 +203,12 @@ class Ranks:
         """
         if self.alone:
             return
-        apart = torch.zeros((), dtype=torch.float64, device=weights[0].device)
-        for mine in (torch.tensor([losses], dtype=torch.float64, device=apart.device), *weights):
+        device = weights[0].device
+        told = [torch.tensor([losses], dtype=torch.float64, device=device)]
+        if self._batch is not None:
+            told += [values.double().square().sum()[None] for values in (self._batch.x, self._batch.y)]
+        apart = torch.zeros((), dtype=torch.float64, device=device)
+        for mine in (*told, *weights):
             theirs = mine.detach().clone(memory_format=torch.contiguous_format)
             _talk(distributed.broadcast, theirs, 0)
             if mine.numel():
@@ -338,4 +349,5 @@ def _normalise(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
     y = centred * torch.rsqrt(variance + norm.eps).view(shape)
     if norm.affine:
         y = y * norm.weight.view(shape) + norm.bias.view(shape)
-    return y.to(x.dtype)
+    normalised: Tensor = y.to(x.dtype)
+    return normalised
