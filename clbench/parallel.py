@@ -79,7 +79,7 @@ class Ranks:
         return slice(start, start + each + (self.rank < more))
 
     @contextlib.contextmanager
-    def sharing(self, batch: Batch) -> Iterator[None]:
+    def sharing(self, batch: Batch | None = None) -> Iterator[None]:
         """Inside, forward passes are shared; outside, every process makes them whole."""
         if not self.alone:
             self._sharing, self._batch = True, batch

@@ -1,4 +1,10 @@
-"""Several processes that make one run: what they come to is what one process comes to."""
+"""Several processes that make one run: what they come to is what one process comes to.
+
+The processes run `main` of this file: `test_parallel.py FOLDER`, started by torchrun. `FOLDER/cases.json` holds cases,
+name → what differs from `run_of`'s defaults. Each is carried out on the tiny benchmark; what it comes to goes to
+`FOLDER/<case>-<rank>.safetensors`, or the message of its refusal to `.txt`. `FOLDER/scenarios.json` lists functions of
+this file that are called as well.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +21,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clbench import Strategy, api, checkpoint, parallel
-from clbench.config import Execution, place
-from clbench.errors import ConfigError, IncompatibleError
+import clbench
+from clbench import Batch, Classifier, Strategy, chain, checkpoint, make_strategy, parallel, register
+from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig, place
+from clbench.engine import Run
+from clbench.errors import ClbenchError, ConfigError, IncompatibleError, LedgerError
+from clbench.observer import Observer
 from clbench.parts import CrossEntropy
 from clbench.registry import strategies
-from tests import together
+from clbench.testing import tiny_benchmark, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOSE = 1e-5
@@ -51,6 +60,181 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
+# --- what the processes do ---
+
+ALONE_TOO = {
+    "epochs": 1,
+    "batch_size": 16,
+    "model": "mlp",
+    "hidden": [16],
+    "evaluation.subset": 20,
+    "lr": 0.05,
+}
+
+
+class Unlike(Strategy):
+    """Says that it is the same in every process, and is not."""
+
+    parallel = True
+
+    def extend(self, batch: Batch) -> Batch:
+        return batch.with_x(batch.x + parallel.join().rank)
+
+
+def unlike() -> Strategy:
+    """For tests."""
+    return chain(CrossEntropy(), Unlike())
+
+
+def network(kind: str, inputs: int, classes: int) -> Classifier | None:
+    """Other networks than the tiny one: `maps` with batch normalisation of feature maps, `noisy` with dropout."""
+    if kind == "maps":
+        norms = nn.BatchNorm2d(4), nn.BatchNorm1d(16, momentum=None, affine=False)
+        body = [
+            nn.Conv2d(1, 4, 3, padding=1),
+            norms[0],
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * inputs, 16),
+            norms[1],
+        ]
+        return Classifier(nn.Sequential(*body), 16, classes)
+    if kind == "noisy":
+        return Classifier(
+            nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Dropout(0.5)), 16, classes
+        )
+    return None
+
+
+def run_of(case: Mapping[str, Any], ranks: parallel.Ranks = parallel.ALONE) -> Run:
+    """The engine of a case: `strategy`, `params`, `network`, and fields of the configuration's sections."""
+    given = {
+        "experiences": 3,
+        "examples": 45,
+        "images": True,
+        **case.get("benchmark", {}),
+    }  # 45 = 16 + 16 + 13
+    benchmark = tiny_benchmark(**given)
+    config = RunConfig(
+        benchmark="tiny",
+        strategy=case["strategy"],
+        optim=OptimConfig(**{"lr": 0.02, "momentum": 0.9, **case.get("optim", {})}),
+        train=TrainConfig(**{"batch_size": 16, "epochs": 2, **case.get("train", {})}),
+        evaluation=EvaluationConfig(every=3, **case.get("evaluation", {})),
+        precision=case.get("precision", "fp32"),
+        seeds=Seeds(order=0, init=0, data=0),
+    )
+    kind = case.get("network", "plain")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network(kind, 16, benchmark.num_classes) or tiny_model(benchmark, norm=kind == "norm")
+    execution = Execution(device="cpu", checkpoint_seconds=None, **case.get("execution", {}))
+    strategy = make_strategy(case["strategy"], **case.get("params", {}))
+    return Run(benchmark, strategy, model, config, execution, ranks=ranks)
+
+
+def outcome(run: Run) -> dict[str, Tensor]:
+    """What a run has come to: weights, counts and losses of the curve, memories, forward passes."""
+    curve = run.evaluator.curve
+    found = {f"model/{name}": value for name, value in run.model.state_dict().items()}
+    found |= {f"curve/{name}": torch.tensor(getattr(curve, name)) for name in ("step", "correct", "loss")}
+    for i, part in enumerate(run.strategy.parts):
+        state: list[Tensor] = []
+        checkpoint.tree_map(lambda tensor, kept=state: kept.append(tensor) or tensor, part.state_dict())  # type: ignore[misc]
+        found |= {f"part/{i}/{n}": tensor for n, tensor in enumerate(state)}
+    found["forwards"] = torch.tensor(float(run.forwards))
+    return {name: value.detach().cpu().double().contiguous().clone() for name, value in found.items()}
+
+
+# --- scenarios: whole runs, with their folders ---
+
+
+class StopAt(Observer):
+    """Asks for an end at a step, as Ctrl-C or a time limit would; the first process alone has observers."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def begin(self, run: Run) -> None:
+        run.until = self.step
+
+
+def whole(folder: Path, name: str, **how: Any) -> dict[str, Any]:
+    """A run on a tiny benchmark in `FOLDER/name`: its record, or what ended it."""
+    how = {"strategy": "derpp", "memory": 20, **ALONE_TOO, **how}
+    benchmark = tiny_benchmark(images=True, examples=45)
+    try:
+        record = clbench.run(benchmark, how.pop("strategy"), out=folder / name, device="cpu", **how)
+    except KeyboardInterrupt:
+        return {"ended": "interrupted"}
+    except ClbenchError as error:
+        return {"ended": str(error)}
+    told: dict[str, Any] = json.loads(record.to_json())
+    return told
+
+
+def runs(folder: Path) -> dict[str, Any]:
+    """Straight through, again, interrupted and continued, diverged, refused, and left in the middle."""
+    often = {"checkpoint_seconds": 0, "threads": 1}
+    return {
+        "straight": whole(folder, "straight"),
+        "again": whole(folder, "straight"),
+        "interrupted": whole(folder, "stopped", execution=often, observers=[StopAt(5)]),
+        "continued": whole(folder, "stopped", execution=often),
+        "diverged": whole(folder, "diverged", lr=1e30),
+        "refused": whole(folder, "refused", strategy="mir"),
+        "left": whole(folder, "left", execution=often, observers=[StopAt(4)]),
+    }
+
+
+def noise(folder: Path) -> list[list[float]]:
+    """The mean over features of each row of ones (6, 64) after dropout, twice."""
+    ranks, drop = parallel.join(), nn.Dropout(0.5)
+    torch.manual_seed(0)
+    with ranks.sharing():
+        return [
+            ranks.through(lambda x: (drop(x), x[:, :1]), drop, torch.ones(6, 64))[0].mean(1).tolist()
+            for _ in "12"
+        ]
+
+
+def relay(folder: Path) -> str:
+    """What a process hears when the first one fails."""
+
+    def fails() -> bytes:
+        raise LedgerError("in other hands")
+
+    try:
+        parallel.join().lead(fails)
+    except ClbenchError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+SCENARIOS = {"runs": runs, "noise": noise, "relay": relay}
+
+
+def main() -> None:
+    """What each process does."""
+    register("unlike")(unlike)  # not in the process of the tests, which other tests share
+    torch.set_num_threads(1)
+    folder, ranks = Path(sys.argv[1]), parallel.join()
+    for name, case in json.loads((folder / "cases.json").read_text()).items():
+        path = folder / f"{name}-{ranks.rank}"
+        try:
+            run = run_of(case, ranks)
+            run.fit()
+        except ClbenchError as error:
+            path.with_suffix(".txt").write_text(str(error))
+            continue
+        checkpoint.save(path.with_suffix(".safetensors"), outcome(run))
+    for name in json.loads((folder / "scenarios.json").read_text()):
+        (folder / f"{name}-{ranks.rank}.json").write_text(json.dumps(SCENARIOS[name](folder)))
+
+
+# --- starting them ---
+
+
 def torchrun(*command: str, **more: Any) -> subprocess.Popen[str]:
     """A command of Python's in two processes; `--` in its place for a script."""
     with socket.socket() as free:
@@ -70,10 +254,10 @@ def torchrun(*command: str, **more: Any) -> subprocess.Popen[str]:
 
 
 def carry_out(folder: Path, cases: Mapping[str, Any], scenarios: Sequence[str] = ()) -> None:
-    """Have two processes do `tests/together.py`."""
+    """Have two processes do `main`."""
     (folder / "cases.json").write_text(json.dumps(cases))
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
-    pair = torchrun("tests/together.py", str(folder))
+    pair = torchrun(__file__, str(folder))
     out, said = pair.communicate(timeout=600)
     assert pair.returncode == 0, out + said
 
@@ -107,17 +291,18 @@ def apart(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> dict[str,
     return far
 
 
-def assert_as_alone(folder: Path, name: str, case: Mapping[str, Any]) -> None:
+def differs(folder: Path, name: str, case: Mapping[str, Any]) -> dict[str, float]:
+    """What two processes have come to otherwise than one; that the two differ is an error."""
     first, second = found(folder, name)
-    assert all(torch.equal(first[key], second[key]) for key in first), "the processes differ"
-    run = together.run_of(case)
+    assert all(torch.equal(first[key], second[key]) for key in first), f"{name}: the processes differ"
+    run = run_of(case)
     run.fit()
-    assert not apart(first, together.outcome(run))
+    return apart(first, outcome(run))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_come_to_what_one_comes_to(done: Path, name: str) -> None:
-    assert_as_alone(done, name, CASES[name])
+    assert not differs(done, name, CASES[name])
 
 
 @pytest.mark.parametrize("name", NOT_EQUAL)
@@ -164,7 +349,7 @@ def test_every_process_returns_the_record_and_the_first_one_writes_it(done: Path
 
 
 def test_a_record_is_that_of_one_process(done: Path, tmp_path: Path) -> None:
-    record, alone = told(done, "runs")[0]["straight"], together.whole(tmp_path, "alone")
+    record, alone = told(done, "runs")[0]["straight"], whole(tmp_path, "alone")
     assert record["id"] == alone["id"]
     for name, value in alone["metrics"].items():
         assert record["metrics"][name] == (value if value is None else pytest.approx(value, abs=CLOSE)), name
@@ -194,7 +379,7 @@ def test_a_refused_run_leaves_no_folder(done: Path) -> None:
 
 
 def test_a_run_goes_on_with_as_many_processes_as_it_began_with(done: Path) -> None:
-    said = together.whole(done, "left")["ended"]
+    said = whole(done, "left")["ended"]
     assert (
         "began with 2 processes and cannot go on to the same bits on 1; use torchrun with 2 processes" in said
     )
@@ -275,7 +460,7 @@ def declared() -> list[str]:
     for name in strategies.names():
         whole = f"er+{name}" if strategies.entry(name).modifier else name
         try:
-            parallel.check_parallel(api.make_strategy(whole), Execution())
+            parallel.check_parallel(make_strategy(whole), Execution())
         except IncompatibleError:
             continue
         found.append(whole)
@@ -287,8 +472,8 @@ def test_every_strategy_that_declares_it_keeps_its_word(tmp_path: Path) -> None:
     cases = {name: {"strategy": name, "optim": {"momentum": 0.0}} for name in declared()}
     assert len(cases) > 30
     carry_out(tmp_path, cases)
-    for name, case in cases.items():
-        assert_as_alone(tmp_path, name, case)
+    wrong = {name: far for name, case in cases.items() if (far := differs(tmp_path, name, case))}
+    assert not wrong
 
 
 COMMAND = ("-m", "clbench", "run", "split-digits", "er+refresh", "epochs=2", "--threads", "1")
@@ -308,7 +493,8 @@ def test_the_command_line_prints_once_and_survives_an_interrupt(tmp_path: Path) 
     assert said.count("clbench: interrupted; the same command again goes on") == 1, said
     assert not (folder / "record.json").exists()
     again = torchrun(*COMMAND, "--out", str(tmp_path / "stopped"))
-    assert again.wait(300) == 0
+    again.communicate(timeout=300)
+    assert again.returncode == 0
     assert json.loads((folder / "record.json").read_text())["curve"] == record["curve"]
 
 
@@ -326,12 +512,13 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
         f"clbench.run('split-digits', 'er', epochs=2, out={str(tmp_path)!r}, execution={{'checkpoint_seconds': 0}})\n"
     )
     pair = torchrun(str(script))
-    pair.communicate(timeout=200)
+    pair.communicate(timeout=300)
     assert pair.returncode != 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIVES", "1")
         again = torchrun(str(script))
-        assert again.wait(300) == 0
+        again.communicate(timeout=300)
+        assert again.returncode == 0
     assert len(list(tmp_path.glob("*/record.json"))) == 1
 
 
@@ -358,3 +545,8 @@ def test_two_gpus_come_to_what_one_comes_to(tmp_path: Path) -> None:
     )
     two, one = (json.loads(text)["metrics"]["average_anytime_accuracy"] for text in (out, alone.stdout))
     assert two == pytest.approx(one, abs=0.02)
+
+
+if __name__ == "__main__":
+    os.fsync = lambda fd: None  # nobody cuts the power
+    main()
