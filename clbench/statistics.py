@@ -119,25 +119,66 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[int | None]:
-    """Rank of each rival: 1 + how many are better with statistical certainty (Holm over all pairs at 5 %).
+    """Rank of each rival: 1 + how many are better with statistical certainty.
 
     So rivals that cannot be told apart from the best share rank 1. A rival with fewer than `RANKED_FROM` seeds has no
-    rank and takes no part. Pairs with fewer shared seeds than that are not told apart.
+    rank and takes no part.
 
     Args:
         rivals: seed → value of each.
     """
-    rated = [i for i, values in enumerate(rivals) if len(values) >= RANKED_FROM]
+    worse = [loser for _, loser in told_apart(rivals, higher_is_better)]
+    return [1 + worse.count(i) if len(values) >= RANKED_FROM else None for i, values in enumerate(rivals)]
+
+
+def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[tuple[int, int]]:
+    """The pairs (better, worse) of rivals that differ with statistical certainty: Holm over all pairs at 5 %.
+
+    Pairs that share fewer than `RANKED_FROM` seeds are not compared.
+    """
     pairs = [
         (i, j)
-        for i in rated
-        for j in rated
-        if i < j and len(rivals[i].keys() & rivals[j].keys()) >= RANKED_FROM
+        for i in range(len(rivals))
+        for j in range(i + 1, len(rivals))
+        if len(rivals[i].keys() & rivals[j].keys()) >= RANKED_FROM
     ]
     compared = [compare(rivals[i], rivals[j]) for i, j in pairs]
-    beaten = dict.fromkeys(rated, 0)
-    for (i, j), comparison, p in zip(pairs, compared, holm([c.p for c in compared]), strict=True):
-        if p < LEVEL:
-            first_wins = (comparison.difference.mean > 0) == higher_is_better
-            beaten[j if first_wins else i] += 1
-    return [1 + beaten[i] if i in beaten else None for i in range(len(rivals))]
+    return [
+        (i, j) if (comparison.difference.mean > 0) == higher_is_better else (j, i)
+        for (i, j), comparison, p in zip(pairs, compared, holm([c.p for c in compared]), strict=True)
+        if p < LEVEL
+    ]
+
+
+def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[float]:
+    """The mean over the seeds that all share of each rival's place there, 1 the best; equal values share theirs.
+
+    Raises:
+        ValueError: there is no seed that all share.
+    """
+    from scipy import stats
+
+    seeds = sorted(set.intersection(*(set(values) for values in rivals)))
+    if not seeds:
+        raise ValueError("These rivals share no seed.")
+    values = np.array([[rival[seed] for rival in rivals] for seed in seeds])  # (seeds, rivals)
+    places = stats.rankdata(-values if higher_is_better else values, axis=1)
+    return [float(place) for place in places.mean(axis=0)]
+
+
+def groups(order: Sequence[int], apart: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The bars of a critical-difference plot: stretches (first, last) of an order in which no pair is told apart.
+
+    Only stretches of two or more that lie in no longer one (Demšar, JMLR 7, 2006).
+    """
+    different = {frozenset(pair) for pair in apart}
+    found: list[tuple[int, int]] = []
+    for first in range(len(order)):
+        last = first
+        while last + 1 < len(order) and not any(
+            frozenset((order[i], order[last + 1])) in different for i in range(first, last + 1)
+        ):
+            last += 1
+        if last > first and not (found and found[-1][1] >= last):
+            found.append((first, last))
+    return found

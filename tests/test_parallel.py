@@ -493,8 +493,8 @@ def test_the_command_line_prints_once_and_survives_an_interrupt(tmp_path: Path) 
     assert said.count("clbench: interrupted; the same command again goes on") == 1, said
     assert not (folder / "record.json").exists()
     again = torchrun(*COMMAND, "--out", str(tmp_path / "stopped"))
-    again.communicate(timeout=300)
-    assert again.returncode == 0
+    _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
     assert json.loads((folder / "record.json").read_text())["curve"] == record["curve"]
 
 
@@ -517,8 +517,8 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIVES", "1")
         again = torchrun(str(script))
-        again.communicate(timeout=300)
-        assert again.returncode == 0
+        _, said = again.communicate(timeout=300)
+        assert again.returncode == 0, said
     assert len(list(tmp_path.glob("*/record.json"))) == 1
 
 

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from clbench.statistics import compare, holm, prediction_half, ranks, t_interval
+from clbench.statistics import (
+    average_ranks,
+    compare,
+    groups,
+    holm,
+    prediction_half,
+    ranks,
+    t_interval,
+    told_apart,
+)
 
 
 def test_an_interval_by_hand() -> None:
@@ -99,3 +108,36 @@ def test_those_that_cannot_be_told_apart_share_a_rank() -> None:
 
 def test_four_seeds_give_no_rank_and_are_no_rivals() -> None:
     assert ranks([rival(0.5), rival(0.9, seeds=4), rival(0.7)], higher_is_better=True) == [2, None, 1]
+
+
+def test_average_ranks_by_hand() -> None:
+    first, second, third = {0: 0.9, 1: 0.8}, {0: 0.7, 1: 0.8}, {0: 0.1, 1: 0.2}
+    assert average_ranks([first, second, third], higher_is_better=True) == [1.25, 1.75, 3.0]
+    assert average_ranks([first, second, third], higher_is_better=False) == [2.75, 2.25, 1.0]
+
+
+def test_average_ranks_need_a_shared_seed() -> None:
+    with pytest.raises(ValueError, match="share no seed"):
+        average_ranks([{0: 0.1}, {1: 0.2}], higher_is_better=True)
+
+
+def test_who_is_better_with_certainty() -> None:
+    assert told_apart([rival(0.5), rival(0.9), rival(0.901)], higher_is_better=True) == [(1, 0), (2, 0)]
+    assert told_apart([rival(0.5), rival(0.9, seeds=4)], higher_is_better=True) == []
+
+
+@pytest.mark.parametrize(
+    ("apart", "bars"),
+    [
+        ([], [(0, 3)]),
+        ([(0, 3)], [(0, 2), (1, 3)]),
+        ([(0, 2), (0, 3), (1, 3)], [(0, 1), (1, 2), (2, 3)]),
+        ([(0, 1), (0, 2), (0, 3)], [(1, 3)]),
+        ([(a, b) for a in range(4) for b in range(a + 1, 4)], []),
+    ],
+    ids=["none", "ends", "neighbours only", "a winner", "all"],
+)
+def test_bars_join_those_that_are_not_told_apart(
+    apart: list[tuple[int, int]], bars: list[tuple[int, int]]
+) -> None:
+    assert groups([0, 1, 2, 3], apart) == bars

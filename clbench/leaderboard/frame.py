@@ -122,6 +122,9 @@ svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
 svg text.axis { font-size: 12px; fill: var(--ink); }
 svg .grid { stroke: var(--line); stroke-width: .7; }
 svg .mark { stroke: var(--faint); stroke-width: .8; stroke-dasharray: 4 3; }
+svg .thread { stroke: var(--faint); stroke-width: .8; }
+svg .bar { stroke: currentColor; stroke-width: 4; }
+svg .dot { fill: currentColor; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; padding: 0; margin: .3rem 0;
   font-size: .86rem; }
 .key i { display: inline-block; width: 1.4rem; border-top: 3px solid var(--c); margin-right: .4rem;

@@ -24,6 +24,7 @@ from clbench.leaderboard.frame import page
 from clbench.leaderboard.store import place
 from clbench.ledger import Record
 from clbench.metrics import METRICS
+from clbench.statistics import average_ranks, groups, told_apart
 from clbench.tables import NONE, Estimate, head_of, percent
 
 _escape = functools.partial(html.escape, quote=True)
@@ -97,6 +98,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
     style = plots.styles(_name(row, rows) for row in rows)
     drawn = [row for row in rows if any(r.status == "done" for r in row.records)]
     figures = ""
+    figures += _critical_differences(benchmark, rows)
     if curves := _lines(drawn, rows, style, _seen):
         marks = _boundaries(drawn)
         figures += _figure(
@@ -127,7 +129,8 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
         figures += _figure(
             svg.scatter(points, title=f"{benchmark}: what accuracy costs", x_label="examples through the network "
                         "in training, logarithmic", y_label="ACC, %"),
-            "Accuracy against work. Filled: nobody is better with less (Pareto).",
+            "Accuracy against work and memory, which is the area of a dot. Filled: nobody is as good with as little of "
+            "both, and better in one of the three (Pareto).",
             [],
         )  # fmt: skip
     matrices = "".join(_matrix(row, rows) for row in drawn)
@@ -352,25 +355,56 @@ def _close_up(curve: svg.Line, mark: float) -> svg.Line | None:
 
 
 def _points(drawn: Sequence[Row], rows: Sequence[Row], style: Mapping[str, plots.Style]) -> list[svg.Point]:
-    found = []
-    for row in drawn:
-        interval, work = row.interval(SHOWN[0]), row.costs.get("forward_examples", 0.0)
-        if interval is not None and work > 0:
-            found.append((row, interval, work))
+    """Accuracy over examples through the network; a dot's area is the memory, on top of a least one."""
+    found = [
+        (row, interval, row.costs["forward_examples"], row.costs["memory_bytes"])
+        for row in drawn
+        if (interval := row.interval(SHOWN[0])) is not None and row.costs.get("forward_examples", 0.0) > 0
+    ]
+    most = max((memory for *_, memory in found), default=0.0) or 1.0
+
+    def dominated(mean: float, work: float, memory: float) -> bool:
+        return any(
+            o.mean >= mean and w <= work and m <= memory and (o.mean, w, m) != (mean, work, memory)
+            for _, o, w, m in found
+        )
+
     return [
         svg.Point(
-            _name(row, rows),
+            f"{_name(row, rows)}, {memory / 1000:,.0f} kB" if memory else _name(row, rows),
             style[_name(row, rows)].color,
             work,
             interval.mean,
             math.nan if interval.n < 2 else interval.half,
-            not any(
-                o.mean >= interval.mean and w <= work and (o.mean, w) != (interval.mean, work)
-                for _, o, w in found
-            ),
+            not dominated(interval.mean, work, memory),
+            math.sqrt(16 + 64 * memory / most),
         )
-        for row, interval, work in found
+        for row, interval, work, memory in found
     ]
+
+
+def _critical_differences(benchmark: str, rows: Sequence[Row]) -> str:
+    """Average ranks over seeds of the rows that have a rank, with bars over those that are not told apart."""
+    rated = [row for row in rows if row.rank is not None]
+    values = [row.values[SHOWN[0]] for row in rated]
+    if len(rated) < 2 or not set.intersection(*(set(v) for v in values)):
+        return ""
+    higher = METRICS[SHOWN[0]].higher_is_better is not False
+    places = average_ranks(values, higher)
+    order = sorted(range(len(rated)), key=lambda i: (places[i], rated[i].id))
+    bars = groups(order, told_apart(values, higher))
+    picture = svg.critical_differences(
+        [_name(rated[i], rows) for i in order],
+        [places[i] for i in order],
+        bars,
+        title=f"{benchmark}: average ranks",
+    )
+    return _figure(
+        picture,
+        "Average rank by ACC over the seeds that all share, 1 the best. A bar joins strategies none of which is told "
+        "apart from another (paired tests, Holm's correction, 5 %).",
+        [],
+    )
 
 
 def _matrix(row: Row, rows: Sequence[Row]) -> str:

@@ -73,7 +73,7 @@ def lines(
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot: y from 0 to 1, with half the height of its bar, NaN without one."""
+    """A point of a scatter plot: y from 0 to 1, with half the height of its bar, NaN without one; size its radius."""
 
     name: str
     color: str
@@ -81,6 +81,7 @@ class Point:
     y: float
     half: float
     best: bool = False
+    size: float = 5.0
 
 
 def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
@@ -112,7 +113,7 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
             )
         fill = p.color if p.best else "var(--paper)"
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{p.color}" stroke-width="2">'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{p.size:.1f}" fill="{fill}" stroke="{p.color}" stroke-width="2">'
             f"<title>{html.escape(p.name)}</title></circle>"
         )
         side = "end" if x > WIDTH - 130 else "start"
@@ -121,6 +122,51 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
             f'<text class="tick" x="{x + shift:.1f}" y="{y - 6:.1f}" text-anchor="{side}">{html.escape(p.name)}</text>'
         )
     return _figure(parts, title, x_label, y_label)
+
+
+def critical_differences(
+    names: Sequence[str], places: Sequence[float], bars: Sequence[tuple[int, int]], *, title: str
+) -> str:
+    """A critical-difference plot: average ranks on a line, names beside it, bars over those that are not told apart.
+
+    Args:
+        names, places: the best first. bars: first and last place in that order.
+    """
+    inner, line = 190, 30 + 9 * len(bars)
+    rows = (len(names) + 1) // 2
+    height = line + 26 + 20 * rows
+    most = max(math.ceil(max(places)), 2)
+
+    def across(place: float) -> float:
+        return inner + (place - 1) / (most - 1) * (WIDTH - 2 * inner)
+
+    parts = [f'<line class="grid" x1="{across(1):.1f}" x2="{across(most):.1f}" y1="{line}" y2="{line}"/>']
+    for place in range(1, most + 1):
+        parts.append(
+            f'<text class="tick" x="{across(place):.1f}" y="14" text-anchor="middle">{place}</text>'
+            f'<line class="grid" x1="{across(place):.1f}" x2="{across(place):.1f}" y1="18" y2="{line}"/>'
+        )
+    for i, (name, rank) in enumerate(zip(names, places, strict=True)):
+        left = i < rows
+        down = line + 26 + 20 * (i if left else len(names) - 1 - i)
+        edge, anchor = (inner - 14, "end") if left else (WIDTH - inner + 14, "start")
+        shift = -6 if left else 6
+        parts.append(
+            f'<polyline class="thread" fill="none" points="{across(rank):.1f},{line} {across(rank):.1f},{down} '
+            f'{edge},{down}"/><circle class="dot" cx="{across(rank):.1f}" cy="{line}" r="3"/>'
+            f'<text class="tick" x="{edge + shift}" y="{down + 4}" text-anchor="{anchor}">{html.escape(name)} '
+            f"({rank:.1f})</text>"
+        )
+    for level, (first, last) in enumerate(bars):
+        height_of_bar = line - 8 - 9 * level
+        parts.append(
+            f'<line class="bar" x1="{across(places[first]) - 5:.1f}" x2="{across(places[last]) + 5:.1f}" '
+            f'y1="{height_of_bar}" y2="{height_of_bar}"/>'
+        )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(title)}">'
+        f"<title>{html.escape(title)}</title>{''.join(parts)}</svg>"
+    )
 
 
 def thinned(y: Floats, most: int) -> NDArray[np.int64]:
