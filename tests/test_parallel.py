@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -236,14 +235,17 @@ def main() -> None:
 
 
 def torchrun(*command: str, **more: Any) -> subprocess.Popen[str]:
-    """A command of Python's in two processes; `--` in its place for a script."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    head = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    """A script, or `-m` and a module, with its arguments, in two processes."""
+    # Whichever port is free when it is taken: one that was looked up before may be gone by then.
+    own_port = [
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "--local-addr=127.0.0.1",
+    ]
+    head = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *own_port]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [*head, f"--master-port={port}", *command],
+        [*head, *command],
         env=environment,
         cwd=ROOT,
         text=True,
