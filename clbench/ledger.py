@@ -35,7 +35,7 @@ class Record:
         benchmark, strategy, model: name and version; the benchmark with its fingerprint.
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one.
-        environment: machine, Python, libraries, device, threads.
+        environment: machine, Python, libraries, device, threads, and processes where there were several.
         budget: what it cost; units in the names.
         metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
@@ -139,7 +139,15 @@ def parse_record(path: Path) -> Record:
     Raises:
         LedgerError: missing, damaged, or of a later schema than this version reads.
     """
-    content = read_json(path)
+    return record_of(read_json(path), path)
+
+
+def record_of(content: Any, path: Path) -> Record:
+    """The record that JSON holds, without a folder; `path` is for messages.
+
+    Raises:
+        LedgerError: as of `parse_record`.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise LedgerError(f"{path} is no record: it names no schema.")
     if content["schema"] > SCHEMA:
