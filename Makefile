@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slow lint docs clean help
+.PHONY: quickstart test test-slow lint docs reliability licences audit newest clean help
 
 help:
 	@echo "make quickstart   install into $(VENV) and run the quickstart suite (no GPU, nothing to download)"
@@ -12,6 +12,10 @@ help:
 	@echo "make test-slow    the tests that take longer than a few seconds each"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         write the generated pages of docs/ and build the site, strictly and without network"
+	@echo "make reliability  kill runs, damage files, draw bad input, and write what came of it into docs/reliability.md"
+	@echo "make licences     list what is installed, with licences, in docs/dependencies.md"
+	@echo "make audit        look the pinned versions up among known vulnerabilities (needs a network)"
+	@echo "make newest       the tests with the newest torch, torchvision, timm and NumPy, in an environment of their own"
 	@echo "make clean        remove $(VENV) and caches; runs stay"
 
 quickstart: $(VENV)/.installed
@@ -32,6 +36,21 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py
 	$(BIN)/sphinx-build -q --fail-on-warning --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
+
+reliability: $(VENV)/.installed-dev
+	$(BIN)/python tests/faults/report.py
+	$(BIN)/python docs/generate.py
+
+licences: $(VENV)/.installed-dev
+	$(BIN)/python docs/licences.py
+
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+newest:
+	.ci/newest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

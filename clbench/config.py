@@ -210,8 +210,8 @@ class Execution(_Tree):
         workers, prefetch: processes that gather batches ahead and how many each, where it does not.
         overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the
             same.
-        checkpoint_seconds: time between checkpoints; one is also written at every experience's end. None
-            writes none.
+        checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
+            closer than twenty times what writing one takes, unless this is 0: after every step. None writes none.
         log: observers: csv, tensorboard, wandb.
     """
 
@@ -467,7 +467,7 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str],
         other = tree.get(key, {}).get("name") if key == "model" else None
         if other is not None and value.get("name", other) != other:
             tree[key] = {}  # another network's parameters do not carry over
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key in _TREES:
             _deep(tree.setdefault(key, {}), value)
         else:
             tree[key] = value

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clbench.bounds import bounds
 from clbench.errors import LedgerError
-from clbench.files import UNREADABLE, atomic_write, check_size
+from clbench.files import UNREADABLE, atomic_write, check_size, memory_bytes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -134,6 +134,7 @@ class Curve:
 
     def __init__(self) -> None:
         self._length = 0
+        self._sizes: Ints = np.zeros(0, np.int64)  # of the full test sets, 0 where there was none yet
         self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in _ALL.items()}
         self.bound_error = 0.0
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
@@ -303,14 +304,19 @@ class Curve:
         if ((np.diff(steps) == 0) & (np.diff(experiences) != 0)).any():
             raise ValueError("A tick belongs to two experiences.")
         if new["full"].any():
-            every = self._columns["full"][:stop]
-            experiences, streams, totals = (
-                self._columns[name][:stop][every] for name in ("experience", "evaluated", "total")
-            )
+            # As with ticks, rows that share the first new experience are looked at again, and none before them.
+            again = int(np.searchsorted(self._columns["experience"][:start], new["experience"][0]))
+            last = {name: values[again:stop] for name, values in self._columns.items()}
+            experiences, streams = (last[name][last["full"]] for name in ("experience", "evaluated"))
             if _repeats(experiences, streams):
                 raise ValueError("An experience has two full evaluations of one stream.")
-            if len(np.unique(np.stack([streams, totals]), axis=1).T) > len(np.unique(streams)):
+            streams, totals = (new[name][new["full"]] for name in ("evaluated", "total"))
+            sizes = np.zeros(max(len(self._sizes), int(streams.max()) + 1), np.int64)
+            sizes[: len(self._sizes)] = self._sizes
+            sizes[streams] = np.where(sizes[streams] > 0, sizes[streams], totals)
+            if (sizes[streams] != totals).any():
                 raise ValueError("The full test set of a stream changed its size.")
+            self._sizes = sizes
 
     # --- rows out ---
 
@@ -622,7 +628,13 @@ class Curve:
             for name, dtype in (COLUMNS | TABLES | PARTIAL | RANKS | INDEXED | {"network": "<f8"}).items():
                 if name in arrays and (given := arrays[name].dtype) != np.dtype(dtype):
                     raise ValueError(f"its column '{name}' has type {given} and not {np.dtype(dtype)}")
-            return cls.from_columns(arrays)
+            curve = cls.from_columns(arrays)
+            cells = (len(np.unique(curve.step)) + curve.experiences) * curve.streams
+            if 64 * cells > memory_bytes():  # of its dense views
+                raise ValueError(
+                    f"{len(curve)} rows of {curve.experiences} experiences and {curve.streams} streams"
+                )
+            return curve
         except FileNotFoundError:
             raise LedgerError(f"There is no curve {path}.") from None
         except UNREADABLE as error:

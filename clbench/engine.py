@@ -45,6 +45,9 @@ from clbench.types import HIDDEN, MASKED, Batch, Benchmark, Data, Experience, La
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
 
+SAVING = 20.0
+"""Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -432,7 +435,7 @@ class Run:
         Raises:
             DivergedError: a loss is not finite; the curve and all counters are as of then.
         """
-        self._checkpoint, self._saved_at = checkpoint, time.monotonic()
+        self._checkpoint, self._saved_at, self._saving = checkpoint, time.monotonic(), 0.0
         seed = derive_seed(self.config.seeds.data, "model")
         with global_rng(self.device, seed, self._global_rng):
             self._tell("begin")
@@ -504,9 +507,10 @@ class Run:
         self.evaluator.end_experience()
         self._tell("end_experience")
         self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
-        self.experience += 1  # the checkpoint continues with the next one
-        self._save()
-        self.experience -= 1
+        if self._may_save():
+            self.experience += 1  # the checkpoint continues with the next one
+            self._save()
+            self.experience -= 1
         self._resume_clock()
 
     def _fit_epoch(self, exp: Experience) -> None:
@@ -867,8 +871,7 @@ class Run:
     def _between_steps(self) -> None:
         """End here if that was asked for; write a checkpoint if it is time."""
         seconds = self.execution.checkpoint_seconds
-        due = self._checkpoint is not None and seconds is not None
-        due = due and time.monotonic() - self._saved_at >= (seconds or 0.0)
+        due = seconds is not None and time.monotonic() - self._saved_at >= seconds and self._may_save()
         stop, due = self.ranks.any(self.stop or self.step == self.until, due)  # clocks and signals differ
         if stop:
             self._interrupt()
@@ -877,6 +880,15 @@ class Run:
             self._flush()
             self._save()
             self._resume_clock()
+
+    def _may_save(self) -> bool:
+        """Whether the last checkpoint lies far enough back; always, if one is wanted after every step."""
+        if self._checkpoint is None:
+            return False
+        return (
+            not self.execution.checkpoint_seconds
+            or time.monotonic() - self._saved_at >= SAVING * self._saving
+        )
 
     def _interrupt(self) -> NoReturn:
         """End between two steps, with a checkpoint, as was asked by setting `stop`."""
@@ -887,8 +899,10 @@ class Run:
 
     def _save(self) -> None:
         if self._checkpoint is not None and self.execution.checkpoint_seconds is not None:
+            began = time.monotonic()
             self._checkpoint()
             self._saved_at = time.monotonic()
+            self._saving = self._saved_at - began
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the run, to the bit."""

@@ -17,6 +17,8 @@ from clbench import suite as suites
 from clbench.tables import Estimate, percent
 
 DOCS = Path(__file__).resolve().parent
+OTHER = ("reliability",)
+"""Results that are no suite's."""
 SHOWN = {"average_accuracy": "ACC", "forgetting": "forgetting", "min_acc": "min-ACC"}
 
 
@@ -44,6 +46,8 @@ def measured() -> tuple[Measured, ...]:
     """Every row of every result, in order of file names."""
     rows = []
     for file in sorted((DOCS / "results").glob("*.json")):
+        if file.stem in OTHER:
+            continue
         suite = suites.load(file.stem)[1]
         names = {choice.label or choice.name: choice.name for choice in suite.strategies}
         for row in json.loads(file.read_text(encoding="utf-8")):
@@ -100,3 +104,85 @@ def section(strategy: str) -> list[str]:
     else:
         lines.append("No figures that could be read or recalled.")
     return lines
+
+
+# --- reliability ---
+
+
+def reliability() -> str:
+    """The tables of what was withstood, from `docs/results/reliability.json`, which `make reliability` writes."""
+    found = json.loads((DOCS / "results" / "reliability.json").read_text(encoding="utf-8"))
+    kills, full, there = found["kills"], found["full_disks"], found["environment"]
+    regions = ", ".join(f"{number} in {region}" for region, number in sorted(kills["regions"].items()))
+    inputs = sum(row.get("accepted", 0) + row.get("refused", 0) for row in found["inputs"])
+    lines = [
+        f"Made in {found['seconds'] / 60:.0f} minutes on {there['processor']}, one thread, torch "
+        f"{there['libraries']['torch']}, Python {there['python']}.",
+        "",
+        "| what happened | how often | ended otherwise than undisturbed |",
+        "|---|---:|---:|",
+        f"| killed at a drawn moment, and continued: {kills['strategies']} strategies ({regions}) | {kills['points']} "
+        f"| {len(kills['wrong'])} |",
+        f"| the disk was full at a drawn write, and then was not | {full['points']} | {len(full['wrong'])} |",
+        "",
+        "### Damaged files",
+        "",
+        "| run | file | damages | refused by name | without effect | other numbers, or a traceback |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in found["damage"]:
+        refused, harmless = row.get("refused", 0), row.get("harmless", 0)
+        lines.append(
+            f"| {row['run']} | `{row['file']}` | {refused + harmless} | {refused} | {harmless} | {len(row['wrong'])} |"
+        )
+    lines += [
+        "",
+        f"### Bad input: {inputs:,} drawn",
+        "",
+        "| input | accepted | refused with a message |",
+        "|---|---:|---:|",
+    ]
+    lines += [
+        f"| {r['kind']} | {r.get('accepted', 0):,} | {r.get('refused', 0):,} |" for r in found["inputs"]
+    ]
+    curve, stream = found["curve"], found["stream"]
+    lines += [
+        "",
+        "### Long runs",
+        "",
+        "| | |",
+        "|---|---:|",
+        f"| a curve of {curve['rows']:,} rows: held in memory, MB | {curve['held_mb']} |",
+        f"| … at most, while it is written, read and turned into metrics, MB | {curve['peak_mb']} |",
+        f"| … a row appended, µs of processor time | {curve['append_microseconds_a_row']} |",
+        f"| … written, read, all metrics, seconds | {curve['save_seconds']}, {curve['load_seconds']}, "
+        f"{curve['metrics_seconds']} |",
+        f"| … its file, MB | {curve['file_mb']} |",
+        f"| a stream of {stream['experiences']:,} experiences ({stream['rows']:,} rows of curve): memory above the "
+        f"libraries', MB | {stream['memory_mb']} |",
+        f"| … processor time of the whole run, seconds | {stream['cpu_seconds']} |",
+        f"| … training time of its last fifth, relative to its first | {stream['late_to_early_training']} |",
+        "",
+        "| steps | strategy | resident, MB | growth after the first fifth, KB in 1,000 steps | in the second half | of "
+        "that the curve |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {r['steps']:,} | `{r['strategy']}` | {r['resident_mb']} | {r['kb_per_1000_steps']} | "
+        f"{r['late_kb_per_1000_steps']} | {r['curve_kb_per_1000_steps']} |"
+        for r in found["steps"]
+    ]
+    lines += [
+        "",
+        "### Checkpoints",
+        "",
+        "| run on the digits | parameters | size, MB | to write, ms of processor time | with the disk, ms | training "
+        "steps in that time | to read, ms |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| `{r['run']}` | {r['parameters']:,} | {r['size_mb']} | {1000 * r['save_seconds']:.1f} | "
+        f"{1000 * r['save_wall_seconds']:.1f} | {r['steps_a_save']} | {1000 * r['load_seconds']:.1f} |"
+        for r in found["checkpoints"]
+    ]
+    return "\n".join(lines) + "\n"

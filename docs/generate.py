@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import typer
-from evidence import section
+from evidence import reliability, section
 from pydantic.fields import FieldInfo
 
 from clbench import cli
@@ -49,6 +49,7 @@ def pages() -> dict[str, str]:
         "cli.md": _command_line(),
         "python.md": _python(),
         "avalanche.md": _within("avalanche.md", _avalanche()),
+        "reliability.md": _within("reliability.md", reliability()),
     }
 
 

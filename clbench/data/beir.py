@@ -111,7 +111,7 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
     for where, line in _lines(path):
         try:
             entry: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is not JSON: {error}.") from error
         if not isinstance(entry, dict):
             raise DataError(

@@ -157,10 +157,16 @@ def read_folder(
         raise ConfigError(
             f"An image folder needs size ≥ 1 and 0 < test_fraction < 1; given: {size}, {test_fraction}."
         )
-    train, test = _list_images(root, test_fraction)
+    try:
+        train, test = _list_images(root, test_fraction)
+        stats = [image.path.stat() for image in (*train, *test)]
+    except OSError as error:  # a link that leads nowhere, or no permission
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}. Remove or replace it."
+        ) from error
     labels = sorted({image.label for image in train})
     domains = sorted({image.domain for image in train})
-    path = str(_decoded([*train, *test], size, channels))
+    path = str(_decoded([*train, *test], stats, size, channels))
 
     def numbers(images: list[_Image], key: str, names: list[str]) -> npt.NDArray[np.int64]:
         order = {name: k for k, name in enumerate(names)}
@@ -229,9 +235,8 @@ def _images_in(root: Path, folder: Path, domain: str) -> list[_Image]:
     return [_Image(f, domain, folder.name, f.relative_to(root).as_posix()) for f in files]
 
 
-def _decoded(images: list[_Image], size: int, channels: int) -> Path:
+def _decoded(images: list[_Image], stats: list[os.stat_result], size: int, channels: int) -> Path:
     """The .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there."""
-    stats = [image.path.stat() for image in images]
     listing = [(i.name, s.st_size, s.st_mtime_ns) for i, s in zip(images, stats, strict=True)]
     key = hashlib.sha256(json.dumps([size, channels, listing]).encode()).hexdigest()
     path = data_folder() / "folders" / f"{key[:32]}.npy"

@@ -27,12 +27,14 @@ from typing import Any, Literal
 
 import clbench
 from clbench.registry import strategies
+from clbench.strategy import chain
+from clbench.testing.tiny import architecture_of
 
 SETTINGS: dict[str, Any] = {
     "experiences": 2,
-    "epochs": 1,
+    "train.epochs": 1,
     "iterations": 6,
-    "batch_size": 16,
+    "train.batch_size": 16,
     "hidden": [8],
     "optim.lr": 0.05,
     "optim.momentum": 0.9,
@@ -42,6 +44,12 @@ SETTINGS: dict[str, Any] = {
 
 OF_STRATEGY: dict[str, dict[str, Any]] = {"offline": {"iterations": 12}}
 
+LEFT_OUT = ("align", "cpe-clip", "zero-shot")
+"""Those that need a sentence encoder of another package."""
+
+VIT = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+"""As small as a vision transformer of timm's gets."""
+
 
 def all_strategies() -> list[str]:
     """Every strategy of the project, modifiers on top of replay."""
@@ -49,8 +57,35 @@ def all_strategies() -> list[str]:
     return [
         f"er+{entry.name}" if entry.modifier else entry.name
         for entry in own
-        if entry.module.startswith("clbench.")
+        if entry.module.startswith("clbench.") and entry.name not in LEFT_OUT
     ]
+
+
+def setting_of(strategy: str) -> tuple[str, dict[str, Any]]:
+    """The benchmark and the settings that a strategy is run with: what fits it, and as little of it as there is."""
+    settings = {**SETTINGS, **OF_STRATEGY.get(strategy, {})}
+    parts = [strategies.entry(part) for part in strategy.split("+")]
+    made = chain(*(strategies.make(part.name, **(part.tiny or {})) for part in parts))
+    architecture = architecture_of(made)
+    settings |= {f"{part.name}.{key}": value for part in parts for key, value in (part.tiny or {}).items()}
+    if "documents" in made.all_needs():
+        settings |= {
+            "corpora": settings.pop("experiences"),
+            "later_iterations": settings["iterations"],
+            "hidden": 8,
+        }
+        return "dsi-numpy", settings
+    if architecture:
+        del settings["hidden"]
+        settings["model"] = {"vit": "timm:vit_tiny_patch16_224", "clip": "toy-clip"}[architecture]
+    if architecture == "vit":
+        settings |= {f"model.{key}": value for key, value in VIT.items()}
+    return "split-digits", settings
+
+
+def same_code(files: Any = (), typed: Any = ()) -> dict[str, Any]:
+    """In place of the sources' hash."""
+    return {"version": "test", "sources": "test"}
 
 
 # --- moments ---
@@ -169,19 +204,18 @@ def carry_out(
     *,
     count: Literal["calls", "writes"] | None = None,
     settings: dict[str, Any] | None = None,
-    benchmark: str = "split-digits",
 ) -> Outcome:
     """A run in a child of a server that has torch loaded.
 
     Args:
         strategy: its name. out: folder of run folders. fault: what happens to it.
         count: all calls, or only those that write a file.
-        settings: over `SETTINGS`. benchmark: its name.
+        settings: over those of `setting_of`.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["clbench.api", "torch._dynamo", "sklearn.datasets", "pytest"])
     here, there = context.Pipe(duplex=False)
-    given = (strategy, out, fault, count, settings or {}, benchmark)
+    given = (strategy, out, fault, count, settings or {})
     process = context.Process(target=_child, args=(there, *given))
     process.start()
     there.close()
@@ -202,7 +236,6 @@ def _child(
     fault: Fault | None,
     count: str | None,
     settings: dict[str, Any],
-    benchmark: str,
 ) -> None:
     import torch
 
@@ -211,15 +244,15 @@ def _child(
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # a kill is no power cut, and waiting for the disk would be most of the time
     # Whoever edits a source while the tests run would give the continued run another id.
-    api.code_identity = lambda files=(), typed=(): {"version": "test", "sources": "test"}
+    api.code_identity = same_code
     how = {"threads": 1, "checkpoint_seconds": 0, "log": ["csv"]}
-    chosen = {**SETTINGS, **OF_STRATEGY.get(strategy, {}), **settings}
+    benchmark, chosen = setting_of(strategy)
     watch = _Watch(fault, out, writes=count == "writes" or (fault is not None and fault.what == "full"))
     code, said = 0, ""
     if count is not None or fault is not None:
         sys.setprofile(watch)
     try:
-        api.run(benchmark, strategy, out=out, device="cpu", execution=how, **chosen)
+        api.run(benchmark, strategy, out=out, device="cpu", execution=how, **{**chosen, **settings})
     except clbench.ClbenchError as error:
         code, said = 2, str(error)
     except BaseException:
@@ -323,6 +356,17 @@ def differences(one: Path, other: Path, but: tuple[str, ...] = ()) -> str:
 
 
 # --- damage ---
+
+OF_A_RUN = (
+    "checkpoint.safetensors",
+    "config.yaml",
+    "environment.json",
+    "execution.json",
+    "log.jsonl",
+    "losses.csv",
+)
+OF_A_RECORD = ("record.json", "curve.npz", "config.yaml", "model.safetensors", "log.jsonl")
+"""Files of an interrupted run that are damaged, and of a finished one."""
 
 
 def damages(data: bytes, chance: random.Random, number: int) -> dict[str, bytes | None]:

@@ -278,33 +278,32 @@ COMMANDS = [
     "new",
 ]
 OPTIONS = [
-    "--seed",
-    "--out",
-    "--device",
-    "--precision",
-    "--config",
-    "--plugin",
-    "--log",
-    "--threads",
-    "--checkpoint",
-    "--json",
-    "--workers",
-    "--retries",
-    "--time-limit",
-    "--launcher",
-    "--steps",
-    "--html",
-    "--check",
-    "--help",
-    "--root",
-    "--trials",
-    "--protocol",
-    "--space",
-    "--overlap",
-    "--seeds",
+    *(
+        "--seed",
+        "--out",
+        "--device",
+        "--precision",
+        "--config",
+        "--plugin",
+        "--log",
+        "--threads",
+        "--checkpoint",
+    ),
+    *(
+        "--json",
+        "--workers",
+        "--retries",
+        "--time-limit",
+        "--launcher",
+        "--steps",
+        "--html",
+        "--check",
+        "--help",
+    ),
+    *("--root", "--trials", "--protocol", "--space", "--overlap", "--seeds"),
 ]
 ARGUMENTS = [
-    *[
+    *(
         "split-digits",
         "er",
         "derpp+refresh",
@@ -313,6 +312,8 @@ ARGUMENTS = [
         "avalanche:Replay",
         "strategies",
         "benchmarks",
+    ),
+    *(
         "status",
         "lr=0.1",
         "lr=x",
@@ -323,6 +324,8 @@ ARGUMENTS = [
         "x=y=z",
         "=",
         "-",
+    ),
+    *(
         "--",
         ".",
         "..",
@@ -334,8 +337,10 @@ ARGUMENTS = [
         "0",
         "-1",
         "1e9",
-    ],
-    *("é\udc80", "a\nb", ""),
+        "é\udc80",
+        "a\nb",
+        "",
+    ),
 ]
 """No shipped suite, no data set that could be fetched: those would do as they are told."""
 
@@ -575,6 +580,63 @@ def take_folder(root: Path) -> None:
     from_folder(root, size=8, experiences=1)
 
 
+# --- collections of documents ---
+
+
+def beir_folders(folder: Path) -> st.SearchStrategy[Path]:
+    """Folders that should hold documents, queries and judgements."""
+    numbers = range(6)
+    good = {
+        "corpus.jsonl": "".join(
+            json.dumps({"_id": f"d{n}", "title": "", "text": f"word {n}"}) + "\n" for n in numbers
+        ),
+        "queries.jsonl": "".join(
+            json.dumps({"_id": f"q{n}", "text": f"what is {n}"}) + "\n" for n in numbers
+        ),
+        "qrels/test.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"q{n}\td{n}\t1\n" for n in numbers),
+    }
+    entry = mutated({"_id": "d9", "title": "t", "text": "more", "metadata": {}})
+    lines = st.one_of(
+        st.one_of(entry, VALUES).map(json.dumps),
+        st.sampled_from(["[" * 5000, "q0\td0\tnan", "q0\td0\t1e999", "q0\td0", "\x00", "q0\t../../x\t1"]),
+        st.text(max_size=20),
+    )
+
+    @st.composite
+    def contents(draw: Any) -> dict[str, bytes | None]:
+        found: dict[str, bytes | None] = {}
+        for name, text in good.items():
+            data = text.encode()
+            how = draw(st.sampled_from(["good", "good", "bent", "line", "binary", "gone"]))
+            with_line = data + draw(lines).encode("utf-8", "surrogatepass") + b"\n" if how == "line" else data
+            made = {
+                "bent": draw(bent(data)),
+                "binary": draw(st.binary(max_size=40)),
+                "gone": None,
+                "line": with_line,
+            }
+            found[name] = made.get(how, data)
+        return found
+
+    def write(given: dict[str, bytes | None]) -> Path:
+        root = folder / "collection"
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "qrels").mkdir(parents=True)
+        for name, content in given.items():
+            if content is not None:
+                (root / name).write_bytes(content)
+        return root
+
+    return contents().map(write)
+
+
+def take_beir(root: Path) -> None:
+    from clbench.data.beir import _read_beir, read_beir
+
+    _read_beir.cache_clear()
+    read_beir(root)
+
+
 # --- records, curves, checkpoints ---
 
 
@@ -697,3 +759,16 @@ def take_checkpoint(path: Path) -> None:
         weights._read.cache_clear()
         with contextlib.suppress(ClbenchError):
             weights.load_into(torch.nn.Linear(2, 2), weights.find(str(path)))
+
+
+KINDS: dict[str, tuple[Callable[[Path, Path], Any], Callable[[Any], object], int, int]] = {
+    "configurations": (lambda whole, folder: configurations(), take_configuration, 100, 3000),
+    "suites": (lambda whole, folder: yaml_files(folder), take_suite, 60, 1000),
+    "commands": (lambda whole, folder: command_lines(), take_command, 60, 1500),
+    "npz files": (lambda whole, folder: npz_files(folder), take_npz, 150, 3000),
+    "image folders": (lambda whole, folder: image_folders(folder), take_folder, 60, 1000),
+    "BEIR folders": (lambda whole, folder: beir_folders(folder), take_beir, 100, 3000),
+    "runs": (run_folders, take_run, 120, 3000),
+    "checkpoints": (lambda whole, folder: checkpoints(folder), take_checkpoint, 120, 3000),
+}
+"""Name → the inputs, what takes them, and how many in the ordinary and in the full suite."""

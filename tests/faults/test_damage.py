@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Fault, Moment, References, carry_out, damaged, damages, goes_on, reads
+from harness import (
+    OF_A_RECORD,
+    OF_A_RUN,
+    Fault,
+    Moment,
+    References,
+    carry_out,
+    damaged,
+    damages,
+    goes_on,
+    reads,
+    same_code,
+)
 
 from clbench import api
 
-OF_A_RUN = (
-    "checkpoint.safetensors",
-    "config.yaml",
-    "environment.json",
-    "execution.json",
-    "log.jsonl",
-    "losses.csv",
-)
-OF_A_RECORD = ("record.json", "curve.npz", "config.yaml", "model.safetensors", "log.jsonl")
 FULL = pytest.mark.slow
 
 
@@ -30,9 +33,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> References:
 
 @pytest.fixture(autouse=True)
 def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        api, "code_identity", lambda files=(), typed=(): {"version": "test", "sources": "test"}
-    )
+    monkeypatch.setattr(api, "code_identity", same_code)
 
 
 @pytest.fixture(scope="module")

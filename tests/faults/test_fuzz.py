@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import inputs
 import pytest
 from harness import carry_out
 
 from clbench.errors import DataError
-
-KINDS: dict[str, tuple[Callable[[Path, Path], Any], Callable[[Any], object], int, int]] = {
-    "configurations": (lambda whole, folder: inputs.configurations(), inputs.take_configuration, 100, 3000),
-    "suites": (lambda whole, folder: inputs.yaml_files(folder), inputs.take_suite, 60, 1000),
-    "commands": (lambda whole, folder: inputs.command_lines(), inputs.take_command, 60, 1500),
-    "npz files": (lambda whole, folder: inputs.npz_files(folder), inputs.take_npz, 150, 3000),
-    "image folders": (lambda whole, folder: inputs.image_folders(folder), inputs.take_folder, 60, 1000),
-    "runs": (inputs.run_folders, inputs.take_run, 120, 3000),
-    "checkpoints": (lambda whole, folder: inputs.checkpoints(folder), inputs.take_checkpoint, 120, 3000),
-}
-"""Name → the inputs, what takes them, and how many in the ordinary and in the full suite."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", inputs.KINDS)
 def test_bad_input_is_refused_with_a_message(
     kind: str, full: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +28,7 @@ def test_bad_input_is_refused_with_a_message(
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("CLBENCH_DEBUG", "1")  # an error that nobody foresaw is raised
     monkeypatch.chdir(tmp_path)
-    made, take, few, many = KINDS[kind]
+    made, take, few, many = inputs.KINDS[kind]
     outcomes = inputs.fuzz(made(whole, tmp_path), take, many if full else few, tmp_path)
     assert outcomes["refused"] > 10
     assert not (tmp_path / "executed").exists()
