@@ -719,7 +719,7 @@ class Run:
 
     def _admit(self, exp: Experience) -> None:
         """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
-        head = self.model.head
+        head = getattr(self.model, "head", None)  # a foreign loop's network may have none
         if self.benchmark.setting.documents and isinstance(head, Spelling):
             known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
             head.seen.fill_(False)

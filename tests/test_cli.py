@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from clbench import cli
+from clbench.files import canonical_json, sha256
 from clbench.registry import benchmarks, models, strategies
 
 OTHERS = ("clbench_plugin", "theirs")
@@ -204,6 +205,11 @@ def test_a_metric_that_was_changed_is_found(clbench: Command, run: Command) -> N
     content = json.loads(path.read_text())
     content["metrics"]["average_accuracy"] = 0.99
     path.write_text(json.dumps(content))
+    said = clbench("verify", path.parent)
+    assert said.code == 2
+    assert "was altered or is damaged: its SHA-256" in said.err
+    del content["sha256"]
+    path.write_text(json.dumps({**content, "sha256": sha256(canonical_json(content))}))
     said = clbench("verify", path.parent)
     assert said.code == 1
     assert said.out.startswith("average_accuracy: the record says 0.99, the curve says 0.")

@@ -14,7 +14,7 @@ import pytest
 from clbench import api, config, ledger
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
-from clbench.files import pretty_json, sha256
+from clbench.files import canonical_json, pretty_json, sha256
 from clbench.leaderboard import again, read_board, readme, rows_of, submit
 from clbench.ledger import Record, read_record
 
@@ -54,8 +54,14 @@ def altered(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], obj
     shutil.copytree(folder, copy)
     content = json.loads((copy / "record.json").read_text())
     change(content)
-    (copy / "record.json").write_text(pretty_json(content))
+    (copy / "record.json").write_text(pretty_json(sealed(content)))
     return copy
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A record as a forger would leave it who knows that it names its own SHA-256."""
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    return {**content, "sha256": sha256(canonical_json(content))}
 
 
 def refusal(folder: Path, root: Path) -> str:
@@ -135,7 +141,7 @@ def test_a_forged_sum_does_not_hide_a_forged_number(board: Path) -> None:
     file = next(board.rglob("records/**/*.json"))
     content = json.loads(file.read_text())
     content["metrics"]["average_accuracy"] = 0.99
-    file.write_text(pretty_json(content))
+    file.write_text(pretty_json(sealed(content)))
     manifest = json.loads((board / "manifest.json").read_text())
     manifest[file.relative_to(board).as_posix()] = sha256(file.read_bytes())
     (board / "manifest.json").write_text(pretty_json(manifest))
