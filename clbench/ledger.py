@@ -90,6 +90,16 @@ class Record:
         return curve
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether the record in a run folder is what its SHA-256 says; those of schema 1 have none."""
+    return _is_whole(read_json(folder / "record.json"))
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    bare = {key: value for key, value in content.items() if key != "sha256"}
+    return (content["schema"] == 1 and "sha256" not in content) or content.get("sha256") == _digest(bare)
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     return sha256(canonical_json(content))
 
@@ -111,12 +121,13 @@ def write_record(record: Record, folder: Path) -> Record:
     return read_record(folder)
 
 
-def read_record(folder: Path, id: str | None = None) -> Record:
+def read_record(folder: Path, id: str | None = None, *, altered: bool = False) -> Record:
     """The record in a run folder.
 
     Args:
         folder: of the run.
         id: that the record must have; None takes any.
+        altered: whether to take one that is not what its SHA-256 says, to tell what differs.
 
     Raises:
         LedgerError: missing, damaged, another run's, or of a later schema than this version reads.
@@ -124,7 +135,7 @@ def read_record(folder: Path, id: str | None = None) -> Record:
     path = folder / "record.json"
     if not path.is_file() and (folder / "config.yaml").is_file():
         raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
-    record = replace(parse_record(path), folder=folder)
+    record = replace(parse_record(path, altered=altered), folder=folder)
     if id is not None and record.id != id:
         raise LedgerError(
             f"{path} is the record of the run {record.id}, not of {id}; put the right one back, or delete {folder} "
@@ -133,7 +144,7 @@ def read_record(folder: Path, id: str | None = None) -> Record:
     return record
 
 
-def parse_record(path: Path) -> Record:
+def parse_record(path: Path, *, altered: bool = False) -> Record:
     """The record in a file, without a folder to read its curve from.
 
     Raises:
@@ -155,9 +166,9 @@ def record_of(content: Any, path: Path) -> Record:
             f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "
             "Upgrade clbench."
         )
-    digest = content.pop("sha256", None)
-    if (digest is not None or content["schema"] > 1) and digest != _digest(content):
+    if not altered and not _is_whole(content):
         raise LedgerError(f"{path} was altered or is damaged: its SHA-256 is not the one that it names.")
+    content.pop("sha256", None)
     content["curve_file"] = content.pop("curve", None)
     content.setdefault("evaluation", {})  # records of 0.1 have none: all of their ticks are exact
     known = {f.name for f in fields(Record)} - {"folder"}

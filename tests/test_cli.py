@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from clbench import cli
-from clbench.files import canonical_json, sha256
 from clbench.registry import benchmarks, models, strategies
 
 OTHERS = ("clbench_plugin", "theirs")
@@ -206,13 +205,9 @@ def test_a_metric_that_was_changed_is_found(clbench: Command, run: Command) -> N
     content["metrics"]["average_accuracy"] = 0.99
     path.write_text(json.dumps(content))
     said = clbench("verify", path.parent)
-    assert said.code == 2
-    assert "was altered or is damaged: its SHA-256" in said.err
-    del content["sha256"]
-    path.write_text(json.dumps({**content, "sha256": sha256(canonical_json(content))}))
-    said = clbench("verify", path.parent)
     assert said.code == 1
     assert said.out.startswith("average_accuracy: the record says 0.99, the curve says 0.")
+    assert "the record was altered" in said.out
 
 
 def test_a_run_that_diverges_ends_with_3_and_says_where(run: Command) -> None:

@@ -48,20 +48,20 @@ def board(runs: Path, tmp_path: Path) -> Path:
     return root
 
 
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """A record that names its own SHA-256, as one does who forges it."""
+    bare = {key: value for key, value in content.items() if key != "sha256"}
+    return {**bare, "sha256": sha256(canonical_json(bare))}
+
+
 def altered(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """A copy of a run whose record was changed."""
     copy = tmp_path / folder.name
     shutil.copytree(folder, copy)
     content = json.loads((copy / "record.json").read_text())
     change(content)
-    (copy / "record.json").write_text(pretty_json(sealed(content)))
+    (copy / "record.json").write_text(pretty_json(signed(content)))
     return copy
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """A record as a forger would leave it who knows that it names its own SHA-256."""
-    content = {key: value for key, value in content.items() if key != "sha256"}
-    return {**content, "sha256": sha256(canonical_json(content))}
 
 
 def refusal(folder: Path, root: Path) -> str:
@@ -141,7 +141,7 @@ def test_a_forged_sum_does_not_hide_a_forged_number(board: Path) -> None:
     file = next(board.rglob("records/**/*.json"))
     content = json.loads(file.read_text())
     content["metrics"]["average_accuracy"] = 0.99
-    file.write_text(pretty_json(sealed(content)))
+    file.write_text(pretty_json(signed(content)))
     manifest = json.loads((board / "manifest.json").read_text())
     manifest[file.relative_to(board).as_posix()] = sha256(file.read_bytes())
     (board / "manifest.json").write_text(pretty_json(manifest))

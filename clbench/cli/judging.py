@@ -73,10 +73,10 @@ def verify(
 ) -> int:
     """Recompute every metric of a run from its curve, train its first steps again, and compare both with its record."""
     from clbench import metrics
-    from clbench.ledger import read_record
+    from clbench.ledger import is_whole, read_record
 
     load(plugin)
-    record = read_record(folder)
+    record, whole = read_record(folder, altered=True), is_whole(folder)
     # Those that the record has: an older version knew fewer.
     again = metrics.compute(record.curve, [k for k in record.metrics if k in metrics.METRICS])
     wrong = {k: (v, again.get(k)) for k, v in record.metrics.items() if v != again.get(k)}
@@ -85,15 +85,17 @@ def verify(
         from clbench.leaderboard.again import first_steps
 
         begun = first_steps(record, steps)
-    agrees = not wrong and (begun is None or begun.agrees)
+    agrees = whole and not wrong and (begun is None or begun.agrees)
     if as_json:
-        found = {"id": record.id, "agrees": agrees, "differs": sorted(wrong)}
+        found = {"id": record.id, "agrees": agrees, "altered": not whole, "differs": sorted(wrong)}
         if begun is not None:
             found |= {"steps": begun.steps, "rows": begun.rows, "rows_differing": begun.differing}
         print(json.dumps(found))
         return int(not agrees)
     for key, (recorded, computed) in sorted(wrong.items()):
         print(f"{key}: the record says {recorded}, the curve says {computed}")
+    if not whole:
+        print(f"{record.id}: the record was altered: its SHA-256 is not the one that it names")
     if not wrong:
         print(f"{record.id}: {len(again)} metrics agree with the curve")
     if begun is not None:
