@@ -9,14 +9,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
 import yaml
 
-from clbench import checkpoint, config, loggers, metrics, weights
+from clbench import checkpoint, config, loggers, metrics, parallel, weights
 from clbench.config import Execution, RunConfig
 from clbench.device import pick_device
 from clbench.engine import Run
@@ -28,11 +28,13 @@ from clbench.ledger import (
     environment,
     has_record,
     read_record,
+    record_of,
     run_id,
     write_record,
 )
 from clbench.models import make_model as make_model
 from clbench.observer import Observer
+from clbench.parallel import ALONE, Ranks
 from clbench.randomness import derive_seed
 from clbench.registry import benchmarks, chain_parts, models, strategies
 from clbench.sources import typed_source
@@ -102,7 +104,8 @@ def run(
 ) -> Record:
     """Run a strategy on a benchmark, or return the record if that very run is already there.
 
-    A run that was interrupted continues from its last checkpoint, to the same bits.
+    A run that was interrupted continues from its last checkpoint, to the same bits. Processes that torchrun started
+    make it together and all return its record; the first one alone writes and has observers.
 
     Args:
         benchmark: a registered name, or a benchmark of your own (`clbench.from_arrays`, …).
@@ -188,47 +191,78 @@ def start(
     Raises:
         ClbenchError: bad input, or a run folder in another process's hands.
     """
+    ranks = parallel.join()
     identity = identify(resolved, benchmark)
     folder = root / identity.id
-    if has_record(folder):
-        return _finished(folder, identity.id)
-    execution = _with_threads(execution, folder)
+    _same_run(ranks, identity.id)
+    if record := _finished(ranks, folder, identity.id):
+        return record
+    execution = execution.model_copy(update={"threads": int(ranks.lead(lambda: _threads(execution, folder)))})
     before = torch.get_num_threads()
     torch.set_num_threads(execution.threads or before)
     try:
         log = _Log(folder / "log.jsonl")
-        watching = [log, *loggers.observers(execution.log, folder, identity.id), *observers]
+        watching: list[Observer] = []
+        if ranks.first:
+            watching = [log, *loggers.observers(execution.log, folder, identity.id), *observers]
         with contextlib.ExitStack() as stack:
-            if folder.is_dir():  # whether somebody works on it is told before anything is built
-                stack.enter_context(locked(folder, f"Run {folder}"))
-            engine = build(resolved, execution, benchmark=identity.built, observers=watching)
-            if not folder.is_dir():  # built before: a run that is refused leaves no folder
-                make_folder(folder)
-                stack.enter_context(locked(folder, f"Run {folder}"))
-            if has_record(folder):  # finished in the meantime
-                return _finished(folder, identity.id)
+
+            def hold() -> bytes:
+                stack.enter_context(locked(make_folder(folder), f"Run {folder}"))
+                return b""
+
+            known = ranks.lead(lambda: b"yes" if folder.is_dir() else b"")
+            if known:  # whether somebody works on it is told before anything is built
+                ranks.lead(hold)
+            engine = build(resolved, execution, benchmark=identity.built, observers=watching, ranks=ranks)
+            if not known:  # built before: a run that is refused leaves no folder
+                ranks.lead(hold)
+            if record := _finished(ranks, folder, identity.id):  # in the meantime
+                return record
             return _carry_out(engine, folder, identity, log)
     finally:
         torch.set_num_threads(before)
 
 
-def _finished(folder: Path, id: str) -> Record:
-    record = read_record(folder, id)
-    if (folder / CHECKPOINT).is_file():  # killed between the record and this
-        with contextlib.suppress(OSError):  # results may lie where nothing can be written
-            (folder / CHECKPOINT).unlink()
-    return record
+def _same_run(ranks: Ranks, run: str) -> None:
+    """Several processes must have the same run in mind.
+
+    Raises:
+        LedgerError: their code, data or settings differ.
+    """
+    first = ranks.lead(run.encode).decode()
+    if first != run:
+        raise LedgerError(
+            f"Process {ranks.rank} would make the run {run} and process 0 the run {first}: clbench, the data or the "
+            "settings differ between their machines."
+        )
 
 
-def _with_threads(execution: Execution, folder: Path) -> Execution:
-    """The number of threads made definite: sums depend on it, so a run that goes on keeps the one it began
+def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
+    """The record in a folder that the first process sees, if there is one."""
+
+    def tell() -> bytes:
+        if not has_record(folder):
+            return b""
+        record = read_record(folder, id)
+        if (folder / CHECKPOINT).is_file():  # killed between the record and this
+            with contextlib.suppress(OSError):  # results may lie where nothing can be written
+                (folder / CHECKPOINT).unlink()
+        return record.to_json().encode()
+
+    told = ranks.lead(tell)
+    return replace(record_of(json.loads(told), folder), folder=folder) if told else None
+
+
+def _threads(execution: Execution, folder: Path) -> bytes:
+    """The number of threads, made definite: sums depend on it, so a run that goes on keeps the one it began
     with."""
     path = folder / EXECUTION
     if path.is_file():
         threads = config.validate(Execution, read_json(path), f"{path}: ").threads
     else:
-        threads = execution.threads or torch.get_num_threads()
-    return execution.model_copy(update={"threads": threads})
+        threads = execution.threads
+    return str(threads or torch.get_num_threads()).encode()
 
 
 def resume(folder: str | Path, *, device: str | None = None, observers: Sequence[Observer] = ()) -> Record:
@@ -238,8 +272,8 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
         LedgerError: no run folder, damaged, of another code version, or in another process's hands.
     """
     folder = Path(os.path.abspath(folder))
-    if has_record(folder):
-        return _finished(folder, folder.name)
+    if record := _finished(parallel.join(), folder, folder.name):
+        return record
     if not (folder / "config.yaml").is_file():
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
@@ -281,6 +315,7 @@ def build(
     *,
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
+    ranks: Ranks = ALONE,
 ) -> Run:
     """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
 
@@ -288,6 +323,7 @@ def build(
         resolved: what runs. execution: how it is carried out.
         benchmark: an object of the caller's, in place of the registered one.
         observers: progress displays, loggers.
+        ranks: the processes that make the run together.
 
     Raises:
         ClbenchError: parts that do not fit together.
@@ -307,56 +343,106 @@ def build(
             weights=resolved.model.weights,
             **network,
         )
-        return Run(benchmark, strategy, model, resolved, execution, observers)
+        return Run(benchmark, strategy, model, resolved, execution, observers, ranks)
 
 
 def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:
     """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
-    resolved = engine.config
-    for part in folder.glob(".*.part"):  # of writes that were killed
-        part.unlink()
-    atomic_write(folder / "config.yaml", yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False))
-    atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
-    env = environment(str(engine.device), torch.get_num_threads())
+    ranks, env = engine.ranks, environment(str(engine.device), torch.get_num_threads())
     if engine.device.type == "cuda":
         env["device_name"] = torch.cuda.get_device_name(engine.device)
-    atomic_write(folder / "environment.json", pretty_json(env))
+    if not ranks.alone:
+        env["processes"] = ranks.size
+    if ranks.first:
+        _describe(engine, folder, env)
 
     path, kind = folder / CHECKPOINT, engine.device.type
-    of = {"id": identity.id, "device": kind, "threads": engine.execution.threads}
-    fresh: dict[str, Any] = {**of, "run": None, "log": {"bytes": 0, "sha256": log.sha256()}}
-    saved = checkpoint.load(path) if path.is_file() else fresh
-    if saved.get("id") != identity.id:
-        raise LedgerError(
-            f"The checkpoint {path} is of the run {saved.get('id')}, not of {identity.id}. Put the right one back, or "
-            "delete it to start from the beginning."
-        )
-    if saved["threads"] != engine.execution.threads:
-        raise LedgerError(
-            f"{folder / EXECUTION} was altered: it says {engine.execution.threads} threads, and the run began with "
-            f"{saved['threads']}. Put that back, or delete {path} to start from the beginning."
-        )
-    if saved["device"] != kind:
-        raise LedgerError(
-            f"{folder} began on {saved['device']} and cannot go on to the same bits on {kind}; use --device "
-            f"{saved['device']}, or delete {path} to start from the beginning."
-        )
+    of = {
+        "id": identity.id,
+        "device": kind,
+        "threads": engine.execution.threads,
+        "processes": ranks.size,
+    }
+    found = ranks.lead(lambda: checkpoint.read(path) if path.is_file() else b"")
+    saved: dict[str, Any] = {**of, "run": None, "log": {"bytes": 0, "sha256": log.sha256()}}
+    if found:
+        saved = checkpoint.parse(found, path)
+        _same_place(saved, of, path)
     if saved["run"] is not None:
         engine.load_state_dict(saved["run"])
-    log.cut(**saved["log"])
+    if ranks.first:
+        log.cut(**saved["log"])
 
     def save() -> None:
-        state = engine.state_dict()  # which writes the last losses
-        checkpoint.save(path, {**of, "run": state, "log": {"bytes": log.bytes(), "sha256": log.sha256()}})
+        if ranks.first:
+            state = engine.state_dict()  # which writes the last losses
+            checkpoint.save(path, {**of, "run": state, "log": {"bytes": log.bytes(), "sha256": log.sha256()}})
 
     status: Literal["done", "diverged"] = "done"
     note = ""
     try:
-        with log, _stopping(engine):
+        with log if ranks.first else contextlib.nullcontext(), _stopping(engine):
             engine.fit(save)
     except DivergedError as error:
         status, note = "diverged", str(error)
-    curve = engine.evaluator.curve
+    if ranks.first:
+        _conclude(engine, folder, identity, env, status, note)
+        path.unlink(missing_ok=True)
+    record = _finished(ranks, folder, identity.id)
+    assert record is not None
+    return record
+
+
+def _describe(engine: Run, folder: Path, env: Mapping[str, Any]) -> None:
+    """What runs, how and where, into its folder."""
+    for part in folder.glob(".*.part"):  # of writes that were killed
+        part.unlink()
+    config = yaml.safe_dump(engine.config.model_dump(mode="json"), sort_keys=False)
+    atomic_write(folder / "config.yaml", config)
+    atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
+    atomic_write(folder / "environment.json", pretty_json(dict(env)))
+
+
+def _same_place(saved: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with another run's checkpoint, or where the bits would be others.
+
+    Args:
+        saved: the checkpoint. here: what it should say of run, device, threads and processes.
+    """
+    if saved.get("id") != here["id"]:
+        raise LedgerError(
+            f"The checkpoint {path} is of the run {saved.get('id')}, not of {here['id']}. Put the right one back, or "
+            "delete it to start from the beginning."
+        )
+    if saved["threads"] != here["threads"]:
+        raise LedgerError(
+            f"{path.with_name(EXECUTION)} was altered: it says {here['threads']} threads, and the run began with "
+            f"{saved['threads']}. Put that back, or delete {path} to start from the beginning."
+        )
+    began, now, use = "", "", ""
+    if saved["device"] != here["device"]:
+        began, now, use = f"on {saved['device']}", f"on {here['device']}", f"--device {saved['device']}"
+    elif saved["processes"] != here["processes"]:
+        n = saved["processes"]
+        began, now = f"with {n} process{'es' if n > 1 else ''}", f"with {here['processes']}"
+        use = f"torchrun with {n} processes" if n > 1 else "clbench without torchrun"
+    if began:
+        raise LedgerError(
+            f"{path.parent} began {began} and cannot go on to the same bits {now}; use {use}, or delete {path} to "
+            "start from the beginning."
+        )
+
+
+def _conclude(
+    engine: Run,
+    folder: Path,
+    identity: Identity,
+    env: dict[str, Any],
+    status: Literal["done", "diverged"],
+    note: str,
+) -> None:
+    """Curve, weights and record, into the run's folder."""
+    curve, resolved = engine.evaluator.curve, engine.config
     curve.save(folder / "curve.npz")
     checkpoint.save(folder / "model.safetensors", engine.model.state_dict())
     record = Record(
@@ -376,9 +462,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         selection=resolved.selection,
         note=note,
     )
-    record = write_record(record, folder)
-    path.unlink(missing_ok=True)
-    return record
+    write_record(record, folder)
 
 
 @contextlib.contextmanager

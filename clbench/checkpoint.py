@@ -43,13 +43,30 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         LedgerError: missing, damaged, or of another format; names the file.
     """
+    return parse(read(path), path)
+
+
+def read(path: Path) -> bytes:
+    """A checkpoint's bytes.
+
+    Raises:
+        LedgerError: they cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from error
+
+
+def parse(data: bytes, path: Path) -> dict[str, Any]:
+    """The state that a checkpoint's bytes hold; `path` is for messages.
+
+    Raises:
+        LedgerError: damaged, or of another format.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from error
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clbench"])

@@ -225,6 +225,26 @@ class Execution(_Tree):
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
 
 
+def place() -> tuple[int, int, int]:
+    """This process's rank, how many there are, and its rank on this machine, as torchrun says; (0, 1, 0) without.
+
+    Raises:
+        ConfigError: what it says is incomplete.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return 0, 1, 0
+    try:
+        if "MASTER_ADDR" not in os.environ:
+            raise KeyError("MASTER_ADDR")
+        return int(os.environ["RANK"]), int(size), int(os.environ["LOCAL_RANK"])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"WORLD_SIZE={size} in the environment asks for several processes, and {error} does not say which this is. "
+            "Start them with torchrun, or unset WORLD_SIZE."
+        ) from None
+
+
 def cores() -> int:
     """CPU cores that this process may use; a container or a cluster's job may grant fewer than there are."""
     if hasattr(os, "sched_getaffinity"):

@@ -27,14 +27,15 @@ from torch import Tensor, nn
 
 from clbench.checkpoint import nbytes, tree_map
 from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.device import pick_device
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
+from clbench.evaluation.forward import weights_of
 from clbench.loading import Feed
 from clbench.memory import Memory
 from clbench.models import Classifier, Spelling, predicted
 from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor
+from clbench.parallel import ALONE, Ranks, check_parallel
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Strategy, check_needs, overrides
@@ -82,11 +83,15 @@ class Run:
         config: RunConfig,
         execution: Execution | None = None,
         observers: Sequence[Observer] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         self.benchmark, self.strategy, self.config = benchmark, strategy, config
         self.execution = execution or Execution()
         self.observers = list(observers)
-        self.device = pick_device(self.execution.device)
+        self.ranks = ranks
+        if not ranks.alone:
+            check_parallel(strategy, self.execution)
+        self.device = ranks.device(self.execution.device)
         self.precision, self._exact = Precision(config.precision, self.device), Precision("fp32", self.device)
         self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
         self.batch_size = config.train.batch_size
@@ -106,6 +111,7 @@ class Run:
         self._steps = 0  # of the experience
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
+        self._logged = 0.0  # sum of all losses
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
 
@@ -144,12 +150,23 @@ class Run:
         """
         self._count(self.model, x)
         head: nn.Module = self.model.head  # type: ignore[assignment]
-        with self.precision.autocast():
-            features = self.model.features(x)  # type: ignore[operator]
-            if isinstance(head, Spelling) and self._task_classes is None:
-                return self._late(head, features.float())
-            logits = head(features)
-        return Output(self.mask_tasks(logits.float(), task), features.float())
+        if isinstance(head, Spelling) and self._task_classes is None:
+            with self.precision.autocast():
+                features = self.model.features(x)  # type: ignore[operator]
+            return self._late(head, features.float())
+        features, logits = self._through(self.model, x)
+        return Output(self.mask_tasks(logits, task), features)
+
+    def _through(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and logits (B, C), float32; within a gradient, the run's processes share the rows."""
+
+        def network(rows: Tensor) -> tuple[Tensor, Tensor]:
+            with self.precision.autocast():
+                features = model.features(rows)  # type: ignore[operator]
+                logits = model.head(features)  # type: ignore[operator]
+            return features.float(), logits.float()
+
+        return self.ranks.through(network, model, x)
 
     def _count(self, model: nn.Module, x: Tensor) -> None:
         """Forward passes of the budget: one for an example, and more where a network asks a query first."""
@@ -223,10 +240,9 @@ class Run:
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""
         self._count(model, x)
-        with torch.no_grad(), self.precision.autocast():
-            features = model.features(x)  # type: ignore[operator]
-            logits = model.head(features)  # type: ignore[operator]
-        return Output(self.mask_tasks(logits.float(), task), features.float())
+        with torch.no_grad():
+            features, logits = self._through(model, x)
+        return Output(self.mask_tasks(logits, task), features)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
@@ -485,6 +501,7 @@ class Run:
                 self._fit_epoch(visible)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
+        self.ranks.agree(self.strategy, weights_of(self.model), self._logged)
         self._call("end_experience", visible)
         self._stop_clock()
         self.evaluator.end_experience()
@@ -530,9 +547,7 @@ class Run:
             )
             self._place["batch"] = number + 1
             self._place["done"] += 1
-            if self.stop or self.step == self.until:
-                self._interrupt()
-            self._maybe_save()
+            self._between_steps()
         if self._place["batch"] >= batches:
             self._place["epoch"], self._place["batch"], self._order = epoch + 1, 0, None
 
@@ -586,7 +601,14 @@ class Run:
             raise KeyboardInterrupt
 
     def _gradient(self, batch: Batch) -> Output:
-        """Forward, losses, backward: fresh gradients in `.grad`, of the scale of the precision."""
+        """The innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
+        with self.ranks.sharing(batch):
+            out = self._backward(batch)
+        self.ranks.average(self._trainable)
+        return out
+
+    def _backward(self, batch: Batch) -> Output:
+        """Forward, losses, backward."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._from_features:
             out = Output(self.mask_tasks(self.logits(batch.x), batch.task), batch.x)
@@ -657,6 +679,7 @@ class Run:
             values = torch.stack([self._trace[i][2][name].float() for i in having]).tolist()
             for i, value in zip(having, values, strict=True):
                 rows[i][name] = value
+                self._logged += value
         self._trace = []
         finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
         bad = finite.index(False) if False in finite else None
@@ -696,7 +719,7 @@ class Run:
 
     def _admit(self, exp: Experience) -> None:
         """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
-        head = self.model.head
+        head = getattr(self.model, "head", None)  # a foreign loop's network may have none
         if self.benchmark.setting.documents and isinstance(head, Spelling):
             known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
             head.seen.fill_(False)
@@ -845,14 +868,18 @@ class Run:
 
     # --- checkpoints ---
 
-    def _maybe_save(self) -> None:
+    def _between_steps(self) -> None:
+        """End here if that was asked for; write a checkpoint if it is time."""
         seconds = self.execution.checkpoint_seconds
-        if seconds is None or time.monotonic() - self._saved_at < seconds or not self._may_save():
-            return
-        self._stop_clock()
-        self._flush()
-        self._save()
-        self._resume_clock()
+        due = seconds is not None and time.monotonic() - self._saved_at >= seconds and self._may_save()
+        stop, due = self.ranks.any(self.stop or self.step == self.until, due)  # clocks and signals differ
+        if stop:
+            self._interrupt()
+        if due:
+            self._stop_clock()
+            self._flush()
+            self._save()
+            self._resume_clock()
 
     def _may_save(self) -> bool:
         """Whether the last checkpoint lies far enough back; always, if one is wanted after every step."""

@@ -35,7 +35,7 @@ class Record:
         benchmark, strategy, model: name and version; the benchmark with its fingerprint.
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one.
-        environment: machine, Python, libraries, device, threads.
+        environment: machine, Python, libraries, device, threads, and processes where there were several.
         budget: what it cost; units in the names.
         metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
@@ -150,7 +150,15 @@ def parse_record(path: Path, *, altered: bool = False) -> Record:
     Raises:
         LedgerError: missing, damaged, or of a later schema than this version reads.
     """
-    content = read_json(path)
+    return record_of(read_json(path), path, altered=altered)
+
+
+def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
+    """The record that JSON holds, without a folder; `path` is for messages.
+
+    Raises:
+        LedgerError: as of `parse_record`.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise LedgerError(f"{path} is no record: it names no schema.")
     if content["schema"] > SCHEMA:
@@ -171,6 +179,9 @@ def parse_record(path: Path, *, altered: bool = False) -> Record:
     for key, value in content.items():
         if not isinstance(value, _TYPES.get(key, dict)):
             raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r:.80}.")
+    for name, value in content["metrics"].items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise LedgerError(f"{path} is damaged: the metric '{name}' is {value!r:.80}.")
     for key, inner, kinds in _INSIDE:
         if not isinstance(content[key].get(inner), kinds):
             raise LedgerError(f"{path} is damaged: '{key}.{inner}' holds {content[key].get(inner)!r:.80}.")

@@ -39,6 +39,9 @@ class Strategy:
         idempotent: that a second copy of the part in a chain changes nothing, so that it is dropped.
         replaces: parts that a chain leaves out where this one is in it: the default loss on the labels, by a part that
             learns the labels in another way.
+        parallel: that several processes may share a step's forward passes (torchrun). True, or a sentence that says why
+            not. It holds where whatever the part decides follows from what the engine gives it and from `run.rng`, and
+            where `losses` takes no gradient of its own of what `run.forward` gave. A subclass declares it anew.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
         architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
@@ -52,6 +55,7 @@ class Strategy:
     state: ClassVar[tuple[str, ...]] = ()
     idempotent: ClassVar[bool] = False
     replaces: ClassVar[tuple[type[Strategy], ...]] = ()
+    parallel: ClassVar[bool | str] = False
     from_start: bool = False
     architecture: ClassVar[str] = ""
     name: str = ""
@@ -305,7 +309,7 @@ def _nearly(name: str, value: object) -> str:
         known = (
             []
             if callable(value)
-            else ["needs", "state", "idempotent", "replaces", "from_start", "architecture"]
+            else ["needs", "state", "idempotent", "replaces", "parallel", "from_start", "architecture"]
         )
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 

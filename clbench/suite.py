@@ -181,6 +181,10 @@ def run(
     """
     from clbench.launchers import Job, Local
 
+    if config.place()[1] > 1:
+        raise ConfigError(
+            "torchrun starts processes for one run, and a suite starts its own; run it without torchrun."
+        )
     make_folder(root)
     for cell in cells:
         if has_record(root / cell.id):

@@ -32,6 +32,7 @@ class AsymmetricReplay(Strategy):
     replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory"})
     state = ("memory",)
+    parallel = True
 
     def __init__(self, capacity: int, draw: int | None, alpha: float | None) -> None:
         self.capacity, self.draw = capacity, draw

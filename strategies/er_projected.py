@@ -15,6 +15,8 @@ from clbench.parts import CrossEntropy, Episodes, ProjectAveraged, ProjectEach, 
 class Recall(Strategy):
     """Examples of past experiences join every batch."""
 
+    parallel = True
+
     def __init__(self, episodes: Episodes, draw: int | None) -> None:
         self.episodes, self.draw = episodes, draw
 

@@ -36,6 +36,7 @@ class Consolidate(Strategy):
 
     needs = frozenset({"boundaries"})
     state = ("anchors", "fishers", "past")
+    parallel = True
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class Dumb(Strategy):
     replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "seen")
+    parallel = True
 
     def __init__(
         self, capacity: int, passes: int, batch_size: int, lr: float, min_lr: float, cutmix: float

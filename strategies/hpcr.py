@@ -33,6 +33,7 @@ class HolisticReplay(Strategy):
     replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "since", "later")
+    parallel = True
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class NearestMean(Strategy):
     replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "teacher", "seen", "old", "settled", "size", "given", "dealt", "deck")
+    parallel = True
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

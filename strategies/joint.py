@@ -10,6 +10,7 @@ class PastData(Strategy):
     """Every experience brings the data of all experiences so far."""
 
     needs = frozenset({"past data"})
+    parallel = True
 
     def stream(self, train: Stream) -> Stream:
         so_far = [train.experiences[: exp.index + 1] for exp in train]

@@ -28,6 +28,7 @@ class Sensitivity(Strategy):
 
     needs = frozenset({"boundaries"})
     state = ("anchor", "importance")
+    parallel = True
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

@@ -28,6 +28,7 @@ class InterferedReplay(Strategy):
 
     needs = frozenset({"memory"})
     state = ("memory",)
+    parallel = "its loss takes a gradient of its own, of which each process would have a part"
 
     def __init__(self, capacity: int, draw: int | None, candidates: int) -> None:
         self.capacity, self.draw, self.candidates = capacity, draw, candidates

@@ -47,6 +47,7 @@ class NormalizeAndProject(Strategy):
     """
 
     state = ("norms", "updates")
+    parallel = True
 
     def __init__(
         self, norm: NormKind, projection: bool, offsets: Offsets, strength: float, period: int, eps: float

@@ -27,6 +27,7 @@ class NearestMean(Strategy):
     """
 
     state = ("sums", "counts")
+    parallel = True
 
     def __init__(self, cosine: bool) -> None:
         self.cosine = cosine

@@ -10,6 +10,7 @@ class AllAtOnce(Strategy):
     """The whole stream as a single experience."""
 
     needs = frozenset({"past data"})
+    parallel = True
 
     def stream(self, train: Stream) -> Stream:
         classes = tuple(sorted({c for exp in train for c in exp.classes}))

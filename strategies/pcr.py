@@ -30,6 +30,7 @@ class ProxyReplay(Strategy):
     replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory"})
     state = ("memory",)
+    parallel = True
 
     def __init__(
         self, capacity: int, draw: int | None, weighting: Literal["count", "uniform"], second: SecondView

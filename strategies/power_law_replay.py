@@ -31,6 +31,7 @@ class AgedReplay(Strategy):
 
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "experience", "weights")
+    parallel = True
 
     def __init__(self, capacity: int, draw: int | None, decay: Decay, rate: float) -> None:
         self.capacity, self.draw, self.decay, self.rate = capacity, draw, decay, rate

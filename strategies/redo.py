@@ -33,6 +33,7 @@ class RecycleDormant(Strategy):
     """
 
     state = ("steps",)
+    parallel = True
 
     def __init__(self, threshold: float, period: int) -> None:
         self.threshold, self.period = threshold, period

@@ -31,6 +31,7 @@ class Information(Strategy):
 
     needs = frozenset({"boundaries"})
     state = ("fisher",)
+    parallel = True
 
     def __init__(self, damping: float, decay: float) -> None:
         self.damping, self.decay = damping, decay
@@ -108,6 +109,8 @@ class Unlearn(Strategy):
     cross-entropy at the norm of θ_k, and ξ_k standard normal.
     """
 
+    parallel = True
+
     def __init__(
         self, steps: int, delta: float, rate: float, noise: float, information: Information | None
     ) -> None:
@@ -153,6 +156,8 @@ class Ascend(Strategy):
     θ ← θ + γ P ∇L + σ (2 γ P)^½ ξ with P = 1 / (1 + λ F), as often as asked for; L is the sum of all losses of the
     chain, on the same batch with the same replayed examples every time.
     """
+
+    parallel = True
 
     def __init__(self, steps: int, gamma: float, noise: float, information: Information | None) -> None:
         self.steps, self.gamma, self.noise, self.information = steps, gamma, noise, information

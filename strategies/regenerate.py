@@ -23,6 +23,7 @@ class Regenerate(Strategy):
     """Weights are drawn back to where they started: `regenerate` is λ · Σ_j (θ_j − θ⁰_j)²."""
 
     from_start = True
+    parallel = True
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

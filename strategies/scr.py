@@ -36,6 +36,7 @@ class ContrastiveReplay(Strategy):
     replaces = (CrossEntropy,)  # the labels are learned here
     needs = frozenset({"memory"})
     state = ("memory",)
+    parallel = True
 
     def __init__(
         self, capacity: int, draw: int, temperature: float, projection: int, second: SecondView

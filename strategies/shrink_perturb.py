@@ -16,6 +16,7 @@ class ShrinkPerturb(Strategy):
     """When an experience but the first begins, θ ← λ θ + σ ξ with ξ standard normal."""
 
     needs = frozenset({"boundaries"})
+    parallel = True
 
     def __init__(self, shrink: float, noise: float) -> None:
         self.shrink, self.noise = shrink, noise

@@ -34,6 +34,7 @@ class ViewBatch(Strategy):
 
     needs = frozenset({"several passes"})
     state = ("epoch", "seen")
+    parallel = True
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ ROWS = ("balanced-loss", "balanced-softmax", "ldam-drw", "cmo", "imbsam")
 OWN_LOSS = (
     *("er-ace", "gdumb", "hpcr", "icarl", "pcr", "pred-kd", "scr"),
     *("base-only", "base-ncm", "decoupled-cosine"),
+    *("l2p", "dualprompt", "coda-prompt", "oneprompt", "mvp"),
 )
 """Strategies that learn labels by a loss of their own, which those cannot change."""
 NAMES = ("align", "cpe-clip", "zero-shot")
@@ -36,6 +37,10 @@ REFUSED = {
     **dict.fromkeys([("scr", "freeze"), ("ncm", "view-batch")], "depends on nothing that is trained"),
     **{(base, modifier): "loss on the labels" for base in OWN_LOSS for modifier in ROWS},
     ("base-ncm", "ema"): "may classify",
+    **{
+        (base, "redo"): "linear head"
+        for base in ("continued-indexing", "document-replay", "generative-memory", "retrain")
+    },
     **dict.fromkeys(
         [("base-only", "redo"), ("base-ncm", "redo"), ("decoupled-cosine", "redo")], "linear head"
     ),

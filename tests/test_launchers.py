@@ -96,9 +96,9 @@ def test_a_run_that_hangs_is_ended_at_its_limit_and_goes_on_the_next_time(
 ) -> None:
     strategy = trouble(tmp_path / "mark", "hang")
     hung, again = planned(strategy), planned(strategy)
-    suite.run(hung, tmp_path, HOW, launcher=Local(1, Limits(seconds=8)), plugins=[plugin])
+    suite.run(hung, tmp_path, HOW, launcher=Local(1, Limits(seconds=15)), plugins=[plugin])
     assert (hung[0].state, hung[0].attempts) == ("timeout", 1)
-    assert hung[0].message.startswith("ended at its limit of 8 s")
+    assert hung[0].message.startswith("ended at its limit of 15 s")
     assert (tmp_path / hung[0].id / "checkpoint.safetensors").is_file()
     suite.run(again, tmp_path, HOW, launcher=Local(1), plugins=[plugin])
     assert again[0].state == "done"

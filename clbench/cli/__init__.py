@@ -16,7 +16,7 @@ import typer
 
 import clbench
 from clbench.cli import data, judging, looking, ranking, running, writing
-from clbench.cli.common import warn
+from clbench.cli.common import process, warn
 from clbench.errors import ClbenchError
 
 INTERRUPTED = 130
@@ -80,7 +80,7 @@ def main() -> NoReturn:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         fail(error.format_message())
-    if code == INTERRUPTED:  # which is also what Typer makes of an interrupt
+    if code == INTERRUPTED and process() in ("", "0"):  # which is also what Typer makes of an interrupt
         print(
             "clbench: interrupted; the same command again goes on from the last checkpoint.", file=sys.stderr
         )
@@ -112,14 +112,20 @@ def _unexpected(error: Exception) -> NoReturn:
 
 
 def fail(message: str) -> NoReturn:
+    who = "clbench" if process() in ("", "0") else f"clbench, process {process()}"
     print(
-        f"clbench: {' '.join(message.split())}", file=sys.stderr
+        f"{who}: {' '.join(message.split())}", file=sys.stderr
     )  # one line, whatever a library's message had
     sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if process() and context.invoked_subcommand not in ("run", "resume"):
+        fail("torchrun is for `clbench run` and `clbench resume`; start this command without it.")
     if version:
         print(clbench.__version__)
         raise typer.Exit

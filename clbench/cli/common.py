@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,11 @@ Pairs = Annotated[
 ]
 
 
+def process() -> str:
+    """This process's number, where torchrun has started several."""
+    return os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+
+
 def load(plugins: Sequence[str] | None) -> None:
     """Import the files named with `--plugin`."""
     from clbench.registry import load_plugin
@@ -87,7 +93,10 @@ def execution(
 
 
 def show_record(record: Record, as_json: bool) -> int:
-    if as_json:
+    """Print a record; of several processes, the first does. Returns its exit code."""
+    if process() not in ("", "0"):
+        pass
+    elif as_json:
         sys.stdout.write(record.to_json())
     else:
         name = f"{record.benchmark['name']}@{record.benchmark['version']}  {record.strategy['name']}"

@@ -21,6 +21,7 @@ from clbench.evaluation.racing import Race, error_of_a_bound
 from clbench.evaluation.testset import Examples, TestSet
 from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.network import EXAMPLES, measure
+from clbench.parallel import ALONE
 from clbench.types import HIDDEN, Data, Experience, Stream
 
 if TYPE_CHECKING:
@@ -425,6 +426,7 @@ class ContinualEvaluator:
             exact_portion=self._portions["exact"],
             race=race,
             weights=weights,
+            ranks=run.ranks if config.level == "exact" else ALONE,  # others make each their own way
         )
         self._stream, self._starts_worker = None, False
         if overlap and against is None:

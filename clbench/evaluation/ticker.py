@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clbench.evaluation.forward import Forward
 from clbench.evaluation.racing import Race, Request
 from clbench.evaluation.testset import TestSet
+from clbench.parallel import ALONE, Ranks
 from clbench.types import MASKED
 
 
@@ -106,6 +107,7 @@ class Ticker:
         portion, exact_portion: examples in one pass of each.
         race: decides how much to evaluate; None evaluates all.
         weights: of the network now, for their shapes; only where a race looks back.
+        ranks: the processes that share the examples; without a race.
     """
 
     def __init__(
@@ -117,7 +119,9 @@ class Ticker:
         exact_portion: int = 64,
         race: Race | None = None,
         weights: Sequence[Tensor] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.forward, self.portion = forward, portion
         self.exact, self.exact_portion = exact, exact_portion
         self.race = race
@@ -179,10 +183,11 @@ class Ticker:
             if forward.channels_last and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
         height = 2 if right is None else 4
-        values = torch.empty((height, len(y)), dtype=torch.float64, device=y.device)
+        values = torch.zeros((height, len(y)), dtype=torch.float64, device=y.device)
         classify = forward.logits if known is None else forward.classify
-        for start in range(0, len(y), portion):
-            part = slice(start, start + portion)
+        mine = self.ranks.share(len(y))
+        for start in range(mine.start, mine.stop, portion):
+            part = slice(start, min(start + portion, mine.stop))
             logits = classify(inputs[part], task[part])
             if right is not None:
                 values[:, part] = ranked(logits, right[part], test.exposed)
@@ -191,7 +196,7 @@ class Ticker:
                 logits = logits.masked_fill(~test.exposed, MASKED)
             values[0, part] = logits.argmax(1) == y[part]
             values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
-        return values
+        return self.ranks.sum(values)  # of which the others' are 0
 
     def _features(self, forward: Forward, test: TestSet, portion: int) -> Tensor | None:
         """(N, D) of a trunk that does not learn, computed when it is new or has moved."""

@@ -171,6 +171,8 @@ class MammothStrategy(Strategy):
         args: hyper-parameters, the method's `self.args`.
     """
 
+    parallel = "its `observe` makes the whole step by itself"
+
     def __init__(
         self, method: Callable[..., Any], *, needs: frozenset[str] | set[str] = frozenset(), **args: Any
     ) -> None:

@@ -65,6 +65,8 @@ class TrainOnly(Strategy):
         groups: those that are trained; without any of the backbone's it stays in eval mode.
     """
 
+    parallel = True
+
     def __init__(self, *groups: Group) -> None:
         self.groups = groups
 

@@ -84,6 +84,7 @@ class GrowingHead(Strategy):
 
     needs = frozenset({"boundaries"})
     idempotent = True
+    parallel = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
         head: nn.Module = model.head  # type: ignore[assignment]

@@ -21,6 +21,7 @@ class CrossEntropy(Strategy):
     """Mean cross-entropy over all rows of the batch, stream and replayed alike: loss `fit`."""
 
     idempotent = True
+    parallel = True
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         return {"fit": out.cross_entropy(batch.y)}
@@ -37,6 +38,7 @@ class LocalCrossEntropy(Strategy):
     state = ("present",)
     idempotent = True
     replaces = (CrossEntropy,)
+    parallel = True
 
     def setup(self, run: Run) -> None:
         self.present = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,)
@@ -61,6 +63,7 @@ class BinaryCrossEntropy(Strategy):
     needs = frozenset({"boundaries"})
     state = ("seen", "present")
     replaces = (CrossEntropy,)
+    parallel = True
 
     def __init__(self, columns: Literal["seen", "present"] = "seen", distil: bool = False) -> None:
         self.columns, self.distil = columns, distil

@@ -33,6 +33,8 @@ class ProjectAveraged(Strategy):
         draw: kept examples that the reference gradient is taken on; a full batch if None.
     """
 
+    parallel = True
+
     def __init__(self, keeper: Keeper, draw: int | None = None) -> None:
         self.keeper, self.draw = keeper, draw
 
@@ -51,6 +53,8 @@ class ProjectEach(Strategy):
     Args:
         episodes: the memory. margin: γ, see `projected_each`.
     """
+
+    parallel = True
 
     def __init__(self, episodes: Episodes, margin: float) -> None:
         self.episodes, self.margin = episodes, margin

@@ -50,6 +50,7 @@ class Proxies(Strategy):
     """
 
     state = ("seen",)
+    parallel = True
 
     def __init__(self, temperature: float, seen_only: bool) -> None:
         self.temperature, self.seen_only = temperature, seen_only
@@ -86,6 +87,8 @@ def second_view(run: Run, raw: Tensor, kind: SecondView) -> Tensor:
 
 class TwoViews(Strategy):
     """The stream's rows come as they are, and second views of the same examples join them, in the same order."""
+
+    parallel = True
 
     def __init__(self, second: SecondView) -> None:
         self.second = second

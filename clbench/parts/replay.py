@@ -27,6 +27,7 @@ class Replay(Strategy):
 
     needs = frozenset({"memory"})
     state = ("memory",)
+    parallel = True
 
     def __init__(self, capacity: int, draw: int | None = None) -> None:
         self.capacity, self.draw = capacity, draw
@@ -57,6 +58,7 @@ class DarkReplay(Strategy):
 
     needs = frozenset({"memory"})
     state = ("memory",)
+    parallel = True
 
     def __init__(self, capacity: int, draw: int | None, alpha: float, beta: float) -> None:
         self.capacity, self.draw, self.alpha, self.beta = capacity, draw, alpha, beta
@@ -95,6 +97,7 @@ class Episodes(Strategy):
 
     needs = frozenset({"boundaries", "memory"})
     state = ("memory", "counts")
+    parallel = True
 
     def __init__(self, capacity: int, first: bool = False) -> None:
         self.capacity, self.first = capacity, first

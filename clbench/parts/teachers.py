@@ -31,6 +31,7 @@ class Teacher(Strategy):
     needs = frozenset({"boundaries"})
     state = ("network", "old", "taught")
     idempotent = True
+    parallel = True
 
     def setup(self, run: Run) -> None:
         self.network: nn.Module = run.frozen()
@@ -71,6 +72,8 @@ class Distil(Strategy):
     are normalised over all classes and the old ones' terms are kept. Needs a `Teacher` in the chain.
     """
 
+    parallel = True
+
     def __init__(self, alpha: float, temperature: float, columns: Literal["old", "all"]) -> None:
         if temperature <= 0:
             raise ValueError(f"a temperature is above 0; {temperature} was given")
@@ -104,6 +107,8 @@ class KeepFeatures(Strategy):
 
     Needs a `Teacher` in the chain. With `from_start`, the initial model is the first experience's teacher.
     """
+
+    parallel = True
 
     def __init__(self, strength: float, from_start: bool) -> None:
         self.strength, self.from_start = strength, from_start

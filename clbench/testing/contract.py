@@ -405,7 +405,10 @@ def check_frozen(subject: Subject) -> None:
     strategy = subject.make()
     if any(overrides(part, "train_experience") for part in strategy.parts):
         raise NotApplicable("it trains by a loop of its own, beside which nothing can look on")
-    run = subject.run(subject.benchmark(), chain(strategy, Look()))
+    try:
+        run = subject.run(subject.benchmark(), chain(strategy, Look()))
+    except IncompatibleError as error:
+        raise NotApplicable(f"nothing can look on: {error}") from error
     run.fit()
 
 

@@ -1,0 +1,554 @@
+"""Several processes that make one run: what they come to is what one process comes to.
+
+The processes run `main` of this file: `test_parallel.py FOLDER`, started by torchrun. `FOLDER/cases.json` holds cases,
+name → what differs from `run_of`'s defaults. Each is carried out on the tiny benchmark; what it comes to goes to
+`FOLDER/<case>-<rank>.safetensors`, or the message of its refusal to `.txt`. `FOLDER/scenarios.json` lists functions of
+this file that are called as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import clbench
+from clbench import Batch, Classifier, Strategy, chain, checkpoint, make_strategy, parallel, register
+from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig, place
+from clbench.engine import Run
+from clbench.errors import ClbenchError, ConfigError, IncompatibleError, LedgerError
+from clbench.observer import Observer
+from clbench.parts import CrossEntropy
+from clbench.registry import strategies
+from clbench.testing import tiny_benchmark, tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+CLOSE = 1e-5
+"""How far weights, counts and memories may be apart, relative to the largest entry of a tensor and to 1."""
+
+CASES: dict[str, dict[str, Any]] = {
+    "uneven": {"strategy": "er", "params": {"draw": 3}, "train": {"batch_size": 7}},
+    "single rows": {"strategy": "er", "train": {"batch_size": 2, "epochs": 1}, "benchmark": {"examples": 9}},
+    "BatchNorm": {"strategy": "derpp+refresh+ema", "params": {"mode": "paper"}, "network": "norm"},
+    "feature maps": {"strategy": "er-ace", "network": "maps"},
+    "projection": {"strategy": "a-gem", "optim": {"name": "adam", "lr": 0.003, "clip": 0.5}},
+    "penalty": {"strategy": "ewc+nap", "params": {"ewc__strength": 1.0}},
+    "tasks": {"strategy": "pred-kd", "benchmark": {"shift": "task"}},
+    "own rows": {"strategy": "gdumb", "params": {"passes": 2}, "benchmark": {"experiences": 2}},
+    "racing": {"strategy": "er", "evaluation": {"level": "racing", "prefix": 4}, "train": {"epochs": 1}},
+}
+NOT_EQUAL: dict[str, dict[str, Any]] = {
+    "dropout": {"strategy": "er", "network": "noisy"},
+    "half": {"strategy": "er", "precision": "bf16"},
+}
+"""Which one process computes otherwise; the processes agree all the same."""
+REFUSED: dict[str, dict[str, Any]] = {
+    "gradient": {"strategy": "mir"},
+    "unlike": {"strategy": "unlike"},
+    "overlap": {"strategy": "er", "execution": {"overlap": True}},
+}
+
+
+# --- what the processes do ---
+
+ALONE_TOO = {
+    "epochs": 1,
+    "batch_size": 16,
+    "model": "mlp",
+    "hidden": [16],
+    "evaluation.subset": 20,
+    "lr": 0.05,
+}
+
+
+class Unlike(Strategy):
+    """Says that it is the same in every process, and is not."""
+
+    parallel = True
+
+    def extend(self, batch: Batch) -> Batch:
+        return batch.with_x(batch.x + parallel.join().rank)
+
+
+def unlike() -> Strategy:
+    """For tests."""
+    return chain(CrossEntropy(), Unlike())
+
+
+def network(kind: str, inputs: int, classes: int) -> Classifier | None:
+    """Other networks than the tiny one: `maps` with batch normalisation of feature maps, `noisy` with dropout."""
+    if kind == "maps":
+        norms = nn.BatchNorm2d(4), nn.BatchNorm1d(16, momentum=None, affine=False)
+        body = [
+            nn.Conv2d(1, 4, 3, padding=1),
+            norms[0],
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * inputs, 16),
+            norms[1],
+        ]
+        return Classifier(nn.Sequential(*body), 16, classes)
+    if kind == "noisy":
+        return Classifier(
+            nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Dropout(0.5)), 16, classes
+        )
+    return None
+
+
+def run_of(case: Mapping[str, Any], ranks: parallel.Ranks = parallel.ALONE) -> Run:
+    """The engine of a case: `strategy`, `params`, `network`, and fields of the configuration's sections."""
+    given = {
+        "experiences": 3,
+        "examples": 45,
+        "images": True,
+        **case.get("benchmark", {}),
+    }  # 45 = 16 + 16 + 13
+    benchmark = tiny_benchmark(**given)
+    config = RunConfig(
+        benchmark="tiny",
+        strategy=case["strategy"],
+        optim=OptimConfig(**{"lr": 0.02, "momentum": 0.9, **case.get("optim", {})}),
+        train=TrainConfig(**{"batch_size": 16, "epochs": 2, **case.get("train", {})}),
+        evaluation=EvaluationConfig(every=3, **case.get("evaluation", {})),
+        precision=case.get("precision", "fp32"),
+        seeds=Seeds(order=0, init=0, data=0),
+    )
+    kind = case.get("network", "plain")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network(kind, 16, benchmark.num_classes) or tiny_model(benchmark, norm=kind == "norm")
+    execution = Execution(device="cpu", checkpoint_seconds=None, **case.get("execution", {}))
+    strategy = make_strategy(case["strategy"], **case.get("params", {}))
+    return Run(benchmark, strategy, model, config, execution, ranks=ranks)
+
+
+def outcome(run: Run) -> dict[str, Tensor]:
+    """What a run has come to: weights, counts and losses of the curve, memories, forward passes."""
+    curve = run.evaluator.curve
+    found = {f"model/{name}": value for name, value in run.model.state_dict().items()}
+    found |= {f"curve/{name}": torch.tensor(getattr(curve, name)) for name in ("step", "correct", "loss")}
+    for i, part in enumerate(run.strategy.parts):
+        state: list[Tensor] = []
+        checkpoint.tree_map(lambda tensor, kept=state: kept.append(tensor) or tensor, part.state_dict())  # type: ignore[misc]
+        found |= {f"part/{i}/{n}": tensor for n, tensor in enumerate(state)}
+    found["forwards"] = torch.tensor(float(run.forwards))
+    return {name: value.detach().cpu().double().contiguous().clone() for name, value in found.items()}
+
+
+# --- scenarios: whole runs, with their folders ---
+
+
+class StopAt(Observer):
+    """Asks for an end at a step, as Ctrl-C or a time limit would; the first process alone has observers."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def begin(self, run: Run) -> None:
+        run.until = self.step
+
+
+def whole(folder: Path, name: str, **how: Any) -> dict[str, Any]:
+    """A run on a tiny benchmark in `FOLDER/name`: its record, or what ended it."""
+    how = {"strategy": "derpp", "memory": 20, **ALONE_TOO, **how}
+    benchmark = tiny_benchmark(images=True, examples=45)
+    try:
+        record = clbench.run(benchmark, how.pop("strategy"), out=folder / name, device="cpu", **how)
+    except KeyboardInterrupt:
+        return {"ended": "interrupted"}
+    except ClbenchError as error:
+        return {"ended": str(error)}
+    told: dict[str, Any] = json.loads(record.to_json())
+    return told
+
+
+def runs(folder: Path) -> dict[str, Any]:
+    """Straight through, again, interrupted and continued, diverged, refused, and left in the middle."""
+    often = {"checkpoint_seconds": 0, "threads": 1}
+    return {
+        "straight": whole(folder, "straight"),
+        "again": whole(folder, "straight"),
+        "interrupted": whole(folder, "stopped", execution=often, observers=[StopAt(5)]),
+        "continued": whole(folder, "stopped", execution=often),
+        "diverged": whole(folder, "diverged", lr=1e30),
+        "refused": whole(folder, "refused", strategy="mir"),
+        "left": whole(folder, "left", execution=often, observers=[StopAt(4)]),
+    }
+
+
+def noise(folder: Path) -> list[list[float]]:
+    """The mean over features of each row of ones (6, 64) after dropout, twice."""
+    ranks, drop = parallel.join(), nn.Dropout(0.5)
+    torch.manual_seed(0)
+    with ranks.sharing():
+        return [
+            ranks.through(lambda x: (drop(x), x[:, :1]), drop, torch.ones(6, 64))[0].mean(1).tolist()
+            for _ in "12"
+        ]
+
+
+def relay(folder: Path) -> str:
+    """What a process hears when the first one fails."""
+
+    def fails() -> bytes:
+        raise LedgerError("in other hands")
+
+    try:
+        parallel.join().lead(fails)
+    except ClbenchError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+SCENARIOS = {"runs": runs, "noise": noise, "relay": relay}
+
+
+def main() -> None:
+    """What each process does."""
+    register("unlike")(unlike)  # not in the process of the tests, which other tests share
+    torch.set_num_threads(1)
+    folder, ranks = Path(sys.argv[1]), parallel.join()
+    for name, case in json.loads((folder / "cases.json").read_text()).items():
+        path = folder / f"{name}-{ranks.rank}"
+        try:
+            run = run_of(case, ranks)
+            run.fit()
+        except ClbenchError as error:
+            path.with_suffix(".txt").write_text(str(error))
+            continue
+        checkpoint.save(path.with_suffix(".safetensors"), outcome(run))
+    for name in json.loads((folder / "scenarios.json").read_text()):
+        (folder / f"{name}-{ranks.rank}.json").write_text(json.dumps(SCENARIOS[name](folder)))
+
+
+# --- starting them ---
+
+
+def torchrun(*command: str, **more: Any) -> subprocess.Popen[str]:
+    """A script, or `-m` and a module, with its arguments, in two processes."""
+    # Whichever port is free when it is taken: one that was looked up before may be gone by then.
+    own_port = [
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "--local-addr=127.0.0.1",
+    ]
+    head = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *own_port]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*head, *command],
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
+    )
+
+
+def carry_out(folder: Path, cases: Mapping[str, Any], scenarios: Sequence[str] = ()) -> None:
+    """Have two processes do `main`."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    (folder / "scenarios.json").write_text(json.dumps(scenarios))
+    pair = torchrun(__file__, str(folder))
+    out, said = pair.communicate(timeout=600)
+    assert pair.returncode == 0, out + said
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all that one pair of processes has done."""
+    folder = tmp_path_factory.mktemp("together")
+    carry_out(folder, {**CASES, **NOT_EQUAL, **REFUSED}, ["runs", "noise", "relay"])
+    return folder
+
+
+def found(folder: Path, case: str) -> list[dict[str, Tensor]]:
+    return [checkpoint.load(folder / f"{case}-{rank}.safetensors") for rank in (0, 1)]
+
+
+def told(folder: Path, scenario: str) -> list[Any]:
+    return [json.loads((folder / f"{scenario}-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def apart(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> dict[str, float]:
+    """Which tensors are further apart than `CLOSE`, and by how much."""
+    assert these.keys() == those.keys()
+    far = {}
+    for name, value in those.items():
+        assert these[name].shape == value.shape, name
+        if value.numel():
+            distance = float((these[name] - value).abs().max() / value.abs().max().clamp(min=1))
+            if not distance <= CLOSE:
+                far[name] = distance
+    return far
+
+
+def differs(folder: Path, name: str, case: Mapping[str, Any]) -> dict[str, float]:
+    """What two processes have come to otherwise than one; that the two differ is an error."""
+    first, second = found(folder, name)
+    assert all(torch.equal(first[key], second[key]) for key in first), f"{name}: the processes differ"
+    run = run_of(case)
+    run.fit()
+    return apart(first, outcome(run))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_come_to_what_one_comes_to(done: Path, name: str) -> None:
+    assert not differs(done, name, CASES[name])
+
+
+@pytest.mark.parametrize("name", NOT_EQUAL)
+def test_noise_and_low_precision_leave_the_processes_equal(done: Path, name: str) -> None:
+    first, second = found(done, name)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_noise_differs_between_processes_and_is_drawn_anew(done: Path) -> None:
+    first, second = told(done, "noise")
+    assert first == second
+    assert first[0][:3] != first[0][3:]
+    assert first[0] != first[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "gradient",
+            "InterferedReplay in mir cannot be trained by several processes: its loss takes a gradient",
+        ),
+        ("unlike", "have drifted apart"),
+        ("overlap", "leave out --overlap"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_with_the_reason(done: Path, name: str, reason: str) -> None:
+    assert all(reason in (done / f"{name}-{rank}.txt").read_text() for rank in (0, 1))
+
+
+# --- whole runs ---
+
+
+def test_every_process_returns_the_record_and_the_first_one_writes_it(done: Path) -> None:
+    first, second = told(done, "runs")
+    assert first == second
+    assert first["straight"]["status"] == "done"
+    assert first["straight"] == first["again"]
+    assert first["straight"]["environment"]["processes"] == 2
+    folder = done / "straight" / first["straight"]["id"]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(first["straight"]["budget"]["steps"]))
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_record_is_that_of_one_process(done: Path, tmp_path: Path) -> None:
+    record, alone = told(done, "runs")[0]["straight"], whole(tmp_path, "alone")
+    assert record["id"] == alone["id"]
+    for name, value in alone["metrics"].items():
+        assert record["metrics"][name] == (value if value is None else pytest.approx(value, abs=CLOSE)), name
+    for name in ("steps", "updates", "stream_examples", "forward_examples", "memory_examples"):
+        assert record["budget"][name] == alone["budget"][name]
+    assert "processes" not in alone["environment"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(done: Path) -> None:
+    for of_one in told(done, "runs"):
+        assert of_one["interrupted"] == {"ended": "interrupted"}
+        assert of_one["continued"]["curve"]["sha256"] == of_one["straight"]["curve"]["sha256"]
+    run = told(done, "runs")[0]["straight"]["id"]
+    straight, continued = (done / name / run / "model.safetensors" for name in ("straight", "stopped"))
+    assert straight.read_bytes() == continued.read_bytes()
+
+
+def test_a_diverged_run_ends_in_every_process(done: Path) -> None:
+    for of_one in told(done, "runs"):
+        assert of_one["diverged"]["status"] == "diverged"
+        assert "not finite" in of_one["diverged"]["note"]
+
+
+def test_a_refused_run_leaves_no_folder(done: Path) -> None:
+    assert all("takes a gradient of its own" in of_one["refused"]["ended"] for of_one in told(done, "runs"))
+    assert not (done / "refused").exists()
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(done: Path) -> None:
+    said = whole(done, "left")["ended"]
+    assert (
+        "began with 2 processes and cannot go on to the same bits on 1; use torchrun with 2 processes" in said
+    )
+
+
+def test_what_ends_the_first_process_ends_the_others_with_its_message(done: Path) -> None:
+    assert told(done, "relay") == ["LedgerError: in other hands", "ClbenchError: in other hands"]
+
+
+# --- what is told before anything begins ---
+
+
+class Inherits(CrossEntropy):
+    """Does not say anew what it inherits."""
+
+
+class Loops(Strategy):
+    def train_experience(self, exp: Any) -> None:
+        """A loop of its own."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        (Inherits(), "Inherits in Inherits cannot .* it does not declare `parallel = True`"),
+        (Loops(), "it trains by a loop of its own"),
+    ],
+)
+def test_a_strategy_must_declare_it_itself(strategy: Strategy, reason: str) -> None:
+    parallel.check_parallel(CrossEntropy(), Execution())
+    with pytest.raises(IncompatibleError, match=reason):
+        parallel.check_parallel(strategy, Execution())
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 12])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_shares_are_even_and_make_the_whole(n: int, size: int) -> None:
+    shares = [range(n)[parallel.Ranks(rank, size).share(n)] for rank in range(size)]
+    assert [row for share in shares for row in share] == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_gpu_is_each_processes_own() -> None:
+    with pytest.raises(ConfigError, match="name none: --device cuda"):
+        parallel.Ranks(1, 2, 1).device("cuda:0")
+
+
+def test_an_environment_that_tells_half_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert place() == (0, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="Start them with torchrun, or unset WORLD_SIZE"):
+        place()
+
+
+def test_a_suite_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from clbench import suite
+
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="run it without torchrun"):
+        suite.run([], tmp_path, Execution())
+
+
+# --- complete, and by the command line ---
+
+
+def declared() -> list[str]:
+    """Chains, one for each registered strategy whose parts all declare that processes may share its passes."""
+    found = []
+    for name in strategies.names():
+        whole = f"er+{name}" if strategies.entry(name).modifier else name
+        try:
+            parallel.check_parallel(make_strategy(whole), Execution())
+        except IncompatibleError:
+            continue
+        found.append(whole)
+    return found
+
+
+@pytest.mark.slow
+def test_every_strategy_that_declares_it_keeps_its_word(tmp_path: Path) -> None:
+    cases = {name: {"strategy": name, "optim": {"momentum": 0.0}} for name in declared()}
+    assert len(cases) > 30
+    carry_out(tmp_path, cases)
+    wrong = {name: far for name, case in cases.items() if (far := differs(tmp_path, name, case))}
+    assert not wrong
+
+
+COMMAND = ("-m", "clbench", "run", "split-digits", "er+refresh", "epochs=2", "--threads", "1")
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_once_and_survives_an_interrupt(tmp_path: Path) -> None:
+    straight = torchrun(*COMMAND, "--json", "--out", str(tmp_path / "straight"))
+    out, said = straight.communicate(timeout=300)
+    assert straight.returncode == 0, said
+    record = json.loads(out)
+    folder = tmp_path / "stopped" / record["id"]
+    stopped = torchrun(*COMMAND, "--checkpoint", "0", "--out", str(tmp_path / "stopped"))
+    _wait_for(folder / "checkpoint.safetensors", stopped)
+    stopped.send_signal(signal.SIGINT)
+    _, said = stopped.communicate(timeout=120)
+    assert said.count("clbench: interrupted; the same command again goes on") == 1, said
+    assert not (folder / "record.json").exists()
+    again = torchrun(*COMMAND, "--out", str(tmp_path / "stopped"))
+    _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert json.loads((folder / "record.json").read_text())["curve"] == record["curve"]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
+    script = tmp_path / "dies.py"
+    script.write_text(
+        "import os, clbench\n"
+        "from clbench.engine import Run\n"
+        "step = Run._iterate\n"
+        "def dies(self, batch):\n"
+        "    if self.step == 20 and self.ranks.rank == 1 and not os.environ.get('LIVES'): os._exit(9)\n"
+        "    step(self, batch)\n"
+        "Run._iterate = dies\n"
+        f"clbench.run('split-digits', 'er', epochs=2, out={str(tmp_path)!r}, execution={{'checkpoint_seconds': 0}})\n"
+    )
+    pair = torchrun(str(script))
+    pair.communicate(timeout=300)
+    assert pair.returncode != 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIVES", "1")
+        again = torchrun(str(script))
+        _, said = again.communicate(timeout=300)
+        assert again.returncode == 0, said
+    assert len(list(tmp_path.glob("*/record.json"))) == 1
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_come_to_what_one_comes_to(tmp_path: Path) -> None:
+    settings = ["split-digits", "derpp+refresh", "epochs=1", "--device", "cuda", "--json"]
+    pair = torchrun("-m", "clbench", "run", *settings, "--out", str(tmp_path / "two"))
+    out, said = pair.communicate(timeout=300)
+    assert pair.returncode == 0, said
+    alone = subprocess.run(
+        [sys.executable, "-m", "clbench", "run", *settings, "--out", str(tmp_path / "one")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    two, one = (json.loads(text)["metrics"]["average_anytime_accuracy"] for text in (out, alone.stdout))
+    assert two == pytest.approx(one, abs=0.02)
+
+
+if __name__ == "__main__":
+    os.fsync = lambda fd: None  # nobody cuts the power
+    main()
