@@ -216,7 +216,7 @@ class Execution(_Tree):
     """
 
     device: str = "auto"
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     resident: Literal["auto", "always", "never"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     prefetch: Positive = 4
@@ -324,7 +324,7 @@ def resolve(
     tree["benchmark"], tree["strategy"] = benchmark, strategy
     tree["params"] = {
         part: _all_arguments(
-            f"strategy '{part}'", strategies.entry(part).build, tree.get("params", {}).get(part, {})
+            f"strategy '{part}'", strategies.entry(part).build, tree.get("params", {}).get(part) or {}
         )
         for part in parts
     }
@@ -337,7 +337,7 @@ def resolve(
     network = tree["model"]
     if network.get("name") in models.names():
         entry, shape = models.entry(network["name"]), {"input_shape": (), "num_classes": 0}
-        given = {**network.get("params", {}), **shape}
+        given = {**(network.get("params") or {}), **shape}
         filled = _all_arguments(f"model '{entry.name}'", entry.build, given)
         tree["model"] = {**network, "params": {k: v for k, v in filled.items() if k not in shape}}
     resolved: RunConfig = validate(RunConfig, tree)

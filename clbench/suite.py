@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from clbench.launchers import Launcher
 
 
+MOST_SEEDS = 10_000
+"""Of a suite; more is a mistake, and would not fit into memory."""
+
+
 class Choice(BaseModel):
     """A strategy or benchmark of a suite with settings of its own.
 
@@ -73,8 +77,8 @@ class SuiteConfig(BaseModel):
     @classmethod
     def _from_count(cls, given: Any) -> Any:
         if isinstance(given, int) and not isinstance(given, bool):
-            if given < 1:
-                raise ValueError("takes a list of seeds or how many there are, 1 or more")
+            if not 1 <= given <= MOST_SEEDS:
+                raise ValueError(f"takes a list of seeds or how many there are, 1 to {MOST_SEEDS}")
             return tuple(range(given))
         return given
 

@@ -70,7 +70,7 @@ def test_the_last_setting_wins_whatever_it_is_called() -> None:
         ),
         ({"strategies": [{"label": "x"}]}, r"'strategies\.0\.name' is missing"),
         ({"strategies": [3]}, r"'strategies\.0': .*; 3 was given"),
-        ({"seeds": 0}, "'seeds': takes a list of seeds or how many there are, 1 or more; 0 was given"),
+        ({"seeds": 0}, "'seeds': takes a list of seeds or how many there are, 1 to 10000; 0 was given"),
         ({"seeds": [-1]}, r"'seeds\.0': input should be greater than or equal to 0; -1 was given"),
         ({"seed": 1}, "There is no setting 'seed'. Did you mean 'seeds'?"),
     ],

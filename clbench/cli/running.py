@@ -92,7 +92,7 @@ def suite(
         int | None, typer.Option(min=1, help="Runs side by side.  [default: the number of cores]")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="That many seeds from 0, in place of the suite's.")
+        int | None, typer.Option(min=1, max=10_000, help="That many seeds from 0, in place of the suite's.")
     ] = None,
     launcher: Annotated[str, typer.Option(help="local, or ray: the cores and GPUs of a cluster.")] = "local",
     address: Annotated[

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import struct
@@ -27,6 +28,9 @@ from clbench import ClbenchError
 
 SECONDS = 20.0
 """Of processor time that an input may take; more is a hang."""
+
+BYTES = 4 << 30
+"""Of memory that an input may take beyond what is there; more is a failed allocation."""
 
 
 # --- what may not happen ---
@@ -76,9 +80,14 @@ def _watched(folder: Path) -> Iterator[None]:
     _watch.folder, _watch.seen = os.path.realpath(folder), []
     before = signal.signal(signal.SIGPROF, late)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES, limits[1]))
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
         _watch.folder = None
