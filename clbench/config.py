@@ -335,9 +335,10 @@ def resolve(
             f"benchmark '{benchmark}'", entry.build, {**seeded, **tree.get("stream", {})}
         )
     network = tree["model"]
-    if network.get("name") in models.names():
+    chosen = network.get("params", {})
+    if network.get("name") in models.names() and isinstance(chosen, Mapping):  # what is none is refused below
         entry, shape = models.entry(network["name"]), {"input_shape": (), "num_classes": 0}
-        given = {**(network.get("params") or {}), **shape}
+        given = {**chosen, **shape}
         filled = _all_arguments(f"model '{entry.name}'", entry.build, given)
         tree["model"] = {**network, "params": {k: v for k, v in filled.items() if k not in shape}}
     resolved: RunConfig = validate(RunConfig, tree)
