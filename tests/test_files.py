@@ -116,3 +116,10 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(LedgerError, match=r"a\.json is damaged"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_full_disk_is_told_where_a_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", fail(errno.ENOSPC))  # what is written into the lock
+    message = r"The disk is full: .*lock could not be written"
+    with pytest.raises(LedgerError, match=message), locked(tmp_path, "Run x"):
+        pass

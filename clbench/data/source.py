@@ -159,7 +159,10 @@ def _check_classes(who: str, part: Pool, classes: int) -> None:
 def _names(who: str, given: Any) -> tuple[str, ...]:
     if np.ndim(given) != 1:
         raise DataError(f"{who} must hold one name for each; it is of shape {np.shape(given)}.")
-    return tuple(str(name) for name in given)
+    try:
+        return tuple(str(name) for name in given)
+    except (SystemError, ValueError) as error:  # a damaged file's characters may be none
+        raise DataError(f"{who} holds text that cannot be read: {error}.") from error
 
 
 def _array(given: Any) -> npt.NDArray[Any]:
