@@ -102,10 +102,11 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             raise BusyError(
                 f"{what} is in the hands of another process (pid {holder}); wait for it to end."
             ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        with writing(path):
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
