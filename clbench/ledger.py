@@ -179,9 +179,6 @@ def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
     for key, value in content.items():
         if not isinstance(value, _TYPES.get(key, dict)):
             raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r:.80}.")
-    for name, value in content["metrics"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise LedgerError(f"{path} is damaged: the metric '{name}' is {value!r:.80}.")
     for key, inner, kinds in _INSIDE:
         if not isinstance(content[key].get(inner), kinds):
             raise LedgerError(f"{path} is damaged: '{key}.{inner}' holds {content[key].get(inner)!r:.80}.")
