@@ -151,19 +151,20 @@ class Run:
         self._count(self.model, x)
         head: nn.Module = self.model.head  # type: ignore[assignment]
         if isinstance(head, Spelling) and self._task_classes is None:
-            with self.precision.autocast():
-                features = self.model.features(x)  # type: ignore[operator]
-            return self._late(head, features.float())
+            return self._late(head, self._through(self.model, x, scored=False)[0])
         features, logits = self._through(self.model, x)
         return Output(self.mask_tasks(logits, task), features)
 
-    def _through(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, D) and logits (B, C), float32; within a gradient, the run's processes share the rows."""
+    def _through(self, model: nn.Module, x: Tensor, scored: bool = True) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and logits (B, C), float32; within a gradient, the run's processes share the rows.
+
+        Not `scored`, the head is left out, and the logits are (B, 0).
+        """
 
         def network(rows: Tensor) -> tuple[Tensor, Tensor]:
             with self.precision.autocast():
                 features = model.features(rows)  # type: ignore[operator]
-                logits = model.head(features)  # type: ignore[operator]
+                logits = model.head(features) if scored else features[:, :0]  # type: ignore[operator]
             return features.float(), logits.float()
 
         return self.ranks.through(network, model, x)

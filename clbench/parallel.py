@@ -275,7 +275,7 @@ def check_parallel(strategy: Strategy, execution: Execution) -> None:
             "Several processes evaluate together, each a share of the examples; leave out --overlap."
         )
     for part in strategy.parts:
-        declared = vars(type(part)).get("parallel", False)
+        declared = vars(part).get("parallel", vars(type(part)).get("parallel", False))
         if declared is True:
             continue
         if overrides(part, "train_experience"):

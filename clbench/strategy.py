@@ -41,7 +41,8 @@ class Strategy:
             learns the labels in another way.
         parallel: that several processes may share a step's forward passes (torchrun). True, or a sentence that says why
             not. It holds where whatever the part decides follows from what the engine gives it and from `run.rng`, and
-            where `losses` takes no gradient of its own of what `run.forward` gave. A subclass declares it anew.
+            where `losses` takes no gradient of its own of what `run.forward` gave. A subclass declares it anew; an
+            instance may say otherwise.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
         architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
@@ -55,7 +56,7 @@ class Strategy:
     state: ClassVar[tuple[str, ...]] = ()
     idempotent: ClassVar[bool] = False
     replaces: ClassVar[tuple[type[Strategy], ...]] = ()
-    parallel: ClassVar[bool | str] = False
+    parallel: bool | str = False
     from_start: bool = False
     architecture: ClassVar[str] = ""
     name: str = ""

@@ -16,6 +16,8 @@ from clbench.parts import ByName, CrossEntropy
 class FixedNames(ByName):
     """The text tower is frozen."""
 
+    parallel = True
+
     def put_into(self, encoder: Any) -> nn.Module:
         for tensor in encoder.text_sources():
             tensor.requires_grad_(False)

@@ -28,6 +28,7 @@ class Means(Strategy):
 
     needs = frozenset({"boundaries"})
     state = ("sums", "counts", "ended")
+    parallel = True
 
     def __init__(self, cosine: bool) -> None:
         self.cosine = cosine

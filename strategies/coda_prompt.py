@@ -118,6 +118,7 @@ class Decomposed(Prompting):
     needs = frozenset({"boundaries"})
     state = ("current",)
     prompter: Components
+    parallel = True
 
     def __init__(self, pool: int, length: int, layers: tuple[int, ...], strength: float, init: Init) -> None:
         self.pool, self.length, self.layers = pool, length, layers

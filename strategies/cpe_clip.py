@@ -67,6 +67,7 @@ class SharedPrompts(ByName):
     """Prompts in both towers; after the first experience their gradients are scaled by the share of new classes."""
 
     state = (*ByName.state, "counts")
+    parallel = True
 
     def __init__(self, layers: int, length: int, mode: Mode, scale: bool) -> None:
         self.layers, self.length, self.mode, self.scale = layers, length, mode, scale

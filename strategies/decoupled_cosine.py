@@ -25,6 +25,7 @@ class Prototypes(Strategy):
     """
 
     needs = frozenset({"boundaries"})
+    parallel = True
 
     def __init__(self, base: Literal["learned", "means"]) -> None:
         self.base = base

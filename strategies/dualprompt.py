@@ -142,6 +142,7 @@ class Dual(Prompting):
     needs = frozenset({"boundaries"})
     state = ("current",)
     prompter: Slots
+    parallel = True
 
     def __init__(
         self,

@@ -131,9 +131,14 @@ class LearnToPrompt(Prompting):
     """
 
     prompter: Pool
+    parallel: bool | str = True
 
     def __init__(self, settings: Settings, selection: Selection) -> None:
         self.settings, self.selection = settings, selection
+        if selection == "batch":
+            self.parallel = (
+                "all images of a batch choose their prompts together, and a process sees its share alone"
+            )
 
     def make_prompter(self, vit: Any) -> Prompter:
         s, rng = self.settings, self.run.rng("prompts")

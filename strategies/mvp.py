@@ -144,6 +144,7 @@ class MaskAndPrompt(Prompting):
 
     replaces = (CrossEntropy,)  # the labels are learned here
     prompter: CountedPool
+    parallel = True
 
     def __init__(
         self,

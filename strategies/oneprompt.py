@@ -49,6 +49,8 @@ class Shared(Prompter):
 class One(Prompting):
     """One set of prefixes is trained, experience by experience, for all images."""
 
+    parallel = True
+
     def __init__(self, rows: dict[int, int]) -> None:
         self.rows = rows
 

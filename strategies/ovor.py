@@ -35,6 +35,7 @@ class VirtualOutliers(Strategy):
 
     needs = frozenset({"boundaries"})
     from_start = True  # the first experience, too, ends with it
+    parallel = True
 
     def __init__(
         self,

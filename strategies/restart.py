@@ -21,6 +21,7 @@ class Restart(Strategy):
     """When an experience begins, all weights are as they were before the first one, and so are running statistics."""
 
     needs = frozenset({"boundaries"})
+    parallel = True
 
     def setup(self, run: Run) -> None:
         # No checkpoint holds them: a run that goes on is built with these weights, too.

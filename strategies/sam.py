@@ -25,6 +25,8 @@ class SharpnessAware(Strategy):
     draws; what the model says of the batch, and its running statistics, are those of the first.
     """
 
+    parallel = True
+
     def __init__(self, rho: float) -> None:
         self.rho = rho
 

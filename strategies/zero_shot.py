@@ -14,6 +14,8 @@ from clbench.parts import ByName
 class ZeroShot(ByName):
     """Nothing is trained; the classes seen so far are in question."""
 
+    parallel = True
+
     def wrap(self, model: nn.Module) -> nn.Module:
         return super().wrap(model).requires_grad_(False)
 

@@ -35,6 +35,8 @@ class Spans(Strategy):
         width: tokens of a run; documents that are shorter are taken whole.
     """
 
+    parallel = True
+
     def __init__(self, width: int = 8) -> None:
         self.width = width
 
@@ -79,6 +81,10 @@ class LearnedQueries(Strategy):
 
     needs = frozenset({"boundaries", "documents"})
     state = ("generator",)
+    parallel = (
+        "each process would train the generator of queries by itself, and what two of them ask may differ where "
+        "rounding does; generator=spans trains none"
+    )
 
     def __init__(self, kind: Literal["selector", "writer", "t5"], steps: int, length: int = 16) -> None:
         self.kind, self.steps, self.length = kind, steps, length
@@ -178,6 +184,7 @@ class RememberDocuments(Strategy):
 
     needs = frozenset({"boundaries", "memory", "documents"})
     state = ("memory",)
+    parallel = True
 
     def __init__(
         self, capacity: int, share: float, rate: float, asks: Asks | None = None, queries: bool = False
@@ -235,6 +242,7 @@ class PseudoQueries(Strategy):
 
     needs = frozenset({"boundaries", "documents"})
     state = ("documents",)
+    parallel = True
 
     def __init__(self, share: float, asks: Asks) -> None:
         self.share, self.asks = share, asks
@@ -259,6 +267,7 @@ class AllDocuments(Strategy):
     """Every corpus brings the documents of all corpora so far; and, if wanted, the labelled queries of the first."""
 
     needs = frozenset({"past data", "documents"})
+    parallel = True
 
     def __init__(self, queries: bool) -> None:
         self.queries = queries
@@ -284,6 +293,7 @@ class Restart(Strategy):
     """Weights, running statistics and the optimizer are as at the start whenever a later experience begins."""
 
     needs = frozenset({"boundaries"})
+    parallel = True
 
     def setup(self, run: Run) -> None:
         self.start = {name: value.detach().clone() for name, value in run.model.state_dict().items()}

@@ -61,6 +61,8 @@ class NormalisedHead(nn.Module):
 class Normalised(Strategy):
     """A `NormalisedHead` in place of the linear one, whose weights it begins with."""
 
+    parallel = True
+
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
 

@@ -67,6 +67,7 @@ class PlainRows(RowLoss):
     """Cross-entropy, row by row: what is left where a chain shapes rows and names no other loss of them."""
 
     idempotent = True
+    parallel = True
 
 
 class Counts(Strategy):
@@ -92,6 +93,7 @@ class InverseWeights(Counts, RowLoss):
     """Cross-entropy whose rows are weighted by the inverse of their class's number of examples."""
 
     replaces = (CrossEntropy, PlainRows)
+    parallel = True
 
     def rows(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, weight=inverse_weights(self.n), reduction="none")
@@ -110,6 +112,7 @@ class BalancedSoftmax(Counts, RowLoss):
     """Cross-entropy of logits that are shifted by the logarithm of each class's share of the examples."""
 
     replaces = (CrossEntropy, PlainRows)
+    parallel = True
 
     def rows(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits + log_prior(self.n), y, reduction="none")
@@ -136,6 +139,7 @@ class Margins(Counts, RowLoss):
     """
 
     replaces = (CrossEntropy, PlainRows)
+    parallel = True
 
     def __init__(self, margin: float, scale: float, defer: int, beta: float) -> None:
         self.margin, self.scale, self.defer, self.beta = margin, scale, defer, beta
@@ -184,6 +188,7 @@ class Mix(Strategy):
 
     needs = frozenset({"boundaries"})
     state = ("deck", "dealt")
+    parallel = True
 
     def __init__(self, probability: float, power: float, start: int, end: int) -> None:
         self.probability, self.power, self.start, self.end = probability, power, start, end
@@ -275,6 +280,7 @@ class TailSharpness(Strategy):
 
     needs = frozenset({"boundaries"})
     state = ("rare",)
+    parallel = True
 
     def __init__(self, rho: float) -> None:
         self.rho = rho

@@ -58,6 +58,7 @@ class SettleAfterFirst(Strategy):
 
     needs = frozenset({"boundaries"})
     idempotent = True
+    parallel = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
         model.backbone = Settling(model.backbone)  # type: ignore[arg-type]
@@ -77,6 +78,7 @@ class LearnFirst(Strategy):
     needs = frozenset({"boundaries"})
     replaces = (CrossEntropy,)
     state = ("first",)
+    parallel = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
         inner: nn.Module = model.head  # type: ignore[assignment]
