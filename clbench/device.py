@@ -32,3 +32,32 @@ def pick_device(name: str) -> torch.device:
             )
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def gpus(name: str) -> list[str]:
+    """The GPUs of that name: one, or of `cuda` and `auto` all that this process sees.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    device = pick_device(name)
+    if device.type != "cuda":
+        raise ConfigError(
+            f"--per-gpu is of runs that share a GPU, and device '{name}' is the CPU here; --workers says how many run "
+            "side by side on it."
+        )
+    if name in ("auto", "cuda"):
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [str(device)]
+
+
+def limit_memory(name: str, share: float) -> None:
+    """From now on this process takes no more than a share of that GPU's memory; for several on one GPU."""
+    torch.cuda.set_per_process_memory_fraction(share, pick_device(name))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take of a GPU."""
+    free, whole = torch.cuda.mem_get_info(device)
+    mine = torch.cuda.get_per_process_memory_fraction(device) * whole - torch.cuda.memory_reserved(device)
+    return int(min(free, mine))

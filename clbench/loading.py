@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clbench.config import Execution, cores
+from clbench.device import free_memory
 from clbench.types import Data
 
 RESIDENT_SHARE = 0.25
@@ -68,5 +69,5 @@ class _Rows(Dataset[tuple[Tensor, Tensor]]):
 
 def _room(device: torch.device) -> float:
     if device.type == "cuda":
-        return RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        return RESIDENT_SHARE * free_memory(device)
     return RESIDENT_BYTES_CPU

@@ -185,4 +185,28 @@ def reliability() -> str:
         f"{1000 * r['save_wall_seconds']:.1f} | {r['steps_a_save']} | {1000 * r['load_seconds']:.1f} |"
         for r in found["checkpoints"]
     ]
+    lines += ["", "### Two workers against one", "", *_scaling(found.get("scaling"))]
     return "\n".join(lines) + "\n"
+
+
+def _scaling(found: dict[str, Any] | None) -> list[str]:
+    """How long the runs of a suite take one worker and two, or that nobody has measured it."""
+    if found is None:
+        return [
+            "Not measured yet: `python tests/faults/report.py --scaling`, on a machine that does nothing else."
+        ]
+    there = found.get("environment", {})
+    machine = f", on {found['cores']} cores of {there['processor']}" if there else ""
+    bits = "The same curves, to the bit" if found["same_bits"] else "**Other curves**"
+    lines = [
+        f"{found['runs']} runs of replay on the digits, {found['steps']:,} steps each, one thread a run{machine}; the "
+        f"faster of two rounds. The start of the cluster and of its workers is left out. {bits}, with one worker and "
+        "two, by either launcher.",
+        "",
+        "| launcher | one worker, seconds | two workers, seconds | efficiency |",
+        "|---|---:|---:|---:|",
+    ]
+    return lines + [
+        f"| `{row['launcher']}` | {row['one']} | {row['two']} | {100 * row['efficiency']:.0f} % |"
+        for row in found["rows"]
+    ]

@@ -14,6 +14,7 @@ import torch
 from clbench import bench
 from clbench.api import make_model
 from clbench.bench import contenders
+from clbench.bench.packing import packing
 from clbench.bench.turns import Contender, Gate, take_turns
 
 CPU = torch.device("cpu")
@@ -62,6 +63,24 @@ def test_the_tables_hold_ratios(results: dict[str, Any]) -> None:
     lines = bench.table(filled(results)).splitlines()
     assert "| mlp | exact | 10.000 (10.000–10.000) | 10.0 | 10.0 |" in lines
     assert "| fast | 2.0 | 50.0 | 25 % | 0.20 % | 50.10 (+0.10) | 60.00 | 1.0 |" in lines
+
+
+def test_seeds_that_share_a_device_have_the_bits_of_those_alone() -> None:
+    found = packing(3, 4, CPU, hidden=[8], experiences=2, subset=10)
+    assert [row["at_once"] for row in found["rows"]] == [1, 2, 3]
+    assert all(row["same_bits"] for row in found["rows"])
+    for row in found["rows"]:
+        assert row["gain"] == pytest.approx(row["runs_per_second"] / found["rows"][0]["runs_per_second"])
+    text = bench.table(
+        {**bench.measure(0, device="cpu", rivals=False, rounds=0, run_steps=0), "packing": [found]}
+    )
+    assert text.count("| mlp | 3 |") == 3
+    assert "| 1.00 | the same bits |" in text
+
+
+def test_a_seed_that_fails_ends_the_measurement() -> None:
+    with pytest.raises(RuntimeError, match="seed 0: diverged"):
+        packing(1, 4, CPU, hidden=[8], experiences=2, lr=1e30)
 
 
 def test_there_is_a_plot(results: dict[str, Any], tmp_path: Path) -> None:

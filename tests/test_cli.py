@@ -588,9 +588,10 @@ def test_a_name_that_two_distributions_want_is_nobody_s(
     [
         (["--launcher", "rai"], "no launcher 'rai'. Did you mean 'ray'? Known: local, ray"),
         (["--address", "auto"], "--address is for --launcher ray; the launcher is local"),
+        (["--launcher", "ray", "--per-gpu", "2"], "--per-gpu is for --launcher local; the launcher is ray"),
         (["--launcher", "ray", "--workers", "2"], "--workers is for --launcher local; the launcher is ray"),
     ],
-    ids=["unknown", "ray's", "local's"],
+    ids=["unknown", "ray's", "shared", "local's"],
 )
 def test_options_of_another_launcher_are_refused(clbench: Command, options: list[str], message: str) -> None:
     said = clbench("suite", "quickstart", *options)

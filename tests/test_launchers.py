@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clbench import suite
 from clbench.config import Execution
@@ -102,6 +103,42 @@ def test_a_run_that_hangs_is_ended_at_its_limit_and_goes_on_the_next_time(
     assert (tmp_path / hung[0].id / "checkpoint.safetensors").is_file()
     suite.run(again, tmp_path, HOW, launcher=Local(1), plugins=[plugin])
     assert again[0].state == "done"
+
+
+# --- several on one device ---
+
+
+def test_runs_side_by_side_have_the_bits_of_each_alone(tmp_path: Path) -> None:
+    """Seeds that share a device, here its cores, a thread each."""
+    together = planned("er", seeds=4)
+    suite.run(together, tmp_path / "together", HOW, launcher=Local(4))
+    for cell in planned("er", seeds=4):
+        suite.run([cell], tmp_path / "alone", HOW, launcher=Local(1))
+        assert cell.record is not None
+        here = next(other.record for other in together if other.id == cell.id)
+        assert here is not None
+        assert here.curve_file["sha256"] == cell.record.curve_file["sha256"]
+        assert bits(tmp_path / "alone", [cell]) == bits(tmp_path / "together", [cell])
+
+
+def test_runs_take_turns_among_gpus_and_share_each_ones_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def places(device: str, **how: Any) -> list[tuple[str, float | None]]:
+        return [(place.device, place.memory) for place in Local(**how)._places(device)]
+
+    assert places("auto", per_gpu=2) == [("cuda:0", 0.5), ("cuda:1", 0.5)] * 2
+    assert places("cuda:1", per_gpu=4) == [("cuda:1", 0.25)] * 4
+    assert places("cuda", per_gpu=2, workers=3) == [("cuda:0", 0.5), ("cuda:1", 0.5), ("cuda:0", 0.5)]
+    assert places("cuda", workers=3) == [("cuda", None)] * 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_there_must_be_a_gpu_to_share(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device '{device}' is the CPU here; --workers says how many"):
+        suite.run(planned("er"), tmp_path, Execution(device=device), launcher=Local(per_gpu=2))
 
 
 # --- a cluster ---

@@ -3,6 +3,7 @@
 turns.py        contenders take turns, one step each, so that whatever else the machine does hits all alike
 contenders.py   the same training by hand, by clbench, by Avalanche
 measure.py      training steps, and evaluations after every step
+packing.py      several seeds on one device at once
 show.py         the results as tables and as a plot
 """
 

@@ -15,6 +15,7 @@ from clbench import metrics
 from clbench.api import build, make_model
 from clbench.bench import contenders as make
 from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
+from clbench.bench.packing import packing
 from clbench.bench.turns import take_turns
 from clbench.config import Execution, resolve
 from clbench.device import pick_device
@@ -24,6 +25,11 @@ WARM_UP = 20
 """First steps, which fill a memory and are not reported; of long cases a share of them."""
 STREAMS, IMAGES = 5, 1000
 """Test streams and examples in each, of the evaluation that is timed."""
+PACKED: Mapping[str, Sequence[tuple[str, int]]] = {
+    "cpu": (("mlp", 400), ("slim-resnet18", 10)),
+    "cuda": (("mlp", 400), ("slim-resnet18", 200)),
+}
+"""Models of the seeds that share a device, and steps in each of the five experiences: some seconds a run."""
 LEVELS: Mapping[str, Mapping[str, Any]] = {
     "exact": {},
     "fast": {"level": "fast"},
@@ -42,15 +48,17 @@ def measure(
     rivals: bool = True,
     rounds: int = 3,
     run_steps: int = 40,
+    packed: int = 0,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """All figures, JSON-able.
 
     Args:
-        steps: laps of each contender in training; of long cases a share of them.
+        steps: laps of each contender in training; of long cases a share of them; 0 leaves training out.
         rivals: Avalanche as well, if it is installed.
         rounds: evaluations of each contender; 0 leaves evaluation out.
         run_steps: steps in each experience of the runs that compare levels; 0 leaves them out.
+        packed: seeds that share the device, at most; 0 leaves them out.
         keep: called with what there is after each row, as the whole takes minutes.
     """
     where = pick_device(device)
@@ -62,8 +70,9 @@ def measure(
             "steps": [],
             "evaluations": [],
             "runs": [],
+            "packing": [],
         }
-        for case in cases:
+        for case in cases if steps else ():
             results["steps"].append(_steps(case, max(10, round(steps * case.share)), where, module))
             keep(results)
         for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
@@ -78,6 +87,9 @@ def measure(
             else ()
         ):
             results["runs"].append(_runs(name, "split-digits", model, many, where))
+            keep(results)
+        for name, many in PACKED[where.type] if packed else ():
+            results["packing"].append(packing(packed, many, where, model=name))
             keep(results)
         return results
 

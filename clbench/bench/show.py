@@ -12,7 +12,7 @@ def table(results: dict[str, Any]) -> str:
     versions = f"torch {machine['torch']}, Python {machine['python']}"
     others = f", Avalanche {results['avalanche']}" if results["avalanche"] else ""
     lines = [f"{machine['device']}; {versions}{others}; {machine['threads']} thread; medians (quartiles), ms"]
-    for part in (_steps, _evaluations, _runs):
+    for part in (_steps, _evaluations, _runs, _packing):
         lines += part(results)
     return "\n".join(lines)
 
@@ -73,6 +73,26 @@ def _runs(results: dict[str, Any]) -> list[str]:
             lines.append(
                 f"| {name} | {found['ms']:.1f} | {ratio} | {100 * found['share']:.0f} % | {differ} | {gaps} "
                 f"| {found['wall_s']:.1f} |"
+            )
+    return lines
+
+
+def _packing(results: dict[str, Any]) -> list[str]:
+    if not results["packing"]:
+        return []
+    lines = [
+        "",
+        "Seeds of replay on split-digits that share the device, one thread each, starts of processes included:",
+        "",
+        "| network | seeds | at a time | seconds | runs in a minute | × one at a time | curves |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for case in results["packing"]:
+        for row in case["rows"]:
+            bits = "the same bits" if row["same_bits"] else "**other bits**"
+            lines.append(
+                f"| {case['case']} | {case['seeds']} | {row['at_once']} | {row['seconds']:.1f} "
+                f"| {60 * row['runs_per_second']:.1f} | {row['gain']:.2f} | {bits} |"
             )
     return lines
 

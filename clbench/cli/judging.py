@@ -144,11 +144,15 @@ def plot(
 
 def bench(
     as_json: Json = False,
-    steps: Annotated[int, typer.Option(min=10, help="Training steps a measurement.")] = 200,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps a measurement; 0: none.")] = 200,
     rounds: Annotated[int, typer.Option(min=0, help="Evaluations a measurement; 0: none.")] = 3,
     run_steps: Annotated[
         int, typer.Option(min=0, help="Steps in each experience of whole runs; 0: none.")
     ] = 40,
+    packed: Annotated[
+        int,
+        typer.Option(min=0, max=64, help="Seeds that share the device: 1, 2, 4 … up to so many; 0: none."),
+    ] = 0,
     rivals: Annotated[bool, typer.Option(help="Avalanche as well, where it is installed.")] = True,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
@@ -165,8 +169,8 @@ def bench(
             atomic_write(folder / "bench.md", benching.table(results) + "\n")
 
     results = benching.measure(
-        steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps, keep=keep
+        steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps, packed=packed, keep=keep
     )
-    if folder is not None:
+    if folder is not None and (results["steps"] or results["evaluations"] or results["runs"]):
         benching.plot(results, folder / "bench.png")
     print(json.dumps(results, indent=2) if as_json else benching.table(results))

@@ -91,6 +91,9 @@ def suite(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side.  [default: the number of cores]")
     ] = None,
+    per_gpu: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time on each GPU, which they share.")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="That many seeds from 0, in place of the suite's.")
     ] = None,
@@ -123,7 +126,7 @@ def suite(
     from clbench import suite as suites
     from clbench.config import parse_pairs, read_yaml
 
-    carry_out = _launcher(launcher, workers, address, cpus, gpus, retries, time_limit)
+    carry_out = _launcher(launcher, workers, per_gpu, address, cpus, gpus, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
     how = execution(device, threads, log, checkpoint, overlap)
@@ -144,6 +147,7 @@ def suite(
 def _launcher(
     name: str,
     workers: int | None,
+    per_gpu: int | None,
     address: str | None,
     cpus: int | None,
     gpus: float | None,
@@ -155,7 +159,7 @@ def _launcher(
 
     limits = Limits(retries, seconds)
     theirs: dict[str, dict[str, Any]] = {
-        "local": {"workers": workers},
+        "local": {"workers": workers, "per_gpu": per_gpu},
         "ray": {"address": address, "cpus": cpus, "gpus": gpus},
     }
     if name not in theirs:
@@ -165,7 +169,9 @@ def _launcher(
     for other, options in theirs.items():
         given = [key for key, value in options.items() if value is not None]
         if other != name and given:
-            raise ConfigError(f"--{given[0]} is for --launcher {other}; the launcher is {name}.")
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is for --launcher {other}; the launcher is {name}."
+            )
     options = {key: value for key, value in theirs[name].items() if value is not None}
     return Local(**options, limits=limits) if name == "local" else Ray(**options, limits=limits)
 

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from clbench.config import cores
+from clbench.device import gpus, limit_memory
 from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.ledger import has_record
 
@@ -32,10 +33,19 @@ class _Waiting:
     until: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A device, and the share of its memory that a run may take; None is no limit."""
+
+    device: str
+    memory: float | None = None
+
+
 @dataclass
 class _Process:
     cell: Cell
     job: Job
+    place: _Place
     process: Any
     news: Connection
     began: float = field(default_factory=time.monotonic)
@@ -43,9 +53,18 @@ class _Process:
 
 @dataclass(frozen=True)
 class Local(Launcher):
-    """`workers` processes at a time; None is as many as there are cores."""
+    """Processes side by side, on the cores of this machine or sharing its GPUs.
+
+    Attributes:
+        workers: processes at a time; None is as many as there are cores, or as `per_gpu` allows.
+        per_gpu: processes at a time on each GPU of the device that is asked for, `cuda` being all of them. Each may
+            take an equal share of the GPU's memory, so that no run fails for what another holds. None leaves all on
+            the one device that is named.
+        limits: of each run.
+    """
 
     workers: int | None = None
+    per_gpu: int | None = None
     limits: Limits = field(default_factory=Limits)
 
     def launch(self, jobs: Sequence[tuple[Cell, Job]], watch: Callable[[], None]) -> None:
@@ -54,7 +73,8 @@ class Local(Launcher):
         A run that another process has in its hands, another suite's for example, is waited for, after all others.
         """
         waiting = [_Waiting(cell, job) for cell, job in jobs]
-        workers = min(self.workers or cores(), len(waiting))
+        free = self._places(jobs[0][1].execution.device)[: len(waiting)]
+        workers = len(free)
         # A fork server imports torch once; a process costs next to nothing then.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
@@ -62,9 +82,9 @@ class Local(Launcher):
         try:
             while waiting or running:
                 now = time.monotonic()
-                for one in [one for one in waiting if one.until <= now][: workers - len(running)]:
+                for one in [one for one in waiting if one.until <= now][: len(free)]:
                     waiting.remove(one)
-                    started = _start(context, one.cell, one.job, workers)
+                    started = _start(context, one.cell, one.job, free.pop(0), workers)
                     running[started.process.sentinel] = started
                 ended = wait(list(running), timeout=0.2)
                 for process in running.values():
@@ -73,6 +93,7 @@ class Local(Launcher):
                 for sentinel in ended:
                     process = running.pop(int(sentinel))  # type: ignore[arg-type]
                     self._conclude(process)
+                    free.append(process.place)
                     cell, job = process.cell, process.job
                     if cell.state == "waiting":
                         busy = bool(cell.message)
@@ -84,6 +105,13 @@ class Local(Launcher):
                 process.process.terminate()
             for process in running.values():
                 process.process.join()
+
+    def _places(self, device: str) -> list[_Place]:
+        """Where runs may be at a time, one entry for each; of several GPUs, these take turns."""
+        if self.per_gpu is None:
+            return [_Place(device)] * (self.workers or cores())
+        places = [_Place(gpu, 1 / self.per_gpu) for _ in range(self.per_gpu) for gpu in gpus(device)]
+        return places[: self.workers]
 
     def _watch_the_clock(self, one: _Process) -> None:
         seconds = self.limits.seconds
@@ -111,17 +139,18 @@ class Local(Launcher):
             cell.attempts -= 1
 
 
-def _start(context: Any, cell: Cell, job: Job, workers: int) -> _Process:
+def _start(context: Any, cell: Cell, job: Job, place: _Place, workers: int) -> _Process:
     threads = job.execution.threads or max(1, cores() // workers)
-    job = replace(job, execution=job.execution.model_copy(update={"threads": threads}))
+    how = {"threads": threads, "device": place.device}
+    job = replace(job, execution=job.execution.model_copy(update=how))
     # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
     news, send = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, send), daemon=False)
+    process = context.Process(target=_work, args=(job, place, send), daemon=False)
     process.start()
     send.close()
     cell.state, cell.message = "running", ""
     cell.attempts += 1
-    return _Process(cell, job, process, news)
+    return _Process(cell, job, place, process, news)
 
 
 def _read(one: _Process) -> None:
@@ -133,11 +162,13 @@ def _read(one: _Process) -> None:
         return
 
 
-def _work(job: Job, news: Connection) -> None:
+def _work(job: Job, place: _Place, news: Connection) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the suite's own process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if place.memory is not None:
+        limit_memory(place.device, place.memory)
     job.carry_out(lambda key, value: news.send((key, value)))
 
 

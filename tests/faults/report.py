@@ -1,9 +1,10 @@
-"""What clbench withstands, counted: kills, full disks, damaged files, bad input, long runs.
+"""What clbench withstands, counted: kills, full disks, damaged files, bad input, long runs; and two workers against one.
 
-python tests/faults/report.py [--quick] [--out FILE]
+python tests/faults/report.py [--quick] [--scaling] [--out FILE]
 
 writes docs/results/reliability.json, from which docs/generate.py makes the tables of docs/reliability.md. About ten
-minutes of one core; with --quick, which tests use, a few of everything.
+minutes of one core, and then some of two; with --quick, which tests use, a few of everything. With --scaling the two
+workers alone are measured anew, on a machine that should do nothing else, and the rest of the file stays.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import harness
 import inputs
 import measure
+import scaling
 from harness import Fault, References
 
 from clbench import api
@@ -102,11 +104,23 @@ def bad_input(whole: Path, scale: float, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def two_workers(quick: bool, folder: Path) -> dict[str, Any]:
+    """Two workers against one."""
+    if quick:
+        return scaling.scaling(2, 2, 1, folder, ["local"])
+    return {**scaling.scaling(8, 400, 2, folder, ["local", "ray"]), "environment": environment("cpu", 1)}
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a few of everything")
+    parser.add_argument("--scaling", action="store_true", help="two workers against one, and nothing else")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     quick, began = given.quick, time.perf_counter()
@@ -115,11 +129,18 @@ def main() -> None:
     def told(what: str) -> None:
         print(f"{time.perf_counter() - began:6.0f} s  {what}", file=sys.stderr, flush=True)
 
+    if given.scaling:
+        found = json.loads(given.out.read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as temporary:
+            found["scaling"] = two_workers(quick, Path(temporary))
+        write(found, given.out)
+        sys.exit(not found["scaling"]["same_bits"])
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         references = References(folder / "references")
         strategies = ["er", "lwf"] if quick else harness.all_strategies()
-        found: dict[str, Any] = {"quick": quick, "environment": environment("cpu", 1)}
+        found = {"quick": quick, "environment": environment("cpu", 1)}
         told("kills")
         found["kills"] = kills(references, strategies, 2, folder)
         told("full disks")
@@ -141,12 +162,15 @@ def main() -> None:
         found["inputs"] = bad_input(references.folder("er"), 0 if quick else 0.4, folder)
         found["seconds"] = round(time.perf_counter() - began)
         os.chdir(ROOT)
-    given.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        told("two workers against one")
+        found["scaling"] = two_workers(quick, folder / "scaling")
+    write(found, given.out)
     told(f"{given.out}; `python docs/generate.py` writes the page")
     wrong = [
         *found["kills"]["wrong"],
         *found["full_disks"]["wrong"],
         *(w for d in found["damage"] for w in d["wrong"]),
+        *([] if found["scaling"]["same_bits"] else ["two workers came to other bits than one"]),
     ]
     for one in wrong:
         print(one, file=sys.stderr)

@@ -18,7 +18,33 @@ def test_a_quick_report_finds_nothing_wrong(tmp_path: Path) -> None:
     command = [sys.executable, "tests/faults/report.py", "--quick", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(out.read_text()).keys() == json.loads(PUBLISHED.read_text()).keys()
+    found = json.loads(out.read_text())
+    assert found.keys() >= json.loads(PUBLISHED.read_text()).keys()
+    assert found["scaling"]["same_bits"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:::ray", "ignore::ResourceWarning")
+def test_workers_of_a_cluster_are_measured_beside_those_of_this_machine(tmp_path: Path) -> None:
+    import scaling
+
+    found = scaling.scaling(3, 2, 1, tmp_path, ["local", "ray"])
+    assert found["same_bits"]
+    assert [row["launcher"] for row in found["rows"]] == ["local", "ray"]
+    for row in found["rows"]:
+        assert row["efficiency"] == pytest.approx(row["one"] / row["two"] / 2, rel=0.05)
+
+
+def test_the_scaling_alone_is_made_anew(tmp_path: Path) -> None:
+    out = tmp_path / "reliability.json"
+    before = json.loads(PUBLISHED.read_text())
+    out.write_text(json.dumps({**before, "scaling": "old"}))
+    command = [sys.executable, "tests/faults/report.py", "--quick", "--scaling", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found == {**before, "scaling": found["scaling"]}
+    assert found["scaling"]["rows"][0].keys() >= {"launcher", "one", "two", "efficiency"}
 
 
 def test_the_published_report_is_a_full_one_without_a_failure() -> None:
