@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from clbench.checkpoint import nbytes, tree_map
 from clbench.config import Execution, OptimConfig, RunConfig
+from clbench.energy import Meter
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
@@ -103,6 +104,7 @@ class Run:
         self.updates = 0
         self.experience = 0
         self.train_seconds = 0.0
+        self.energy = Meter(self.device)
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
         self._from_features = False  # that batches bring features in place of inputs
@@ -440,6 +442,7 @@ class Run:
         seed = derive_seed(self.config.seeds.data, "model")
         with global_rng(self.device, seed, self._global_rng):
             self._tell("begin")
+            self.energy.start()
             try:
                 self._fit()
             except ClbenchError:
@@ -448,6 +451,7 @@ class Run:
                 self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
                 raise
             finally:
+                self.energy.stop()
                 self.evaluator.close()
                 self._tell("end")
 
@@ -670,6 +674,7 @@ class Run:
 
     def _flush(self) -> None:
         """Fetch the losses since the last look in one copy per name; stop if one is not finite."""
+        self.energy.look()
         if not self._trace:
             return
         place = self.experience
@@ -920,6 +925,7 @@ class Run:
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "global_rng": global_rng_state(self.device),
             "evaluator": self.evaluator.state_dict(),
+            "energy": self.energy.state_dict(),
         }
 
     _COUNTERS = ("step", "examples", "forwards", "updates", "experience", "train_seconds")
@@ -940,11 +946,16 @@ class Run:
             self.rng(name).set_state(saved.cpu())
         self._global_rng = state["global_rng"]
         self.evaluator.load_state_dict(state["evaluator"])
+        self.energy.load_state_dict(state.get("energy", {}))
 
     # --- what it cost ---
 
-    def budget(self) -> dict[str, float | int]:
-        """What the run cost so far, units in the names."""
+    def budget(self) -> dict[str, float | int | None]:
+        """What the run cost so far, units in the names.
+
+        Joules are those of the whole machine's processors and of the whole GPU while the run trained and evaluated,
+        whatever else they did; None where they cannot be read, and of several processes.
+        """
         memories = self._memories()
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
@@ -964,4 +975,9 @@ class Run:
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.evaluator.seconds, 3),
             "peak_memory_bytes": peak,
+            "whole_cpu_joules": self._joules(self.energy.cpu),
+            "whole_gpu_joules": self._joules(self.energy.gpu),
         }
+
+    def _joules(self, found: float | None) -> float | None:
+        return None if found is None or not self.ranks.alone else round(found, 1)

@@ -36,7 +36,8 @@ class Record:
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one.
         environment: machine, Python, libraries, device, threads, and processes where there were several.
-        budget: what it cost; units in the names.
+        budget: what it cost; units in the names. `whole_cpu_joules` and `whole_gpu_joules` are of the whole machine
+            and GPU, None where they cannot be read; records from before they were read lack them.
         metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
         selection: how the hyper-parameters were chosen.

@@ -17,6 +17,7 @@ import pytest
 
 from clbench.curve import Curve
 from clbench.leaderboard import svg
+from clbench.leaderboard.page import readme
 from clbench.leaderboard.site import slug, write_site
 from clbench.leaderboard.store import place
 from clbench.ledger import Record
@@ -70,6 +71,27 @@ def site(tmp_path: Path) -> Path:
     records += [record("few", 0, 0.7, root, selection="oracle")]
     write_site(records, root, tmp_path / "site")
     return tmp_path / "site"
+
+
+def test_joules_are_shown_where_all_of_a_row_were_read(site: Path, tmp_path: Path) -> None:
+    def budget(**read: float | None) -> dict[str, Any]:
+        return {"train_seconds": 1.0, "forward_examples": 100, "memory_bytes": 0, "parameters": 10, **read}
+
+    root = tmp_path / "measured"
+    records = [record("all", 0, 0.5, root, budget=budget(whole_cpu_joules=2500.0, whole_gpu_joules=None))]
+    records += [record("all", 1, 0.5, root, budget=budget(whole_cpu_joules=3500.0, whole_gpu_joules=None))]
+    records += [record("some", 0, 0.5, root, budget=budget(whole_cpu_joules=2500.0, whole_gpu_joules=10.0))]
+    records += [record("some", 1, 0.5, root, budget=budget(whole_cpu_joules=2500.0, whole_gpu_joules=None))]
+    records += [record("before", 0, 0.5, root)]
+    write_site(records, root, tmp_path / "read")
+    assert "kJ, whole machine" in (tmp_path / "read" / "index.html").read_text()
+    assert "kJ, whole machine" not in (site / "index.html").read_text()
+    lines = readme(records).splitlines()
+    told = {
+        line.split("|")[2].strip(): line.split("|")[-3].strip() for line in lines if line.startswith("| ")
+    }
+    assert told.pop("---") == "---:"
+    assert told == {"strategy": "kJ, whole machine", "all@1": "3.0", "some@1": "–", "before@1": "–"}
 
 
 class Links(HTMLParser):

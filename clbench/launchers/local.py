@@ -57,15 +57,15 @@ class Local(Launcher):
 
     Attributes:
         workers: processes at a time; None is as many as there are cores, or as `per_gpu` allows.
+        limits: of each run.
         per_gpu: processes at a time on each GPU of the device that is asked for, `cuda` being all of them. Each may
             take an equal share of the GPU's memory, so that no run fails for what another holds. None leaves all on
             the one device that is named.
-        limits: of each run.
     """
 
     workers: int | None = None
-    per_gpu: int | None = None
     limits: Limits = field(default_factory=Limits)
+    per_gpu: int | None = None
 
     def launch(self, jobs: Sequence[tuple[Cell, Job]], watch: Callable[[], None]) -> None:
         """Carry out all jobs, each in a process of its own, which cannot take another with it.

@@ -18,6 +18,9 @@ SHOWN = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc"
 
 COSTS = ("train_seconds", "forward_examples", "memory_bytes", "parameters")
 """Of the budget: what a row cost, as means."""
+JOULES = ("whole_cpu_joules", "whole_gpu_joules")
+ENERGY = "kJ, whole machine"
+"""Head of the column of joules, which tables have where a record has them."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,15 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
     return {benchmark: _ranked(tables[benchmark]) for benchmark in sorted(tables)}
 
 
+def joules(records: Sequence[Record]) -> float | None:
+    """What machine and GPU took while a run went on, as a mean; None unless the same was read for every one."""
+    read = [[record.budget.get(name) for name in JOULES] for record in records]
+    known = [[value for value in row if value is not None] for row in read]
+    if len({tuple(value is None for value in row) for row in read}) != 1 or not known[0]:
+        return None
+    return sum(sum(row) for row in known) / len(known)
+
+
 def _row(key: str, runs: Sequence[Record]) -> Row:
     first, done = runs[0], [record for record in runs if record.status == "done"]
     values: dict[str, dict[int, float]] = {}
@@ -105,6 +117,9 @@ def _row(key: str, runs: Sequence[Record]) -> Row:
             if value is not None:
                 values.setdefault(name, {})[record.seeds["data"]] = value
     costs = {name: sum(r.budget[name] for r in done) / len(done) for name in COSTS} if done else {}
+    spent = joules(done)
+    if spent is not None:
+        costs["joules"] = spent
     return Row(
         id=key,
         benchmark=f"{first.benchmark['name']}@{first.benchmark['version']}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clbench.leaderboard.board import RANKED_FROM, SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of, settings_of
 from clbench.ledger import Record
 from clbench.statistics import Interval
 from clbench.tables import NONE, Estimate, head_of, markdown, percent
@@ -40,11 +40,10 @@ def table(rows: Sequence[Row]) -> str:
     """A benchmark's table in Markdown."""
     shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row in rows)]
     heads = ["rank", "strategy", "settings", *[head_of(key) for key in shown]]
-    heads += ["seeds", "network", "selection", "memory", "forwards", "train s", "row"]
-    lines = [
-        heads,
-        ["---:", "---", "---", *["---:"] * len(shown), "---:", "---", "---", *["---:"] * 3, "---"],
-    ]
+    measured = [ENERGY] * any("joules" in row.costs for row in rows)
+    heads += ["seeds", "network", "selection", "memory", "forwards", "train s", *measured, "row"]
+    costs = ["---:"] * (3 + len(measured))
+    lines = [heads, ["---:", "---", "---", *["---:"] * len(shown), "---:", "---", "---", *costs, "---"]]
     for row in rows:
         lines.append(
             [
@@ -58,6 +57,7 @@ def table(rows: Sequence[Row]) -> str:
                 _bytes(row.costs),
                 f"{row.costs['forward_examples']:,.0f}" if row.costs else NONE,
                 f"{row.costs['train_seconds']:,.1f}" if row.costs else NONE,
+                *[f"{row.costs['joules'] / 1e3:,.1f}" if "joules" in row.costs else NONE for _ in measured],
                 f"`{row.id}`",
             ]
         )

@@ -19,7 +19,7 @@ from clbench import plots
 from clbench.curve import Floats, Ticks
 from clbench.files import atomic_write, make_folder, pretty_json
 from clbench.leaderboard import svg
-from clbench.leaderboard.board import SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.board import ENERGY, SHOWN, Row, rows_of, settings_of
 from clbench.leaderboard.frame import page
 from clbench.leaderboard.store import place
 from clbench.ledger import Record
@@ -246,6 +246,9 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
         ("forwards", "number", ""),
         ("train s", "number", ""),
     ]
+    measured = any("joules" in row.costs for row, _ in rows)
+    if measured:
+        heads += [(ENERGY, "number", "")]
     heads += [("row", "words", "")]
     head = "".join(
         f'<th scope="col" class="{kind}" aria-sort="none"><button type="button" title="{_escape(hint or "sort")}">'
@@ -275,6 +278,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             (row.costs.get("memory_bytes", math.nan) / 1e3, 0),
             (row.costs.get("forward_examples", math.nan), 0),
             (row.costs.get("train_seconds", math.nan), 1),
+            *([(row.costs.get("joules", math.nan) / 1e3, 1)] if measured else []),
         ):
             cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
         cells.append(_link(f"{up}rows/{row.id}.html", row.id))

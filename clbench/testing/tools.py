@@ -165,10 +165,11 @@ def same(a: Any, b: Any, message: str) -> None:
 
 
 def everything(run: Run) -> dict[str, Any]:
-    """All state of a run that is not a time, copied."""
+    """All state of a run that is no time and no energy, copied."""
     state = checkpoint.clone(run.state_dict())
     for timed, key in ((state["counters"], "train_seconds"), (state["evaluator"], "seconds")):
         del timed[key]
+    del state["energy"]
     del state["global_rng"]  # the caller's again by now
     kept: dict[str, Any] = state
     return kept

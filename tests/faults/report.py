@@ -1,4 +1,4 @@
-"""What clbench withstands, counted: kills, full disks, damaged files, bad input, long runs; and two workers against one.
+"""What clbench withstands, counted: kills, full disks, damaged files, bad input, long runs; two workers beside one.
 
 python tests/faults/report.py [--quick] [--scaling] [--out FILE]
 
