@@ -8,14 +8,16 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from clbench import Strategy, register
-from clbench.parts import ByName
+from clbench.parts import AsIs, ByName
 
 
 class ZeroShot(ByName):
     """Nothing is trained; the classes seen so far are in question."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        return super().wrap(model).requires_grad_(False)
+        model = super().wrap(model).requires_grad_(False)
+        model.backbone = AsIs(model.backbone)  # type: ignore[arg-type]
+        return model
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         return self.run.forward(x, task).logits

@@ -1,5 +1,6 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.once import once
 from clbench.optim import quarter_cosine
 from clbench.parts.documents import (
     AllDocuments,
@@ -172,6 +173,7 @@ __all__ = [
     "like",
     "log_prior",
     "members_of",
+    "once",
     "owners",
     "pairs",
     "per_example_gradients",

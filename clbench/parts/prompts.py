@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
+from clbench.once import once
 from clbench.strategy import Strategy
 
 Readout = Literal["token", "prompts"]
@@ -58,7 +59,10 @@ class Prompter(nn.Module):
     readout: Readout = "token"
 
     def query(self, vit: Any, tokens: Tensor) -> Tensor:
-        """(B, D) what the transformer says of embedded images (B, N, D) without prompts, the final norm included."""
+        """(B, D) what the transformer says of embedded images (B, N, D) without prompts, the final norm included.
+
+        It depends on nothing that is learned: evaluation asks it `once` for each test image.
+        """
         features: Tensor = vit.forward_head(vit.norm(vit.blocks(tokens)), pre_logits=True)
         return features
 
@@ -91,7 +95,11 @@ class Prompted(nn.Module):
         """(B, …) → (B, D + k)."""
         with torch.no_grad():
             tokens = embed(self.inner, x)  # (B, N, D)
-            query = self.prompter.query(self.inner, tokens)
+
+            def ask(rows: Tensor) -> Tensor:
+                return self.prompter.query(self.inner, tokens if rows is x else embed(self.inner, rows))
+
+            query = once("query", self.inner, x, ask)
         with torch.autocast(x.device.type, enabled=False):  # so that a choice is the same wherever it is made
             prompts = self.prompter(query if query.dtype == torch.float64 else query.float())
         states = through_blocks(self.inner, tokens, prompts)
