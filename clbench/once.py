@@ -84,6 +84,20 @@ class Kept:
         """Every network that was asked, and how often it has moved after all."""
         return {network: known.version for network, known in self.networks.items()}
 
+    def describe(self) -> dict[str, dict[str, int]]:
+        """By name of what was asked: examples and bytes that are kept now, examples for which there is no room, and
+        how often the network has moved."""
+        found: dict[str, dict[str, int]] = {}
+        for test, answers in self.answers.items():
+            for (name, network), known in answers.items():
+                about = found.setdefault(name, {"examples": 0, "bytes": 0, "refused": 0, "moved": 0})
+                size = 0 if known.values is None else known.values.nbytes
+                about["examples"] += len(test) if size else 0
+                about["bytes"] += size
+                about["refused"] += len(test) if known.refused else 0
+                about["moved"] = max(about["moved"], self.networks[network].version)
+        return found
+
 
 @contextlib.contextmanager
 def keeping_nothing() -> Iterator[None]:
@@ -148,7 +162,7 @@ class Asked:
             mine = isinstance(self.rows, slice) and self.rows == whole
             made = compute(self.x if mine else self.everyone[whole])
             if known.values is None and not self._hold(known, made):
-                break
+                return made if mine else compute(self.x)
             assert known.values is not None
             known.values[whole] = made
             known.done.add(number)

@@ -14,6 +14,7 @@ from torch import Tensor
 from clbench import checkpoint
 from clbench.engine import Run
 from clbench.errors import IncompatibleError
+from clbench.once import keeping_nothing
 from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.subjects import Subject
@@ -412,6 +413,19 @@ def check_frozen(subject: Subject) -> None:
     run.fit()
 
 
+def check_once(subject: Subject) -> None:
+    """What it asks `once` for each test example depends on nothing that changes: the curve is as without keeping."""
+    benchmark = subject.benchmark()
+    keeps = subject.fitted(benchmark, every=1)
+    moved = keeps.evaluator.moved()
+    if moved is None:
+        raise NotApplicable("it asks nothing once")
+    require(not moved, f"'{', '.join(moved)}' is asked once, as if it stayed as it is, and changes")
+    with keeping_nothing():
+        anew = subject.fitted(benchmark, every=1)
+    same(learned(anew)["curve"], learned(keeps)["curve"], "what it asks once is not the same later")
+
+
 def _test_examples(run: Run) -> tuple[Tensor, Tensor]:
     """The inputs of the whole test stream, and the task labels that prediction is told."""
     x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test]).to(run.device)
@@ -441,5 +455,6 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_prediction_alone,
     check_evaluation_blind,
     check_frozen,
+    check_once,
 ]
 """The contract, rule by rule."""
