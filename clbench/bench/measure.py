@@ -24,6 +24,10 @@ WARM_UP = 20
 """First steps, which fill a memory and are not reported; of long cases a share of them."""
 STREAMS, IMAGES = 5, 1000
 """Test streams and examples in each, of the evaluation that is timed."""
+FROZEN = ("linear-probe", "ncm", "l2p", "dualprompt")
+"""Strategies whose network, or a part of it, stays as it is."""
+VIT, VIT_IMAGES = "timm:vit_tiny_patch16_224", 40
+"""The network they are timed on, in 6 blocks, and test images of each stream."""
 LEVELS: Mapping[str, Mapping[str, Any]] = {
     "exact": {},
     "fast": {"level": "fast"},
@@ -61,6 +65,7 @@ def measure(
             "avalanche": None if module is None else str(module.__version__),
             "steps": [],
             "evaluations": [],
+            "frozen": [],
             "runs": [],
         }
         for case in cases:
@@ -68,6 +73,9 @@ def measure(
             keep(results)
         for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
             results["evaluations"].append(_evaluations(case, rounds, where, module))
+            keep(results)
+        for strategy in FROZEN if rounds else ():
+            results["frozen"].append(_frozen(strategy, rounds, where))
             keep(results)
         for name, model, many in (
             (
@@ -107,7 +115,7 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
     """One evaluation of five streams of 1,000 images."""
     benchmark = make.random_benchmark(case, 1, STREAMS, IMAGES)
     model = make_model(case.model, case.input_shape, CLASSES)
-    rivals = [make.evaluation(case, benchmark, model, device, level, level) for level in ("exact", "fast")]
+    rivals = [make.evaluation(benchmark, model, device, level, level) for level in ("exact", "fast")]
     if module is not None:
         best = 64 if case.model != "mlp" and device.type == "cpu" else 256
         how = ((True, 256), (False, best))
@@ -120,6 +128,25 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
         "case": case.model,
         "streams": STREAMS,
         "images": IMAGES,
+        "rounds": rounds,
+        "ms": {rival.name: rival.summary(1) for rival in rivals},
+    }
+
+
+def _frozen(strategy: str, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Ticks of a strategy on a transformer that stays as it is, which is asked once for each image, or every time."""
+    case = Case(VIT, IMAGE, 10)
+    benchmark = make.random_benchmark(case, 1, STREAMS, VIT_IMAGES)
+    model = make_model(VIT, IMAGE, CLASSES, patch_size=4, depth=6)
+    rivals = [
+        make.evaluation(benchmark, model, device, "exact", name, strategy=strategy, keep=keep)
+        for name, keep in (("asked once", True), ("asked every time", False))
+    ]
+    take_turns(rivals, 1 + rounds, device)
+    return {
+        "case": strategy,
+        "streams": STREAMS,
+        "images": VIT_IMAGES,
         "rounds": rounds,
         "ms": {rival.name: rival.summary(1) for rival in rivals},
     }
