@@ -193,7 +193,16 @@ class MaskAndPrompt(Prompting):
             (self.pool, self.size),
         )
         drawn = [torch.randn(shape, generator=rng, device=device) for shape in shapes]
-        return CountedPool(*drawn, general_layers, expert_layers, self.top, self.last_block, self.tuning)
+        return CountedPool(
+            drawn[0],
+            drawn[1],
+            drawn[2],
+            general_layers,
+            expert_layers,
+            self.top,
+            self.last_block,
+            self.tuning,
+        )
 
     def make_head(self, head: nn.Module) -> nn.Module:
         self.masked = InstanceMasked(head.to(self.run.device), self.pool, self.top, self.size, self.mask)
