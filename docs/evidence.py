@@ -20,6 +20,12 @@ DOCS = Path(__file__).resolve().parent
 OTHER = ("reliability",)
 """Results that are no suite's."""
 SHOWN = {"average_accuracy": "ACC", "forgetting": "forgetting", "min_acc": "min-ACC"}
+SHOWN_OF_INDEXES = {
+    "hits_at_1": "Hits@1",
+    "hits_at_10": "Hits@10",
+    "index_forgetting_at_10": "F (Hits@10)",
+    "index_learning_at_10": "LA (Hits@10)",
+}
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,9 @@ def section(strategy: str) -> list[str]:
         lines += [
             "Percent, mean ± half the 95 % t-interval over seeds; differences in points, paired by seed. How each was",
             "made, and what it says: [results](../results.md).",
-            "",
-            f"| benchmark | strategy | {' | '.join(SHOWN.values())} | seeds | suite |",
-            f"|---|---|{'---:|' * len(SHOWN)}---:|---|",
         ]
-        for row in own:
-            numbers = " | ".join(percent(row.values.get(key), row.difference) for key in SHOWN)
-            seeds = max((value.n for value in row.values.values() if value), default=0)
-            lines.append(f"| {row.benchmark} | {row.label} | {numbers} | {seeds} | `{row.suite}` |")
+        indexes = [row for row in own if row.values.get("hits_at_10")]
+        lines += _rows([row for row in own if row not in indexes], SHOWN) + _rows(indexes, SHOWN_OF_INDEXES)
     else:
         lines.append("Nothing yet.")
     theirs = [figure for figure in published() if figure["strategy"] == strategy]
@@ -103,6 +104,22 @@ def section(strategy: str) -> list[str]:
             )
     else:
         lines.append("No figures that could be read or recalled.")
+    return lines
+
+
+def _rows(rows: list[Measured], shown: dict[str, str]) -> list[str]:
+    """A table of them with the metrics `shown`, key → title; nothing if there are none."""
+    if not rows:
+        return []
+    lines = [
+        "",
+        f"| benchmark | strategy | {' | '.join(shown.values())} | seeds | suite |",
+        f"|---|---|{'---:|' * len(shown)}---:|---|",
+    ]
+    for row in rows:
+        numbers = " | ".join(percent(row.values.get(key), row.difference) for key in shown)
+        seeds = max((value.n for value in row.values.values() if value), default=0)
+        lines.append(f"| {row.benchmark} | {row.label} | {numbers} | {seeds} | `{row.suite}` |")
     return lines
 
 

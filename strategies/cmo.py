@@ -10,7 +10,13 @@ from clbench import Strategy, chain, register
 from clbench.parts import Mix, PlainRows
 
 
-@register("cmo", paper="arXiv:2112.00412", modifier=True, null={"probability": 0.0})
+@register(
+    "cmo",
+    paper="arXiv:2112.00412",
+    modifier=True,
+    null={"probability": 0.0},
+    tiny={"start": 0, "end": 0},
+)
 def cmo(probability: float = 0.5, power: float = 1.0, start: int = 3, end: int = 1) -> Strategy:
     """CMO: boxes of images of rare classes are pasted into a batch, whose rows then have two labels.
 

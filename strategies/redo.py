@@ -78,7 +78,7 @@ class RecycleDormant(Strategy):
         self.run.forget_moments(masks)
 
 
-@register("redo", paper="arXiv:2302.12902", modifier=True)
+@register("redo", paper="arXiv:2302.12902", modifier=True, tiny={"threshold": 0.2, "period": 3})
 def redo(threshold: float = 0.025, period: int = 1000) -> Strategy:
     """ReDo: units that hardly ever respond are recycled, with fresh incoming and zero outgoing weights.
 

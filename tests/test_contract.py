@@ -9,8 +9,6 @@ from clbench.testing import parametrize_with_checks
 EXPECTED = {
     "zero-shot": {"learns": "it does not learn"},
     "align": {"learns": "100 · cos is too steep for the checks' learning rate"},
-    "redo": {"takes_effect": "no unit falls silent in a run of a dozen steps"},
-    "cmo": {"takes_effect": "the first four passes over an experience are not mixed"},
     "imbsam": {"takes_effect": "on a domain-incremental stream no class is rare"},
 }
 

@@ -383,7 +383,8 @@ def test_a_refused_run_leaves_no_folder(done: Path) -> None:
 def test_a_run_goes_on_with_as_many_processes_as_it_began_with(done: Path) -> None:
     said = whole(done, "left")["ended"]
     assert (
-        "began with 2 processes and cannot go on to the same bits on 1; use torchrun with 2 processes" in said
+        "began with 2 processes and cannot go on to the same bits with 1; use torchrun with 2 processes"
+        in said
     )
 
 
