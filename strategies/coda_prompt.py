@@ -6,7 +6,7 @@ CVPR 2023, arXiv:2211.13218.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -19,11 +19,12 @@ from clbench.parts import (
     GrowingHead,
     LocalCrossEntropy,
     Prompter,
-    Prompting,
     Prompts,
+    SlicedPrompter,
+    SlicedPrompting,
+    as_prefixes,
     check_halves,
     check_layers,
-    halves,
 )
 
 if TYPE_CHECKING:
@@ -33,33 +34,30 @@ Init = Literal["gram-schmidt", "orthogonal"]
 KINDS = ("prompts", "keys", "attentions")
 
 
-class Components(Prompter):
+class Components(SlicedPrompter):
     """Prompt components with a key and an attention vector each, a slice of them for every experience.
 
-    An experience's slice is a parameter of its own: earlier ones enter detached, later ones are not read, and neither
-    gets a gradient, so that no optimizer moves them.
+    Earlier slices enter detached, later ones are not read.
 
     Attributes:
         prompts: for each experience (layers, M / N, L, D). keys, attentions: (layers, M / N, D).
-        current: the experience that is being learned; 0 before the first.
     """
 
     def __init__(self, layers: tuple[int, ...], experiences: int, each: int, length: int, size: int) -> None:
         super().__init__()
         self.layers = layers
-        self.current = 0
         for kind, shape in zip(KINDS, ((length, size), (size,), (size,)), strict=True):
             slices = [nn.Parameter(torch.zeros(len(layers), each, *shape)) for _ in range(experiences)]
             setattr(self, kind, nn.ParameterList(slices))
 
+    def slices(self) -> Mapping[str, Sequence[Tensor]]:
+        """The prompts, their keys and their attention vectors."""
+        return {kind: list(getattr(self, kind)) for kind in KINDS}
+
     def forward(self, query: Tensor) -> Prompts:
-        prefixes = {
-            layer: halves(weighted(weights(query, keys, attentions), prompts))
-            for layer, prompts, keys, attentions in zip(
-                self.layers, *(self.used(kind) for kind in KINDS), strict=True
-            )
-        }
-        return Prompts(prefixes=prefixes)
+        used = zip(self.layers, *(self.used(kind) for kind in KINDS), strict=True)
+        rows = [(layer, weighted(weights(query, keys, a), prompts)) for layer, prompts, keys, a in used]
+        return Prompts(prefixes=as_prefixes(*rows))
 
     def used(self, kind: str) -> Tensor:
         """(layers, components, …) those of all experiences so far, only the present one's with gradient."""
@@ -109,29 +107,18 @@ def orthogonality(rows: Tensor) -> Tensor:
     return (x @ x.T - torch.eye(len(x), device=x.device)).square().mean()
 
 
-class Decomposed(Prompting):
+class Decomposed(SlicedPrompting):
     """Components of prompts are trained, those of the present experience only, weighted by attention to the query.
 
     `orthogonality` is Σ over layers and over keys, attentions and prompts of the mean of (X Xᵀ − I)².
     """
 
-    needs = frozenset({"boundaries"})
-    state = ("current",)
     prompter: Components
     parallel = True
 
     def __init__(self, pool: int, length: int, layers: tuple[int, ...], strength: float, init: Init) -> None:
         self.pool, self.length, self.layers = pool, length, layers
         self.strength, self.init = strength, init
-
-    @property
-    def current(self) -> int:
-        """The experience that is being learned."""
-        return self.prompter.current
-
-    @current.setter
-    def current(self, index: int) -> None:
-        self.prompter.current = index
 
     def make_prompter(self, vit: Any) -> Prompter:
         check_layers(self.layers, vit, self)
@@ -155,7 +142,7 @@ class Decomposed(Prompting):
             self.prompter.draw(index, rng)
 
     def begin_experience(self, exp: Experience) -> None:
-        self.current = exp.index
+        super().begin_experience(exp)
         if self.init == "gram-schmidt" and exp.index:
             self.prompter.draw(exp.index, self.run.rng("prompts"))
 
@@ -164,16 +151,6 @@ class Decomposed(Prompting):
             return {}
         terms = [orthogonality(rows) for kind in KINDS for rows in self.prompter.used(kind)]
         return {"orthogonality": self.strength * torch.stack(terms).sum()}
-
-    def frozen(self) -> Mapping[str, Tensor]:
-        """Beside the transformer, the slices of other experiences."""
-        slices = {
-            f"{kind} {t}": values.detach()
-            for kind in KINDS
-            for t, values in enumerate(getattr(self.prompter, kind))
-            if t != self.current
-        }
-        return {**super().frozen(), **slices}
 
 
 @register("coda-prompt", paper="arXiv:2211.13218", tiny={"pool": 12, "length": 4, "layers": (0, 1)})

@@ -5,7 +5,7 @@ Wang et al., "DualPrompt: Complementary Prompting for Rehearsal-free Continual L
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,12 +18,13 @@ from clbench.parts import (
     GrowingHead,
     LocalCrossEntropy,
     Prompter,
-    Prompting,
     Prompts,
+    SlicedPrompter,
+    SlicedPrompting,
+    as_prefixes,
     check_halves,
     check_layers,
     cosines,
-    halves,
 )
 
 if TYPE_CHECKING:
@@ -64,15 +65,12 @@ VARIANTS = {
 }
 
 
-class Slots(Prompter):
-    """One E-prompt and its key for each experience, a parameter of its own, and G-prompts that all share.
-
-    What an experience does not train gets no gradient at all, not zeros, and no optimizer moves it.
+class Slots(SlicedPrompter):
+    """One E-prompt and its key for each experience, and G-prompts that all share.
 
     Attributes:
         general: (G blocks, rows, D).
         experts: M times (E blocks, rows, D). keys: M times (1 or E blocks, D).
-        current: the experience that is being learned; 0 before the first.
     """
 
     def __init__(
@@ -89,24 +87,19 @@ class Slots(Prompter):
         self.experts = nn.ParameterList(nn.Parameter(prompt) for prompt in experts.unbind())
         self.keys = nn.ParameterList(nn.Parameter(key) for key in keys.unbind())
         self.general_layers, self.expert_layers, self.candidates = general_layers, expert_layers, candidates
-        self.current = 0
+
+    def slices(self) -> Mapping[str, Sequence[Tensor]]:
+        """The E-prompts, and their keys."""
+        return {"E-prompt": list(self.experts), "key": list(self.keys)}
 
     def forward(self, query: Tensor) -> Prompts:
         n = len(query)
-        prompts = dict(zip(self.general_layers, self.general.unsqueeze(1).expand(-1, n, -1, -1), strict=True))
-        experts = self.of_present(n) if self.training else self.matching(query)
-        for layer, rows in zip(self.expert_layers, experts, strict=True):  # (B, rows, D)
-            prompts[layer] = torch.cat([prompts[layer], rows], dim=1) if layer in prompts else rows
-        # A block that has both kinds meets the keys of both, and then the values of both.
-        prefixes = {layer: self._prefix(layer, rows) for layer, rows in prompts.items()}
+        general = self.general.unsqueeze(1).expand(-1, n, -1, -1)  # (G blocks, B, rows, D)
+        experts = self.of_present(n) if self.training else self.matching(query)  # (E blocks, B, rows, D)
+        prefixes = as_prefixes(
+            *zip(self.general_layers, general, strict=True), *zip(self.expert_layers, experts, strict=True)
+        )
         return Prompts(prefixes=prefixes, note=query)
-
-    def _prefix(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        if layer not in self.general_layers or layer not in self.expert_layers:
-            return halves(rows)
-        both = rows.split([self.general.shape[1], self.experts[0].shape[1]], dim=1)
-        keys, values = zip(*map(halves, both), strict=True)
-        return torch.cat(keys, dim=1), torch.cat(values, dim=1)
 
     def of_present(self, n: int) -> Tensor:
         """(E blocks, B, rows, D) the E-prompt of the present experience, for n images."""
@@ -133,14 +126,12 @@ class Slots(Prompter):
         return away if form == "sum" else away / len(query)
 
 
-class Dual(Prompting):
+class Dual(SlicedPrompting):
     """G-prompts and the present experience's E-prompt are trained; at prediction the nearest key says which one.
 
     `pull` brings the key of the present E-prompt to the queries of the stream.
     """
 
-    needs = frozenset({"boundaries"})
-    state = ("current",)
     prompter: Slots
     parallel = True
 
@@ -153,15 +144,6 @@ class Dual(Prompting):
     ) -> None:
         self.settings, self.candidates = settings, candidates
         self.general_layers, self.expert_layers = general_layers, expert_layers
-
-    @property
-    def current(self) -> int:
-        """The experience that is being learned."""
-        return self.prompter.current
-
-    @current.setter
-    def current(self, index: int) -> None:
-        self.prompter.current = index
 
     def make_prompter(self, vit: Any) -> Prompter:
         s, device, rng = self.settings, self.run.device, self.run.rng("prompts")
@@ -182,7 +164,7 @@ class Dual(Prompting):
             )
 
     def begin_experience(self, exp: Experience) -> None:
-        self.current = exp.index
+        super().begin_experience(exp)
         if self.settings.copy and exp.index:
             with torch.no_grad():
                 self.prompter.experts[exp.index].copy_(self.prompter.experts[exp.index - 1])
@@ -190,12 +172,6 @@ class Dual(Prompting):
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         query = out.features[:, self.size :]
         return {"pull": self.settings.pull * self.prompter.pull(query, self.settings.form)}
-
-    def frozen(self) -> Mapping[str, Tensor]:
-        """Beside the transformer, the E-prompts of other experiences, with their keys."""
-        others = [t for t in range(self.settings.pool) if t != self.current]
-        experts = {f"E-prompt {t}": self.prompter.experts[t].detach() for t in others}
-        return {**super().frozen(), **experts, **{f"key {t}": self.prompter.keys[t].detach() for t in others}}
 
 
 @register(

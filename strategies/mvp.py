@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Strategy, register
-from clbench.parts import CrossEntropy, Prompter, Prompting, Prompts, SeenOutputs, check_layers, cosines
+from clbench.parts import (
+    CrossEntropy,
+    Prompter,
+    Prompting,
+    Prompts,
+    SeenOutputs,
+    as_prefixes,
+    check_layers,
+    cosines,
+)
 
 Contrast = Literal["paper", "released", "later", "pull"]
 Focal = Literal["paper", "released", "none"]
+Tuning = Literal["prompt", "prefix"]
 
 
 class CountedPool(Prompter):
@@ -25,6 +35,7 @@ class CountedPool(Prompter):
 
     Attributes:
         general: (G blocks, rows, D). experts: (M, E blocks, rows, D). keys: (M, D).
+        tuning: whether rows join a block's tokens, or half of them its keys and half its values, before the projection.
         counts: (M,) how often a prompt was chosen in training.
     """
 
@@ -39,12 +50,13 @@ class CountedPool(Prompter):
         expert_layers: tuple[int, ...],
         top: int,
         last_block: bool,
+        tuning: Tuning,
     ) -> None:
         super().__init__()
         self.general, self.experts, self.keys = (nn.Parameter(t) for t in (general, experts, keys))
         self.register_buffer("counts", torch.zeros(len(keys)))
         self.general_layers, self.expert_layers = general_layers, expert_layers
-        self.top, self.last_block = top, last_block
+        self.top, self.last_block, self.tuning = top, last_block, tuning
 
     def query(self, vit: Any, tokens: Tensor) -> Tensor:
         """(B, D) the class token's state without the final norm, after the last block or the one before."""
@@ -55,14 +67,19 @@ class CountedPool(Prompter):
 
     def forward(self, query: Tensor) -> Prompts:
         index = self.chosen(query)  # (B, k)
-        tokens = dict(
-            zip(self.general_layers, self.general.unsqueeze(1).expand(-1, len(query), -1, -1), strict=True)
-        )
-        experts = self.experts[index].transpose(0, 2).flatten(1, 1)  # (E blocks, k, B, rows, D)
-        for layer, rows in zip(self.expert_layers, experts, strict=True):
-            joined = rows.transpose(0, 1).flatten(1, 2)  # (B, k rows, D)
-            tokens[layer] = torch.cat([tokens[layer], joined], dim=1) if layer in tokens else joined
-        return Prompts(tokens=tokens, note=torch.cat([query, index.to(query.dtype)], dim=1))
+        note = torch.cat([query, index.to(query.dtype)], dim=1)
+        general = self.general.unsqueeze(1).expand(-1, len(query), -1, -1)  # (G blocks, B, rows, D)
+        rows = [*zip(self.general_layers, general, strict=True)]
+        for place, layer in enumerate(self.expert_layers):
+            rows += [
+                (layer, expert) for expert in self.experts[index, place].unbind(1)
+            ]  # k times (B, rows, D)
+        if self.tuning == "prefix":
+            return Prompts(prefixes=as_prefixes(*rows), projected=False, note=note)
+        tokens: dict[int, Tensor] = {}
+        for layer, more in rows:
+            tokens[layer] = torch.cat([tokens[layer], more], dim=1) if layer in tokens else more
+        return Prompts(tokens=tokens, note=note)
 
     def chosen(self, query: Tensor) -> Tensor:
         """(B, k) the prompts of smallest distance times mass, (1 − cos(q_b, k_m)) (c_m + 1)."""
@@ -159,13 +176,16 @@ class MaskAndPrompt(Prompting):
         alpha: float,
         gamma: float,
         last_block: bool,
+        tuning: Tuning,
     ) -> None:
         self.pool, self.rows, self.layers, self.top = pool, rows, layers, top
         self.mask, self.contrast, self.scaling = mask, contrast, scaling
         self.focal, self.alpha, self.gamma, self.last_block = focal, alpha, gamma, last_block
+        self.tuning: Tuning = tuning
 
     def make_prompter(self, vit: Any) -> Prompter:
-        (general, expert), rng, device = self.rows, self.run.rng("prompts"), self.run.device
+        rng, device = self.run.rng("prompts"), self.run.device
+        general, expert = (n * (2 if self.tuning == "prefix" else 1) for n in self.rows)
         general_layers, expert_layers = self.layers
         check_layers((*general_layers, *expert_layers), vit, self)
         shapes = (
@@ -175,7 +195,14 @@ class MaskAndPrompt(Prompting):
         )
         drawn = [torch.randn(shape, generator=rng, device=device) for shape in shapes]
         return CountedPool(
-            drawn[0], drawn[1], drawn[2], general_layers, expert_layers, self.top, self.last_block
+            drawn[0],
+            drawn[1],
+            drawn[2],
+            general_layers,
+            expert_layers,
+            self.top,
+            self.last_block,
+            self.tuning,
         )
 
     def make_head(self, head: nn.Module) -> nn.Module:
@@ -262,6 +289,7 @@ def mvp(
     alpha: float = 0.5,
     gamma: float = 2.0,
     last_block: bool = False,
+    tuning: Tuning = "prompt",
 ) -> Strategy:
     """MVP: prompts and masks of outputs, chosen for each image, for streams that tell no boundaries.
 
@@ -275,7 +303,8 @@ def mvp(
 
     Args:
         pool: M, prompts with a key and a mask each.
-        general, expert: rows in a block of the prompt that all images share, and of a chosen one.
+        general, expert: rows in a block of the prompt that all images share, and of a chosen one; of a prefix, so many
+            keys and as many values.
         general_layers, expert_layers: the blocks they join; they are dropped after each.
         top: prompts that an image gets.
         mask: whether outputs are multiplied.
@@ -286,13 +315,15 @@ def mvp(
         focal: paper, as above; released: the mean cross-entropy times the mean factor; none.
         alpha: α. gamma: γ.
         last_block: whether the query passes the last block.
+        tuning: prompt, as above; prefix: rows join those that a block makes keys of, and others those that it makes
+            values of, so that they pass W_k and W_v as its normalised tokens do, and no query is formed for them.
 
     Reference: Moon et al., "Online Class Incremental Learning on Stochastic Blurry Task Boundary via Mask and Visual
     Prompt Tuning", ICCV 2023, arXiv:2308.09303. The defaults are those of the authors' launch script, losses as in
     the paper.
 
     Differences from the authors' code:
-        1. Only prompt tuning; their prefix tuning is left out.
+        1. With prefixes, all of an image's prompts join if it gets several; there the first one.
         2. Several updates for a batch are the run's (`train.updates`), not the method's.
         3. Gradients w.r.t. the head's rows are computed by their formula, not by one backward pass for each image.
         4. Of a transformer without a class token, the query is the mean of its patches' states.
@@ -304,5 +335,5 @@ def mvp(
     layers = (tuple(general_layers), tuple(expert_layers))
     scale = margin if scaling else None
     return MaskAndPrompt(
-        pool, (general, expert), layers, top, mask, contrast, scale, focal, alpha, gamma, last_block
+        pool, (general, expert), layers, top, mask, contrast, scale, focal, alpha, gamma, last_block, tuning
     )

@@ -17,9 +17,9 @@ from clbench.parts import (
     Prompter,
     Prompting,
     Prompts,
+    as_prefixes,
     check_halves,
     check_layers,
-    halves,
 )
 
 
@@ -42,8 +42,8 @@ class Shared(Prompter):
 
     def forward(self, query: Tensor) -> Prompts:
         n = len(query)
-        shared = {int(layer): halves(rows.expand(n, -1, -1)) for layer, rows in self.prompts.items()}
-        return Prompts(prefixes=shared)
+        shared = [(int(layer), rows.expand(n, -1, -1)) for layer, rows in self.prompts.items()]
+        return Prompts(prefixes=as_prefixes(*shared))
 
 
 class One(Prompting):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from clbench import Strategy, register
-from clbench.parts import ByName
+from clbench.parts import AsIs, ByName
 
 
 class ZeroShot(ByName):
@@ -17,7 +17,9 @@ class ZeroShot(ByName):
     parallel = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        return super().wrap(model).requires_grad_(False)
+        model = super().wrap(model).requires_grad_(False)
+        model.backbone = AsIs(model.backbone)  # type: ignore[arg-type]
+        return model
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         return self.run.forward(x, task).logits

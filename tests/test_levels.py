@@ -20,6 +20,7 @@ from clbench.errors import ConfigError, EvaluatorError, IncompatibleError
 from clbench.evaluation import forward as forwards
 from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
 from clbench.models import Classifier
+from clbench.once import keeping_nothing
 from clbench.testing import difference, tiny_benchmark
 
 LEVELS: list[dict[str, Any]] = [
@@ -287,10 +288,13 @@ def test_a_network_that_changes_its_form_is_followed() -> None:
 # --- frozen trunks ---
 
 
-def test_a_frozen_trunk_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_trunk_is_asked_once() -> None:
     asked: list[int] = []
-    features = EvaluationCopy.features
-    monkeypatch.setattr(EvaluationCopy, "features", lambda self, x: asked.append(len(x)) or features(self, x))
+
+    class Count(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return super().forward(x)
 
     def model() -> Classifier:
         torch.manual_seed(0)
@@ -298,12 +302,16 @@ def test_a_frozen_trunk_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         made.backbone.requires_grad_(False)
         return made
 
-    cached = fitted(model=model(), batch_size=32)
-    assert (
-        len(asked) <= 1 + 3 + 1 + 2 + 3
-    )  # full sets once, ticks when a stream is new; not at each of 25 ticks
-    monkeypatch.setattr(EvaluationCopy, "_trunk_is", lambda self, weights: False)
-    assert cached.evaluator.curve == fitted(model=model(), batch_size=32).evaluator.curve
+    counting = model()
+    counting.backbone[0] = Count()  # type: ignore[operator]
+    Count.__module__ = "torch.nn.modules"  # so that nothing stands against a copy
+    kept = fitted(model=counting, batch_size=32)
+    evaluated = int(kept.evaluator.curve.total.sum())
+    # Full sets once, ticks when a stream is new, and training itself; not at each of 25 ticks.
+    assert sum(asked) <= 3 * 32 + (1 + 2 + 3) * 32 + kept.forwards
+    assert evaluated > 3 * sum(asked) - kept.forwards
+    with keeping_nothing():
+        assert kept.evaluator.curve == fitted(model=model(), batch_size=32).evaluator.curve
 
 
 def test_a_frozen_trunk_whose_statistics_move_is_asked_again() -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, make_strategy
 from clbench.engine import Run
-from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly
+from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly, once
 from clbench.testing import check_strategy
 
 Bug = Callable[..., Strategy]
@@ -301,6 +301,47 @@ def momentum_moves_earlier_slots() -> Strategy:
             return {"earlier slots": self.slots[: self.current].detach()}
 
     return chain(CrossEntropy(), Bug())
+
+
+# --- once ---
+
+
+@caught_by("once", "'backbone.inner' is asked once")
+def frozen_for_evaluation_only() -> Strategy:
+    """It says that its trunk stays as it is, and moves it by hand."""
+
+    class Bug(TrainOnly):
+        def after_update(self) -> None:
+            for p in self.run.model.backbone.parameters():  # type: ignore[union-attr]
+                p.mul_(0.999)
+
+    return chain(Bug("head"), CrossEntropy())
+
+
+@caught_by("once", "not the same later")
+def prompted_features_that_pass_for_the_frozen_ones() -> Strategy:
+    class Shifted(nn.Module):
+        """Its trunk stays, and what is learned beside it is asked once, too."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner.eval().requires_grad_(False)
+            self.shift = nn.Parameter(torch.zeros(16))
+
+        def train(self, mode: bool = True) -> Shifted:
+            super().train(mode)
+            self.inner.eval()
+            return self
+
+        def forward(self, x: Tensor) -> Tensor:
+            return once("features", self.inner, x, lambda rows: self.inner(rows) + self.shift)
+
+    class Bug(Strategy):
+        def wrap(self, model: nn.Module) -> nn.Module:
+            model.backbone = Shifted(model.backbone)  # type: ignore[arg-type]
+            return model
+
+    return chain(Bug(), CrossEntropy())
 
 
 # --- memory ---

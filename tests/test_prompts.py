@@ -123,6 +123,18 @@ def test_prefix_by_an_independent_formula(seed: int, qk_norm: bool, fused: bool)
         torch.testing.assert_close(out[i], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_of_the_tokens_themselves_before_the_projection_is_that_of_their_keys_and_values(
+    kind: str,
+) -> None:
+    """Rows that equal the normalised tokens: every key and every value is there twice, and the mean is the same."""
+    network = vit(**KINDS[kind])
+    states = embed(network, normal(3, 1, 4, 4))
+    rows = network.blocks[0].norm1(states)
+    twice = through_blocks(network, states, Prompts({0: (rows, rows)}, projected=False))
+    torch.testing.assert_close(twice, network.blocks(states), rtol=1e-4, atol=1e-5)
+
+
 def test_where_queries_see_no_key_a_zero_prefix_dilutes_the_mean_of_values() -> None:
     """q · k = 0 and P = 0: the attention's output is N / (N + m) times the mean of v."""
     attention = vit(qkv_bias=False).blocks[0].attn
@@ -159,10 +171,10 @@ def test_every_image_has_its_own_prompts() -> None:
         normal(4, 3, 12, seed=2),
         normal(4, 2, 12, seed=3),
     )
-    together = through_blocks(network, embed(network, x), Prompts({0: (keys, values)}, {1: rows}))
+    together = through_blocks(network, embed(network, x), Prompts({0: (keys, values)}, tokens={1: rows}))
     for i in range(4):
         one = slice(i, i + 1)
-        prompts = Prompts({0: (keys[one], values[one])}, {1: rows[one]})
+        prompts = Prompts({0: (keys[one], values[one])}, tokens={1: rows[one]})
         torch.testing.assert_close(through_blocks(network, embed(network, x[one]), prompts), together[one])
 
 

@@ -21,6 +21,7 @@ from clbench.bench.turns import Contender, Gate
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine import Run
 from clbench.models import Classifier
+from clbench.once import keeping_nothing
 from clbench.optim import make_optimizer
 from clbench.strategy import Strategy, chain
 from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream
@@ -303,24 +304,36 @@ def avalanche_evaluation(
 
 
 def evaluation(
-    case: Case, benchmark: Benchmark, model: Classifier, device: torch.device, level: str, name: str
+    benchmark: Benchmark,
+    model: Classifier,
+    device: torch.device,
+    level: str,
+    name: str,
+    *,
+    strategy: str = "finetune",
+    keep: bool = True,
 ) -> Contender:
-    """clbench's tick of all test streams, again and again, at a level."""
+    """clbench's tick of all test streams, again and again, at a level.
+
+    Args:
+        keep: what a frozen network says of a test example.
+    """
     model = copy.deepcopy(model)
 
     def loop(gate: Gate) -> None:
         config = RunConfig(
             benchmark="bench",
-            strategy="finetune",
+            strategy=strategy,
             evaluation=EvaluationConfig.model_validate({"level": level, "check": 1_000_000}),
             seeds=Seeds(order=0, init=0, data=0),
         )
-        run = Run(benchmark, make_strategy("finetune"), model, config, Execution(device=str(device)))
-        run.evaluator.begin_experience(benchmark.train[0])
-        while True:
-            gate()
-            run.step += 1
-            run.evaluator.tick()
-            run.evaluator.fetch()
+        run = Run(benchmark, make_strategy(strategy), model, config, Execution(device=str(device)))
+        with contextlib.nullcontext() if keep else keeping_nothing():
+            run.evaluator.begin_experience(benchmark.train[0])
+            while True:
+                gate()
+                run.step += 1
+                run.evaluator.tick()
+                run.evaluator.fetch()
 
     return Contender(name, loop)

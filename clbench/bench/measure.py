@@ -30,6 +30,10 @@ PACKED: Mapping[str, Sequence[tuple[str, int]]] = {
     "cuda": (("mlp", 400), ("slim-resnet18", 200)),
 }
 """Models of the seeds that share a device, and steps in each of the five experiences: some seconds a run."""
+FROZEN = ("linear-probe", "ncm", "l2p", "dualprompt")
+"""Strategies whose network, or a part of it, stays as it is."""
+VIT, VIT_IMAGES = "timm:vit_tiny_patch16_224", 40
+"""The network they are timed on, in 6 blocks, and test images of each stream."""
 LEVELS: Mapping[str, Mapping[str, Any]] = {
     "exact": {},
     "fast": {"level": "fast"},
@@ -69,6 +73,7 @@ def measure(
             "avalanche": None if module is None else str(module.__version__),
             "steps": [],
             "evaluations": [],
+            "frozen": [],
             "runs": [],
             "packing": [],
         }
@@ -77,6 +82,9 @@ def measure(
             keep(results)
         for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
             results["evaluations"].append(_evaluations(case, rounds, where, module))
+            keep(results)
+        for strategy in FROZEN if rounds else ():
+            results["frozen"].append(_frozen(strategy, rounds, where))
             keep(results)
         for name, model, many in (
             (
@@ -119,7 +127,7 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
     """One evaluation of five streams of 1,000 images."""
     benchmark = make.random_benchmark(case, 1, STREAMS, IMAGES)
     model = make_model(case.model, case.input_shape, CLASSES)
-    rivals = [make.evaluation(case, benchmark, model, device, level, level) for level in ("exact", "fast")]
+    rivals = [make.evaluation(benchmark, model, device, level, level) for level in ("exact", "fast")]
     if module is not None:
         best = 64 if case.model != "mlp" and device.type == "cpu" else 256
         how = ((True, 256), (False, best))
@@ -132,6 +140,25 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
         "case": case.model,
         "streams": STREAMS,
         "images": IMAGES,
+        "rounds": rounds,
+        "ms": {rival.name: rival.summary(1) for rival in rivals},
+    }
+
+
+def _frozen(strategy: str, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Ticks of a strategy on a transformer that stays as it is, which is asked once for each image, or every time."""
+    case = Case(VIT, IMAGE, 10)
+    benchmark = make.random_benchmark(case, 1, STREAMS, VIT_IMAGES)
+    model = make_model(VIT, IMAGE, CLASSES, patch_size=4, depth=6)
+    rivals = [
+        make.evaluation(benchmark, model, device, "exact", name, strategy=strategy, keep=keep)
+        for name, keep in (("asked once", True), ("asked every time", False))
+    ]
+    take_turns(rivals, 1 + rounds, device)
+    return {
+        "case": strategy,
+        "streams": STREAMS,
+        "images": VIT_IMAGES,
         "rounds": rounds,
         "ms": {rival.name: rival.summary(1) for rival in rivals},
     }

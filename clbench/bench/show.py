@@ -12,7 +12,7 @@ def table(results: dict[str, Any]) -> str:
     versions = f"torch {machine['torch']}, Python {machine['python']}"
     others = f", Avalanche {results['avalanche']}" if results["avalanche"] else ""
     lines = [f"{machine['device']}; {versions}{others}; {machine['threads']} thread; medians (quartiles), ms"]
-    for part in (_steps, _evaluations, _runs, _packing):
+    for part in (_steps, _evaluations, _frozen, _runs, _packing):
         lines += part(results)
     return "\n".join(lines)
 
@@ -49,6 +49,24 @@ def _evaluations(results: dict[str, Any]) -> list[str]:
         for name, ms in row["ms"].items():
             ratio = f"{theirs[0] / ms['cpu']:.1f}" if theirs else "–"
             lines.append(f"| {row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {ratio} |")
+    return lines
+
+
+def _frozen(results: dict[str, Any]) -> list[str]:
+    if not results["frozen"]:
+        return []
+    first = results["frozen"][0]
+    lines = [
+        "",
+        f"| {first['streams']} × {first['images']:,} images, frozen | network | ms | CPU ms | ticks per second, × |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in results["frozen"]:
+        anew = row["ms"]["asked every time"]["cpu"]
+        for name, ms in row["ms"].items():
+            lines.append(
+                f"| {row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {anew / ms['cpu']:.2f} |"
+            )
     return lines
 
 

@@ -327,9 +327,20 @@ class ContinualEvaluator:
         if config.racing and ticks.any():
             found["share_evaluated"] = float(self.curve.total[ticks].sum() / self.curve.of[ticks].sum())
             found["error"] = config.error
+        if self._built_for and (kept := self._ticker.kept.describe()):
+            found["kept"] = kept
         if self._worker_seconds:
             found["other_process_seconds"] = round(self._worker_seconds, 3)
         return found
+
+    def moved(self) -> list[str] | None:
+        """The networks of the model that were said to stay as they are (`once`) and have not, by name; None where
+        none was said to."""
+        if not self._built_for:
+            return None
+        names = {module: name for name, module in self.run.model.named_modules()}
+        asked = {names[net]: times for net, times in self._ticker.kept.moved().items() if net in names}
+        return [name for name, times in asked.items() if times] if asked else None
 
     def state_dict(self) -> dict[str, Any]:
         self.fetch()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.models import Classifier, predicted
+from clbench.once import once
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -42,20 +43,13 @@ class Forward(Protocol):
 
     dtype: torch.dtype | None  # of the inputs; None: as they come
     channels_last: bool
-    frozen_trunk: bool  # its features do not learn
-    fixed: bool  # and have not moved at the last `load`
+    keeps: bool  # what its parts ask `once` of a test example
 
     def load(self, weights: Sequence[Tensor]) -> None:
         """Take over the weights that `weights_of` gave."""
 
-    def features(self, x: Tensor) -> Tensor:
-        """(B, …) → (B, D)."""
-
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         """(B, …) → (B, C) float32."""
-
-    def classify(self, features: Tensor, task: Tensor) -> Tensor:
-        """(B, D) → (B, C) float32."""
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
@@ -82,19 +76,14 @@ class InPlace:
     """The run's own network, put into eval mode meanwhile by who calls."""
 
     dtype: torch.dtype | None = None
-    channels_last = frozen_trunk = fixed = False
+    channels_last = False
+    keeps = True
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def load(self, weights: Sequence[Tensor]) -> None:
         """It has them."""
-
-    def features(self, x: Tensor) -> Tensor:
-        raise NotImplementedError  # asked of frozen trunks only
-
-    def classify(self, features: Tensor, task: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         return self.run.predict(x, task)
@@ -123,13 +112,9 @@ class EvaluationCopy:
         self.dtype: torch.dtype | None = torch.bfloat16 if fast and _has_bf16(device) else torch.float32
         if fast and self.dtype is torch.float32:
             self.notes.append(f"this {device.type} has no bfloat16")
-        # A GPU would wait for the comparison.
-        trains = any(p.requires_grad for p in model.backbone.parameters())  # type: ignore[union-attr]
-        self.frozen_trunk = not trains and device.type == "cpu"
+        self.keeps = device.type == "cpu"  # a GPU would wait for the comparison
+        self._learns = any(p.requires_grad for p in model.backbone.parameters())  # type: ignore[union-attr]
         names = [name for name, _ in _named_weights(model)]
-        self._in_trunk = [name.startswith("backbone.") for name in names]
-        self._trunk: list[Tensor] | None = None  # the weights that the features in use are of
-        self.fixed = False
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         for parameter in self.model.parameters():
             parameter.grad = None
@@ -146,7 +131,6 @@ class EvaluationCopy:
     def load(self, weights: Sequence[Tensor]) -> None:
         mine = dict(_named_weights(self.model))
         with torch.no_grad():
-            self.fixed = self._trunk_is(weights)
             for i, name in self._plain:
                 mine[name].copy_(weights[i])
             for fold in self._folded:
@@ -162,14 +146,14 @@ class EvaluationCopy:
                 mine[f"{fold.layer}.bias"].copy_(shift)
 
     def features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.model.features(x)  # type: ignore[operator]
-        return features
+        """(B, …) → (B, D); of a trunk that does not learn, as long as its statistics do not move either, once."""
+        if self._learns:
+            features: Tensor = self.model.features(x)  # type: ignore[operator]
+            return features
+        return once("features", self.model.backbone, x, self.model.features)  # type: ignore[arg-type]
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
-        return self.classify(self.features(x), task)
-
-    def classify(self, features: Tensor, task: Tensor) -> Tensor:
-        logits = predicted(self.model.head, features).float()  # type: ignore[arg-type]
+        logits = predicted(self.model.head, self.features(x)).float()  # type: ignore[arg-type]
         if self.task_classes is not None:
             logits = logits.masked_fill(~self.task_classes[task], MASKED)
         return logits
@@ -179,21 +163,6 @@ class EvaluationCopy:
         kind = "bfloat16" if self.dtype is torch.bfloat16 else "float32"
         folded = f", {self.folds} batch normalisations folded" if self.folds else ""
         return kind + folded + (", channels last" if self.channels_last else "")
-
-    # --- the trunk ---
-
-    def _trunk_is(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the trunk, if it is frozen, has the same bits as at the last call.
-
-        Compared and not believed: running statistics of a frozen trunk in train mode move.
-        """
-        if not self.frozen_trunk:
-            return False
-        trunk = [w for w, inside in zip(weights, self._in_trunk, strict=True) if inside]
-        if self._trunk is not None and all(map(torch.equal, self._trunk, trunk)):
-            return True
-        self._trunk = [w.clone() for w in trunk]
-        return False
 
     # --- folding ---
 

@@ -28,7 +28,6 @@ class TestSet:
     Attributes:
         streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
         starts, totals: (S,) where each stream begins, and its size.
-        features: (N, D) of a frozen trunk, once they are known.
         exposed: (C,) bool, the classes that are answers; None for all.
         right: (N, 1 + R) all right labels, −1 where there are fewer; None where nothing is ranked.
     """
@@ -56,7 +55,6 @@ class TestSet:
         self.right = torch.cat(_right(parts)) if ranked else None
         self.totals = sizes.numpy()
         self.starts = np.cumsum(self.totals) - self.totals
-        self.features: Tensor | None = None
         # Sums per stream come from a (S, P) table with one place for every example: exact, in a fixed order,
         # and without a loop over streams.
         self._table = (len(sizes), int(sizes.max()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from clbench.evaluation.forward import Forward
 from clbench.evaluation.racing import Race, Request
 from clbench.evaluation.testset import TestSet
+from clbench.once import Kept
 from clbench.parallel import ALONE, Ranks
 from clbench.types import MASKED
 
@@ -130,6 +132,7 @@ class Ticker:
         self.test: TestSet | None = None
         self.exact_test: TestSet | None = None
         self.graph: Callable[[], Tensor] | None = None  # on a GPU: the whole pass as one launch
+        self.kept = Kept()
 
     @property
     def looks_back(self) -> bool:
@@ -174,9 +177,6 @@ class Ticker:
         (4, n), as `ranked` has them, where the test set ranks.
         """
         inputs, y, task, right = test.x, test.y, test.task, test.right
-        known = self._features(forward, test, portion)
-        if known is not None:
-            inputs = known
         if rows is not None:
             inputs, y, task = (t.index_select(0, rows) for t in (inputs, y, task))
             right = None if right is None else right.index_select(0, rows)
@@ -184,27 +184,22 @@ class Ticker:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
         height = 2 if right is None else 4
         values = torch.zeros((height, len(y)), dtype=torch.float64, device=y.device)
-        classify = forward.logits if known is None else forward.classify
         mine = self.ranks.share(len(y))
-        for start in range(mine.start, mine.stop, portion):
-            part = slice(start, min(start + portion, mine.stop))
-            logits = classify(inputs[part], task[part])
-            if right is not None:
-                values[:, part] = ranked(logits, right[part], test.exposed)
-                continue
-            if test.exposed is not None:
-                logits = logits.masked_fill(~test.exposed, MASKED)
-            values[0, part] = logits.argmax(1) == y[part]
-            values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
+        with self.kept.evaluating(test, test.x, portion) if forward.keeps else nullcontext() as asked:
+            for start in range(mine.start, mine.stop, portion):
+                part = slice(start, min(start + portion, mine.stop))
+                x = inputs[part]
+                if asked is not None:
+                    asked.show(x, part if rows is None else rows[part])
+                logits = forward.logits(x, task[part])
+                if right is not None:
+                    values[:, part] = ranked(logits, right[part], test.exposed)
+                    continue
+                if test.exposed is not None:
+                    logits = logits.masked_fill(~test.exposed, MASKED)
+                values[0, part] = logits.argmax(1) == y[part]
+                values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
         return self.ranks.sum(values)  # of which the others' are 0
-
-    def _features(self, forward: Forward, test: TestSet, portion: int) -> Tensor | None:
-        """(N, D) of a trunk that does not learn, computed when it is new or has moved."""
-        if not forward.frozen_trunk:
-            return None
-        if test.features is None or not forward.fixed:
-            test.features = torch.cat([forward.features(part) for part in test.x.split(portion)])
-        return test.features
 
     def _compare(self, weights: Sequence[Tensor]) -> Tensor:
         """(3, S) judged differently, right here, right by the exact pass; all examples, whatever a race would do."""

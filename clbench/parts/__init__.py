@@ -1,5 +1,6 @@
 """Parts that more than one strategy is made of."""
 
+from clbench.once import once
 from clbench.optim import quarter_cosine
 from clbench.parts.documents import (
     AllDocuments,
@@ -71,6 +72,9 @@ from clbench.parts.prompts import (
     Prompting,
     Prompts,
     Readout,
+    SlicedPrompter,
+    SlicedPrompting,
+    as_prefixes,
     attend,
     check_halves,
     check_layers,
@@ -143,11 +147,14 @@ __all__ = [
     "SeenOutputs",
     "SettleAfterFirst",
     "Settling",
+    "SlicedPrompter",
+    "SlicedPrompting",
     "Spans",
     "TailSharpness",
     "Teacher",
     "TrainOnly",
     "TwoViews",
+    "as_prefixes",
     "as_vector",
     "ascent",
     "attend",
@@ -172,6 +179,7 @@ __all__ = [
     "like",
     "log_prior",
     "members_of",
+    "once",
     "owners",
     "pairs",
     "per_example_gradients",

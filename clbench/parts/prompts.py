@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
+from clbench.once import once
 from clbench.strategy import Strategy
+from clbench.types import Experience
 
 Readout = Literal["token", "prompts"]
 """What the head sees: what the transformer itself gives, the class token for most; or the mean of the last states of
@@ -35,12 +37,15 @@ class Prompts:
 
     Attributes:
         prefixes: block → keys (B, m, D) and values (B, m, D).
+        projected: whether they are keys and values as they are; if not, the block's projection makes them so, of rows
+            beside its normalised tokens.
         tokens: block → (B, m, D).
         start: (B, m, D), from the first block to the last.
         note: (B, k) columns that the features carry for the head and for losses, after the feature itself.
     """
 
     prefixes: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    projected: bool = True
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     start: Tensor | None = None
     note: Tensor | None = None
@@ -58,7 +63,10 @@ class Prompter(nn.Module):
     readout: Readout = "token"
 
     def query(self, vit: Any, tokens: Tensor) -> Tensor:
-        """(B, D) what the transformer says of embedded images (B, N, D) without prompts, the final norm included."""
+        """(B, D) what the transformer says of embedded images (B, N, D) without prompts, the final norm included.
+
+        It depends on nothing that is learned: evaluation asks it `once` for each test image.
+        """
         features: Tensor = vit.forward_head(vit.norm(vit.blocks(tokens)), pre_logits=True)
         return features
 
@@ -91,7 +99,11 @@ class Prompted(nn.Module):
         """(B, …) → (B, D + k)."""
         with torch.no_grad():
             tokens = embed(self.inner, x)  # (B, N, D)
-            query = self.prompter.query(self.inner, tokens)
+
+            def ask(rows: Tensor) -> Tensor:
+                return self.prompter.query(self.inner, tokens if rows is x else embed(self.inner, rows))
+
+            query = once("query", self.inner, x, ask)
         with torch.autocast(x.device.type, enabled=False):  # so that a choice is the same wherever it is made
             prompts = self.prompter(query if query.dtype == torch.float64 else query.float())
         states = through_blocks(self.inner, tokens, prompts)
@@ -149,6 +161,50 @@ class Prompting(Strategy):
 
     def frozen(self) -> Mapping[str, Tensor]:
         return self.prompted.inner.state_dict()
+
+
+class SlicedPrompter(Prompter):
+    """A slice of prompts for each experience, each a parameter of its own, so that no optimizer moves the others.
+
+    Attributes:
+        current: the experience that is being learned; 0 before the first.
+    """
+
+    current = 0
+
+    def slices(self) -> Mapping[str, Sequence[Tensor]]:
+        """By what they are, the slices of all experiences."""
+        raise NotImplementedError
+
+
+class SlicedPrompting(Prompting):
+    """The present experience's slice of the prompts is trained; the others stay as they are."""
+
+    needs = frozenset({"boundaries"})
+    state = ("current",)
+    prompter: SlicedPrompter
+
+    @property
+    def current(self) -> int:
+        """The experience that is being learned."""
+        return self.prompter.current
+
+    @current.setter
+    def current(self, index: int) -> None:
+        self.prompter.current = index
+
+    def begin_experience(self, exp: Experience) -> None:
+        self.current = exp.index
+
+    def frozen(self) -> Mapping[str, Tensor]:
+        """Beside the transformer, the slices of other experiences."""
+        others = {
+            f"{kind} {t}": values.detach()
+            for kind, slices in self.prompter.slices().items()
+            for t, values in enumerate(slices)
+            if t != self.current
+        }
+        return {**super().frozen(), **others}
 
 
 # --- the transformer ---
@@ -213,7 +269,12 @@ def through_blocks(vit: Any, tokens: Tensor, prompts: Prompts) -> Tensor:
     for layer, block in enumerate(vit.blocks):
         if layer in prompts.tokens:
             x = torch.cat([x, prompts.tokens[layer].to(x.dtype)], dim=1)
-        x = prefixed(block, x, *prompts.prefixes[layer]) if layer in prompts.prefixes else block(x)
+        if layer in prompts.prefixes:
+            keys, values = prompts.prefixes[layer]
+            prefix = (keys, values) if prompts.projected else project_prefix(block.attn, keys, values)
+            x = prefixed(block, x, *prefix)
+        else:
+            x = block(x)
         x = x[:, :n]
     return x
 
@@ -267,6 +328,21 @@ def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return projected
 
 
+def project_prefix(attention: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (B, m, D) → keys and values (B, m, D) as timm's attention makes them of tokens: W_k r + b_k, W_v r + b_v.
+
+    Keys are normalised where the network normalises those of its tokens.
+    """
+    size = attention.attn_dim
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+
+    def project(rows: Tensor, at: slice) -> Tensor:
+        return F.linear(rows, weight[at], None if bias is None else bias[at])
+
+    keys, values = project(keys, slice(size, 2 * size)), project(values, slice(2 * size, None))
+    return attention.k_norm(by_head(keys, attention.num_heads)).transpose(1, 2).flatten(2), values
+
+
 def by_head(rows: Tensor, heads: int) -> Tensor:
     """(B, m, D) → (B, h, m, D / h)."""
     split: Tensor = rows.unflatten(2, (heads, -1))
@@ -285,6 +361,21 @@ def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(…, m, D) rows of a prompt → the first half, its keys, and the second half, its values."""
     keys, values = rows.chunk(2, dim=-2)
     return keys, values
+
+
+def as_prefixes(*prompts: tuple[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Block → keys and values, of prompts for blocks, rows (B, m, D) each, half of them keys and half values.
+
+    A block with several prompts meets the keys of all, and then the values of all.
+    """
+    prefixes: dict[int, tuple[Tensor, Tensor]] = {}
+    for layer, rows in prompts:
+        prefix = halves(rows)
+        if layer in prefixes:
+            keys, values = zip(prefixes[layer], prefix, strict=True)
+            prefix = torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        prefixes[layer] = prefix
+    return prefixes
 
 
 def check_halves(length: int) -> None:

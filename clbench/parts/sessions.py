@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.once import once
 from clbench.parts.heads import SeenOutputs
 from clbench.parts.losses import CrossEntropy
 from clbench.strategy import Strategy
@@ -47,10 +47,12 @@ class Settling(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, …) → (B, D)."""
-        with torch.no_grad() if self._still else contextlib.nullcontext():
+        """(B, …) → (B, D); once it has settled, for a test example once."""
+        if not self._still:
             features: Tensor = self.inner(x)
-        return features
+            return features
+        with torch.no_grad():
+            return once("features", self.inner, x, self.inner)
 
 
 class SettleAfterFirst(Strategy):

@@ -64,12 +64,14 @@ def parametrize_with_checks(
     """
     import pytest
 
+    shared = functools.lru_cache(maxsize=1)(subject)  # its checks come one after the other
+
     def as_test(check: Callable[[Subject], None]) -> Callable[[str], None]:
         @functools.wraps(check)
         def test(strategy: str) -> None:
             try:
                 with one_thread():
-                    check(subject(strategy))
+                    check(shared(strategy))
             except NotApplicable as reason:
                 pytest.skip(str(reason))
 

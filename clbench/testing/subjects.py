@@ -70,6 +70,11 @@ class Subject:
         run.fit()
         return run
 
+    @functools.cached_property
+    def evaluated(self) -> Run:
+        """A run of it to the end, evaluated after every step; the checks that it serves change nothing of it."""
+        return self.fitted(self.benchmark(), every=1)
+
     def benchmark(self, **spec: Any) -> Benchmark:
         """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:

@@ -173,6 +173,54 @@ def test_prompts_join_blocks_and_the_query_skips_the_last_block_and_the_norm() -
     )
 
 
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("top", [1, 2])
+def test_prefixes_pass_the_projections_of_keys_and_values(top: int, qkv_bias: bool) -> None:
+    """By an independent formula, image by image and head by head: softmax(q (W_k [x; p_k])ᵀ / √d) W_v [x; p_v]."""
+    run = run_of(tuning="prefix", top=top, expert_layers=(0, 1))
+    inner: Any = run.model.backbone.inner  # type: ignore[union-attr]
+    if not qkv_bias:
+        for block in inner.blocks:
+            block.attn.qkv.bias = None
+    p = part(run).prompter
+    assert (p.general.shape, p.experts.shape) == ((1, 4, 32), (4, 2, 6, 32))
+    x = batch_of(run, 3).x
+    features = run.forward(x).features
+    states, query = embed(inner, x), features[:, 32:64]
+    index = (1 - F.cosine_similarity(query[:, None], p.keys[None], dim=2)).topk(top, 1, largest=False).indices
+    assert torch.equal(features[:, 64:].long(), index)
+    for i in range(3):
+        tokens = states[i]
+        for n, block in enumerate(inner.blocks):
+            chosen = [p.experts[m, n] for m in index[i]]
+            keys, values = [rows[:3] for rows in chosen], [rows[3:] for rows in chosen]
+            if n == 0:
+                keys, values = [p.general[0, :2], *keys], [p.general[0, 2:], *values]
+            normed = block.norm1(tokens)
+            w_q, w_k, w_v = block.attn.qkv.weight.split(32)
+            b_q, b_k, b_v = block.attn.qkv.bias.split(32) if qkv_bias else (0, 0, 0)
+            q = normed @ w_q.T + b_q
+            k = torch.cat([normed, *keys]) @ w_k.T + b_k
+            v = torch.cat([normed, *values]) @ w_v.T + b_v
+            heads = [
+                (q[:, at] @ k[:, at].T / 16**0.5).softmax(1) @ v[:, at] for at in (slice(16), slice(16, 32))
+            ]
+            tokens = tokens + block.attn.proj(torch.cat(heads, 1))
+            tokens = tokens + block.mlp(block.norm2(tokens))
+        torch.testing.assert_close(features[i, :32], inner.norm(tokens)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_prefixes_learn_and_leave_the_transformer_alone() -> None:
+    run = run_of(tuning="prefix")
+    inner: Any = run.model.backbone.inner  # type: ignore[union-attr]
+    before = {key: value.clone() for key, value in inner.state_dict().items()}
+    general, experts = (t.detach().clone() for t in (part(run).prompter.general, part(run).prompter.experts))
+    run.fit()
+    assert not torch.equal(general, part(run).prompter.general)
+    assert not torch.equal(experts, part(run).prompter.experts)
+    assert all(torch.equal(value, before[key]) for key, value in inner.state_dict().items())
+
+
 def test_counts_are_of_training_only_and_one_for_each_image_of_an_update() -> None:
     run = run_of()
     run.fit()
