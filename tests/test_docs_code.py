@@ -47,10 +47,10 @@ NOT_RUN = {
     "gpu.md": 1,
     "leaderboard.md": 2,
     "logging.md": 1,
-    "results.md": 6,
+    "results.md": 7,
     "retrieval.md": 4,
     "running.md": 2,
-    "several-machines.md": 2,
+    "several-machines.md": 3,
     "clbench-rings/README.md": 1,
 }
 """How many blocks of a page are not run."""

@@ -212,7 +212,9 @@ def test_what_is_trained(name: str) -> None:
     before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
     run = tiny_run(make_strategy(name), benchmark, model=model, optim=OptimConfig(lr=1e-4))
     run.fit()
-    encoder: Any = part(run).prompted.encoder if name == "cpe-clip" else run.model.backbone
+    backbone: Any = run.model.backbone
+    encoders = {"cpe-clip": lambda: part(run).prompted.encoder, "zero-shot": lambda: backbone.inner}
+    encoder = encoders.get(name, lambda: backbone)()
     moved = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
     if name == "align":
         assert moved
