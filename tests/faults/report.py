@@ -108,7 +108,7 @@ def two_workers(quick: bool, folder: Path) -> dict[str, Any]:
     """Two workers against one."""
     if quick:
         return scaling.scaling(2, 2, 1, folder, ["local"])
-    return {**scaling.scaling(8, 400, 2, folder, ["local", "ray"]), "environment": environment("cpu", 1)}
+    return {**scaling.scaling(8, 1600, 2, folder, ["local", "ray"]), "environment": environment("cpu", 1)}
 
 
 def write(found: dict[str, Any], out: Path) -> None:
