@@ -327,6 +327,10 @@ class References:
         chosen = [regions[(first + i) % len(regions)] for i in range(number)]
         return [Moment(region, chance.randrange(counts[region])) for region in chosen]
 
+    def late(self, strategy: str) -> Moment:
+        """A step in the last third of a run. How many calls a step is depends on the versions of the libraries."""
+        return Moment("step", self._of(strategy, "calls")[1]["step"] * 2 // 3)
+
 
 def survives(references: References, strategy: str, fault: Fault, out: Path) -> str:
     """Let a fault happen, run the same again; returns what is wrong with how it ended, empty if nothing is."""

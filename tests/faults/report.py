@@ -69,7 +69,7 @@ def full_disks(references: References, points: int, folder: Path) -> dict[str, A
 def damage(references: References, number: int, folder: Path) -> list[dict[str, Any]]:
     """Damaged files of an interrupted and of a finished run."""
     out = folder / "interrupted"
-    harness.carry_out("er", out, Fault("kill", harness.Moment("step", 8000)))
+    harness.carry_out("er", out, Fault("kill", references.late("er")))
     interrupted, whole = next(out.iterdir()), references.folder("er")
     rows = []
     for kind, source, judge, files in (

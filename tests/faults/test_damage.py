@@ -11,7 +11,6 @@ from harness import (
     OF_A_RECORD,
     OF_A_RUN,
     Fault,
-    Moment,
     References,
     carry_out,
     damaged,
@@ -37,12 +36,12 @@ def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """By seed, a run that was killed in its second experience."""
+def interrupted(references: References, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """By seed, a run that was killed when it had checkpoints."""
     made = {}
     for seed in (0, 1):
         out = tmp_path_factory.mktemp("interrupted")
-        fault = Fault("kill", Moment("step", 8000))
+        fault = Fault("kill", references.late("er"))
         carry_out("er", out, fault, settings={"seed": seed})
         made[seed] = next(out.iterdir())
         assert (made[seed] / "checkpoint.safetensors").is_file()
