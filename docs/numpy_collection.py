@@ -54,11 +54,12 @@ def sections(docstring: str) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """Prose without mark-up, formulas, signatures and code."""
+    """Prose without mark-up, formulas, signatures, code and web addresses."""
     text = re.sub(r"(?m)^\.\. .*(\n(?: +.*| *))*", " ", text)
     text = re.sub(r"(?m)^(>>>|\.\.\.) .*$", " ", text)
     text = re.sub(r":[a-z:]+:`~?([^`<]*)(<[^>]*>)?`", r"\1", text)
     text = re.sub(r"`+|\*+|\[\d+\]_", "", text)
+    text = re.sub(r"\s*(<https?://[^>]*>_*|https?://[^\s,)]+)", "", text)
     return re.sub(r"\s+", " ", text).strip()
 
 
