@@ -385,6 +385,8 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
             engine.fit(save)
     except DivergedError as error:
         status, note = "diverged", str(error)
+    if engine.device.type == "cuda":
+        env["gradients"] = engine.gradients.describe()
     if ranks.first:
         _conclude(engine, folder, identity, env, status, note)
         path.unlink(missing_ok=True)

@@ -208,6 +208,9 @@ class Execution(_Tree):
         threads: CPU threads of the numeric libraries; None leaves it to torch. A resumed run keeps its own.
         resident: whether the training data lies on the device as a whole; auto decides by its size.
         workers, prefetch: processes that gather batches ahead and how many each, where it does not.
+        capture: on a GPU, a step's forward pass, losses and backward pass are one launch (a CUDA graph), where every
+            part of the strategy says that they can be; never leaves them to PyTorch's many. The numbers are the same,
+            to the bit where the kernels allow.
         overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the
             same.
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
@@ -220,6 +223,7 @@ class Execution(_Tree):
     resident: Literal["auto", "always", "never"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
     prefetch: Positive = 4
+    capture: Literal["auto", "never"] = "auto"
     overlap: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()

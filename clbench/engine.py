@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from clbench.capture import Gradients
 from clbench.checkpoint import nbytes, tree_map
 from clbench.config import Execution, OptimConfig, RunConfig
 from clbench.energy import Meter
@@ -141,6 +142,7 @@ class Run:
         for part in parts:
             part.setup(self)
         self._check_memory()
+        self.gradients = Gradients(self, self._backward)
 
     # --- what a strategy may ask for ---
 
@@ -220,6 +222,10 @@ class Run:
             self._generators[consumer] = generator
         return self._generators[consumer]
 
+    def generators(self) -> list[torch.Generator]:
+        """The random streams of all consumers so far."""
+        return list(self._generators.values())
+
     def permutation(self, exp: Experience, epoch: int) -> Tensor:
         """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
 
@@ -289,6 +295,7 @@ class Run:
         self.optimizer, self._clip = make_optimizer(self._trainable, chosen), chosen.clip
         training = self.model.training
         self.model.train()
+        self.gradients.forget()
         try:
             for epoch in range(epochs):
                 self._lr = lr(epoch)
@@ -308,6 +315,7 @@ class Run:
             self.optimizer, self._clip = kept
             self._from_features = False
             self.model.train(training)
+            self.gradients.forget()
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -493,6 +501,7 @@ class Run:
                 self.optimizer = self._new_optimizer()
             self._admit(exp)
             self._call("begin_experience", visible)
+            self.gradients.forget()
             self._stop_clock()
             self.evaluator.begin_experience(exp)
             self._resume_clock()
@@ -507,6 +516,7 @@ class Run:
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
         self.ranks.agree(self.strategy, weights_of(self.model), self._logged)
+        self.gradients.forget()
         self._call("end_experience", visible)
         self._stop_clock()
         self.evaluator.end_experience()
@@ -608,11 +618,11 @@ class Run:
     def _gradient(self, batch: Batch) -> Output:
         """The innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
         with self.ranks.sharing(batch):
-            out = self._backward(batch)
+            out, self._losses = self.gradients(batch)
         self.ranks.average(self._trainable)
         return out
 
-    def _backward(self, batch: Batch) -> Output:
+    def _backward(self, batch: Batch) -> tuple[Output, dict[str, Tensor]]:
         """Forward, losses, backward."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._from_features:
@@ -633,7 +643,6 @@ class Run:
                         f"Two parts of {self.strategy} both add a loss named '{name}'; the second is {part}."
                     )
                 losses[name] = loss
-        self._losses = losses
         if losses:
             terms = iter(losses.values())
             total = next(terms)
@@ -644,7 +653,7 @@ class Run:
                     f"The loss of {self.strategy} depends on nothing that is trained; is too much frozen?"
                 )
             self.precision.backward(total)
-        return out
+        return out, losses
 
     def _update(self, batch: Batch) -> Output:
         """Gradient and optimizer update: the innermost `step`."""

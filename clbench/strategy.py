@@ -43,6 +43,9 @@ class Strategy:
             not. It holds where whatever the part decides follows from what the engine gives it and from `run.rng`, and
             where `losses` takes no gradient of its own of what `run.forward` gave. A subclass declares it anew; an
             instance may say otherwise.
+        capturable: that a GPU may record what it does in a step and do it again (`clbench.capture`): in what it wraps,
+            in `losses` and around gradient and update, the same operations at every step of an experience, on tensors,
+            with no number asked of the device and no gradient kept after the update. A subclass declares it anew.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
         architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
@@ -57,6 +60,7 @@ class Strategy:
     idempotent: ClassVar[bool] = False
     replaces: ClassVar[tuple[type[Strategy], ...]] = ()
     parallel: bool | str = False
+    capturable: bool = False
     from_start: bool = False
     architecture: ClassVar[str] = ""
     name: str = ""
@@ -310,7 +314,16 @@ def _nearly(name: str, value: object) -> str:
         known = (
             []
             if callable(value)
-            else ["needs", "state", "idempotent", "replaces", "parallel", "from_start", "architecture"]
+            else [
+                "needs",
+                "state",
+                "idempotent",
+                "replaces",
+                "parallel",
+                "capturable",
+                "from_start",
+                "architecture",
+            ]
         )
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 

@@ -33,6 +33,7 @@ class AsymmetricReplay(Strategy):
     needs = frozenset({"memory"})
     state = ("memory",)
     parallel = True
+    capturable = True
 
     def __init__(self, capacity: int, draw: int | None, alpha: float | None) -> None:
         self.capacity, self.draw = capacity, draw

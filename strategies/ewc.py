@@ -37,6 +37,7 @@ class Consolidate(Strategy):
     needs = frozenset({"boundaries"})
     state = ("anchors", "fishers", "past")
     parallel = True
+    capturable = True
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class HolisticReplay(Strategy):
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "since", "later")
     parallel = True
+    capturable = True
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class Sensitivity(Strategy):
     needs = frozenset({"boundaries"})
     state = ("anchor", "importance")
     parallel = True
+    capturable = True
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

@@ -48,6 +48,7 @@ class NormalizeAndProject(Strategy):
 
     state = ("norms", "updates")
     parallel = True
+    capturable = True
 
     def __init__(
         self, norm: NormKind, projection: bool, offsets: Offsets, strength: float, period: int, eps: float

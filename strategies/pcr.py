@@ -31,6 +31,7 @@ class ProxyReplay(Strategy):
     needs = frozenset({"memory"})
     state = ("memory",)
     parallel = True
+    capturable = True
 
     def __init__(
         self, capacity: int, draw: int | None, weighting: Literal["count", "uniform"], second: SecondView

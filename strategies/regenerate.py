@@ -24,6 +24,7 @@ class Regenerate(Strategy):
 
     from_start = True
     parallel = True
+    capturable = True
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

@@ -37,6 +37,7 @@ class ContrastiveReplay(Strategy):
     needs = frozenset({"memory"})
     state = ("memory",)
     parallel = True
+    capturable = True
 
     def __init__(
         self, capacity: int, draw: int, temperature: float, projection: int, second: SecondView

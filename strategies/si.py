@@ -30,6 +30,7 @@ class PathIntegral(Strategy):
     needs = frozenset({"boundaries"})
     state = ("anchor", "importance", "path")
     parallel = True
+    capturable = True
 
     def __init__(self, strength: float, xi: float) -> None:
         self.strength, self.xi = strength, xi

@@ -344,6 +344,57 @@ def prompted_features_that_pass_for_the_frozen_ones() -> Strategy:
     return chain(Bug(), CrossEntropy())
 
 
+# --- capture ---
+
+
+@caught_by("capture", "computes something else")
+def choice_that_changes_within_an_experience() -> Strategy:
+    class Bug(Strategy):
+        capturable = True
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"warm": out.logits.square().mean()} if self.run.epoch else {}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("capture", "what was recorded is off by")
+def number_of_python_that_changes_within_an_experience() -> Strategy:
+    class Bug(Strategy):
+        state = ("calls",)
+        capturable = True
+        calls = 0
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            self.calls += 1
+            return {"warm": out.logits.square().mean() / self.calls}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("capture", "_local_scalar_dense.default waits for the device")
+def question_to_the_device() -> Strategy:
+    class Bug(Strategy):
+        capturable = True
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            loss = out.logits.square().mean()
+            return {"large": loss * 2 if loss.item() > 1 else loss}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("capture", "index.Tensor waits for the device")
+def rows_chosen_by_a_mask() -> Strategy:
+    class Bug(Strategy):
+        capturable = True
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"even": out.logits[batch.y % 2 == 0].square().sum()}
+
+    return chain(CrossEntropy(), Bug())
+
+
 # --- memory ---
 
 

@@ -9,7 +9,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,6 +142,7 @@ def clbench(
     *,
     name: str = "clbench",
     evaluation: Mapping[str, Any] | None = None,
+    capture: Literal["auto", "never"] = "auto",
 ) -> Contender:
     """clbench's engine; without `evaluation`, none."""
     model = copy.deepcopy(model)
@@ -156,7 +157,7 @@ def clbench(
             evaluation=EvaluationConfig(**(evaluation or {"every": 0})),
             seeds=Seeds(order=0, init=0, data=0),
         )
-        execution = Execution(device=str(device), checkpoint_seconds=None)
+        execution = Execution(device=str(device), capture=capture, checkpoint_seconds=None)
         Run(benchmark, chain(strategy, _Gated(gate)), model, config, execution).fit()
 
     return Contender(name, loop)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from clbench import metrics
+from clbench import capture, metrics
 from clbench.api import build, make_model
 from clbench.bench import contenders as make
 from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
@@ -104,10 +104,12 @@ def measure(
 
 def _steps(case: Case, laps: int, device: torch.device, module: Any) -> dict[str, Any]:
     """Training without evaluation."""
-    warm_up = max(3, round(WARM_UP * case.share))
+    warm_up = max(capture.WARM_UP + 2, round(WARM_UP * case.share))  # what is recorded is by then
     benchmark = make.random_benchmark(case, warm_up + laps + 2)
     model = make_model(case.model, case.input_shape, CLASSES)
     rivals = [make.bare(case, benchmark, model, device), make.clbench(case, benchmark, model, device)]
+    if device.type == "cuda":
+        rivals.append(make.clbench(case, benchmark, model, device, name="clbench, eager", capture="never"))
     if module is not None:
         rivals += [
             make.avalanche_training(module, case, benchmark, model, device, images=images)

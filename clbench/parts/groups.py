@@ -66,6 +66,7 @@ class TrainOnly(Strategy):
     """
 
     parallel = True
+    capturable = True
 
     def __init__(self, *groups: Group) -> None:
         self.groups = groups

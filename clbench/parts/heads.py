@@ -62,6 +62,7 @@ class Normalised(Strategy):
     """A `NormalisedHead` in place of the linear one, whose weights it begins with."""
 
     parallel = True
+    capturable = True
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
@@ -87,6 +88,7 @@ class GrowingHead(Strategy):
     needs = frozenset({"boundaries"})
     idempotent = True
     parallel = True
+    capturable = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
         head: nn.Module = model.head  # type: ignore[assignment]

@@ -22,6 +22,7 @@ class CrossEntropy(Strategy):
 
     idempotent = True
     parallel = True
+    capturable = True
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         return {"fit": out.cross_entropy(batch.y)}
@@ -39,6 +40,7 @@ class LocalCrossEntropy(Strategy):
     idempotent = True
     replaces = (CrossEntropy,)
     parallel = True
+    capturable = True
 
     def setup(self, run: Run) -> None:
         self.present = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,)
@@ -64,6 +66,7 @@ class BinaryCrossEntropy(Strategy):
     state = ("seen", "present")
     replaces = (CrossEntropy,)
     parallel = True
+    capturable = True
 
     def __init__(self, columns: Literal["seen", "present"] = "seen", distil: bool = False) -> None:
         self.columns, self.distil = columns, distil
@@ -97,7 +100,7 @@ def binary_loss(logits: Tensor, y: Tensor, seen: Tensor, old: Tensor, teacher: T
         seen: (C,) bool, the columns that count. old: (C,) bool, those whose target is σ(teacher).
         teacher: (B, C) logits; None leaves all columns to the labels.
     """
-    target = F.one_hot(y, len(seen)).to(logits.dtype)
+    target = torch.zeros_like(logits).scatter_(1, y.unsqueeze(1), 1.0)
     if teacher is not None:
         target = torch.where(old, teacher.sigmoid(), target)
     terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * seen

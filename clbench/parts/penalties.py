@@ -57,6 +57,7 @@ class HoldWeights(Strategy):
     needs = frozenset({"boundaries"})
     state = ("anchor", "learned")
     parallel = True
+    capturable = True
 
     def __init__(self, strength: float, parameters: Group, from_start: bool) -> None:
         self.strength, self.parameters, self.from_start = strength, parameters, from_start

@@ -34,6 +34,7 @@ class ProjectAveraged(Strategy):
     """
 
     parallel = True
+    capturable = True
 
     def __init__(self, keeper: Keeper, draw: int | None = None) -> None:
         self.keeper, self.draw = keeper, draw
@@ -55,6 +56,7 @@ class ProjectEach(Strategy):
     """
 
     parallel = True
+    capturable = True
 
     def __init__(self, episodes: Episodes, margin: float) -> None:
         self.episodes, self.margin = episodes, margin

@@ -51,6 +51,7 @@ class Proxies(Strategy):
 
     state = ("seen",)
     parallel = True
+    capturable = True
 
     def __init__(self, temperature: float, seen_only: bool) -> None:
         self.temperature, self.seen_only = temperature, seen_only
@@ -89,6 +90,7 @@ class TwoViews(Strategy):
     """The stream's rows come as they are, and second views of the same examples join them, in the same order."""
 
     parallel = True
+    capturable = True
 
     def __init__(self, second: SecondView) -> None:
         self.second = second

@@ -59,6 +59,7 @@ class DarkReplay(Strategy):
     needs = frozenset({"memory"})
     state = ("memory",)
     parallel = True
+    capturable = True
 
     def __init__(self, capacity: int, draw: int | None, alpha: float, beta: float) -> None:
         self.capacity, self.draw, self.alpha, self.beta = capacity, draw, alpha, beta

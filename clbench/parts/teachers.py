@@ -73,6 +73,7 @@ class Distil(Strategy):
     """
 
     parallel = True
+    capturable = True
 
     def __init__(self, alpha: float, temperature: float, columns: Literal["old", "all"]) -> None:
         if temperature <= 0:
@@ -109,6 +110,7 @@ class KeepFeatures(Strategy):
     """
 
     parallel = True
+    capturable = True
 
     def __init__(self, strength: float, from_start: bool) -> None:
         self.strength, self.from_start = strength, from_start

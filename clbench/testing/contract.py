@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from clbench import checkpoint
+from clbench.capture import Gradients, undeclared
 from clbench.engine import Run
 from clbench.errors import IncompatibleError
 from clbench.once import keeping_nothing
 from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.subjects import Subject
+from clbench.testing.tape import Tape
 from clbench.testing.tools import (
     NotApplicable,
     Violation,
@@ -438,6 +440,29 @@ def check_once(subject: Subject) -> None:
     same(learned(anew)["curve"], learned(keeps)["curve"], "what it asks once is not the same later")
 
 
+def check_capture(subject: Subject) -> None:
+    """What it declares a GPU may record and do again takes the same operations at every step: the bits are equal."""
+    strategy = subject.make()
+    declared = [part for part in strategy.parts if part.capturable]
+    if not declared:
+        raise NotApplicable("it does not declare capturable = True")
+    how: dict[str, Any] = {
+        "batch_size": 8,
+        "epochs": 2,
+    }  # steps enough, and more of them after a recording than before
+    run = subject.run(subject.benchmark(), strategy, **how)
+    if reason := undeclared(run):
+        raise NotApplicable(reason)
+    run.gradients = Gradients(run, run._backward, Tape())
+    run.fit()
+    require(not run.gradients.reason, f"a GPU could not record it: {run.gradients.reason}")
+    require(
+        run.gradients.recorded > 0, "its batches never have one shape for long, so it could not be recorded"
+    )
+    eager = subject.fitted(subject.benchmark(), **how)
+    same(everything(run), everything(eager), "recorded, it computes something else")
+
+
 def _test_examples(run: Run) -> tuple[Tensor, Tensor]:
     """The inputs of the whole test stream, and the task labels that prediction is told."""
     x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test]).to(run.device)
@@ -468,5 +493,6 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_evaluation_blind,
     check_frozen,
     check_once,
+    check_capture,
 ]
 """The contract, rule by rule."""

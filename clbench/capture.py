@@ -1,0 +1,269 @@
+"""Forward, losses and backward of a batch as one launch: a CUDA graph for each shape of batch that keeps coming.
+
+At ten examples a step, a GPU waits for Python, which launches some thousand small kernels one by one. A graph launches
+them all at once, with the same results. It can be recorded where every part says that its share of a step is the same
+operations each time (`Strategy.capturable`); its first gradient is compared with the eager one. What cannot be
+recorded runs eagerly, and the record says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from clbench.memory import Memory
+from clbench.models import Spelling
+from clbench.strategy import overrides
+from clbench.types import Batch, Output
+
+if TYPE_CHECKING:
+    from clbench.engine import Run
+
+WARM_UP = 3
+"""Steps of a shape before it is recorded: in the first ones, libraries choose their algorithms."""
+SHAPES = 4
+"""Graphs that are kept in an experience; each holds the maps of its batch."""
+WITHIN = ("wrap", "losses", "gradient", "step", "gradients", "after_update")
+"""The points whose work a graph holds, or which handle the gradients that lie in its memory."""
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
+"""‖g − g'‖ / ‖g‖ between a recorded and an eager gradient, whose kernels may add up in another order."""
+
+
+def obstacle(run: Run) -> str:
+    """What stands against recording a run's gradients; empty if nothing is known to."""
+    if run.execution.capture == "never":
+        return "it was not wanted (execution.capture)"
+    if run.device.type != "cuda":
+        return f"a {run.device.type} has no graphs"
+    if not run.ranks.alone:
+        return "several processes share a step"
+    if run.precision.name not in TOLERANCE:
+        return f"{run.precision.name} decides at every step whether a gradient overflowed"
+    return undeclared(run)
+
+
+def undeclared(run: Run) -> str:
+    """Which part does not say that it can be recorded; empty if all do."""
+    if isinstance(getattr(run.model, "head", None), Spelling):
+        return "the network spells its labels"
+    for part in run.strategy.parts:
+        if not vars(type(part)).get("capturable", False) and any(overrides(part, point) for point in WITHIN):
+            return f"{type(part).__name__} does not say that it can be recorded (capturable)"
+    return ""
+
+
+class Recorder(Protocol):
+    """How work is recorded and carried out again."""
+
+    def aside(self) -> contextlib.AbstractContextManager[Any]:
+        """Around eager work whose nodes may still live while something is recorded."""
+
+    def record(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        """What carries the work out again, into the same tensors, drawing on from these generators.
+
+        Raises:
+            RuntimeError: the work cannot be recorded.
+        """
+
+
+class CudaGraphs:
+    """Recording by CUDA graphs, on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """On the stream of the recordings, as autograd's nodes belong to the stream on which they were made."""
+        main = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(main)
+        with torch.cuda.stream(self.stream):
+            yield
+        main.wait_stream(self.stream)
+
+    def record(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # A thread that pins batches may go on allocating meanwhile.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+
+class Gradients:
+    """Forward, losses and backward of a run's batches, recorded where that can be.
+
+    Args:
+        run: whose gradients.
+        eager: batch → output and named losses, leaving gradients in `.grad`.
+        recorder: CUDA graphs if None.
+
+    Attributes:
+        reason: why nothing is recorded, or no more; empty otherwise.
+        recorded: how many recordings were made.
+    """
+
+    def __init__(self, run: Run, eager: Eager, recorder: Recorder | None = None) -> None:
+        self.run, self.eager = run, eager
+        self.reason = undeclared(run) if recorder else obstacle(run)
+        self.recorded = 0
+        self._recorder = None if self.reason else recorder or CudaGraphs(run.device)
+        self._counts: Counter[Any] = Counter()
+        self._recordings: dict[Any, _Recording] = {}
+
+    def __call__(self, batch: Batch) -> tuple[Output, dict[str, Tensor]]:
+        """The output of a batch and its losses, gradients in `.grad`."""
+        if self._recorder is None:
+            return self.eager(batch)
+        shape = self._shape(batch)
+        if (recording := self._recordings.get(shape)) is not None:
+            if recording.stands():
+                return recording(batch)
+            del self._recordings[shape]
+        self._counts[shape] += 1
+        if self._counts[shape] > WARM_UP and len(self._recordings) < SHAPES:
+            with _waiting(self.run.device):
+                self._record(shape, batch, self._recorder)
+            return self(batch)
+        with self._recorder.aside():
+            return self.eager(batch)
+
+    def forget(self) -> None:
+        """What the parts compute may be something else from here on: an experience begins, or has ended."""
+        self._recordings.clear()
+        self._counts.clear()
+
+    def describe(self) -> str:
+        """How the run's gradients were computed, for the record."""
+        how = f"{self.recorded} recorded" if self.recorded else "eager"
+        return f"{how}: {self.reason}" if self.reason else how
+
+    def _shape(self, batch: Batch) -> Any:
+        """All that decides which operations a gradient takes: equal shapes, equal operations."""
+        stored = [
+            len(value)
+            for part in self.run.strategy.parts
+            if overrides(part, "losses")
+            for value in vars(part).values()
+            if isinstance(value, Memory)
+        ]
+        shapes = [tensor.shape for tensor in _tensors(batch)]
+        return batch.new, self.run.model.training, *shapes, *stored
+
+    def _record(self, shape: Any, batch: Batch, recorder: Recorder) -> None:
+        """Record the gradient of this batch's shape; keep that if it proves right for this batch."""
+        run, counted = self.run, self.run.forwards
+        with run.tentatively(), recorder.aside():
+            self.eager(batch)
+            wanted = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
+        try:
+            with run.tentatively():
+                recording = _Recording(run, self.eager, batch, recorder)
+        except RuntimeError as error:
+            self.reason = f"it cannot be recorded: {str(error).splitlines()[0][:200]}"
+        else:
+            with run.tentatively():
+                recording(batch)
+            apart = distance(wanted, [p.grad for p in run.model.parameters()])
+            if not apart <= TOLERANCE[run.precision.name]:
+                self.reason = f"what was recorded is off by {apart:.1g} of the gradient's norm"
+        run.forwards = counted
+        if self.reason:
+            self._recorder = None
+            self.forget()
+        else:
+            self._recordings[shape] = recording
+            self.recorded += 1
+
+
+Eager = Callable[[Batch], tuple[Output, dict[str, Tensor]]]
+
+
+class _Recording:
+    """The gradient of one shape of batch."""
+
+    def __init__(self, run: Run, eager: Eager, batch: Batch, recorder: Recorder) -> None:
+        self.run, self.weights = run, [*run.model.parameters(), *run.model.buffers()]
+        self.batch = replace(batch, **{name: value.clone() for name, value in _columns(batch).items()})
+        self.inputs = _tensors(self.batch)
+        counted = run.forwards
+
+        def work() -> None:
+            out, losses = eager(self.batch)
+            self.out = Output(out.logits.detach(), out.features.detach())
+            self.losses = {name: loss.detach() for name, loss in losses.items()}
+
+        generators = [g for g in run.generators() if g.device == run.device]
+        self.replay = recorder.record(work, generators)
+        self.forwards = run.forwards - counted
+        self.grads = [p.grad for p in run.model.parameters()]
+        self.place = self._place()
+
+    def __call__(self, batch: Batch) -> tuple[Output, dict[str, Tensor]]:
+        for mine, given in zip(self.inputs, _tensors(batch), strict=True):
+            mine.copy_(given)
+        self.replay()
+        self.run.forwards += self.forwards
+        for parameter, grad in zip(self.run.model.parameters(), self.grads, strict=True):
+            parameter.grad = grad
+        # The recording's own tensors are written again at the next step.
+        out = Output(self.out.logits.clone(), self.out.features.clone())
+        return out, {name: loss.clone() for name, loss in self.losses.items()}
+
+    def stands(self) -> bool:
+        """Whether the weights still lie where they lay, and the same ones learn."""
+        return self._place() == self.place
+
+    def _place(self) -> list[tuple[int, bool]]:
+        return [
+            (w.data_ptr(), w.requires_grad) for w in (*self.run.model.parameters(), *self.run.model.buffers())
+        ]
+
+
+def distance(wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> float:
+    """‖wanted − found‖ / ‖wanted‖ over all gradients; infinite where one of the two is missing, or not finite."""
+    if [g is None for g in wanted] != [g is None for g in found]:
+        return math.inf
+    pairs = [
+        (a.double(), b.double())
+        for a, b in zip(wanted, found, strict=True)
+        if a is not None and b is not None
+    ]
+    if not pairs:
+        return 0.0
+    norms = [
+        sum(float(g.square().sum()) for g in part)
+        for part in ([a - b for a, b in pairs], [a for a, _ in pairs])
+    ]
+    apart = 0.0 if norms[0] == 0 else math.sqrt(norms[0] / norms[1]) if norms[1] else math.inf
+    return apart if math.isfinite(apart) else math.inf
+
+
+def _columns(batch: Batch) -> dict[str, Any]:
+    return {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [*_columns(batch).values()]
+
+
+@contextlib.contextmanager
+def _waiting(device: torch.device) -> Iterator[None]:
+    """Recording waits for the device, once for a shape: who asks torch to report waiting means the steps."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
