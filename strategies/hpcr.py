@@ -34,7 +34,6 @@ class HolisticReplay(Strategy):
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "since", "later")
     parallel = True
-    capturable = True
 
     def __init__(
         self,

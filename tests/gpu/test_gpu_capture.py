@@ -34,7 +34,7 @@ def weights(run: Run) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "strategy", ["finetune", "er", "er-ace", "derpp", "pcr", "hpcr", "scr", "lwf", "ewc", "l2", "pred-kd"]
+    "strategy", ["finetune", "er", "er-ace", "derpp", "pcr", "scr", "lwf", "ewc", "l2", "pred-kd"]
 )
 def test_recorded_as_eager(strategy: str, precision: str) -> None:
     recorded, eager = (fitted(strategy, capture, precision=precision) for capture in ("auto", "never"))
