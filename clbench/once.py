@@ -70,6 +70,25 @@ class Kept:
         finally:
             _asked.reset(token)
 
+    def inherit(self, before: object, after: object, sizes: tuple[int, int], portion: int) -> None:
+        """What is kept of one test set is also kept of another that begins with its examples.
+
+        Portions that lie in both as a whole are taken over, so that each is still computed as it would have been.
+
+        Args:
+            sizes: of the two. portion: of a forward pass, in both.
+        """
+        same = sizes[0] // portion
+        heir = self.answers.setdefault(after, {})
+        for asked, known in self.answers.get(before, {}).items():
+            answers = _Answers(known.version)
+            if known.values is None or not _hold(heir, answers, known.values, sizes[1]):
+                continue
+            assert answers.values is not None
+            answers.values[: same * portion] = known.values[: same * portion]
+            answers.done = {number for number in known.done if number < same}
+            heir[asked] = answers
+
     def version(self, network: nn.Module) -> int:
         """How often a network has moved between two looks at it, this one included."""
         now = [*(p.detach() for p in network.parameters()), *network.buffers()]
@@ -161,7 +180,7 @@ class Asked:
             whole = slice(start, min(start + self.portion, len(self.everyone)))
             mine = isinstance(self.rows, slice) and self.rows == whole
             made = compute(self.x if mine else self.everyone[whole])
-            if known.values is None and not self._hold(known, made):
+            if known.values is None and not _hold(self.answers, known, made, len(self.everyone)):
                 return made if mine else compute(self.x)
             assert known.values is not None
             known.values[whole] = made
@@ -177,13 +196,14 @@ class Asked:
         numbers: list[int] = (self.rows // self.portion).unique().tolist()
         return numbers
 
-    def _hold(self, known: _Answers, made: Tensor) -> bool:
-        """Make a place for the answers of all examples, if there is room beside the test set's others."""
-        held = sum(others.values.nbytes for others in self.answers.values() if others.values is not None)
-        known.refused = held + made[:1].nbytes * len(self.everyone) > LIMIT
-        if not known.refused:
-            known.values = made.new_empty((len(self.everyone), *made.shape[1:]))
-        return not known.refused
+
+def _hold(beside: dict[tuple[str, nn.Module], _Answers], known: _Answers, like: Tensor, n: int) -> bool:
+    """Make a place for the answers (n, …) of all examples, if there is room beside the test set's others."""
+    held = sum(others.values.nbytes for others in beside.values() if others.values is not None)
+    known.refused = held + like[:1].nbytes * n > LIMIT
+    if not known.refused:
+        known.values = like.new_empty((n, *like.shape[1:]))
+    return not known.refused
 
 
 def _same(before: Sequence[Tensor], now: Sequence[Tensor]) -> bool:

@@ -100,6 +100,28 @@ def test_answers_are_of_one_test_set_and_go_with_it() -> None:
     assert len(asker.kept.answers) == 1
 
 
+def test_a_test_set_that_goes_on_inherits_whole_portions() -> None:
+    """Of ten rows in portions of four, two portions are the same in twelve; the third was shorter."""
+    asker, longer = Asker(), Test(12)
+    shorter = Test(10)
+    shorter.x = longer.x[:10]
+    asker.evaluate(shorter, 4)
+    asker.kept.inherit(shorter, longer, (10, 12), 4)
+    assert torch.equal(asker.evaluate(longer, 4), asker.anew(longer))
+    assert asker.asked == [4]
+
+
+def test_what_a_moved_network_said_is_not_inherited() -> None:
+    asker, longer = Asker(), Test(12)
+    shorter = Test(10)
+    shorter.x = longer.x[:10]
+    asker.evaluate(shorter, 4)
+    asker.network.weight.data.mul_(2)
+    asker.kept.inherit(shorter, longer, (10, 12), 4)
+    assert torch.equal(asker.evaluate(longer, 4), asker.anew(longer))
+    assert asker.asked == [4, 4, 4]
+
+
 def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clbench.once, "LIMIT", 39)
     asker, test = Asker(), Test(5)  # 5 rows of 2 floats, 40 bytes
@@ -153,6 +175,20 @@ def test_the_curve_has_the_bits_of_asking_anew(name: str) -> None:
     assert all(one["examples"] and not one["moved"] for one in about.values())
     assert "kept" not in anew.evaluator.describe()
     assert kept.budget()["forward_examples"] == anew.budget()["forward_examples"]
+
+
+def test_the_test_sets_of_experience_ends_grow_without_asking_anew() -> None:
+    """Of three streams of 32, in portions of 12: 32, then 40 of 64 (two portions are the same), then 36 of 96."""
+    asked: list[tuple[int, int]] = []
+    checked = subject("ncm")
+    run = checked.run(checked.benchmark())
+    run.evaluator.config = EvaluationConfig(every=0, batch_size=12, future=False)
+    network = run.model.backbone.inner  # type: ignore[union-attr]
+    network.register_forward_pre_hook(  # type: ignore[union-attr]
+        lambda module, given: None if run.model.training else asked.append((run.experience, len(given[0])))
+    )
+    run.fit()
+    assert [sum(n for exp, n in asked if exp == index) for index in range(3)] == [32, 40, 36]
 
 
 def test_a_race_keeps_too_and_finds_the_same_minima() -> None:

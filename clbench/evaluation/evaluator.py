@@ -193,7 +193,10 @@ class ContinualEvaluator:
             weights = weights_of(run.model)
             self._prepare(weights)
             if self._full is None or self._full.streams != streams:
-                self._full = self._gather(streams, None, self._exact)
+                before, self._full = self._full, self._gather(streams, None, self._exact)
+                if before is not None and before.streams == streams[: len(before.streams)]:
+                    sizes = len(before), len(self._full)
+                    self._ticker.kept.inherit(before, self._full, sizes, self._portions["exact"])
             test = self._full
             self._exact.load(weights)
             values = self._ticker.values(self._exact, test, self._portions["exact"])
