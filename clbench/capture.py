@@ -201,7 +201,7 @@ class _Recording:
             self.out = Output(out.logits.detach(), out.features.detach())
             self.losses = {name: loss.detach() for name, loss in losses.items()}
 
-        generators = [g for g in run.generators() if g.device == run.device]
+        generators = [g for g in run.generators() if g.device.type == run.device.type]
         self.replay = recorder.record(work, generators)
         self.forwards = run.forwards - counted
         self.grads = [p.grad for p in run.model.parameters()]
