@@ -34,6 +34,8 @@ WITHIN = ("wrap", "losses", "gradient", "step", "gradients", "after_update")
 """The points whose work a graph holds, or which handle the gradients that lie in its memory."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """‖g − g'‖ / ‖g‖ between a recorded and an eager gradient, whose kernels may add up in another order."""
+Eager = Callable[[Batch], tuple[Output, dict[str, Tensor]]]
+"""Batch → output and named losses, leaving gradients in `.grad`."""
 
 
 def obstacle(run: Run) -> str:
@@ -103,7 +105,7 @@ class Gradients:
 
     Args:
         run: whose gradients.
-        eager: batch → output and named losses, leaving gradients in `.grad`.
+        eager: computes them one launch at a time.
         recorder: CUDA graphs if None.
 
     Attributes:
@@ -184,14 +186,11 @@ class Gradients:
             self.recorded += 1
 
 
-Eager = Callable[[Batch], tuple[Output, dict[str, Tensor]]]
-
-
 class _Recording:
     """The gradient of one shape of batch."""
 
     def __init__(self, run: Run, eager: Eager, batch: Batch, recorder: Recorder) -> None:
-        self.run, self.weights = run, [*run.model.parameters(), *run.model.buffers()]
+        self.run = run
         self.batch = replace(batch, **{name: value.clone() for name, value in _columns(batch).items()})
         self.inputs = _tensors(self.batch)
         counted = run.forwards
