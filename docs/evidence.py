@@ -26,6 +26,7 @@ SHOWN_OF_INDEXES = {
     "index_forgetting_at_10": "F (Hits@10)",
     "index_learning_at_10": "LA (Hits@10)",
 }
+SHOWN_OF_BLURRY = {"a_auc": "A_AUC", "a_avg": "A_avg", "a_last": "A_last", "f_last": "F_last"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def section(strategy: str) -> list[str]:
             "made, and what it says: [results](../results.md).",
         ]
         indexes = [row for row in own if row.values.get("hits_at_10")]
-        lines += _rows([row for row in own if row not in indexes], SHOWN) + _rows(indexes, SHOWN_OF_INDEXES)
+        blurry = [row for row in own if row.values.get("f_last")]
+        others = [row for row in own if row not in indexes and row not in blurry]
+        lines += _rows(others, SHOWN) + _rows(indexes, SHOWN_OF_INDEXES) + _rows(blurry, SHOWN_OF_BLURRY)
     else:
         lines.append("Nothing yet.")
     theirs = [figure for figure in published() if figure["strategy"] == strategy]
