@@ -1,7 +1,7 @@
 """Forward, losses and backward of a batch as one launch: a CUDA graph for each shape of batch that keeps coming.
 
-At ten examples a step, a GPU waits for Python, which launches some thousand small kernels one by one. A graph launches
-them all at once, with the same results. It can be recorded where every part says that its share of a step is the same
+At ten examples a step, a GPU waits for Python, which launches many small kernels one by one. A graph launches them
+all at once, with the same results. It can be recorded where every part says that its share of a step is the same
 operations each time (`Strategy.capturable`); its first gradient is compared with the eager one. What cannot be
 recorded runs eagerly, and the record says why.
 """
