@@ -42,12 +42,14 @@ class Choice(BaseModel):
         name: registered name; of strategies also a chain.
         label: what tables and plots call it; the name if empty.
         settings: `key: value`, as on the command line.
+        space: what `clbench tune` searches, over the suite's: `strength: {log: [0.01, 10]}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     label: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +65,7 @@ class SuiteConfig(BaseModel):
         strategies, benchmarks: names, or names with settings.
         seeds: a list, or how many from 0.
         settings: `key: value` of every run, as on the command line.
+        space: what `clbench tune` searches for every strategy: `optim.lr: {log: [0.01, 1]}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +75,7 @@ class SuiteConfig(BaseModel):
     benchmarks: Annotated[tuple[Choice, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = tuple(range(5))
     settings: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("seeds", mode="before")
     @classmethod

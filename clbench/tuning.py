@@ -23,6 +23,7 @@ from clbench.types import Benchmark, Data, Pool, Stream
 
 if TYPE_CHECKING:
     from clbench.config import Execution, RunConfig
+    from clbench.suite import Choice, SuiteConfig
 
 VALID = 0.2
 """Share of the training data that judges, where the settings do not say."""
@@ -231,6 +232,74 @@ def tune(
         told(trial)
     worst = -math.inf if higher else math.inf
     return sorted(done, key=lambda t: worst if t.value is None else t.value, reverse=higher)
+
+
+def tune_suite(
+    suite: SuiteConfig,
+    how: Protocol,
+    trials: int,
+    execution: Execution,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    told: Callable[[Choice, Trial], object] = lambda strategy, trial: None,
+) -> SuiteConfig:
+    """A suite in which every strategy has the best settings of as many trials.
+
+    Each searches the suite's space and its own; where there is neither, the learning rate from 0.001 to 1. Chosen
+    numbers are rounded to three digits; the runs of the suite are trained with these.
+
+    Args:
+        settings: `key → value` of every trial, over all that the suite says.
+        told: called after every trial.
+
+    Raises:
+        ConfigError: the suite has several benchmarks, a setting is given and searched, or every trial of a strategy
+            diverged.
+    """
+    from clbench import config
+
+    if len(suite.benchmarks) > 1:
+        names = ", ".join(choice.label or choice.name for choice in suite.benchmarks)
+        raise ConfigError(
+            f"Settings are chosen for one benchmark, and this suite has {names}; write a suite for each."
+        )
+    [benchmark] = suite.benchmarks
+    chosen = []
+    for strategy in suite.strategies:
+        space = space_of({**suite.space, **strategy.space}) or DEFAULT_SPACE
+        refuse_both(settings or {}, space)
+        layers = (suite.settings, benchmark.settings, strategy.settings)
+
+        def resolve(drawn: Mapping[str, Any], one: Choice = strategy, under: Any = layers) -> RunConfig:
+            over = (trial_settings(how), settings or {}, drawn)
+            return config.resolve(benchmark.name, one.name, *over, seed=seed, suite=under)
+
+        def tell(trial: Trial, one: Choice = strategy) -> None:
+            told(one, trial)
+
+        best = tune(resolve, how, space, trials, execution, seed=seed, told=tell)[0]
+        if best.value is None:
+            raise ConfigError(
+                f"Every one of {trials} trials of '{strategy.label or strategy.name}' diverged."
+            )
+        rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in best.settings.items()}
+        now = {**strategy.settings, **rounded, "selection": how.name}
+        chosen.append(strategy.model_copy(update={"settings": now}))
+    return suite.model_copy(update={"strategies": tuple(chosen)})
+
+
+def trial_settings(how: Protocol) -> dict[str, Any]:
+    """What every trial has unless settings say otherwise: data to judge by, evaluated at experience ends only."""
+    return {"evaluation.every": 0} if how.test else {"stream.valid": VALID, "evaluation.every": 0}
+
+
+def refuse_both(settings: Mapping[str, Any], space: Mapping[str, Range]) -> None:
+    """Raise `ConfigError` where a setting is given a value and searched as well."""
+    for key in settings.keys() & space.keys():
+        raise ConfigError(
+            f"'{key}' is searched, so it cannot be {settings[key]}; leave it out, or out of the space."
+        )
 
 
 def _drawn(asked: Any, key: str, values: Range) -> Any:

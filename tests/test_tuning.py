@@ -11,7 +11,8 @@ import torch
 from clbench import config, make_benchmark
 from clbench.config import Execution, RunConfig
 from clbench.errors import ConfigError
-from clbench.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune
+from clbench.suite import SuiteConfig, plan
+from clbench.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune, tune_suite
 
 ONE = Execution(threads=1, checkpoint_seconds=None)
 
@@ -119,3 +120,63 @@ def test_spaces_in_yaml() -> None:
 def test_a_space_that_is_none_is_told_by_name(given: object) -> None:
     with pytest.raises(ConfigError, match="The space of 'lr'"):
         space_of({"lr": given})
+
+
+def small_suite(**changes: Any) -> SuiteConfig:
+    tree = {
+        "strategies": [
+            "finetune",
+            {"name": "l2", "label": "held", "space": {"strength": {"log": [0.001, 0.1]}}},
+        ],
+        "benchmarks": ["split-digits"],
+        "settings": {"iterations": 3, "hidden": [16], "every": 1},
+        "space": {"optim.lr": {"log": [0.01, 0.1]}},
+        **changes,
+    }
+    return SuiteConfig.model_validate(tree)
+
+
+def test_every_strategy_of_a_suite_gets_as_many_trials_and_searches_its_own_space() -> None:
+    tried: dict[str, list[Mapping[str, Any]]] = {}
+    tuned = tune_suite(
+        small_suite(),
+        protocol("first-1-experiences"),
+        3,
+        ONE,
+        told=lambda strategy, trial: tried.setdefault(strategy.label or strategy.name, []).append(
+            trial.settings
+        ),
+    )
+    assert {name: len(trials) for name, trials in tried.items()} == {"finetune": 3, "held": 3}
+    plain, held = (strategy.settings for strategy in tuned.strategies)
+    assert plain.keys() == {"optim.lr", "selection"}
+    assert held.keys() == {"optim.lr", "strength", "selection"}
+    assert plain["selection"] == "first-1-experiences"
+    assert plain["optim.lr"] in [float(f"{trial['optim.lr']:.3g}") for trial in tried["finetune"]]
+
+
+def test_a_tuned_suite_runs_with_what_was_chosen_and_without_the_validation_split() -> None:
+    tuned = tune_suite(small_suite(), protocol("first-1-experiences"), 2, ONE)
+    cells = {cell.strategy: cell.resolved for cell in plan(tuned, seeds=[0])}
+    assert cells["held"].selection == "first-1-experiences"
+    assert cells["held"].params["l2"]["strength"] == tuned.strategies[1].settings["strength"]
+    assert cells["held"].optim.lr == tuned.strategies[1].settings["optim.lr"]
+    assert cells["held"].stream["valid"] == 0.0
+    assert cells["held"].evaluation.every == 1
+
+
+def test_a_suite_of_several_benchmarks_is_not_tuned() -> None:
+    two = small_suite(benchmarks=["split-digits", "rotated-digits"])
+    with pytest.raises(ConfigError, match="one benchmark, and this suite has split-digits, rotated-digits"):
+        tune_suite(two, protocol("validation"), 1, ONE)
+
+
+def test_a_strategy_of_a_suite_that_diverges_in_every_trial_is_named() -> None:
+    wild = small_suite(space={"optim.lr": {"choice": [1e25]}})
+    with pytest.raises(ConfigError, match="Every one of 1 trials of 'finetune' diverged"):
+        tune_suite(wild, protocol("validation"), 1, ONE)
+
+
+def test_a_setting_that_is_given_and_searched_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'optim.lr' is searched, so it cannot be 0.1"):
+        tune_suite(small_suite(), protocol("validation"), 1, ONE, settings={"optim.lr": 0.1})

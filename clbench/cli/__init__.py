@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "resume": running.resume,
     "suite": running.suite,
     "tune": running.tune,
+    "tune-suite": running.tune_suite,
     "pretrain": running.pretrain,
     "list": looking.list_,
     "show": looking.show,

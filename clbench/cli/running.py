@@ -275,16 +275,15 @@ def tune(
     how = tuning.protocol(protocol)
     searched = tuning.space_of(configuration.read_yaml(space)) if space is not None else tuning.DEFAULT_SPACE
     given = configuration.parse_pairs(settings or [])
-    if not how.test:
-        given.setdefault("valid", tuning.VALID)
-    given.setdefault("evaluation.every", 0)
+    tuning.refuse_both(given, searched)
 
     def told(trial: tuning.Trial) -> None:
         if not as_json:
             print(f"{_percent(trial.value):>8}  {_written(trial.settings)}")
 
     def resolve(chosen: Mapping[str, Any]) -> RunConfig:
-        return configuration.resolve(benchmark, strategy, {**given, **chosen}, seed=seed)
+        over = (tuning.trial_settings(how), given, chosen)
+        return configuration.resolve(benchmark, strategy, *over, seed=seed)
 
     found = tuning.tune(resolve, how, searched, trials, execution(device, threads), seed=seed, told=told)
     best = found[0]
@@ -303,6 +302,54 @@ def tune(
         print(json.dumps({"protocol": how.name, "best": chosen, "trials": rows}, indent=2))
     else:
         print(f"best of {trials} by {how.name}: {_percent(best.value)}  {_written(chosen)}")
+    return 0
+
+
+def tune_suite(
+    suite: Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="YAML file for the suite with the settings that were chosen.")],
+    settings: Pairs = None,
+    protocol: Annotated[
+        str, typer.Option(help="first-k-experiences, validation or oracle.")
+    ] = "first-2-experiences",
+    trials: Annotated[int, typer.Option(min=1, help="Configurations to try of every strategy.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the searches and of every run.")] = 0,
+    device: Device = "auto",
+    plugin: Plugins = None,
+    threads: Threads = None,
+) -> int:
+    """Choose settings for every strategy of a suite, by one protocol and as many trials each."""
+    import yaml
+
+    from clbench import config as configuration, suite as suites, tuning
+    from clbench.files import atomic_write
+
+    load(plugin)
+    how = tuning.protocol(protocol)
+
+    def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
+        print(
+            f"{strategy.label or strategy.name}: {_percent(trial.value)}  {_written(trial.settings)}",
+            flush=True,
+        )
+
+    tuned = tuning.tune_suite(
+        suites.load(suite)[1],
+        how,
+        trials,
+        execution(device, threads),
+        settings=configuration.parse_pairs(settings or []),
+        seed=seed,
+        told=told,
+    )
+    more = [*(settings or []), *(f"--plugin {path}" for path in plugin or ())]
+    named = " ".join([suite, *more])
+    note = (
+        f"# Chosen by `clbench tune-suite {named} --protocol {protocol} --trials {trials} --seed {seed}`.\n"
+    )
+    tree = tuned.model_dump(mode="json", exclude_defaults=True)
+    atomic_write(out, note + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
+    print(f"use it with: clbench suite {out}")
     return 0
 
 

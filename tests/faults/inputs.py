@@ -284,6 +284,7 @@ COMMANDS = [
     "reproduce",
     "data",
     "tune",
+    "tune-suite",
     "new",
 ]
 OPTIONS = [
@@ -367,9 +368,9 @@ def take_command(arguments: list[str]) -> None:
     """In this process, with one step a run where it comes to one; an exit code of 2 is a refusal."""
     from clbench import cli
 
-    if arguments[0] in ("run", "tune"):
+    if arguments[0] in ("run", "tune", "tune-suite"):
         arguments = [*arguments, "iterations=1", "experiences=2"]
-    if arguments[0] in ("tune",):
+    if arguments[0] in ("tune", "tune-suite"):
         arguments = [*arguments, "--trials", "1"]
     before, sys.argv = sys.argv, ["clbench", *arguments]
     said, shown = io.StringIO(), io.StringIO()
