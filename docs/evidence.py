@@ -26,6 +26,12 @@ SHOWN_OF_INDEXES = {
     "index_forgetting_at_10": "F (Hits@10)",
     "index_learning_at_10": "LA (Hits@10)",
 }
+SHOWN_OF_FEW_SHOT = {
+    "average_accuracy_weighted": "overall",
+    "base_accuracy": "base",
+    "novel_accuracy": "novel",
+    "harmonic_mean": "HM",
+}
 SHOWN_OF_BLURRY = {"a_auc": "A_AUC", "a_avg": "A_avg", "a_last": "A_last", "f_last": "F_last"}
 
 
@@ -87,8 +93,10 @@ def section(strategy: str) -> list[str]:
         ]
         indexes = [row for row in own if row.values.get("hits_at_10")]
         blurry = [row for row in own if row.values.get("f_last")]
-        others = [row for row in own if row not in indexes and row not in blurry]
-        lines += _rows(others, SHOWN) + _rows(indexes, SHOWN_OF_INDEXES) + _rows(blurry, SHOWN_OF_BLURRY)
+        few = [row for row in own if row.benchmark.startswith("fscil")]
+        others = [row for row in own if row not in indexes and row not in blurry and row not in few]
+        lines += _rows(others, SHOWN) + _rows(few, SHOWN_OF_FEW_SHOT)
+        lines += _rows(indexes, SHOWN_OF_INDEXES) + _rows(blurry, SHOWN_OF_BLURRY)
     else:
         lines.append("Nothing yet.")
     theirs = [figure for figure in published() if figure["strategy"] == strategy]
