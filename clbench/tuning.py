@@ -196,7 +196,7 @@ def tune(
         told: called after every trial.
 
     Raises:
-        ConfigError: the benchmark has nothing to judge by, or Optuna is not installed.
+        ConfigError: the benchmark has nothing to judge by, the metric is not defined, or Optuna is not installed.
     """
     try:
         import optuna
@@ -220,9 +220,15 @@ def tune(
             engine = api.build(resolved, execution, benchmark=judged_by(benchmark, how))
             try:
                 engine.fit()
-                value = compute(engine.evaluator.curve, [metric])[metric]
             except DivergedError:
                 value = None
+            else:
+                value = compute(engine.evaluator.curve, [metric])[metric]
+                if value is None:
+                    raise ConfigError(
+                        f"'{metric}' is not defined for {resolved.strategy} on {resolved.benchmark}, so that nothing "
+                        "can be chosen by it."
+                    )
         trial = Trial(settings, value)
         if value is None:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)

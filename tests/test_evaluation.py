@@ -74,6 +74,15 @@ def test_no_ticks_where_none_are_wanted() -> None:
     assert len(fitted(every=0).evaluator.curve.ticks()) == 0
 
 
+def test_what_is_learned_all_at_once_has_an_accuracy_without_ticks_too() -> None:
+    """One tick, at the end, says that every test stream was learned in the one experience."""
+    curve = fitted(strategy=make_strategy("offline"), every=0).evaluator.curve
+    assert curve.ticks().steps.tolist() == [12]
+    assert curve.learned.tolist() == [0, 0, 0]
+    R = curve.correct[curve.full][-3:] / curve.total[curve.full][-3:]
+    assert metrics.compute(curve, ["average_accuracy"]) == {"average_accuracy": pytest.approx(R.mean())}
+
+
 def test_the_last_tick_of_an_experience_is_its_full_evaluation_where_all_examples_are_used() -> None:
     curve = fitted().evaluator.curve
     for i in range(3):

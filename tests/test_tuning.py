@@ -180,3 +180,8 @@ def test_a_strategy_of_a_suite_that_diverges_in_every_trial_is_named() -> None:
 def test_a_setting_that_is_given_and_searched_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'optim.lr' is searched, so it cannot be 0.1"):
         tune_suite(small_suite(), protocol("validation"), 1, ONE, settings={"optim.lr": 0.1})
+
+
+def test_a_metric_that_is_not_defined_chooses_nothing() -> None:
+    with pytest.raises(ConfigError, match="'min_acc' is not defined for finetune on split-digits"):
+        tune(resolve, protocol("validation"), DEFAULT_SPACE, 1, ONE, metric="min_acc")
