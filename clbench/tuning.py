@@ -12,6 +12,7 @@ touches them gets an error.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,6 +134,11 @@ class Range:
     whole: bool = False
     choices: tuple[Any, ...] = ()
 
+    @property
+    def first(self) -> Any:
+        """A value of it."""
+        return self.choices[0] if self.choices else int(self.low) if self.whole else self.low
+
 
 DEFAULT_SPACE = {"lr": Range(1e-3, 1.0, log=True)}
 """Where a strategy's own space is not given."""
@@ -249,21 +255,23 @@ def tune_suite(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     told: Callable[[Choice, Trial], object] = lambda strategy, trial: None,
+    save: Callable[[SuiteConfig], object] = lambda suite: None,
 ) -> SuiteConfig:
     """A suite in which every strategy has the best settings of as many trials.
 
     Each searches the suite's space and its own; where there is neither, the learning rate from 0.001 to 1. Chosen
-    numbers are rounded to three digits; the runs of the suite are trained with these.
+    numbers are rounded to three digits; the runs of the suite are trained with these. A strategy whose settings have a
+    `selection` is left as it is, so that a search that was cut off goes on from what it saved.
 
     Args:
         settings: `key → value` of every trial, over all that the suite says.
-        told: called after every trial.
+        told: called after every trial. save: called with the suite so far after every strategy.
 
     Raises:
-        ConfigError: the suite has several benchmarks, a setting is given and searched, or every trial of a strategy
-            diverged.
+        ConfigError: the suite has several benchmarks, a setting is given and searched, a value of a space does not fit
+            (before the first trial), or every trial of a strategy diverged.
     """
-    from clbench import config
+    from clbench import api, config
 
     if len(suite.benchmarks) > 1:
         names = ", ".join(choice.label or choice.name for choice in suite.benchmarks)
@@ -271,28 +279,39 @@ def tune_suite(
             f"Settings are chosen for one benchmark, and this suite has {names}; write a suite for each."
         )
     [benchmark] = suite.benchmarks
-    chosen = []
-    for strategy in suite.strategies:
-        space = space_of({**suite.space, **strategy.space}) or DEFAULT_SPACE
-        refuse_both(settings or {}, space)
+
+    def resolver(strategy: Choice) -> Callable[[Mapping[str, Any]], RunConfig]:
         layers = (suite.settings, benchmark.settings, strategy.settings)
 
-        def resolve(drawn: Mapping[str, Any], one: Choice = strategy, under: Any = layers) -> RunConfig:
+        def resolve(drawn: Mapping[str, Any]) -> RunConfig:
             over = (trial_settings(how), settings or {}, drawn)
-            return config.resolve(benchmark.name, one.name, *over, seed=seed, suite=under)
+            return config.resolve(benchmark.name, strategy.name, *over, seed=seed, suite=layers)
 
-        def tell(trial: Trial, one: Choice = strategy) -> None:
-            told(one, trial)
+        return resolve
 
-        best = tune(resolve, how, space, trials, execution, seed=seed, told=tell)[0]
+    searches = {}
+    for i, strategy in enumerate(suite.strategies):
+        if "selection" not in strategy.settings:
+            space = space_of({**suite.space, **strategy.space}) or DEFAULT_SPACE
+            refuse_both(settings or {}, space)
+            first = resolver(strategy)({key: values.first for key, values in space.items()})
+            api.build_strategy(first.strategy, first.params)
+            searches[i] = space
+    for i, space in searches.items():
+        strategy = suite.strategies[i]
+        tell = functools.partial(told, strategy)
+        best = tune(resolver(strategy), how, space, trials, execution, seed=seed, told=tell)[0]
         if best.value is None:
             raise ConfigError(
                 f"Every one of {trials} trials of '{strategy.label or strategy.name}' diverged."
             )
         rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in best.settings.items()}
         now = {**strategy.settings, **rounded, "selection": how.name}
-        chosen.append(strategy.model_copy(update={"settings": now}))
-    return suite.model_copy(update={"strategies": tuple(chosen)})
+        strategies = list(suite.strategies)
+        strategies[i] = strategy.model_copy(update={"settings": now})
+        suite = suite.model_copy(update={"strategies": tuple(strategies)})
+        save(suite)
+    return suite
 
 
 def trial_settings(how: Protocol) -> dict[str, Any]:

@@ -185,3 +185,22 @@ def test_a_setting_that_is_given_and_searched_is_refused() -> None:
 def test_a_metric_that_is_not_defined_chooses_nothing() -> None:
     with pytest.raises(ConfigError, match="'min_acc' is not defined for finetune on split-digits"):
         tune(resolve, protocol("validation"), DEFAULT_SPACE, 1, ONE, metric="min_acc")
+
+
+def test_a_value_that_a_strategy_refuses_is_found_before_the_first_trial() -> None:
+    """pred-kd takes alpha with another loss only."""
+    suite = small_suite(strategies=["finetune", {"name": "pred-kd", "space": {"alpha": {"log": [0.1, 1]}}}])
+    tried: list[object] = []
+    with pytest.raises(ConfigError, match="alpha is of the softmax form only"):
+        tune_suite(suite, protocol("validation"), 1, ONE, told=lambda *trial: tried.append(trial))
+    assert not tried
+
+
+def test_a_search_that_was_cut_off_goes_on_from_what_it_saved() -> None:
+    how, saved = protocol("first-1-experiences"), list[SuiteConfig]()
+    whole = tune_suite(small_suite(), how, 2, ONE, save=saved.append)
+    assert [sum("selection" in s.settings for s in suite.strategies) for suite in saved] == [1, 2]
+    tried: list[str] = []
+    again = tune_suite(saved[0], how, 2, ONE, told=lambda strategy, _: tried.append(strategy.name))
+    assert again == whole
+    assert tried == ["l2", "l2"]

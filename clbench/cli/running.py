@@ -318,7 +318,10 @@ def tune_suite(
     plugin: Plugins = None,
     threads: Threads = None,
 ) -> int:
-    """Choose settings for every strategy of a suite, by one protocol and as many trials each."""
+    """Choose settings for every strategy of a suite, by one protocol and as many trials each.
+
+    What was cut off goes on where its file is tuned in place of the suite.
+    """
     import yaml
 
     from clbench import config as configuration, suite as suites, tuning
@@ -327,13 +330,20 @@ def tune_suite(
     load(plugin)
     how = tuning.protocol(protocol)
 
-    def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
-        print(
-            f"{strategy.label or strategy.name}: {_percent(trial.value)}  {_written(trial.settings)}",
-            flush=True,
-        )
+    named = " ".join([suite, *(settings or []), *(f"--plugin {path}" for path in plugin or ())])
+    note = (
+        f"# Chosen by `clbench tune-suite {named} --protocol {protocol} --trials {trials} --seed {seed}`.\n"
+    )
 
-    tuned = tuning.tune_suite(
+    def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
+        name = strategy.label or strategy.name
+        print(f"{name}: {_percent(trial.value)}  {_written(trial.settings)}", flush=True)
+
+    def save(tuned: suites.SuiteConfig) -> None:
+        tree = tuned.model_dump(mode="json", exclude_defaults=True)
+        atomic_write(out, note + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
+
+    tuning.tune_suite(
         suites.load(suite)[1],
         how,
         trials,
@@ -341,14 +351,8 @@ def tune_suite(
         settings=configuration.parse_pairs(settings or []),
         seed=seed,
         told=told,
+        save=save,
     )
-    more = [*(settings or []), *(f"--plugin {path}" for path in plugin or ())]
-    named = " ".join([suite, *more])
-    note = (
-        f"# Chosen by `clbench tune-suite {named} --protocol {protocol} --trials {trials} --seed {seed}`.\n"
-    )
-    tree = tuned.model_dump(mode="json", exclude_defaults=True)
-    atomic_write(out, note + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
     print(f"use it with: clbench suite {out}")
     return 0
 
