@@ -8,8 +8,10 @@ signed-rank test cannot reach p < 0.05 (its least two-sided p is 1/16), so the p
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -118,17 +120,32 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[int | None]:
-    """Rank of each rival: 1 + how many are better with statistical certainty.
+class Rank(NamedTuple):
+    """The places that a rival may have with certainty: `best` to `worst`, 1 the first."""
 
-    So rivals that cannot be told apart from the best share rank 1. A rival with fewer than `RANKED_FROM` seeds has no
-    rank and takes no part.
+    best: int
+    worst: int
+
+    def __str__(self) -> str:
+        return f"{self.best}" if self.best == self.worst else f"{self.best}–{self.worst}"
+
+
+def ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[Rank | None]:
+    """Rank of each rival: from 1 + how many are better with certainty, to all but those that are worse with certainty.
+
+    So rivals that cannot be told apart share places, and few seeds show as wide ranges. A rival with fewer than
+    `RANKED_FROM` seeds has no rank and takes no part.
 
     Args:
         rivals: seed → value of each.
     """
-    worse = [loser for _, loser in told_apart(rivals, higher_is_better)]
-    return [1 + worse.count(i) if len(values) >= RANKED_FROM else None for i, values in enumerate(rivals)]
+    apart = told_apart(rivals, higher_is_better)
+    better, worse = Counter(winner for winner, _ in apart), Counter(loser for _, loser in apart)
+    rated = sum(len(values) >= RANKED_FROM for values in rivals)
+    return [
+        Rank(1 + worse[i], rated - better[i]) if len(values) >= RANKED_FROM else None
+        for i, values in enumerate(rivals)
+    ]
 
 
 def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[tuple[int, int]]:

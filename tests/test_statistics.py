@@ -98,16 +98,29 @@ def rival(mean: float, seeds: int = 5) -> dict[int, float]:
 
 
 def test_ranks_count_those_that_are_better_with_certainty() -> None:
-    assert ranks([rival(0.5), rival(0.9), rival(0.7)], higher_is_better=True) == [3, 1, 2]
-    assert ranks([rival(0.5), rival(0.9), rival(0.7)], higher_is_better=False) == [1, 3, 2]
+    assert ranks([rival(0.5), rival(0.9), rival(0.7)], higher_is_better=True) == [(3, 3), (1, 1), (2, 2)]
+    assert ranks([rival(0.5), rival(0.9), rival(0.7)], higher_is_better=False) == [(1, 1), (3, 3), (2, 2)]
 
 
 def test_those_that_cannot_be_told_apart_share_a_rank() -> None:
-    assert ranks([rival(0.9), rival(0.901), rival(0.5)], higher_is_better=True) == [1, 1, 3]
+    assert ranks([rival(0.9), rival(0.901), rival(0.5)], higher_is_better=True) == [(1, 2), (1, 2), (3, 3)]
+
+
+def test_few_seeds_and_noise_show_as_a_range_of_places() -> None:
+    """The middle one is told from neither, the ends from each other."""
+    first, last = rival(0.9), rival(0.5)
+    middle = {seed: 0.7 + 0.3 * (-1) ** seed for seed in range(5)}
+    found = ranks([first, middle, last], higher_is_better=True)
+    assert [str(rank) for rank in found] == ["1–2", "1–3", "2–3"]
+    assert str(ranks([first], higher_is_better=True)[0]) == "1"
 
 
 def test_four_seeds_give_no_rank_and_are_no_rivals() -> None:
-    assert ranks([rival(0.5), rival(0.9, seeds=4), rival(0.7)], higher_is_better=True) == [2, None, 1]
+    assert ranks([rival(0.5), rival(0.9, seeds=4), rival(0.7)], higher_is_better=True) == [
+        (2, 2),
+        None,
+        (1, 1),
+    ]
 
 
 def test_average_ranks_by_hand() -> None:

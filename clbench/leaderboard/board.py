@@ -9,7 +9,7 @@ from typing import Any
 from clbench.files import canonical_json, sha256
 from clbench.ledger import Record
 from clbench.metrics import METRICS
-from clbench.statistics import RANKED_FROM, Interval, ranks, t_interval
+from clbench.statistics import RANKED_FROM, Interval, Rank, ranks, t_interval
 from clbench.tables import is_bound
 
 ROW_LENGTH = 8
@@ -36,7 +36,8 @@ class Row:
         values: metric → seed → value, of the runs that are done.
         costs: cost → mean over the runs that are done.
         records: all runs, by seed; those that diverged, too.
-        rank: 1 + rivals better with certainty; None for bounds, for fewer than five seeds, and where a run diverged.
+        rank: the places it may have with certainty; None for bounds, for fewer than five seeds, and where a run
+            diverged.
     """
 
     id: str
@@ -49,7 +50,7 @@ class Row:
     values: Mapping[str, Mapping[int, float]]
     costs: Mapping[str, float]
     records: Sequence[Record] = field(repr=False, default=())
-    rank: int | None = None
+    rank: Rank | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -145,10 +146,10 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     rank = {row.id: place for row, place in zip(rivals, found, strict=True)}
     sign = -1 if higher else 1
 
-    def order(row: Row) -> tuple[int, int, float, str]:
+    def order(row: Row) -> tuple[int, float, str]:
         interval = row.interval(metric)
         mean = sign * interval.mean if interval else 0.0
-        return (2 if row.bound else row.rank is None, row.rank or 0, mean, row.id)
+        return (2 if row.bound else row.rank is None, mean, row.id)
 
     return sorted((replace(row, rank=rank.get(row.id)) for row in rows), key=order)
 

@@ -17,11 +17,11 @@ Every number is computed from the evidence beside it: `records/` and `curves/`, 
 `manifest.json`. `clbench leaderboard --check` makes this page anew and compares it byte for byte; `clbench reproduce
 ROW` runs a row again and compares intervals.
 
-Percent; mean ± half the 95 % t-interval over seeds. A rank is 1 + the number of rivals whose ACC is better with
-certainty: paired by seed, over all pairs of a table, at 5 % after Holm's correction. So those that cannot be told from
-the best share rank 1. Fewer than {ranked_from} seeds give no rank; upper bounds, and settings chosen on the test stream
-(`oracle`), are no rivals. Costs are means over seeds; seconds depend on the machine, so compare them within a table at
-most.
+Percent; mean ± half the 95 % t-interval over seeds. Rows are in the order of their mean ACC; a rank says which places
+that allows: after all rivals that are better with certainty, before all that are worse (paired by seed, over all pairs
+of a table, at 5 % after Holm's correction). So a wide range means that the seeds do not tell. Fewer than {ranked_from}
+seeds give no rank; upper bounds, and settings chosen on the test stream (`oracle`), are no rivals. Costs are means over
+seeds; seconds depend on the machine, so compare them within a table at most.
 """
 
 

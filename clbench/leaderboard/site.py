@@ -258,7 +258,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
     body = ""
     for row, table in rows:
         cells = [_cell("bound" if row.bound else NONE if row.rank is None else str(row.rank),
-                       math.inf if row.rank is None else row.rank)]  # fmt: skip
+                       math.inf if row.rank is None else row.rank.best + row.rank.worst / 1e4)]  # fmt: skip
         if with_benchmark:
             cells.append(_link(f"{up}benchmarks/{slug(row.benchmark)}.html", row.benchmark))
         cells.append(_link(f"{up}strategies/{slug(row.strategy)}.html", row.strategy))
@@ -283,7 +283,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
         cells.append(_link(f"{up}rows/{row.id}.html", row.id))
         facets = "".join(f' data-{key}="{_escape(value)}"' for key, value in _facets(row).items())
-        best = " best" if row.rank == 1 else " bound" if row.bound else ""
+        best = " best" if row.rank is not None and row.rank.best == 1 else " bound" if row.bound else ""
         body += f'<tr class="row{best}"{facets}>{"".join(cells)}</tr>\n'
     return (
         f'<div class="table"><table class="sortable">\n<thead><tr>{head}</tr></thead>\n'
@@ -299,9 +299,9 @@ def _link(target: str, text: str) -> str:
     return f'<td class="words"><a href="{_escape(target)}">{_escape(text)}</a></td>'
 
 
-_LEGEND = """<p class="note">Percent, mean ± half the 95 % interval over seeds. Rank: 1 + rivals whose ACC is better
-with certainty (paired by seed, Holm's correction); rank 1 is shared by all that cannot be told from the best.
-Fewer than five seeds give no rank.</p>"""
+_LEGEND = """<p class="note">Percent, mean ± half the 95 % interval over seeds. Rank: the places that
+a row may have, after all rivals whose ACC is better with certainty and before all that are worse (paired by seed,
+Holm's correction). Fewer than five seeds give no rank.</p>"""
 
 
 # --- figures ---
