@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import CrossEntropy, examples_at_once, per_example_gradients, quadratic_penalty
+from clbench.parts import CrossEntropy, absolute_gradients, quadratic_penalty
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -61,11 +61,10 @@ def sensitivity(run: Run, exp: Experience) -> Tensors:
         return run.mask_tasks(logits, task[None]).square().sum()  # a masked logit is a constant
 
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
-    for x, y in run.visit(exp.data):
-        for inputs in x.split(examples_at_once(run)):
-            task = torch.full_like(y[: len(inputs)], exp.task)
-            for name, g in per_example_gradients(run, norm, inputs, task).items():
-                total[name] += g.abs().sum(0)
+    for x, _ in run.visit(exp.data):
+        task, ones = torch.full((len(x),), exp.task, device=x.device), torch.ones(len(x), device=x.device)
+        for name, g in absolute_gradients(run, norm, x, task, weights=ones).items():
+            total[name] += g
     return {name: value / len(exp) for name, value in total.items()}
 
 

@@ -46,6 +46,7 @@ from clbench.parts.normalisation import (
 from clbench.parts.penalties import (
     Anchored,
     HoldWeights,
+    absolute_gradients,
     by_example,
     examples_at_once,
     per_example_gradients,
@@ -154,6 +155,7 @@ __all__ = [
     "Teacher",
     "TrainOnly",
     "TwoViews",
+    "absolute_gradients",
     "as_prefixes",
     "as_vector",
     "ascent",

@@ -160,22 +160,52 @@ def squared_gradients(
         run, loss, x, rest, model: as of `per_example_gradients`.
         weights: (B,) w.
     """
+    return _summed(torch.square, run, loss, x, *rest, weights=weights, model=model)
+
+
+def absolute_gradients(
+    run: Run,
+    loss: Callable[..., Tensor],
+    x: Tensor,
+    *rest: Tensor,
+    weights: Tensor,
+    model: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """Σ_b w_b |∂ℓ_b/∂θ|, as `squared_gradients`: of a linear layer (w |g|)ᵀ |a|."""
+    return _summed(torch.abs, run, loss, x, *rest, weights=weights, model=model)
+
+
+def _summed(
+    size: Callable[[Tensor], Tensor],
+    run: Run,
+    loss: Callable[..., Tensor],
+    x: Tensor,
+    *rest: Tensor,
+    weights: Tensor,
+    model: nn.Module | None,
+) -> dict[str, Tensor]:
+    """Σ_b w_b size(∂ℓ_b/∂θ), where size(u v) = size(u) size(v) element by element."""
     network = run.model if model is None else model
-    found = _squares_of_linear_layers(network, loss, x, *rest, weights=weights)
+    found = _summed_of_linear_layers(size, network, loss, x, *rest, weights=weights)
     if found is not None:
         return {name: found[name] for name in run.parameters()}
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
     for rows in torch.arange(len(x), device=x.device).split(examples_at_once(run)):
         some = (tensor[rows] for tensor in rest)
         for name, g in per_example_gradients(run, loss, x[rows], *some, model=network).items():
-            total[name] += torch.einsum("b,b...->...", weights[rows], g**2)
+            total[name] += torch.einsum("b,b...->...", weights[rows], size(g))
     return total
 
 
-def _squares_of_linear_layers(
-    network: nn.Module, loss: Callable[..., Tensor], x: Tensor, *rest: Tensor, weights: Tensor
+def _summed_of_linear_layers(
+    size: Callable[[Tensor], Tensor],
+    network: nn.Module,
+    loss: Callable[..., Tensor],
+    x: Tensor,
+    *rest: Tensor,
+    weights: Tensor,
 ) -> dict[str, Tensor] | None:
-    """`squared_gradients` of a network whose only layers with weights are linear, each used once on vectors.
+    """`_summed` of a network whose only layers with weights are linear, each used once on vectors.
 
     None for other networks.
     """
@@ -207,8 +237,8 @@ def _squares_of_linear_layers(
         a.dim() != 2 for _, a, _ in used
     ):
         return None
-    squares: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     for (name, a, _), g in zip(used, torch.autograd.grad(total, [out for _, _, out in used]), strict=True):
-        weighted = weights[:, None] * g**2  # (B, out)
-        squares[f"{name}.weight"], squares[f"{name}.bias"] = weighted.T @ a**2, weighted.sum(0)
-    return squares
+        weighted = weights[:, None] * size(g)  # (B, out)
+        sums[f"{name}.weight"], sums[f"{name}.bias"] = weighted.T @ size(a), weighted.sum(0)
+    return sums

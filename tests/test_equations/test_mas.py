@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clbench import Benchmark, Classifier, Data, Experience, Setting, Strategy, Stream, chain, make_strategy
 from clbench.augment import Transform
 from clbench.engine import Run
-from clbench.testing import tiny_benchmark, tiny_run
+from clbench.testing import tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Pool
 
 
@@ -31,11 +31,12 @@ def test_linear_model_by_hand() -> None:
     torch.testing.assert_close(sensitivity(run, run.train[0])["head.weight"], torch.tensor([[20.0], [10.0]]))
 
 
+@pytest.mark.parametrize("norm", [True, False], ids=["normalised", "linear layers alone"])
 @pytest.mark.parametrize("shift", ["class", "task"])
-def test_one_example_at_a_time(shift: Any) -> None:
+def test_one_example_at_a_time(shift: Any, norm: bool) -> None:
     """With task labels, the norm is over the outputs of the example's task."""
     benchmark = tiny_benchmark(shift=shift)
-    run = tiny_run(make_strategy("mas"), benchmark, batch_size=24)
+    run = tiny_run(make_strategy("mas"), benchmark, batch_size=24, model=tiny_model(benchmark, norm=norm))
     run.fit()
     exp = run.train[1]
     columns = slice(2, 4) if shift == "task" else slice(None)
