@@ -42,7 +42,7 @@ class Choice(BaseModel):
         name: registered name; of strategies also a chain.
         label: what tables and plots call it; the name if empty.
         settings: `key: value`, as on the command line.
-        space: what `clbench tune` searches, over the suite's: `strength: {log: [0.01, 10]}`.
+        space: what `clbench tune-suite` searches, over the suite's: `strength: {log: [0.01, 10]}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ class SuiteConfig(BaseModel):
         strategies, benchmarks: names, or names with settings.
         seeds: a list, or how many from 0.
         settings: `key: value` of every run, as on the command line.
-        space: what `clbench tune` searches for every strategy: `optim.lr: {log: [0.01, 1]}`.
+        space: what `clbench tune-suite` searches for every strategy: `optim.lr: {log: [0.01, 1]}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
