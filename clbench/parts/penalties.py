@@ -171,7 +171,14 @@ def absolute_gradients(
     weights: Tensor,
     model: nn.Module | None = None,
 ) -> dict[str, Tensor]:
-    """Σ_b w_b |∂ℓ_b/∂θ|, as `squared_gradients`: of a linear layer (w |g|)ᵀ |a|."""
+    """Σ_b w_b |∂ℓ_b/∂θ|, the sum over examples of absolute gradients, by parameter name.
+
+    As `squared_gradients`; of a linear layer (w |g|)ᵀ |a|.
+
+    Args:
+        run, loss, x, rest, model: as of `per_example_gradients`.
+        weights: (B,) w.
+    """
     return _summed(torch.abs, run, loss, x, *rest, weights=weights, model=model)
 
 
