@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from clbench.capture import Gradients
 from clbench.checkpoint import nbytes, tree_map
 from clbench.config import Execution, OptimConfig, RunConfig
+from clbench.device import keep_freed_memory
 from clbench.energy import Meter
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
@@ -219,6 +220,8 @@ class Run(Services):
         Raises:
             DivergedError: a loss is not finite; the curve and all counters are as of then.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._checkpoint, self._saved_at, self._saving = checkpoint, time.monotonic(), 0.0
         seed = derive_seed(self.config.seeds.data, "model")
         with global_rng(self.device, seed, self._global_rng):

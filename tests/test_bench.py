@@ -111,21 +111,22 @@ def test_a_contender_takes_the_steps_that_are_counted(make: Any, monkeypatch: py
     assert len(updates) in (10, 11)  # ten laps, and with the engine the step before the first gate
 
 
-def test_contenders_take_turns() -> None:
-    order: list[str] = []
+@pytest.mark.parametrize(("stretch", "order"), [(1, "ababab"), (2, "aabbab"), (5, "aaabbb")])
+def test_contenders_take_turns(stretch: int, order: str) -> None:
+    done: list[str] = []
 
     def loop(name: str) -> Any:
         def run(gate: Gate) -> None:
             while True:
                 gate()
-                order.append(name)
+                done.append(name)
                 time.sleep(0.002 if name == "a" else 0)
 
         return run
 
     both = [Contender(name, loop(name)) for name in "ab"]
-    take_turns(both, 3, CPU)
-    assert order == ["a", "b"] * 3
+    take_turns(both, 3, CPU, stretch)
+    assert "".join(done) == order
     assert [len(c.wall) for c in both] == [3, 3]
     assert min(both[0].wall) >= 0.002
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -567,6 +570,36 @@ def test_auto_takes_what_there_is() -> None:
 def test_a_device_that_there_is_not_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         pick_device(name)
+
+
+FAULTS = """
+import resource, sys
+import torch
+from clbench.device import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for turn in range(14):
+    if turn == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(1 << 20) for _ in range(6)]  # 24 MiB
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_need_not_be_asked_for_again() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how], env=env, capture_output=True, check=True
+            ).stdout
+        )
+        for how in ("kept", "default")
+    }
+    assert faults["kept"] < faults["default"] / 3
 
 
 def test_seeds_are_the_same_on_every_machine() -> None:

@@ -226,6 +226,44 @@ def test_what_cannot_be_folded_is_left_and_told(body: type[nn.Module], note: str
     assert any(note in said for said in plain.notes)
 
 
+def test_a_race_is_compared_on_what_it_looked_at() -> None:
+    evaluator = fitted(level="racing+fast", prefix=4, check=1).evaluator
+    ticks = ~evaluator.curve.full
+    found = evaluator.describe()["disagreement"]
+    assert found["ticks_compared"] == 25
+    assert found["examples_compared"] == evaluator.curve.total[ticks].sum() < evaluator.curve.of[ticks].sum()
+
+
+# --- linear layers ---
+
+
+@pytest.mark.skipif(not forwards.has_onednn(), reason="this torch has no oneDNN for this processor")
+def test_linear_layers_go_by_onednn() -> None:
+    model = trained("mlp", (3, 8, 8), hidden=(24,))
+    copied = EvaluationCopy(model, None)
+    copied.load(weights_of(model))
+    assert copied.describe() == "float32, linear layers by oneDNN"
+    x, task = torch.randn(16, 3, 8, 8), torch.full((16,), -1)
+    model.eval()
+    with torch.no_grad(), torch.profiler.profile() as seen:
+        found = copied.logits(x, task)
+    assert {"mkldnn::_linear_pointwise"} <= {event.key for event in seen.key_averages()}
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(x))
+
+
+def test_without_onednn_an_mlp_is_evaluated_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for there in (forwards.has_onednn(), False):
+        monkeypatch.setattr(forwards, "has_onednn", lambda there=there: there)
+        torch.manual_seed(0)
+        run = build(model=make_model("mlp", (1, 4, 4), 6, hidden=(8,)))
+        run.fit()
+        counts.append(run.evaluator.curve.correct.tolist())
+    assert run.evaluator.describe()["forward"] == "float32"
+    assert counts[0] == counts[1]
+
+
 # --- what cannot be copied ---
 
 
@@ -352,6 +390,29 @@ def test_overlap_changes_no_bit(evaluation: dict[str, Any]) -> None:
     assert alone.evaluator.curve.ticks().steps.tolist() == list(range(25))
     assert alone.evaluator.curve == beside.evaluator.curve
     assert difference(weights(alone), weights(beside)) is None
+
+
+@pytest.mark.parametrize("evaluation", LEVELS[2:], ids=key)
+def test_a_run_that_waits_for_a_race_helps_and_changes_no_bit(
+    evaluation: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clbench.evaluation.overlap import Worker
+
+    submit, helped, shares = Worker.submit, Worker._helped, []
+
+    def submit_and_wait(self: Worker, tick: Any, weights: Any) -> int:
+        number = submit(self, tick, weights)
+        while number not in self._done:
+            self._receive()
+        return number
+
+    monkeypatch.setattr(Worker, "submit", submit_and_wait)
+    monkeypatch.setattr(Worker, "_helped", lambda self: shares.append(helped(self)) or shares[-1])
+    alone, beside = (fitted(overlap=overlap, batch_size=3, **evaluation) for overlap in (False, True))
+    assert len(shares) > 5
+    assert all(shares)
+    assert alone.evaluator.curve == beside.evaluator.curve
+    assert not beside.evaluator.describe().get("notes")
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -18,9 +18,11 @@ from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
 from clbench.bench.packing import packing
 from clbench.bench.turns import take_turns
 from clbench.config import Execution, resolve
-from clbench.device import pick_device
+from clbench.device import keep_freed_memory, pick_device
 from clbench.engine import WINDOW
 
+STRETCH = 10
+"""Training steps that a contender takes in a row, as a loop that runs alone finds its own weights in the caches."""
 WARM_UP = 20
 """First steps, which fill a memory and are not reported; of long cases a share of them."""
 STREAMS, IMAGES = 5, 1000
@@ -66,6 +68,7 @@ def measure(
         keep: called with what there is after each row, as the whole takes minutes.
     """
     where = pick_device(device)
+    keep_freed_memory()  # of all contenders alike, as a run does it for the whole process
     with _one_thread():
         module = make.avalanche() if rivals else None
         results: dict[str, Any] = {
@@ -115,7 +118,7 @@ def _steps(case: Case, laps: int, device: torch.device, module: Any) -> dict[str
             make.avalanche_training(module, case, benchmark, model, device, images=images)
             for images in (False, True)
         ]
-    take_turns(rivals, warm_up + laps, device)
+    take_turns(rivals, warm_up + laps, device, STRETCH)
     return {
         "case": str(case),
         "laps": laps,

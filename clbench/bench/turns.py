@@ -38,8 +38,11 @@ class Contender:
         return {"median": middle, "q1": low, "q3": high, "cpu": cpu}
 
 
-def take_turns(contenders: Sequence[Contender], laps: int, device: torch.device) -> None:
+def take_turns(contenders: Sequence[Contender], laps: int, device: torch.device, stretch: int = 1) -> None:
     """Let every contender do so many laps, one after the other in each round.
+
+    Args:
+        stretch: laps in a row. With one, each lap begins with the caches full of what the others have left there.
 
     Raises:
         whatever a contender raised.
@@ -63,8 +66,9 @@ def take_turns(contenders: Sequence[Contender], laps: int, device: torch.device)
                 contender.cpu.append(cpu - began[1])
             if len(contender.wall) >= laps:
                 raise _Enough
-            back.release()
-            turn.acquire()
+            if len(contender.wall) % stretch == 0:
+                back.release()
+                turn.acquire()
             began = now()
 
         turn.acquire()
@@ -86,7 +90,7 @@ def take_turns(contenders: Sequence[Contender], laps: int, device: torch.device)
     ]
     for thread in threads:
         thread.start()
-    for _ in range(laps + 1):  # to the first gate, and then a lap each
+    for _ in range(-(-laps // stretch) + 1):  # to the first gate, and then a stretch each
         for contender, turn in zip(contenders, turns, strict=True):
             turn.release()
             back.acquire()

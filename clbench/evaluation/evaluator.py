@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clbench.config import EvaluationConfig
 from clbench.curve import Curve
 from clbench.errors import IncompatibleError
-from clbench.evaluation.forward import EvaluationCopy, Forward, InPlace, obstacle, portion, weights_of
+from clbench.evaluation.forward import (
+    EvaluationCopy,
+    Forward,
+    InPlace,
+    faster_on_cpu,
+    obstacle,
+    portion,
+    weights_of,
+)
 from clbench.evaluation.overlap import Worker
 from clbench.evaluation.racing import Race, error_of_a_bound
 from clbench.evaluation.testset import Examples, TestSet
@@ -273,7 +281,8 @@ class ContinualEvaluator:
             for stream, step, correct, total, loss in result.refined:
                 self.curve.refine(step, stream, correct, total, loss)
             if result.check is not None:
-                self._note_check(result.check.cpu().numpy(), whole)
+                looked_at = whole if result.totals is None else np.array(result.totals)
+                self._note_check(result.check.cpu().numpy(), looked_at)
             self._worker_seconds += result.seconds
 
     def cut(self, step: int) -> None:
@@ -409,9 +418,8 @@ class ContinualEvaluator:
         forward = exact
         if against is None:
             classes = run.task_classes
-            pays = any(isinstance(m, nn.Conv2d) for m in run.model.modules())  # as channels last are faster
             frozen = not any(p.requires_grad for p in run.model.backbone.parameters())  # type: ignore[union-attr]
-            if overlap or config.windows or (on_cpu and (pays or frozen)):
+            if overlap or config.windows or (on_cpu and (frozen or faster_on_cpu(run.model))):
                 exact = EvaluationCopy(run.model, classes)
                 forward = exact
             if config.fast:

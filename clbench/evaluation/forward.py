@@ -1,13 +1,14 @@
 """By which network a snapshot of the weights is evaluated.
 
-`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid
-out with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer
-before it, and in bfloat16. The network that trains is only read.
+`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: on a
+CPU laid out with channels last and with linear layers computed by oneDNN, where that is faster; and at the level `fast`
+with batch normalisation folded into the layer before it, and in bfloat16. The network that trains is only read.
 """
 
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,11 @@ class EvaluationCopy:
         pairs = self._fold() if fast else {}
         self.folds = len(pairs)
         self.model.to(dtype=self.dtype)
+        self.onednn = self.dtype is torch.float32 and device.type == "cpu" and _linear(model) and has_onednn()
+        if self.onednn:
+            for module in self.model.modules():
+                if type(module) is nn.Linear:
+                    module.__class__ = _OneDNNLinear
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         done = {f"{layer}.{end}" for layer, _ in pairs for end in ("weight", "bias")}
@@ -162,7 +168,8 @@ class EvaluationCopy:
         """What the network is, in words, for the record."""
         kind = "bfloat16" if self.dtype is torch.bfloat16 else "float32"
         folded = f", {self.folds} batch normalisations folded" if self.folds else ""
-        return kind + folded + (", channels last" if self.channels_last else "")
+        linear = ", linear layers by oneDNN" if self.onednn else ""
+        return kind + folded + (", channels last" if self.channels_last else "") + linear
 
     # --- folding ---
 
@@ -227,8 +234,35 @@ def _named_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*((n, p.detach()) for n, p in model.named_parameters()), *model.named_buffers()]
 
 
+class _OneDNNLinear(nn.Linear):
+    """A linear layer in float32 on a CPU, twice as fast as torch's where MKL does not use what the processor has.
+
+    torch gives float32 products to MKL, which keeps to AVX2 on processors of other makers than its own; oneDNN, which
+    torch gives bfloat16 and convolutions to, uses AVX-512 wherever there is any.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return out
+
+
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN's linear layer for this processor."""
+    here = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def faster_on_cpu(model: nn.Module) -> bool:
+    """Whether a CPU evaluates a copy of the network faster than the network itself."""
+    return _convolutional(model) or (_linear(model) and has_onednn())
+
+
 def _convolutional(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def _linear(model: nn.Module) -> bool:
+    return any(type(module) is nn.Linear for module in model.modules())
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -1,9 +1,9 @@
 """Another process that evaluates snapshots of the weights while training goes on.
 
 The run writes a snapshot into one of a few slots of shared memory and goes on; the worker evaluates them in order. When
-no slot is free, the run evaluates the snapshot itself, unless a race decides, whose ticks depend on each other: it
-waits then. The numbers are those of one process to the bit, as both compute with one `Ticker`, the same portions and
-the same number of threads.
+no slot is free, the run evaluates the snapshot itself. Unless a race decides, whose ticks depend on each other: then it
+waits, and meanwhile takes on a share of what the worker looks at. The numbers are those of one process to the bit, as
+both compute with one `Ticker`, the same portions and the same number of threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from clbench.checkpoint import clone
+from clbench.device import keep_freed_memory
 from clbench.errors import EvaluatorError
 from clbench.evaluation.testset import TestSet
 from clbench.evaluation.ticker import Layout, Result, Tick, Ticker
@@ -35,7 +36,7 @@ class Worker:
     """The other process, as the run sees it.
 
     Args:
-        ticker: what it works with; the process gets a copy.
+        ticker: what it works with; the process gets a copy, and the run helps with this one.
         weights: of the network, for their shapes.
     """
 
@@ -43,7 +44,9 @@ class Worker:
         import torch.multiprocessing as multiprocessing
 
         self.layout = Layout(weights)
+        self._ticker = ticker
         self._memory = torch.empty((SLOTS, self.layout.nbytes), dtype=torch.uint8).share_memory_()
+        self._waiting = torch.zeros(1, dtype=torch.uint8).share_memory_()  # 1 while the run could help
         self._slots = [self.layout.views(block) for block in self._memory]
         self._free = list(range(SLOTS))
         self._done: dict[int, Result] = {}
@@ -56,10 +59,13 @@ class Worker:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # where none runs yet: a second worker then starts at once
         self._conn, theirs = context.Pipe()
-        given = (theirs, copied, self.layout, self._memory, torch.get_num_threads())
+        self._help, asks = context.Pipe()
+        pipes = theirs, asks
+        given = (*pipes, copied, self.layout, self._memory, self._waiting, torch.get_num_threads())
         self._process = context.Process(target=_serve, args=given, daemon=True)
         self._process.start()
-        theirs.close()
+        for pipe in pipes:
+            pipe.close()
 
     def see(self, test: TestSet, exact_test: TestSet | None, experience: int) -> None:
         """What is evaluated from now on."""
@@ -104,6 +110,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
+        self._help.close()
         self._conn.close()  # it ends when it finds nobody there
         self._process.join(5)
         if self._process.is_alive():
@@ -120,7 +127,12 @@ class Worker:
                 self._receive()
 
     def _receive(self) -> None:
-        wait([self._conn, self._process.sentinel])
+        """Wait for a message, and help until it comes."""
+        self._waiting.fill_(1)
+        while self._help in wait([self._conn, self._help, self._process.sentinel]):
+            if not self._helped():
+                break
+        self._waiting.fill_(0)
         try:
             if not self._conn.poll():
                 raise self._lost()
@@ -139,6 +151,19 @@ class Worker:
             check = None if result.check is None else torch.from_numpy(result.check)
             self._done[number] = replace(result, counts=torch.from_numpy(result.counts), check=check)
 
+    def _helped(self) -> bool:
+        """Take on a share of the worker's look; False if the worker is gone."""
+        try:
+            slot, rows = self._help.recv()
+            ticker, test = self._ticker, self._ticker.test
+            assert test is not None
+            ticker.forward.load(self._slots[slot])
+            values = ticker.values(ticker.forward, test, ticker.portion, torch.from_numpy(rows))
+            self._help.send(values.numpy())
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
     def _lost(self) -> EvaluatorError:
         self._process.join(5)
         return EvaluatorError(
@@ -155,10 +180,27 @@ def _plain(result: Result, seconds: float) -> Result:
     return replace(result, counts=counts, check=check, seconds=seconds)
 
 
-def _serve(conn: Connection, copied: bytes, layout: Layout, memory: Tensor, threads: int) -> None:
+def _ask(asks: Connection, waiting: Tensor, slot: int, rows: Tensor) -> Callable[[], Tensor] | None:
+    """Have the run compute the values at rows, if it is waiting anyway; see `Helper`."""
+    if not waiting.item():
+        return None
+    asks.send((slot, rows.numpy()))
+    return lambda: torch.from_numpy(asks.recv())
+
+
+def _serve(
+    conn: Connection,
+    asks: Connection,
+    copied: bytes,
+    layout: Layout,
+    memory: Tensor,
+    waiting: Tensor,
+    threads: int,
+) -> None:
     """The worker's life: one message after the other, until the run is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when it ends
     torch.set_num_threads(threads)
+    keep_freed_memory()
     ticker: Ticker = pickle.loads(copied)  # what the run has just made, by its own pipe
     slots = [layout.views(block) for block in memory]
     try:
@@ -171,7 +213,13 @@ def _serve(conn: Connection, copied: bytes, layout: Layout, memory: Tensor, thre
             else:
                 number, slot, tick = content
                 began = time.perf_counter()
-                result = ticker.tick(tick, slots[slot], functools.partial(conn.send, ("free", slot)))
+                free = functools.partial(conn.send, ("free", slot))
+                if ticker.race is None:
+                    result = ticker.tick(tick, slots[slot], free)
+                else:  # who helps needs the weights to the end
+                    ticker.helper = functools.partial(_ask, asks, waiting, slot)
+                    result = ticker.tick(tick, slots[slot])
+                    free()
                 conn.send(("done", number, _plain(result, time.perf_counter() - began)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -51,6 +51,9 @@ class Result:
     seconds: float = 0.0
 
 
+Helper = Callable[[Tensor], Callable[[], Tensor] | None]
+"""Takes on the values at rows (n,) of the tick's weights and returns what waits for them; None if it has no time."""
+
 RANKS = 10
 """How far down a ranking is looked."""
 
@@ -132,6 +135,7 @@ class Ticker:
         self.test: TestSet | None = None
         self.exact_test: TestSet | None = None
         self.graph: Callable[[], Tensor] | None = None  # on a GPU: the whole pass as one launch
+        self.helper: Helper | None = None
         self.kept = Kept()
 
     @property
@@ -155,20 +159,24 @@ class Ticker:
         test = self.test
         assert test is not None
         self.forward.load(weights)
-        check = self._compare(weights) if tick.check and self.exact is not None else None
+        compares = tick.check and self.exact is not None
+        if compares:
+            assert self.exact is not None
+            self.exact.load(weights)
         if self.looks_back:
             self._remember(weights)
         if loaded is not None:
             loaded()
         if self.race is None:
             values = self.graph() if self.graph is not None else self.values(self.forward, test, self.portion)
-            return Result(test.sums(values), check=check)
+            return Result(test.sums(values), check=self._compare() if compares else None)
         rows, again = self.race.tick(tick.step, tick.experience, tick.whole, self._look)
+        totals = [row.total for row in rows]
         counts = torch.tensor(
             [[row.correct for row in rows], [row.loss for row in rows]], dtype=torch.float64
         )
         refined = tuple((stream, row.step, row.correct, row.total, row.loss) for stream, row in again)
-        return Result(counts, [row.total for row in rows], refined, check)
+        return Result(counts, totals, refined, self._compare(totals) if compares else None)
 
     @torch.no_grad()
     def values(self, forward: Forward, test: TestSet, portion: int, rows: Tensor | None = None) -> Tensor:
@@ -201,15 +209,22 @@ class Ticker:
                 values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
         return self.ranks.sum(values)  # of which the others' are 0
 
-    def _compare(self, weights: Sequence[Tensor]) -> Tensor:
-        """(3, S) judged differently, right here, right by the exact pass; all examples, whatever a race would do."""
+    def _compare(self, totals: Sequence[int] | None = None) -> Tensor:
+        """(3, S) judged differently, right here, right by the exact pass; of every stream as many examples as a race
+        has looked at, or all."""
         assert self.exact is not None
         assert self.test is not None
         assert self.exact_test is not None
-        here = self.values(self.forward, self.test, self.portion)[0]
-        self.exact.load(weights)
-        there = self.values(self.exact, self.exact_test, self.exact_portion)[0]
-        return self.test.sums(torch.stack([(here != there).double(), here, there]))
+        rows = None
+        if totals is not None:
+            spans = zip(self.test.starts.tolist(), totals, strict=True)
+            rows = torch.cat([torch.arange(start, start + n) for start, n in spans]).to(self.test.y.device)
+        here = self.values(self.forward, self.test, self.portion, rows)[0]
+        there = self.values(self.exact, self.exact_test, self.exact_portion, rows)[0]
+        found = torch.stack([(here != there).double(), here, there])
+        if rows is not None:
+            found = found.new_zeros((3, len(self.test))).index_copy_(1, rows, found)
+        return self.test.sums(found)
 
     # --- for a race ---
 
@@ -226,13 +241,25 @@ class Ticker:
                 (int(test.starts[r.stream]) + r.start, r.stop - r.start) for r in (requests[i] for i in mine)
             ]
             rows = torch.cat([torch.arange(start, start + n) for start, n in spans])
-            values = self.values(self.forward, test, self.portion, rows.to(test.y.device)).cpu()
+            values = self._shared(rows.to(test.y.device), now=age == 0).cpu()
             for i, part in zip(mine, values.split([n for _, n in spans], 1), strict=True):
                 right, loss = part[:2].sum(1).tolist()
                 found[i] = int(right), loss
         if ages[-1]:
             self.forward.load(self.layout.views(self.ring[0]))  # the present weights again
         return found
+
+    def _shared(self, rows: Tensor, *, now: bool) -> Tensor:
+        """(2, n) values at rows (n,); of the present weights, half of the portions by a helper that has time.
+
+        Portions are those of the whole, so the bits do not tell who computed them.
+        """
+        assert self.test is not None
+        mine = -(-len(rows) // (2 * self.portion)) * self.portion
+        help_ = self.helper(rows[mine:]) if self.helper is not None and now and mine < len(rows) else None
+        if help_ is None:
+            return self.values(self.forward, self.test, self.portion, rows)
+        return torch.cat([self.values(self.forward, self.test, self.portion, rows[:mine]), help_()], 1)
 
     def _remember(self, weights: Sequence[Tensor]) -> None:
         block = (
