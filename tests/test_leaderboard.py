@@ -230,13 +230,52 @@ def test_a_broken_strategy_disagrees(board: Path, tmp_path: Path, monkeypatch: p
 def test_a_wrong_record_disagrees(board: Path) -> None:
     (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
     wrong = {seed: value + 0.2 for seed, value in row.values["average_accuracy"].items()}
-    verdicts = again.compare(row, {**row.values, "average_accuracy": wrong})
+    verdicts = again.compare(row, {**row.values, "average_accuracy": wrong}, {})
     assert [v.metric for v in verdicts if not v.agrees] == ["average_accuracy"]
 
 
 def test_a_metric_that_does_not_come_out_disagrees(board: Path) -> None:
     row = again.chosen(read_board(board), "split-digits@1")[0]
-    assert not any(v.agrees for v in again.compare(row, {}))
+    assert not any(v.agrees for v in again.compare(row, {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "agrees"),
+    [
+        ((1, 1, 1, 1, 1), (1, 1, 1, 1, 1), True),
+        ((0, 0, 0, 0, 0), (0, 0, 1, 0, 0), False),
+        ((1, 1, 1, 1, 1), (0,), False),
+    ],
+)
+def test_runs_that_diverge_are_compared(
+    board: Path, recorded: tuple[int, ...], now: tuple[int, ...], agrees: bool
+) -> None:
+    (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
+    ended = {seed: "diverged" if did else "done" for seed, did in enumerate(recorded)}
+    records = [replace(record, status=ended[record.seeds["data"]]) for record in row.records]
+    row = replace(row, records=records, values={} if all(recorded) else row.values)
+    new = {} if all(now) else row.values
+    verdicts = again.compare(row, new, {seed: bool(did) for seed, did in enumerate(now)})
+    assert {v.metric: v.agrees for v in verdicts}["diverged"] is agrees
+    assert all(v.agrees for v in verdicts if v.metric != "diverged")
+
+
+def test_a_row_is_run_again_with_the_threads_of_its_record(
+    board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = again.chosen(read_board(board), "split-digits@1")[0]
+    given: list[int | None] = []
+
+    def start(config: Any, execution: Execution, runs: Path) -> Any:
+        given.append(execution.threads)
+        return row.records[0]
+
+    monkeypatch.setattr("clbench.api.start", start)
+    environment = {**row.records[0].environment, "threads": 7}
+    odd = replace(row, records=[replace(row.records[0], environment=environment)])
+    again.reproduce(odd, None, tmp_path, Execution())
+    again.reproduce(odd, None, tmp_path, Execution(threads=2))
+    assert given == [7, 2]
 
 
 def test_an_unknown_row_gets_the_nearest_name(board: Path) -> None:

@@ -60,22 +60,27 @@ def reproduce(row: Row, seeds: Sequence[int] | None, runs: Path, execution: Exec
     """Run a row again with the present code and compare.
 
     Args:
-        seeds: which; those recorded if None.
+        seeds: which; those recorded if None, of runs that diverged, too.
         runs: folder for the runs' folders.
+        execution: with as many threads as the recorded run had, if it does not say: they decide the last bits.
     """
     from clbench import api
     from clbench.config import validate
 
+    recorded = {record.seeds["data"]: record for record in row.records}
     again: dict[str, dict[int, float]] = {}
-    for seed in seeds if seeds is not None else row.seeds:
+    diverged: dict[int, bool] = {}
+    for seed in seeds if seeds is not None else sorted(recorded):
         config = dict(row.config)
         config["seeds"] = Seeds(order=seed, init=seed, data=seed).model_dump()
         resolved: RunConfig = validate(RunConfig, _seeded(config, row, seed))
-        record = api.start(resolved, execution, runs)
+        threads = execution.threads or int(recorded.get(seed, row.records[0]).environment["threads"])
+        record = api.start(resolved, execution.model_copy(update={"threads": threads}), runs)
+        diverged[seed] = record.status != "done"
         for name, value in record.metrics.items():
-            if value is not None:
+            if value is not None and not diverged[seed]:
                 again.setdefault(name, {})[seed] = value
-    return compare(row, again)
+    return compare(row, again, diverged)
 
 
 def _seeded(config: dict[str, object], row: Row, seed: int) -> dict[str, object]:
@@ -86,21 +91,29 @@ def _seeded(config: dict[str, object], row: Row, seed: int) -> dict[str, object]
     return config
 
 
-def compare(row: Row, again: Mapping[str, Mapping[int, float]]) -> list[Verdict]:
-    """A verdict for each metric that the leaderboard shows.
+def compare(
+    row: Row, again: Mapping[str, Mapping[int, float]], diverged: Mapping[int, bool]
+) -> list[Verdict]:
+    """A verdict for each metric that the leaderboard shows, and for the share of runs that diverged, if any did.
 
     A metric that is recorded and does not come out at all disagrees.
 
     Args:
-        again: metric → seed → value.
+        again: metric → seed → value, of runs that did not diverge. diverged: whether the run of a seed did.
     """
     verdicts = []
-    for metric in SHOWN:
-        recorded = row.values.get(metric)
+    shown = {metric: row.values.get(metric) for metric in SHOWN}
+    found = dict(again)
+    if row.diverged or any(diverged.values()):
+        shown["diverged"] = {record.seeds["data"]: float(record.status != "done") for record in row.records}
+        found["diverged"] = {seed: float(did) for seed, did in diverged.items()}
+    for metric, recorded in shown.items():
         if not recorded:
             continue
-        new = again.get(metric, {})
+        new = found.get(metric, {})
         values = list(recorded.values())
+        if not new and diverged and all(diverged.values()):
+            continue  # the share of runs that diverged says it all
         if not new:
             nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
             verdicts.append(Verdict(row, metric, t_interval(values), nothing, 0.0, False))
