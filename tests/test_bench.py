@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from clbench.api import make_model
 from clbench.bench import contenders
 from clbench.bench.packing import packing
 from clbench.bench.turns import Contender, Gate, take_turns
+from clbench.errors import ConfigError
 
 CPU = torch.device("cpu")
 CASES = (bench.Case("mlp", (1, 4, 4), 4), bench.Case("mlp", (1, 4, 4), 4, replay=True, share=0.5))
@@ -129,6 +131,77 @@ def test_contenders_take_turns(stretch: int, order: str) -> None:
     assert "".join(done) == order
     assert [len(c.wall) for c in both] == [3, 3]
     assert min(both[0].wall) >= 0.002
+
+
+MAMMOTH = {
+    "models/__init__.py": "import os\nos.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))\n",
+    "models/er.py": """
+import torch
+from utils.buffer import Buffer
+
+class Er(torch.nn.Module):
+    def __init__(self, backbone, loss, args, transform, dataset=None):
+        raise RuntimeError("wants a configuration and a data set")
+
+    def observe(self, inputs, labels, not_aug_inputs, epoch=None):
+        new = len(inputs)
+        self.opt.zero_grad()
+        if not self.buffer.is_empty():
+            old, theirs = self.buffer.get_data(self.args.minibatch_size, transform=self.transform, device=self.device)
+            inputs, labels = torch.cat((inputs, old)), torch.cat((labels, theirs))
+        loss = self.loss(self.net(inputs), labels)
+        loss.backward()
+        self.opt.step()
+        self.buffer.add_data(examples=not_aug_inputs, labels=labels[:new])
+        return loss.item()
+""",
+    "utils/buffer.py": """
+import torch
+
+class Buffer:
+    def __init__(self, buffer_size, device="cpu"):
+        self.x, self.y = [], []
+
+    def is_empty(self):
+        return not self.x
+
+    def add_data(self, examples, labels):
+        assert examples.min() >= 0 and examples.max() <= 1, "stored as they were before they were normalised"
+        self.x += list(examples)
+        self.y += labels.tolist()
+
+    def get_data(self, size, transform=None, device=None):
+        return torch.stack([transform(x) for x in self.x[:size]]), torch.tensor(self.y[:size])
+""",
+}
+"""A stand-in of the parts of a checkout that the contender touches, with Mammoth's names and arguments."""
+
+
+def test_a_checkout_of_mammoth_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in MAMMOTH.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in ("models", "models.er", "utils", "utils.buffer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    here, path = Path.cwd(), list(sys.path)
+    results = bench.measure(
+        20, device="cpu", cases=CASES, rivals=False, rounds=0, run_steps=0, mammoth=tmp_path
+    )
+    for name in ("models", "models.er", "utils", "utils.buffer"):
+        sys.modules.pop(name, None)
+    assert (Path.cwd(), sys.path) == (here, path)
+    without, replay = results["steps"]
+    assert "Mammoth Er" not in without["ms"]
+    assert replay["ms"]["Mammoth Er"]["median"] > 0
+
+
+def test_what_is_no_checkout_of_mammoth_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no checkout of Mammoth: it has no models/er\.py"):
+        contenders.mammoth(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "er.py").write_text("import nowhere_to_be_found\n")
+    with pytest.raises(ConfigError, match=r"ModuleNotFoundError.*nowhere_to_be_found.*requirements\.txt"):
+        contenders.mammoth(tmp_path)
 
 
 def test_a_contender_that_fails_or_ends_early_is_told() -> None:

@@ -1,7 +1,7 @@
-"""What clbench costs, beside a bare PyTorch loop and beside Avalanche, in one process.
+"""What clbench costs, beside a bare PyTorch loop, Avalanche and Mammoth, in one process.
 
-turns.py        contenders take turns, one step each, so that whatever else the machine does hits all alike
-contenders.py   the same training by hand, by clbench, by Avalanche
+turns.py        contenders take turns, a few steps each, so that whatever else the machine does hits all alike
+contenders.py   the same training by hand, by clbench, by Avalanche, by Mammoth
 measure.py      training steps, and evaluations after every step
 packing.py      several seeds on one device at once
 show.py         the results as tables and as a plot

@@ -1,4 +1,4 @@
-"""The same training by hand, by clbench and by Avalanche, as loops that call a gate at every step."""
+"""The same training by hand, by clbench, by Avalanche and by Mammoth, as loops that call a gate at every step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import contextlib
 import copy
 import importlib
 import importlib.util
+import os
+import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +24,7 @@ from clbench.augment import Transform
 from clbench.bench.turns import Contender, Gate
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine import Run
+from clbench.errors import ConfigError
 from clbench.models import Classifier
 from clbench.once import keeping_nothing
 from clbench.optim import make_optimizer
@@ -338,3 +343,79 @@ def evaluation(
                 run.evaluator.fetch()
 
     return Contender(name, loop)
+
+
+# --- Mammoth ---
+
+
+def mammoth(checkout: Path) -> type[Any]:
+    """ER of a checkout of Mammoth (https://github.com/aimagelab/mammoth): its class, from `models/er.py`.
+
+    Mammoth is no package: its folders `models`, `utils` and `datasets` are imported as they are, from its own folder.
+
+    Raises:
+        ConfigError: no such checkout, or one that cannot be imported here.
+    """
+    from clbench._torchvision import torchvision
+
+    torchvision()
+    checkout = checkout.resolve()
+    if not (checkout / "models" / "er.py").is_file():
+        raise ConfigError(f"{checkout} is no checkout of Mammoth: it has no models/er.py.")
+    before = Path.cwd()
+    sys.path.insert(0, str(checkout))
+    try:
+        with unheard():
+            found: type[Any] = importlib.import_module("models.er").Er
+    except Exception as error:  # whatever its modules need: it is said, and nothing is measured
+        raise ConfigError(
+            f"Mammoth at {checkout} cannot be imported: {type(error).__name__}: {error}. Install what its "
+            "requirements.txt asks for."
+        ) from error
+    finally:
+        sys.path.remove(str(checkout))
+        os.chdir(before)  # its `models` changes the working directory
+    return found
+
+
+class _Triples(_Images):
+    """Images as Mammoth's data sets give them: normalised, the label, and as they were before."""
+
+    def __getitem__(self, index: int) -> Any:
+        from torchvision.transforms.functional import to_tensor
+
+        x, y = super().__getitem__(index)
+        return x, y, to_tensor(self.images[index])
+
+
+def mammoth_training(
+    er: type[Any], case: Case, benchmark: Benchmark, model: Classifier, device: torch.device
+) -> Contender:
+    """Its training step, `observe`, on batches of its kind.
+
+    Its constructor asks for a whole configuration and one of its data sets; what `observe` uses is put there instead.
+    """
+    model = copy.deepcopy(model).to(device)
+
+    def loop(gate: Gate) -> None:
+        from torchvision.transforms import Normalize
+
+        module = importlib.import_module(er.__module__)
+        theirs: Any = object.__new__(er)
+        torch.nn.Module.__init__(theirs)
+        theirs.net, theirs.loss, theirs.device = model, F.cross_entropy, device
+        theirs.transform = Normalize((MEAN,), (STD,))
+        theirs.args = Namespace(buffer_size=MEMORY, minibatch_size=case.batch_size, lr=LR)
+        theirs.opt = make_optimizer(list(model.parameters()), OptimConfig(lr=LR))
+        theirs.buffer = module.Buffer(MEMORY, device)
+        theirs.train()
+        data = benchmark.train[0].data
+        batches = torch.utils.data.DataLoader(
+            _Triples(data.x(), data.y()), case.batch_size, shuffle=True, generator=torch.Generator()
+        )
+        for x, y, raw in batches:
+            gate()
+            theirs.observe(x.to(device), y.to(device), raw.to(device), epoch=0)
+        gate()
+
+    return Contender("Mammoth Er", loop)

@@ -55,6 +55,7 @@ def measure(
     rounds: int = 3,
     run_steps: int = 40,
     packed: int = 0,
+    mammoth: Path | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """All figures, JSON-able.
@@ -65,12 +66,14 @@ def measure(
         rounds: evaluations of each contender; 0 leaves evaluation out.
         run_steps: steps in each experience of the runs that compare levels; 0 leaves them out.
         packed: seeds that share the device, at most; 0 leaves them out.
+        mammoth: a checkout of Mammoth, whose ER joins the steps with replay.
         keep: called with what there is after each row, as the whole takes minutes.
     """
     where = pick_device(device)
     keep_freed_memory()  # of all contenders alike, as a run does it for the whole process
     with _one_thread():
         module = make.avalanche() if rivals else None
+        er = make.mammoth(mammoth) if mammoth is not None else None
         results: dict[str, Any] = {
             "machine": _machine(where),
             "avalanche": None if module is None else str(module.__version__),
@@ -81,7 +84,7 @@ def measure(
             "packing": [],
         }
         for case in cases if steps else ():
-            results["steps"].append(_steps(case, max(10, round(steps * case.share)), where, module))
+            results["steps"].append(_steps(case, max(10, round(steps * case.share)), where, module, er))
             keep(results)
         for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
             results["evaluations"].append(_evaluations(case, rounds, where, module))
@@ -105,7 +108,7 @@ def measure(
         return results
 
 
-def _steps(case: Case, laps: int, device: torch.device, module: Any) -> dict[str, Any]:
+def _steps(case: Case, laps: int, device: torch.device, module: Any, er: type[Any] | None) -> dict[str, Any]:
     """Training without evaluation."""
     warm_up = max(capture.WARM_UP + 2, round(WARM_UP * case.share))  # what is recorded is by then
     benchmark = make.random_benchmark(case, warm_up + laps + 2)
@@ -118,6 +121,8 @@ def _steps(case: Case, laps: int, device: torch.device, module: Any) -> dict[str
             make.avalanche_training(module, case, benchmark, model, device, images=images)
             for images in (False, True)
         ]
+    if er is not None and case.replay:
+        rivals.append(make.mammoth_training(er, case, benchmark, model, device))
     take_turns(rivals, warm_up + laps, device, STRETCH)
     return {
         "case": str(case),

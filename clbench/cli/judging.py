@@ -154,10 +154,13 @@ def bench(
         typer.Option(min=0, max=64, help="Seeds that share the device: 1, 2, 4 … up to so many; 0: none."),
     ] = 0,
     rivals: Annotated[bool, typer.Option(help="Avalanche as well, where it is installed.")] = True,
+    mammoth: Annotated[
+        Path | None, typer.Option(help="A checkout of Mammoth, whose ER joins the steps with replay.")
+    ] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
-    """Measure steps and evaluations beside a bare PyTorch loop and Avalanche, in turns in one process."""
+    """Measure steps and evaluations beside a bare PyTorch loop, Avalanche and Mammoth, in turns in one process."""
     from clbench import bench as benching
     from clbench.files import atomic_write, make_folder, pretty_json
 
@@ -169,7 +172,14 @@ def bench(
             atomic_write(folder / "bench.md", benching.table(results) + "\n")
 
     results = benching.measure(
-        steps, device=device, rivals=rivals, rounds=rounds, run_steps=run_steps, packed=packed, keep=keep
+        steps,
+        device=device,
+        rivals=rivals,
+        rounds=rounds,
+        run_steps=run_steps,
+        packed=packed,
+        mammoth=mammoth,
+        keep=keep,
     )
     if folder is not None and (results["steps"] or results["evaluations"] or results["runs"]):
         benching.plot(results, folder / "bench.png")
