@@ -573,9 +573,12 @@ def test_a_device_that_there_is_not_is_refused(name: str) -> None:
 
 
 FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 import torch
 from clbench.device import keep_freed_memory
+
+for parameter in (-1, -3):  # glibc's first values, which it may raise by itself
+    ctypes.CDLL(None).mallopt(parameter, 128 << 10)
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

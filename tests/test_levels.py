@@ -17,7 +17,7 @@ from clbench.api import make_model
 from clbench.config import Execution, RunConfig
 from clbench.engine import Run
 from clbench.errors import ConfigError, EvaluatorError, IncompatibleError
-from clbench.evaluation import forward as forwards
+from clbench.evaluation import evaluator, forward as forwards
 from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
 from clbench.models import Classifier
 from clbench.once import keeping_nothing
@@ -238,29 +238,39 @@ def test_a_race_is_compared_on_what_it_looked_at() -> None:
 
 
 @pytest.mark.skipif(not forwards.has_onednn(), reason="this torch has no oneDNN for this processor")
-def test_linear_layers_go_by_onednn() -> None:
-    model = trained("mlp", (3, 8, 8), hidden=(24,))
-    copied = EvaluationCopy(model, None)
-    copied.load(weights_of(model))
-    assert copied.describe() == "float32, linear layers by oneDNN"
-    x, task = torch.randn(16, 3, 8, 8), torch.full((16,), -1)
-    model.eval()
-    with torch.no_grad(), torch.profiler.profile() as seen:
-        found = copied.logits(x, task)
-    assert {"mkldnn::_linear_pointwise"} <= {event.key for event in seen.key_averages()}
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_go_by_onednn(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 7, bias=bias), torch.randn(5, 3, 24)
     with torch.no_grad():
-        torch.testing.assert_close(found, model(x))
+        expected = layer(x)
+        with forwards.kernels(torch.device("cpu")), torch.profiler.profile() as seen:
+            found = layer(x)
+            low = layer.bfloat16()(x.bfloat16())
+    assert sum(event.count for event in seen.key_averages() if event.key == "mkldnn::_linear_pointwise") == 1
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(low.float(), expected, rtol=0.05, atol=0.05)
 
 
-def test_without_onednn_an_mlp_is_evaluated_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = []
+def test_a_strategy_may_train_while_it_is_asked() -> None:
+    layer, x = nn.Linear(4, 2), torch.randn(3, 4)
+    with torch.no_grad(), forwards.kernels(torch.device("cpu")), torch.enable_grad():
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(2, 4))
+
+
+def test_without_onednn_the_counts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, words = [], []
     for there in (forwards.has_onednn(), False):
-        monkeypatch.setattr(forwards, "has_onednn", lambda there=there: there)
+        for module in (forwards, evaluator):
+            monkeypatch.setattr(module, "has_onednn", lambda there=there: there)
         torch.manual_seed(0)
         run = build(model=make_model("mlp", (1, 4, 4), 6, hidden=(8,)))
         run.fit()
         counts.append(run.evaluator.curve.correct.tolist())
-    assert run.evaluator.describe()["forward"] == "float32"
+        words.append(run.evaluator.describe()["forward"])
+    assert words[1] == "float32"
     assert counts[0] == counts[1]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clbench.config import EvaluationConfig
 from clbench.curve import Curve
@@ -19,7 +19,7 @@ from clbench.evaluation.forward import (
     EvaluationCopy,
     Forward,
     InPlace,
-    faster_on_cpu,
+    has_onednn,
     obstacle,
     portion,
     weights_of,
@@ -418,8 +418,9 @@ class ContinualEvaluator:
         forward = exact
         if against is None:
             classes = run.task_classes
+            pays = any(isinstance(m, nn.Conv2d) for m in run.model.modules())  # as channels last are faster
             frozen = not any(p.requires_grad for p in run.model.backbone.parameters())  # type: ignore[union-attr]
-            if overlap or config.windows or (on_cpu and (frozen or faster_on_cpu(run.model))):
+            if overlap or config.windows or (on_cpu and (pays or frozen)):
                 exact = EvaluationCopy(run.model, classes)
                 forward = exact
             if config.fast:
@@ -437,6 +438,8 @@ class ContinualEvaluator:
                 )
         self._exact, self._forward = exact, forward
         self._words = forward.describe() if isinstance(forward, EvaluationCopy) else "float32"
+        if on_cpu and self._words.startswith("float32") and has_onednn():
+            self._words += ", linear layers by oneDNN"
         for name, network in (("exact", exact), ("tick", forward)):
             size = config.batch_size or portion(network, run.device, run.input_shape)
             self._portions.setdefault(name, size)

@@ -1,8 +1,9 @@
 """By which network a snapshot of the weights is evaluated.
 
-`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: on a
-CPU laid out with channels last and with linear layers computed by oneDNN, where that is faster; and at the level `fast`
-with batch normalisation folded into the layer before it, and in bfloat16. The network that trains is only read.
+`InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid
+out with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer
+before it, and in bfloat16. The network that trains is only read. On a CPU, either computes linear layers in float32 by
+oneDNN (`kernels`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from clbench.models import Classifier, predicted
 from clbench.once import once
@@ -122,11 +126,6 @@ class EvaluationCopy:
         pairs = self._fold() if fast else {}
         self.folds = len(pairs)
         self.model.to(dtype=self.dtype)
-        self.onednn = self.dtype is torch.float32 and device.type == "cpu" and _linear(model) and has_onednn()
-        if self.onednn:
-            for module in self.model.modules():
-                if type(module) is nn.Linear:
-                    module.__class__ = _OneDNNLinear
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         done = {f"{layer}.{end}" for layer, _ in pairs for end in ("weight", "bias")}
@@ -168,8 +167,7 @@ class EvaluationCopy:
         """What the network is, in words, for the record."""
         kind = "bfloat16" if self.dtype is torch.bfloat16 else "float32"
         folded = f", {self.folds} batch normalisations folded" if self.folds else ""
-        linear = ", linear layers by oneDNN" if self.onednn else ""
-        return kind + folded + (", channels last" if self.channels_last else "") + linear
+        return kind + folded + (", channels last" if self.channels_last else "")
 
     # --- folding ---
 
@@ -234,35 +232,8 @@ def _named_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*((n, p.detach()) for n, p in model.named_parameters()), *model.named_buffers()]
 
 
-class _OneDNNLinear(nn.Linear):
-    """A linear layer in float32 on a CPU, twice as fast as torch's where MKL does not use what the processor has.
-
-    torch gives float32 products to MKL, which keeps to AVX2 on processors of other makers than its own; oneDNN, which
-    torch gives bfloat16 and convolutions to, uses AVX-512 wherever there is any.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return out
-
-
-def has_onednn() -> bool:
-    """Whether this torch has oneDNN's linear layer for this processor."""
-    here = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def faster_on_cpu(model: nn.Module) -> bool:
-    """Whether a CPU evaluates a copy of the network faster than the network itself."""
-    return _convolutional(model) or (_linear(model) and has_onednn())
-
-
 def _convolutional(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-
-def _linear(model: nn.Module) -> bool:
-    return any(type(module) is nn.Linear for module in model.modules())
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -271,6 +242,37 @@ def _has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+
+
+# --- linear layers ---
+
+
+class _ByOneDNN(TorchFunctionMode):
+    """Linear layers in float32 on a CPU, twice as fast as torch's where MKL does not use what the processor has.
+
+    torch gives float32 products to MKL, which keeps to AVX2 on processors of other makers than its own; oneDNN, which
+    torch gives bfloat16 and convolutions to, uses AVX-512 wherever there is any.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.linear and not kwargs and not torch.is_grad_enabled():  # it has no backward pass
+            x, weight, bias = (*args, None)[:3]
+            if x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return func(*args, **(kwargs or {}))
+
+
+def has_onednn() -> bool:
+    """Whether this torch has oneDNN's linear layer for this processor."""
+    here = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def kernels(device: torch.device) -> AbstractContextManager[object]:
+    """In which an evaluation is computed. A strategy that trains when it is asked has torch's own with gradients."""
+    return _ByOneDNN() if device.type == "cpu" and has_onednn() else nullcontext()
 
 
 # --- portions ---

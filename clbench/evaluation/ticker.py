@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.evaluation.forward import Forward
+from clbench.evaluation.forward import Forward, kernels
 from clbench.evaluation.racing import Race, Request
 from clbench.evaluation.testset import TestSet
 from clbench.once import Kept
@@ -193,7 +193,8 @@ class Ticker:
         height = 2 if right is None else 4
         values = torch.zeros((height, len(y)), dtype=torch.float64, device=y.device)
         mine = self.ranks.share(len(y))
-        with self.kept.evaluating(test, test.x, portion) if forward.keeps else nullcontext() as asked:
+        keeping = self.kept.evaluating(test, test.x, portion) if forward.keeps else nullcontext()
+        with kernels(y.device), keeping as asked:
             for start in range(mine.start, mine.stop, portion):
                 part = slice(start, min(start + portion, mine.stop))
                 x = inputs[part]
