@@ -115,9 +115,10 @@ class EvaluationConfig(_Tree):
         every_examples: stream examples between them, in place of `every`: after the step with which a multiple of it is
             exceeded.
         subset: test examples of each experience that are used, a fixed random choice; None uses all.
-        level: exact is float32, every example; fast is bfloat16 with batch normalisation folded, its disagreement with
-            exact measured on the way and recorded; racing evaluates a prefix of each stream, and more only while a
-            minimum can still change; racing+fast is both. Full test sets are evaluated exactly at any level.
+        level: exact is float32, every example; fast has batch normalisation folded and fewer bits (bfloat16; on a CPU
+            that can, convolutions in 8-bit integers and close calls again in float32), its disagreement with exact
+            measured on the way and recorded; racing evaluates a prefix of each stream, and more only while a minimum
+            can still change; racing+fast is both. Full test sets are evaluated exactly at any level.
         check: fast: steps between comparisons with exact.
         prefix: racing: examples of each stream that every tick evaluates.
         windows: racing: windowed forgetting of these widths, in ticks, is kept exact, too: 10 is WF10, 100 WF100. The

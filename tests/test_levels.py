@@ -19,6 +19,7 @@ from clbench.engine import Run
 from clbench.errors import ConfigError, EvaluatorError, IncompatibleError
 from clbench.evaluation import evaluator, forward as forwards
 from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
+from clbench.evaluation.integers import has_int8
 from clbench.models import Classifier
 from clbench.once import keeping_nothing
 from clbench.testing import difference, tiny_benchmark
@@ -98,7 +99,10 @@ def test_racing_finds_the_minima_of_a_run() -> None:
     assert raced.total.sum() < exact.total.sum()
 
 
-def test_the_disagreement_of_fast_is_measured() -> None:
+@pytest.mark.parametrize("integers", [True, False])
+def test_the_disagreement_of_fast_is_measured(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not integers:
+        monkeypatch.setattr(forwards, "has_int8", lambda: False)
     found = fitted(level="fast", check=2).evaluator.describe()
     measured = found["disagreement"]
     assert measured["ticks_compared"] == 13  # 24 steps and step 0
@@ -125,6 +129,7 @@ def test_a_race_tells_what_it_evaluated() -> None:
 @pytest.fixture
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folding alone, without rounding."""
+    monkeypatch.setattr(forwards, "has_int8", lambda: False)
     monkeypatch.setattr(forwards, "_has_bf16", lambda device: False)
 
 
@@ -244,7 +249,7 @@ def test_linear_layers_go_by_onednn(bias: bool) -> None:
     layer, x = nn.Linear(24, 7, bias=bias), torch.randn(5, 3, 24)
     with torch.no_grad():
         expected = layer(x)
-        with forwards.kernels(torch.device("cpu")), torch.profiler.profile() as seen:
+        with forwards.kernels(torch.device("cpu")), torch.profiler.profile(acc_events=True) as seen:
             found = layer(x)
             low = layer.bfloat16()(x.bfloat16())
     assert sum(event.count for event in seen.key_averages() if event.key == "mkldnn::_linear_pointwise") == 1
@@ -384,6 +389,14 @@ def test_portions_come_from_the_cache_and_the_network(monkeypatch: pytest.Monkey
     copied = EvaluationCopy(model, None)
     assert portion(copied, torch.device("cpu"), (3, 32, 32)) == 64
     assert portion(copied, torch.device("cuda"), (3, 32, 32)) == 2048
+
+
+@pytest.mark.skipif(not has_int8(), reason="this processor or this torch has no integer convolutions")
+def test_maps_in_bytes_may_fill_half_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwards, "_cache_bytes", lambda: 2 << 20)
+    model = make_model("slim-resnet18", (3, 32, 32), 10, width=4)
+    assert portion(EvaluationCopy(model, None), torch.device("cpu"), (3, 32, 32)) == 16
+    assert portion(EvaluationCopy(model, None, fast=True), torch.device("cpu"), (3, 32, 32)) == 128
 
 
 def test_counts_do_not_depend_on_the_portion() -> None:

@@ -2,8 +2,9 @@
 
 `InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid
 out with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer
-before it, and in bfloat16. The network that trains is only read. On a CPU, either computes linear layers in float32 by
-oneDNN (`kernels`).
+before it, and in fewer bits: convolutions in 8-bit integers on a CPU that has instructions for them, all else in
+bfloat16. The network that trains is only read. On a CPU, either computes linear layers in float32 by oneDNN
+(`kernels`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from clbench.evaluation.integers import Integers, has_int8
 from clbench.models import Classifier, predicted
 from clbench.once import once
 from clbench.types import MASKED
@@ -42,6 +44,13 @@ KNOWN = (
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LAYERS = (nn.Conv2d, nn.Linear)
 
+RANGED = 32
+"""Examples on which the ranges of an integer network's maps are measured at every evaluation. With 8, maps of others
+are cut off so that whole streams move by points; with 64, little is gained."""
+
+CLOSE = 32
+"""Of as many examples that an integer network judges, the closest call is made again in float32."""
+
 
 class Forward(Protocol):
     """A network in eval mode: what the ticker needs of it."""
@@ -50,11 +59,15 @@ class Forward(Protocol):
     channels_last: bool
     keeps: bool  # what its parts ask `once` of a test example
 
+    def see(self, x: Tensor) -> None:
+        """The examples (N, …) that it will be asked about, as `dtype` and `channels_last` say."""
+
     def load(self, weights: Sequence[Tensor]) -> None:
         """Take over the weights that `weights_of` gave."""
 
-    def logits(self, x: Tensor, task: Tensor) -> Tensor:
-        """(B, …) → (B, C) float32."""
+    def logits(self, x: Tensor, task: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, …) → (B, C) float32; of right classes y (B,) that are known, a network that rounds may do better where
+        the call is close."""
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
@@ -87,10 +100,13 @@ class InPlace:
     def __init__(self, run: Run) -> None:
         self.run = run
 
+    def see(self, x: Tensor) -> None:
+        """It computes with all examples alike."""
+
     def load(self, weights: Sequence[Tensor]) -> None:
         """It has them."""
 
-    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+    def logits(self, x: Tensor, task: Tensor, y: Tensor | None = None) -> Tensor:
         return self.run.predict(x, task)
 
 
@@ -100,10 +116,11 @@ class EvaluationCopy:
     Args:
         model: to copy, on its device.
         task_classes: (T, C) bool, the classes of each task where task labels are told at test; None otherwise.
-        fast: fold batch normalisation and use bfloat16 where the device has it.
+        fast: fold batch normalisation, and compute with fewer bits where the device has them.
 
     Attributes:
         folds: how many batch normalisations were folded.
+        integers: the backbone in 8-bit integers; None where it is not computed in them.
         notes: why less was done than asked for.
     """
 
@@ -114,9 +131,6 @@ class EvaluationCopy:
         self.channels_last = (device.type == "cuda" and fast) or (
             _convolutional(model) and device.type == "cpu"
         )
-        self.dtype: torch.dtype | None = torch.bfloat16 if fast and _has_bf16(device) else torch.float32
-        if fast and self.dtype is torch.float32:
-            self.notes.append(f"this {device.type} has no bfloat16")
         self.keeps = device.type == "cpu"  # a GPU would wait for the comparison
         self._learns = any(p.requires_grad for p in model.backbone.parameters())  # type: ignore[union-attr]
         names = [name for name, _ in _named_weights(model)]
@@ -125,6 +139,15 @@ class EvaluationCopy:
             parameter.grad = None
         pairs = self._fold() if fast else {}
         self.folds = len(pairs)
+        self.integers: Integers | None = None
+        if fast and device.type == "cpu" and self._learns and has_int8():
+            with suppress(ValueError):  # a network of other layers is left in bfloat16
+                self.integers = Integers(self.model.backbone)  # type: ignore[arg-type]
+        fewer = fast and self.integers is None
+        self.dtype: torch.dtype | None = torch.bfloat16 if fewer and _has_bf16(device) else torch.float32
+        if fewer and self.dtype is torch.float32:
+            self.notes.append(f"this {device.type} has no bfloat16")
+        self._sample: Tensor | None = None
         self.model.to(dtype=self.dtype)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -149,6 +172,13 @@ class EvaluationCopy:
                     shift = shift + weights[fold.beta]
                 mine[f"{fold.layer}.weight"].copy_(weight * scale.view(-1, *[1] * (weight.ndim - 1)))
                 mine[f"{fold.layer}.bias"].copy_(shift)
+        if self.integers is not None:
+            assert self._sample is not None, "an integer network needs to see examples first"
+            self.integers.load(self._sample)
+
+    def see(self, x: Tensor) -> None:
+        if self.integers is not None:
+            self._sample = x[:: max(len(x) // RANGED, 1)][:RANGED].clone(memory_format=torch.preserve_format)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D); of a trunk that does not learn, as long as its statistics do not move either, once."""
@@ -157,8 +187,22 @@ class EvaluationCopy:
             return features
         return once("features", self.model.backbone, x, self.model.features)  # type: ignore[arg-type]
 
-    def logits(self, x: Tensor, task: Tensor) -> Tensor:
-        logits = predicted(self.model.head, self.features(x)).float()  # type: ignore[arg-type]
+    def logits(self, x: Tensor, task: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.integers is None:
+            return self._logits(self.features(x), task)
+        logits = self._logits(self.integers(x), task)
+        if y is None:
+            return logits
+        others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+        margin = (logits.gather(1, y[:, None])[:, 0] - others).abs()  # to where right becomes wrong
+        closest = margin.topk(-(-len(x) // CLOSE), largest=False).indices
+        again = x.index_select(0, closest)
+        if x.ndim == 4:
+            again = again.contiguous(memory_format=torch.channels_last)
+        return logits.index_copy_(0, closest, self._logits(self.features(again), task[closest]))
+
+    def _logits(self, features: Tensor, task: Tensor) -> Tensor:
+        logits = predicted(self.model.head, features).float()  # type: ignore[arg-type]
         if self.task_classes is not None:
             logits = logits.masked_fill(~self.task_classes[task], MASKED)
         return logits
@@ -166,6 +210,8 @@ class EvaluationCopy:
     def describe(self) -> str:
         """What the network is, in words, for the record."""
         kind = "bfloat16" if self.dtype is torch.bfloat16 else "float32"
+        if self.integers is not None:
+            kind = f"8-bit integers, the closest of {CLOSE} again in float32"
         folded = f", {self.folds} batch normalisations folded" if self.folds else ""
         return kind + folded + (", channels last" if self.channels_last else "")
 
@@ -300,7 +346,9 @@ def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) 
         forward.features(torch.zeros(1, *input_shape, dtype=forward.dtype))
     for hook in hooks:
         hook.remove()
-    fitting = max(_cache_bytes() // 4 // max(sizes, default=1), 1)
+    # Floats are measured, and bytes are a quarter of them; half of the cache, so that more are judged again at once.
+    more = 8 if forward.integers is not None else 1
+    fitting = max(more * _cache_bytes() // 4 // max(sizes, default=1), 1)
     return min(max(1 << (fitting.bit_length() - 1), 8), 256)
 
 

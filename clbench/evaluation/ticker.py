@@ -145,6 +145,7 @@ class Ticker:
     def see(self, test: TestSet, exact_test: TestSet | None, experience: int) -> None:
         """What is evaluated from now on."""
         self.test, self.exact_test, self.graph = test, exact_test, None
+        self.forward.see(test.x)
         if self.race is not None:
             self.race.see(test.streams, [int(n) for n in test.totals], experience)
 
@@ -200,7 +201,7 @@ class Ticker:
                 x = inputs[part]
                 if asked is not None:
                     asked.show(x, part if rows is None else rows[part])
-                logits = forward.logits(x, task[part])
+                logits = forward.logits(x, task[part], y[part])
                 if right is not None:
                     values[:, part] = ranked(logits, right[part], test.exposed)
                     continue
