@@ -1,9 +1,10 @@
-"""Which device a run is on, and what its memory needs."""
+"""Which device a run is on, what its memory needs, and what computes there."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 
 import torch
 
@@ -85,3 +86,8 @@ def keep_freed_memory() -> None:
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h: free memory at the end of the heap, and the size of a block, from which on it is handed back."""
+
+
+def onednn_on_x86() -> bool:
+    """Whether torch has oneDNN here, on a processor that its own kernels are written for."""
+    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()

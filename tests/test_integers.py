@@ -122,24 +122,22 @@ class Pooled(nn.Module):
         return x.reshape(x.size(0), -1)
 
 
-class Doubled(nn.Module):
-    """A map added to itself, one that is scaled when it is added, and an input that is added."""
-
+class OneLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 1)
+
+
+class Doubled(OneLayer):
+    """A map added to itself, one that is scaled when it is added, and an input that is added."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         return torch.add(self.conv(y + y), x, alpha=2) + x
 
 
-class Gated(nn.Module):
+class Gated(OneLayer):
     """One number for each map, added to all of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) + x.mean((2, 3), keepdim=True)
@@ -177,11 +175,7 @@ def test_a_copy_in_another_process_gives_the_same_bits() -> None:
     assert torch.equal(copied(x), integers(x))
 
 
-class Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 1)
-
+class Branching(OneLayer):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) if x.sum() > 0 else x
 
@@ -195,17 +189,13 @@ def test_weights_of_a_run_that_diverges_or_has_died_end_nothing(value: float) ->
     assert integers(x).shape == (8, 6, 6, 6)
 
 
-class WritesOver(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(4, 4, 1)
-
+class WritesOver(OneLayer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         return F.relu(x, inplace=True).mean() + x
 
 
-class Discards(WritesOver):
+class Discards(OneLayer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         x.relu_()

@@ -252,7 +252,9 @@ def _machine(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else about["processor"]
     flags = Path("/proc/cpuinfo")
     text = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
-    found = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in text]
+    found = [
+        flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f" {flag} " in text
+    ]
     return {
         "device": f"{name}, {cores()} cores" + (f" ({', '.join(found)})" if found else ""),
         "torch": torch.__version__,

@@ -10,7 +10,6 @@ bfloat16. The network that trains is only read. On a CPU, either computes linear
 from __future__ import annotations
 
 import copy
-import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from clbench.device import onednn_on_x86
 from clbench.evaluation.integers import Integers, has_int8
 from clbench.models import Classifier, predicted
 from clbench.once import once
@@ -312,8 +312,7 @@ class _ByOneDNN(TorchFunctionMode):
 
 def has_onednn() -> bool:
     """Whether this torch has oneDNN's linear layer for this processor."""
-    here = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return onednn_on_x86() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def kernels(device: torch.device) -> AbstractContextManager[object]:

@@ -10,7 +10,6 @@ convolution (oneDNN's), so that a map is written once, as bytes.
 from __future__ import annotations
 
 import operator
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.nn import functional as F
+
+from clbench.device import onednn_on_x86
 
 _BYTE, _WEIGHT = 255, 127
 
@@ -33,9 +34,8 @@ Maps = dict[Node, Any]
 
 def has_int8() -> bool:
     """Whether this processor multiplies 8-bit integers and this torch has the convolution that does it."""
-    here = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
     return (
-        here
+        onednn_on_x86()
         and bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())  # without, sums stop at 16 bits
         and hasattr(torch.ops.onednn, "qconv_prepack")
         and "binary" in torch.ops.onednn.qconv2d_pointwise.overloads()
