@@ -35,6 +35,7 @@ from clbench.ledger import (
 from clbench.models import make_model as make_model
 from clbench.observer import Observer
 from clbench.parallel import ALONE, Ranks
+from clbench.processes import refuse_while_importing
 from clbench.randomness import derive_seed
 from clbench.registry import benchmarks, chain_parts, models, strategies
 from clbench.sources import typed_source
@@ -191,6 +192,7 @@ def start(
     Raises:
         ClbenchError: bad input, or a run folder in another process's hands.
     """
+    refuse_while_importing()
     ranks = parallel.join()
     identity = identify(resolved, benchmark)
     folder = root / identity.id

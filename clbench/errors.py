@@ -7,6 +7,7 @@ ClbenchError
 ├── DataError          a data set that is missing, damaged or not what its checksum says
 ├── DivergedError      a loss that is not finite
 ├── EvaluatorError     the process that evaluates beside training has ended
+├── LoaderError        a process that gathers batches has ended
 └── LedgerError        a run folder, record or curve that is missing, damaged or altered
     └── BusyError      a run folder that another process holds
 
@@ -62,6 +63,10 @@ class DivergedError(ClbenchError):
 
 class EvaluatorError(ClbenchError):
     """The process that evaluates beside training cannot go on; the run can be resumed from its last checkpoint."""
+
+
+class LoaderError(ClbenchError):
+    """A process that gathers batches has ended; the run can be resumed from its last checkpoint."""
 
 
 class LedgerError(ClbenchError):

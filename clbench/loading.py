@@ -6,14 +6,17 @@ worker processes that run ahead. Both yield the same batches in the same order, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clbench.config import Execution, cores
 from clbench.device import free_memory
+from clbench.errors import LoaderError
+from clbench.processes import starting
 from clbench.types import Data
 
 RESIDENT_SHARE = 0.25
@@ -31,6 +34,9 @@ class Feed:
         )
         if self.resident:
             self._x, self._y = data.x().to(device), data.y().to(device)
+        else:
+            self._pass = _Pass()
+            self._loader: DataLoader[tuple[Tensor, Tensor]] | None = None
 
     def batches(self, rows: Sequence[Tensor], rows_cpu: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each element (n,) of `rows`, int64 on the device: raw inputs (n, …) and labels (n,) there.
@@ -41,20 +47,56 @@ class Feed:
             for index in rows:
                 yield self._x.index_select(0, index), self._y.index_select(0, index)
             return
-        pin = self.device.type == "cuda"
+        self._pass.rows = [index.tolist() for index in rows_cpu]
+        if self._loader is None:  # whose workers stay for all passes
+            self._loader = self._new_loader()
+        pin = self._loader.pin_memory
+        with _watching():
+            with starting(self.data):
+                batches = iter(self._loader)
+            for x, y in batches:
+                yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
+
+    def _new_loader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         workers = min(self.execution.workers, cores())
-        loader = DataLoader(
+        return DataLoader(
             _Rows(self.data),
-            sampler=[index.tolist() for index in rows_cpu],
+            sampler=self._pass,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=self.execution.prefetch if workers else None,
-            pin_memory=pin,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
             multiprocessing_context="forkserver" if workers else None,
             generator=torch.Generator(),  # its base seed must not come from the global generator
         )
-        for x, y in loader:
-            yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """Say in a sentence that a worker has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LoaderError(
+            f"A process that gathers batches has ended ({error}); what it said before stands above, and a lack of "
+            "memory says nothing. `clbench resume` continues the run from its last checkpoint; with "
+            "workers=0 the run gathers batches itself."
+        ) from error
+
+
+class _Pass(Sampler[list[int]]):
+    """The row numbers of the batches of one pass, in order."""
+
+    rows: Sequence[list[int]] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class _Rows(Dataset[tuple[Tensor, Tensor]]):

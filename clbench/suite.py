@@ -26,6 +26,7 @@ from clbench.config import (
 from clbench.errors import ClbenchError, ConfigError, suggest
 from clbench.files import make_folder
 from clbench.ledger import Record, has_record, read_record
+from clbench.processes import refuse_while_importing
 
 if TYPE_CHECKING:
     from clbench.launchers import Launcher
@@ -189,6 +190,7 @@ def run(
     """
     from clbench.launchers import Job, Local
 
+    refuse_while_importing()
     if config.place()[1] > 1:
         raise ConfigError(
             "torchrun starts processes for one run, and a suite starts its own; run it without torchrun."

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
+CACHES = {".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,3 +20,28 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_is_left() -> Iterator[None]:
+    """Nothing appears in the folder where the tests were started."""
+    start = Path.cwd()
+    before = {path.name for path in start.iterdir()}
+    yield
+    left = {path.name for path in start.iterdir()} - before - CACHES
+    assert not left, f"the tests left {sorted(left)} in {start}"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path) -> Iterator[None]:
+    """Every test starts in an empty folder, whatever lies in the checkout or in the home folder.
+
+    By a monkeypatch of its own, which a test's `monkeypatch.undo()` leaves alone.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for name in OURS:
+            patch.delenv(name, raising=False)
+        if not os.environ.get("CLBENCH_DATA"):
+            patch.setenv("CLBENCH_DATA", str(tmp_path / "data"))
+        yield

@@ -18,12 +18,6 @@ from clbench.testing import tiny_benchmark
 TINY: dict[str, Any] = {"epochs": 1, "hidden": [8], "experiences": 2, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CLBENCH_RUNS", raising=False)
-
-
 def run(strategy: str = "er", **params: Any) -> Record:
     return clbench.run("split-digits", strategy, **{**TINY, **params})
 

@@ -74,10 +74,8 @@ Command = Callable[..., Said]
 
 
 @pytest.fixture
-def clbench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """The command in this process, in an empty folder. What its plugins register is forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CLBENCH_RUNS", raising=False)
+def clbench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command in this process. What its plugins register is forgotten afterwards."""
 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
@@ -353,7 +351,6 @@ def test_a_full_disk_is_told_in_one_line(run: Command, monkeypatch: pytest.Monke
     monkeypatch.setattr(Curve, "save", full)
     line = refused(run("finetune", "--json"))
     assert line.startswith("The disk is full: ")
-    monkeypatch.undo()
     assert not list(Path("runs").glob("*/record.json"))
 
 

@@ -185,8 +185,6 @@ def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
 def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: Callable[[], None]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CLBENCH_RUNS", raising=False)
     monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "data"))
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("__pycache__"))
     namespace: dict[str, Any] = {"__name__": "__main__"}

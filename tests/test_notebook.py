@@ -27,7 +27,6 @@ def test_it_runs_to_its_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     search = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, search)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("CLBENCH_RUNS", raising=False)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "stability-gap.png").stat().st_size > 10_000

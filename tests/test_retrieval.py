@@ -94,9 +94,9 @@ def test_reading(tmp_path: Path) -> None:
 
 
 def test_a_name_means_a_folder_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    animals(tmp_path / "animals")
-    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path))
-    assert beir_folder("animals") == tmp_path / "animals"
+    animals(tmp_path / "collections" / "animals")
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "collections"))
+    assert beir_folder("animals") == tmp_path / "collections" / "animals"
     with pytest.raises(
         DataError, match=r"There is no collection 'plants': neither plants nor .* CLBENCH_DATA"
     ):

@@ -27,6 +27,7 @@ from clbench.device import keep_freed_memory
 from clbench.errors import EvaluatorError
 from clbench.evaluation.testset import TestSet
 from clbench.evaluation.ticker import Layout, Result, Tick, Ticker
+from clbench.processes import starting
 
 SLOTS = 4
 """Snapshots that may wait: more would only wait longer, as evaluation is the slower side where it matters."""
@@ -63,7 +64,8 @@ class Worker:
         pipes = theirs, asks
         given = (*pipes, copied, self.layout, self._memory, self._waiting, torch.get_num_threads())
         self._process = context.Process(target=_serve, args=given, daemon=True)
-        self._process.start()
+        with starting(ticker):
+            self._process.start()
         for pipe in pipes:
             pipe.close()
 

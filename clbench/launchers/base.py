@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.config import Execution, RunConfig
 from clbench.errors import BusyError, ClbenchError
-from clbench.registry import load_plugin
+from clbench.registry import benchmarks, load_plugin, models, strategies
 
 if TYPE_CHECKING:
     from clbench.suite import Cell
@@ -35,6 +35,13 @@ class Job:
     execution: Execution
     root: Path
     plugins: tuple[str, ...] = ()
+
+    def definitions(self) -> list[Callable[..., Any]]:
+        """The factories of what runs, so far as they are registered in this process."""
+        wanted = [(strategies, name) for name in self.resolved.parts()]
+        wanted += [(benchmarks, self.resolved.benchmark), (models, self.resolved.model.name)]
+        found = [registry.entry(name).build for registry, name in wanted if registry.knows(name)]
+        return [build for build in found if build is not None]
 
     def carry_out(self, tell: Tell) -> None:
         """Run it to its record, going on from its last checkpoint if there is one; a mistake is told, not raised."""

@@ -15,6 +15,7 @@ from clbench.config import cores
 from clbench.device import gpus, limit_memory
 from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.ledger import has_record
+from clbench.processes import starting
 
 if TYPE_CHECKING:
     from clbench.suite import Cell
@@ -146,7 +147,8 @@ def _start(context: Any, cell: Cell, job: Job, place: _Place, workers: int) -> _
     # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
     news, send = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, place, send), daemon=False)
-    process.start()
+    with starting(job.definitions()):
+        process.start()
     send.close()
     cell.state, cell.message = "running", ""
     cell.attempts += 1
