@@ -206,7 +206,7 @@ def start(
         log = _Log(folder / "log.jsonl")
         watching: list[Observer] = []
         if ranks.first:
-            watching = [log, *loggers.observers(execution.log, folder, identity.id), *observers]
+            watching = [log, *loggers.observers(execution, folder, identity.id), *observers]
         with contextlib.ExitStack() as stack:
 
             def hold() -> bytes:

@@ -217,6 +217,7 @@ class Execution(_Tree):
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
             closer than twenty times what writing one takes, unless this is 0: after every step. None writes none.
         log: observers: csv, tensorboard, wandb.
+        project, group: of wandb; None takes what its own variables say, or clbench, and benchmark and strategy.
     """
 
     device: str = "auto"
@@ -228,6 +229,8 @@ class Execution(_Tree):
     overlap: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    project: str | None = None
+    group: str | None = None
 
 
 def place() -> tuple[int, int, int]:

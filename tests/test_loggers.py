@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import socket
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import pytest
 import clbench
 from clbench.ledger import Record
 
+ROOT = Path(__file__).resolve().parent.parent
 LOGS = ["csv", "tensorboard", pytest.param("wandb", marks=pytest.mark.filterwarnings("ignore"))]
 TENSORBOARD = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -22,10 +28,24 @@ def run(out: Path, log: list[str], **params: Any) -> Record:
     return clbench.run("split-digits", "er", out=out, execution={"log": log, "threads": 1}, **given)
 
 
+KILLED = """
+import os, signal
+import clbench
+from clbench.observer import Observer
+
+class Kills(Observer):
+    def window(self, run, rows):
+        if run.step >= 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+clbench.run("split-digits", "er", out={out!r}, epochs=1, hidden=[8], experiences=2, device="cpu", memory=20,
+            observers=[Kills()], execution={{"log": {log!r}, "threads": 1, "checkpoint_seconds": 0}})
+"""
+
+
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No host but this one may be asked for anything."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     resolve, connect = socket.getaddrinfo, socket.socket.connect
 
@@ -40,6 +60,89 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", local)
     monkeypatch.setattr(socket.socket, "connect", near)
+
+
+# --- reading back ---
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def events(record: Record) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert record.folder is not None
+    return EventAccumulator(str(record.folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+
+
+def tensorboard(record: Record) -> dict[str, dict[int, float]]:
+    """Scalars by name and step; a step that is there twice fails."""
+    found = events(record)
+    scalars = {name: found.Scalars(name) for name in found.Tags()["scalars"]}
+    values = {name: {event.step: event.value for event in told} for name, told in scalars.items()}
+    assert all(len(values[name]) == len(told) for name, told in scalars.items())
+    return values
+
+
+def offline(record: Record) -> list[Path]:
+    assert record.folder is not None
+    return list(record.folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of an offline file of W&B, and what it says of the run.
+
+    The file is a log of LevelDB's format behind seven bytes: blocks of 32 KiB, in them fragments with a header of
+    checksum, length and type (1 whole, 2 first, 3 middle, 4 last).
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, record, rows = file.read_bytes(), 7, b"", []
+    told: dict[str, Any] = {"config": {}, "summary": {}}
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind not in (1, 4):
+            continue
+        said = wandb_internal_pb2.Record()
+        said.ParseFromString(record)
+        record = b""
+        if said.WhichOneof("record_type") == "history":
+            rows.append(
+                {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in said.history.item}
+            )
+        elif said.WhichOneof("record_type") == "run":
+            told |= {"project": said.run.project, "group": said.run.run_group}
+            told["config"] |= {i.key: json.loads(i.value_json) for i in said.run.config.update}
+        elif said.WhichOneof("record_type") == "summary":
+            told["summary"] |= {
+                ".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in said.summary.update
+            }
+    return rows, told
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            found.setdefault(name, {})[row["_step"]] = value
+    return found
+
+
+def assert_evaluations(record: Record, found: dict[str, dict[int, float]]) -> None:
+    """Every evaluation of the curve is there."""
+    curve, wanted = record.curve, dict[str, dict[int, float]]()
+    for i in range(len(curve)):
+        name = f"{'test accuracy' if curve.full[i] else 'accuracy'}/experience {curve.evaluated[i]}"
+        wanted.setdefault(name, {})[int(curve.step[i])] = curve.correct[i] / curve.total[i]
+    for name, values in wanted.items():
+        assert found[name] == pytest.approx(values), name
 
 
 @pytest.mark.parametrize("log", LOGS)
@@ -61,29 +164,71 @@ def test_a_logger_changes_nothing(log: str, tmp_path: Path) -> None:
     assert list(logged.folder.glob(files[log]))
 
 
-def test_csv_holds_every_loss_of_every_step(tmp_path: Path) -> None:
-    folder = run(tmp_path, ["csv"]).folder
-    assert folder is not None
-    with (folder / "losses.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def test_csv_holds_every_loss_and_every_evaluation(tmp_path: Path) -> None:
+    record = run(tmp_path, ["csv"])
+    assert record.folder is not None
+    rows = table(record.folder / "losses.csv")
+    log = [json.loads(line) for line in (record.folder / "log.jsonl").read_text().splitlines()]
     assert [(int(r["step"]), r["loss"], float(r["value"])) for r in rows] == [
         (r["step"], "fit", r["fit"]) for r in log
     ]
+    found = table(record.folder / "evaluations.csv")
+    for name in ("step", "examples", "experience", "evaluated", "correct", "total"):
+        assert [int(r[name]) for r in found] == getattr(record.curve, name).tolist()
+    assert [r["set"] == "full" for r in found] == record.curve.full.tolist()
 
 
 @TENSORBOARD
-def test_tensorboard_holds_losses_and_accuracies(tmp_path: Path) -> None:
+def test_tensorboard_holds_what_was_evaluated_at_every_step(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     record = run(tmp_path, ["tensorboard"])
+    found = tensorboard(record)
+    assert len(found["loss/fit"]) == record.budget["steps"]
+    assert found["metrics/min_acc"] == {record.budget["steps"]: pytest.approx(record.metrics["min_acc"])}
+    assert_evaluations(record, found)
+    assert events(record).Tags()["images"] == ["stability gap"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_holds_what_was_evaluated_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    record = run(tmp_path, ["wandb"])
+    (file,) = offline(record)
+    rows, told = history(file)
+    assert [row["_step"] for row in rows] == list(range(record.budget["steps"] + 1))
+    assert_evaluations(record, by_name(rows))
+    assert (told["project"], told["group"]) == ("mine", "split-digits er")
+    assert told["summary"]["min_acc"] == pytest.approx(record.metrics["min_acc"])
+    assert told["config"]["params"]["er"]["memory"] == 20
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_was_killed_and_goes_on_has_every_step_once(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip("tensorboard")
+    log = ["csv", "tensorboard", "wandb"]
+    program = KILLED.format(out=str(tmp_path), log=log)
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("WANDB")
+    }  # its service
+    environment = {**others, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    record = run(tmp_path, log)
+    steps = list(range(record.budget["steps"]))
     assert record.folder is not None
-    events = EventAccumulator(str(record.folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    assert len(events.Scalars("loss/fit")) == record.budget["steps"]
-    assert [event.value for event in events.Scalars("accuracy/experience 0")][-1] == pytest.approx(
-        record.curve.ticks().accuracy[-1, 0]
-    )
+    assert [int(row["step"]) for row in table(record.folder / "losses.csv")] == steps
+    found = table(record.folder / "evaluations.csv")
+    assert [int(row["step"]) for row in found] == record.curve.step.tolist()
+    assert sorted(tensorboard(record)["loss/fit"]) == steps
+    assert_evaluations(record, tensorboard(record))
+    (file,) = offline(record)
+    rows, _ = history(file)
+    assert [row["_step"] for row in rows] == [*steps, len(steps)]
+    assert_evaluations(record, by_name(rows))
 
 
 @pytest.mark.filterwarnings("ignore")

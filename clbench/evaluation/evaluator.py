@@ -285,6 +285,13 @@ class ContinualEvaluator:
                 self._note_check(result.check.cpu().numpy(), looked_at)
             self._worker_seconds += result.seconds
 
+    @property
+    def settled(self) -> int:
+        """Evaluations after fewer steps than this are in the curve as they will stay; a race may still look back."""
+        if self.config.racing:
+            return 0
+        return self._pending[0][0].step if self._pending else self.run.step
+
     def cut(self, step: int) -> None:
         """Forget what was evaluated after more than `step` steps; full evaluations come after the losses are
         checked."""
