@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clbench.data import from_folder, from_npz
+from clbench.data import AxesOrder, Duplicates, from_folder, from_npz
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -12,6 +12,7 @@ from clbench.types import Benchmark
 @register_benchmark("npz", version=1)
 def npz(
     path: str,
+    layout: AxesOrder = "auto",
     shift: Literal["class", "domain", "task"] = "class",
     experiences: int | None = None,
     first: int | None = None,
@@ -21,24 +22,29 @@ def npz(
     online: bool = False,
     augment: tuple[str, ...] = (),
     valid: float = 0.0,
+    duplicates: Duplicates = "note",
     seed: int = 0,
 ) -> Benchmark:
     """Your own arrays, from an .npz file with x_train, y_train, x_test and y_test.
 
     Args:
-        path: the file; domain_train and domain_test in it are for shift=domain.
+        path: the file; domain_train and domain_test in it are for shift=domain, x_valid and y_valid make a validation
+            stream.
+        layout: of images: channels-first, channels-last, or auto, where their shape leaves no doubt.
         shift: new classes, one domain, or new classes with task labels in each experience.
         experiences: how many share the classes evenly, 5 unless given.
         first, increment: classes of the first experience and of all others, in place of `experiences`.
         class_order, domain_order: ascending, drawn from the seed, or a list of all.
         online: one pass over the stream.
         augment: training operations: crop, flip.
-        valid: share of the training examples that makes a validation stream.
+        valid: share of the training examples that makes a validation stream, where the data have none.
+        duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
     spec: dict[str, object] = dict(locals())
     return from_npz(
         path,
+        layout=layout,
         shift=shift,
         experiences=experiences,
         first=first,
@@ -48,12 +54,13 @@ def npz(
         online=online,
         augment=augment,
         valid=valid,
+        duplicates=duplicates,
         seed=seed,
         spec=spec,
     )
 
 
-@register_benchmark("image-folder", version=1)
+@register_benchmark("image-folder", version=2)
 def image_folder(
     path: str,
     size: int = 64,
@@ -68,22 +75,25 @@ def image_folder(
     online: bool = False,
     augment: tuple[str, ...] = (),
     valid: float = 0.0,
+    duplicates: Duplicates = "note",
     seed: int = 0,
 ) -> Benchmark:
-    """Your own images, from a folder train/CLASS/* and test/CLASS/*, or DOMAIN/CLASS/*, or CLASS/*.
+    """Your own images, from a folder CLASS/* or DOMAIN/CLASS/*, or either with train and test or val in its path.
 
     Args:
-        path: the folder. Without train and test, a fixed part of each class's images is for testing.
+        path: the folder. Without train and test, a fixed part of each class's images is for testing; where there are
+            test and val, val makes a validation stream.
         size: pixels that images are cropped and resized to.
         channels: 3 for colour, 1 for grey.
         test_fraction: share of each class's images (in each domain) that is for testing.
         shift: new classes, one domain, or new classes with task labels in each experience.
         experiences: how many share the classes evenly, 5 unless given.
         first, increment: classes of the first experience and of all others, in place of `experiences`.
-        class_order, domain_order: by name, drawn from the seed, or a list of all.
+        class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all.
         online: one pass over the stream.
         augment: training operations: crop, flip.
-        valid: share of the training examples that makes a validation stream.
+        valid: share of the training examples that makes a validation stream, where the data have none.
+        duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
     spec: dict[str, object] = dict(locals())
@@ -92,6 +102,7 @@ def image_folder(
         size=size,
         channels=channels,
         test_fraction=test_fraction,
+        version=2,
         shift=shift,
         experiences=experiences,
         first=first,
@@ -101,6 +112,7 @@ def image_folder(
         online=online,
         augment=augment,
         valid=valid,
+        duplicates=duplicates,
         seed=seed,
         spec=spec,
     )

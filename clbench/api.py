@@ -18,6 +18,7 @@ import yaml
 
 from clbench import checkpoint, config, loggers, metrics, parallel, weights
 from clbench.config import Execution, RunConfig
+from clbench.data.duplicates import remarks
 from clbench.device import pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
@@ -447,13 +448,14 @@ def _conclude(
 ) -> None:
     """Curve, weights and record, into the run's folder."""
     curve, resolved = engine.evaluator.curve, engine.config
+    notes = remarks(engine.benchmark)
     curve.save(folder / "curve.npz")
     checkpoint.save(folder / "model.safetensors", engine.model.state_dict())
     record = Record(
         id=identity.id,
         status=status,
         config=resolved.model_dump(mode="json"),
-        benchmark=identity.benchmark,
+        benchmark=identity.benchmark | ({"notes": notes} if notes else {}),
         strategy=identity.strategy,
         model=identity.model,
         seeds=resolved.seeds.model_dump(),

@@ -32,7 +32,8 @@ class Record:
         id: hash of benchmark, strategy, configuration, seeds and code.
         status: done, diverged (a loss was not finite), or timeout.
         config: the resolved configuration.
-        benchmark, strategy, model: name and version; the benchmark with its fingerprint.
+        benchmark, strategy, model: name and version; the benchmark with its fingerprint and, where there is something
+            to say of its data, `notes`: how a folder was read, test examples that were trained on.
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one.
         environment: machine, Python, libraries, device, threads, and processes where there were several.
@@ -204,10 +205,10 @@ def run_id(
     model: Mapping[str, Any],
     code: Mapping[str, Any],
 ) -> str:
-    """The id of a run: the first digits of the SHA-256 over what decides its numbers."""
+    """The id of a run: the first digits of the SHA-256 over what decides its numbers; the benchmark's notes do not."""
     decides = {
         "config": config,
-        "benchmark": benchmark,
+        "benchmark": {key: value for key, value in benchmark.items() if key != "notes"},
         "strategy": strategy,
         "model": model,
         "code": [code["version"], code["sources"]],

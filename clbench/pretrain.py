@@ -83,7 +83,7 @@ def pretrain(
         "model": record.config["model"],
         "input_shape": list(api.make_benchmark(benchmark, **resolved.stream).input_shape),
         "substrate": substrate(record),
-        "benchmark": record.benchmark,
+        "benchmark": {key: record.benchmark[key] for key in ("name", "version", "fingerprint")},
         "run": record.id,
     }
     written = weights.write(backbone, about, weights.weights_folder(folder))

@@ -51,6 +51,7 @@ def class_incremental(
     train: Pool,
     test: Pool,
     *,
+    valid: Pool | None = None,
     experiences: int | None = None,
     classes_per_experience: int | None = None,
     first: int | None = None,
@@ -63,10 +64,11 @@ def class_incremental(
     """New classes in every experience.
 
     Args:
+        valid: validation examples of the data's own.
         experiences: their number, of equal size; or classes_per_experience: their size; or first and
             increment: size of the first one and of all others.
         class_order: the first experience takes the first classes of it.
-        valid_fraction: share of each class's training examples that goes to the validation stream.
+        valid_fraction: share of each class's training examples that goes to the validation stream, without `valid`.
         task_labels: whether experience i carries task label i (`task_incremental`).
 
     Raises:
@@ -85,11 +87,19 @@ def class_incremental(
     def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
         return Experience(i, groups[i], Data.of(pool, rows), task=i if task_labels else HIDDEN)
 
+    def of(labels: Ints) -> Ints:
+        return owner[np.searchsorted(classes, labels)]
+
     n, held = len(sizes), _held_out(y, valid_fraction, seed)
+    own = None
+    if valid is not None:
+        y_valid = _labels(valid, "validation")
+        _within("class", y_valid, classes)
+        own = valid, _rows(of(y_valid), n)
     return _streams(
         (train, _rows(owner[kind], n, ~held)),
-        (test, _rows(owner[np.searchsorted(classes, y_test)], n)),
-        (train, _rows(owner[kind], n, held)) if valid_fraction else None,
+        (test, _rows(of(y_test), n)),
+        _validation(own, (train, _rows(owner[kind], n, held)) if valid_fraction else None),
         experience,
     )
 
@@ -247,6 +257,8 @@ def domain_incremental(
     *,
     domain_train: npt.ArrayLike,
     domain_test: npt.ArrayLike,
+    valid: Pool | None = None,
+    domain_valid: npt.ArrayLike | None = None,
     names: Sequence[str] = (),
     domain_order: Ordering = "natural",
     valid_fraction: float = 0.0,
@@ -256,8 +268,9 @@ def domain_incremental(
 
     Args:
         domain_train, domain_test: (P,) domain numbers from 0, one per example.
+        valid, domain_valid: validation examples of the data's own, and their domains.
         names: of domains 0, 1, …; "domain 0" … if there are none.
-        valid_fraction: share of each class's training examples in each domain.
+        valid_fraction: share of each class's training examples in each domain, without `valid`.
 
     Raises:
         ConfigError: domain numbers that do not fit the pools, or an order that does not fit the domains.
@@ -280,11 +293,19 @@ def domain_incremental(
         name = names[order[i]] if names else f"domain {order[i]}"
         return Experience(i, _classes(pool, rows), Data.of(pool, rows), domain=name)
 
+    def of(numbers: Ints) -> Ints:
+        return owner[np.searchsorted(domains, numbers)]
+
+    own = None
+    if valid is not None:
+        d_valid = _numbers("domain_valid", [] if domain_valid is None else domain_valid, len(valid.y))
+        _within("domain", d_valid, domains)
+        own = valid, _rows(of(d_valid), len(order))
     n, held = len(order), _held_out(kind * (int(y.max()) + 1) + y, valid_fraction, seed)
     return _streams(
         (train, _rows(owner[kind], n, ~held)),
-        (test, _rows(owner[np.searchsorted(domains, d_test)], n)),
-        (train, _rows(owner[kind], n, held)) if valid_fraction else None,
+        (test, _rows(of(d_test), n)),
+        _validation(own, (train, _rows(owner[kind], n, held)) if valid_fraction else None),
         experience,
     )
 
@@ -294,6 +315,7 @@ def changed_domains(
     test: Pool,
     changes: Sequence[tuple[str, Change | None]],
     *,
+    valid: Pool | None = None,
     valid_fraction: float = 0.0,
     seed: int = 0,
 ) -> Streams:
@@ -301,7 +323,8 @@ def changed_domains(
 
     Args:
         changes: name of the domain and what it does to the inputs, None for nothing.
-        valid_fraction: share of each class's training examples; the same examples in every domain.
+        valid: validation examples of the data's own.
+        valid_fraction: share of each class's training examples, without `valid`; the same examples in every domain.
 
     Raises:
         ConfigError: no changes, or two domains of one name. DataError: a class without test examples.
@@ -312,7 +335,8 @@ def changed_domains(
     y = _labels(train, "training")
     _same("class", np.unique(y), np.unique(_labels(test, "test")))
     n, held = len(changes), _held_out(y, valid_fraction, seed)
-    kept, valid = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+    kept, drawn = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+    own = None if valid is None else (valid, [torch.arange(len(valid.y))] * n)
 
     def experience(i: int, pool: Pool, rows: Tensor) -> Experience:
         return Experience(i, _classes(pool, rows), Data.of(pool, rows, changes[i][1]), domain=names[i])
@@ -320,7 +344,7 @@ def changed_domains(
     return _streams(
         (train, [kept] * n),
         (test, [torch.arange(len(test.y))] * n),
-        (train, [valid] * n) if valid_fraction else None,
+        _validation(own, (train, [drawn] * n) if valid_fraction else None),
         experience,
     )
 
@@ -718,10 +742,23 @@ def _held_out(stratum: Ints, fraction: float, seed: int) -> npt.NDArray[np.bool_
     return held
 
 
+Share = tuple[Pool, list[Tensor]]
+"""A pool and the rows of it that each experience has."""
+
+
+def _validation(own: Share | None, drawn: Share | None) -> Share | None:
+    """The validation examples that the data have, or those drawn from the training examples."""
+    if own is not None and drawn is not None:
+        raise ConfigError(
+            "The data have validation examples of their own; leave the validation fraction at 0 to use them."
+        )
+    return own or drawn
+
+
 def _streams(
-    train: tuple[Pool, list[Tensor]],
-    test: tuple[Pool, list[Tensor]],
-    valid: tuple[Pool, list[Tensor]] | None,
+    train: Share,
+    test: Share,
+    valid: Share | None,
     experience: Callable[[int, Pool, Tensor], Experience],
 ) -> Streams:
     """The streams from each one's pool and the rows of its experiences."""
@@ -732,10 +769,10 @@ def _streams(
     if valid is not None:
         empty = [i for i, rows in enumerate(valid[1]) if not len(rows)]
         if empty:
-            raise ConfigError(
-                f"The validation fraction leaves experience {empty[0]} no validation example; raise it, or "
-                "set it to 0 for no validation stream."
-            )
+            drawn = valid[0] is train[0]
+            who = "The validation fraction" if drawn else "The data's own validation set"
+            way = "raise it, or set it to 0 for no validation stream" if drawn else "add some of its classes"
+            raise ConfigError(f"{who} leaves experience {empty[0]} no validation example; {way}.")
     return Streams(
         stream("train", *train), stream("test", *test), stream("valid", *valid) if valid is not None else None
     )
@@ -766,6 +803,14 @@ def _numbers(name: str, given: npt.ArrayLike, n: int) -> Ints:
             + (f" and holds {numbers.min()}." if numbers.size and numbers.dtype.kind == "i" else ".")
         )
     return numbers.astype(np.int64)
+
+
+def _within(what: str, given: Ints, known: Ints) -> None:
+    strange = np.setdiff1d(given, known)
+    if len(strange):
+        raise DataError(
+            f"{what.capitalize()} {strange[0]} has validation examples, but no training examples."
+        )
 
 
 def _same(what: str, trained: Ints, tested: Ints) -> None:

@@ -258,6 +258,23 @@ class Pool:
                 sha.update(memoryview(chunk.contiguous().numpy()).cast("B"))
         return sha.hexdigest()
 
+    @cached_property
+    def hashes(self) -> Tensor:
+        """(P,) int64 of each input's bytes: equal for equal ones; two others share one by a chance of 2⁻³³ at most."""
+        width = self.x[:1].numel() * self.x.element_size()
+        words = -(-width // 4)
+        keys = np.random.PCG64(0).random_raw(words) | np.uint64(1)
+        found = np.empty(len(self.x), dtype=np.uint64)
+        start = 0
+        for chunk in self.x.split(
+            max(1, (1 << 22) // max(width, 1))
+        ):  # a memory map need not fit into memory
+            raw = chunk.reshape(len(chunk), -1).contiguous().view(torch.uint8).numpy()
+            padded = np.pad(raw, ((0, 0), (0, 4 * words - width))) if width % 4 else raw
+            found[start : start + len(chunk)] = padded.view(np.uint32) @ keys
+            start += len(chunk)
+        return torch.from_numpy(found.view(np.int64))
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -466,6 +483,9 @@ class Benchmark:
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
         tokenizer: between texts and inputs, where the inputs are tokens that one has made.
         metrics: keys of metrics that its records hold beside those of every run.
+        found: what was found in the data when they were read, such as the layout of a folder; sentences, for records.
+        duplicates: how many examples are known to be byte-identical to another one, as in some published data sets;
+            `clbench check` lets streams share so many.
     """
 
     name: str
@@ -484,6 +504,8 @@ class Benchmark:
     memorise: bool = False
     tokenizer: Tokenizer | None = None
     metrics: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    duplicates: int = 0
 
     def __repr__(self) -> str:
         return (

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import zipfile
-from multiprocessing.reduction import ForkingPickler
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import clbench
 from clbench import data
 from clbench._torchvision import torchvision
+from clbench.data import duplicates
 from clbench.errors import ConfigError, DataError
+from clbench.ledger import run_id
+from clbench.testing import check_benchmark
+from clbench.types import Pool
 
 Arrays = dict[str, Any]
 
@@ -63,7 +65,10 @@ def test_three_lines_to_ones_own_benchmark() -> None:
         ((6, 3, 4, 5), (3, 4, 5)),
         ((6, 4, 5, 1), (1, 4, 5)),
         ((6, 4, 5), (1, 4, 5)),
-        ((6, 4, 4, 4), (4, 4, 4)),
+        ((6, 3, 8, 8), (3, 8, 8)),
+        ((6, 13, 16, 16), (13, 16, 16)),
+        ((6, 16, 16, 13), (13, 16, 16)),
+        ((6, 1, 5, 9), (1, 5, 9)),
         ((6, 7), (7,)),
     ],
 )
@@ -74,6 +79,112 @@ def test_channels_come_first(shape: tuple[int, ...], stored: tuple[int, ...]) ->
     assert source.train.x.is_contiguous()
     if shape == (6, 4, 5, 3):
         assert np.array_equal(source.train.x[2, 1].numpy(), x[2, :, :, 1])
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 9, 9, 30), (6, 30, 9, 9), (6, 3, 3, 30), (6, 4, 4, 4), (6, 9, 9, 9), (6, 13, 20, 16)]
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_channels_that_could_lie_on_two_axes_are_asked_for(shape: tuple[int, ...], dtype: Any) -> None:
+    x = np.arange(np.prod(shape)).astype(np.uint8).astype(dtype).reshape(shape)
+    a, b, c = shape[1:]
+    with pytest.raises(DataError, match=rf"{a} channels of {b} × {c} .* or {c} channels of {a} × {b}; say"):
+        data.source_of(**arrays(x_train=x, x_test=x[:3]))
+    first = data.source_of(**arrays(x_train=x, x_test=x[:3]), layout="channels-first").train.x
+    last = data.source_of(**arrays(x_train=x, x_test=x[:3]), layout="channels-last").train.x
+    assert np.array_equal(first.numpy(), x)
+    assert np.array_equal(last.numpy(), x.transpose(0, 3, 1, 2))
+
+
+def test_a_layout_is_of_images() -> None:
+    for x in (np.zeros((6, 4), np.uint8), np.zeros((6, 4, 4), np.uint8)):
+        with pytest.raises(DataError, match=r"layout is of images \(N, ·, ·, ·\); this array is of shape"):
+            clbench.from_arrays(**arrays(x_train=x, x_test=x[:3]), layout="channels-last")
+
+
+def test_deep_pixels_are_told_how_to_become_bytes() -> None:
+    def message(x: Any) -> str:
+        with pytest.raises(DataError) as raised:
+            data.source_of(**arrays(x_train=x, x_test=x[:3]))
+        return str(raised.value)
+
+    deep = np.full((6, 4, 5, 3), 40_000, np.uint16)
+    assert "from 40000 to 40000" in message(deep)
+    assert ".astype(numpy.uint8)" in message(deep)
+    assert "0 … 255 become uint8 by .astype(numpy.uint8)" in message(deep // 257)
+    assert "by .astype(numpy.uint8) * 255" in message(deep > 0)
+
+
+def test_validation_examples_of_ones_own() -> None:
+    a = arrays(x_valid=arrays()["x_test"], y_valid=[0, 1, 2])
+    benchmark = clbench.from_arrays(**a, experiences=3, class_order=[2, 0, 1])
+    assert benchmark.valid is not None
+    assert [e.data.y().tolist() for e in benchmark.valid] == [[2], [0], [1]]
+    assert len(benchmark.train[0]) == 2
+    domains = {"domain_train": [0, 1, 0, 1, 0, 1], "domain_test": [0, 1, 1], "domain_valid": [1, 0, 1]}
+    benchmark = clbench.from_arrays(**a, **domains, shift="domain")
+    assert benchmark.valid is not None
+    assert [e.data.y().tolist() for e in benchmark.valid] == [[1], [0, 2]]
+    with pytest.raises(ConfigError, match="have validation examples of their own"):
+        clbench.from_arrays(**a, experiences=3, valid=0.5)
+    with pytest.raises(ConfigError, match="own validation set leaves experience 1 no"):
+        clbench.from_arrays(**{**a, "y_valid": [0, 0, 2]}, experiences=3)
+    with pytest.raises(DataError, match="class 3 is in y_valid but not in y_train"):
+        clbench.from_arrays(**{**a, "y_valid": [0, 3, 2]}, experiences=3)
+    with pytest.raises(DataError, match="x_valid and y_valid go together"):
+        clbench.from_arrays(**arrays(y_valid=[0, 1, 2]), experiences=3)
+
+
+# --- the same example in training and test ---
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_shared_examples_are_counted_by_content(dtype: Any) -> None:
+    """In other rows, and in arrays of their own."""
+    x = np.random.default_rng(0).integers(0, 2, (400, 37)).astype(dtype)
+    x_train, x_test = x[:300], x[300:].copy()
+    x_test[[3, 50, 99]] = x_train[[200, 7, 7]]
+    y = np.arange(300) % 2
+    benchmark = clbench.from_arrays(x_train, y, x_test, y[:100], experiences=2)
+    assert data.shared(benchmark.test, [benchmark.train]) == (3, 100)
+    assert data.remarks(benchmark) == ["3 of 100 test examples are byte-identical to training examples."]
+    (result,) = [r for r in check_benchmark(benchmark) if r.check == "rows_disjoint"]
+    assert (result.status, "3 of 100 examples of the test stream" in result.message) == ("failed", True)
+    known = replace(benchmark, duplicates=3)
+    assert {r.status for r in check_benchmark(known)} <= {"passed", "skipped"}
+    with pytest.raises(DataError, match="3 of 100 test examples are byte-identical to training examples"):
+        clbench.from_arrays(x_train, y, x_test, y[:100], experiences=2, duplicates="refuse")
+
+
+def test_examples_that_nothing_uses_are_not_shared() -> None:
+    source = data.source_of(**arrays(x_test=arrays()["x_train"][3:]))
+    benchmark = data.build_few_shot(source, name="few", base=2, ways=1, shots=1, rows=[2])
+    assert data.shared(benchmark.test, [benchmark.train]) == (2, 3)  # row 5 of class 2 is no shot
+
+
+def test_examples_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (50, 6), dtype=np.uint8)
+    monkeypatch.setattr(duplicates, "CHUNK", 12)
+    benchmark = clbench.from_arrays(x, np.arange(50) % 2, x[::-1], np.arange(50) % 2, experiences=2)
+    assert data.shared(benchmark.test, [benchmark.train]) == (50, 50)
+
+
+def test_equal_hashes_of_other_examples_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "hashes", property(lambda pool: torch.zeros(len(pool.x), dtype=torch.int64)))
+    benchmark = clbench.from_arrays(**arrays(), experiences=3)
+    assert data.shared(benchmark.test, [benchmark.train]) == (0, 3)
+
+
+def test_a_record_says_what_is_shared_and_its_id_does_not(tmp_path: Path) -> None:
+    a = arrays(x_test=arrays()["x_train"][:3])
+    benchmark = clbench.from_arrays(**a, experiences=3)
+    record = clbench.run(benchmark, "finetune", out=tmp_path, iterations=1, model="mlp")
+    assert record.benchmark["notes"] == ["3 of 3 test examples are byte-identical to training examples."]
+    bare = {key: value for key, value in record.benchmark.items() if key != "notes"}
+    made_of = (record.config, bare, record.strategy, record.model, record.code)
+    assert run_id(*made_of) == record.id == run_id(record.config, record.benchmark, *made_of[2:])
+    clean = clbench.run(clbench.from_arrays(**arrays(), experiences=3), "finetune", out=tmp_path, model="mlp")
+    assert "notes" not in clean.benchmark
 
 
 def test_tensors_lists_and_views_are_taken() -> None:
@@ -225,11 +336,39 @@ def test_npz_is_read_as_it_is(npz: Path) -> None:
 
 
 def test_npz_that_changes_is_read_again(npz: Path) -> None:
-    before = data.read_npz(npz)
+    """Even in place, to as many bytes, with its time put back."""
+    before, stat = data.read_npz(npz), npz.stat()
     assert data.read_npz(npz) is before
-    np.savez(npz, **arrays(x_train=arrays()["x_train"] + np.uint8(1)))
-    os.utime(npz, ns=(0, 0))
+    np.savez(
+        npz, **arrays(x_train=arrays()["x_train"] + np.uint8(1)), class_names=np.array(["cat", "dog", "emu"])
+    )
+    os.utime(npz, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert npz.stat().st_size == stat.st_size
     assert data.read_npz(npz).train.digest != before.train.digest
+
+
+def test_npz_holds_validation_examples_and_other_things(npz: Path) -> None:
+    a = arrays()
+    np.savez(npz, **a, x_valid=a["x_test"], y_valid=a["y_test"], x_val=a["x_test"], author=np.array("me"))
+    benchmark = clbench.from_npz(npz, experiences=3)
+    assert benchmark.valid is not None
+    assert benchmark.notes == "own.npz also holds x_val, author, of which nothing is used."
+    assert data.remarks(benchmark)[0] == benchmark.notes
+
+
+def test_npz_takes_a_layout(npz: Path) -> None:
+    x = np.zeros((6, 9, 9, 30), np.float32)
+    np.savez(npz, **arrays(x_train=x, x_test=x[:3]))
+    with pytest.raises(DataError, match=r"own\.npz: x_train: images of shape .* say which by layout="):
+        data.read_npz(npz)
+    assert clbench.from_npz(npz, layout="channels-last", experiences=3).input_shape == (30, 9, 9)
+
+
+def test_npz_with_a_key_twice(npz: Path) -> None:
+    with zipfile.ZipFile(npz, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("x_train.npy", archive.read("x_test.npy"))
+    with pytest.raises(DataError, match=r"own\.npz is not a usable \.npz file: it holds x_train twice"):
+        data.read_npz(npz)
 
 
 def test_npz_without_a_key(npz: Path) -> None:
@@ -411,152 +550,3 @@ def test_status(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert states() == {**everything, "cifar10": "ready", "mnist": "ready"}
     path.write_bytes(path.read_bytes() + b"x")
     assert states() == {**everything, "cifar10": "damaged", "mnist": "ready"}
-
-
-# --- image folders ---
-
-
-def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (12, 10)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    root = tmp_path / "photos"
-    for c, name in enumerate(("ant", "bee")):
-        for i in range(3):
-            paint(root / "train" / name / f"{i}.png", (100 * c, i, 7))
-        paint(root / "test" / name / "0.jpg", (100 * c, 50, 7))
-    (root / "train" / "ant" / "notes.txt").write_text("not an image")
-    (root / ".hidden").mkdir()
-    return root
-
-
-def test_a_folder_of_train_and_test(photos: Path, folder: Path) -> None:
-    benchmark = clbench.from_folder(photos, size=8, experiences=2)
-    assert benchmark.class_names == ("ant", "bee")
-    assert benchmark.input_shape == (3, 8, 8)
-    assert [len(e) for e in benchmark.train] == [3, 3]
-    x = benchmark.train[1].data.x()
-    assert x[:, :, 4, 4].tolist() == [[100, i, 7] for i in range(3)]
-    assert len(list((folder / "folders").iterdir())) == 1
-
-
-def test_a_folder_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = data.read_folder(photos, size=8)
-
-    def fail(*_: Any) -> None:
-        raise AssertionError("decoded again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", fail)
-        assert data.read_folder(photos, size=8).train.digest == first.train.digest
-    assert data.read_folder(photos, size=6).train.x.shape[-1] == 6
-    paint(photos / "train" / "ant" / "0.png", (9, 9, 9))
-    os.utime(photos / "train" / "ant" / "0.png", ns=(1, 1))
-    assert data.read_folder(photos, size=8).train.digest != first.train.digest
-
-
-def test_workers_open_the_file_of_a_folder(photos: Path) -> None:
-    """Sending a memory map to another process would copy all of it to shared memory."""
-    pool = data.read_folder(photos, size=64).test
-    sent = ForkingPickler.dumps(pool)
-    assert not pool.x.is_shared()
-    received = pickle.loads(sent)
-    assert received.digest == pool.digest
-    assert received.file == pool.file
-
-
-def test_a_folder_can_be_grey(photos: Path) -> None:
-    assert data.read_folder(photos, size=8, channels=1).train.x.shape == (6, 1, 8, 8)
-
-
-def test_images_are_cropped_about_the_centre_and_turned_upright(photos: Path) -> None:
-    wide = Image.new("RGB", (24, 8))
-    wide.paste((255, 255, 255), (8, 0, 16, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held sideways
-    wide.save(photos / "train" / "ant" / "0.png", exif=exif)
-    assert data.read_folder(photos, size=8).train.x[0].min() == 255
-
-
-@pytest.fixture
-def styles(tmp_path: Path) -> Path:
-    root = tmp_path / "styles"
-    for d, domain in enumerate(("photo", "sketch")):
-        for c, name in enumerate(("ant", "bee")):
-            for i in range(10):
-                paint(root / domain / name / f"{i}.png", (100 * c, i, 50 * d))
-    return root
-
-
-def test_a_folder_of_domains(styles: Path) -> None:
-    benchmark = clbench.from_folder(styles, size=8, shift="domain")
-    assert [e.domain for e in benchmark.train] == ["photo", "sketch"]
-    assert [len(e) for e in benchmark.train] == [16, 16]
-    assert [e.data.y().tolist() for e in benchmark.test] == [[0, 0, 1, 1]] * 2
-    assert set(benchmark.train[1].data.x()[:, 2].flatten().tolist()) == {50}
-
-
-def test_the_test_split_is_the_same_everywhere_and_for_more_images(styles: Path) -> None:
-    def tested() -> set[int]:
-        x = data.read_folder(styles / "photo", size=8).test.x
-        return {int(image[1, 0, 0]) for image in x if image[0, 0, 0] == 0}
-
-    names = [f"ant/{i}.png" for i in range(11)]
-    ordered = sorted(names[:10], key=lambda name: hashlib.sha256(name.encode()).digest())
-    before = {names.index(name) for name in ordered[:2]}
-    assert tested() == before
-    paint(styles / "photo" / "ant" / "10.png", (0, 10, 0))
-    assert len(tested() & before) >= 1
-
-
-def test_a_folder_of_classes(styles: Path) -> None:
-    benchmark = clbench.from_folder(styles / "photo", size=8, experiences=2, test_fraction=0.5)
-    assert [len(e) for e in benchmark.test] == [5, 5]
-    assert benchmark.test[0].domain is None
-
-
-def test_corrupt_images_are_named(photos: Path, folder: Path) -> None:
-    broken = photos / "train" / "bee" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    (photos / "test" / "ant" / "0.jpg").write_bytes(b"not an image")
-    with pytest.raises(DataError) as raised:
-        data.read_folder(photos, size=8)
-    assert str(broken) in str(raised.value)
-    assert str(photos / "test" / "ant" / "0.jpg") in str(raised.value)
-    assert not (folder / "folders").exists()
-
-
-def test_folders_that_cannot_be(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image folder"):
-        data.read_folder(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no images in folders of classes"):
-        data.read_folder(tmp_path / "empty")
-    with pytest.raises(ConfigError, match="size ≥ 1 and 0 < test_fraction < 1"):
-        data.read_folder(photos, size=0)
-    (photos / "valid").mkdir()
-    with pytest.raises(DataError, match="but also valid/, which would go unused"):
-        data.read_folder(photos)
-    (photos / "valid").rmdir()
-    paint(photos / "test" / "cow" / "0.png", (0, 0, 0))
-    with pytest.raises(DataError, match=r"Class 'cow' in .* has no training images"):
-        data.read_folder(photos)
-
-
-def test_a_class_of_one_image_cannot_be_split(styles: Path) -> None:
-    paint(styles / "photo" / "cow" / "0.png", (0, 0, 0))
-    with pytest.raises(DataError, match=r"Class 'cow' in .* has no test images"):
-        data.read_folder(styles / "photo")
-
-
-def test_pacs_from_its_images(folder: Path) -> None:
-    for domain in data.KNOWN["pacs"].domains:
-        for name in ("dog", "elephant"):
-            for i in range(2):
-                paint(folder / "pacs" / domain / name / f"{i}.png", (i, 0, 0))
-    source = data.load("pacs")
-    assert source.domain_names == ("art_painting", "cartoon", "photo", "sketch")
-    assert source.train.x.shape == (8, 3, 64, 64)

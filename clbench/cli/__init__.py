@@ -50,10 +50,13 @@ app = typer.Typer(
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 _data = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Data sets: what is here, and fetching more."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Data sets: what is here, fetching more, and what a benchmark is made of.",
 )
 _data.command("status")(data.data_status)
 _data.command("fetch")(data.data_fetch)
+_data.command("describe")(data.data_describe)
 app.add_typer(_data, name="data")
 
 

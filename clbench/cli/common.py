@@ -108,6 +108,8 @@ def show_record(record: Record, as_json: bool) -> int:
         print(f"  {record.budget['steps']} steps, {seconds[0]:.1f} s training, {seconds[1]:.1f} s evaluation")
         if not record.budget["updates"] and record.status == "done":
             print("  no step had a loss, so no weight was trained")
+        for note in record.benchmark.get("notes", ()):
+            print(f"  {note}")
         if record.note:
             print(f"  {record.note}")
         print(f"  {record.folder}")

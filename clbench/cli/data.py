@@ -1,4 +1,4 @@
-"""`data`: which data sets are here, and fetching more."""
+"""`data`: which data sets are here, fetching more, and what a benchmark makes of its data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clbench.cli.common import Json, columns
+from clbench.cli.common import Json, Pairs, Plugins, columns, load
 
 
 def data_status(as_json: Json = False) -> None:
@@ -31,3 +31,45 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="Data sets, such 
 
     for name in names:
         print(data.fetch(name))
+
+
+def data_describe(
+    benchmark: Annotated[str, typer.Argument(help="A benchmark's name, such as image-folder.")],
+    settings: Pairs = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Build a benchmark, and say how its data were read and what each experience holds."""
+    from clbench.api import make_benchmark
+    from clbench.config import parse_pairs
+    from clbench.data import remarks
+
+    load(plugin)
+    built = make_benchmark(benchmark, **parse_pairs(settings or []))
+    streams = [stream for stream in (built.train, built.valid, built.test) if stream is not None]
+    if as_json:
+        told = {
+            "benchmark": {"name": built.name, "version": built.version, "fingerprint": built.fingerprint},
+            "input_shape": built.input_shape,
+            "classes": built.class_names or built.num_classes,
+            "streams": {
+                stream.name: [
+                    {"classes": exp.classes, "domain": exp.domain, "examples": len(exp)} for exp in stream
+                ]
+                for stream in streams
+            },
+            "notes": remarks(built),
+        }
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    shape = " × ".join(map(str, built.input_shape))
+    print(f"{built.name}@{built.version}: inputs {shape}, {built.num_classes} classes")
+    for remark in remarks(built):
+        print(f"  {remark}")
+    rows = [("stream", "experience", "examples", "domain", "classes")]
+    for stream in streams:
+        for exp in stream:
+            names = [built.class_names[c] if built.class_names else str(c) for c in exp.classes]
+            few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            rows.append((stream.name, str(exp.index), f"{len(exp):,}", exp.domain or "—", few))
+    print(columns(rows))

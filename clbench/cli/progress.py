@@ -20,6 +20,10 @@ class Line(Observer):
         self._bar: Any = None
 
     def begin(self, run: Run) -> None:
+        from clbench.data import remarks
+
+        for remark in remarks(run.benchmark):
+            print(f"{run.benchmark.name}: {remark}", file=sys.stderr)
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

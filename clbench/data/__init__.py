@@ -14,6 +14,7 @@ Shapes: N examples, C channels, H × W pixels, D features.
 from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.benchmark import (
     FEW_SHOT,
+    Duplicates,
     Shift,
     build,
     build_blurry,
@@ -22,17 +23,21 @@ from clbench.data.benchmark import (
     from_folder,
     from_npz,
 )
-from clbench.data.files import data_folder, read_folder, read_npz, read_rows
+from clbench.data.duplicates import remarks, shared
+from clbench.data.files import data_folder, read_npz, read_rows
+from clbench.data.folders import read_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
-from clbench.data.source import Source, chosen, moments, only, source_of
+from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of
 
 __all__ = [
     "DRAWERS",
     "FEW_SHOT",
     "KNOWN",
+    "AxesOrder",
     "Collection",
     "CorpusOrder",
+    "Duplicates",
     "Known",
     "Omniglot",
     "Shift",
@@ -58,7 +63,9 @@ __all__ = [
     "read_folder",
     "read_npz",
     "read_rows",
+    "remarks",
     "retrieval",
+    "shared",
     "source_of",
     "status",
 ]

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 
 from clbench.augment import Permute, Transform
-from clbench.data.files import read_folder, read_npz
-from clbench.data.source import Source, moments, source_of
-from clbench.errors import ConfigError
+from clbench.data.duplicates import trained_on
+from clbench.data.files import read_npz
+from clbench.data.folders import read_folder
+from clbench.data.source import AxesOrder, Source, moments, source_of
+from clbench.errors import ConfigError, DataError
 from clbench.streams import (
     Ordering,
     blurry_stream,
@@ -25,6 +27,8 @@ from clbench.streams import (
 from clbench.types import Benchmark, Change, Setting
 
 Shift = Literal["class", "domain", "task"]
+Duplicates = Literal["note", "refuse"]
+"""What becomes of test examples that are byte-identical to training examples: a note in the record, or an error."""
 
 
 def build(
@@ -44,6 +48,7 @@ def build(
     augment: Sequence[str] = (),
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
     spec: dict[str, object] | None = None,
@@ -58,9 +63,11 @@ def build(
         class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all.
         changes: names of domains and what each does to the inputs.
         online: one pass over the stream.
-        valid: share of each class's training examples that makes the validation stream.
+        valid: share of each class's training examples that makes the validation stream, if the data have none of
+            their own.
         augment: training operations, of `clbench.augment.OPS`.
         mean, std: normalisation per channel of inputs in [0, 1]; by default the data set's.
+        duplicates: whether test examples that are byte-identical to training examples are noted in records, or refused.
         spec: the parameters that it was built from, for the record.
 
     Raises:
@@ -68,7 +75,9 @@ def build(
     """
     if shift == "domain":
         if changes is not None:
-            streams = changed_domains(source.train, source.test, changes, valid_fraction=valid, seed=seed)
+            streams = changed_domains(
+                source.train, source.test, changes, valid=source.valid, valid_fraction=valid, seed=seed
+            )
         elif source.domain_train is None or source.domain_test is None:
             raise ConfigError(
                 f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or "
@@ -80,6 +89,8 @@ def build(
                 source.test,
                 domain_train=source.domain_train,
                 domain_test=source.domain_test,
+                valid=source.valid,
+                domain_valid=source.domain_valid,
                 names=source.domain_names,
                 domain_order=domain_order,
                 valid_fraction=valid,
@@ -89,6 +100,7 @@ def build(
         streams = class_incremental(
             source.train,
             source.test,
+            valid=source.valid,
             experiences=5 if (experiences, first, increment) == (None, None, None) else experiences,
             first=first,
             increment=increment,
@@ -104,7 +116,7 @@ def build(
         or (shift != "domain" and class_order == "shuffled")
         or any(isinstance(change, Permute) for _, change in changes or ())
     )
-    return Benchmark(
+    benchmark = Benchmark(
         name,
         version,
         online_setting(setting) if online else setting,
@@ -115,9 +127,23 @@ def build(
         streams.valid,
         seed=seed if draws else 0,
         class_names=source.class_names,
-        notes=notes,
+        notes=" ".join((notes, *source.found)).strip(),
         spec=dict(spec or {}),
+        found=source.found,
+        duplicates=source.duplicates,
     )
+    if duplicates == "refuse":
+        _refuse_duplicates(benchmark)
+    return benchmark
+
+
+def _refuse_duplicates(benchmark: Benchmark) -> None:
+    found, rows = trained_on(benchmark)
+    if found:
+        raise DataError(
+            f"{benchmark.name}: {found:,} of {rows:,} test examples are byte-identical to training examples. Remove "
+            "them from one side; or give duplicates='note', and records say so."
+        )
 
 
 def _transform(
@@ -221,6 +247,8 @@ def build_few_shot(
         notes=notes,
         spec=dict(spec or {}),
         metrics=FEW_SHOT,
+        found=source.found,
+        duplicates=source.duplicates,
     )
 
 
@@ -274,10 +302,14 @@ def from_arrays(
     x_test: Any,
     y_test: Any,
     *,
+    x_valid: Any = None,
+    y_valid: Any = None,
     domain_train: Any = None,
     domain_test: Any = None,
+    domain_valid: Any = None,
     class_names: Sequence[str] = (),
     domain_names: Sequence[str] = (),
+    layout: AxesOrder = "auto",
     shift: Shift = "class",
     experiences: int | None = None,
     first: int | None = None,
@@ -289,6 +321,7 @@ def from_arrays(
     augment: Sequence[str] = (),
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    duplicates: Duplicates = "note",
     seed: int = 0,
     name: str = "arrays",
     version: int = 1,
@@ -298,11 +331,14 @@ def from_arrays(
     Args:
         x_train, x_test: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W), or features (N, D);
             floating-point features (N, D) or images with a channel axis, which are not scaled; or integer
-            tokens (N, D). Of axes 1 and 3 of images, the smaller one is the channels. Arrays that need no
-            conversion are not copied, so leave them as they are.
+            tokens (N, D). Arrays that need no conversion are not copied, so leave them as they are.
         y_train, y_test: (N,) labels 0 … C−1, each in both; they are never renumbered.
-        domain_train, domain_test: (N,) domain of every example, from 0; for shift="domain".
+        x_valid, y_valid: of the validation stream, where the data have their own.
+        domain_train, domain_test, domain_valid: (N,) domain of every example, from 0; for shift="domain".
         class_names, domain_names: for people.
+        layout: "channels-first" for images (N, C, H, W), "channels-last" for (N, H, W, C). "auto" takes the smaller
+            one of axes 1 and 3 for the channels, where the images are square then or there are up to four channels
+            and the other reading has no square images; it refuses all else.
         shift: what changes between experiences: "class", "domain", or "task" with its label.
         experiences: how many, of equal size; or `first` and `increment`, classes of the first and of each later one.
         class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list.
@@ -310,6 +346,8 @@ def from_arrays(
         valid: share of the training examples, stratified, that makes a validation stream.
         augment: of training inputs, "crop" and "flip" for example.
         mean, std: for each channel, of the normalisation; computed from the training examples if None.
+        duplicates: "note" says in records how many test examples are byte-identical to training examples, "refuse"
+            raises.
         seed: of what is drawn.
         name, version: of the benchmark, in records.
 
@@ -322,10 +360,14 @@ def from_arrays(
         y_train,
         x_test,
         y_test,
+        x_valid=x_valid,
+        y_valid=y_valid,
         domain_train=domain_train,
         domain_test=domain_test,
+        domain_valid=domain_valid,
         class_names=class_names,
         domain_names=domain_names,
+        layout=layout,
         who=name,
     )
     return build(
@@ -343,22 +385,23 @@ def from_arrays(
         augment=augment,
         mean=mean,
         std=std,
+        duplicates=duplicates,
         seed=seed,
     )
 
 
-def from_npz(path: str | Path, *, name: str = "npz", **params: Any) -> Benchmark:
+def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz", **params: Any) -> Benchmark:
     """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
 
     Args:
-        path: the file. name: of the benchmark.
+        path: the file. layout: of its images, as of `from_arrays`. name: of the benchmark.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
 
     Raises:
         DataError: no such file, or what it holds cannot be used.
         ConfigError: a parameter that does not fit.
     """
-    return build(read_npz(path), name=name, **params)
+    return build(read_npz(path, layout=layout), name=name, **params)
 
 
 def from_folder(
@@ -376,6 +419,7 @@ def from_folder(
         path: the folder. name: of the benchmark.
         size: images are resized to size × size pixels. channels: 3 for colour, 1 for grey.
         test_fraction: share of every class that is for testing, where the folder holds no split of its own.
+            `Benchmark.notes` says how the folder was read.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
 
     Raises:

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from clbench.data.files import data_folder, read_arrays, read_folder, read_npz, sha256, sidecar, write
+from clbench.data.files import data_folder, read_arrays, read_npz, sha256, sidecar, write
+from clbench.data.folders import read_folder
 from clbench.data.source import Source, channels_first, pool, source_of
 from clbench.errors import ConfigError, DataError, suggest
 
@@ -28,6 +29,7 @@ class Known:
         domains: names of its domains.
         get: where it can be had by hand.
         keys: what its file holds, where it is not split into training and test examples.
+        duplicates: examples that are byte-identical to an earlier one, in training and test together.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Known:
     domains: tuple[str, ...] = ()
     get: str = ""
     keys: str = ""
+    duplicates: int = 0
 
 
 # Means and stds are those of the training sets, to four digits; a test compares them with the data.
@@ -68,6 +71,7 @@ KNOWN = {
         169,
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
+        duplicates=26,
     ),
     "pacs": Known(
         "PACS",
@@ -86,6 +90,7 @@ KNOWN = {
         "pixels with bright ink",
         keys="x (32460, 28, 28, 1) uint8, y, alphabet and drawer (32460,) integers from 0, background (32460,) bool, "
         "optionally class_names and alphabet_names",
+        duplicates=1,
     ),
 }
 """The data sets that clbench knows by name, beside the embedded digits."""
@@ -130,7 +135,7 @@ def load(name: str) -> Source:
         return omniglot().source
     source = read_npz(path)
     if source.train.x.shape[1:] == known.shape:  # the file may hold other images under the old name
-        return replace(source, mean=known.mean, std=known.std)
+        return replace(source, mean=known.mean, std=known.std, duplicates=known.duplicates)
     return source
 
 
@@ -165,14 +170,13 @@ def omniglot(test_drawers: int = 5) -> Omniglot:
     path = data_folder() / "omniglot.npz"
     if not path.is_file():
         raise DataError(_missing("omniglot"))
-    stat = path.stat()
-    return _omniglot(path, stat.st_mtime_ns, stat.st_size, test_drawers)
+    return _omniglot(path, sha256(path), test_drawers)
 
 
 @functools.lru_cache(maxsize=2)
-def _omniglot(path: Path, _mtime: int, _size: int, test_drawers: int) -> Omniglot:
+def _omniglot(path: Path, _digest: str, test_drawers: int) -> Omniglot:
     needed, optional = ("x", "y", "alphabet", "drawer", "background"), ("class_names", "alphabet_names")
-    arrays = read_arrays(path, needed, optional)
+    arrays, _ = read_arrays(path, needed, optional)
     n = len(arrays["x"])
     for key in ("y", "alphabet", "drawer", "background"):
         given = arrays[key]
@@ -195,7 +199,7 @@ def _omniglot(path: Path, _mtime: int, _size: int, test_drawers: int) -> Omniglo
     of_class[y[background]] = True
     if of_class[y[~background]].any():
         raise DataError(f"{path}: a character is in both the background and the evaluation set.")
-    return Omniglot(source, of_class)
+    return Omniglot(replace(source, duplicates=KNOWN["omniglot"].duplicates), of_class)
 
 
 def fetch(name: str) -> Path:

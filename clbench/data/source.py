@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from clbench.errors import ConfigError, DataError
 from clbench.types import Pool
+
+AxesOrder = Literal["auto", "channels-first", "channels-last"]
+"""Which axis of images (N, ·, ·, ·) is the channels: 1, 3, or what `channels_first` finds beyond doubt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,9 @@ class Source:
         domain_names: of domains 0, 1, …, or nothing.
         scale: what brings uint8 inputs to [0, 1].
         mean, std: published normalisation per channel; computed from the training pool where there is none.
+        valid: the pool of validation examples, where the data have their own. domain_valid: (N,) their domains.
+        found: what was found in the files that whoever reads results should know, such as their layout; sentences.
+        duplicates: how many examples are known to be byte-identical to another one (`Benchmark.duplicates`).
     """
 
     train: Pool
@@ -39,6 +45,10 @@ class Source:
     scale: float = 1 / 255
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    valid: Pool | None = None
+    domain_valid: npt.NDArray[np.int64] | None = None
+    found: tuple[str, ...] = ()
+    duplicates: int = 0
 
     @functools.cached_property
     def num_classes(self) -> int:
@@ -58,10 +68,14 @@ def source_of(
     x_test: Any,
     y_test: Any,
     *,
+    x_valid: Any = None,
+    y_valid: Any = None,
     domain_train: Any = None,
     domain_test: Any = None,
+    domain_valid: Any = None,
     class_names: Any = (),
     domain_names: Any = (),
+    layout: AxesOrder = "auto",
     who: str = "The data",
 ) -> Source:
     """A checked data set from arrays; inputs as for `from_arrays`.
@@ -69,37 +83,54 @@ def source_of(
     Raises:
         DataError: says which array is wrong, what is allowed and what to do; `who` names the data in it.
     """
+    given = {"train": (x_train, y_train, domain_train), "test": (x_test, y_test, domain_test)}
+    if x_valid is not None or y_valid is not None or domain_valid is not None:
+        if x_valid is None or y_valid is None:
+            raise DataError(f"{who}: x_valid and y_valid go together; only one of them was given.")
+        given["valid"] = (x_valid, y_valid, domain_valid)
+    told = {split: domain is not None for split, (_, _, domain) in given.items()}
+    if len(set(told.values())) > 1:
+        names = " and ".join(f"domain_{split}" for split in told)
+        raise DataError(f"{who}: {names} go together; only some of them were given.")
     pools: dict[str, Pool] = {}
-    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        inputs = _inputs(f"{who}: x_{split}", _array(x))
-        labels = _integers(f"{who}: y_{split}", _array(y), len(inputs))
-        pools[split] = pool(inputs, labels)
-    train, test = pools["train"], pools["test"]
-    if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
-        raise DataError(
-            f"{who}: x_train and x_test must be of one shape and type; they are {tuple(train.x.shape[1:])} "
-            f"{train.x.dtype} and {tuple(test.x.shape[1:])} {test.x.dtype}."
+    domains: dict[str, npt.NDArray[np.int64] | None] = {"valid": None}
+    for split, (x, y, domain) in given.items():
+        inputs = _inputs(f"{who}: x_{split}", _array(x), layout)
+        pools[split] = pool(inputs, _integers(f"{who}: y_{split}", _array(y), len(inputs)))
+        domains[split] = (
+            None if domain is None else _integers(f"{who}: domain_{split}", _array(domain), len(inputs))
         )
+    train = pools["train"]
     classes = int(train.y.max()) + 1
-    _check_classes(f"{who}: y_train", train, classes)
-    if test.y.max() >= classes:
-        raise DataError(
-            f"{who}: class {int(test.y.max())} is in y_test but not in y_train, so nothing can learn it."
-        )
-    _check_classes(f"{who}: y_test", test, classes)
-    if (domain_train is None) != (domain_test is None):
-        raise DataError(f"{who}: domain_train and domain_test go together; only one of them was given.")
-    domains: dict[str, npt.NDArray[np.int64] | None] = {"train": None, "test": None}
-    for split, given in (("train", domain_train), ("test", domain_test)):
-        if given is not None:
-            domains[split] = _integers(f"{who}: domain_{split}", _array(given), len(pools[split].y))
-    names, of_domains = (
+    for split, part in pools.items():
+        if train.x.shape[1:] != part.x.shape[1:] or train.x.dtype != part.x.dtype:
+            raise DataError(
+                f"{who}: x_train and x_{split} must be of one shape and type; they are "
+                f"{tuple(train.x.shape[1:])} {train.x.dtype} and {tuple(part.x.shape[1:])} {part.x.dtype}."
+            )
+        if split == "train":
+            _check_classes(f"{who}: y_train", train, classes)
+        elif part.y.max() >= classes:
+            raise DataError(
+                f"{who}: class {int(part.y.max())} is in y_{split} but not in y_train, so nothing can learn it."
+            )
+    _check_classes(f"{who}: y_test", pools["test"], classes)
+    labels, of_domains = (
         _names(f"{who}: class_names", class_names),
         _names(f"{who}: domain_names", domain_names),
     )
-    if names and len(names) != classes:
-        raise DataError(f"{who}: {len(names)} class names were given for {classes} classes.")
-    return Source(train, test, names, domains["train"], domains["test"], of_domains)
+    if labels and len(labels) != classes:
+        raise DataError(f"{who}: {len(labels)} class names were given for {classes} classes.")
+    return Source(
+        train,
+        pools["test"],
+        labels,
+        domains["train"],
+        domains["test"],
+        of_domains,
+        valid=pools.get("valid"),
+        domain_valid=domains["valid"],
+    )
 
 
 def only(source: Source, first: int, stop: int) -> Source:
@@ -134,6 +165,7 @@ def chosen(source: Source, classes: Sequence[int]) -> Source:
 
     train, domain_train = part(source.train, source.domain_train)
     test, domain_test = part(source.test, source.domain_test)
+    valid, domain_valid = (None, None) if source.valid is None else part(source.valid, source.domain_valid)
     return replace(
         source,
         train=train,
@@ -141,6 +173,8 @@ def chosen(source: Source, classes: Sequence[int]) -> Source:
         class_names=tuple(source.class_names[c] for c in listed.tolist()) if source.class_names else (),
         domain_train=domain_train,
         domain_test=domain_test,
+        valid=valid,
+        domain_valid=domain_valid,
     )
 
 
@@ -173,37 +207,66 @@ def pool(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Pool:
     return Pool(torch.from_numpy(x), torch.from_numpy(y))
 
 
-def _inputs(who: str, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _inputs(who: str, x: npt.NDArray[Any], layout: AxesOrder) -> npt.NDArray[Any]:
     """Inputs in the form that pools hold: uint8 or float32 (N, C, H, W) or (N, D), or int64 (N, D)."""
     if not x.size or not x.ndim:
         raise DataError(f"{who} is empty.")
+    if layout != "auto" and x.ndim != 4:
+        raise DataError(f"{who}: layout is of images (N, ·, ·, ·); this array is of shape {x.shape}.")
     if x.dtype.kind == "f":
         if not np.isfinite(x).all():
             row = int(np.argwhere(~np.isfinite(x))[0][0])
             raise DataError(f"{who} holds NaN or infinity, first in example {row}; remove or fill it.")
         if x.ndim in (2, 4):
-            return channels_first(x.astype(np.float32, copy=False))
+            return channels_first(x.astype(np.float32, copy=False), layout, who)
     elif x.dtype == np.uint8 and x.ndim in (2, 3, 4):
-        return channels_first(x)
+        return channels_first(x, layout, who)
     elif x.dtype.kind in "iu" and x.ndim == 2:
         return x.astype(np.int64)
     raise DataError(
         f"{who}: {x.dtype} of shape {x.shape}. Allowed: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) "
         "or features (N, D); floating-point features (N, D) or images with a channel axis; integer tokens "
-        "(N, D)."
-        + (" Pixels of 0 … 255 become uint8 by .astype(numpy.uint8)." if x.dtype.kind in "iub" else "")
+        f"(N, D).{_to_bytes(x)}"
     )
 
 
-def channels_first(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _to_bytes(x: npt.NDArray[Any]) -> str:
+    """How pixels of another type become uint8."""
+    if x.dtype.kind == "b":
+        return " Pixels that are on or off become uint8 by .astype(numpy.uint8) * 255."
+    if x.dtype.kind not in "iu":
+        return ""
+    if x.min() >= 0 and x.max() <= 255:
+        return " Pixels of 0 … 255 become uint8 by .astype(numpy.uint8)."
+    return (
+        f" These numbers go from {x.min()} to {x.max()}: bring their full range to 0 … 255 first, for 16 bits by "
+        "(x // 257).astype(numpy.uint8)."
+    )
+
+
+def channels_first(x: npt.NDArray[Any], layout: AxesOrder = "auto", who: str = "x") -> npt.NDArray[Any]:
     """Images (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W); features (N, D) as they are.
 
-    The result is contiguous. The channel axis is the smaller one of axes 1 and 3, and axis 1 if they tie.
+    The result is contiguous. With layout "auto", the channel axis is the smaller one of axes 1 and 3 where that is
+    beyond doubt: the images are square then, or there are up to four channels and the other reading has no square ones.
+
+    Raises:
+        DataError: it is not beyond doubt.
     """
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] < x.shape[1]:
-        x = x.transpose(0, 3, 1, 2)
+    elif x.ndim == 4:
+        if layout == "auto":
+            a, b, c = x.shape[1:]
+            square, other = (b == c, a == b) if a < c else (a == b, b == c)
+            if a == c or not (square or (min(a, c) <= 4 and not other)):
+                raise DataError(
+                    f"{who}: images of shape {x.shape} may be {a} channels of {b} × {c} pixels or {c} channels of "
+                    f"{a} × {b}; say which by layout='channels-first' or layout='channels-last'."
+                )
+            layout = "channels-first" if a < c else "channels-last"
+        if layout == "channels-last":
+            x = x.transpose(0, 3, 1, 2)
     # A copy where there must be one: torch refuses negative strides and warns of read-only arrays.
     return np.ascontiguousarray(x) if x.flags.writeable else np.array(x, order="C")
 

@@ -1,0 +1,433 @@
+"""Data sets from folders of images: which layout a folder has, and its images, decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clbench.data.files import data_folder, write
+from clbench.data.pixels import MISREAD, SUFFIXES, decode
+from clbench.data.source import Source
+from clbench.errors import ConfigError, DataError
+from clbench.types import Pool
+
+Role = Literal["train", "test", "valid"]
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "valid"),
+}  # type: ignore[assignment]  # dict.fromkeys widens
+"""What the names of folders say, in any case, of the images in them."""
+
+LITTER = frozenset(
+    (
+        *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information"),
+        *("lost+found", "__pycache__", "thumbs.db", "desktop.ini"),
+    )
+)
+"""What systems and programs leave in folders, in lower case; names that begin with a dot are passed over, too."""
+
+DEEPEST = 3
+"""Folders between the root and an image: a split, a domain and a class."""
+
+ALLOWED = (
+    "CLASS/*, DOMAIN/CLASS/*, or either with train and test (or val) in its path: train/CLASS/*, "
+    "train/DOMAIN/CLASS/*, DOMAIN/train/CLASS/*"
+)
+
+DECODING = 2
+"""Raised with every change to what `decode` makes of a file, so that no older cache is taken."""
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A folder of images.
+
+    Attributes:
+        path: the folders that lead to it, from the root. images: names of its files, sorted.
+    """
+
+    path: tuple[str, ...]
+    images: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{'/'.join(self.path)}/"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the folders between the root and an image say.
+
+    Attributes:
+        split: place of train, test or val among them; None where there is none.
+        domain: place of the domain, where there is one. label: place of the class.
+        told: it in words.
+    """
+
+    split: int | None
+    domain: int | None
+    label: int
+    told: str
+
+
+@dataclass
+class _Part:
+    """Images of a split, in order, with class and domain of each."""
+
+    files: list[str] = field(default_factory=list)  # paths below the root, with slashes on every system
+    labels: list[str] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
+
+    def add(self, files: Sequence[str], label: str, domain: str) -> None:
+        self.files += files
+        self.labels += [label] * len(files)
+        self.domains += [domain] * len(files)
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """What names are sorted by: numbers in them by size, so that 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def read_folder(
+    path: str | Path, *, size: int = 64, channels: Literal[1, 3] = 3, test_fraction: float = 0.2
+) -> Source:
+    """A data set from a folder of images, decoded once and cached as a memory map in `$CLBENCH_DATA/folders`.
+
+    Layouts: `CLASS/*` or `DOMAIN/CLASS/*`, and either with a split at one place of its path: `train/CLASS/*`,
+    `train/DOMAIN/CLASS/*`, `DOMAIN/train/CLASS/*`. The split is `train` or `training` with `test` or `testing`, `val`,
+    `valid` or `validation`, in any case. Where there is a test folder, val is the validation stream; where there is
+    none, val is the test set. `Source.found` says how the folder was read.
+
+    Without a split, each class's images (in each domain) are ordered by the SHA-256 of their path below the folder,
+    and the first `test_fraction` of them are for testing: the same on every machine, and new images move few old ones.
+
+    Classes and domains are numbered by name, 2 before 10. Images are turned upright, brought to 8 bits (deep grey from
+    its full range, transparency onto white), cropped to a square about the centre and resized to size × size,
+    bilinear. Files that are no images by their names are passed over and counted in `Source.found`; what is hidden, or
+    what systems leave (`__MACOSX`, `@eaDir`, `Thumbs.db`), is no part of the data. Anything else that would go unused
+    is refused. The content of the files decides whether the cache is taken, not their names and times.
+
+    Raises:
+        ConfigError: a size or fraction out of range.
+        DataError: no such folder, a layout that can be read in two ways or in none, a class or domain without training
+            or test images, images that cannot be read.
+    """
+    root = Path(path).expanduser()
+    if size < 1 or not 0 < test_fraction < 1:
+        raise ConfigError(
+            f"An image folder needs size ≥ 1 and 0 < test_fraction < 1; given: {size}, {test_fraction}."
+        )
+    try:
+        leaves, passed = _leaves(root)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    layout = _layout(root, leaves)
+    parts, told = _parts(root, leaves, layout, test_fraction)
+    names = sorted(set(parts["train"].labels), key=natural)
+    of_domains = sorted(set(parts["train"].domains), key=natural) if layout.domain is not None else []
+
+    def numbers(given: list[str], known: list[str]) -> npt.NDArray[np.int64]:
+        number = {name: k for k, name in enumerate(known)}
+        return np.array([number[name] for name in given], dtype=np.int64)
+
+    file = str(_decoded([root / name for part in parts.values() for name in part.files], size, channels))
+    pools: dict[Role, Pool] = {}
+    start = 0
+    for role, part in parts.items():
+        stop = start + len(part.files)
+        if stop > start:
+            labels = torch.from_numpy(numbers(part.labels, names))
+            pools[role] = Pool.mapped(file, start, stop, labels)
+        start = stop
+    domains = {
+        role: numbers(part.domains, of_domains) if of_domains else None for role, part in parts.items()
+    }
+    counts = ", ".join(
+        f"{len(part.files):,} {what}"
+        for role, what in (("train", "training"), ("valid", "validation"), ("test", "test"))
+        if (part := parts[role]).files  # type: ignore[index]
+    )
+    among = f" in {len(of_domains)} domains" if of_domains else ""
+    found = [f"{told} {counts} images of {len(names)} classes{among}, read at {size} × {size} pixels."]
+    if passed:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(passed.items()))
+        found.append(f"Files that are no images by their names were passed over: {kinds}.")
+    return Source(
+        pools["train"],
+        pools["test"],
+        tuple(names),
+        domains["train"],
+        domains["test"],
+        tuple(of_domains),
+        valid=pools.get("valid"),
+        domain_valid=domains["valid"] if "valid" in pools else None,
+        found=tuple(found),
+    )
+
+
+def _leaves(root: Path) -> tuple[list[_Leaf], Counter[str]]:
+    """The folders that hold images, and how many other files there are by the ends of their names."""
+    if not root.is_dir():
+        what = "is a file; unpack it, and name the folder" if root.is_file() else "does not exist"
+        raise DataError(f"There is no image folder {root}: it {what}.")
+    leaves: list[_Leaf] = []
+    passed: Counter[str] = Counter()
+
+    def visit(folder: Path, path: tuple[str, ...]) -> None:
+        with os.scandir(folder) as listing:
+            entries = [e for e in listing if not e.name.startswith(".") and e.name.lower() not in LITTER]
+        entries.sort(key=lambda entry: entry.name)
+        folders = [entry.name for entry in entries if entry.is_dir()]
+        files = [entry.name for entry in entries if not entry.is_dir()]
+        images = tuple(name for name in files if Path(name).suffix.lower() in SUFFIXES)
+        others = Counter(Path(name).suffix.lower() or name for name in files if name not in set(images))
+        passed.update(others)
+        if images and not path:
+            raise DataError(
+                f"{root} holds images, such as {images[0]}, that are in no class. Each belongs into a folder of its "
+                f"class: {ALLOWED}."
+            )
+        if folders and images:
+            raise DataError(
+                f"{folder} holds images, such as {images[0]}, beside the folder {folders[0]}/. Images of a class lie "
+                f"in one folder: move those in {folders[0]}/ up, or these into a folder of their class."
+            )
+        if folders and len(path) == DEEPEST:
+            raise DataError(f"{folder / folders[0]} lies too deep; images may lie in {ALLOWED}.")
+        if not folders and not images and path:
+            held = f"its files end in {', '.join(sorted(others))}" if others else "it is empty"
+            raise DataError(
+                f"The folder {folder} holds no images ({held}); fill or remove it. Names of images end in "
+                f"{', '.join(SUFFIXES)}."
+            )
+        if images:
+            leaves.append(_Leaf(path, images))
+        for name in folders:
+            visit(folder / name, (*path, name))
+
+    visit(root, ())
+    if not leaves:
+        raise DataError(
+            f"{root} holds no images in folders of classes: {ALLOWED}, with names that end in "
+            f"{', '.join(SUFFIXES)}."
+        )
+    return leaves, passed
+
+
+def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
+    """What each folder on the way to an image stands for.
+
+    Raises:
+        DataError: it can be read in several ways, or in none.
+    """
+    depth = len(leaves[0].path)
+    other = next((leaf for leaf in leaves if len(leaf.path) != depth), None)
+    if other is not None:
+        raise DataError(
+            f"{root} holds images at different depths: {leaves[0]} and {other}. All images lie in {ALLOWED}."
+        )
+    said = [{ROLES.get(leaf.path[p].lower()) for leaf in leaves} for p in range(depth)]
+    splits = [p for p in range(depth) if "train" in said[p] and said[p] & {"test", "valid"}]
+    if len(splits) > 1:
+        raise DataError(f"{leaves[0]} in {root} can be read as a split in two ways; images lie in {ALLOWED}.")
+    rest = [p for p in range(depth) if p not in splits]
+    if not rest:
+        raise DataError(
+            f"{root} holds images in {' and '.join(map(str, leaves[:3]))}, but no folders of classes: {ALLOWED}."
+        )
+    if len(rest) > 2:
+        raise DataError(f"{root / leaves[0].path[0]} lies too deep above its images; they lie in {ALLOWED}.")
+    domain, label = (rest[0] if len(rest) == 2 else None), rest[-1]
+    if splits:
+        told = _told_split(root, leaves, splits[0], domain, label)
+        return _Layout(splits[0], domain, label, told)
+    for p in range(depth):
+        if None not in said[p]:
+            names = sorted({leaf.path[p] for leaf in leaves})
+            lacking = "test or val" if said[p] == {"train"} else "train"
+            raise DataError(
+                f"{root} holds {'/ and '.join(names)}/, but no {lacking} beside it. Add it; or, to have a share of "
+                f"the images set apart for testing, name the folder above the classes, such as "
+                f"{root.joinpath(*leaves[0].path[: p + 1])}."
+            )
+    return _Layout(None, domain, label, "CLASS" if domain is None else "DOMAIN/CLASS")
+
+
+def _told_split(root: Path, leaves: Sequence[_Leaf], split: int, domain: int | None, label: int) -> str:
+    """A layout with a split in words, such as `train/CLASS and val/CLASS`.
+
+    Raises:
+        DataError: a folder beside train and test that is neither, or one of them under two names.
+    """
+    beside: dict[tuple[str, ...], dict[str | None, set[str]]] = {}
+    for leaf in leaves:
+        name = leaf.path[split]
+        beside.setdefault(leaf.path[:split], {}).setdefault(ROLES.get(name.lower()), set()).add(name)
+    for above, roles in beside.items():
+        place = root.joinpath(*above)
+        known = sorted(name for role, names in roles.items() if role is not None for name in names)
+        if None in roles:
+            raise DataError(
+                f"{place} holds {'/ and '.join(known) or 'no train or test'}/, but also {min(roles[None])}/, which "
+                "would go unused; move it elsewhere, or its images into one of the others."
+            )
+        for names in roles.values():
+            if len(names) > 1:
+                raise DataError(
+                    f"{place} holds both {'/ and '.join(sorted(names))}/, which mean the same; join them."
+                )
+    spelled: dict[str, set[str]] = {}
+    for roles in beside.values():
+        for role, names in roles.items():
+            spelled.setdefault(str(role), set()).update(names)
+    ways = []
+    for role in ("train", "valid", "test"):
+        for name in sorted(spelled.get(role, ())):
+            words = {split: name, label: "CLASS", **({} if domain is None else {domain: "DOMAIN"})}
+            ways.append("/".join(words[p] for p in sorted(words)))
+    return " and ".join((", ".join(ways[:-1]), ways[-1]))
+
+
+def _parts(
+    root: Path, leaves: Sequence[_Leaf], layout: _Layout, test_fraction: float
+) -> tuple[dict[Role, _Part], str]:
+    """Which images are for what, in the order of their paths, and a sentence on it.
+
+    Raises:
+        DataError: a class or domain without images of its own on one side.
+    """
+    parts: dict[Role, _Part] = {"train": _Part(), "valid": _Part(), "test": _Part()}
+    what: tuple[tuple[str, int, Callable[[_Part], list[str]]], ...] = (
+        ("Class", layout.label, lambda part: part.labels),
+    )
+    if layout.domain is not None:
+        what = (*what, ("Domain", layout.domain, lambda part: part.domains))
+    for kind, place, _ in what:
+        _check_spelling(root, kind, leaves, place)
+    tested = layout.split is None or any(ROLES[leaf.path[layout.split].lower()] == "test" for leaf in leaves)
+    for leaf in leaves:
+        label = leaf.path[layout.label]
+        domain = "" if layout.domain is None else leaf.path[layout.domain]
+        files = ["/".join((*leaf.path, name)) for name in leaf.images]
+        if layout.split is not None:
+            role = ROLES[leaf.path[layout.split].lower()]
+            parts[role if tested or role == "train" else "test"].add(files, label, domain)
+            continue
+        by_hash = sorted(
+            files, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+        )
+        cut = min(max(1, math.floor(len(files) * test_fraction + 0.5)), max(len(files) - 1, 0))
+        chosen = set(by_hash[:cut])
+        parts["train"].add([name for name in files if name not in chosen], label, domain)
+        parts["test"].add([name for name in files if name in chosen], label, domain)
+    for kind, _, names in what:
+        have = {role: set(names(part)) for role, part in parts.items()}
+        for having, lacking, which in (
+            ("train", "test", "test"),
+            ("test", "train", "training"),
+            ("valid", "train", "training"),
+        ):
+            if without := sorted(have[having] - have[lacking], key=natural):  # type: ignore[index]
+                several = "class" if kind == "Class" else "domain"
+                raise DataError(
+                    f"{kind} '{without[0]}' in {root} has no {which} images; every {several} needs some of both."
+                )
+    told = f"The folder was read as {layout.told}"
+    if layout.split is None:
+        words = sorted(
+            {leaf.path[layout.label] for leaf in leaves if leaf.path[layout.label].lower() in ROLES}
+        )
+        as_class = f" ({words[0]} as a class, as nothing beside it is its counterpart)" if words else ""
+        return parts, f"{told}{as_class}; {test_fraction:.0%} of each class are for testing:"
+    if parts["valid"].files:
+        return parts, f"{told}, where val makes the validation stream:"
+    return parts, f"{told}{'' if tested else ', where val is the test set'}:"
+
+
+def _check_spelling(root: Path, kind: str, leaves: Iterable[_Leaf], place: int) -> None:
+    """Names that differ in case only are one name, written in two ways, unless they stand side by side."""
+    alike: dict[str, set[str]] = {}
+    beside: dict[tuple[tuple[str, ...], str], set[str]] = {}
+    for leaf in leaves:
+        name = leaf.path[place]
+        plain = unicodedata.normalize("NFC", name).casefold()
+        alike.setdefault(plain, set()).add(name)
+        others = (*leaf.path[:place], *leaf.path[place + 1 :])
+        beside.setdefault((others, plain), set()).add(name)
+    apart = {plain for (_, plain), names in beside.items() if len(names) > 1}
+    for plain, names in alike.items():
+        if len(names) > 1 and plain not in apart:
+            one, other, *_ = sorted(names)
+            raise DataError(
+                f"{kind} '{one}' and {kind.lower()} '{other}' in {root} differ in nothing but upper and lower case or "
+                "the form of accents; name them alike, or else differently."
+            )
+
+
+def _decoded(paths: Sequence[Path], size: int, channels: int) -> Path:
+    """The .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there.
+
+    Its name is a hash of the content of the files, so that it holds just what they would be decoded to now.
+    """
+
+    def digest(path: Path) -> str | OSError:
+        try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise OSError(0, "it is no file")
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # neither hashing nor Pillow holds the interpreter
+        digests = list(threads.map(digest, paths))
+        _refuse(
+            f"{path} ({found.strerror})"
+            for path, found in zip(paths, digests, strict=True)
+            if isinstance(found, OSError)
+        )
+        key = hashlib.sha256(json.dumps([DECODING, size, channels, digests]).encode()).hexdigest()
+        kept = data_folder() / "folders" / f"{key[:32]}.npy"
+        if kept.is_file():
+            return kept
+        x = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+
+        def fill(row: int) -> str | None:
+            try:
+                content = paths[row].read_bytes()
+                if hashlib.sha256(content).hexdigest() != digests[row]:
+                    raise ValueError("it changes while it is read")
+                x[row] = decode(content, size, channels)
+            except MISREAD as error:
+                return f"{paths[row]} ({error})"
+            return None
+
+        _refuse(message for message in threads.map(fill, range(len(paths))) if message is not None)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write(kept, lambda file: np.save(file, x))
+    return kept
+
+
+def _refuse(bad: Iterable[str]) -> None:
+    listed = list(bad)
+    if listed:
+        more = f" and {len(listed) - 3} others" if len(listed) > 3 else ""
+        raise DataError(
+            f"Images that cannot be read: {'; '.join(listed[:3])}{more}. Remove, replace or convert them."
+        )

@@ -1,0 +1,107 @@
+"""Pixels of image files: 8 bits, whatever mode, depth and orientation a file has.
+
+Pillow's own conversion to 8 bits cuts off what lies above 255, so depth is dealt with here. What a file says of itself
+decides its range, never the values that it happens to hold: a dark image stays dark.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from clbench.files import UNREADABLE
+
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)
+"""What the name of an image ends in."""
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What is read. No others, as Pillow would start a program for some (EPS)."""
+
+MISREAD = (
+    *UNREADABLE,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What reading a damaged or strange image raises."""
+
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+WHITE_IS_ZERO, UNSIGNED, FLOAT = 0, 1, 3
+
+
+def decode(content: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """(C, size, size) uint8 from an image file's content: upright, cropped to a square about the centre, bilinear.
+
+    Raises:
+        ValueError, or another of `MISREAD`: it cannot be read, or has no one meaning in 8 bits; says why.
+    """
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        whole = eight_bits(image).convert("RGB" if channels == 3 else "L")
+    square = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An opened image, upright, as L (grey) or RGB.
+
+    Grey of more bits is scaled from the range of its format, floating-point grey from 0–1. What is transparent lies on
+    white. Of the pictures in a camera's file (MPO), the first is the picture.
+
+    Raises:
+        ValueError: several frames or pages, a mode or a range without one meaning.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(
+            f"it holds {frames} frames or pages; save the one that counts, or each as a file of its own"
+        )
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+    if kind not in (UNSIGNED, FLOAT):
+        raise ValueError(
+            "it holds signed numbers, whose range is not known; save it as 8 or 16 bits unsigned"
+        )
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return _deep(upright, image.format, tags)
+    if upright.mode == "LAB":
+        raise ValueError("its colours are L*a*b*; save it as RGB")
+    if upright.has_transparency_data:
+        through = {"La": "LA", "RGBa": "RGBA"}.get(upright.mode, upright.mode)
+        seen = upright.convert(through).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+
+
+def _deep(image: Image.Image, format: str | None, tags: dict[int, tuple[int, ...]]) -> Image.Image:
+    """Grey of 16 bits, or floating-point, as L."""
+    if "transparency" in image.info:
+        raise ValueError(
+            "it has 16 bits and a transparent value; save it with 8 bits, or without transparency"
+        )
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values >= 0).all() or not (values <= 1).all():  # so that NaN is found
+            raise ValueError(
+                "it holds floating-point numbers outside 0–1, whose range is not known; scale them to 0–1, or save it "
+                "as 8 or 16 bits"
+            )
+        grey = (255 * values.astype(np.float64) + 0.5).astype(np.uint8)
+    else:
+        # Older versions of Pillow open 16-bit PNG, and all open deep PGM, as 32-bit numbers of 0 … 65535.
+        bits = tags.get(BITS, (32 if format == "TIFF" else 16,))[0]
+        if bits > 16:
+            raise ValueError(
+                f"it holds {bits}-bit numbers, whose range is not known; save it as 8 or 16 bits"
+            )
+        white = (1 << bits) - 1
+        values = np.asarray(image).astype(np.int64)
+        grey = ((255 * values + white // 2) // white).clip(0, 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
+        grey = 255 - grey
+    return Image.fromarray(grey)
