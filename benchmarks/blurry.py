@@ -7,7 +7,7 @@ configuration with anytime inference (i-Blurry; ICLR 2022, arXiv:2110.10031).
 
 from __future__ import annotations
 
-from clbench.data import build_blurry, digits, load, only, read_npz
+from clbench.data import AxesOrder, Duplicates, build_blurry, digits, load, only, read_npz
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -117,33 +117,38 @@ def si_blurry_digits(
 @register_benchmark("si-blurry-npz", version=1, paper="arXiv:2308.09303")
 def si_blurry_npz(
     path: str,
+    layout: AxesOrder = "auto",
     tasks: int = 5,
     disjoint: int = 50,
     blurry: int = 10,
     varying: bool = True,
     augment: tuple[str, ...] = (),
+    duplicates: Duplicates = "note",
     seed: int = 0,
 ) -> Benchmark:
     """Your own arrays, of an .npz file as for the benchmark npz, once, in segments that are not told.
 
     Args:
         path: the file, with x_train, y_train, x_test and y_test.
+        layout: of images: channels-first, channels-last, or auto, where their shape leaves no doubt.
         tasks: segments.
         disjoint: N, percent of the classes that come in one segment only.
         blurry: M, percent of the examples of the other classes that are dealt out anew.
         varying: segments of random size, as in Si-Blurry, or of equal size, as in i-Blurry.
         augment: training operations: crop, flip.
+        duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of the stream.
     """
     spec: dict[str, object] = dict(locals())
     return build_blurry(
-        read_npz(path),
+        read_npz(path, layout=layout),
         name="si-blurry-npz",
         tasks=tasks,
         disjoint=disjoint,
         blurry=blurry,
         varying=varying,
         augment=augment,
+        duplicates=duplicates,
         seed=seed,
         notes=NOTES,
         spec=spec,

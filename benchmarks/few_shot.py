@@ -9,6 +9,8 @@ import numpy as np
 
 from clbench.data import (
     DRAWERS,
+    AxesOrder,
+    Duplicates,
     Source,
     build_few_shot,
     chosen,
@@ -184,7 +186,7 @@ def fscil_omniglot(
     )
 
 
-@register_benchmark("few-shot", version=1)
+@register_benchmark("few-shot", version=2)
 def few_shot(
     path: str,
     base: int,
@@ -198,7 +200,9 @@ def few_shot(
     size: int = 64,
     channels: Literal[1, 3] = 3,
     test_fraction: float = 0.2,
+    layout: AxesOrder = "auto",
     valid: float = 0.0,
+    duplicates: Duplicates = "note",
     seed: int = 0,
 ) -> Benchmark:
     """Your own arrays or images, few-shot class-incremental: base classes, then a few examples of a few new ones.
@@ -214,17 +218,20 @@ def few_shot(
         memory: examples that a strategy may keep.
         augment: training operations: crop, flip.
         size, channels, test_fraction: of a folder of images; pixels, 3 for colour or 1 for grey, share for testing.
-        valid: share of the training examples that makes a validation stream.
+        layout: of images in an .npz file: channels-first, channels-last, or auto, where their shape leaves no doubt.
+        valid: share of the training examples that makes a validation stream, where the data have none.
+        duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of drawn examples, a shuffled class order and the validation split.
     """
     spec: dict[str, object] = dict(locals())
     if Path(path).expanduser().is_dir():
         source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
     else:
-        source = read_npz(path)
+        source = read_npz(path, layout=layout)
     return build_few_shot(
         source,
         name="few-shot",
+        version=2,
         base=base,
         ways=ways,
         shots=shots,
@@ -234,6 +241,7 @@ def few_shot(
         memory=memory,
         augment=augment,
         valid=valid,
+        duplicates=duplicates,
         seed=seed,
         spec=spec,
     )

@@ -108,6 +108,7 @@ def few_shot(
     train: Pool,
     test: Pool,
     *,
+    valid: Pool | None = None,
     base: int,
     ways: int,
     shots: int,
@@ -122,6 +123,7 @@ def few_shot(
     Every experience is tested on all test examples of its classes.
 
     Args:
+        valid: validation examples of the data's own.
         base: classes of the first experience.
         ways: classes of each later one. shots: training examples of each of these classes.
         sessions: experiences after the first; None takes as many as there are classes for. Classes that are left over
@@ -129,7 +131,8 @@ def few_shot(
         class_order: the base session takes the first classes of it.
         rows: the rows of `train` that the sessions after the first hold, in their order, ways · shots each. Without
             them, the examples of a class are drawn from the seed; those of few shots are then among those of more.
-        valid_fraction: share of each class's training examples that goes to the validation stream, shots excepted.
+        valid_fraction: share of each class's training examples that goes to the validation stream, shots excepted,
+            without `valid`.
         seed: of what is drawn.
 
     Raises:
@@ -168,10 +171,16 @@ def few_shot(
     def experience(i: int, pool: Pool, chosen: Tensor) -> Experience:
         return Experience(i, tuple(sorted(groups[i].tolist())), Data.of(pool, chosen))
 
+    drawn = (train, [having(y, group, held & ~shot) for group in groups]) if valid_fraction else None
+    own = None
+    if valid is not None:
+        y_valid = _labels(valid, "validation")
+        _within("class", y_valid, classes)
+        own = valid, [having(y_valid, group) for group in groups]
     return _streams(
         (train, [having(y, groups[0], ~held), *(torch.from_numpy(found) for found in few)]),
         (test, [having(y_test, group) for group in groups]),
-        (train, [having(y, group, held & ~shot) for group in groups]) if valid_fraction else None,
+        _validation(own, drawn),
         experience,
     )
 
@@ -570,6 +579,7 @@ def blurry_stream(
     train: Pool,
     test: Pool,
     *,
+    valid: Pool | None = None,
     tasks: int = 5,
     disjoint: int = 50,
     blurry: int = 10,
@@ -584,6 +594,7 @@ def blurry_stream(
     the first M % would otherwise be whole classes.
 
     Args:
+        valid: validation examples of the data's own, for a stream like the test stream.
         tasks, disjoint, blurry, varying, seed: as of `blurred`.
 
     Raises:
@@ -602,11 +613,21 @@ def blurry_stream(
             held = _classes(train, rows)
             tests = tuple(place[c] for c in held)
             trained.append(Experience(len(trained), held, Data.of(train, rows), tests=tests, ordered=True))
-    tested = tuple(
-        Experience(i, (c,), Data.of(test, torch.from_numpy(np.flatnonzero(y_test == c))))
-        for c, i in place.items()
-    )
-    return Streams(Stream("train", tuple(trained)), Stream("test", tested), None)
+
+    def by_class(name: str, pool: Pool, labels: Ints) -> Stream:
+        having = ((i, c, torch.from_numpy(np.flatnonzero(labels == c))) for c, i in place.items())
+        return Stream(name, tuple(Experience(i, (c,), Data.of(pool, rows)) for i, c, rows in having))
+
+    own = None
+    if valid is not None:
+        y_valid = _labels(valid, "validation")
+        _within("class", y_valid, np.unique(y))
+        if lacking := sorted(place.keys() - set(y_valid.tolist())):
+            raise DataError(
+                f"Class {lacking[0]} has no validation examples; every class needs some, or none has."
+            )
+        own = by_class("valid", valid, y_valid)
+    return Streams(Stream("train", tuple(trained)), by_class("test", test, y_test), own)
 
 
 def _in_turns(y: Ints) -> Ints:

@@ -272,7 +272,7 @@ def test_fscil_cifar100_is_the_published_protocol() -> None:
 def _few_of(path: Path, order: Any) -> np.ndarray[Any, Any]:
     """A tiny stand-in for CIFAR-100: 500 × 100 black images whose labels come in some order."""
     y = order(np.arange(50_000) % 100)
-    x = np.zeros((50_000, 1, 1, 3), dtype=np.uint8)
+    x = np.zeros((50_000, 4, 4, 3), dtype=np.uint8)
     np.savez(path / "cifar100.npz", x_train=x, y_train=y, x_test=x[:100], y_test=np.arange(100))
     return np.asarray(y)
 

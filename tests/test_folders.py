@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from multiprocessing.reduction import ForkingPickler
@@ -286,9 +287,14 @@ def test_classes_and_domains_are_sorted_by_the_numbers_in_them(tmp_path: Path) -
             ["train/ant", "val/ant", "valid/ant", "test/ant"],
             "holds both val/ and valid/, which mean the same",
         ),
-        (["train/ant", "train/bee"], "holds train/, but no test or val beside it"),
-        (["val/ant", "test/ant"], "holds test/ and val/, but no train beside it"),
+        (["train/ant", "train/bee"], "holds train/, and train/ may mean a part of a split"),
+        (["val/ant", "test/ant"], "holds test/ and val/, and test/ may mean a part"),
         (["train", "test"], "but no folders of classes"),
+        (["train/ant", "dev/ant"], "holds dev/ and train/, and dev/ may mean a part of a split"),
+        (["train2017/ant", "val2017/ant"], "train2017/ may mean a part of a split"),
+        (["seg_train/ant", "seg_test/ant", "seg_pred/ant"], "seg_test/ may mean a part of a split"),
+        (["photo/ant", "TestSet/ant"], "TestSet/ may mean a part of a split"),
+        (["trainset", "testset"], "testset/ may mean a part of a split"),
         (["train/ant", "test"], "images at different depths: .* and "),
         (["a/train/ant", "a/test/ant", "b/train/ant"], "Domain 'b' in .* has no test images"),
         (["a/train/ant", "a/test/ant", "b/ant/x"], "no train or test/, but also ant/"),
@@ -595,15 +601,13 @@ def test_the_cache_does_not_ask_for_names_and_times(photos: Path, tmp_path: Path
 def test_a_file_that_changes_while_it_is_read_is_refused(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = hashlib.file_digest
+    plain = json.dumps
 
-    def late(file: Any, kind: str) -> Any:
-        found = plain(file, kind)
-        if file.name.endswith("bee/1.png"):
-            paint(Path(file.name), (1, 1, 1))
-        return found
+    def late(*given: Any) -> str:  # between hashing and decoding
+        paint(photos / "train" / "bee" / "1.png", (1, 1, 1))
+        return plain(*given)
 
-    monkeypatch.setattr(hashlib, "file_digest", late)
+    monkeypatch.setattr(folders.json, "dumps", late)
     with pytest.raises(DataError, match=r"1\.png \(it changes while it is read\)"):
         data.read_folder(photos, size=8)
 

@@ -2,7 +2,7 @@
 
     import clbench
     benchmark = clbench.from_arrays(x_train, y_train, x_test, y_test, experiences=5)
-    benchmark = clbench.from_folder("photos", size=64)  # photos/train/<class>/*, photos/test/<class>/*
+    benchmark = clbench.from_folder("photos", size=64)  # photos/train/CLASS/*, photos/test/CLASS/*
 
 A data set is decoded once, to uint8 with channels first, and lies as `<name>.npz` in `$CLBENCH_DATA` (default
 `~/.cache/clbench`). A file that is already there is used as it is; the fingerprint of a benchmark holds the
@@ -14,7 +14,6 @@ Shapes: N examples, C channels, H × W pixels, D features.
 from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.benchmark import (
     FEW_SHOT,
-    Duplicates,
     Shift,
     build,
     build_blurry,
@@ -23,7 +22,7 @@ from clbench.data.benchmark import (
     from_folder,
     from_npz,
 )
-from clbench.data.duplicates import remarks, shared
+from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 
 from clbench.augment import Permute, Transform
-from clbench.data.duplicates import trained_on
+from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
 from clbench.data.source import AxesOrder, Source, moments, source_of
-from clbench.errors import ConfigError, DataError
+from clbench.errors import ConfigError
 from clbench.streams import (
     Ordering,
     blurry_stream,
@@ -27,8 +27,6 @@ from clbench.streams import (
 from clbench.types import Benchmark, Change, Setting
 
 Shift = Literal["class", "domain", "task"]
-Duplicates = Literal["note", "refuse"]
-"""What becomes of test examples that are byte-identical to training examples: a note in the record, or an error."""
 
 
 def build(
@@ -132,18 +130,7 @@ def build(
         found=source.found,
         duplicates=source.duplicates,
     )
-    if duplicates == "refuse":
-        _refuse_duplicates(benchmark)
-    return benchmark
-
-
-def _refuse_duplicates(benchmark: Benchmark) -> None:
-    found, rows = trained_on(benchmark)
-    if found:
-        raise DataError(
-            f"{benchmark.name}: {found:,} of {rows:,} test examples are byte-identical to training examples. Remove "
-            "them from one side; or give duplicates='note', and records say so."
-        )
+    return checked(benchmark, duplicates)
 
 
 def _transform(
@@ -195,6 +182,7 @@ def build_few_shot(
     augment: Sequence[str] = (),
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    duplicates: Duplicates = "note",
     seed: int = 0,
     draws: bool = False,
     notes: str = "",
@@ -209,8 +197,9 @@ def build_few_shot(
         source: the data set; pixels are normalised by its published moments, or by those of the base session.
         base, ways, shots, sessions, class_order, rows: of `clbench.streams.few_shot`.
         memory: examples that a strategy may keep.
-        valid: share of each class's training examples, shots excepted, that makes the validation stream.
-        augment, mean, std: as for `build`.
+        valid: share of each class's training examples, shots excepted, that makes the validation stream, if the data
+            have none of their own.
+        augment, mean, std, duplicates: as for `build`.
         seed: of what is drawn. draws: whether the source was drawn by it, too.
         notes: for people. spec: the parameters that it was built from, for the record.
 
@@ -220,6 +209,7 @@ def build_few_shot(
     streams = few_shot(
         source.train,
         source.test,
+        valid=source.valid,
         base=base,
         ways=ways,
         shots=shots,
@@ -232,7 +222,7 @@ def build_few_shot(
     if mean is None and std is None and not source.mean and source.train.x.dtype == torch.uint8:
         mean, std = moments(streams.train[0].data.x(), source.scale)
     drawn = draws or rows is None or class_order == "shuffled" or valid > 0
-    return Benchmark(
+    benchmark = Benchmark(
         name,
         version,
         Setting("class", memory=memory),
@@ -244,12 +234,13 @@ def build_few_shot(
         primary="harmonic_mean",
         seed=seed if drawn else 0,
         class_names=source.class_names,
-        notes=notes,
+        notes=" ".join((notes, *source.found)).strip(),
         spec=dict(spec or {}),
         metrics=FEW_SHOT,
         found=source.found,
         duplicates=source.duplicates,
     )
+    return checked(benchmark, duplicates)
 
 
 def build_blurry(
@@ -262,6 +253,7 @@ def build_blurry(
     blurry: int = 10,
     varying: bool = True,
     augment: Sequence[str] = (),
+    duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
     spec: dict[str, object] | None = None,
@@ -270,7 +262,7 @@ def build_blurry(
 
     Args:
         tasks, disjoint, blurry, varying, seed: as of `blurred`.
-        augment, notes, spec: as of `build`.
+        augment, duplicates, notes, spec: as of `build`.
 
     Raises:
         ConfigError: parameters that do not fit the data.
@@ -279,21 +271,24 @@ def build_blurry(
     streams = blurry_stream(
         source.train,
         source.test,
+        valid=source.valid,
         tasks=tasks,
         disjoint=disjoint,
         blurry=blurry,
         varying=varying,
         seed=seed,
     )
-    return replace(
+    benchmark = replace(
         plain,
         setting=Setting("class", boundaries=False, passes=1),
         train=streams.train,
         test=streams.test,
+        valid=streams.valid,
         primary="a_auc",
         metrics=("a_auc", "a_avg", "a_last", "f_last"),
         seed=seed,
     )
+    return checked(benchmark, duplicates)
 
 
 def from_arrays(

@@ -6,10 +6,15 @@ A test example that was trained on measures memory, not generalisation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
+from clbench.errors import DataError
 from clbench.types import Benchmark, Data, Pool, Stream
+
+Duplicates = Literal["note", "refuse"]
+"""What becomes of test examples that are byte-identical to training examples: a note in the record, or an error."""
 
 CHUNK = 1 << 24
 """Bytes that are compared at a time: pools may be memory maps that do not fit into memory."""
@@ -29,21 +34,32 @@ def shared(tested: Stream, taught: Sequence[Stream]) -> tuple[int, int]:
     return found, rows
 
 
-def trained_on(benchmark: Benchmark) -> tuple[int, int]:
-    """How many test examples are byte-identical to training or validation examples, and how many there are."""
-    return shared(
-        benchmark.test, [stream for stream in (benchmark.train, benchmark.valid) if stream is not None]
-    )
+def trained_on(benchmark: Benchmark) -> str:
+    """How many test examples are byte-identical to training or validation examples, in a sentence; none if none is."""
+    if benchmark.memorise:
+        return ""
+    taught = [stream for stream in (benchmark.train, benchmark.valid) if stream is not None]
+    found, rows = shared(benchmark.test, taught)
+    kinds = " or ".join("training" if stream is benchmark.train else "validation" for stream in taught)
+    return f"{found:,} of {rows:,} test examples are byte-identical to {kinds} examples." if found else ""
 
 
 def remarks(benchmark: Benchmark) -> list[str]:
     """What whoever reads a result should know of the data: how they were read, and whether tests were trained on."""
-    told = list(benchmark.found)
-    found, rows = (0, 0) if benchmark.memorise else trained_on(benchmark)
-    if found:
-        seen = "training" if benchmark.valid is None else "training or validation"
-        told.append(f"{found:,} of {rows:,} test examples are byte-identical to {seen} examples.")
-    return told
+    return [told for told in (*benchmark.found, trained_on(benchmark)) if told]
+
+
+def checked(benchmark: Benchmark, duplicates: Duplicates) -> Benchmark:
+    """The benchmark, if its test examples may be among the others, or none is.
+
+    Raises:
+        DataError: some are, and that is refused.
+    """
+    if duplicates == "refuse" and (told := trained_on(benchmark)):
+        raise DataError(
+            f"{benchmark.name}: {told} Remove them from one side; or allow duplicates='note', and records say so."
+        )
+    return benchmark
 
 
 def _used(streams: Sequence[Stream]) -> dict[tuple[object, ...], Data]:

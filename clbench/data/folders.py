@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +27,20 @@ from clbench.data.source import Source
 from clbench.errors import ConfigError, DataError
 from clbench.types import Pool
 
+T = TypeVar("T")
 Role = Literal["train", "test", "valid"]
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation"), "valid"),
-}  # type: ignore[assignment]  # dict.fromkeys widens
+}
 """What the names of folders say, in any case, of the images in them."""
+
+LIKE_SPLIT = re.compile(
+    r"(?<![a-z])(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout)"
+    r"(set|data|images|split)?s?(?![a-z])"
+)
+"""Names, in lower case, that may mean a split, but are none that is known: `train2017`, `dev`, `testset`."""
 
 LITTER = frozenset(
     (
@@ -146,7 +155,7 @@ def read_folder(
         number = {name: k for k, name in enumerate(known)}
         return np.array([number[name] for name in given], dtype=np.int64)
 
-    file = str(_decoded([root / name for part in parts.values() for name in part.files], size, channels))
+    file = str(_decoded([f"{root}/{name}" for part in parts.values() for name in part.files], size, channels))
     pools: dict[Role, Pool] = {}
     start = 0
     for role, part in parts.items():
@@ -167,7 +176,8 @@ def read_folder(
     found = [f"{told} {counts} images of {len(names)} classes{among}, read at {size} × {size} pixels."]
     if passed:
         kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(passed.items()))
-        found.append(f"Files that are no images by their names were passed over: {kinds}.")
+        told = kinds.encode(errors="backslashreplace").decode()  # names need not be text
+        found.append(f"Files that are no images by their names were passed over: {told}.")
     return Source(
         pools["train"],
         pools["test"],
@@ -258,13 +268,14 @@ def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
         told = _told_split(root, leaves, splits[0], domain, label)
         return _Layout(splits[0], domain, label, told)
     for p in range(depth):
-        if None not in said[p]:
-            names = sorted({leaf.path[p] for leaf in leaves})
-            lacking = "test or val" if said[p] == {"train"} else "train"
+        names = sorted({leaf.path[p] for leaf in leaves})
+        like = [name for name in names if LIKE_SPLIT.search(name.lower())]
+        if len(like) == len(names) or (like and p == domain):
             raise DataError(
-                f"{root} holds {'/ and '.join(names)}/, but no {lacking} beside it. Add it; or, to have a share of "
-                f"the images set apart for testing, name the folder above the classes, such as "
-                f"{root.joinpath(*leaves[0].path[: p + 1])}."
+                f"{root} holds {'/ and '.join(names[:4])}/, and {like[0]}/ may mean a part of a split. A split is "
+                "train or training beside test, testing, val, valid or validation. Rename the folders so; or, to have "
+                "a share of the images set apart for testing, name a folder that holds no more than the classes, such "
+                f"as {root.joinpath(*leaves[0].path[: p + 1])}."
             )
     return _Layout(None, domain, label, "CLASS" if domain is None else "DOMAIN/CLASS")
 
@@ -380,52 +391,57 @@ def _check_spelling(root: Path, kind: str, leaves: Iterable[_Leaf], place: int) 
             )
 
 
-def _decoded(paths: Sequence[Path], size: int, channels: int) -> Path:
+def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
     """The .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there.
 
     Its name is a hash of the content of the files, so that it holds just what they would be decoded to now.
     """
 
-    def digest(path: Path) -> str | OSError:
+    def content(path: str) -> bytes:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "it is no file")
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+
+    def digest(row: int) -> tuple[str, str]:
         try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise OSError(0, "it is no file")
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.sha256(content(paths[row])).hexdigest(), ""
         except OSError as error:
-            return error
+            return "", f"{paths[row]} ({error.strerror})"
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # neither hashing nor Pillow holds the interpreter
-        digests = list(threads.map(digest, paths))
-        _refuse(
-            f"{path} ({found.strerror})"
-            for path, found in zip(paths, digests, strict=True)
-            if isinstance(found, OSError)
-        )
-        key = hashlib.sha256(json.dumps([DECODING, size, channels, digests]).encode()).hexdigest()
-        kept = data_folder() / "folders" / f"{key[:32]}.npy"
-        if kept.is_file():
-            return kept
-        x = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+    digests, bad = zip(*_for_each(digest, len(paths)), strict=True)
+    _refuse(bad)
+    key = hashlib.sha256(json.dumps([DECODING, size, channels, digests]).encode()).hexdigest()
+    kept = data_folder() / "folders" / f"{key[:32]}.npy"
+    if kept.is_file():
+        return kept
+    x = np.empty((len(paths), channels, size, size), dtype=np.uint8)
 
-        def fill(row: int) -> str | None:
-            try:
-                content = paths[row].read_bytes()
-                if hashlib.sha256(content).hexdigest() != digests[row]:
-                    raise ValueError("it changes while it is read")
-                x[row] = decode(content, size, channels)
-            except MISREAD as error:
-                return f"{paths[row]} ({error})"
-            return None
+    def fill(row: int) -> str:
+        try:
+            found = content(paths[row])
+            if hashlib.sha256(found).hexdigest() != digests[row]:
+                raise ValueError("it changes while it is read")
+            x[row] = decode(found, size, channels)
+        except MISREAD as error:
+            return f"{paths[row]} ({error})"
+        return ""
 
-        _refuse(message for message in threads.map(fill, range(len(paths))) if message is not None)
+    _refuse(_for_each(fill, len(paths)))
     kept.parent.mkdir(parents=True, exist_ok=True)
     write(kept, lambda file: np.save(file, x))
     return kept
 
 
-def _refuse(bad: Iterable[str]) -> None:
-    listed = list(bad)
+def _for_each(work: Callable[[int], T], count: int) -> list[T]:
+    """Of rows 0 … count − 1, in threads, as neither hashing nor Pillow holds the interpreter; a few rows at a time."""
+    parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return [result for part in threads.map(lambda rows: [*map(work, rows)], parts) for result in part]
+
+
+def _refuse(messages: Iterable[str]) -> None:
+    listed = [message for message in messages if message]
     if listed:
         more = f" and {len(listed) - 3} others" if len(listed) > 3 else ""
         raise DataError(

@@ -7,6 +7,8 @@ decides its range, never the values that it happens to hold: a dark image stays 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +62,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"it holds {frames} frames or pages; save the one that counts, or each as a file of its own"
         )
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
     if kind not in (UNSIGNED, FLOAT):
         raise ValueError(
@@ -78,7 +80,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
 
 
-def _deep(image: Image.Image, format: str | None, tags: dict[int, tuple[int, ...]]) -> Image.Image:
+def _deep(image: Image.Image, format: str | None, tags: Mapping[int, Any]) -> Image.Image:
     """Grey of 16 bits, or floating-point, as L."""
     if "transparency" in image.info:
         raise ValueError(
