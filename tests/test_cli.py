@@ -475,6 +475,28 @@ def test_data_status_has_a_header_with_units(clbench: Command) -> None:
     assert rows[0].startswith("digits")
 
 
+def test_data_describe_says_how_a_folder_is_read(
+    clbench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "data"))
+    for k, path in enumerate(f"photos/{s}/{c}" for s in ("Train", "val") for c in ("ant", "bee")):
+        Path(path).mkdir(parents=True)
+        Image.new("L", (4, 4), 50 * k).save(f"{path}/0.png")
+    asked = ("image-folder", "path=photos", "size=4", "experiences=2")
+    head, note, *rows = clbench("data", "describe", *asked).out.splitlines()
+    assert head == "image-folder@2: inputs 3 × 4 × 4, 2 classes"
+    assert "read as Train/CLASS and val/CLASS, where val is the test set" in note
+    assert rows[1].split() == ["train", "0", "1", "—", "ant"]
+    told = json.loads(clbench("data", "describe", *asked, "--json").out)
+    assert told["notes"] == [note.strip()]
+    assert [exp["examples"] for exp in told["streams"]["test"]] == [1, 1]
+    said = clbench("run", "image-folder", "finetune", *asked[1:3], *TINY, "--threads", "1")
+    assert note.strip() in said.err
+    assert note in said.out.splitlines()
+
+
 def test_a_suite_takes_a_file_and_a_precision(clbench: Command) -> None:
     Path("s.yaml").write_text(
         "strategies: [finetune]\nbenchmarks: [split-digits]\nseeds: 1\nsettings: {lr: 0.5}\n"
