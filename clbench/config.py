@@ -18,12 +18,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from clbench.arguments import refusal, shown, taken_apart
 from clbench.errors import ConfigError, suggest
+from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
-
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Tree(BaseModel):
@@ -59,21 +57,35 @@ class OptimConfig(_Tree):
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
-    later_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lr: Positive = 0.1
+    later_lr: Positive | None = None
+    momentum: Fraction = 0.0
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
     schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps", "restarts"] = "constant"
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    gamma: float = 0.1
-    cycle: Positive = 200
-    rise: Annotated[int, Field(ge=0)] = 50
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip: Annotated[float, Field(gt=0)] | None = None
+    milestones: tuple[Part, ...] = (0.5, 0.75)
+    gamma: Positive = 0.1
+    cycle: Count = 200
+    rise: Natural = 50
+    floor: Share = 0.01
+    warmup: Fraction = 0.0
+    clip: Positive | None = None
     reset: bool = True
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> OptimConfig:
+        if self.nesterov and self.name == "sgd" and self.momentum == 0:
+            raise ValueError(
+                "nesterov looks ahead along the momentum, which is 0; give momentum=0.9, or nesterov=false"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones rise from one to the next; {list(self.milestones)} was given")
+        if self.schedule == "restarts" and self.rise > self.cycle:
+            raise ValueError(
+                f"a cycle of {self.cycle} passes cannot rise for {self.rise}; give rise={self.cycle} or less"
+            )
+        return self
 
 
 class TrainConfig(_Tree):
@@ -91,14 +103,14 @@ class TrainConfig(_Tree):
             take the batch once.
     """
 
-    batch_size: Positive = 32
-    later_batch_size: Positive | None = None
-    epochs: Positive = 1
-    later_epochs: Positive | None = None
-    iterations: Positive | None = None
-    later_iterations: Positive | None = None
+    batch_size: Count = 32
+    later_batch_size: Count | None = None
+    epochs: Count = 1
+    later_epochs: Count | None = None
+    iterations: Count | None = None
+    later_iterations: Count | None = None
     drop_last: bool = False
-    updates: Positive = 1
+    updates: Count = 1
 
     @model_validator(mode="after")
     def _goes_together(self) -> TrainConfig:
@@ -133,19 +145,19 @@ class EvaluationConfig(_Tree):
         indexed: retrieval: steps between looks at which documents are indexed, for forgetting events; 0 for none.
     """
 
-    every: Annotated[int, Field(ge=0)] = 1
-    every_examples: Positive | None = None
-    subset: Positive | None = None
+    every: Natural = 1
+    every_examples: Count | None = None
+    subset: Count | None = None
     level: Literal["exact", "fast", "racing", "racing+fast"] = "exact"
-    check: Positive = 100
-    prefix: Positive = 32
-    windows: tuple[Annotated[int, Field(ge=2)], ...] = ()
-    error: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    check: Count = 100
+    prefix: Count = 32
+    windows: tuple[Annotated[int, Field(ge=2), HELD], ...] = ()
+    error: Fraction = 0.0
     future: bool = True
-    seed: int = 0
-    batch_size: Positive | None = None
+    seed: Seed = 0
+    batch_size: Count | None = None
     network: bool = False
-    indexed: Annotated[int, Field(ge=0)] = 0
+    indexed: Natural = 0
 
     @property
     def ticks(self) -> bool:
@@ -221,13 +233,13 @@ class Execution(_Tree):
     """
 
     device: str = "auto"
-    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096), HELD] | None = None
     resident: Literal["auto", "always", "never"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2
-    prefetch: Positive = 4
+    workers: Natural = 2
+    prefetch: Count = 4
     capture: Literal["auto", "never"] = "auto"
     overlap: bool = False
-    checkpoint_seconds: Annotated[float, Field(ge=0)] | None = 60.0
+    checkpoint_seconds: NotNegative | None = 60.0
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     project: str | None = None
     group: str | None = None
@@ -336,6 +348,8 @@ def resolve(
         )
         for part in parts
     }
+    for part in parts:  # what a factory refuses, it refuses before anything else is built
+        strategies.make(part, **tree["params"][part])
     if not given_benchmark:
         entry = benchmarks.entry(benchmark)
         seeded = {"seed": tree["seeds"]["order"]} if "seed" in entry.signature().parameters else {}
@@ -372,8 +386,12 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
             ) from None
         if first["type"] == "missing":
             raise ConfigError(f"{where}'{key}' is missing.") from None
-        said = _lower(first["msg"].removeprefix("Value error, "))
-        raise ConfigError(f"{where}'{key}': {said}; {first['input']!r} was given.") from None
+        hint = _hint_at(model, first["loc"])
+        if first["type"] == "value_error" or hint is None:
+            given = "" if isinstance(first["input"], Mapping) else f"; {shown(first['input'])} was given"
+            said = _lower(first["msg"].removeprefix("Value error, "))
+            raise ConfigError(f"{where}'{key}': {said}{given}.") from None
+        raise ConfigError(f"{where}{refusal(key, hint, first['input'], error)}") from None
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
@@ -697,6 +715,21 @@ def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def _hint_at(model: type[BaseModel], path: tuple[Any, ...]) -> Any:
+    """The annotation of what stands at a path; None where it is not known."""
+    hint: Any = model
+    for key in path:
+        inner = taken_apart(hint)[0]
+        if inspect.isclass(inner) and issubclass(inner, BaseModel) and key in inner.model_fields:
+            info = inner.model_fields[key]
+            hint = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        elif isinstance(key, int) and (inside := typing.get_args(inner)):
+            hint = inside[key if key < len(inside) and inside[-1] is not ... else 0]
+        else:
+            return None
+    return hint
 
 
 def _lower(message: str) -> str:

@@ -135,9 +135,9 @@ class Range:
     choices: tuple[Any, ...] = ()
 
     @property
-    def first(self) -> Any:
-        """A value of it."""
-        return self.choices[0] if self.choices else int(self.low) if self.whole else self.low
+    def ends(self) -> tuple[Any, ...]:
+        """Its least and its greatest value, or all of a choice."""
+        return self.choices or ((int(self.low), int(self.high)) if self.whole else (self.low, self.high))
 
 
 DEFAULT_SPACE = {"lr": Range(1e-3, 1.0, log=True)}
@@ -157,7 +157,8 @@ def space_of(tree: Mapping[str, Any]) -> dict[str, Range]:
         one: Mapping[str, Any] = given if isinstance(given, Mapping) and len(given) == 1 else {"": ()}
         kind, values = next(iter(one.items()))
         listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-        numbers = listed and len(values) == 2 and all(isinstance(v, int | float) for v in values)
+        takes = (int,) if kind == "int" else (int, float)
+        numbers = listed and len(values) == 2 and all(type(v) in takes and math.isfinite(v) for v in values)
         if kind == "choice" and listed:
             space[key] = Range(choices=tuple(values))
             continue
@@ -211,6 +212,7 @@ def tune(
     from clbench import api
     from clbench.metrics import METRICS, compute
 
+    try_ends(resolve, space)
     higher = METRICS[metric].higher_is_better is not False
     done: list[Trial] = []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -271,7 +273,7 @@ def tune_suite(
         ConfigError: the suite has several benchmarks, a setting is given and searched, a value of a space does not fit
             (before the first trial), or every trial of a strategy diverged.
     """
-    from clbench import api, config
+    from clbench import config
 
     if len(suite.benchmarks) > 1:
         names = ", ".join(choice.label or choice.name for choice in suite.benchmarks)
@@ -294,8 +296,7 @@ def tune_suite(
         if "selection" not in strategy.settings:
             space = space_of({**suite.space, **strategy.space}) or DEFAULT_SPACE
             refuse_both(settings or {}, space)
-            first = resolver(strategy)({key: values.first for key, values in space.items()})
-            api.build_strategy(first.strategy, first.params)
+            try_ends(resolver(strategy), space)
             searches[i] = space
     for i, space in searches.items():
         strategy = suite.strategies[i]
@@ -325,6 +326,14 @@ def refuse_both(settings: Mapping[str, Any], space: Mapping[str, Range]) -> None
         raise ConfigError(
             f"'{key}' is searched, so it cannot be {settings[key]}; leave it out, or out of the space."
         )
+
+
+def try_ends(resolve: Callable[[Mapping[str, Any]], object], space: Mapping[str, Range]) -> None:
+    """Resolve each setting's least and greatest value, so that one that is not allowed is told before any trial."""
+    first = {key: values.ends[0] for key, values in space.items()}
+    for key, values in space.items():
+        for end in values.ends:
+            resolve({**first, key: end})
 
 
 def _drawn(asked: Any, key: str, values: Range) -> Any:

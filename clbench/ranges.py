@@ -1,0 +1,156 @@
+"""Ranges of numbers, for signatures and configurations: `def er(memory: Natural = 200, draw: Natural | None = None)`.
+
+    Count        a whole number ≥ 1: sizes, periods, examples that something needs
+    Natural      a whole number ≥ 0: sizes and numbers of steps whose 0 means none
+    Even         a whole number ≥ 2 and a multiple of 2: what is halved
+    Percent      a whole number from 0 to 100
+    Seed         the same, of random streams
+    Whole        any whole number
+    Positive     a number > 0: learning rates, temperatures
+    NotNegative  a number ≥ 0: weights of losses, norms, noise
+    Share        a number from 0 to 1: probabilities, shares
+    Fraction     a number ≥ 0 and < 1: momenta, shares that leave something over
+    Part         a number > 0 and < 1: shares that take something, too
+    Real         any number
+
+A range of one's own is written as pydantic reads it: `Annotated[float, Field(gt=0, le=2)]`.
+
+Whatever its range, a number is held to what can be computed with: it is finite and within float32, a whole one within
+64 bits, and no truth value. That goes for a plain `int` or `float`, too; `Field(allow_inf_nan=True)` lets infinities
+pass. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from clbench.arguments import LISTS, UNIONS, constraints, taken_apart
+
+LARGEST, SMALLEST = (2 - 2**-23) * 2.0**127, 2.0**-149
+"""Of float32, the largest number and the smallest above 0."""
+
+
+class _Held:
+    """As an annotation: what every number is held to."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        read = core_schema.no_info_before_validator_function(_no_truth_value, handler(source))
+        return core_schema.no_info_after_validator_function(_computable, read)
+
+    def __repr__(self) -> str:
+        return "HELD"
+
+
+HELD = _Held()
+
+Count = Annotated[int, Field(ge=1), HELD]
+Natural = Annotated[int, Field(ge=0), HELD]
+Even = Annotated[int, Field(ge=2, multiple_of=2), HELD]
+Percent = Annotated[int, Field(ge=0, le=100), HELD]
+Seed = Natural
+Whole = Annotated[int, HELD]
+Positive = Annotated[float, Field(gt=0), HELD]
+NotNegative = Annotated[float, Field(ge=0), HELD]
+Share = Annotated[float, Field(ge=0, le=1), HELD]
+Fraction = Annotated[float, Field(ge=0, lt=1), HELD]
+Part = Annotated[float, Field(gt=0, lt=1), HELD]
+Real = Annotated[float, HELD]
+
+
+def _no_truth_value(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise PydanticCustomError("number", "no number")
+    return given
+
+
+def _computable(number: float) -> float:
+    if isinstance(number, int):
+        if not -(1 << 63) <= number < 1 << 63:
+            raise PydanticCustomError("number", "beyond 2⁶³")
+    elif not math.isfinite(number):
+        raise PydanticCustomError("number", "not finite")
+    elif abs(number) > LARGEST:
+        raise PydanticCustomError("number", "beyond float32, whose largest number is 3.4e38")
+    elif 0 < abs(number) < SMALLEST:
+        raise PydanticCustomError("number", "0 in float32")
+    return number
+
+
+def held(hint: Any) -> Any:
+    """A hint in which every number is held to what can be computed with."""
+    inner, notes = taken_apart(hint)
+    if inner in (int, float):
+        return hint if HELD in notes or _unbounded(notes) else Annotated[(inner, *notes, HELD)]
+    origin, arguments = typing.get_origin(inner), typing.get_args(inner)
+    if arguments and origin in (*UNIONS, *LISTS, dict, Mapping):
+        inside = tuple(a if a is ... else held(a) for a in arguments)
+        inner = typing.Union[inside] if origin in UNIONS else origin[inside]  # noqa: UP007
+    return Annotated[(inner, *notes)] if notes else inner
+
+
+def _unbounded(notes: Iterable[Any]) -> bool:
+    """Whether infinities and NaN are wanted."""
+    return any(getattr(note, "allow_inf_nan", False) for note in constraints(notes))
+
+
+# --- for checks ---
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a parameter takes, alone or in a list.
+
+    Attributes:
+        kind: int or float. notes: its constraints.
+        place: what makes a value of the parameter of a number.
+    """
+
+    kind: type[int] | type[float]
+    notes: tuple[Any, ...]
+    place: Callable[[Any], Any]
+
+    def _limit(self, key: str) -> Any:
+        return next((v for n in constraints(self.notes) if (v := getattr(n, key, None)) is not None), None)
+
+    def ends(self) -> list[Any]:
+        """The least and the greatest number that are allowed, of those that there are."""
+        return [self.place(self.kind(v)) for key in ("ge", "le") if (v := self._limit(key)) is not None]
+
+    def outside(self) -> list[Any]:
+        """What is not allowed: numbers beyond each limit, and what cannot be computed with."""
+        found: list[Any] = ["many"]
+        if not _unbounded(self.notes):
+            found += [
+                math.nan,
+                math.inf,
+                -math.inf,
+                *([10**20, 1.5] if self.kind is int else [1e300, -1e-300]),
+            ]
+        for closed, open_, sign in (("ge", "gt", -1), ("le", "lt", 1)):
+            if (limit := self._limit(closed)) is not None:
+                found += [limit + sign * (1 if self.kind is int else 1e-3), limit + sign * 10**6]
+            if (limit := self._limit(open_)) is not None:
+                found += [limit, limit + sign]
+        return [self.place(value) for value in found]
+
+
+def numbers(hint: Any) -> Iterator[Number]:
+    """The numbers in a hint."""
+    inner, notes = taken_apart(hint)
+    origin, arguments = typing.get_origin(inner), typing.get_args(inner)
+    if inner in (int, float):
+        yield Number(inner, notes, lambda value: value)
+    elif origin in UNIONS:
+        for one in arguments:
+            yield from numbers(one)
+    elif origin in LISTS and arguments:
+        length = len(arguments) if origin is tuple and arguments[-1] is not ... else 1
+        for number in numbers(arguments[0]):
+            yield Number(number.kind, number.notes, lambda value, n=number: (n.place(value),) * length)
