@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, Episodes, ProjectAveraged
+from clbench.ranges import Natural
 
 
 @register("a-gem", paper="arXiv:1812.00420", null={"memory": 0})
-def a_gem(memory: int = 200, draw: int | None = None, first: bool = False) -> Strategy:
+def a_gem(memory: Natural = 200, draw: Natural | None = None, first: bool = False) -> Strategy:
     """A-GEM: no step may raise the average loss of past experiences, judged by one batch of their examples.
 
     Where the gradient g of the step and that of the memory, g_ref, point apart, ⟨g, g_ref⟩ < 0, the step is taken along

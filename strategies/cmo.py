@@ -6,8 +6,13 @@ CVPR 2022, arXiv:2112.00412.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from clbench import Strategy, chain, register
 from clbench.parts import Mix, PlainRows
+from clbench.ranges import Natural, NotNegative, Share
 
 
 @register(
@@ -17,7 +22,12 @@ from clbench.parts import Mix, PlainRows
     null={"probability": 0.0},
     tiny={"start": 0, "end": 0},
 )
-def cmo(probability: float = 0.5, power: float = 1.0, start: int = 3, end: int = 1) -> Strategy:
+def cmo(
+    probability: Share = 0.5,
+    power: NotNegative = 1.0,
+    start: Annotated[int, Field(ge=-1)] = 3,
+    end: Natural = 1,
+) -> Strategy:
     """CMO: boxes of images of rare classes are pasted into a batch, whose rows then have two labels.
 
     With probability p a batch is mixed: x ← x outside a random box, x' inside, and the loss is λ ℓ(y) + (1 − λ) ℓ(y'),
@@ -37,8 +47,6 @@ def cmo(probability: float = 0.5, power: float = 1.0, start: int = 3, end: int =
         2. Inputs that are no images are mixed by a run of features.
         3. Rows that replay adds are mixed as the stream's are; x' come from the experience's examples.
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability lies in [0, 1]; {probability} was given")
     if probability == 0:
         return Strategy()
     return chain(PlainRows(), Mix(probability, power, start, end))

@@ -23,9 +23,9 @@ from clbench.parts import (
     SlicedPrompter,
     SlicedPrompting,
     as_prefixes,
-    check_halves,
     check_layers,
 )
+from clbench.ranges import Count, Even, Natural, NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -155,10 +155,10 @@ class Decomposed(SlicedPrompting):
 
 @register("coda-prompt", paper="arXiv:2211.13218", tiny={"pool": 12, "length": 4, "layers": (0, 1)})
 def coda_prompt(
-    pool: int = 100,
-    length: int = 8,
-    layers: tuple[int, ...] = (0, 1, 2, 3, 4),
-    orthogonality: float = 0.0,
+    pool: Count = 100,
+    length: Even = 8,
+    layers: tuple[Natural, ...] = (0, 1, 2, 3, 4),
+    orthogonality: NotNegative = 0.0,
     init: Init = "gram-schmidt",
 ) -> Strategy:
     """CODA-Prompt: an image's prompt is a sum of learned components, weighted by attention to its features.
@@ -186,10 +186,5 @@ def coda_prompt(
         3. Outputs of classes not seen yet are no candidates, in training either.
         4. Images are as the benchmark gives them, and their mean and deviation removed.
     """
-    check_halves(length)
-    if pool < 1:
-        raise ValueError(f"pool is 1 or more; {pool} was given")
-    if orthogonality < 0:
-        raise ValueError(f"orthogonality is 0 or more; {orthogonality} was given")
     part = Decomposed(pool, length, tuple(layers), orthogonality, init)
     return chain(part, GrowingHead(), LocalCrossEntropy())

@@ -9,15 +9,16 @@ from typing import Literal
 
 from clbench import Strategy, chain, register
 from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueries, questioner
+from clbench.ranges import Count, Share
 
 
 @register("continued-indexing", paper="arXiv:2212.09744", null={"scope": "new"})
 def continued_indexing(
     scope: Literal["new", "all"] = "all",
-    pseudo: float = 0.0,
+    pseudo: Share = 0.0,
     generator: GeneratorName = "spans",
-    span: int = 8,
-    generator_steps: int = 300,
+    span: Count = 8,
+    generator_steps: Count = 300,
 ) -> Strategy:
     """Continued indexing: the documents of each new corpus, or of all corpora so far, are learned one after the other.
 
@@ -39,8 +40,6 @@ def continued_indexing(
     Differences from the paper:
         1. Set `train.iterations` for equal numbers of updates; the paper's are not published in a readable form.
     """
-    if not 0 <= pseudo <= 1:
-        raise ValueError(f"pseudo is between 0 and 1; {pseudo} was given")
     parts: list[Strategy] = [AllDocuments(queries=False)] if scope == "all" else []
     if pseudo:
         asks = questioner(generator, span, generator_steps)

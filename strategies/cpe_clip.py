@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clbench import Experience, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import ByName, CrossEntropy
+from clbench.ranges import Count
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -103,7 +104,9 @@ class SharedPrompts(ByName):
 
 
 @register("cpe-clip", paper="arXiv:2303.04751")
-def cpe_clip(layers: int = 12, length: int = 2, mode: Mode = "accumulate", scale: bool = True) -> Strategy:
+def cpe_clip(
+    layers: Count = 12, length: Count = 2, mode: Mode = "accumulate", scale: bool = True
+) -> Strategy:
     """CPE-CLIP: one small set of prompts enters both towers of a frozen dual encoder; classes are told by their names.
 
     L = cross-entropy of 100 · cos(image, name) over the present experience's classes; at prediction over all seen. The

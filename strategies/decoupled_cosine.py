@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clbench import Experience, Strategy, chain, register
 from clbench.parts import LearnFirst, Normalised, SettleAfterFirst, feature_sums
+from clbench.ranges import Positive
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -49,7 +50,7 @@ class Prototypes(Strategy):
 
 
 @register("decoupled-cosine", paper="arXiv:2104.03047")
-def decoupled_cosine(temperature: float = 16.0, base: Literal["learned", "means"] = "learned") -> Strategy:
+def decoupled_cosine(temperature: Positive = 16.0, base: Literal["learned", "means"] = "learned") -> Strategy:
     """Decoupled cosine: a cosine classifier is trained in the first experience; later classes get their mean features.
 
     Scores are T · cos(features, weights). From the first experience's end on nothing is trained: the backbone stays as

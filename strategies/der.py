@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, DarkReplay
+from clbench.ranges import Natural, NotNegative
 
 
 @register("der", paper="arXiv:2004.07211", null={"alpha": 0.0})
-def der(memory: int = 200, draw: int | None = None, alpha: float = 0.3) -> Strategy:
+def der(memory: Natural = 200, draw: Natural | None = None, alpha: NotNegative = 0.3) -> Strategy:
     """Dark Experience Replay: stored examples must keep the logits they once had; their labels are not used.
 
     L = CE(stream) + α · MSE(present logits, stored logits). `derpp` adds the labels.

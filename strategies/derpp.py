@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, DarkReplay
+from clbench.ranges import Natural, NotNegative
 
 
 @register("derpp", paper="arXiv:2004.07211", null={"alpha": 0.0, "beta": 0.0})
-def derpp(memory: int = 200, draw: int | None = None, alpha: float = 0.1, beta: float = 0.5) -> Strategy:
+def derpp(
+    memory: Natural = 200, draw: Natural | None = None, alpha: NotNegative = 0.1, beta: NotNegative = 0.5
+) -> Strategy:
     """Dark Experience Replay++: replay with both the labels and the logits that examples once had.
 
     L = CE(stream) + α · MSE(present logits, stored logits) + β · CE(replayed), with two independent draws.

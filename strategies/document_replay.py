@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, GeneratorName, PseudoQueries, RememberDocuments, questioner
+from clbench.ranges import Count, Natural, Share
 
 
 @register("document-replay", paper="arXiv:2212.09744", null={"share": 0.0})
 def document_replay(
-    memory: int = 10_000,
-    share: float = 0.5,
-    rate: float = 1.0,
+    memory: Natural = 10_000,
+    share: Share = 0.5,
+    rate: Share = 1.0,
     queries: bool = False,
-    pseudo: float = 0.0,
+    pseudo: Share = 0.0,
     generator: GeneratorName = "spans",
-    span: int = 8,
-    generator_steps: int = 300,
+    span: Count = 8,
+    generator_steps: Count = 300,
 ) -> Strategy:
     """Episodic memory: documents of old corpora take the place of part of every batch of new ones.
 
@@ -44,10 +45,6 @@ def document_replay(
     Differences from the paper:
         1. Every step replays by default, where the paper interleaves batches of replay at a low rate.
     """
-    if not 0 <= share <= 1 or not 0 <= rate <= 1 or not 0 <= pseudo <= 1:
-        raise ValueError(
-            f"share, rate and pseudo are between 0 and 1; {share}, {rate} and {pseudo} were given"
-        )
     parts: list[Strategy] = (
         [RememberDocuments(memory, share, rate, queries=queries)] if share and rate else []
     )

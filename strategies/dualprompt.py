@@ -22,10 +22,10 @@ from clbench.parts import (
     SlicedPrompter,
     SlicedPrompting,
     as_prefixes,
-    check_halves,
     check_layers,
     cosines,
 )
+from clbench.ranges import Count, Even, Natural, NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -179,12 +179,12 @@ class Dual(SlicedPrompting):
 )
 def dualprompt(
     variant: Literal["released", "pilot", "coda", "ovor"] = "released",
-    pool: int | None = None,
-    general: int | None = None,
-    expert: int | None = None,
-    pull: float | None = None,
-    general_layers: tuple[int, ...] = (0, 1),
-    expert_layers: tuple[int, ...] = (2, 3, 4),
+    pool: Count | None = None,
+    general: Even | None = None,
+    expert: Even | None = None,
+    pull: NotNegative | None = None,
+    general_layers: tuple[Natural, ...] = (0, 1),
+    expert_layers: tuple[Natural, ...] = (2, 3, 4),
     candidates: Candidates = "learned",
 ) -> Strategy:
     """DualPrompt: prompts that all experiences share, and one for each experience, found again by its key.
@@ -217,9 +217,5 @@ def dualprompt(
     """
     given = {"pool": pool, "general": general, "expert": expert, "pull": pull}
     settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    check_halves(settings.general)
-    check_halves(settings.expert)
-    if settings.pool < 1:
-        raise ValueError(f"pool is 1 or more; {settings.pool} was given")
     dual = Dual(settings, tuple(general_layers), tuple(expert_layers), candidates)
     return chain(dual, GrowingHead(), LocalCrossEntropy())

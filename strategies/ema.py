@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Strategy, register
+from clbench.ranges import Fraction, Natural
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -55,7 +56,7 @@ def entries(model: nn.Module) -> list[Tensor]:
 
 
 @register("ema", paper="arXiv:2306.16817", modifier=True, null={"momentum": 0.0, "start": 0.0})
-def ema(momentum: float = 0.99, start: float = 0.9, warmup: int | None = None) -> Strategy:
+def ema(momentum: Fraction = 0.99, start: Fraction = 0.9, warmup: Natural | None = None) -> Strategy:
     """Temporal ensemble: a moving average of the weights predicts, and training goes on as if it were not there.
 
     θ̄ ← m θ̄ + (1 − m) θ after every update, for weights and BatchNorm statistics; m is 0.9 in the first experience and

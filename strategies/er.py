@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, Replay
+from clbench.ranges import Natural
 
 
 @register("er", paper="arXiv:1902.10486", null={"draw": 0})
-def er(memory: int = 200, draw: int | None = None) -> Strategy:
+def er(memory: Natural = 200, draw: Natural | None = None) -> Strategy:
     """Experience replay: examples from a reservoir join every batch of the stream.
 
     The loss is the mean cross-entropy over stream and replayed examples together, in one forward pass.

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Output, Reservoir, Strategy, register
 from clbench.parts import CrossEntropy
+from clbench.ranges import Natural, Share
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def within_batch(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @register("er-ace", paper="arXiv:2104.05025")
-def er_ace(memory: int = 200, draw: int | None = None, alpha: float | None = None) -> Strategy:
+def er_ace(memory: Natural = 200, draw: Natural | None = None, alpha: Share | None = None) -> Strategy:
     """Replay in which new examples compete only with the classes they came with, replayed ones with all.
 
     L = CE(stream, over the classes of its batch) + CE(replayed, over all classes), in two forward passes.

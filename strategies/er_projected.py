@@ -10,6 +10,7 @@ from typing import Literal
 
 from clbench import Batch, Strategy, chain, register
 from clbench.parts import CrossEntropy, Episodes, ProjectAveraged, ProjectEach, Replay
+from clbench.ranges import Natural, NotNegative
 
 
 class Recall(Strategy):
@@ -31,7 +32,10 @@ class Recall(Strategy):
 
 @register("er-projected", paper="arXiv:2311.04898", null={"memory": 0})
 def er_projected(
-    memory: int = 200, draw: int | None = None, rule: Literal["a-gem", "gem"] = "a-gem", margin: float = 0.5
+    memory: Natural = 200,
+    draw: Natural | None = None,
+    rule: Literal["a-gem", "gem"] = "a-gem",
+    margin: NotNegative = 0.5,
 ) -> Strategy:
     """Replay with projected gradients: the loss of replay, stepped down so that the memory's loss does not rise.
 

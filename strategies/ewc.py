@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.parts import CrossEntropy, Group, members_of, quadratic_penalty, squared_gradients
+from clbench.ranges import NotNegative, Share
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -181,10 +182,10 @@ def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> 
 
 @register("ewc", paper="arXiv:1612.00796", null={"strength": 0.0})
 def ewc(
-    strength: float = 100.0,
+    strength: NotNegative = 100.0,
     fisher: Estimator = "sampled",
     online: bool = False,
-    decay: float | Literal["convex"] = 1.0,
+    decay: Share | Literal["convex"] = 1.0,
     parameters: Group = "all",
 ) -> Strategy:
     """Elastic Weight Consolidation: weights that mattered for past experiences are held near their values then.

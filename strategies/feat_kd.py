@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, KeepFeatures, Teacher
+from clbench.ranges import NotNegative
 
 
 @register("feat-kd", paper="arXiv:2203.17269", null={"strength": 0.0})
-def feat_kd(strength: float = 50.0, from_start: bool = True) -> Strategy:
+def feat_kd(strength: NotNegative = 50.0, from_start: bool = True) -> Strategy:
     """FeatKD: the features of new examples stay near what the last experience's model makes of them.
 
     L = CE(stream) + μ · mean over rows and features of (φ(x) − φ_teacher(x))², φ the input of the head.

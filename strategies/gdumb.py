@@ -19,6 +19,7 @@ from clbench import Batch, Experience, Output, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.memory import Chosen
 from clbench.parts import CrossEntropy
+from clbench.ranges import Count, NotNegative, Positive, Share
 from clbench.strategy import overrides
 
 if TYPE_CHECKING:
@@ -177,12 +178,12 @@ def cut_and_paste(
 
 @register("gdumb")
 def gdumb(
-    memory: int = 200,
-    passes: int = 32,
-    mini_batch: int = 16,
-    lr: float = 0.05,
-    min_lr: float = 0.0005,
-    cutmix: float = 0.0,
+    memory: Count = 200,
+    passes: Count = 32,
+    mini_batch: Count = 16,
+    lr: Positive = 0.05,
+    min_lr: NotNegative = 0.0005,
+    cutmix: Share = 0.0,
 ) -> Strategy:
     """GDumb: keep a balanced memory, learn nothing from the stream, train anew on the memory when asked.
 
@@ -210,4 +211,6 @@ def gdumb(
         3. The greedy sampler is the paper's, with a seed; the authors' code takes each class's first examples.
         4. Classes not seen are not ruled out at prediction; a network that never met them does not name them.
     """
+    if min_lr > lr:
+        raise ValueError(f"min_lr is at most lr, {lr}; {min_lr} was given")
     return Dumb(memory, passes, mini_batch, lr, min_lr, cutmix)

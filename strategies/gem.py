@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, Episodes, ProjectEach
+from clbench.ranges import Natural, NotNegative
 
 
 @register("gem", paper="arXiv:1706.08840", null={"memory": 0})
-def gem(memory: int = 200, margin: float = 0.5, first: bool = False) -> Strategy:
+def gem(memory: Natural = 200, margin: NotNegative = 0.5, first: bool = False) -> Strategy:
     """GEM: no step may raise the loss of any past experience, judged by all examples that are stored of it.
 
     With g the gradient of the step and G_i that of experience i's examples: where any ⟨G_i, g⟩ < 0, the step is taken

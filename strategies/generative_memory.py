@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, GeneratorName, PseudoQueries, RememberDocuments, questioner
+from clbench.ranges import Count, Natural, Share
 
 
 @register("generative-memory", paper="arXiv:2212.09744", null={"share": 0.0, "pseudo": 0.0})
 def generative_memory(
-    memory: int = 10_000,
-    share: float = 0.5,
-    rate: float = 1.0,
-    pseudo: float = 0.5,
+    memory: Natural = 10_000,
+    share: Share = 0.5,
+    rate: Share = 1.0,
+    pseudo: Share = 0.5,
     generator: GeneratorName = "spans",
-    span: int = 8,
-    generator_steps: int = 300,
+    span: Count = 8,
+    generator_steps: Count = 300,
 ) -> Strategy:
     """Generative memory: queries that a generator asks of old documents are replayed, and new ones are learned by them.
 
@@ -43,10 +44,6 @@ def generative_memory(
            is a T5.
         3. Every step replays by default, where the paper interleaves batches of replay at a low rate.
     """
-    if not 0 <= share <= 1 or not 0 <= rate <= 1 or not 0 <= pseudo <= 1:
-        raise ValueError(
-            f"share, rate and pseudo are between 0 and 1; {share}, {rate} and {pseudo} were given"
-        )
     asks = questioner(generator, span, generator_steps)
     parts: list[Strategy] = [RememberDocuments(memory, share, rate, asks)] if share and rate else []
     if pseudo:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.memory import BatchReservoir
 from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views, unit
+from clbench.ranges import Count, NotNegative, Positive
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -133,14 +134,14 @@ def similarities(features: Tensor, temperature: float) -> Tensor:
 
 @register("hpcr", paper="arXiv:2309.15038")
 def hpcr(
-    memory: int = 200,
-    draw: int | None = None,
-    temperature: float = 0.09,
-    kappa_min: float = 0.5625,
-    kappa_max: float = 1.8,
-    period: int = 500,
-    alpha: float = 0.1,
-    beta: float = 0.5,
+    memory: Count = 200,
+    draw: Count | None = None,
+    temperature: Positive = 0.09,
+    kappa_min: Positive = 0.5625,
+    kappa_max: Positive = 1.8,
+    period: Count = 500,
+    alpha: NotNegative = 0.1,
+    beta: NotNegative = 0.5,
     contrast: bool = False,
     seen_only: bool = True,
     second_view: Literal["strong", "benchmark"] = "strong",
@@ -179,6 +180,8 @@ def hpcr(
         7. A batch that meets an empty memory makes no update at all; the authors' loss is 0 there, which is the same
            without momentum and weight decay.
     """
+    if kappa_min > kappa_max:
+        raise ValueError(f"kappa_min is at most kappa_max, {kappa_max}; {kappa_min} was given")
     return chain(
         Proxies(temperature, seen_only),
         TwoViews(second_view),

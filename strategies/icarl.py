@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.memory import Chosen
 from clbench.parts import CrossEntropy, binary_loss
+from clbench.ranges import Natural
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def class_means(features: Tensor, y: Tensor, num_classes: int) -> Tensor:
 
 
 @register("icarl", paper="arXiv:1611.07725")
-def icarl(memory: int = 200) -> Strategy:
+def icarl(memory: Natural = 200) -> Strategy:
     """iCaRL: exemplars chosen by herding, sigmoids taught by labels and the last model, nearest class mean.
 
     L = mean over rows and seen classes of BCE(f(x), t), t the label for present classes and σ(f_old(x)) for

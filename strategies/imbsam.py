@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import PlainRows, TailSharpness
+from clbench.ranges import NotNegative
 
 
 @register("imbsam", paper="arXiv:2308.07815", modifier=True)
-def imbsam(rho: float = 0.05) -> Strategy:
+def imbsam(rho: NotNegative = 0.05) -> Strategy:
     """ImbSAM: the gradient of rare classes' rows is taken a step of length ρ up their loss, and counts twice.
 
     g = ∇ Σ_head ℓ / B at θ + ∇ 2 Σ_tail ℓ / B at θ + ε, ε = ρ g_tail / ‖g_tail‖. Rare are the classes that came after
@@ -29,6 +30,4 @@ def imbsam(rho: float = 0.05) -> Strategy:
         2. A batch without rare rows takes one pass; there it takes three, to the same gradient.
         3. Other losses of the chain, such as penalties, are part of the head's gradient.
     """
-    if rho < 0:
-        raise ValueError(f"rho is 0 or more; {rho} was given")
     return chain(PlainRows(), TailSharpness(rho))

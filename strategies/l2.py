@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, Group, HoldWeights
+from clbench.ranges import NotNegative
 
 
 @register("l2", paper="arXiv:2203.17269", null={"strength": 0.0})
-def l2(strength: float = 0.05, parameters: Group = "all", from_start: bool = True) -> Strategy:
+def l2(strength: NotNegative = 0.05, parameters: Group = "all", from_start: bool = True) -> Strategy:
     """L2: a quadratic penalty holds the weights near those at the end of the last experience.
 
     L = CE(stream) + ε · Σ_j (θ_j − θ*_j)²: EWC with all importances 1. From the start, θ* is the initial, for example

@@ -24,6 +24,7 @@ from clbench.parts import (
     cosines,
     halves,
 )
+from clbench.ranges import Count, Natural, NotNegative
 
 Selection = Literal["instance", "batch"]
 Pull = Literal["cosine", "pairs-sum", "pairs-mean"]
@@ -157,11 +158,11 @@ class LearnToPrompt(Prompting):
 @register("l2p", paper="arXiv:2112.08654", tiny={"pool": 4, "length": 2, "top": 2})
 def l2p(
     variant: Literal["released", "pilot", "coda", "coda-deep", "ovor"] = "released",
-    pool: int | None = None,
-    length: int | None = None,
-    top: int | None = None,
-    layers: tuple[int, ...] | None = None,
-    pull: float | None = None,
+    pool: Count | None = None,
+    length: Count | None = None,
+    top: Count | None = None,
+    layers: tuple[Natural, ...] | None = None,
+    pull: NotNegative | None = None,
     form: Pull | None = None,
     selection: Selection = "instance",
 ) -> Strategy:
@@ -197,10 +198,8 @@ def l2p(
     """
     given = {"pool": pool, "length": length, "top": top, "layers": layers, "pull": pull, "form": form}
     settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    if not 1 <= settings.top <= settings.pool:
+    if settings.top > settings.pool:
         raise ValueError(f"top is 1 to pool, {settings.pool}; {settings.top} was given")
-    if settings.length < 1:
-        raise ValueError(f"length is 1 or more; {settings.length} was given")
     if settings.layers:
         check_halves(settings.length)
     return chain(LearnToPrompt(settings, selection), GrowingHead(), LocalCrossEntropy())

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import GrowingHead, Margins, Normalised
+from clbench.ranges import Fraction, Natural, NotNegative, Positive
 
 
 @register("ldam-drw", paper="arXiv:1906.07413", modifier=True)
-def ldam_drw(margin: float = 0.5, scale: float = 30.0, defer: int = 160, beta: float = 0.9999) -> Strategy:
+def ldam_drw(
+    margin: NotNegative = 0.5, scale: Positive = 30.0, defer: Natural = 160, beta: Fraction = 0.9999
+) -> Strategy:
     """LDAM-DRW: rare classes get larger margins from the start and larger weights late, in place of cross-entropy.
 
     ℓ = w_y CE(s (z − m_y 1_y), y) with cosines z, m_c = m n_c^−¼ / max_k n_k^−¼, and, from pass `defer` of an

@@ -9,10 +9,13 @@ from typing import Literal
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, Distil, Teacher
+from clbench.ranges import NotNegative, Positive
 
 
 @register("lwf", paper="arXiv:1606.09282", null={"alpha": 0.0})
-def lwf(alpha: float = 1.0, temperature: float = 2.0, columns: Literal["old", "all"] = "old") -> Strategy:
+def lwf(
+    alpha: NotNegative = 1.0, temperature: Positive = 2.0, columns: Literal["old", "all"] = "old"
+) -> Strategy:
     """Learning without Forgetting: the last experience's model teaches the present one on new data.
 
     L = CE(stream) + α · KL(teacher ‖ model) over the classes seen before, at temperature T.

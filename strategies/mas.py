@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.parts import CrossEntropy, absolute_gradients, quadratic_penalty
+from clbench.ranges import NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -69,7 +70,7 @@ def sensitivity(run: Run, exp: Experience) -> Tensors:
 
 
 @register("mas", paper="arXiv:1711.09601", null={"strength": 0.0})
-def mas(strength: float = 1.0) -> Strategy:
+def mas(strength: NotNegative = 1.0) -> Strategy:
     """Memory Aware Synapses: weights that the output for past examples depends on are held near their values then.
 
     L = CE(stream) + λ · Σ_j Ω_j (θ_j − θ*_j)², Ω_j adding up over experiences the mean of |∂ ‖f(x)‖² / ∂θ_j|.

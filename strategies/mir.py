@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Output, Reservoir, Strategy, chain, register
 from clbench.parts import CrossEntropy
+from clbench.ranges import Count, Natural
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -89,7 +90,7 @@ class Elsewhere(nn.Module):
 
 
 @register("mir", paper="arXiv:1908.04742", null={"draw": 0})
-def mir(memory: int = 200, draw: int | None = None, candidates: int = 50) -> Strategy:
+def mir(memory: Natural = 200, draw: Natural | None = None, candidates: Count = 50) -> Strategy:
     """Replay of those stored examples that a step on the new batch would hurt most.
 
     L = CE(stream) + CE(replayed), in two forward passes. The replayed examples are those of a random draw of

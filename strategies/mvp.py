@@ -24,6 +24,7 @@ from clbench.parts import (
     check_layers,
     cosines,
 )
+from clbench.ranges import Count, Natural, NotNegative, Positive, Share
 
 Contrast = Literal["paper", "released", "later", "pull"]
 Focal = Literal["paper", "released", "none"]
@@ -275,19 +276,19 @@ def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) ->
     },
 )
 def mvp(
-    pool: int = 10,
-    general: int = 5,
-    expert: int = 20,
-    general_layers: tuple[int, ...] = (0, 1),
-    expert_layers: tuple[int, ...] = (2, 3, 4),
-    top: int = 1,
+    pool: Count = 10,
+    general: Count = 5,
+    expert: Count = 20,
+    general_layers: tuple[Natural, ...] = (0, 1),
+    expert_layers: tuple[Natural, ...] = (2, 3, 4),
+    top: Count = 1,
     mask: bool = True,
     contrast: Contrast = "paper",
     scaling: bool = True,
-    margin: float = 0.5,
+    margin: Positive = 0.5,
     focal: Focal = "paper",
-    alpha: float = 0.5,
-    gamma: float = 2.0,
+    alpha: Share = 0.5,
+    gamma: NotNegative = 2.0,
     last_block: bool = False,
     tuning: Tuning = "prompt",
 ) -> Strategy:
@@ -328,10 +329,8 @@ def mvp(
         3. Gradients w.r.t. the head's rows are computed by their formula, not by one backward pass for each image.
         4. Of a transformer without a class token, the query is the mean of its patches' states.
     """
-    if not 1 <= top <= pool:
+    if top > pool:
         raise ValueError(f"top is 1 to pool, {pool}; {top} was given")
-    if general < 1 or expert < 1:
-        raise ValueError(f"a prompt has 1 row or more; {general} and {expert} were given")
     layers = (tuple(general_layers), tuple(expert_layers))
     scale = margin if scaling else None
     return MaskAndPrompt(

@@ -22,6 +22,7 @@ from clbench.parts import (
     project,
     scale_invariant,
 )
+from clbench.ranges import Count, NotNegative, Positive
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -126,9 +127,9 @@ def nap(
     norm: NormKind = "layer",
     projection: bool = True,
     offsets: Offsets = "project",
-    strength: float = 0.0,
-    period: int = 1,
-    eps: float = 1e-6,
+    strength: NotNegative = 0.0,
+    period: Count = 1,
+    eps: Positive = 1e-6,
 ) -> Strategy:
     """Normalize-and-Project: norms after all hidden layers, whose weights stay at their initial norms.
 
@@ -162,6 +163,4 @@ def nap(
         5. The optimizer's moments stay as they are, and weight decay on projected weights is undone by the projection;
            leave it at 0.
     """
-    if period < 1:
-        raise ValueError(f"period is 1 or more; {period} was given")
     return NormalizeAndProject(norm, projection, offsets, strength, period, eps)

@@ -18,9 +18,9 @@ from clbench.parts import (
     Prompting,
     Prompts,
     as_prefixes,
-    check_halves,
     check_layers,
 )
+from clbench.ranges import Even, Natural
 
 
 class Shared(Prompter):
@@ -65,10 +65,10 @@ class One(Prompting):
 
 @register("oneprompt", paper="arXiv:2402.04129", tiny={"early_layers": (0,), "late_layers": (1,)})
 def oneprompt(
-    early: int = 10,
-    late: int = 40,
-    early_layers: tuple[int, ...] = (0, 1),
-    late_layers: tuple[int, ...] = (2, 3, 4),
+    early: Even = 10,
+    late: Even = 40,
+    early_layers: tuple[Natural, ...] = (0, 1),
+    late_layers: tuple[Natural, ...] = (2, 3, 4),
 ) -> Strategy:
     """OnePrompt: one prompt for all experiences, and no query: the frozen transformer is passed once.
 
@@ -86,8 +86,6 @@ def oneprompt(
         1. Outputs of classes not seen yet are no candidates, in training either.
         2. Images are as the benchmark gives them, and their mean and deviation removed.
     """
-    check_halves(early)
-    check_halves(late)
     if both := sorted(set(early_layers) & set(late_layers)):
         raise ValueError(f"a block is early or late; {', '.join(map(str, both))} is both")
     rows = {**dict.fromkeys(early_layers, early), **dict.fromkeys(late_layers, late)}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.parts import FeatureHead, SeenOutputs, Teacher, quarter_cosine
+from clbench.ranges import Count, Natural, NotNegative, Real
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -209,18 +210,18 @@ def released_outliers(
     tiny={"epochs": 1, "boundary": 10, "draws": 20},
 )
 def ovor(
-    epochs: int = 4,
+    epochs: Natural = 4,
     variant: Variant = "paper",
-    strength: float = 0.1,
-    m_in: float = -15.0,
-    m_out: float = -3.0,
+    strength: NotNegative = 0.1,
+    m_in: Real = -15.0,
+    m_out: Real = -3.0,
     thresholds: Thresholds = "fixed",
-    neighbours: int = 50,
-    boundary: int = 50,
-    draws: int = 600,
-    noise: float = 0.1,
-    per_class: int = 40,
-    batch_size: int = 128,
+    neighbours: Count = 50,
+    boundary: Count = 50,
+    draws: Count = 600,
+    noise: NotNegative = 0.1,
+    per_class: Count = 40,
+    batch_size: Count = 128,
 ) -> Strategy:
     """Virtual outliers: at an experience's end its head learns to be unsure of features that no example has.
 
@@ -250,10 +251,6 @@ def ovor(
            along the quarter cosine of all passes. The run's own passes follow the run's schedule, which ends with them.
         2. Neighbours are found by torch, all distances computed, in place of faiss. Same neighbours.
     """
-    if epochs < 0:
-        raise ValueError(f"epochs is 0 or more; {epochs} was given")
-    if min(neighbours, boundary, draws, per_class, batch_size) < 1:
-        raise ValueError("neighbours, boundary, draws, per_class and batch_size are 1 or more")
     if epochs == 0:
         return Strategy()
     return VirtualOutliers(

@@ -15,6 +15,7 @@ from torch import Tensor
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.memory import BatchReservoir
 from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views
+from clbench.ranges import Count, Positive
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -55,9 +56,9 @@ class ProxyReplay(Strategy):
 
 @register("pcr", paper="arXiv:2304.04408")
 def pcr(
-    memory: int = 200,
-    draw: int | None = None,
-    temperature: float = 0.09,
+    memory: Count = 200,
+    draw: Count | None = None,
+    temperature: Positive = 0.09,
     weighting: Literal["count", "uniform"] = "count",
     seen_only: bool = True,
     second_view: Literal["strong", "benchmark"] = "strong",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clbench import Batch, Experience, Output, Reservoir, Strategy, chain, register
 from clbench.parts import CrossEntropy, lag_weights
+from clbench.ranges import Natural, NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -84,7 +85,7 @@ def draw_by_age(n: int, lag: Tensor, weights: Tensor, generator: torch.Generator
 
 @register("power-law-replay", paper="arXiv:2401.10393", null={"draw": 0})
 def power_law_replay(
-    memory: int = 200, draw: int | None = None, decay: Decay = "power", rate: float = 1.0
+    memory: Natural = 200, draw: Natural | None = None, decay: Decay = "power", rate: NotNegative = 1.0
 ) -> Strategy:
     """Replay by age: by a power law, the older an experience is, the fewer of its examples join a batch.
 

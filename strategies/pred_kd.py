@@ -9,11 +9,12 @@ from typing import Literal
 
 from clbench import Strategy, chain, register
 from clbench.parts import BinaryCrossEntropy, CrossEntropy, Distil, GrowingHead, Teacher
+from clbench.ranges import NotNegative, Positive
 
 
 @register("pred-kd", paper="arXiv:2203.17269", null={"loss": "softmax", "alpha": 0.0})
 def pred_kd(
-    loss: Literal["bce", "softmax"] = "bce", alpha: float = 1.0, temperature: float = 2.0
+    loss: Literal["bce", "softmax"] = "bce", alpha: NotNegative = 1.0, temperature: Positive = 2.0
 ) -> Strategy:
     """PredKD: the last experience's model gives the targets of old classes, labels those of new ones.
 

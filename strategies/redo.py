@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clbench import Batch, Output, Strategy, register
 from clbench.parts import stages
+from clbench.ranges import Count, NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -79,7 +80,7 @@ class RecycleDormant(Strategy):
 
 
 @register("redo", paper="arXiv:2302.12902", modifier=True, tiny={"threshold": 0.2, "period": 3})
-def redo(threshold: float = 0.025, period: int = 1000) -> Strategy:
+def redo(threshold: NotNegative = 0.025, period: Count = 1000) -> Strategy:
     """ReDo: units that hardly ever respond are recycled, with fresh incoming and zero outgoing weights.
 
     A unit of a hidden layer is dormant if E|h_i| ≤ τ · mean over the layer's units k of E|h_k|. Every F steps, its
@@ -96,6 +97,4 @@ def redo(threshold: float = 0.025, period: int = 1000) -> Strategy:
         1. Activations are those of the batch at hand, in eval mode; the paper draws from its replay buffer.
         2. Convolutions are not recycled.
     """
-    if period < 1:
-        raise ValueError(f"period is 1 or more; {period} was given")
     return RecycleDormant(threshold, period)

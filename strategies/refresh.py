@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.parts import by_example, like, members_of, squared_gradients
+from clbench.ranges import Natural, NotNegative, Positive, Share
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -201,13 +202,13 @@ def standard_normal(run: Run, theta: list[Tensor]) -> list[Tensor]:
 @register("refresh", paper="arXiv:2403.13249", modifier=True, null={"steps": 0})
 def refresh(
     mode: Literal["released", "paper"] = "released",
-    steps: int = 1,
-    delta: float = 1e-5,
-    rate: float = 0.01,
-    gamma: float = 0.03,
-    noise: float = 1e-3,
-    damping: float = 1e-3,
-    decay: float = 1e-5,
+    steps: Natural = 1,
+    delta: NotNegative = 1e-5,
+    rate: Positive = 0.01,
+    gamma: NotNegative = 0.03,
+    noise: NotNegative = 1e-3,
+    damping: NotNegative = 1e-3,
+    decay: Share = 1e-5,
 ) -> Strategy:
     """Refresh learning: unlearn the batch a little before it is learned, around any other strategy.
 
@@ -239,8 +240,6 @@ def refresh(
         5. The Gaussian part is multiplied by σ, 10⁻³ unless `noise=1` is given.
         6. F is the released code's.
     """
-    if steps < 0:
-        raise ValueError(f"steps is 0 or more; {steps} was given")
     if steps == 0:
         return Strategy()
     information = Information(damping, decay) if damping else None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clbench import Batch, Output, Strategy, register
 from clbench.parts import quadratic_penalty
+from clbench.ranges import NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -44,7 +45,7 @@ class Regenerate(Strategy):
 
 
 @register("regenerate", paper="arXiv:2308.11958", modifier=True, null={"strength": 0.0})
-def regenerate(strength: float = 1e-3) -> Strategy:
+def regenerate(strength: NotNegative = 1e-3) -> Strategy:
     """Regenerative regularisation: a quadratic penalty draws all weights back to their initial values.
 
     L + λ · Σ_j (θ_j − θ⁰_j)² around any other strategy. What recent losses do not depend on drifts back to where it

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from clbench import Strategy, chain, register
 from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueries, Restart, questioner
+from clbench.ranges import Count, Share
 
 
 @register("retrain", paper="arXiv:2212.09744")
 def retrain(
-    pseudo: float = 0.0, generator: GeneratorName = "spans", span: int = 8, generator_steps: int = 300
+    pseudo: Share = 0.0, generator: GeneratorName = "spans", span: Count = 8, generator_steps: Count = 300
 ) -> Strategy:
     """Retraining: with every corpus, a new index is trained on all documents so far and on the labelled queries.
 
@@ -32,8 +33,6 @@ def retrain(
     Differences from the paper:
         1. The weights that it begins with are the same every time.
     """
-    if not 0 <= pseudo <= 1:
-        raise ValueError(f"pseudo is between 0 and 1; {pseudo} was given")
     parts: list[Strategy] = []
     if pseudo:
         asks = questioner(generator, span, generator_steps)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clbench import Batch, Output, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.parts import ascent, members_of, perturbed
+from clbench.ranges import NotNegative
 from clbench.strategy import overrides
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class SharpnessAware(Strategy):
 
 
 @register("sam", paper="arXiv:2010.01412", modifier=True, null={"rho": 0.0})
-def sam(rho: float = 0.05) -> Strategy:
+def sam(rho: NotNegative = 0.05) -> Strategy:
     """Sharpness-aware minimisation: the gradient is taken a step of length ρ up the loss, around any other strategy.
 
     θ ← update(θ, ∇L(θ + ε̂)) with ε̂ = ρ ∇L(θ) / ‖∇L(θ)‖₂, one norm over all trained parameters; L is the sum of all
@@ -71,6 +72,4 @@ def sam(rho: float = 0.05) -> Strategy:
         2. Running statistics of batch normalisation, and logits that a memory stores, are those at θ.
         3. Gradients are clipped, and projected by other parts, after the second pass; ε̂ is of the gradient as it is.
     """
-    if rho < 0:
-        raise ValueError(f"rho is 0 or more; {rho} was given")
     return SharpnessAware(rho) if rho else Strategy()

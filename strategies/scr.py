@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Output, Reservoir, Strategy, register
 from clbench.parts import CrossEntropy, SecondView, second_view
+from clbench.ranges import Count, Natural, Positive
 from clbench.strategy import State
 from clbench.types import MASKED
 
@@ -133,10 +134,10 @@ def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:
 
 @register("scr", paper="arXiv:2103.13885")
 def scr(
-    memory: int = 200,
-    draw: int = 100,
-    temperature: float = 0.07,
-    projection: int = 128,
+    memory: Count = 200,
+    draw: Natural = 100,
+    temperature: Positive = 0.07,
+    projection: Count = 128,
     second_view: Literal["strong", "benchmark"] = "strong",
 ) -> Strategy:
     """Supervised Contrastive Replay: features of a class are drawn together, and the nearest class mean predicts.

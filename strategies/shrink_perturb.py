@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clbench import Experience, Strategy, register
 from clbench.parts import like
+from clbench.ranges import NotNegative, Share
 
 
 class ShrinkPerturb(Strategy):
@@ -35,7 +36,7 @@ class ShrinkPerturb(Strategy):
 
 
 @register("shrink-perturb", paper="arXiv:1910.08475", modifier=True, null={"shrink": 1.0, "noise": 0.0})
-def shrink_perturb(shrink: float = 0.6, noise: float = 0.01) -> Strategy:
+def shrink_perturb(shrink: Share = 0.6, noise: NotNegative = 0.01) -> Strategy:
     """Shrink and perturb: whenever new data come, weights are scaled down and a little noise is added.
 
     θ ← λ θ + σ ξ, ξ standard normal, when an experience but the first begins; around any other strategy.

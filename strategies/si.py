@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
 from clbench.parts import CrossEntropy, quadratic_penalty
+from clbench.ranges import NotNegative, Positive
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -82,7 +83,7 @@ class PathIntegral(Strategy):
 
 
 @register("si", paper="arXiv:1703.04200", null={"strength": 0.0})
-def si(strength: float = 0.1, xi: float = 0.1) -> Strategy:
+def si(strength: NotNegative = 0.1, xi: Positive = 0.1) -> Strategy:
     """Synaptic Intelligence: weights whose path lowered past losses are held near their values then.
 
     L = CE(stream) + c · Σ_j Ω_j (θ_j − θ̃_j)², Ω_j adding up over experiences −∫ g_j dθ_j / (Δ_j² + ξ).

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, ClbenchError, Experience, Order, Output, Strategy, register
 from clbench.augment import auto_augment
+from clbench.ranges import Count, Natural, NotNegative
 from clbench.types import MASKED
 
 if TYPE_CHECKING:
@@ -178,14 +179,14 @@ def agreement(logits: Tensor, view: Tensor, detach: bool) -> Tensor:
 
 @register("view-batch", paper="arXiv:2503.18371", null={"views": 1}, modifier=True)
 def view_batch(
-    views: int = 4,
+    views: Count = 4,
     grouping: Grouping = "by_index",
     strong: Strong = "autoaugment",
-    weight: float = 1.0,
+    weight: NotNegative = 1.0,
     scale: Literal["sum", "mean"] = "sum",
-    start: int = 0,
+    start: Natural = 0,
     detach: bool = True,
-    block: int = 1,
+    block: Count = 1,
 ) -> Strategy:
     """View-Batch Model: V views of each image side by side, and V times as long until it comes again.
 
@@ -226,8 +227,4 @@ def view_batch(
            other data, so that it acts on a contrast of 0.82. It uses RandAugment with colour jitter on
            Tiny-ImageNet and DomainNet.
     """
-    if views < 1 or block < 1 or start < 0:
-        raise ValueError(
-            f"views and block are 1 or more and start is 0 or more; {views}, {block} and {start} were given"
-        )
     return ViewBatch(views, grouping, strong, weight, scale, start, detach, block)
