@@ -119,6 +119,15 @@ class Number:
     def _limit(self, key: str) -> Any:
         return next((v for n in constraints(self.notes) if (v := getattr(n, key, None)) is not None), None)
 
+    @property
+    def ranged(self) -> bool:
+        """Whether its annotation says more than `int` or `float`."""
+        return bool(self.notes)
+
+    def plain(self) -> list[Any]:
+        """Numbers that many a parameter cannot take."""
+        return [self.place(self.kind(value)) for value in ((0, -1) if self.kind is int else (0, -1, 2))]
+
     def ends(self) -> list[Any]:
         """The least and the greatest number that are allowed, of those that there are."""
         return [self.place(self.kind(v)) for key in ("ge", "le") if (v := self._limit(key)) is not None]

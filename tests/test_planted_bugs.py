@@ -14,13 +14,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from clbench.strategies.ema import TemporalEnsemble
 from clbench.strategies.ewc import Consolidate
+from clbench.strategies.gdumb import Dumb
+from clbench.strategies.si import PathIntegral
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, make_strategy
 from clbench.engine import Run
 from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly, once
+from clbench.ranges import Count, NotNegative
 from clbench.testing import check_strategy
 
 Bug = Callable[..., Strategy]
@@ -582,6 +586,34 @@ def state_that_does_not_exist() -> Strategy:
         state = ("teachers",)
 
     return Bug()
+
+
+# --- ranges of parameters ---
+
+
+@caught_by("ranges", "'draw' = -1: KeyError")
+def draw_below_zero(draw: int | None = None) -> Strategy:
+    return chain(Replay(20, draw), CrossEntropy())
+
+
+@caught_by("ranges", "'passes' = 0 gets")
+def no_pass_over_its_memory(passes: int = 32) -> Strategy:
+    return Dumb(100, passes, 16, 0.05, 0.0005, 0.0)
+
+
+@caught_by("ranges", "'memory' takes a whole number ≥ 1; 0 was given")
+def default_outside_its_range(memory: Count = 0) -> Strategy:
+    return chain(Replay(memory), CrossEntropy())
+
+
+@caught_by("ranges", "'xi' = 0.0: DivergedError")
+def range_that_is_too_wide(xi: NotNegative = 0.1) -> Strategy:
+    return chain(CrossEntropy(), PathIntegral(1.0, xi))
+
+
+@caught_by("ranges", "'momentum' = 2.0")
+def momentum_above_one(momentum: float = 0.5) -> Strategy:
+    return chain(CrossEntropy(), TemporalEnsemble(momentum, momentum, None))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,13 @@ class Subject:
         if self.architecture:
             spec["images"] = True
         return tiny_benchmark(**spec)
+
+    def parameters(self) -> Iterator[tuple[str, Callable[..., Any], str]]:
+        """How `make` is given each parameter, the factory that takes it, and what it is called there."""
+        parts = chain_parts(self.name) if self.factories != (self.make,) else ()
+        for part, factory in zip(parts or ("",), self.factories, strict=True):
+            for name in inspect.signature(factory).parameters:
+                yield (f"{part}__{name}" if part else name), factory, name
 
     @functools.cached_property
     def architecture(self) -> str:
