@@ -8,6 +8,7 @@ configuration with anytime inference (i-Blurry; ICLR 2022, arXiv:2110.10031).
 from __future__ import annotations
 
 from clbench.data import AxesOrder, Duplicates, build_blurry, digits, load, only, read_npz
+from clbench.ranges import Count, Natural, Percent, Seed
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -21,12 +22,12 @@ NOTES = (
 
 @register_benchmark("si-blurry-cifar100", version=1, paper="arXiv:2308.09303")
 def si_blurry_cifar100(
-    tasks: int = 5,
-    disjoint: int = 50,
-    blurry: int = 10,
-    classes: tuple[int, int] | None = None,
+    tasks: Count = 5,
+    disjoint: Percent = 50,
+    blurry: Percent = 10,
+    classes: tuple[Natural, Count] | None = None,
     augment: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """CIFAR-100 once, in five segments of random size that are not told; half of the classes stray.
 
@@ -55,12 +56,12 @@ def si_blurry_cifar100(
 
 @register_benchmark("i-blurry-cifar100", version=1, paper="arXiv:2110.10031")
 def i_blurry_cifar100(
-    tasks: int = 5,
-    disjoint: int = 50,
-    blurry: int = 10,
-    classes: tuple[int, int] | None = None,
+    tasks: Count = 5,
+    disjoint: Percent = 50,
+    blurry: Percent = 10,
+    classes: tuple[Natural, Count] | None = None,
     augment: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """CIFAR-100 once, in five segments of equal size that are not told; half of the classes stray.
 
@@ -89,7 +90,7 @@ def i_blurry_cifar100(
 
 @register_benchmark("si-blurry-digits", version=1, paper="arXiv:2308.09303")
 def si_blurry_digits(
-    tasks: int = 5, disjoint: int = 50, blurry: int = 10, varying: bool = True, seed: int = 0
+    tasks: Count = 5, disjoint: Percent = 50, blurry: Percent = 10, varying: bool = True, seed: Seed = 0
 ) -> Benchmark:
     """Small handwritten digits once, in segments that are not told; half of the classes stray: nothing to download.
 
@@ -118,13 +119,13 @@ def si_blurry_digits(
 def si_blurry_npz(
     path: str,
     layout: AxesOrder = "auto",
-    tasks: int = 5,
-    disjoint: int = 50,
-    blurry: int = 10,
+    tasks: Count = 5,
+    disjoint: Percent = 50,
+    blurry: Percent = 10,
     varying: bool = True,
     augment: tuple[str, ...] = (),
     duplicates: Duplicates = "note",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Your own arrays, of an .npz file as for the benchmark npz, once, in segments that are not told.
 

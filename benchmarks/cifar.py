@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from clbench.data import build, load, only
+from clbench.ranges import Count, Fraction, Natural, Seed
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -18,13 +19,13 @@ OPS = ("crop", "flip")
 
 @register_benchmark("split-cifar10", version=1)
 def split_cifar10(
-    experiences: int = 5,
+    experiences: Count = 5,
     class_order: Literal["natural", "shuffled"] = "natural",
     task_labels: bool = False,
     online: bool = False,
     augment: bool = True,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """CIFAR-10, two new classes in each of five experiences.
 
@@ -56,16 +57,16 @@ def split_cifar10(
 
 @register_benchmark("split-cifar100", version=1)
 def split_cifar100(
-    experiences: int | None = None,
-    first: int | None = None,
-    increment: int | None = None,
-    classes: tuple[int, int] | None = None,
+    experiences: Count | None = None,
+    first: Count | None = None,
+    increment: Count | None = None,
+    classes: tuple[Natural, Count] | None = None,
     class_order: Literal["natural", "shuffled"] = "shuffled",
     task_labels: bool = False,
     online: bool = False,
     augment: bool = True,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """CIFAR-100, ten new classes in each of ten experiences, in an order drawn from the seed.
 

@@ -3,9 +3,12 @@ in seconds. Of each class, every fifth example is for testing."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from clbench.data import build, digits
+from clbench.ranges import Count, Fraction, Real, Seed
 from clbench.registry import register_benchmark
 from clbench.streams import permutations, rotations
 from clbench.types import Benchmark
@@ -15,12 +18,12 @@ NOTES = "Of each class, in the order of the data set, every fifth example is for
 
 @register_benchmark("split-digits", version=1)
 def split_digits(
-    experiences: int = 5,
+    experiences: Count = 5,
     class_order: Literal["natural", "shuffled"] = "natural",
     task_labels: bool = False,
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Handwritten digits, two new classes in each of five experiences.
 
@@ -48,10 +51,10 @@ def split_digits(
 
 @register_benchmark("rotated-digits", version=1)
 def rotated_digits(
-    angles: tuple[float, ...] = (0.0, 80.0, 160.0),
+    angles: Annotated[tuple[Real, ...], Field(min_length=1)] = (0.0, 80.0, 160.0),
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Handwritten digits of all classes, rotated further in each experience.
 
@@ -77,10 +80,10 @@ def rotated_digits(
 
 @register_benchmark("permuted-digits", version=1)
 def permuted_digits(
-    domains: int = 5,
+    domains: Count = 5,
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Handwritten digits of all classes, pixels permuted anew in each experience but the first.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from clbench.data import (
     DRAWERS,
@@ -21,6 +22,7 @@ from clbench.data import (
     read_rows,
 )
 from clbench.errors import ConfigError
+from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import register_benchmark
 from clbench.streams import few_shot as few_shot_streams, permutation
 from clbench.types import Benchmark
@@ -50,16 +52,16 @@ PUBLISHED = (
 
 @register_benchmark("fscil-cifar100", version=1)
 def fscil_cifar100(
-    base: int = 60,
-    ways: int = 5,
-    shots: int = 5,
-    sessions: int = 8,
+    base: Count = 60,
+    ways: Count = 5,
+    shots: Count = 5,
+    sessions: Natural = 8,
     class_order: Literal["natural", "shuffled"] | list[int] = "natural",
     shot_list: str = "auto",
-    memory: int = 0,
+    memory: Natural = 0,
     augment: bool = True,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """CIFAR-100, few-shot class-incremental: 60 base classes, then eight sessions of five, five images each.
 
@@ -131,15 +133,15 @@ def _not_published(
 
 @register_benchmark("fscil-omniglot", version=1)
 def fscil_omniglot(
-    base: int = 100,
-    ways: int = 10,
-    shots: int = 5,
-    sessions: int = 5,
+    base: Count = 100,
+    ways: Count = 10,
+    shots: Count = 5,
+    sessions: Natural = 5,
     class_order: Literal["natural", "shuffled"] = "shuffled",
-    test_drawers: int = 5,
-    memory: int = 0,
-    valid: float = 0.0,
-    seed: int = 0,
+    test_drawers: Annotated[int, Field(ge=1, le=DRAWERS - 1)] = 5,
+    memory: Natural = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Omniglot, few-shot class-incremental: 100 base characters, then five sessions of ten, five drawings each.
 
@@ -189,21 +191,21 @@ def fscil_omniglot(
 @register_benchmark("few-shot", version=2)
 def few_shot(
     path: str,
-    base: int,
-    ways: int,
-    shots: int = 5,
-    sessions: int | None = None,
+    base: Count,
+    ways: Count,
+    shots: Count = 5,
+    sessions: Natural | None = None,
     class_order: Literal["natural", "shuffled"] | list[int] = "natural",
     shot_list: str = "drawn",
-    memory: int = 0,
+    memory: Natural = 0,
     augment: tuple[str, ...] = (),
-    size: int = 64,
+    size: Count = 64,
     channels: Literal[1, 3] = 3,
-    test_fraction: float = 0.2,
+    test_fraction: Part = 0.2,
     layout: AxesOrder = "auto",
-    valid: float = 0.0,
+    valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Your own arrays or images, few-shot class-incremental: base classes, then a few examples of a few new ones.
 

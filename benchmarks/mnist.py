@@ -6,9 +6,12 @@ Xiao, Rasul, Vollgraf: Fashion-MNIST (arXiv:1708.07747).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from clbench.data import build, load
+from clbench.ranges import Count, Fraction, Real, Seed
 from clbench.registry import register_benchmark
 from clbench.streams import permutations, rotations
 from clbench.types import Benchmark
@@ -18,12 +21,12 @@ NOTES = "The published training and test sets."
 
 @register_benchmark("split-mnist", version=1)
 def split_mnist(
-    experiences: int = 5,
+    experiences: Count = 5,
     class_order: Literal["natural", "shuffled"] = "natural",
     task_labels: bool = False,
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """MNIST, two new digits in each of five experiences.
 
@@ -54,12 +57,12 @@ def split_mnist(
 
 @register_benchmark("split-fashion-mnist", version=1)
 def split_fashion_mnist(
-    experiences: int = 5,
+    experiences: Count = 5,
     class_order: Literal["natural", "shuffled"] = "natural",
     task_labels: bool = False,
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Fashion-MNIST, two new kinds of clothing in each of five experiences.
 
@@ -87,10 +90,10 @@ def split_fashion_mnist(
 
 @register_benchmark("permuted-mnist", version=1)
 def permuted_mnist(
-    domains: int = 10,
+    domains: Count = 10,
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """MNIST of all classes, pixels permuted anew in each experience but the first.
 
@@ -116,10 +119,10 @@ def permuted_mnist(
 
 @register_benchmark("rotated-mnist", version=1)
 def rotated_mnist(
-    angles: tuple[float, ...] = (0.0, 80.0, 160.0),
+    angles: Annotated[tuple[Real, ...], Field(min_length=1)] = (0.0, 80.0, 160.0),
     online: bool = False,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """MNIST of all classes, rotated further in each experience.
 

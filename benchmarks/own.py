@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from clbench.data import AxesOrder, Duplicates, from_folder, from_npz
+from clbench.ranges import Count, Fraction, Part, Seed
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -14,16 +15,16 @@ def npz(
     path: str,
     layout: AxesOrder = "auto",
     shift: Literal["class", "domain", "task"] = "class",
-    experiences: int | None = None,
-    first: int | None = None,
-    increment: int | None = None,
+    experiences: Count | None = None,
+    first: Count | None = None,
+    increment: Count | None = None,
     class_order: Literal["natural", "shuffled"] | list[int] = "natural",
     domain_order: Literal["natural", "shuffled"] | list[int] = "natural",
     online: bool = False,
     augment: tuple[str, ...] = (),
-    valid: float = 0.0,
+    valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Your own arrays, from an .npz file with x_train, y_train, x_test and y_test.
 
@@ -63,20 +64,20 @@ def npz(
 @register_benchmark("image-folder", version=2)
 def image_folder(
     path: str,
-    size: int = 64,
+    size: Count = 64,
     channels: Literal[1, 3] = 3,
-    test_fraction: float = 0.2,
+    test_fraction: Part = 0.2,
     shift: Literal["class", "domain", "task"] = "class",
-    experiences: int | None = None,
-    first: int | None = None,
-    increment: int | None = None,
+    experiences: Count | None = None,
+    first: Count | None = None,
+    increment: Count | None = None,
     class_order: Literal["natural", "shuffled"] | list[int] = "natural",
     domain_order: Literal["natural", "shuffled"] | list[int] = "natural",
     online: bool = False,
     augment: tuple[str, ...] = (),
-    valid: float = 0.0,
+    valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Your own images, from a folder CLASS/* or DOMAIN/CLASS/*, or either with train and test or val in its path.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from clbench.data import build, load
 from clbench.errors import ConfigError
+from clbench.ranges import Fraction, Seed
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -16,8 +17,8 @@ def pacs(
     domains: tuple[str, ...] = ("photo", "art_painting", "cartoon", "sketch"),
     online: bool = False,
     augment: bool = True,
-    valid: float = 0.0,
-    seed: int = 0,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """PACS, one style in each of four experiences: photos, paintings, cartoons, sketches.
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 from clbench.data import build, digits, load
+from clbench.ranges import Count, Natural, NotNegative, Seed, Share
 from clbench.registry import register_benchmark
 from clbench.streams import Reading, Schedule, permutations, rehearse
 from clbench.types import Benchmark
@@ -25,15 +26,15 @@ NOTES = (
 
 @register_benchmark("power-law-permuted-mnist", version=1)
 def power_law_permuted_mnist(
-    domains: int = 10,
+    domains: Count = 10,
     schedule: Schedule = "power",
-    rate: float = 1.0,
-    old: int = 200,
+    rate: NotNegative = 1.0,
+    old: Natural = 200,
     reading: Reading = "block",
-    chance: float = 0.5,
-    size: int | None = 3000,
+    chance: Share = 0.5,
+    size: Count | None = 3000,
     online: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Permuted MNIST in an environment in which past permutations recur, by a power law of their age.
 
@@ -65,16 +66,16 @@ def power_law_permuted_mnist(
 
 @register_benchmark("power-law-split-mnist", version=1)
 def power_law_split_mnist(
-    experiences: int = 5,
+    experiences: Count = 5,
     class_order: Literal["natural", "shuffled"] = "natural",
     schedule: Schedule = "power",
-    rate: float = 1.0,
-    old: int = 200,
+    rate: NotNegative = 1.0,
+    old: Natural = 200,
     reading: Reading = "block",
-    chance: float = 0.5,
-    size: int | None = None,
+    chance: Share = 0.5,
+    size: Count | None = None,
     online: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Split MNIST in an environment in which past classes recur, by a power law of their age.
 
@@ -106,17 +107,17 @@ def power_law_split_mnist(
 
 @register_benchmark("power-law-split-cifar100", version=1)
 def power_law_split_cifar100(
-    experiences: int = 10,
+    experiences: Count = 10,
     class_order: Literal["natural", "shuffled"] = "natural",
     schedule: Schedule = "power",
-    rate: float = 1.0,
-    old: int = 500,
+    rate: NotNegative = 1.0,
+    old: Natural = 500,
     reading: Reading = "block",
-    chance: float = 0.5,
-    size: int | None = None,
+    chance: Share = 0.5,
+    size: Count | None = None,
     online: bool = False,
     augment: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Split CIFAR-100 in an environment in which past classes recur, by a power law of their age.
 
@@ -150,15 +151,15 @@ def power_law_split_cifar100(
 
 @register_benchmark("power-law-permuted-digits", version=1)
 def power_law_permuted_digits(
-    domains: int = 10,
+    domains: Count = 10,
     schedule: Schedule = "power",
-    rate: float = 1.0,
-    old: int = 100,
+    rate: NotNegative = 1.0,
+    old: Natural = 100,
     reading: Reading = "block",
-    chance: float = 0.5,
-    size: int | None = 500,
+    chance: Share = 0.5,
+    size: Count | None = 500,
     online: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Permuted digits in an environment in which past permutations recur, by a power law of their age.
 

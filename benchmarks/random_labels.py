@@ -10,6 +10,7 @@ import torch
 from clbench.augment import Transform
 from clbench.data import Source, digits, load
 from clbench.errors import ConfigError
+from clbench.ranges import Count, Seed
 from clbench.registry import register_benchmark
 from clbench.streams import bits, permutation
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
@@ -21,7 +22,7 @@ NOTES = (
 
 
 @register_benchmark("random-labels-mnist", version=1)
-def random_labels_mnist(experiences: int = 20, examples: int = 1200, seed: int = 0) -> Benchmark:
+def random_labels_mnist(experiences: Count = 20, examples: Count = 1200, seed: Seed = 0) -> Benchmark:
     """MNIST images whose labels are drawn anew in each of 20 experiences: plasticity, not forgetting.
 
     Args:
@@ -33,7 +34,7 @@ def random_labels_mnist(experiences: int = 20, examples: int = 1200, seed: int =
 
 
 @register_benchmark("random-labels-cifar10", version=1)
-def random_labels_cifar10(experiences: int = 20, examples: int = 1200, seed: int = 0) -> Benchmark:
+def random_labels_cifar10(experiences: Count = 20, examples: Count = 1200, seed: Seed = 0) -> Benchmark:
     """CIFAR-10 images whose labels are drawn anew in each of 20 experiences: plasticity, not forgetting.
 
     The paper's has 200 draws of labels for all 50,000 images.
@@ -47,7 +48,7 @@ def random_labels_cifar10(experiences: int = 20, examples: int = 1200, seed: int
 
 
 @register_benchmark("random-labels-digits", version=1)
-def random_labels_digits(experiences: int = 20, examples: int = 400, seed: int = 0) -> Benchmark:
+def random_labels_digits(experiences: Count = 20, examples: Count = 400, seed: Seed = 0) -> Benchmark:
     """Small handwritten digits whose labels are drawn anew in each of 20 experiences: nothing to download.
 
     Args:

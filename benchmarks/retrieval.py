@@ -11,6 +11,7 @@ from typing import Any
 
 import clbench.data
 from clbench.data import CorpusOrder, Titles, read_beir, retrieval
+from clbench.ranges import Count, Part, Seed
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -21,15 +22,15 @@ EMBEDDED = Path(clbench.data.__file__).parent / "numpy_docs"
 def dsi(
     folder: str,
     order: CorpusOrder = "file",
-    documents: int | None = None,
-    first: float = 0.5,
-    corpora: int = 5,
-    length: int = 32,
-    vocabulary: int = 8192,
+    documents: Count | None = None,
+    first: Part = 0.5,
+    corpora: Count = 5,
+    length: Count = 32,
+    vocabulary: Count = 8192,
     tokenizer: str | None = None,
     titles: Titles = "keep",
     test: str = "test",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Your own documents and queries, from a folder with corpus.jsonl, queries.jsonl and qrels/*.tsv, as BEIR's.
 
@@ -52,12 +53,12 @@ def dsi(
 @register_benchmark("dsi-numpy", version=1)
 def dsi_numpy(
     order: CorpusOrder = "file",
-    documents: int | None = None,
-    first: float = 0.5,
-    corpora: int = 5,
-    length: int = 32,
-    vocabulary: int = 4096,
-    seed: int = 0,
+    documents: Count | None = None,
+    first: Part = 0.5,
+    corpora: Count = 5,
+    length: Count = 32,
+    vocabulary: Count = 4096,
+    seed: Seed = 0,
 ) -> Benchmark:
     """What NumPy's functions do: docstrings as documents, their first sentences as queries. Nothing to download.
 
@@ -81,13 +82,13 @@ def dsi_numpy(
 @register_benchmark("dsi-squad-sentences", version=1)
 def dsi_squad_sentences(
     order: CorpusOrder = "file",
-    documents: int | None = None,
-    first: float = 0.5,
-    corpora: int = 5,
-    length: int = 32,
-    vocabulary: int = 8192,
+    documents: Count | None = None,
+    first: Part = 0.5,
+    corpora: Count = 5,
+    length: Count = 32,
+    vocabulary: Count = 8192,
     tokenizer: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Sentences of Wikipedia as documents, questions of SQuAD as queries: article after article, in file order.
 
@@ -111,14 +112,14 @@ def dsi_squad_sentences(
 @register_benchmark("dsi-boolq", version=1)
 def dsi_boolq(
     order: CorpusOrder = "file",
-    documents: int | None = None,
-    first: float = 0.5,
-    corpora: int = 5,
-    length: int = 32,
-    vocabulary: int = 8192,
+    documents: Count | None = None,
+    first: Part = 0.5,
+    corpora: Count = 5,
+    length: Count = 32,
+    vocabulary: Count = 8192,
     tokenizer: str | None = None,
     titles: Titles = "keep",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Passages of Wikipedia as documents, people's yes-or-no questions as queries.
 
@@ -140,13 +141,13 @@ def dsi_boolq(
 @register_benchmark("dsi-cranfield", version=1)
 def dsi_cranfield(
     order: CorpusOrder = "file",
-    documents: int | None = None,
-    first: float = 0.5,
-    corpora: int = 5,
-    length: int = 64,
-    vocabulary: int = 8192,
+    documents: Count | None = None,
+    first: Part = 0.5,
+    corpora: Count = 5,
+    length: Count = 64,
+    vocabulary: Count = 8192,
     titles: Titles = "query",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Abstracts on aerodynamics as documents; their titles, taken out of them, as queries.
 

