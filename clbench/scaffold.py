@@ -16,10 +16,12 @@ IMPORTS_INSIDE = """import torch
 from torch import Tensor
 
 from clbench import Batch, Output, Strategy, chain, register
-from clbench.parts import CrossEntropy"""
+from clbench.parts import CrossEntropy
+from clbench.ranges import NotNegative"""
 IMPORTS_OUTSIDE = """import torch
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.parts import CrossEntropy
+from clbench.ranges import NotNegative
 from torch import Tensor"""  # elsewhere, clbench is one library among others
 
 SOURCE = string.Template('''"""$title.
@@ -52,7 +54,7 @@ def squared_norm(theta: Mapping[str, Tensor]) -> Tensor:
 
 
 @register("$name", null={"strength": 0.0})
-def $function(strength: float = 1e-3) -> Strategy:
+def $function(strength: NotNegative = 1e-3) -> Strategy:
     """$title: one sentence that says what the method does.
 
     Args:

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from evidence import reliability, section
 from pydantic.fields import FieldInfo
 
 from clbench import cli
-from clbench.arguments import bounds, type_name
+from clbench.arguments import hints_of, type_name
 from clbench.config import (
     EvaluationConfig,
     Execution,
@@ -156,15 +156,15 @@ def _plain(text: str) -> str:
 
 
 def _body(kind: str, entry: Entry) -> list[str]:
-    text = inspect.getdoc(entry.build) or ""
+    text, hints = inspect.getdoc(entry.build) or "", hints_of(entry.name, entry.build)
     parameters = [
-        f"| `{name}` | `{p.annotation}` | {'—' if p.default is p.empty else f'`{p.default!r}`'} |"
+        f"| `{name}` | {_plain(type_name(hints[name]))} | {'—' if p.default is p.empty else f'`{p.default!r}`'} |"
         for name, p in entry.signature().parameters.items()
         if name not in ("input_shape", "num_classes")
     ]
     lines = _prose(text)
     if parameters:
-        lines += ["", "| parameter | type | default |", "|---|---|---|", *parameters]
+        lines += ["", "| parameter | takes | default |", "|---|---|---|", *parameters]
     if kind == "strategy":
         needs = sorted(strategies.make(entry.name).all_needs())
         lines += ["", f"Needs: {', '.join(needs) or 'nothing beyond the examples'}."]
@@ -241,8 +241,10 @@ def _settings() -> str:
 
 
 def _takes(info: FieldInfo) -> str:
-    """What a field takes, with its bounds."""
-    return " ".join([type_name(info.annotation), *bounds(info.metadata)])
+    """What a field takes, with its range."""
+    return _plain(
+        type_name(Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation)
+    )
 
 
 def _command_line() -> str:
@@ -292,7 +294,7 @@ def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
         yield from _commands(one, (*path, name))
 
 
-PYTHON = ("clbench", "clbench.parts", "clbench.memory", "clbench.testing")
+PYTHON = ("clbench", "clbench.parts", "clbench.memory", "clbench.ranges", "clbench.testing")
 """Modules whose public names make up the Python reference."""
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from clbench import Strategy, register
 from clbench.interop.mammoth import Buffer, ContinualModel, MammothStrategy
+from clbench.ranges import Count, NotNegative
 
 
 class Er(ContinualModel):
@@ -64,14 +65,14 @@ class Derpp(ContinualModel):
 
 
 @register("mammoth-er", paper="arXiv:1902.10486")
-def mammoth_er(buffer_size: int = 200, minibatch_size: int = 32) -> Strategy:
+def mammoth_er(buffer_size: Count = 200, minibatch_size: Count = 32) -> Strategy:
     """Experience replay, by a class written for Mammoth."""
     return MammothStrategy(Er, needs={"memory"}, buffer_size=buffer_size, minibatch_size=minibatch_size)
 
 
 @register("mammoth-derpp", paper="arXiv:2004.07211")
 def mammoth_derpp(
-    buffer_size: int = 200, minibatch_size: int = 32, alpha: float = 0.1, beta: float = 0.5
+    buffer_size: Count = 200, minibatch_size: Count = 32, alpha: NotNegative = 0.1, beta: NotNegative = 0.5
 ) -> Strategy:
     """DER++, by a class written for Mammoth."""
     return MammothStrategy(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from clbench import Reservoir, Strategy, chain, register
 from clbench.parts import CrossEntropy
+from clbench.ranges import Natural, NotNegative
 
 
 class MixWithPast(Strategy):
@@ -40,6 +41,6 @@ class MixWithPast(Strategy):
 
 
 @register("mixup-replay", paper="arXiv:1710.09412", null={"weight": 0.0})
-def mixup_replay(memory: int = 200, weight: float = 1.0) -> Strategy:
+def mixup_replay(memory: Natural = 200, weight: NotNegative = 1.0) -> Strategy:
     """Mixup of new examples with stored ones, beside the plain loss on new ones (after arXiv:1710.09412)."""
     return chain(CrossEntropy(), MixWithPast(memory, weight))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from clbench import Strategy, chain, register
 from clbench.parts import Replay
+from clbench.ranges import Natural
 from clbench.types import MASKED
 
 
@@ -28,7 +29,7 @@ class AsymmetricCrossEntropy(Strategy):
 
 
 @register("my-er-ace", paper="arXiv:2104.05025")
-def my_er_ace(memory: int = 200) -> Strategy:
+def my_er_ace(memory: Natural = 200) -> Strategy:
     """ER-ACE: replay in which new examples compete only with the classes they came with.
 
     Reference: Caccia et al., "New Insights on Reducing Abrupt Representation Change in Online Continual Learning",

@@ -7,6 +7,7 @@ import torch
 
 from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy
+from clbench.ranges import NotNegative
 
 
 class StayClose(Strategy):
@@ -33,6 +34,6 @@ class StayClose(Strategy):
 
 
 @register("stay-close", null={"strength": 0.0})
-def stay_close(strength: float = 0.1) -> Strategy:
+def stay_close(strength: NotNegative = 0.1) -> Strategy:
     """Fine-tuning that stays close to the weights it had at the last boundary."""
     return chain(CrossEntropy(), StayClose(strength))

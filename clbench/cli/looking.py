@@ -164,7 +164,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
     from clbench import registry
-    from clbench.arguments import type_name
+    from clbench.arguments import hints_of, type_name
 
     singular = {
         "strategies": "strategy",
@@ -183,12 +183,13 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         return described
     entry = getattr(registry, "strategies" if kind == "avalanche" else kind).entry(row["name"])
     described["documentation"] = inspect.getdoc(entry.build) or ""
+    hints = hints_of(entry.name, entry.build)
     described["parameters"] = [
         {
             "name": name,
             "default": None if p.default is p.empty else p.default,
             "required": p.default is p.empty,
-            "type": p.annotation if isinstance(p.annotation, str) else type_name(p.annotation),
+            "type": type_name(hints[name]),
         }
         for name, p in entry.signature().parameters.items()
     ]

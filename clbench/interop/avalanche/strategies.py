@@ -26,6 +26,7 @@ from clbench.interop.avalanche.networks import arguments, one_task_at_a_time, re
 from clbench.interop.avalanche.state import Graph
 from clbench.memory import Memory
 from clbench.randomness import derive_seed
+from clbench.ranges import Natural, NotNegative
 from clbench.registry import Entry
 from clbench.strategy import State, Strategy
 from clbench.types import MASKED, Benchmark, Data, Experience, Stream
@@ -408,12 +409,15 @@ def _hints(constructor: Any) -> dict[str, Any]:
 
 
 def _annotation(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:
-    """A parameter's type: as annotated, unless its own default says otherwise; by its default where it is not."""
+    """A parameter's type: as annotated, unless its own default says otherwise; by its default where it is not.
+
+    None of Avalanche's numbers is below zero.
+    """
     default, hint = parameter.default, hints.get(parameter.name, Any)
     plain = type(default) in (bool, int, float, str)
     if hint in (bool, int, float, str) and not (plain and hint is int and isinstance(default, float)):
-        return hint
+        return {int: Natural, float: NotNegative}.get(hint, hint)
     if hint in (Any, int) and plain:
         number = isinstance(default, int | float) and not isinstance(default, bool)
-        return int | float if number else type(default)
+        return Natural | NotNegative if number else type(default)
     return hint

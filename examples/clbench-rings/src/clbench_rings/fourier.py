@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Classifier, register_model
+from clbench.ranges import Count, Positive
 
 
 class RandomFourier(nn.Module):
@@ -22,7 +23,7 @@ class RandomFourier(nn.Module):
 
 @register_model("fourier")
 def fourier(
-    input_shape: tuple[int, ...], num_classes: int, size: int = 256, scale: float = 1.0
+    input_shape: tuple[int, ...], num_classes: int, size: Count = 256, scale: Positive = 1.0
 ) -> Classifier:
     """A linear classifier on random Fourier features (Rahimi & Recht, 2007).
 

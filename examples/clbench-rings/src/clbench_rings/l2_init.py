@@ -6,6 +6,7 @@ from torch import Tensor
 
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.parts import CrossEntropy
+from clbench.ranges import NotNegative
 from clbench_rings.norms import squared_distance
 
 
@@ -27,7 +28,7 @@ class StayNearStart(Strategy):
 
 
 @register("l2-init", paper="arXiv:2308.11958", null={"strength": 0.0})
-def l2_init(strength: float = 1e-3) -> Strategy:
+def l2_init(strength: NotNegative = 1e-3) -> Strategy:
     """L2 Init: weights are drawn back to where they began, so that they can still learn what comes late.
 
     Args:

@@ -6,11 +6,16 @@ import numpy as np
 
 import clbench
 from clbench import Benchmark, register_benchmark
+from clbench.ranges import Count, NotNegative, Seed
 
 
 @register_benchmark("rings", version=1)
 def rings(
-    experiences: int = 3, classes: int = 2, examples: int = 100, noise: float = 0.1, seed: int = 0
+    experiences: Count = 3,
+    classes: Count = 2,
+    examples: Count = 100,
+    noise: NotNegative = 0.1,
+    seed: Seed = 0,
 ) -> Benchmark:
     """Class-incremental points on concentric rings, two rings in every experience.
 
