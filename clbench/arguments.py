@@ -7,7 +7,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, RegistryError, suggest
@@ -104,7 +104,7 @@ def type_name(hint: Any) -> str:
     inner, notes = taken_apart(hint)
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     words = getattr(inner, "__name__", str(inner)) if origin is None else str(inner)
-    if hasattr(inner, "model_fields"):  # a section
+    if hasattr(inner, "model_fields") or origin in (dict, Mapping):  # a section
         words = "`key: value` lines"
     if inner in _WORDS:
         words = _WORDS[inner]

@@ -7,7 +7,6 @@ pairs.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import typing
@@ -379,7 +378,7 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = _fields_at(model, first["loc"][:-1])
+            known = list(getattr(_hint_at(model, first["loc"][:-1]), "model_fields", ()))
             raise ConfigError(
                 f"{where}There is no setting '{key}'.{suggest(str(first['loc'][-1]), known)} "
                 f"Known: {', '.join(known)}."
@@ -696,25 +695,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     return value
-
-
-@functools.cache
-def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The section that a field holds, alone or several of them."""
-    annotation = model.model_fields[name].annotation if name in model.model_fields else None
-    inside = [annotation, *typing.get_args(annotation)]
-    return next((kind for kind in inside if inspect.isclass(kind) and issubclass(kind, BaseModel)), None)
-
-
-def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    for key in path:
-        if isinstance(key, int):  # which of several
-            continue
-        inner = _model_of(model, str(key))
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
 
 
 def _hint_at(model: type[BaseModel], path: tuple[Any, ...]) -> Any:

@@ -2,9 +2,9 @@
 
     Count        a whole number ≥ 1: sizes, periods, examples that something needs
     Natural      a whole number ≥ 0: sizes and numbers of steps whose 0 means none
+    Seed         the same, of random streams
     Even         a whole number ≥ 2 and a multiple of 2: what is halved
     Percent      a whole number from 0 to 100
-    Seed         the same, of random streams
     Whole        any whole number
     Positive     a number > 0: learning rates, temperatures
     NotNegative  a number ≥ 0: weights of losses, norms, noise
@@ -17,21 +17,35 @@ A range of one's own is written as pydantic reads it: `Annotated[float, Field(gt
 
 Whatever its range, a number is held to what can be computed with: it is finite and within float32, a whole one within
 64 bits, and no truth value. That goes for a plain `int` or `float`, too; `Field(allow_inf_nan=True)` lets infinities
-pass. Imports no torch.
+pass.
 """
 
 from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from clbench.arguments import LISTS, UNIONS, constraints, taken_apart
+
+__all__ = [
+    "Count",
+    "Even",
+    "Fraction",
+    "Natural",
+    "NotNegative",
+    "Part",
+    "Percent",
+    "Positive",
+    "Real",
+    "Seed",
+    "Share",
+    "Whole",
+]
 
 LARGEST, SMALLEST = (2 - 2**-23) * 2.0**127, 2.0**-149
 """Of float32, the largest number and the smallest above 0."""
@@ -52,9 +66,9 @@ HELD = _Held()
 
 Count = Annotated[int, Field(ge=1), HELD]
 Natural = Annotated[int, Field(ge=0), HELD]
+Seed = Natural
 Even = Annotated[int, Field(ge=2, multiple_of=2), HELD]
 Percent = Annotated[int, Field(ge=0, le=100), HELD]
-Seed = Natural
 Whole = Annotated[int, HELD]
 Positive = Annotated[float, Field(gt=0), HELD]
 NotNegative = Annotated[float, Field(ge=0), HELD]
@@ -87,7 +101,7 @@ def held(hint: Any) -> Any:
     """A hint in which every number is held to what can be computed with."""
     inner, notes = taken_apart(hint)
     if inner in (int, float):
-        return hint if HELD in notes or _unbounded(notes) else Annotated[(inner, *notes, HELD)]
+        return hint if HELD in notes or unbounded(notes) else Annotated[(inner, *notes, HELD)]
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     if arguments and origin in (*UNIONS, *LISTS, dict, Mapping):
         inside = tuple(a if a is ... else held(a) for a in arguments)
@@ -95,71 +109,6 @@ def held(hint: Any) -> Any:
     return Annotated[(inner, *notes)] if notes else inner
 
 
-def _unbounded(notes: Iterable[Any]) -> bool:
+def unbounded(notes: Iterable[Any]) -> bool:
     """Whether infinities and NaN are wanted."""
     return any(getattr(note, "allow_inf_nan", False) for note in constraints(notes))
-
-
-# --- for checks ---
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number that a parameter takes, alone or in a list.
-
-    Attributes:
-        kind: int or float. notes: its constraints.
-        place: what makes a value of the parameter of a number.
-    """
-
-    kind: type[int] | type[float]
-    notes: tuple[Any, ...]
-    place: Callable[[Any], Any]
-
-    def _limit(self, key: str) -> Any:
-        return next((v for n in constraints(self.notes) if (v := getattr(n, key, None)) is not None), None)
-
-    @property
-    def ranged(self) -> bool:
-        """Whether its annotation says more than `int` or `float`."""
-        return bool(self.notes)
-
-    def plain(self) -> list[Any]:
-        """Numbers that many a parameter cannot take."""
-        return [self.place(self.kind(value)) for value in ((0, -1) if self.kind is int else (0, -1, 2))]
-
-    def ends(self) -> list[Any]:
-        """The least and the greatest number that are allowed, of those that there are."""
-        return [self.place(self.kind(v)) for key in ("ge", "le") if (v := self._limit(key)) is not None]
-
-    def outside(self) -> list[Any]:
-        """What is not allowed: numbers beyond each limit, and what cannot be computed with."""
-        found: list[Any] = ["many"]
-        if not _unbounded(self.notes):
-            found += [
-                math.nan,
-                math.inf,
-                -math.inf,
-                *([10**20, 1.5] if self.kind is int else [1e300, -1e-300]),
-            ]
-        for closed, open_, sign in (("ge", "gt", -1), ("le", "lt", 1)):
-            if (limit := self._limit(closed)) is not None:
-                found += [limit + sign * (1 if self.kind is int else 1e-3), limit + sign * 10**6]
-            if (limit := self._limit(open_)) is not None:
-                found += [limit, limit + sign]
-        return [self.place(value) for value in found]
-
-
-def numbers(hint: Any) -> Iterator[Number]:
-    """The numbers in a hint."""
-    inner, notes = taken_apart(hint)
-    origin, arguments = typing.get_origin(inner), typing.get_args(inner)
-    if inner in (int, float):
-        yield Number(inner, notes, lambda value: value)
-    elif origin in UNIONS:
-        for one in arguments:
-            yield from numbers(one)
-    elif origin in LISTS and arguments:
-        length = len(arguments) if origin is tuple and arguments[-1] is not ... else 1
-        for number in numbers(arguments[0]):
-            yield Number(number.kind, number.notes, lambda value, n=number: (n.place(value),) * length)

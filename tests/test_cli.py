@@ -242,19 +242,25 @@ def refused(said: Said) -> str:
         ("run split-digits er memory", "'memory' is not of the form key=value"),
         ("run split-digits er memory=5 memory=6", "'memory' is given twice: 5 and 6."),
         ("run split-digits er+derpp memory=5", "'memory' could mean er.memory or derpp.memory; write which."),
-        ("run split-digits er memory=many", "strategy 'er': parameter 'memory' takes int; 'many' was given"),
-        ("run split-digits er memory=-5", "A memory's capacity is 0 or more; -5 was given."),
+        (
+            "run split-digits er memory=many",
+            "'memory' takes a whole number ≥ 0; 'many' was given",
+        ),
+        (
+            "run split-digits er memory=-5",
+            "'memory' takes a whole number ≥ 0; -5 was given.",
+        ),
         ("run split-digits er model=mlpp", "There is no model named 'mlpp'. Did you mean 'mlp'?"),
         ("run split-digits er --seed -1", "A seed is 0 or more; -1 was given."),
         ("run split-digits er --config no.yaml", "There is no file no.yaml."),
         (
             "run split-digits er --precision fp8",
-            "'precision': input should be 'fp32', 'bf16' or 'fp16'; 'fp8' was given.",
+            "'precision' takes one of 'fp32', 'bf16', 'fp16'; 'fp8' was given.",
         ),
         ("run split-digits er --device tpu", "There is no device 'tpu'"),
         (
             "run split-digits er --log csv2",
-            "'log.0': input should be 'csv', 'tensorboard' or 'wandb'; 'csv2' was given.",
+            "'log.0' takes one of 'csv', 'tensorboard', 'wandb'; 'csv2' was given. Did you mean 'csv'?",
         ),
         ("run split-digits er --plugin no.py", "There is no plugin file no.py."),
         (

@@ -63,15 +63,15 @@ def test_the_last_setting_wins_whatever_it_is_called() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategies": []}, "'strategies': "),
+        ({"strategies": []}, "'strategies' takes a list of `key: value` lines, 1 or more; "),
         (
             {"strategies": [{"name": "er", "setings": {}}]},
             r"There is no setting 'strategies\.0\.setings'\. Did you mean 'settings'",
         ),
         ({"strategies": [{"label": "x"}]}, r"'strategies\.0\.name' is missing"),
-        ({"strategies": [3]}, r"'strategies\.0': .*; 3 was given"),
+        ({"strategies": [3]}, r"'strategies\.0' takes `key: value` lines; 3 was given"),
         ({"seeds": 0}, "'seeds': takes a list of seeds or how many there are, 1 to 10000; 0 was given"),
-        ({"seeds": [-1]}, r"'seeds\.0': input should be greater than or equal to 0; -1 was given"),
+        ({"seeds": [-1]}, r"'seeds\.0' takes a whole number ≥ 0; -1 was given"),
         ({"seed": 1}, "There is no setting 'seed'. Did you mean 'seeds'?"),
     ],
     ids=str,

@@ -19,8 +19,8 @@ from clbench.engine import Run
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.once import keeping_nothing
 from clbench.parts import CrossEntropy
-from clbench.ranges import numbers
 from clbench.strategy import Strategy, chain, overrides
+from clbench.testing.numbers import numbers
 from clbench.testing.subjects import Subject
 from clbench.testing.tape import Tape
 from clbench.testing.tools import (
@@ -75,7 +75,7 @@ def check_builds(subject: Subject) -> None:
 
 
 def check_ranges(subject: Subject) -> None:
-    """Numbers outside a range are refused by name, its ends train; without a range, −1, 0 and 2 are one or the other."""
+    """Numbers outside a range are refused by name, and its ends train; without one, −1 and 0 do either."""
     for key, factory, name in subject.parameters():
         hint = hints_of(subject.name, factory).get(name)
         default = inspect.signature(factory).parameters[name].default
@@ -83,7 +83,7 @@ def check_ranges(subject: Subject) -> None:
             check_arguments(subject.name, factory, {name: default})
         for number in numbers(hint):
             for value in number.outside():
-                refused = _refusal(lambda value=value: check_arguments(subject.name, factory, {name: value}))
+                refused = _refusal(functools.partial(check_arguments, subject.name, factory, {name: value}))
                 require(f"'{name}'" in refused, f"'{name}' = {value!r} is not refused by name")
             for value in number.ends() if number.ranged else number.plain():
                 _trains(subject, key, name, value, ranged=number.ranged)

@@ -124,5 +124,5 @@ def test_the_loss_is_mixed_by_area(also: str, few_shot_benchmark: Callable[..., 
 
 def test_without_probability_it_is_nothing() -> None:
     assert type(make_strategy("cmo", probability=0.0)) is Strategy
-    with pytest.raises(ConfigError, match="lies in"):
+    with pytest.raises(ConfigError, match=r"'probability' takes a number from 0 to 1; 1\.5 was given"):
         make_strategy("cmo", probability=1.5)

@@ -42,7 +42,7 @@ def test_it_forgets_less_than_fine_tuning() -> None:
 
 
 def test_a_share_is_a_share() -> None:
-    with pytest.raises(ValueError, match="pseudo is between 0 and 1"):
+    with pytest.raises(ValueError, match=r"'pseudo' takes a number from 0 to 1; 1\.5 was given"):
         make_strategy("continued-indexing", pseudo=1.5)
-    with pytest.raises(ValueError, match="span and generator_steps are 1 or more"):
+    with pytest.raises(ValueError, match="'span' takes a whole number ≥ 1; 0 was given"):
         make_strategy("continued-indexing", pseudo=0.5, span=0)

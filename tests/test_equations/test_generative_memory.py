@@ -174,7 +174,7 @@ def test_what_cannot_be_learned_is_refused() -> None:
         run.strategy.parts[0].begin_experience(bare)
     with pytest.raises(IncompatibleError, match=r"needs documents \(to be told which examples are documents"):
         tiny_run(make_strategy("generative-memory"), tiny_benchmark())
-    with pytest.raises(ValueError, match="share, rate and pseudo are between 0 and 1"):
+    with pytest.raises(ValueError, match=r"'share' takes a number from 0 to 1; 2\.0 was given"):
         make_strategy("generative-memory", share=2.0)
 
 

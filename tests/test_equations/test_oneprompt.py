@@ -37,7 +37,7 @@ def test_every_image_gets_the_same_prefix() -> None:
 @pytest.mark.parametrize(
     ("params", "says"),
     [
-        ({"early": 3}, "2, 4, 6 …; 3 was given"),
+        ({"early": 3}, "'early' takes a whole number ≥ 2 and a multiple of 2; 3 was given"),
         ({"early_layers": (0, 2)}, "a block is early or late; 2 is both"),
     ],
 )

@@ -231,5 +231,5 @@ def test_images_and_an_optimizer_of_its_own() -> None:
 
 
 def test_a_negative_rho_is_refused() -> None:
-    with pytest.raises(ValueError, match="rho is 0 or more"):
+    with pytest.raises(ValueError, match=r"'rho' takes a number ≥ 0; -0\.1 was given"):
         make_strategy("sam", rho=-0.1)
