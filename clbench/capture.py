@@ -151,7 +151,7 @@ class Gradients:
     def _shape(self, batch: Batch) -> Any:
         """All that decides which operations a gradient takes: equal shapes, equal operations."""
         stored = [
-            len(value)
+            value.place
             for part in self.run.strategy.parts
             if overrides(part, "losses")
             for value in vars(part).values()

@@ -234,8 +234,8 @@ class Execution(_Tree):
     device: str = "auto"
     threads: Annotated[int, Field(ge=1, le=4096), HELD] | None = None
     resident: Literal["auto", "always", "never"] = "auto"
-    workers: Natural = 2
-    prefetch: Count = 4
+    workers: Annotated[int, Field(ge=0, le=4096), HELD] = 2
+    prefetch: Annotated[int, Field(ge=1, le=4096), HELD] = 4
     capture: Literal["auto", "never"] = "auto"
     overlap: bool = False
     checkpoint_seconds: NotNegative | None = 60.0

@@ -1,5 +1,4 @@
-"""Stores of past examples: bounded, allocated once, filled and drawn from without asking the device for a
-number.
+"""Stores of past examples: bounded, filled and drawn from without asking the device for a number.
 
 A memory holds named columns (`x`, `y`, `logits` …), one row per example. It never holds more than `capacity`
 rows.
@@ -18,9 +17,10 @@ from clbench.errors import ConfigError
 class Memory:
     """Columns of `capacity` rows on one device; subclasses decide which rows are kept.
 
-    The tensors have one scratch row more than the capacity. Rows that are to be dropped are written there, so
-    that an insert has the same shape whatever is kept, and a GPU need not report which rows those are. The
-    scratch row is never drawn, counted or saved.
+    The tensors grow with what is offered, at least twofold, up to the capacity: a capacity beyond all that comes
+    costs nothing. They have one scratch row more. Rows that are to be dropped are written there, so that an insert
+    has the same shape whatever is kept, and a GPU need not report which rows those are. The scratch row is never
+    drawn, counted or saved.
 
     Attributes:
         capacity: M, the most examples it holds.
@@ -44,7 +44,12 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Bytes of the rows it may hold."""
-        return sum(c[: self.capacity].numel() * c.element_size() for c in self._columns.values())
+        return sum(self.capacity * c[:1].nbytes for c in self._columns.values())
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """How many rows are filled, and where the columns lie."""
+        return len(self), *(column.data_ptr() for column in self._columns.values())
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Up to n examples, uniformly and without replacement; all columns, row for row."""
@@ -60,26 +65,32 @@ class Memory:
         self.seen = int(state["seen"])
         self._columns = {}
         for name, rows in state["columns"].items():
-            self._allocate(name, rows)
+            self._columns[name] = self._room(rows, len(rows))
             self._columns[name][: len(rows)] = rows
 
     def to(self, device: torch.device) -> None:
         """Move all columns."""
         self._columns = {name: column.to(device) for name, column in self._columns.items()}
 
-    def _allocate(self, name: str, like: Tensor) -> None:
-        self._columns[name] = like.new_zeros((self.capacity + 1, *like.shape[1:]))
+    def _room(self, like: Tensor, rows: int) -> Tensor:
+        """Zeros for so many rows, the capacity at most, and the scratch row."""
+        return like.new_zeros((min(rows, self.capacity) + 1, *like.shape[1:]))
 
     def _write(self, slots: Tensor, rows: dict[str, Tensor]) -> None:
         """Rows to their slots; slot `capacity` is the scratch row. No other slot may occur twice."""
         for name, values in rows.items():
             self._columns[name].index_copy_(0, slots, values.detach())
 
-    def _check(self, rows: dict[str, Tensor]) -> int:
-        if not self._columns:
-            for name, values in rows.items():
-                self._allocate(name, values)
-        return len(next(iter(rows.values())))
+    def _make_room(self, rows: dict[str, Tensor], held: int) -> int:
+        """How many rows come; there is room for them beside the first `held` ones, up to the capacity."""
+        come = len(next(iter(rows.values())))
+        wanted = min(held + come, self.capacity)
+        for name, values in rows.items():
+            column = self._columns.get(name, values[:0].detach())
+            if name not in self._columns or len(column) <= wanted:
+                self._columns[name] = self._room(values, max(wanted, 2 * len(column)))
+                self._columns[name][:held] = column[:held]
+        return come
 
 
 class Archive(Memory):
@@ -87,8 +98,8 @@ class Archive(Memory):
 
     def add(self, **rows: Tensor) -> None:
         """Offer examples, one row each in every column, in order."""
-        n = self._check(rows)
         start = len(self)
+        n = self._make_room(rows, start)
         self.seen += n
         for name, values in rows.items():
             self._columns[name][start : len(self)] = values[: len(self) - start].detach()
@@ -99,7 +110,7 @@ class Chosen(Memory):
 
     def keep(self, **rows: Tensor) -> None:
         """Hold these rows and no others."""
-        self.seen = self._check(rows)
+        self.seen = self._make_room(rows, 0)
         for name, values in rows.items():
             self._columns[name][: self.seen] = values.detach()
 
@@ -117,7 +128,7 @@ class Reservoir(Memory):
 
         Later rows of one call win a slot over earlier ones, as if they were offered one by one.
         """
-        n = self._check(rows)
+        n = self._make_room(rows, len(self))
         if self.capacity == 0 or n == 0:
             return
         first = self.seen  # examples offered before

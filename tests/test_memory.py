@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from clbench import checkpoint
-from clbench.memory import Archive, Reservoir
+from clbench.memory import Archive, BatchReservoir, Chosen, Reservoir
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -155,3 +155,25 @@ def test_an_archive_keeps_the_first(offered: int) -> None:
     again = Archive(10)
     again.load_state_dict(checkpoint.clone(memory.state_dict()))
     assert len(again) == len(memory) == min(offered, 10)
+
+
+@pytest.mark.parametrize("kind", [Reservoir, BatchReservoir])
+def test_room_grows_with_what_comes_and_changes_nothing(kind: type[Reservoir]) -> None:
+    """A capacity beyond all that comes costs no more than twice what is held; one that is reached is all there is."""
+    memory, rng = kind(10**9), generator()
+    for rows in torch.arange(1000).split(7):
+        memory.add(rng, x=rows)
+    assert memory["x"].tolist() == list(range(1000))
+    assert 1001 <= len(memory._columns["x"]) <= 2001
+    assert memory.nbytes == 8 * 10**9
+    assert len(filled(40, 1000)._columns["x"]) == 41
+
+
+def test_what_is_chosen_and_archived_needs_no_more_room_than_it_takes() -> None:
+    chosen, archive = Chosen(10**9), Archive(10**9)
+    for n in (5, 3, 20):
+        chosen.keep(x=torch.arange(n))
+        archive.add(x=torch.arange(n))
+        assert chosen["x"].tolist() == list(range(n))
+    assert archive["x"].tolist() == [*range(5), *range(3), *range(20)]
+    assert max(len(memory._columns["x"]) for memory in (chosen, archive)) <= 60
