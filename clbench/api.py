@@ -19,7 +19,7 @@ import yaml
 from clbench import checkpoint, config, loggers, metrics, parallel, weights
 from clbench.config import Execution, RunConfig
 from clbench.data.duplicates import remarks
-from clbench.device import pick_device
+from clbench.device import enough_memory, pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
@@ -346,7 +346,8 @@ def build(
             weights=resolved.model.weights,
             **network,
         )
-        return Run(benchmark, strategy, model, resolved, execution, observers, ranks)
+        with enough_memory(f"'{resolved.strategy}' on {benchmark.name}"):
+            return Run(benchmark, strategy, model, resolved, execution, observers, ranks)
 
 
 def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:

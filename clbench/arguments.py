@@ -60,8 +60,7 @@ def hints_of(who: str, build: Callable[..., Any]) -> dict[str, Any]:
     """
     try:
         hints = typing.get_type_hints(
-            build if inspect.isfunction(build) else build.__init__,  # type: ignore[misc]
-            include_extras=True,
+            build if inspect.isfunction(build) else build.__init__, include_extras=True
         )
     except NameError as error:
         raise RegistryError(

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 
 import torch
 
 from clbench.errors import ConfigError
+
+_NO_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+"""What torch says where there is too little memory, of a CPU in a plain RuntimeError."""
+
+
+@contextlib.contextmanager
+def enough_memory(who: str) -> Iterator[None]:
+    """Say who asks for more memory than there is.
+
+    Raises:
+        ConfigError: what is done inside does not fit.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(said in str(error) for said in _NO_MEMORY):
+            raise
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"{who} needs more memory than there is; give smaller sizes ({first}).") from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,7 +17,6 @@ from clbench import config
 from clbench.config import (
     Execution,
     RunConfig,
-    Seed,
     config_file,
     read_yaml,
     suite_names,
@@ -27,6 +26,7 @@ from clbench.errors import ClbenchError, ConfigError, suggest
 from clbench.files import make_folder
 from clbench.ledger import Record, has_record, read_record
 from clbench.processes import refuse_while_importing
+from clbench.ranges import Seed
 
 if TYPE_CHECKING:
     from clbench.launchers import Launcher

@@ -16,7 +16,7 @@ from clbench.config import resolve
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Even, Fraction, Natural, Part, Percent, Positive, Real, Share
 from clbench.registry import Registry, benchmarks, models, strategies
-from clbench.testing.numbers import numbers
+from clbench.testing.numbers import numbers_in
 
 # --- in words ---
 
@@ -116,7 +116,7 @@ def not_ranged(registry: Registry[Any]) -> list[str]:
         for name in registry.names()
         if registry.peek(name).origin == "clbench"
         for key, hint in hints_of(name, registry.entry(name).build or print).items()
-        if key not in given and not all(number.ranged for number in numbers(hint))
+        if key not in given and not all(number.ranged for number in numbers_in(hint))
     ]
 
 
@@ -222,3 +222,19 @@ def test_what_means_none_is_allowed() -> None:
         make_strategy(name, **params)
     resolve("split-digits", "er", {"schedule": "restarts", "cycle": 10, "rise": 10, "floor": 0, "warmup": 0})
     resolve("split-digits", "er", {"momentum": 0.9, "nesterov": True, "weight_decay": 0})
+
+
+def test_more_memory_than_there_is_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'scr' on split-digits needs more memory than there is"):
+        api.run("split-digits", "scr", out=tmp_path, projection=10**17)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_beyond_all_data_are_the_size_of_the_data(tmp_path: Path) -> None:
+    """A memory, a draw and a batch: as with the number of examples itself."""
+    budget = {"experiences": 2, "iterations": 3, "every": 0}
+    large, enough = (
+        api.run("split-digits", "er", out=tmp_path, **budget, memory=n, draw=n, **{"train.batch_size": n})
+        for n in (2**63 - 1, 3000)
+    )
+    assert large.metrics == enough.metrics

@@ -20,7 +20,7 @@ from clbench.errors import ConfigError, IncompatibleError
 from clbench.once import keeping_nothing
 from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
-from clbench.testing.numbers import numbers
+from clbench.testing.numbers import numbers_in
 from clbench.testing.subjects import Subject
 from clbench.testing.tape import Tape
 from clbench.testing.tools import (
@@ -81,7 +81,7 @@ def check_ranges(subject: Subject) -> None:
         default = inspect.signature(factory).parameters[name].default
         if default is not inspect.Parameter.empty and default is not None:
             check_arguments(subject.name, factory, {name: default})
-        for number in numbers(hint):
+        for number in numbers_in(hint):
             for value in number.outside():
                 refused = _refusal(functools.partial(check_arguments, subject.name, factory, {name: value}))
                 require(f"'{name}'" in refused, f"'{name}' = {value!r} is not refused by name")

@@ -54,17 +54,21 @@ class Number:
         return [self.place(value) for value in found]
 
 
-def numbers(hint: Any) -> Iterator[Number]:
+def numbers_in(hint: Any) -> Iterator[Number]:
     """The numbers in a hint."""
     inner, notes = taken_apart(hint)
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     if inner in (int, float):
         yield Number(inner, notes, lambda value: value)
     elif origin in UNIONS:
-        inside = [number for one in arguments for number in numbers(one)]
+        inside = [number for one in arguments for number in numbers_in(one)]
         widest = float if any(number.kind is float for number in inside) else int
         yield from (number for number in inside if number.kind is widest)
     elif origin in LISTS and arguments:
         length = len(arguments) if origin is tuple and arguments[-1] is not ... else 1
-        for number in numbers(arguments[0]):
-            yield Number(number.kind, number.notes, lambda value, n=number: (n.place(value),) * length)
+        for number in numbers_in(arguments[0]):
+            yield Number(number.kind, number.notes, _listed(number.place, length))
+
+
+def _listed(place: Callable[[Any], Any], length: int) -> Callable[[Any], Any]:
+    return lambda value: (place(value),) * length
