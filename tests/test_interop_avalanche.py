@@ -389,7 +389,7 @@ def test_memories_that_hold_other_examples_keep_avalanches_loader() -> None:
     [
         ("Replya", {}, "Did you mean 'avalanche:Replay'"),
         ("Replay", {"memsize": 3}, "has no parameter 'memsize'. Did you mean 'mem_size'"),
-        ("Replay", {"mem_size": "many"}, "parameter 'mem_size' takes int"),
+        ("Replay", {"mem_size": "many"}, "parameter 'mem_size' takes a whole number"),
         ("EWC", {}, "needs a value for 'ewc_lambda'"),
     ],
 )
