@@ -28,7 +28,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout in use, as far as `clbench new` looks at one."""
     for folder in ("clbench", "strategies", "configs/split-digits", "tests/test_equations"):
         (tmp_path / folder).mkdir(parents=True)
-    for module in ("__init__", "parts", "ranges", "testing"):  # what tells ruff that clbench is no other library
+    for module in (
+        "__init__",
+        "parts",
+        "ranges",
+        "testing",
+    ):  # what tells ruff that clbench is no other library
         (tmp_path / "clbench" / f"{module}.py").touch()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setattr(clbench, "__file__", str(tmp_path / "clbench" / "__init__.py"))

@@ -74,54 +74,6 @@ def check_builds(subject: Subject) -> None:
             )
 
 
-def check_ranges(subject: Subject) -> None:
-    """Numbers outside a range are refused by name, and its ends train; without one, −1 and 0 do either."""
-    for key, factory, name in subject.parameters():
-        hint = hints_of(subject.name, factory).get(name)
-        default = inspect.signature(factory).parameters[name].default
-        if default is not inspect.Parameter.empty and default is not None:
-            check_arguments(subject.name, factory, {name: default})
-        for number in numbers_in(hint):
-            for value in number.outside():
-                refused = _refusal(functools.partial(check_arguments, subject.name, factory, {name: value}))
-                require(f"'{name}'" in refused, f"'{name}' = {value!r} is not refused by name")
-            for value in number.ends() if number.ranged else number.plain():
-                _trains(subject, key, name, value, ranged=number.ranged)
-
-
-def _refusal(build: Callable[[], object]) -> str:
-    """What is said against building it; empty if nothing is."""
-    try:
-        build()
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
-def _trains(subject: Subject, key: str, name: str, value: Any, *, ranged: bool) -> None:
-    """A value is refused, or trains; where no range says that it may be given, it trains to something of use."""
-    what = f"'{name}' = {value!r}"
-    advice = "" if ranged else f"; annotate its range, as in `{name}: Natural` (clbench.ranges)"
-    benchmark = subject.benchmark(experiences=2, examples=24)
-    started = False
-    try:
-        run = subject.run(benchmark, subject.make(**{key: value}), norm=False, batch_size=8)
-        started = True
-        run.fit()
-    except Exception as error:
-        if started or not isinstance(error, ValueError | IncompatibleError):
-            raise Violation(f"{what}: {type(error).__name__}: {error}{advice}") from error
-        require(ranged or name in str(error), f"{what} is refused, but not by name: {error}{advice}")
-        return
-    finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
-    require(finite, f"{what}: the weights are no longer finite{advice}")
-    if not ranged:
-        easy = subject.benchmark(experiences=1, classes=4)
-        curve = subject.fitted(easy, subject.make(**{key: value}), batch_size=16, epochs=12).evaluator.curve
-        accuracy = curve.correct[-1] / curve.total[-1]
-        require(accuracy > 0.5, f"{what} gets {100 * accuracy:.1f} % right of four easy classes{advice}")
-
-
 def check_deterministic(subject: Subject) -> None:
     """The same seed gives the same bits, another seed gives others."""
     benchmark = subject.benchmark()
@@ -262,6 +214,54 @@ def check_odd_batches(subject: Subject) -> None:
                 raise Violation(f"{what}: {type(error).__name__}: {error}") from error
             finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
             require(finite, f"{what}: the weights are no longer finite")
+
+
+def check_ranges(subject: Subject) -> None:
+    """Numbers outside a range are refused by name, and its ends train; without one, −1 and 0 do either."""
+    for key, factory, name in subject.parameters():
+        hint = hints_of(subject.name, factory).get(name)
+        default = inspect.signature(factory).parameters[name].default
+        if default is not inspect.Parameter.empty and default is not None:
+            check_arguments(subject.name, factory, {name: default})
+        for number in numbers_in(hint):
+            for value in number.outside():
+                refused = _refusal(functools.partial(check_arguments, subject.name, factory, {name: value}))
+                require(f"'{name}'" in refused, f"'{name}' = {value!r} is not refused by name")
+            for value in number.ends() if number.ranged else number.plain():
+                _trains(subject, key, name, value, ranged=number.ranged)
+
+
+def _refusal(build: Callable[[], object]) -> str:
+    """What is said against building it; empty if nothing is."""
+    try:
+        build()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _trains(subject: Subject, key: str, name: str, value: Any, *, ranged: bool) -> None:
+    """A value is refused, or trains; where no range says that it may be given, it trains to something of use."""
+    what = f"'{name}' = {value!r}"
+    advice = "" if ranged else f"; annotate its range, as in `{name}: Natural` (clbench.ranges)"
+    benchmark = subject.benchmark(experiences=2, examples=24)
+    started = False
+    try:
+        run = subject.run(benchmark, subject.make(**{key: value}), norm=False, batch_size=8)
+        started = True
+        run.fit()
+    except Exception as error:
+        if started or not isinstance(error, ValueError | IncompatibleError):
+            raise Violation(f"{what}: {type(error).__name__}: {error}{advice}") from error
+        require(ranged or name in str(error), f"{what} is refused, but not by name: {error}{advice}")
+        return
+    finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
+    require(finite, f"{what}: the weights are no longer finite{advice}")
+    if not ranged:
+        easy = subject.benchmark(experiences=1, classes=4)
+        curve = subject.fitted(easy, subject.make(**{key: value}), batch_size=16, epochs=12).evaluator.curve
+        accuracy = curve.correct[-1] / curve.total[-1]
+        require(accuracy > 0.5, f"{what} gets {100 * accuracy:.1f} % right of four easy classes{advice}")
 
 
 def check_low_precision(subject: Subject) -> None:
@@ -523,7 +523,6 @@ def _test_examples(run: Run) -> tuple[Tensor, Tensor]:
 
 CHECKS: list[Callable[[Subject], None]] = [
     check_builds,
-    check_ranges,
     check_deterministic,
     check_private_randomness,
     check_inputs_untouched,
@@ -532,6 +531,7 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_resumes,
     check_learns,
     check_odd_batches,
+    check_ranges,
     check_low_precision,
     check_memory_budget,
     check_declares_needs,
