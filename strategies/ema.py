@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class TemporalEnsemble(Strategy):
     """Follows the weights and BatchNorm statistics of the model it trains with, and predicts in its place.
 
-    θ̄ ← m θ̄ + (1 − m) θ after every update; m is `start` for the first `warmup` of them and `momentum` afterwards. Without
-    `warmup`, the first are those of the first experience; and where none is told, as many as the average is long.
+    θ̄ ← m θ̄ + (1 − m) θ after every update; m is `start` for the first `warmup` of them and `momentum` afterwards. If no
+    `warmup` is given, the first are those of the first experience; of a stream in one piece, as many as the average is
+    long.
     """
 
     state = ("average", "updates")
@@ -34,7 +35,7 @@ class TemporalEnsemble(Strategy):
 
     def setup(self, run: Run) -> None:
         self.average = run.frozen()
-        self.told = run.benchmark.setting.boundaries
+        self.pieces = run.benchmark.setting.boundaries or len(run.train) > 1
 
     def after_update(self) -> None:
         self.updates += 1
@@ -50,7 +51,7 @@ class TemporalEnsemble(Strategy):
     @property
     def warming(self) -> bool:
         """Whether the present update is one of the first."""
-        if self.warmup is None and self.told:
+        if self.warmup is None and self.pieces:
             return self.run.experience == 0
         length = math.inf if self.momentum == 1 else round(1 / (1 - self.momentum))
         return self.updates <= (length if self.warmup is None else self.warmup)
@@ -76,7 +77,7 @@ def ema(momentum: float = 0.99, start: float = 0.9, warmup: int | None = None) -
         momentum: λ.
         start: m of the first updates.
         warmup: how many updates those are. If none is given, those of the first experience, however many an iteration
-            brings; and on a stream that tells no boundaries 1 / (1 − λ), over which the average forgets its start.
+            brings; of a stream in one piece, which tells no boundaries, 1 / (1 − λ): so long is the average.
 
     Reference: Soutif-Cormerais, Carta, van de Weijer, "Improving Online Continual Learning Performance and Stability
     with Temporal Ensembles", CoLLAs 2023, arXiv:2306.16817. The defaults are the authors' in every configuration.
@@ -85,6 +86,6 @@ def ema(momentum: float = 0.99, start: float = 0.9, warmup: int | None = None) -
         1. The head has all outputs from the start, so that nothing grows and has to be aligned.
         2. An iteration that brings no update, having no loss, is not averaged; an iteration of several updates is
            averaged after each.
-        3. The authors know how long the first experience is. Where no boundaries are told, m changes without that.
+        3. The authors' streams have a first experience; of one in one piece, m changes after 1 / (1 − λ) updates.
     """
     return TemporalEnsemble(momentum, start, warmup)

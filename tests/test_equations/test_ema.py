@@ -90,8 +90,10 @@ def test_the_warm_up_is_the_first_experience_however_many_updates_it_brings(
 
 
 @pytest.mark.parametrize("updates", [1, 3])
-def test_where_no_boundaries_are_told_the_warm_up_is_as_long_as_the_average(updates: int) -> None:
-    found, _ = rates_of("finetune+ema", tiny_benchmark(boundaries=False), updates)
+def test_of_a_stream_in_one_piece_the_warm_up_is_as_long_as_the_average(updates: int) -> None:
+    found, _ = rates_of(
+        "finetune+ema", tiny_benchmark(boundaries=False, experiences=1, examples=192), updates
+    )
     assert [m for _, m in found] == [0.9] * 5 + [0.8] * (12 * updates - 5)  # 1 / (1 − 0.8)
 
 

@@ -171,7 +171,7 @@ def test_a_head_that_asks_for_more_than_features_is_refused() -> None:
 
 
 def authors_rates(epochs: int) -> list[float]:
-    """As CODA-Prompt's scheduler: it takes step 0 when it is made, forgets it, and steps before every pass but the first."""
+    """As CODA-Prompt's scheduler: it forgets its step 0, and steps before every pass but the first."""
     rates, last_epoch, rate = [], -1, 1.0
     for epoch in range(epochs):
         if epoch > 0:
