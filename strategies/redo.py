@@ -67,7 +67,7 @@ class RecycleDormant(Strategy):
         fresh = drawn * 2 * bound - bound
         into.copy_(torch.where(dormant.unsqueeze(1), fresh, into))
         masks = {into: dormant.unsqueeze(1)}
-        starts = [(layer.into.bias, 0.0)]
+        starts: list[tuple[Tensor | None, float]] = [(layer.into.bias, 0.0)]
         for norm in layer.norms:
             values = (getattr(norm, name, None) for name in ("weight", "bias", "running_mean", "running_var"))
             starts += zip(values, (1.0, 0.0, 0.0, 1.0), strict=True)
