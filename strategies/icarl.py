@@ -138,9 +138,8 @@ class NearestMean(Strategy):
         if self.means is None:
             self.means = class_means(self._features(self.memory["x"]), held, self.run.num_classes)
         distance = torch.cdist(out.features, self.means, compute_mode="donot_use_mm_for_euclid_dist")
-        without = torch.ones_like(self.seen).index_fill(
-            0, held, False
-        )  # a seen class, too, may have no examples
+        # A seen class may have no exemplars where an experience names it and brings none of it.
+        without = torch.ones_like(self.seen).index_fill(0, held, False)
         return self.run.mask_tasks((-distance).masked_fill(without, MASKED), task)
 
 

@@ -72,7 +72,7 @@ class RecycleDormant(Strategy):
             values = (getattr(norm, name, None) for name in ("weight", "bias", "running_mean", "running_var"))
             starts += zip(values, (1.0, 0.0, 0.0, 1.0), strict=True)
         for value, start in starts:
-            if value is not None:
+            if value is not None and value.shape == dormant.shape:
                 value.masked_fill_(dormant, start)
                 if isinstance(value, nn.Parameter):
                     masks[value] = dormant
