@@ -45,10 +45,10 @@ class OptimConfig(_Tree):
 
     Attributes:
         later_lr: in place of `lr` in every experience but the first, where a few examples would be fitted too fast.
-        schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine, cos(99 π t / (200 (K − 1))) in pass t
-            of the experience's K; steps (× `gamma` at each of `milestones`, fractions of the experience's steps);
-            restarts, by pass: of a `cycle` of passes the first `rise` go from `floor` to 1 in a line, the others back
-            in half a cosine.
+        schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine,
+            cos(99 π max(t − 1, 0) / (200 (K − 1))) in pass t, from 0, of the experience's K; steps (× `gamma` at each
+            of `milestones`, fractions of the experience's steps); restarts, by pass: of a `cycle` of passes the first
+            `rise` go from `floor` to 1 in a line, the others back in half a cosine.
         warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
         clip: largest norm of the whole gradient; None leaves it as it is.
         reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried

@@ -114,6 +114,10 @@ class Chosen(Memory):
         for name, values in rows.items():
             self._columns[name][: self.seen] = values.detach()
 
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.seen = 0
+
 
 class Reservoir(Memory):
     """A uniform sample of everything offered so far.

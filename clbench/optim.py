@@ -46,8 +46,11 @@ def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) 
 
 
 def quarter_cosine(epoch: int, epochs: int) -> float:
-    """cos(99 π t / (200 (K − 1))) in pass t of K: 1 in the first, 0.016 in the last; 1 where there is one pass."""
-    return math.cos(0.99 * math.pi / 2 * epoch / (epochs - 1)) if epochs > 1 else 1.0
+    """cos(99 π max(t − 1, 0) / (200 (K − 1))) in pass t of K, from 0: 1 in the first two, 0.097 in the last of 20.
+
+    The schedule of CODA-Prompt's code (arXiv:2211.13218), whose first step repeats the rate it starts with.
+    """
+    return math.cos(0.99 * math.pi / 2 * max(epoch - 1, 0) / max(epochs - 1, 1))
 
 
 def restarts(epoch: int, cycle: int, rise: int, floor: float) -> float:

@@ -46,7 +46,7 @@ class Prototypes(Strategy):
         new = new & (counts > 0)  # (C,)
         weight: Tensor = head.weight  # (C, D)
         weight.copy_(torch.where(new.unsqueeze(1), sums / counts.clamp(min=1).unsqueeze(1), weight))
-        self.learned.admit(exp.classes)
+        self.learned.admit(new.nonzero().flatten().tolist())  # a class without an example has no weight
 
 
 @register("decoupled-cosine", paper="arXiv:2104.03047")

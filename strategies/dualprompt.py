@@ -118,12 +118,14 @@ class Slots(SlicedPrompter):
         return torch.stack([prompts[index] for prompts, index in zip(experts, nearest, strict=True)])
 
     def pull(self, query: Tensor, form: Pull) -> Tensor:
-        """How far the queries (B, D) are from the present experience's keys, summed over these."""
+        """How far the queries (B, D) are from the present experience's keys.
+
+        cosine: −(1/B) Σ cos(q_b, k) over images b and keys k. sum: Σ (1 − cos(q_b, k)). mean: their mean.
+        """
         cosine = cosines(query, self.keys[self.current])  # (B, 1 or E blocks)
         if form == "cosine":
             return -cosine.sum() / len(query)
-        away = (1 - cosine).sum()
-        return away if form == "sum" else away / len(query)
+        return (1 - cosine).sum() if form == "sum" else (1 - cosine).mean()
 
 
 class Dual(SlicedPrompting):
@@ -175,7 +177,10 @@ class Dual(SlicedPrompting):
 
 
 @register(
-    "dualprompt", paper="arXiv:2204.04799", tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)}
+    "dualprompt",
+    version=2,
+    paper="arXiv:2204.04799",
+    tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)},
 )
 def dualprompt(
     variant: Literal["released", "pilot", "coda", "ovor"] = "released",
@@ -196,7 +201,7 @@ def dualprompt(
     Args:
         variant: whose settings stand where no other is given. released: the authors' code, in JAX; pilot: the toolbox
             PILOT; coda: the code of CODA-Prompt, with a key for each block and a pull that is the sum of 1 − cos over
-            batch and blocks; ovor: the code of OVOR, where it is the mean over the batch.
+            batch and blocks; ovor: the code of OVOR, where it is their mean.
         pool: M, E-prompts; 10.
         general: rows of a G-prompt in a block, half of them keys and half values; 10, of coda 6.
         expert: rows of an E-prompt in a block; 10, 20 (coda), 40 (ovor).
@@ -214,6 +219,8 @@ def dualprompt(
            which leaks; here each image takes its own.
         3. Outputs of classes not seen yet are no candidates.
         4. Images are as the benchmark gives them, neither enlarged to 224 × 224 nor left without mean and deviation.
+        5. PILOT's code reshapes E-prompts where it should transpose them: one half of a batch gets the key half as keys
+           and as values, the other the value half. Here every image gets keys and values, whatever its place.
     """
     given = {"pool": pool, "general": general, "expert": expert, "pull": pull}
     settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]

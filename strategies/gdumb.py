@@ -209,7 +209,8 @@ def gdumb(
            with the same weights each time.
         2. The last pass counts. The authors' code reports the best pass on the test data.
         3. The greedy sampler is the paper's, with a seed; the authors' code takes each class's first examples.
-        4. Classes not seen are not ruled out at prediction; a network that never met them does not name them.
+        4. Classes not seen are not ruled out at prediction; a network that never met them does not name them. With less
+           memory than classes, the same holds of those that had to leave: each holds one example or none.
     """
     if min_lr > lr:
         raise ValueError(f"min_lr is at most lr, {lr}; {min_lr} was given")

@@ -38,7 +38,7 @@ class NearestMean(Strategy):
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.teacher: nn.Module | None = None
-        self.settled = False  # between experiences, when every seen class has its exemplars
+        self.settled = False  # between experiences, when seen classes have their exemplars
         self.size = self.given = self.dealt = 0  # rows of the experience; rows and exemplars that have come
         self.means: Tensor | None = None  # (C, D), as long as the model stays as it is
 
@@ -95,7 +95,8 @@ class NearestMean(Strategy):
         labels = exp.data.y()
         present = sorted(set(labels.tolist()))
         each = self.capacity // int(self.seen.sum())
-        if each == 0:
+        if each == 0:  # no class can have one, so that none has: means of some would be no rule for all
+            self.memory.clear()
             return
         features = torch.cat([self.run.forward(x).features for x, _ in self.run.visit(exp.data)])  # (N, D)
         held = (
@@ -134,10 +135,13 @@ class NearestMean(Strategy):
             return out.logits
         if not self.settled or len(self.memory) == 0:
             return out.logits.masked_fill(~self.seen, MASKED)
+        held = self.memory["y"]
         if self.means is None:
-            self.means = class_means(self._features(self.memory["x"]), self.memory["y"], self.run.num_classes)
+            self.means = class_means(self._features(self.memory["x"]), held, self.run.num_classes)
         distance = torch.cdist(out.features, self.means, compute_mode="donot_use_mm_for_euclid_dist")
-        return self.run.mask_tasks((-distance).masked_fill(~self.seen, MASKED), task)
+        # A seen class may have no exemplars where an experience names it and brings none of it.
+        without = torch.ones_like(self.seen).index_fill(0, held, False)
+        return self.run.mask_tasks((-distance).masked_fill(without, MASKED), task)
 
 
 def herd(features: Tensor, n: int) -> Tensor:
@@ -163,7 +167,7 @@ def class_means(features: Tensor, y: Tensor, num_classes: int) -> Tensor:
     return (member.T @ features) / member.sum(0).clamp(min=1).unsqueeze(1)
 
 
-@register("icarl", paper="arXiv:1611.07725")
+@register("icarl", version=2, paper="arXiv:1611.07725")
 def icarl(memory: Natural = 200) -> Strategy:
     """iCaRL: exemplars chosen by herding, sigmoids taught by labels and the last model, nearest class mean.
 
@@ -186,6 +190,7 @@ def icarl(memory: Natural = 200) -> Strategy:
            decide.
         4. A class that comes again is taught by labels, and its exemplars are chosen among the old and the
            new examples.
-        5. With less memory than classes there are no exemplars, and outputs decide.
+        5. The paper has at least as many exemplars as classes. With less memory than that, ⌊M / C_seen⌋ = 0, the memory
+           is emptied, and outputs for seen classes decide from then on.
     """
     return NearestMean(memory)

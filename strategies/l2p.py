@@ -40,6 +40,7 @@ class Settings:
         layers: blocks they enter as a prefix, each with a pool of its own; none: as tokens at the start.
         pull, form: weight and form of the loss that pulls keys to queries.
         low, high: prompts and keys are drawn between these, evenly.
+        placed: whether prompts at the start get the class token's position embedding.
     """
 
     pool: int
@@ -50,11 +51,12 @@ class Settings:
     form: Pull
     low: float
     high: float
+    placed: bool = False
 
 
 VARIANTS = {
     "released": Settings(10, 10, 4, (), 1.0, "cosine", 0.0, 0.01),
-    "pilot": Settings(10, 5, 5, (), 0.1, "cosine", -1.0, 1.0),
+    "pilot": Settings(10, 5, 5, (), 0.1, "cosine", -1.0, 1.0, placed=True),
     "coda": Settings(30, 20, 5, (0,), 1.0, "pairs-sum", 0.0, 1.0),
     "coda-deep": Settings(30, 20, 5, (0, 1, 2, 3, 4), 1.0, "pairs-sum", 0.0, 1.0),
     "ovor": Settings(30, 20, 5, (0,), 1.0, "pairs-mean", 0.0, 1.0),
@@ -80,7 +82,7 @@ class Pool(Prompter):
         pools = zip(self.prompts, self.keys, strict=True)
         rows = [prompts[self.chosen(query, keys)] for prompts, keys in pools]  # (B, k, L, D) of each layer
         if not self.settings.layers:
-            return Prompts(start=rows[0].flatten(1, 2), note=query)
+            return Prompts(start=rows[0].flatten(1, 2), placed=self.settings.placed, note=query)
         prefixes = {}
         for layer, chosen in zip(self.settings.layers, rows, strict=True):
             keys, values = halves(chosen)  # (B, k, L / 2, D)
@@ -93,12 +95,10 @@ class Pool(Prompter):
         return majority(index, len(keys)) if self.selection == "batch" else index
 
     def pull(self, query: Tensor) -> Tensor:
-        """The loss that pulls the keys of the chosen prompts to the queries (B, D), summed over layers."""
-        terms = [
-            pull_loss(cosines(query, keys), self.chosen(query, keys), self.settings.form)
-            for keys in self.keys
-        ]
-        return torch.stack(terms).sum()
+        """The loss that pulls the keys of the chosen prompts to the queries (B, D), over all layers."""
+        form = self.settings.form
+        terms = [pull_loss(cosines(query, keys), self.chosen(query, keys), form) for keys in self.keys]
+        return torch.stack(terms).mean() if form == "pairs-mean" else torch.stack(terms).sum()
 
 
 def majority(index: Tensor, pool: int) -> Tensor:
@@ -114,7 +114,7 @@ def pull_loss(cosine: Tensor, index: Tensor, form: Pull) -> Tensor:
     """How far queries are from the keys of chosen prompts.
 
     cosine: −(1/B) Σ_b Σ_{m chosen by b} cos(q_b, k_m). pairs-sum: Σ_b Σ_b' Σ_{m chosen by b'} (1 − cos(q_b, k_m)), all
-    pairs of images. pairs-mean: their mean.
+    pairs of images. pairs-mean: their mean. Of several layers the first two are summed and means averaged.
 
     Args:
         cosine: (B, M). index: (B, k).
@@ -155,7 +155,7 @@ class LearnToPrompt(Prompting):
         return {"pull": self.settings.pull * self.prompter.pull(out.features[:, self.size :])}
 
 
-@register("l2p", paper="arXiv:2112.08654", tiny={"pool": 4, "length": 2, "top": 2})
+@register("l2p", version=2, paper="arXiv:2112.08654", tiny={"pool": 4, "length": 2, "top": 2})
 def l2p(
     variant: Literal["released", "pilot", "coda", "coda-deep", "ovor"] = "released",
     pool: Count | None = None,
@@ -174,14 +174,17 @@ def l2p(
 
     Args:
         variant: whose settings stand where no other is given. released: the authors' code, in JAX; pilot: the toolbox
-            PILOT; coda: the code of CODA-Prompt ("L2P++"), where prompts enter block 0 as a prefix, the head sees the
-            class token and the pull is Σ (1 − γ) over all pairs of images and choices in a batch; coda-deep: that in
-            blocks 0 to 4; ovor: the code of OVOR, where the pull is their mean.
+            PILOT, where prompts get the class token's position embedding; coda: the code of CODA-Prompt ("L2P++"),
+            where prompts enter block 0 as a prefix, the head sees the class token and the pull is Σ (1 − γ) over all
+            pairs of images and choices in a batch; coda-deep: that in blocks 0 to 4; ovor: the code of OVOR, where the
+            pull is their mean.
         pool: M; 10, of coda and ovor 30. length: L, rows of a prompt; 10, 5 (pilot), 20 (coda, ovor: 10 keys and 10
             values).
         top: k; 4, of the others 5.
         layers: blocks that prompts enter as a prefix, each with a pool of its own; empty: as tokens at the start.
-        pull: λ; 1, of pilot 0.1. form: of the pull: cosine, as above; pairs-sum, pairs-mean.
+        pull: λ; 1, of pilot 0.1.
+        form: of the pull: cosine, as above; pairs-sum; pairs-mean, which is a mean over layers, too, where there are
+            several and the others are summed.
         selection: instance, each image gets its own prompts; batch, all images of a batch get those that most of them
             chose, in training and prediction, as the authors do. The latter leaks: predictions of test images that come
             one experience at a time know of each other.

@@ -37,7 +37,7 @@ class CountedPool(Prompter):
     Attributes:
         general: (G blocks, rows, D). experts: (M, E blocks, rows, D). keys: (M, D).
         tuning: whether rows join a block's tokens, or half of them its keys and half its values, before the projection.
-        counts: (M,) how often a prompt was chosen in training.
+        counts: (M,) how often a prompt was chosen in training. counted: whether that matters.
     """
 
     counts: Tensor
@@ -52,12 +52,13 @@ class CountedPool(Prompter):
         top: int,
         last_block: bool,
         tuning: Tuning,
+        counted: bool = True,
     ) -> None:
         super().__init__()
         self.general, self.experts, self.keys = (nn.Parameter(t) for t in (general, experts, keys))
         self.register_buffer("counts", torch.zeros(len(keys)))
         self.general_layers, self.expert_layers = general_layers, expert_layers
-        self.top, self.last_block, self.tuning = top, last_block, tuning
+        self.top, self.last_block, self.tuning, self.counted = top, last_block, tuning, counted
 
     def query(self, vit: Any, tokens: Tensor) -> Tensor:
         """(B, D) the class token's state without the final norm, after the last block or the one before."""
@@ -84,7 +85,8 @@ class CountedPool(Prompter):
 
     def chosen(self, query: Tensor) -> Tensor:
         """(B, k) the prompts of smallest distance times mass, (1 − cos(q_b, k_m)) (c_m + 1)."""
-        return choose(1 - cosines(query, self.keys), self.counts, self.top)
+        counts = self.counts if self.counted else torch.zeros_like(self.counts)
+        return choose(1 - cosines(query, self.keys), counts, self.top)
 
 
 def choose(distance: Tensor, counts: Tensor, top: int) -> Tensor:
@@ -204,6 +206,7 @@ class MaskAndPrompt(Prompting):
             self.top,
             self.last_block,
             self.tuning,
+            self.contrast != "pull",
         )
 
     def make_head(self, head: nn.Module) -> nn.Module:
@@ -264,6 +267,7 @@ def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) ->
 
 @register(
     "mvp",
+    version=2,
     paper="arXiv:2308.09303",
     tiny={
         "pool": 2,
@@ -311,7 +315,8 @@ def mvp(
         mask: whether outputs are multiplied.
         contrast: the loss on the keys. paper, as above; released: with every image's distances divided by every image's
             masses, by a slip in broadcasting; later: of the authors' second release, −ln(mean exp(D_pp / (c_p + 1)) /
-            A), in which no query is left; pull: the mean of d_p.
+            A), in which no query is left; pull: the mean of d_p, as the authors' code has it without the contrast,
+            where prompts are chosen by distance alone, whatever their counts.
         scaling: whether features are divided. margin: μ.
         focal: paper, as above; released: the mean cross-entropy times the mean factor; none.
         alpha: α. gamma: γ.
@@ -324,10 +329,14 @@ def mvp(
     the paper.
 
     Differences from the authors' code:
-        1. With prefixes, all of an image's prompts join if it gets several; there the first one.
+        1. If an image gets several prompts, all of them join, as tokens or as prefixes; there the first one only, and
+           the contrast fails.
         2. Several updates for a batch are the run's (`train.updates`), not the method's.
         3. Gradients w.r.t. the head's rows are computed by their formula, not by one backward pass for each image.
         4. Of a transformer without a class token, the query is the mean of its patches' states.
+        5. `contrast=later` is the formula of the second release, each image's distances divided by its own mass; the
+           file itself cannot be imported. Later copies of the code have one more form, which is not here: the paper's,
+           with every query's distance divided by the masses of all prompts.
     """
     if top > pool:
         raise ValueError(f"top is 1 to pool, {pool}; {top} was given")

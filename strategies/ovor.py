@@ -204,6 +204,7 @@ def released_outliers(
 
 @register(
     "ovor",
+    version=2,
     paper="arXiv:2402.04129",
     modifier=True,
     null={"epochs": 0},

@@ -6,25 +6,17 @@ arXiv:2302.12902.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Output, Strategy, register
-from clbench.parts import stages
+from clbench.parts import Stage, stages
 from clbench.ranges import Count, NotNegative
 
 if TYPE_CHECKING:
     from clbench.engine import Run
-
-
-class Hidden(NamedTuple):
-    """A hidden layer: the weights into its units, its activation, and the weights that its units go to."""
-
-    into: nn.Linear
-    activation: nn.Module
-    out: nn.Linear
 
 
 class RecycleDormant(Strategy):
@@ -41,7 +33,7 @@ class RecycleDormant(Strategy):
         self.steps = 0
 
     def setup(self, run: Run) -> None:
-        self.layers = [Hidden(*stage) for stage in stages(run.model)]
+        self.layers = stages(run.model)
 
     def after_step(self, batch: Batch, out: Output) -> None:
         self.steps += 1
@@ -49,7 +41,11 @@ class RecycleDormant(Strategy):
             with self.run.evaluating():
                 masks = self._dormant(batch.stream().x)
             for layer, dormant in zip(self.layers, masks, strict=True):
-                self._recycle(layer, dormant)
+                self._renew(layer, dormant)
+            # Only now, so that what goes from a dormant unit to another is 0 and not what was drawn for the latter.
+            for layer, dormant in zip(self.layers, masks, strict=True):
+                layer.out.weight.masked_fill_(dormant, 0.0)
+                self.run.forget_moments({layer.out.weight: dormant.unsqueeze(0)})
 
     def _dormant(self, x: Tensor) -> list[Tensor]:
         """(U,) bool for each layer."""
@@ -63,29 +59,35 @@ class RecycleDormant(Strategy):
             hook.remove()
         return [mean <= self.threshold * mean.mean() for mean in means]
 
-    def _recycle(self, layer: Hidden, dormant: Tensor) -> None:
-        into, out = layer.into.weight, layer.out.weight  # (U, I), (O, U)
+    def _renew(self, layer: Stage, dormant: Tensor) -> None:
+        """Draw what goes into the dormant units (U,) anew; bias, norms and moments as at the start."""
+        into = layer.into.weight  # (U, I)
         rng = self.run.rng("redo")
         bound = into.shape[1] ** -0.5  # torch's initialisation of linear layers
-        fresh = (
-            torch.rand(into.shape, generator=rng, device=into.device, dtype=into.dtype) * 2 * bound - bound
-        )
+        drawn = torch.rand(into.shape, generator=rng, device=into.device, dtype=into.dtype)
+        fresh = drawn * 2 * bound - bound
         into.copy_(torch.where(dormant.unsqueeze(1), fresh, into))
-        out.masked_fill_(dormant, 0.0)
-        masks = {into: dormant.unsqueeze(1), out: dormant.unsqueeze(0)}
-        if layer.into.bias is not None:
-            layer.into.bias.masked_fill_(dormant, 0.0)
-            masks[layer.into.bias] = dormant
+        masks = {into: dormant.unsqueeze(1)}
+        starts: list[tuple[Tensor | None, float]] = [(layer.into.bias, 0.0)]
+        for norm in layer.norms:
+            values = (getattr(norm, name, None) for name in ("weight", "bias", "running_mean", "running_var"))
+            starts += zip(values, (1.0, 0.0, 0.0, 1.0), strict=True)
+        for value, start in starts:
+            if value is not None and value.shape == dormant.shape:
+                value.masked_fill_(dormant, start)
+                if isinstance(value, nn.Parameter):
+                    masks[value] = dormant
         self.run.forget_moments(masks)
 
 
-@register("redo", paper="arXiv:2302.12902", modifier=True, tiny={"threshold": 0.2, "period": 3})
+@register("redo", version=2, paper="arXiv:2302.12902", modifier=True, tiny={"threshold": 0.2, "period": 3})
 def redo(threshold: NotNegative = 0.025, period: Count = 1000) -> Strategy:
     """ReDo: units that hardly ever respond are recycled, with fresh incoming and zero outgoing weights.
 
     A unit of a hidden layer is dormant if E|h_i| ≤ τ · mean over the layer's units k of E|h_k|. Every F steps, its
-    incoming weights are drawn anew, its bias and outgoing weights become 0, and the optimizer's moments of these
-    entries, too. Around any other strategy, for networks of linear layers in a row (`mlp`).
+    incoming weights are drawn anew, then its bias and outgoing weights become 0, those to other dormant units, too, and
+    so do the optimizer's moments of these entries. Around any other strategy, for networks of linear layers in a row
+    (`mlp`).
 
     Args:
         threshold: τ. period: F, steps between two looks.
@@ -96,5 +98,7 @@ def redo(threshold: NotNegative = 0.025, period: Count = 1000) -> Strategy:
     Differences from the paper:
         1. Activations are those of the batch at hand, in eval mode; the paper draws from its replay buffer.
         2. Convolutions are not recycled.
+        3. Where a norm stands between a layer and its activation, as with `nap`, the unit's scale, offset and running
+           statistics in it begin anew, too; the paper's networks have none.
     """
     return RecycleDormant(threshold, period)

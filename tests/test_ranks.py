@@ -18,6 +18,7 @@ from clbench.evaluation.ticker import ranked
 from clbench.models import make_model
 from clbench.testing import difference, tiny_benchmark, tiny_run
 from clbench.testing.tools import everything, learned
+from clbench.types import MASKED
 
 # --- one ranking ---
 
@@ -70,6 +71,57 @@ def test_with_ten_documents_all_are_hits() -> None:
     found = ranked(logits, torch.arange(20)[:, None] % 10, torch.ones(10, dtype=torch.bool))
     assert bool((found[2] == 1).all())
     assert bool((found[2] >= found[0]).all())
+
+
+def masked_scores(dtype: torch.dtype = torch.float32) -> Tensor:
+    """(1, 20) of which a search has found 7, 8 and 9."""
+    scores = torch.full((1, 20), MASKED, dtype=dtype)
+    scores[0, 7:10] = torch.tensor([-1.0, -2.0, -3.0])
+    return scores
+
+
+@pytest.mark.parametrize("document", [0, 4, 12])
+@pytest.mark.parametrize("mask", [MASKED, -torch.inf, MASKED - 3.0, float(torch.tensor(MASKED).bfloat16())])
+def test_what_the_search_has_not_found_has_no_rank(document: int, mask: float) -> None:
+    scores = masked_scores()
+    scores[scores == MASKED] = mask
+    found = ranked(scores, torch.tensor([[document]]), None)
+    assert found[[0, 2, 3], 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_what_the_search_has_found_is_ranked_among_what_it_has_found(dtype: torch.dtype) -> None:
+    scores = masked_scores(dtype)
+    for right, reciprocal in (([8], 1 / 2), ([9, 0], 1 / 3), ([0, 12, 7], 1.0), ([13, -1], 0.0)):
+        found = ranked(scores, torch.tensor([right]), torch.arange(20) != 15)
+        assert found[[0, 2, 3], 0].tolist() == [reciprocal == 1, reciprocal > 0, reciprocal]
+
+
+def test_a_score_just_above_the_mask_is_found_and_one_below_stands_behind_nobody() -> None:
+    scores = masked_scores()
+    scores[0, 7:10] = torch.tensor([MASKED + 2**-10, 2 * MASKED, -1.0])
+    assert ranked(scores, torch.tensor([[7]]), None)[[0, 2, 3], 0].tolist() == [0, 1, 0.5]
+    assert ranked(scores, torch.tensor([[8]]), None)[[0, 2, 3], 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("beam", [1, 3, 10])
+def test_hits_of_a_narrow_search_are_among_what_it_finds(beam: int) -> None:
+    """Untrained, by the search itself: the rank of the right document among those that it names."""
+    benchmark = tiny_benchmark(documents=True, classes=16, experiences=2)
+    torch.manual_seed(0)
+    model = make_model("seq2seq", benchmark.input_shape, 16, vocabulary=1000, beam=beam, width=8, heads=2)
+    exp = benchmark.test[0]
+    x, y = exp.data.x(), exp.data.y()
+    with torch.no_grad():
+        features = model.eval().features(x)
+        scores = model.head.predict(features)  # type: ignore[operator]
+        named, _ = model.head.best(features)  # type: ignore[operator]
+    places = [
+        row.index(d) + 1 if d in row else None for row, d in zip(named.tolist(), y.tolist(), strict=True)
+    ]
+    found = ranked(scores, y[:, None], None)
+    assert found[2].tolist() == [float(place is not None) for place in places]
+    assert found[3].tolist() == pytest.approx([1 / place if place else 0 for place in places])
 
 
 # --- runs ---

@@ -56,29 +56,33 @@ Helper = Callable[[Tensor], Callable[[], Tensor] | None]
 
 RANKS = 10
 """How far down a ranking is looked."""
+ROUNDED = float(torch.tensor(MASKED, dtype=torch.bfloat16))
+"""`MASKED` as a head that computes in bfloat16 writes it; the other precisions have it exactly."""
 
 
 def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
     """(4, B) float64: whether a right answer comes first, the loss, whether one is among the first ten, and 1 / rank of
     the first right answer if it is among them, 0 if not.
 
-    Of equal scores the one of the smaller class comes first. The loss is that of the first right label.
+    Only classes with a score above the mask are found and have a rank; the others, those that a beam search has not met
+    for example, are behind all of them and count as wrong. Of equal scores the one of the smaller class comes first.
+    The loss is that of the first right label.
 
     Args:
         logits: (B, C) scores. right: (B, 1 + R) right classes, −1 where there are fewer. exposed: (C,) bool, the
             classes that are answers; None for all.
     """
     answers = torch.ones_like(logits[0], dtype=torch.bool) if exposed is None else exposed
-    scores = logits.masked_fill(~answers, MASKED)
-    loss = F.cross_entropy(scores, right[:, 0], reduction="none").double()
+    masked = logits.masked_fill(~answers, MASKED)
+    loss = F.cross_entropy(masked, right[:, 0], reduction="none").double()
+    scores = torch.where((masked > MASKED) & (masked != ROUNDED), masked, -torch.inf)
     there = right.clamp(min=0)
-    possible = (right >= 0) & answers[there]
-    own = scores.gather(1, there).masked_fill(~possible, -torch.inf)  # (B, 1 + R)
+    own = scores.gather(1, there).masked_fill(right < 0, -torch.inf)  # (B, 1 + R)
     best = own.amax(1, keepdim=True)
     first = torch.where(own == best, there, logits.shape[1]).amin(1, keepdim=True)  # (B, 1)
     before = torch.arange(logits.shape[1], device=logits.device) < first
     rank = 1 + ((scores > best) | ((scores == best) & before)).sum(1)
-    found = possible.any(1) & (rank <= RANKS)
+    found = (best.squeeze(1) > -torch.inf) & (rank <= RANKS)
     return torch.stack([(found & (rank == 1)).double(), loss, found.double(), found / rank.double()])
 
 

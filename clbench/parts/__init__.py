@@ -96,7 +96,7 @@ from clbench.parts.proxies import (
 from clbench.parts.replay import DarkReplay, Episodes, Replay
 from clbench.parts.sessions import LearnFirst, SettleAfterFirst, Settling, feature_sums
 from clbench.parts.sharpness import ascent, perturbed
-from clbench.parts.stages import stages
+from clbench.parts.stages import Stage, stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
 from clbench.rehearsal import lag_weights
 
@@ -151,6 +151,7 @@ __all__ = [
     "SlicedPrompter",
     "SlicedPrompting",
     "Spans",
+    "Stage",
     "TailSharpness",
     "Teacher",
     "TrainOnly",

@@ -41,6 +41,7 @@ class Prompts:
             beside its normalised tokens.
         tokens: block → (B, m, D).
         start: (B, m, D), from the first block to the last.
+        placed: whether those at the start get the class token's position embedding, where it has one.
         note: (B, k) columns that the features carry for the head and for losses, after the feature itself.
     """
 
@@ -48,6 +49,7 @@ class Prompts:
     projected: bool = True
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     start: Tensor | None = None
+    placed: bool = False
     note: Tensor | None = None
 
 
@@ -264,7 +266,12 @@ def embed(vit: Any, x: Tensor) -> Tensor:
 
 def through_blocks(vit: Any, tokens: Tensor, prompts: Prompts) -> Tensor:
     """(B, N, D) embedded images → (B, m + N, D) after the last block, m tokens of the start first."""
-    x = tokens if prompts.start is None else torch.cat([prompts.start.to(tokens.dtype), tokens], dim=1)
+    x = tokens
+    if prompts.start is not None:
+        start = prompts.start
+        if prompts.placed and vit.has_class_token and not vit.no_embed_class and vit.pos_embed is not None:
+            start = start + vit.pos_embed[:, :1]
+        x = torch.cat([start.to(tokens.dtype), tokens], dim=1)
     n = x.shape[1]
     for layer, block in enumerate(vit.blocks):
         if layer in prompts.tokens:

@@ -93,7 +93,9 @@ class DarkReplay(Strategy):
 class Episodes(Strategy):
     """Keeps examples of every experience for later ones, chosen when it ends: an equal share of the memory each.
 
-    With `first`, the share is the experience's first examples; otherwise they are drawn at random.
+    What the number of experiences leaves over goes to the first ones, one example each; so does a memory of fewer
+    examples than experiences, and the others are then not held. With `first`, the share is the experience's first
+    examples; otherwise they are drawn at random.
     """
 
     needs = frozenset({"boundaries", "memory"})

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import nn
 
 from clbench.errors import IncompatibleError
 from clbench.parts.heads import SeenOutputs
 
 
-def stages(model: nn.Module) -> list[tuple[nn.Linear, nn.Module, nn.Linear]]:
-    """For each hidden layer its linear map, its activation and the linear map that comes next, the head at last.
+class Stage(NamedTuple):
+    """A hidden layer.
 
-    Norms and dropout may stand in between.
+    Attributes:
+        into: the linear map into its units. norms: what stands between that and the activation and has a number for
+            each unit. activation: of its units. out: the linear map that comes next, the head at last.
+    """
+
+    into: nn.Linear
+    norms: tuple[nn.Module, ...]
+    activation: nn.Module
+    out: nn.Linear
+
+
+def stages(model: nn.Module) -> list[Stage]:
+    """The hidden layers of a network. Norms and dropout may stand in between.
 
     Raises:
         IncompatibleError: the backbone is no row of linear layers with an activation each.
@@ -32,4 +46,9 @@ def stages(model: nn.Module) -> list[tuple[nn.Linear, nn.Module, nn.Linear]]:
             "Units can be recycled in networks of linear layers in a row, each with an activation, and a linear head, "
             "such as the model 'mlp'; this one is built otherwise."
         )
-    return [(linear[i], activations[i], linear[i + 1]) for i in range(len(activations))]  # type: ignore[misc]
+    found = []
+    for i, activation in enumerate(activations):
+        between = leaves[leaves.index(linear[i]) + 1 : leaves.index(activation)]
+        norms = tuple(m for m in between if [*m.parameters(), *m.buffers()])
+        found.append(Stage(linear[i], norms, activation, linear[i + 1]))  # type: ignore[arg-type]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,20 @@ def test_a_session_teaches_at_its_end_only(few_shot_benchmark: Callable[..., Ben
         for part in run.strategy.parts:
             part.end_experience(exp)
     assert seen == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+
+
+def test_a_class_without_an_example_is_out_of_the_question(
+    few_shot_benchmark: Callable[..., Benchmark],
+) -> None:
+    run = tiny_run(make_strategy("decoupled-cosine"), few_shot_benchmark())
+    for exp in (run.train[0], replace(run.train[1], classes=(*run.train[1].classes, 7))):
+        for part in run.strategy.parts:
+            part.begin_experience(exp)
+            part.end_experience(exp)
+    x = run.normalise(run.train[1].data.x())
+    with run.evaluating(), torch.no_grad():
+        scores = run.predict(x, torch.full((len(x),), -1))
+    assert (scores != MASKED).all(0).nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_nothing_is_trained_after_the_base_session(few_shot_benchmark: Callable[..., Benchmark]) -> None:

@@ -82,11 +82,13 @@ def test_prediction_does_not_see_the_experience_that_is_trained() -> None:
         ("ovor", lambda c: (1 - c).mean()),
     ],
 )
-def test_pull(variant: str, pull: Any) -> None:
-    run = run_of(variant=variant)
+@pytest.mark.parametrize("layers", [(1,), (0, 1)])
+def test_pull(variant: str, pull: Any, layers: tuple[int, ...]) -> None:
+    run = run_of(variant=variant, expert_layers=layers)
     dual(run).current = 2
     out = run.forward(run.normalise(run.benchmark.train[0].data.x()[:6]))
     cosine = F.cosine_similarity(out.features[:, None, 32:], dual(run).prompter.keys[2][None], dim=2)
+    assert cosine.shape == (6, len(layers) if variant in ("coda", "ovor") else 1)
     unused: Any = None
     torch.testing.assert_close(dual(run).losses(unused, out)["pull"], pull(cosine))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, make_strategy
-from clbench.config import OptimConfig
+from clbench.config import OptimConfig, TrainConfig
 from clbench.engine import Run
 from clbench.testing import difference, tiny_benchmark, tiny_model, tiny_run, watch
 from clbench.testing.tools import everything
@@ -56,6 +56,45 @@ def test_every_entry_over_a_run(warmup: int | None) -> None:
             expected[name] = value if whole else m * expected[name] + (1 - m) * value
     for name, value in part.average.state_dict().items():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def rates_of(strategy: str, benchmark: Benchmark, updates: int = 1) -> tuple[list[tuple[int, float]], Run]:
+    """The experience and m of every update."""
+    found: list[tuple[int, float]] = []
+    run = tiny_run(make_strategy(strategy, ema__momentum=0.8), benchmark)
+    run.config = run.config.model_copy(
+        update={"train": TrainConfig(batch_size=32, epochs=2, updates=updates)}
+    )
+    part = next(p for p in run.strategy.parts if hasattr(p, "average"))
+    for call in run._points["after_update"]:
+        if call.__self__ is part:
+
+            def recorded(call: Any = call) -> None:
+                call()
+                found.append((run.experience, part.start if part.warming else part.momentum))
+
+            run._points["after_update"] = [recorded]
+    run.fit()
+    return found, run
+
+
+@pytest.mark.parametrize(("strategy", "updates"), [("finetune+ema", 3), ("er+ema", 2), ("gdumb+ema", 1)])
+def test_the_warm_up_is_the_first_experience_however_many_updates_it_brings(
+    strategy: str, updates: int
+) -> None:
+    found, run = rates_of(strategy, tiny_benchmark(), updates)
+    assert len(found) == run.updates > 0
+    assert found == [(i, 0.9 if i == 0 else 0.8) for i, _ in found]
+    assert {i for i, _ in found} == {0, 1, 2}
+    assert strategy == "gdumb+ema" or len(found) == 12 * updates
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_of_a_stream_in_one_piece_the_warm_up_is_as_long_as_the_average(updates: int) -> None:
+    found, _ = rates_of(
+        "finetune+ema", tiny_benchmark(boundaries=False, experiences=1, examples=192), updates
+    )
+    assert [m for _, m in found] == [0.9] * 5 + [0.8] * (12 * updates - 5)  # 1 / (1 − 0.8)
 
 
 @pytest.mark.parametrize("base", ["finetune", "er", "derpp", "derpp+refresh"])

@@ -15,6 +15,7 @@ from clbench import Batch, make_strategy
 from clbench.api import build_strategy
 from clbench.parts import binary_loss
 from clbench.testing import tiny_benchmark, tiny_run, watch
+from clbench.types import MASKED
 
 
 def by_hand(z: Tensor, y: list[int], seen: list[int], old: list[int], teacher: Tensor | None) -> float:
@@ -155,6 +156,46 @@ def test_prediction_is_the_nearest_mean() -> None:
     means = torch.stack([psi[memory["y"] == c].mean(0) for c in range(6)])
     expected = torch.stack([((row - means) ** 2).sum(1).argmin() for row in phi])
     assert torch.equal(scores.argmax(1), expected)
+
+
+@pytest.mark.parametrize(("memory", "held"), [(6, [6, 4, 6]), (5, [4, 4, 0]), (3, [2, 0, 0]), (1, [0, 0, 0])])
+def test_with_less_memory_than_classes_it_is_emptied_and_outputs_decide(memory: int, held: list[int]) -> None:
+    """⌊M / C⌋ exemplars of each of 2, 4 and 6 classes; where that is none, σ(f(x)) decides among the seen."""
+    sizes: list[int] = []
+    strategy = make_strategy("icarl", memory=memory)
+
+    def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:
+        result = call()
+        if point == "end_experience":
+            sizes.append(len(strategy.memory))  # type: ignore[attr-defined]
+            x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test])
+            with torch.no_grad(), run.evaluating():
+                scores = run.predict(x, torch.full((len(x),), -1))
+                outputs = run.model(x)
+            seen = 2 * len(sizes)
+            assert (scores[:, seen:] == MASKED).all()
+            if not sizes[-1]:
+                torch.testing.assert_close(scores[:, :seen], outputs[:, :seen])
+        return result
+
+    watch(strategy, probe)
+    run = tiny_run(strategy, tiny_benchmark(images=True), batch_size=16, epochs=2)
+    run.fit()
+    assert sizes == held
+
+
+def test_a_class_without_exemplars_is_never_the_nearest() -> None:
+    """Its mean would be 0, to which features near the origin are nearer than to any other."""
+    run, _ = recorded(memory=12)
+    part = run.strategy.parts[0]
+    rows = part.memory["y"] != 3
+    part.memory.keep(**{name: part.memory[name][rows].clone() for name in ("x", "y", "task")})
+    part.means = None
+    x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test])
+    with torch.no_grad(), run.evaluating():
+        scores = run.predict(x, torch.full((len(x),), -1))
+    assert (scores[:, 3] == MASKED).all()
+    assert (scores[:, [0, 1, 2, 4, 5]] > MASKED).all()
 
 
 def test_losses_of_a_run() -> None:

@@ -69,8 +69,27 @@ def test_the_loss_of_a_run_is_the_pull_of_its_queries() -> None:
     torch.testing.assert_close(part.losses(unused, out)["pull"], -0.1 * best.sum(1).mean())
 
 
-def test_chosen_prompts_join_the_start_and_the_head_sees_the_mean_of_their_last_states() -> None:
-    run = run_of(variant="pilot", **SMALL)
+@pytest.mark.parametrize(
+    ("variant", "over_layers"),
+    [("coda", sum), ("coda-deep", sum), ("ovor", lambda terms: sum(terms) / len(terms))],
+)
+@pytest.mark.parametrize("layers", [(1,), (0, 1)])
+def test_the_pull_of_several_layers(variant: str, over_layers: Any, layers: tuple[int, ...]) -> None:
+    """The code of CODA-Prompt adds up what each layer says; OVOR's divides by the number of layers."""
+    run = run_of(variant=variant, layers=layers, pool=6, length=4, top=2)
+    query, terms = normal(5, 32), []
+    for keys in pool_of(run).keys:
+        cosine = F.cosine_similarity(query[:, None], keys[None], dim=2)
+        pairs = 1 - cosine[:, cosine.topk(2, dim=1).indices]  # (5, 5, 2)
+        terms.append(pairs.mean() if variant == "ovor" else pairs.sum())
+    assert len(terms) == len(layers)
+    torch.testing.assert_close(pool_of(run).pull(query), over_layers(terms))
+
+
+@pytest.mark.parametrize("variant", ["pilot", "released"])
+def test_chosen_prompts_join_the_start_and_the_head_sees_the_mean_of_their_last_states(variant: str) -> None:
+    """PILOT adds the class token's position embedding to them, as it does to the class token."""
+    run = run_of(variant=variant, **SMALL)
     x = run.normalise(run.benchmark.train[0].data.x()[:4])
     inner: Any = next(m for m in run.model.modules() if isinstance(m, Prompted)).inner
     pool = pool_of(run)
@@ -79,6 +98,8 @@ def test_chosen_prompts_join_the_start_and_the_head_sees_the_mean_of_their_last_
         one = x[i : i + 1]
         best = F.cosine_similarity(inner(one), pool.keys[0]).topk(3).indices
         rows = torch.cat([pool.prompts[0, m] for m in best.tolist()]).unsqueeze(0)  # (1, 6, D)
+        if variant == "pilot":
+            rows = rows + inner.pos_embed[0, 0]
         states = inner.norm(inner.blocks(torch.cat([rows, embed(inner, one)], dim=1)))
         feature = states[:, :6].mean(1)
         torch.testing.assert_close(out.features[i : i + 1, :32], feature, rtol=1e-4, atol=1e-5)

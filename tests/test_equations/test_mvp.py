@@ -47,6 +47,22 @@ def test_selection_by_hand() -> None:
     assert choose(distance, torch.zeros(2), 1).tolist() == [[0]]
 
 
+@pytest.mark.parametrize(
+    ("contrast", "counts_matter"), [("paper", True), ("released", True), ("pull", False)]
+)
+def test_without_the_contrast_prompts_are_chosen_by_distance_alone(
+    contrast: str, counts_matter: bool
+) -> None:
+    run = run_of(contrast=contrast)
+    pool, x = part(run).prompter, batch_of(run).x
+    query = run.forward(x).features[:, 32:64]
+    distance = 1 - F.cosine_similarity(query[:, None], pool.keys[None], dim=2)
+    pool.counts.copy_(torch.tensor([99.0, 0.0, 3.0, 50.0]))
+    expected = (distance * (pool.counts + 1) if counts_matter else distance).argmin(1)
+    assert torch.equal(run.forward(x).features[:, 64].long(), expected)
+    assert torch.equal(expected, distance.argmin(1)) is not counts_matter
+
+
 def test_contrast_by_hand() -> None:
     """Two orthogonal keys, q = k_1, nothing chosen yet: A = 1.859141, B = 1, loss 0.430405."""
     keys, index = torch.eye(2), torch.tensor([[0]])

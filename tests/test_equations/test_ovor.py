@@ -170,11 +170,23 @@ def test_a_head_that_asks_for_more_than_features_is_refused() -> None:
         tiny_run(subject("mvp+ovor").make(), tiny_benchmark(images=True))
 
 
-def test_quarter_cosine() -> None:
-    """Twenty passes: 1, 0.99665, 0.68334 and 0.01571 of the rate in passes 0, 1, 10 and 19."""
+def authors_rates(epochs: int) -> list[float]:
+    """As CODA-Prompt's scheduler: it forgets its step 0, and steps before every pass but the first."""
+    rates, last_epoch, rate = [], -1, 1.0
+    for epoch in range(epochs):
+        if epoch > 0:
+            last_epoch += 1
+            rate = math.cos(99 * math.pi * last_epoch / (200 * (epochs - 1)))
+        rates.append(rate)
+    return rates
+
+
+@pytest.mark.parametrize(("epochs", "last"), [(1, 1.0), (2, 1.0), (3, 0.71264), (5, 0.39354), (20, 0.09741)])
+def test_quarter_cosine(epochs: int, last: float) -> None:
     optim = OptimConfig(schedule="quarter-cosine")
-    for epoch, factor in ((0, 1.0), (1, 0.99665), (10, 0.68334), (19, 0.01571)):
-        assert quarter_cosine(epoch, 20) == pytest.approx(factor, abs=1e-5)
+    rates = [quarter_cosine(epoch, epochs) for epoch in range(epochs)]
+    assert rates == pytest.approx(authors_rates(epochs), abs=1e-12)
+    assert rates[-1] == pytest.approx(last, abs=1e-5)
+    for epoch, rate in enumerate(rates):
         for step in (0, 6):  # constant within a pass of 7 steps
-            assert schedule_factor(optim, 7 * epoch + step, 140, 20) == pytest.approx(factor, abs=1e-5)
-    assert quarter_cosine(0, 1) == 1.0
+            assert schedule_factor(optim, 7 * epoch + step, 7 * epochs, epochs) == pytest.approx(rate)
