@@ -248,6 +248,7 @@ _SHOWING = frozenset(
         "__main__",
         "bench",
         "cli",
+        "grouping",
         "launchers",
         "leaderboard",
         "loggers",

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clbench.curve import NETWORK
 from clbench.files import atomic_write, make_folder
+from clbench.statistics import INTERVAL_FROM, TOO_FEW, mean_and_half
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 
 BOUNDS = {"finetune": "#8A8A8A", "joint": "#000000", "offline": "#8C6D46"}
 """Strategies that others are measured against, not rivals."""
+BOUND_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (4, 1.5)), (0, (2, 1)), (0, (7, 2, 1, 2)))
+"""Of a bound, and of further ones of the same strategy."""
 
 INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
 LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
@@ -46,22 +49,29 @@ LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
 
 @dataclass(frozen=True)
 class Style:
-    """How a strategy is drawn."""
+    """How a strategy is drawn; `behind` the others where it is none of them."""
 
     color: str
     dashes: str | tuple[float, tuple[float, ...]] = "-"
+    behind: bool = False
 
 
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: bounds have theirs, others take the palette in turn, then with other dashes."""
+def styles(names: Iterable[str], strategies: Mapping[str, str] | None = None) -> dict[str, Style]:
+    """A style for each name: bounds have theirs, others take the palette in turn, then with other dashes.
+
+    Args:
+        names: of strategies, or labels.
+        strategies: label → the strategy that it stands for.
+    """
     chosen: dict[str, Style] = {}
     patterns: tuple[Any, ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)))
     rivals = 0
-    for name in names:
-        if name in chosen:
-            continue
-        if name in BOUNDS:
-            chosen[name] = Style(BOUNDS[name], (0, (4, 1.5)))
+    for name in dict.fromkeys(names):
+        strategy = (strategies or {}).get(name, name)
+        if strategy in BOUNDS:
+            color = BOUNDS[strategy]
+            again = sum(style.color == color for style in chosen.values())
+            chosen[name] = Style(color, BOUND_DASHES[again % len(BOUND_DASHES)], behind=True)
             continue
         turn, place = divmod(rivals, len(OKABE_ITO))
         chosen[name] = Style(OKABE_ITO[place], patterns[turn % len(patterns)])
@@ -73,20 +83,6 @@ _default_styles = styles  # where a parameter has its name
 
 
 # --- what is drawn, as numbers ---
-
-
-def t_interval(values: ArrayLike) -> tuple[Floats, Floats | None]:
-    """Mean over the first axis (n, …) and half the width of its 95 % interval, t(0.975, n−1) · s / √n.
-
-    The second is None for n < 2: a single run has no interval.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    mean: Floats = x.mean(axis=0)
-    if len(x) < 2:
-        return mean, None
-    from scipy import stats
-
-    return mean, stats.t.ppf(0.975, len(x) - 1) * x.std(axis=0, ddof=1) / math.sqrt(len(x))
 
 
 def progress(curve: Curve) -> Floats:
@@ -107,7 +103,7 @@ def progress(curve: Curve) -> Floats:
 def mean_curve(
     curves: Sequence[Curve], value: Callable[[Ticks], Floats]
 ) -> tuple[Floats, Floats, Floats | None] | None:
-    """Mean over runs: progress (P,), mean (P,), half the width of the 95 % interval (P,), None for one run.
+    """Mean over runs: progress (P,), mean (P,), half the width of the 95 % interval (P,), None for too few runs.
 
     Args:
         curves: of one strategy.
@@ -128,7 +124,7 @@ def mean_curve(
     grid = grid[(grid >= max(x[0] for x, _ in runs) - 1e-9) & (grid <= min(x[-1] for x, _ in runs) + 1e-9)]
     if not len(grid):
         return None
-    mean, half = t_interval([np.interp(grid, x, y) for x, y in runs])
+    mean, half = mean_and_half([np.interp(grid, x, y) for x, y in runs])
     return grid, mean, half
 
 
@@ -254,7 +250,7 @@ def plasticity(
         axes = figure.subplots(2, 3)
         for axis, (label, value) in zip(axes.flat, panels, strict=False):
             for name, runs in measured.items():
-                mean, half = t_interval([value(curve) for curve in runs])
+                mean, half = mean_and_half([value(curve) for curve in runs])
                 x, style = np.arange(1, len(mean) + 1), look[name]
                 axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, label=name)
                 if half is not None:
@@ -310,7 +306,7 @@ def _lines(
         axis = figure.subplots()
         for name, (x, mean, half) in drawn.items():
             style = look[name]
-            front = 2.5 if name in BOUNDS else 3.0
+            front = 2.5 if style.behind else 3.0
             axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, zorder=front)
             if half is not None:
                 low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
@@ -332,8 +328,13 @@ def _subtitle(curves: Mapping[str, Sequence[Curve]]) -> str:
         return ""
     runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     if counts[-1] == 1:
-        return "one run each; dashed verticals: a new experience begins"
-    return f"mean of {runs} runs, band: 95 % interval of the mean; dashed verticals: a new experience begins"
+        told = "one run each"
+    elif counts[-1] < INTERVAL_FROM:
+        told = f"mean of {runs} runs, {TOO_FEW} for an interval"
+    else:
+        few = f" of {INTERVAL_FROM} runs and more" if counts[0] < INTERVAL_FROM else ""
+        told = f"mean of {runs} runs, band: 95 % interval of the mean{few}"
+    return f"{told}; dashed verticals: a new experience begins"
 
 
 def _accuracy_axis(axis: Axes, means: Sequence[Floats]) -> None:

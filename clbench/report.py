@@ -12,14 +12,16 @@ import html
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clbench import plots
+from clbench.errors import LedgerError
 from clbench.files import atomic_write, make_folder
 from clbench.metrics import METRICS
+from clbench.statistics import TOO_FEW
 from clbench.tables import (
     TIMES,
     Cell,
@@ -52,22 +54,26 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
     Returns:
         The path of `report.html`.
 
+    A curve that cannot be read and a plot that fails are left out, and the page says so.
+
     Raises:
-        LedgerError: the folder cannot be written, or a curve cannot be read.
+        LedgerError: the folder cannot be written.
     """
     make_folder(folder)
-    rows, differences = by_benchmark(table_rows(cells)), by_benchmark(difference_rows(cells))
-    slugs = _slugs(rows)
-    style = plots.styles(cell.strategy for cell in cells)
-    sections = []
-    for benchmark, table in rows.items():
-        runs = [cell for cell in cells if cell.benchmark == benchmark]
-        figures = _draw(benchmark, slugs[benchmark], runs, folder, style)
-        changes = differences.get(benchmark, [])
-        sections.append(_section(benchmark, slugs[benchmark], table, changes, runs, figures))
     atomic_write(folder / "results.csv", _csv(cells))
     lines = [f"# {markdown(title)}", "", f"    {command}", "", markdown_table(cells), _legend(cells), ""]
     atomic_write(folder / "table.md", "\n".join(lines))
+    rows, differences = by_benchmark(table_rows(cells)), by_benchmark(difference_rows(cells))
+    slugs = _slugs(rows)
+    style = plots.styles(
+        (cell.strategy for cell in cells), {cell.strategy: cell.name for cell in cells if cell.name}
+    )
+    sections = []
+    for benchmark, table in rows.items():
+        runs = [cell for cell in cells if cell.benchmark == benchmark]
+        figures, lost = _draw(benchmark, slugs[benchmark], runs, folder, style)
+        changes = differences.get(benchmark, [])
+        sections.append(_section(benchmark, slugs[benchmark], table, changes, runs, figures, lost))
     page = folder / "report.html"
     atomic_write(page, _page(title, command, cells, slugs, sections))
     return page
@@ -77,7 +83,7 @@ def _slugs(benchmarks: Iterable[str]) -> dict[str, str]:
     """A part of file names for each benchmark; labels are free text."""
     slugs: dict[str, str] = {}
     for name in benchmarks:
-        slug = base = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "benchmark"
+        slug = base = re.sub(r"[^a-z0-9.]+", "-", name.lower())[:80].strip("-.") or "benchmark"
         number = 2
         while slug in slugs.values():
             slug, number = f"{base}-{number}", number + 1
@@ -93,40 +99,69 @@ class _Plot:
 
 def _draw(
     benchmark: str, slug: str, cells: Sequence[Cell], folder: Path, style: Mapping[str, plots.Style]
-) -> list[_Plot]:
-    """The plots of a benchmark, of the runs that finished; none where there is nothing to draw."""
+) -> tuple[list[_Plot], list[str]]:
+    """The plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
     curves: dict[str, list[Curve]] = {}
+    lost = []
     for cell in cells:
         if cell.status == "done" and cell.curve is not None:
-            curves.setdefault(cell.strategy, []).append(cell.curve())
+            try:
+                curve = cell.curve()
+            except LedgerError as error:
+                lost.append(f"{cell.strategy}, seed {cell.seed}: {error}")
+            else:
+                curves.setdefault(cell.strategy, []).append(curve)
     drawn = []
+    for name, caption, draw in _figures(benchmark, curves, style):
+        file = folder / f"{name}-{slug}.png"
+        try:
+            draw(file)
+        except LedgerError:
+            raise  # the folder cannot be written
+        except Exception as error:  # of one plot, whatever it is: the tables do not depend on it
+            lost.append(f"{file.name}: {type(error).__name__}: {error}")
+        else:
+            drawn.append(_Plot(file, caption))
+    return drawn, lost
+
+
+def _figures(
+    benchmark: str, curves: Mapping[str, Sequence[Curve]], style: Mapping[str, plots.Style]
+) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
+    """Name, caption and function of each plot for which there is something to draw."""
     if any(len(curve.ticks()) for runs in curves.values() for curve in runs):
-        file = folder / f"stability-gap-{slug}.png"
-        title = f"{benchmark}: accuracy on the first experience"
-        plots.stability_gap(curves, file, title=title, styles=style)
-        caption = "How accuracy on the first experience drops when another one begins, and recovers."
-        drawn.append(_Plot(file, caption))
-        file = folder / f"seen-accuracy-{slug}.png"
-        title = f"{benchmark}: accuracy on the experiences seen so far"
-        plots.seen_accuracy(curves, file, title=title, styles=style)
-        drawn.append(
-            _Plot(file, "Accuracy averaged over the experiences seen so far; its mean over all steps is AAA.")
+        yield (
+            "stability-gap",
+            "How accuracy on the first experience drops when another one begins, and recovers.",
+            lambda file: plots.stability_gap(
+                curves, file, title=f"{benchmark}: accuracy on the first experience", styles=style
+            ),
+        )
+        yield (
+            "seen-accuracy",
+            "Accuracy averaged over the experiences seen so far; its mean over all steps is AAA.",
+            lambda file: plots.seen_accuracy(
+                curves, file, title=f"{benchmark}: accuracy on the experiences seen so far", styles=style
+            ),
         )
     if any(len(curve.network) for runs in curves.values() for curve in runs):
-        file = folder / f"plasticity-{slug}.png"
-        plots.plasticity(curves, file, title=f"{benchmark}: plasticity", styles=style)
-        drawn.append(_Plot(file, "How well each experience was learned, and the network at its end."))
+        yield (
+            "plasticity",
+            "How well each experience was learned, and the network at its end.",
+            lambda file: plots.plasticity(curves, file, title=f"{benchmark}: plasticity", styles=style),
+        )
     full = {name: runs for name, runs in curves.items() if all(curve.full.any() for curve in runs)}
     if full:
-        file = folder / f"accuracy-matrix-{slug}.png"
-        matrices = {name: plots.mean_matrix(runs) for name, runs in full.items()}
-        plots.accuracy_matrix(matrices, file, title=f"{benchmark}: accuracy matrix")
-        caption = (
+        yield (
+            "accuracy-matrix",
             "Accuracy in percent on the full test set of each experience (columns) after learning each one "
+            "(rows), mean over runs. Right of the line is what was not learned yet.",
+            lambda file: plots.accuracy_matrix(
+                {name: plots.mean_matrix(runs) for name, runs in full.items()},
+                file,
+                title=f"{benchmark}: accuracy matrix",
+            ),
         )
-        caption += "(rows), mean over runs. Right of the line is what was not learned yet."
-        drawn.append(_Plot(file, caption))
-    return drawn
 
 
 def _csv(cells: Sequence[Cell]) -> str:
@@ -205,6 +240,7 @@ def _section(
     differences: Sequence[Row],
     cells: Sequence[Cell],
     figures: Sequence[_Plot],
+    lost: Sequence[str],
 ) -> str:
     tables = _table(rows) + (_table(differences, True) if differences else "")
     missing = ""
@@ -223,6 +259,9 @@ def _section(
         alt = _escape(f"{benchmark}. {plot.caption}")
         images += f'<figure><img src="data:image/png;base64,{image}" width="{width}" alt="{alt}">'
         images += f"{_tag('figcaption', plot.caption)}</figure>\n"
+    if lost:
+        missing += '<p class="note">Could not be drawn:</p>\n<ul class="note">\n'
+        missing += "".join(f"{_tag('li', why)}\n" for why in lost) + "</ul>\n"
     return f"""<section>
 {_tag("h2", benchmark, id=slug)}
 {tables}{missing}{images}</section>
@@ -237,8 +276,8 @@ def _table(rows: Sequence[Row], differences: bool = False) -> str:
         line = _tag("th", row.strategy, scope="row", class_="words")
         for column in columns[1:]:
             text, marked = column.texts[i]
-            mean, _, half = text.partition(" ± ")
-            shown = _escape(mean) + (_tag("small", f" ± {half}") if half else "")
+            width = re.search(rf" (±|\({TOO_FEW}\)).*", text)
+            shown = _escape(text[: width.start()]) + _tag("small", width[0]) if width else _escape(text)
             line += f"<td><b>{shown}</b></td>" if marked else f"<td>{shown}</td>"
         kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
         body += f'<tr class="{kind}">{line}</tr>\n'

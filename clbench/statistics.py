@@ -14,6 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+INTERVAL_FROM = 3
+"""Values that an interval needs: that of two is nine standard deviations wide to either side, and tells nothing."""
+TOO_FEW = "too few"
+"""What stands in place of an interval."""
 
 RANKED_FROM = 5
 """Seeds that a rank needs."""
@@ -25,9 +31,13 @@ LEVEL = 0.05
 """Of a family of comparisons."""
 
 
+ROUNDING = 1e-12
+"""Differences that are less are of rounding."""
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n values and its 95 % interval, which a single value does not have (NaN)."""
+    """A mean over n values and its 95 % interval, NaN where they are fewer than `INTERVAL_FROM`."""
 
     mean: float
     low: float
@@ -48,17 +58,26 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """
     if not values:
         raise ValueError("An interval needs at least one value.")
-    mean, n = float(np.mean(values)), len(values)
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = _t(level, n) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    mean, half = mean_and_half(values, level)
+    width = math.nan if half is None else float(half)
+    return Interval(float(mean), float(mean) - width, float(mean) + width, len(values))
+
+
+def mean_and_half(
+    values: ArrayLike, level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Mean over the first axis (n, …) and half the width of its interval, t(n−1) s / √n; None for too few."""
+    x = np.asarray(values, dtype=np.float64)
+    mean: NDArray[np.float64] = x.mean(axis=0)
+    if len(x) < INTERVAL_FROM:
+        return mean, None
+    return mean, _t(level, len(x)) * x.std(axis=0, ddof=1) / math.sqrt(len(x))
 
 
 def prediction_half(values: Sequence[float], m: int, level: float = 0.95) -> float:
-    """How far the mean of m further runs may lie from that of these: t(n−1) s √(1/n + 1/m); NaN for one value."""
+    """How far the mean of m further runs may lie from that of these: t(n−1) s √(1/n + 1/m); NaN for too few."""
     n = len(values)
-    if n < 2:
+    if n < INTERVAL_FROM:
         return math.nan
     return _t(level, n) * float(np.std(values, ddof=1)) * math.sqrt(1 / n + 1 / m)
 
@@ -99,11 +118,11 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     differences = [a[seed] - b[seed] for seed in seeds]
     interval = t_interval(differences)
     test = "Wilcoxon" if len(seeds) >= SIGNED_RANK_FROM else "paired t"
-    if len(seeds) < 2 or not any(differences):
+    if len(seeds) < 2 or max(map(abs, differences)) < ROUNDING:
         return Comparison(interval, 1.0, test)
     if test == "Wilcoxon":
         return Comparison(interval, float(stats.wilcoxon(differences).pvalue), test)
-    if np.ptp(differences) == 0:  # the same difference every time; t would be infinite
+    if np.ptp(differences) < ROUNDING:  # the same difference every time; t would be infinite
         return Comparison(interval, 0.0, test)
     return Comparison(interval, float(stats.ttest_1samp(differences, 0.0).pvalue), test)
 
@@ -146,6 +165,15 @@ def ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list
         Rank(1 + worse[i], rated - better[i]) if len(values) >= RANKED_FROM else None
         for i, values in enumerate(rivals)
     ]
+
+
+def best(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> set[int]:
+    """Those than which no other is better with certainty; none where fewer than two have a rank.
+
+    What every table and page marks, so that two of them agree on a tie.
+    """
+    rated = {i: rank for i, rank in enumerate(ranks(rivals, higher_is_better)) if rank is not None}
+    return {i for i, rank in rated.items() if rank.best == 1 and len(rated) > 1}
 
 
 def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[tuple[int, int]]:

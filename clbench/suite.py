@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from clbench import config
+from clbench import config, grouping
 from clbench.config import (
     Execution,
     RunConfig,
@@ -93,7 +93,8 @@ class Cell:
     """One run of a suite: what it is, and what became of it.
 
     Attributes:
-        benchmark, strategy: labels. seed: of the run. resolved: its configuration. id: its run folder's name.
+        benchmark, strategy: labels, of one table and of one row in it. seed: of the run. resolved: its configuration.
+        id: its run folder's name.
         state: waiting, running, done, diverged, failed, timeout.
         message: of a failure.
         steps, total: progress. attempts: how often it was started.
@@ -141,6 +142,8 @@ def plan(
 ) -> list[Cell]:
     """Every cell of a suite, resolved; refuses the whole suite if one cell's configuration is wrong.
 
+    A label that several streams or configurations have is completed by what tells them apart: `er memory=20`.
+
     Args:
         suite: as loaded.
         overrides: `key → value` of every run, over all else.
@@ -153,22 +156,61 @@ def plan(
     from clbench.api import identify
 
     cells: dict[str, Cell] = {}
-    for benchmark in suite.benchmarks:
-        for strategy in suite.strategies:
+    runs: list[tuple[Choice, grouping.Run]] = []
+    for i, benchmark in enumerate(suite.benchmarks):
+        for j, strategy in enumerate(suite.strategies):
             layers = (suite.settings, benchmark.settings, strategy.settings)
             for seed in seeds or suite.seeds:
                 resolved = config.resolve(
                     benchmark.name, strategy.name, overrides or {}, seed=seed, file=file, suite=layers
                 )
                 labels = benchmark.label or benchmark.name, strategy.label or strategy.name
-                cell = Cell(*labels, seed, resolved, identify(resolved).id)
+                what = identify(resolved)
+                cell = Cell(*labels, seed, resolved, what.id)
                 if cell.id in cells:
                     raise ConfigError(
                         f"The suite holds a run twice: {cells[cell.id]} and {cell}; give one of them other "
                         "settings or leave it out."
                     )
                 cells[cell.id] = cell
+                stream = resolved.model_dump(mode="json")["stream"]
+                run = grouping.Run.of(stream, resolved.seeds.order, what.benchmark, f"{i}, {j}")
+                runs.append((benchmark, run))
+    _complete(list(cells.values()), runs)
     return list(cells.values())
+
+
+def _complete(cells: Sequence[Cell], runs: Sequence[tuple[Choice, grouping.Run]]) -> None:
+    """Labels that tell all tables of a suite apart, and all rows of a table.
+
+    Runs of one stream are a table, unless the suite calls them otherwise.
+    """
+    trees = [cell.resolved.model_dump(mode="json") for cell in cells]
+    tables: dict[tuple[int, str], dict[str, list[int]]] = {}
+    for k, stream in enumerate(grouping.streams([run for _, run in runs])):
+        choice, run = runs[k]
+        tables.setdefault((stream, choice.label), {}).setdefault(run.row, []).append(k)
+    titled = []
+    for rows in tables.values():
+        members = [k for row in rows.values() for k in row]
+        cell, streams = cells[members[0]], [trees[k]["stream"] for k in members]
+        of_table = [runs[k][1] for k in members]
+        titled.append(grouping.of_stream(cell.benchmark, cell.resolved.benchmark, streams, of_table))
+    for title, rows in zip(grouping.names(titled), tables.values(), strict=True):
+        entries = []
+        for row in rows.values():
+            cell, settings = cells[row[0]], dict[str, Any]()
+            for k in row:  # a seed that the settings fix is by chance the run's own in one of them
+                settings |= grouping.configuration(trees[k], cells[k].seed)
+            entries.append(grouping.Named(cell.strategy, cell.resolved.strategy, settings))
+        for name, row in zip(grouping.names(entries), rows.values(), strict=True):
+            for k in row:
+                cells[k].benchmark, cells[k].strategy = title, name
+
+
+def named(choices: Sequence[Choice]) -> list[str]:
+    """A name for each choice of a suite, which tells it from the others."""
+    return grouping.names([grouping.Named(c.label or c.name, c.name, c.settings) for c in choices])
 
 
 def run(

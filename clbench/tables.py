@@ -1,7 +1,7 @@
 """The numbers of a suite: means with intervals, paired differences, and tables of them. No torch.
 
-Means are over the runs that finished, with 95 % t-intervals. A run that diverged or failed is counted and
-listed, never dropped silently.
+Means are over the runs that finished, with 95 % t-intervals where there are enough of them. A run that diverged or
+failed is counted and listed, never dropped silently. The best is marked as on the leaderboard (`statistics.best`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from clbench import plots
+from clbench import grouping
 from clbench.metrics import METRICS
+from clbench.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, Interval, best, t_interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,6 +68,15 @@ def is_bound(strategy: str) -> bool:
     return not UPPER_BOUNDS.isdisjoint(strategy.split("+"))
 
 
+def is_rated(bound: bool, unfinished: int, selection: str) -> bool:
+    """Whether a row is a rival when the best is marked.
+
+    It is no upper bound, all its runs are done (else the mean is over the survivors), and its settings were not chosen
+    on the test stream.
+    """
+    return not bound and not unfinished and selection != "oracle"
+
+
 NONE = "–"
 
 
@@ -75,7 +85,7 @@ class Cell:
     """One run of a suite, as a report needs it.
 
     Attributes:
-        benchmark, strategy: labels.
+        benchmark, strategy: labels, which no two streams of a suite share, and no two configurations on one.
         seed: of the run.
         status: "done", "diverged", "failed" …
         metrics: fractions by name, None where one is not defined.
@@ -85,6 +95,8 @@ class Cell:
         bound: whether the strategy is an upper bound.
         made_by: versions of what made it.
         substrate: what its weights had learned from before; empty from scratch.
+        name: of the strategy, as registered; the label if empty.
+        config: its configuration, but for the seed.
     """
 
     benchmark: str
@@ -99,13 +111,25 @@ class Cell:
     bound: bool = False
     made_by: str = ""
     substrate: str = ""
+    name: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(cell: SuiteCell) -> Cell:
         """A cell of a suite that was run."""
-        record = cell.record
+        record, name = cell.record, cell.resolved.strategy
+        settings = grouping.configuration(cell.resolved.model_dump(mode="json"), cell.seed)
         if record is None:
-            return Cell(cell.benchmark, cell.strategy, cell.seed, cell.state, note=cell.message)
+            return Cell(
+                cell.benchmark,
+                cell.strategy,
+                cell.seed,
+                cell.state,
+                note=cell.message,
+                bound=is_bound(name),
+                name=name,
+                config=settings,
+            )
         code, environment = record.code, record.environment
         commit = (
             f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
@@ -121,10 +145,12 @@ class Cell:
             record.budget["eval_seconds"],
             lambda: record.curve,
             record.note,
-            is_bound(record.strategy["name"]),
+            is_bound(name),
             f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
             f"{environment['device']} on {environment['processor']}, {environment['system']}",
             substrate_of(record),
+            name,
+            settings,
         )
 
 
@@ -141,11 +167,17 @@ def substrate_of(record: Record) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n runs and half the width of its 95 % t-interval, which a single run does not have."""
+    """A mean over n runs and half the width of its 95 % t-interval, None where there are too few for one."""
 
     mean: float
     half: float | None
     n: int
+
+    @staticmethod
+    def of(interval: Interval | None) -> Estimate | None:
+        if interval is None:
+            return None
+        return Estimate(interval.mean, interval.half if interval.n >= INTERVAL_FROM else None, interval.n)
 
 
 @dataclass(frozen=True)
@@ -156,8 +188,11 @@ class Row:
         runs: how many there are, whatever became of them.
         unfinished: status → how many, of those that are not done.
         values: metric, or cost, → estimate over the runs that are done; None where it is not defined.
-        best: metrics of which it is the best, or not told from the best by the intervals.
+        best: metrics of which it is the best: no rival is better with certainty.
         substrate: what its weights had learned from before; empty from scratch.
+        selection: how its hyper-parameters were chosen, if known.
+        by_seed: metric → seed → value, of the runs that are done.
+        also: of a difference, the settings that differ beside the part.
     """
 
     benchmark: str
@@ -168,19 +203,23 @@ class Row:
     values: Mapping[str, Estimate | None]
     best: frozenset[str] = frozenset()
     substrate: str = ""
+    selection: str = ""
+    by_seed: Mapping[str, Mapping[int, float]] = field(default_factory=dict, repr=False)
+    also: tuple[str, ...] = ()
 
     @property
     def done(self) -> int:
         return self.runs - sum(self.unfinished.values())
 
+    @property
+    def rated(self) -> bool:
+        return is_rated(self.bound, sum(self.unfinished.values()), self.selection)
+
 
 def estimate(values: Iterable[float | None]) -> Estimate | None:
     """Mean and 95 % t-interval of the values that are there."""
     there = [value for value in values if value is not None]
-    if not there:
-        return None
-    mean, half = plots.t_interval(there)
-    return Estimate(float(mean), None if half is None else float(half), len(there))
+    return Estimate.of(t_interval(there)) if there else None
 
 
 def table_rows(cells: Sequence[Cell]) -> list[Row]:
@@ -191,9 +230,10 @@ def table_rows(cells: Sequence[Cell]) -> list[Row]:
     rows: list[Row] = []
     for strategies in groups.values():
         table = [_row(runs) for runs in strategies.values()]
-        best = {key: _best(table, key) for key in chosen_columns(row.values for row in table)}
+        marked = {key: _best(table, key) for key in chosen_columns(row.values for row in table)}
         rows += [
-            replace(row, best=frozenset(key for key in best if row.strategy in best[key])) for row in table
+            replace(row, best=frozenset(key for key in marked if row.strategy in marked[key]))
+            for row in table
         ]
     return rows
 
@@ -210,6 +250,10 @@ def _row(runs: Sequence[Cell]) -> Row:
         values[key] = estimate(getattr(cell, key) for cell in done)
     unfinished = Counter(cell.status for cell in runs if cell.status != "done")
     substrate = " and ".join(dict.fromkeys(cell.substrate for cell in runs if cell.substrate))
+    by_seed = {
+        key: {cell.seed: value for cell in done if (value := cell.metrics.get(key)) is not None}
+        for key in metric_names(runs)
+    }
     return Row(
         runs[0].benchmark,
         runs[0].strategy,
@@ -218,25 +262,16 @@ def _row(runs: Sequence[Cell]) -> Row:
         dict(unfinished),
         values,
         substrate=substrate,
+        selection=str(runs[0].config.get("selection", "")),
+        by_seed=by_seed,
     )
 
 
 def _best(rows: Sequence[Row], key: str) -> set[str]:
-    """Strategies whose interval overlaps that of the best mean.
-
-    Upper bounds are no rivals, nor is a strategy of which a run is missing: its mean is over the survivors.
-    """
-    sign = -1 if METRICS[key].higher_is_better is False else 1
-    rated = [row for row in rows if not row.bound and not row.unfinished]
-    rivals = {row.strategy: value for row in rated if (value := row.values.get(key)) is not None}
-    if len(rivals) < 2:
-        return set()
-    top = max(rivals.values(), key=lambda value: sign * value.mean)
-    return {
-        name
-        for name, value in rivals.items()
-        if abs(top.mean - value.mean) <= (top.half or 0.0) + (value.half or 0.0)
-    }
+    """Strategies than which no rival is better with certainty."""
+    rivals = [row for row in rows if row.rated and row.by_seed.get(key)]
+    values = [row.by_seed[key] for row in rivals]
+    return {rivals[i].strategy for i in best(values, METRICS[key].higher_is_better is not False)}
 
 
 def metric_names(cells: Iterable[Cell]) -> list[str]:
@@ -248,17 +283,25 @@ def metric_names(cells: Iterable[Cell]) -> list[str]:
 def difference_rows(cells: Sequence[Cell]) -> list[Row]:
     """For each strategy `a+b` whose base `a` is there, too, what `b` changes: `a+b` minus `a`, paired by seed.
 
-    Runs of one seed share stream, order and initial weights, so that their difference varies less than either.
+    Runs of one seed share stream, order and initial weights, so that their difference varies less than either. Of
+    several bases the one counts from which the fewest other settings differ; none where two are as near.
     """
     groups: dict[tuple[str, str], dict[int, Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.benchmark, cell.strategy), {})[cell.seed] = cell
     rows = []
     for (benchmark, strategy), runs in groups.items():
-        base = strategy.rpartition("+")[0]
-        others = groups.get((benchmark, base))
-        if not others:
+        cell = next(iter(runs.values()))
+        bases = {
+            other: _apart(cell, next(iter(candidates.values())))
+            for (where, other), candidates in groups.items()
+            if where == benchmark and _is_base(next(iter(candidates.values())), cell)
+        }
+        nearest = min(map(len, bases.values()), default=0)
+        base, *rivals = [other for other, also in bases.items() if len(also) == nearest] or [""]
+        if not base or rivals:
             continue
+        others = groups[benchmark, base]
         pairs = [(run, others[seed]) for seed, run in runs.items() if seed in others]
         done = [(a, b) for a, b in pairs if a.status == b.status == "done"]
         values = {
@@ -266,8 +309,30 @@ def difference_rows(cells: Sequence[Cell]) -> list[Row]:
             for key in metric_names([*runs.values(), *others.values()])
         }
         unfinished = {"unpaired": len(pairs) - len(done)} if len(done) < len(pairs) else {}
-        rows.append(Row(benchmark, f"{strategy} − {base}", False, len(pairs), unfinished, values))
+        rows.append(
+            Row(
+                benchmark,
+                f"{strategy} − {base}",
+                False,
+                len(pairs),
+                unfinished,
+                values,
+                also=tuple(bases[base]),
+            )
+        )
     return rows
+
+
+def _is_base(base: Cell, cell: Cell) -> bool:
+    """Whether a cell's strategy is another's without its last part."""
+    return (base.name or base.strategy) == (cell.name or cell.strategy).rpartition("+")[0]
+
+
+def _apart(cell: Cell, base: Cell) -> list[str]:
+    """The settings in which a chain and its base differ, beside those of its last part."""
+    last = (cell.name or cell.strategy).rpartition("+")[2]
+    keys = grouping.differing([cell.config, base.config])
+    return [k for k in keys if k not in ("strategy", "selection") and not k.startswith(f"params.{last}.")]
 
 
 def _difference(a: float | None, b: float | None) -> float | None:
@@ -324,13 +389,15 @@ def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
 
 
 def percent(value: Estimate | None, plus: bool = False) -> str:
-    """`87.1 ± 0.4`, in percent; `+87.1 ± 0.4` with a sign of its own."""
+    """`87.1 ± 0.4`, in percent; `+87.1 ± 0.4` with a sign of its own; `87.1 (too few)` of too few runs."""
     if value is None:
         return NONE
     shown = _signed(100 * value.mean)
     if plus and shown != "0.0" and value.mean > 0:
         shown = f"+{shown}"
-    return shown if value.half is None else f"{shown} ± {100 * value.half:.1f}"
+    if value.half is None:
+        return f"{shown} ({TOO_FEW})" if value.n > 1 else shown
+    return f"{shown} ± {100 * value.half:.1f}"
 
 
 def _signed(number: float) -> str:
@@ -396,13 +463,15 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
     from rich.table import Table
     from rich.text import Text
 
-    # 80 characters: no seconds of evaluation, no column of equal numbers of runs, no spaces around ± and arrows.
+    # 80 characters: no seconds of evaluation, no column of equal numbers of runs, no spaces around ± and arrows, and
+    # nothing in every cell that can be said once.
     columns, title = columns_of(rows, differences), Text(name, style="bold")
     if not differences:
         del columns[-1]
     if len({_runs(row) for row in rows}) == 1 and not rows[0].unfinished:
         del columns[1]
         title.append(f"  {rows[0].runs} {'seeds' if rows[0].runs > 1 else 'seed'}", style="dim")
+    few = max(row.done for row in rows) < INTERVAL_FROM
     table = Table(
         title=title,
         title_justify="left",
@@ -420,7 +489,8 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
         line = []
         for column in columns:
             text, marked = column.texts[i]
-            line.append(Text(text.replace(" ± ", "±"), style="bold" if marked else ""))
+            short = text.replace(" ± ", "±").replace(f" ({TOO_FEW})", "" if few else f" ({TOO_FEW})")
+            line.append(Text(short, style="bold" if marked else ""))
         if row.unfinished:
             line[1].stylize("red")
         table.add_row(*line)
@@ -453,19 +523,37 @@ def _markdown_rows(rows: Sequence[Row], differences: bool = False) -> str:
 
 def note_of(rows: Sequence[Row], differences: bool = False) -> str:
     """What a table's numbers are."""
-    several = any(row.done > 1 for row in rows)
+    most = max(row.done for row in rows)
+    text = (
+        "Percentage points: what the last part of a chain changes, paired by seed"
+        if differences
+        else "Percent"
+    )
+    if most < 2:
+        text += "; one pair each." if differences else "; one run each."
+    elif most < INTERVAL_FROM:
+        text += f"; mean over {most} seeds, {TOO_FEW} for an interval."
+    else:
+        text += "; mean ± half the 95 % t-interval " + (
+            "of the differences." if differences else "over seeds."
+        )
+        if any(1 < row.done < INTERVAL_FROM for row in rows):
+            text += f" Fewer than {INTERVAL_FROM} seeds are {TOO_FEW} for an interval."
     if differences:
-        text = "Percentage points: what the last part of a chain changes, paired by seed"
-        text += "; mean ± half the 95 % t-interval of the differences." if several else "; one pair each."
+        for row in rows:
+            if row.also:
+                text += f" In {row.strategy}, other settings differ, too: {', '.join(row.also)}."
         if any(row.unfinished for row in rows):
             text += " Pairs of which a run did not finish are left out."
         return text
-    text = "Percent; mean ± half the 95 % t-interval over seeds." if several else "Percent; one run each."
     if any(row.best for row in rows):
-        text += " Bold: the best"
-        text += ", and every strategy whose interval overlaps the best one's." if several else "."
+        text += " Bold: no other is better with certainty (paired by seed, Holm's correction, 5 %)."
         if bounds := [row.strategy for row in rows if row.bound]:
             text += f" Not rated: {' and '.join(bounds)}, with all past data at hand."
+        if oracles := [row.strategy for row in rows if row.selection == "oracle" and not row.bound]:
+            text += f" Not rated: {' and '.join(oracles)}, with settings chosen on the test stream."
+    elif len(rows) > 1 and most < RANKED_FROM:
+        text += f" Fewer than {RANKED_FROM} seeds are {TOO_FEW} to say which is best."
     if any(row.unfinished for row in rows):
         text += " Where runs did not finish, means are over the others and not rated."
     if any(row.substrate for row in rows):

@@ -274,12 +274,14 @@ def tune_suite(
             (before the first trial), or every trial of a strategy diverged.
     """
     from clbench import config
+    from clbench.suite import named
 
     if len(suite.benchmarks) > 1:
-        names = ", ".join(choice.label or choice.name for choice in suite.benchmarks)
+        names = ", ".join(named(suite.benchmarks))
         raise ConfigError(
             f"Settings are chosen for one benchmark, and this suite has {names}; write a suite for each."
         )
+    labels = named(suite.strategies)
     [benchmark] = suite.benchmarks
 
     def resolver(strategy: Choice) -> Callable[[Mapping[str, Any]], RunConfig]:
@@ -300,12 +302,10 @@ def tune_suite(
             searches[i] = space
     for i, space in searches.items():
         strategy = suite.strategies[i]
-        tell = functools.partial(told, strategy)
+        tell = functools.partial(told, strategy.model_copy(update={"label": labels[i]}))
         best = tune(resolver(strategy), how, space, trials, execution, seed=seed, told=tell)[0]
         if best.value is None:
-            raise ConfigError(
-                f"Every one of {trials} trials of '{strategy.label or strategy.name}' diverged."
-            )
+            raise ConfigError(f"Every one of {trials} trials of '{labels[i]}' diverged.")
         rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in best.settings.items()}
         now = {**strategy.settings, **rounded, "selection": how.name}
         strategies = list(suite.strategies)

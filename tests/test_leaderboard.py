@@ -15,7 +15,8 @@ from clbench import api, config, ledger
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
 from clbench.files import canonical_json, pretty_json, sha256
-from clbench.leaderboard import again, read_board, readme, rows_of, submit
+from clbench.leaderboard import again, read_board, readme, row_id, rows_of, submit
+from clbench.leaderboard.board import settings_of
 from clbench.ledger import Record, read_record
 
 SETTINGS = {"iterations": 4, "every": 1}
@@ -193,6 +194,101 @@ def test_settings_tell_rows_of_one_strategy_apart(runs: Path, board: Path, tmp_p
     page = readme(read_board(board))
     assert "params.er.memory=20" in page
     assert "params.er.memory=50" in page
+
+
+def of(record: Record, fingerprint: str = "", **changes: Any) -> Record:
+    """The record of another stream, or of another configuration, under an id of its own."""
+    benchmark = {**record.benchmark, **({"fingerprint": fingerprint} if fingerprint else {})}
+    stream = {**record.config["stream"], **changes.pop("stream", {})}
+    config = {**record.config, "stream": stream, **changes}
+    seeds = changes.get("seeds", record.seeds)
+    id = sha256(canonical_json([config, benchmark]))[:12]
+    return replace(record, id=id, config=config, benchmark=benchmark, seeds=seeds)
+
+
+def found(records: list[Record]) -> dict[str, dict[str, list[int]]]:
+    """Table → strategy → seeds."""
+    return {
+        title: {row.strategy: [r.seeds["data"] for r in row.records] for row in rows}
+        for title, rows in rows_of(records).items()
+    }
+
+
+def of_strategy(board: Path, name: str) -> list[Record]:
+    return [record for record in read_board(board) if record.strategy["name"] == name]
+
+
+def test_other_arguments_of_the_stream_are_another_table(board: Path) -> None:
+    """Two experiences are not ranked against five."""
+    er, finetune = of_strategy(board, "er"), of_strategy(board, "finetune")
+    easy = [of(record, "e" * 64, stream={"experiences": 2}) for record in er]
+    five = [0, 1, 2, 3, 4]
+    assert found([*easy, *finetune]) == {
+        "split-digits@1 experiences=2": {"er@1": five},
+        "split-digits@1 experiences=5": {"finetune@1": five},
+    }
+    page = readme([*easy, *finetune])
+    assert "## split-digits@1 experiences=2\n" in page
+    assert [row.id for row in again.chosen([*easy, *er], "split-digits@1 experiences=5")] == [
+        row.id for row in again.chosen(er, "split-digits")
+    ]
+    assert len(again.chosen([*easy, *er], "split-digits")) == 2
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_other_data_under_the_same_arguments_are_another_table(board: Path, drawn: bool) -> None:
+    er, finetune = of_strategy(board, "er"), of_strategy(board, "finetune")
+    theirs = [
+        of(r, f"{r.seeds['order'] * drawn:x}".ljust(64, "0"), stream={"path": "images"}) for r in finetune
+    ]
+    ours = [of(r, f"{8 + r.seeds['order'] * drawn:x}".ljust(64, "0"), stream={"path": "images"}) for r in er]
+    five = [0, 1, 2, 3, 4]
+    tables = found([*theirs, *ours])
+    assert sorted(tables.values(), key=str) == [{"er@1": five}, {"finetune@1": five}]
+    assert all(title.startswith("split-digits@1 data=") for title in tables)
+    assert [row.rank for rows in rows_of([*theirs, *ours]).values() for row in rows] == [(1, 1), (1, 1)]
+    assert not any(row.best for rows in rows_of([*theirs, *ours]).values() for row in rows)
+
+
+def test_one_configuration_on_two_data_sets_is_two_rows(board: Path) -> None:
+    er = of_strategy(board, "er")
+    other = [of(record, "e" * 64) for record in er]
+    rows = [row for table in rows_of([*er, *other]).values() for row in table]
+    assert [row.seeds for row in rows] == [[0, 1, 2, 3, 4]] * 2
+    (plain,) = {row_id(record) for record in er}
+    assert {row.id for row in rows} == {f"{plain}-eeeeeeee", f"{plain}-{er[0].benchmark['fingerprint'][:8]}"}
+
+
+def test_a_seed_that_is_set_is_a_row_of_its_own_and_is_run_again_so(
+    board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    er = of_strategy(board, "er")
+    fixed = [of(r, seeds={**r.seeds, "init": 7}) for r in er]
+    (rows,) = rows_of([*er, *fixed]).values()
+    assert sorted((len(row.seeds), settings_of(row, rows)) for row in rows) == [
+        (5, ""),
+        (5, "seeds.init=7"),
+    ]
+    given: list[Any] = []
+
+    def start(config: Any, execution: Execution, runs: Path) -> Record:
+        given.append(config)
+        return er[0]
+
+    monkeypatch.setattr("clbench.api.start", start)
+    (row,) = [row for row in rows if "seeds" in row.config]
+    again.reproduce(row, [3], tmp_path, Execution(threads=1))
+    assert given[0].seeds.model_dump() == {"order": 3, "init": 7, "data": 3}
+    assert given[0].stream["seed"] == 3
+
+
+def test_what_an_older_version_left_undefined_is_what_the_curve_says(runs: Path, tmp_path: Path) -> None:
+    """A definition was widened; nothing is hidden by saying nothing."""
+    folder = sorted(runs.iterdir())[0]
+    older = altered(folder, tmp_path, lambda r: r["metrics"].update(average_accuracy=None))
+    assert not submit([older], tmp_path / "board")[0].refused
+    (record,) = read_board(tmp_path / "board")
+    assert record.metrics == read_record(folder).metrics
 
 
 # --- run again ---

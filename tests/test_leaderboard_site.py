@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clbench import plots
 from clbench.curve import Curve
 from clbench.leaderboard import svg
 from clbench.leaderboard.page import readme
@@ -125,6 +126,26 @@ def test_what_a_record_says_is_shown_as_text(tmp_path: Path) -> None:
     for page in (tmp_path / "site").rglob("*.html"):
         assert "<img" not in page.read_text(encoding="utf-8")
     assert "&lt;img" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+
+
+def test_tables_of_one_benchmark_have_pages_of_their_own(tmp_path: Path) -> None:
+    """Two data sets whose paths are one in plain letters, and two configurations of a bound in a figure."""
+    root = tmp_path / "board"
+    records = []
+    for seed, path in enumerate(("x/y", "x y", "x/y", "x y")):
+        made = record(
+            "finetune", seed, 0.6, root, benchmark={"name": "npz", "version": 1, "fingerprint": path}
+        )
+        records.append(replace(made, config={**made.config, "stream": {"seed": seed, "path": path}}))
+    records[2] = replace(records[2], config={**records[2].config, "optim": {"lr": 1}})
+    write_site(records, root, tmp_path / "site")
+    pages = sorted((tmp_path / "site" / "benchmarks").iterdir())
+    assert len(pages) == 2
+    index = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert all(f"benchmarks/{page.name}" in index for page in pages)
+    (two,) = [page for page in (p.read_text(encoding="utf-8") for p in pages) if "finetune lr=1" in page]
+    assert two.count(f'stroke="{plots.BOUNDS["finetune"]}"') >= 4  # a line of each of two, twice
+    assert "(too few)" in "".join(page.read_text(encoding="utf-8") for page in pages)
 
 
 def test_names_make_plain_files() -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from clbench import report, tables
+from clbench import config, plots, report, statistics, tables
 from clbench.curve import Curve
+from clbench.errors import LedgerError
 from clbench.metrics import METRICS
 from clbench.tables import Cell, Estimate, Row
 
+FIVE = [0.5, 0.6, 0.7, 0.8, 0.9]
 CURVE = Curve.from_trace([[0.5, 1.0, 0.2, 0.9], [0.5, 1.0]], [2])
 
 
@@ -82,6 +85,7 @@ def test_estimate() -> None:
     assert value.half == pytest.approx(4.302653 * 0.1 / 3**0.5)  # t(0.975, 2)
     assert value.n == 3
     assert tables.estimate([0.8]) == Estimate(0.8, None, 1)
+    assert tables.estimate([0.25, 0.75]) == Estimate(0.5, None, 2)
     assert tables.estimate([None]) is None
 
 
@@ -90,9 +94,10 @@ def test_estimate() -> None:
     [
         (Estimate(0.8712, 0.0041, 5), "87.1 ± 0.4"),
         (Estimate(0.8712, None, 1), "87.1"),
-        (Estimate(-0.0312, 0.0, 2), "−3.1 ± 0.0"),
+        (Estimate(0.8712, None, 2), "87.1 (too few)"),
+        (Estimate(-0.0312, 0.0, 3), "−3.1 ± 0.0"),
         (Estimate(-0.0001, None, 1), "0.0"),
-        (Estimate(1.0, 0.0, 2), "100.0 ± 0.0"),
+        (Estimate(1.0, 0.0, 3), "100.0 ± 0.0"),
         (None, "–"),
     ],
 )
@@ -101,13 +106,46 @@ def test_percent(value: Estimate | None, shown: str) -> None:
 
 
 def test_the_best_and_its_ties_are_marked_in_the_metrics_direction() -> None:
-    table = rows(*cells({"a": [0.90, 0.91, 0.92], "b": [0.89, 0.90, 0.91], "c": [0.40, 0.41, 0.42]}))
+    low = [0.40, 0.41, 0.42, 0.41, 0.40]
+    table = rows(*cells({"a": FIVE, "b": [FIVE[i] + (-1) ** i / 100 for i in range(5)], "c": low}))
     assert table["a"].best == table["b"].best == {"average_accuracy", "forgetting"}
     assert table["c"].best == set()
-    single = rows(*cells({"a": [0.9], "b": [0.8], "c": [0.9]}))
-    assert [name for name, row in single.items() if "average_accuracy" in row.best] == ["a", "c"]
-    assert [name for name, row in single.items() if "forgetting" in row.best] == ["a", "c"]
-    assert rows(*cells({"a": [0.9]}))["a"].best == set()  # the best of one
+    assert rows(*cells({"a": FIVE}))["a"].best == set()  # the best of one
+
+
+def test_intervals_that_overlap_are_no_tie() -> None:
+    """Seeds differ by ten points, the strategies by one on each seed."""
+    table = rows(*cells({"a": FIVE, "b": [value - 0.01 - 0.001 * (i % 2) for i, value in enumerate(FIVE)]}))
+    assert (bool(table["a"].best), bool(table["b"].best)) == (True, False)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_fewer_seeds_than_a_rank_needs_mark_nothing(seeds: int) -> None:
+    given = cells({"a": [0.9] * seeds, "b": [0.1] * seeds})
+    assert not any(row.best for row in tables.table_rows(given))
+    assert "Fewer than 5 seeds are too few to say which is best." in tables.markdown_table(given)
+
+
+@pytest.mark.parametrize("key", ["average_accuracy", "min_acc"])
+def test_tables_and_ranks_agree_on_who_may_be_first(key: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        values = {f"s{k}": rng.normal(0.5 + k / 50, 0.03, 5).tolist() for k in range(6)}
+        given = [
+            Cell("b", name, seed, "done", {"average_accuracy": 0.5, key: acc})
+            for name, accuracies in values.items()
+            for seed, acc in enumerate(accuracies)
+        ]
+        found = statistics.ranks([dict(enumerate(v)) for v in values.values()], higher_is_better=True)
+        first = [name for name, rank in zip(values, found, strict=True) if rank and rank.best == 1]
+        assert [name for name, row in rows(*given).items() if key in row.best] == first
+
+
+def test_settings_chosen_on_the_test_stream_are_no_rivals() -> None:
+    oracle = cells({"a": [0.9] * 5}, config={"selection": "oracle"})
+    table = rows(*oracle, *cells({"b": [0.7] * 5, "c": [0.2] * 5}))
+    assert [name for name, row in table.items() if row.best] == ["b"]
+    assert "Not rated: a, with settings chosen on the test stream." in tables.note_of(list(table.values()))
 
 
 def few_shot_cells(strategy: str, base: float, novel: float, **options: Any) -> list[Cell]:
@@ -122,7 +160,7 @@ def few_shot_cells(strategy: str, base: float, novel: float, **options: Any) -> 
         "performance_drop": base - overall,
         "forgetting": 0.1,
     }
-    return [Cell("fscil", strategy, seed, "done", metrics, 1.0, 0.1, **options) for seed in range(2)]
+    return [Cell("fscil", strategy, seed, "done", metrics, 1.0, 0.1, **options) for seed in range(5)]
 
 
 def test_few_shot_tables_show_what_was_learned_of_new_classes() -> None:
@@ -155,8 +193,8 @@ def test_a_chain_with_joint_training_is_a_bound() -> None:
 
 def test_bounds_and_survivors_are_not_rated() -> None:
     table = rows(
-        *cells({"joint": [0.99, 0.99]}, bound=True),
-        *cells({"a": [0.98, None], "b": [0.7, 0.7], "c": [0.2, 0.2]}),
+        *cells({"joint": [0.99] * 5}, bound=True),
+        *cells({"a": [*[0.98] * 5, None], "b": [0.7] * 5, "c": [0.2] * 5}),
     )
     assert {name: bool(row.best) for name, row in table.items()} == {
         "joint": False,
@@ -168,8 +206,8 @@ def test_bounds_and_survivors_are_not_rated() -> None:
 
 def test_benchmarks_are_rated_each_on_its_own_and_keep_their_order() -> None:
     given = [
-        *cells({"b": [0.5, 0.5], "a": [0.9, 0.9]}, benchmark="z"),
-        *cells({"b": [0.6, 0.6], "a": [0.1, 0.1]}, benchmark="y"),
+        *cells({"b": [0.5] * 5, "a": [0.9] * 5}, benchmark="z"),
+        *cells({"b": [0.6] * 5, "a": [0.1] * 5}, benchmark="y"),
     ]
     table = tables.table_rows(given)
     assert [(row.benchmark, row.strategy) for row in table] == [
@@ -194,9 +232,9 @@ def test_diverged_runs_are_counted_and_not_in_the_mean() -> None:
 
 
 def test_summary_has_every_metric_and_is_json() -> None:
-    (entry,) = json.loads(json.dumps(tables.summary(cells({"a": [0.5, 0.7, None]}))))
-    assert (entry["runs"], entry["done"], entry["diverged"]) == (3, 2, 1)
-    assert entry["metrics"]["wp100"] == {"mean": 0.125, "half_width": 0.0, "n": 2}
+    (entry,) = json.loads(json.dumps(tables.summary(cells({"a": [0.5, 0.6, 0.7, None]}))))
+    assert (entry["runs"], entry["done"], entry["diverged"]) == (4, 3, 1)
+    assert entry["metrics"]["wp100"] == {"mean": 0.125, "half_width": 0.0, "n": 3}
     assert entry["metrics"]["train_seconds"]["mean"] == 12.5
 
 
@@ -204,23 +242,24 @@ def test_summary_has_every_metric_and_is_json() -> None:
 
 
 def test_markdown() -> None:
-    text = tables.markdown_table(cells({"a": [0.9, 0.9], "b": [0.5, None]}))
-    assert text.splitlines()[:6] == [
+    text = tables.markdown_table(cells({"a": [0.9, 0.9, 0.9], "b": [0.5, None], "c": [0.2, 0.4]}))
+    assert text.splitlines()[:7] == [
         "## split-digits",
         "",
         "| strategy | runs | ACC ↑ | forgetting ↓ | train s | eval s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| a | 2 | 90.0 ± 0.0 | 10.0 ± 0.0 | 12.5 | 0.25 |",
+        "| a | 3 | 90.0 ± 0.0 | 10.0 ± 0.0 | 12.5 | 0.25 |",
         "| b | 1/2 diverged | 50.0 | 50.0 | 12.5 | 0.25 |",
+        "| c | 2 | 30.0 (too few) | 70.0 (too few) | 12.5 | 0.25 |",
     ]
     assert "means are over the others" in text
-    marked = tables.markdown_table(cells({"a|b": [0.9, 0.9], "c": [0.5, 0.5]}, benchmark="x*y"))
+    marked = tables.markdown_table(cells({"a|b": [0.9] * 5, "c": [0.5] * 5}, benchmark="x*y"))
     assert marked.startswith("## x\\*y")
-    assert "| a\\|b | 2 | **90.0 ± 0.0** |" in marked
+    assert "| a\\|b | 5 | **90.0 ± 0.0** |" in marked
 
 
 def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> None:
-    given = cells({"[red]a": [0.9, 0.9], "b": [None, None]})
+    given = cells({"[red]a": [0.9, 0.9, 0.9], "b": [None, None]})
     shown = tables.rich_tables([*given, *cells({"c": [0.5]}, benchmark="other")])
     assert len(shown) == 2
     console = Console(width=100, file=io.StringIO())
@@ -249,6 +288,21 @@ def test_only_chains_with_their_base_have_differences() -> None:
     assert tables.difference_rows(cells({"er": [0.1], "der": [0.2], "der+ema+refresh": [0.3]})) == []
 
 
+def test_a_chain_is_paired_with_its_base_of_the_same_settings() -> None:
+    """Whatever they are called, and of two bases with the nearer one."""
+    small, large = ({"params": {"er": {"memory": size}}} for size in (20, 1000))
+    given = [
+        *cells({"er 20": [0.1]}, name="er", config=small),
+        *cells({"er 1000": [0.3]}, name="er", config=large),
+        *cells({"A": [0.5]}, name="er+ema", config={"params": {**large["params"], "ema": {"momentum": 1}}}),
+    ]
+    (row,) = tables.difference_rows(given)
+    assert (row.strategy, row.also) == ("A − er 1000", ())
+    (row,) = tables.difference_rows(given[::2])
+    assert (row.strategy, row.also) == ("A − er 20", ("params.er.memory",))
+    assert "other settings differ, too: params.er.memory." in tables.note_of([row], True)
+
+
 def test_a_pair_with_an_unfinished_run_is_left_out_and_counted() -> None:
     (row,) = tables.difference_rows(cells({"er": [0.1, None], "er+ema": [0.3, 0.9]}))
     assert row.values["average_accuracy"] == Estimate(pytest.approx(0.2), None, 1)  # type: ignore[arg-type]
@@ -256,8 +310,8 @@ def test_a_pair_with_an_unfinished_run_is_left_out_and_counted() -> None:
 
 
 def test_differences_are_shown_with_their_sign_wherever_tables_are(tmp_path: Path) -> None:
-    given = cells({"er": [0.5, 0.5], "er+ema": [0.6, 0.6]})
-    assert "| er+ema − er | 2 | +10.0 ± 0.0 | −10.0 ± 0.0 |" in tables.markdown_table(given)
+    given = cells({"er": [0.5] * 3, "er+ema": [0.6] * 3})
+    assert "| er+ema − er | 3 | +10.0 ± 0.0 | −10.0 ± 0.0 |" in tables.markdown_table(given)
     assert len(tables.rich_tables(given)) == 2
     assert [entry["strategy"] for entry in tables.summary(given)] == ["er", "er+ema", "er+ema − er"]
     page = report.write_report(given, tmp_path, "Suite", "command").read_text(encoding="utf-8")
@@ -328,6 +382,39 @@ def test_the_page_says_what_did_not_finish_and_what_metrics_mean(given: list[Cel
     assert METRICS["wc_acc"].summary not in text  # no run has it
 
 
+def test_no_report_is_lost_to_one_plot(tmp_path: Path) -> None:
+    """Two runs under one label whose matrices have no mean; the other plots and all tables are there."""
+    other = Curve.from_matrix([[0.5, 0.1], [0.4, 0.6], [0.3, 0.5]])
+    given = [*cells({"er": [0.9]}), Cell("split-digits", "er", 1, "done", curve=lambda: other)]
+    page = Page(report.write_report(given, tmp_path, "T", "c").read_text(encoding="utf-8"))
+    assert "accuracy-matrix-split-digits.png: ValueError" in page.text
+    assert not (tmp_path / "accuracy-matrix-split-digits.png").exists()
+    assert (tmp_path / "stability-gap-split-digits.png").exists()
+    assert "| er | 2 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_tables_are_written_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Path:
+        assert (tmp_path / "table.md").exists()
+        assert (tmp_path / "results.csv").exists()
+        raise RuntimeError("no font")
+
+    for name in ("stability_gap", "seen_accuracy", "accuracy_matrix"):
+        monkeypatch.setattr(plots, name, fail)
+    page = Page(report.write_report(cells({"er": [0.9]}), tmp_path, "T", "c").read_text(encoding="utf-8"))
+    assert page.text.count("RuntimeError: no font") == 3
+
+
+def test_a_curve_that_cannot_be_read_is_named_and_not_drawn(tmp_path: Path) -> None:
+    def lost() -> Curve:
+        raise LedgerError("x/curve.npz is missing.")
+
+    given = [*cells({"er": [0.9]}), Cell("split-digits", "er", 1, "done", curve=lost)]
+    page = Page(report.write_report(given, tmp_path, "T", "c").read_text(encoding="utf-8"))
+    assert "er, seed 1: x/curve.npz is missing." in page.text
+    assert (tmp_path / "accuracy-matrix-split-digits.png").exists()
+
+
 def test_runs_are_written_in_full_precision(tmp_path: Path) -> None:
     report.write_report(cells({"er": [1 / 3, None]}), tmp_path, "T", "c")
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
@@ -361,10 +448,21 @@ def test_labels_that_differ_keep_files_that_differ() -> None:
 
 
 def test_cells_of_a_suite() -> None:
+    resolved = config.resolve("split-digits", "joint", seed=3)
     failed = SimpleNamespace(
-        benchmark="b", strategy="s", seed=3, state="failed", message="No data.", record=None
+        benchmark="b",
+        strategy="s",
+        seed=3,
+        state="failed",
+        message="No data.",
+        record=None,
+        resolved=resolved,
     )
-    assert Cell.of(failed) == Cell("b", "s", 3, "failed", note="No data.")  # type: ignore[arg-type]
+    lost = Cell.of(failed)  # type: ignore[arg-type]
+    assert (lost.benchmark, lost.strategy, lost.seed, lost.status) == ("b", "s", 3, "failed")
+    assert (lost.note, lost.name, lost.bound) == ("No data.", "joint", True)
+    assert "seeds" not in lost.config
+    assert "seed" not in lost.config["stream"]
     record = SimpleNamespace(
         status="done",
         metrics={"average_accuracy": 0.5},

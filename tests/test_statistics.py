@@ -9,9 +9,11 @@ import pytest
 
 from clbench.statistics import (
     average_ranks,
+    best,
     compare,
     groups,
     holm,
+    mean_and_half,
     prediction_half,
     ranks,
     t_interval,
@@ -26,8 +28,20 @@ def test_an_interval_by_hand() -> None:
     assert interval.half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
 
 
-def test_one_value_has_no_interval() -> None:
-    assert math.isnan(t_interval([0.5]).low)
+def test_intervals_of_arrays_are_taken_over_the_first_axis() -> None:
+    mean, half = mean_and_half([[0.8, 0.5], [0.9, 0.5], [1.0, 0.5]])
+    assert mean == pytest.approx([0.9, 0.5])
+    assert half == pytest.approx([4.302653 * 0.1 / 3**0.5, 0.0])
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.4, 0.6]])
+def test_too_few_values_have_no_interval(values: list[float]) -> None:
+    assert math.isnan(t_interval(values).low)
+    assert math.isnan(prediction_half(values, 5))
+    assert mean_and_half(values)[1] is None
+
+
+def test_no_values_have_no_mean() -> None:
     with pytest.raises(ValueError, match="at least one"):
         t_interval([])
 
@@ -69,6 +83,12 @@ def test_seeds_that_only_one_has_are_left_out() -> None:
 def test_equal_runs_do_not_differ() -> None:
     same = dict.fromkeys(range(5), 0.197)
     assert compare(same, dict(same)).p == 1.0
+    assert compare(same, {**same, 4: 0.197 + 1e-16}).p == 1.0  # a sum in another order
+
+
+def test_the_same_difference_on_every_seed_is_certain() -> None:
+    a = {seed: 0.5 + 0.01 * seed for seed in range(5)}
+    assert compare(a, {seed: value - 0.01 for seed, value in a.items()}).p == 0.0
 
 
 def test_many_pairs_take_the_signed_rank_test() -> None:
@@ -121,6 +141,12 @@ def test_four_seeds_give_no_rank_and_are_no_rivals() -> None:
         None,
         (1, 1),
     ]
+
+
+def test_the_best_are_those_that_may_be_first() -> None:
+    assert best([rival(0.9), rival(0.901), rival(0.5)], higher_is_better=True) == {0, 1}
+    assert best([rival(0.9), rival(0.901), rival(0.5)], higher_is_better=False) == {2}
+    assert best([rival(0.9), rival(0.5, seeds=4)], higher_is_better=True) == set()
 
 
 def test_average_ranks_by_hand() -> None:

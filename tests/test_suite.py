@@ -90,6 +90,96 @@ def test_one_run_twice_is_refused() -> None:
         suite.plan(planned)
 
 
+def labels(**changes: Any) -> list[tuple[str, str]]:
+    cells = suite.plan(configured(**changes), seeds=(0, 1))
+    return list(dict.fromkeys((cell.benchmark, cell.strategy) for cell in cells))
+
+
+@pytest.mark.parametrize(
+    ("strategies", "expected"),
+    [
+        (
+            [{"name": "er", "settings": {"memory": 20}}, {"name": "er", "settings": {"memory": 1000}}],
+            ["er memory=20", "er memory=1000"],
+        ),
+        (
+            [
+                {"name": "er", "settings": {"lr": 0.2}},
+                {"name": "er", "settings": {"model": "mlp", "hidden": [4], "lr": 0.1}},
+            ],
+            ["er hidden=[8] lr=0.2", "er hidden=[4] lr=0.1"],
+        ),
+        (["er", {"name": "er", "settings": {"seeds.init": 1}}], None),
+        (["er", {"name": "er", "settings": {"seeds.init": 7}}], ["er", "er seeds.init=7"]),
+        (
+            [{"name": "er", "label": "x"}, {"name": "finetune", "label": "x"}, "derpp"],
+            ["x (er)", "x (finetune)", "derpp"],
+        ),
+        ([{"name": "er", "label": "x"}, {"name": "er", "label": "y", "settings": {"memory": 9}}], ["x", "y"]),
+        (
+            [
+                {"name": "er", "settings": {"memory": 9}},
+                {"name": "er", "settings": {"selection": "validation", "memory": 7}},
+            ],
+            ["er memory=9", "er memory=7"],
+        ),
+        (
+            ["er", {"name": "er", "settings": {"evaluation.seed": 3}}],
+            ["er evaluation.seed=0", "er evaluation.seed=3"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_row_is_a_configuration_and_is_called_by_what_tells_it_apart(
+    strategies: list[Any], expected: list[str] | None
+) -> None:
+    if expected is None:
+        with pytest.raises(ConfigError, match="holds a run twice"):
+            labels(strategies=strategies)
+        return
+    assert [strategy for _, strategy in labels(strategies=strategies)] == expected
+
+
+def archives(folder: Path) -> list[Path]:
+    """Two data sets, and a copy of the first."""
+    import numpy as np
+
+    made = []
+    for name, classes in (("a", 4), ("b", 6), ("copy", 4)):
+        y = np.arange(6 * classes) % classes
+        x = np.eye(8, dtype=np.float32)[y]
+        made.append(folder / f"{name}.npz")
+        np.savez(made[-1], x_train=x, y_train=y, x_test=x, y_test=y)
+    return made
+
+
+def test_a_table_is_a_stream_and_is_called_by_what_tells_it_apart(tmp_path: Path) -> None:
+    a, b, copy = ({"path": str(path), "experiences": 2} for path in archives(tmp_path))
+    settings = {"epochs": 1}
+
+    def titles(*benchmarks: Any) -> list[str]:
+        made = labels(benchmarks=list(benchmarks), strategies=["er"], settings=settings)
+        return [" | ".join(label) for label in made]
+
+    first, second = {"name": "npz", "settings": a}, {"name": "npz", "settings": b}
+    assert titles(first, second) == ["npz path=a.npz | er", "npz path=b.npz | er"]
+    assert titles({**first, "label": "mine"}, {**second, "label": "mine"}) == [
+        "mine path=a.npz | er",
+        "mine path=b.npz | er",
+    ]
+    # The same data at another place is the same stream; what differs stands in the row.
+    assert titles(first, {"name": "npz", "settings": copy}) == [
+        "npz | er path=a.npz",
+        "npz | er path=copy.npz",
+    ]
+    assert titles(first, {"name": "npz", "settings": {**a, "lr": 0.3}}) == [
+        "npz | er lr=0.1",
+        "npz | er lr=0.3",
+    ]
+    shuffled = {"name": "npz", "settings": {**a, "class_order": "shuffled"}}
+    assert titles(first, shuffled) == ["npz class_order=natural | er", "npz class_order=shuffled | er"]
+
+
 def test_a_wrong_setting_of_one_cell_refuses_the_suite() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'memory'"):
         suite.plan(configured(strategies=["finetune", {"name": "er", "settings": {"memry": 5}}]))

@@ -72,14 +72,13 @@ def verify(
     as_json: Json = False,
 ) -> int:
     """Recompute every metric of a run from its curve, train its first steps again, and compare both with its record."""
-    from clbench import metrics
+    from clbench.leaderboard.store import contradicted, recomputed
     from clbench.ledger import is_whole, read_record
 
     load(plugin)
     record, whole = read_record(folder, altered=True), is_whole(folder)
-    # Those that the record has: an older version knew fewer.
-    again = metrics.compute(record.curve, [k for k in record.metrics if k in metrics.METRICS])
-    wrong = {k: (v, again.get(k)) for k, v in record.metrics.items() if v != again.get(k)}
+    again = recomputed(record)
+    wrong = contradicted(record.metrics, again)
     begun = None
     if steps:
         from clbench.leaderboard.again import first_steps
@@ -118,6 +117,9 @@ def plot(
     A PNG for each benchmark; folders without a finished run are left out.
     """
     from clbench import plots
+    from clbench.grouping import Named, names
+    from clbench.leaderboard.board import names_of, rows_of
+    from clbench.leaderboard.site import slug
     from clbench.ledger import has_record, read_record
 
     load(plugin)
@@ -127,18 +129,27 @@ def plot(
             print(f"clbench: {folder} holds no finished run; left out.", file=sys.stderr)
     if not records:
         raise ConfigError("There is nothing to plot: none of the folders holds a finished run.")
-    curves: dict[str, dict[str, list[Any]]] = {}
-    for record in records:
-        of_benchmark = curves.setdefault(record.benchmark["name"], {})
-        of_benchmark.setdefault(record.strategy["name"], []).append(record.curve)
+    tables = rows_of(records)
+    versions = {rows[0].benchmark for rows in tables.values()}
+    plain = {version: version.partition("@")[0] for version in versions}
+    if len(set(plain.values())) < len(plain):  # two versions of one benchmark
+        plain = {}
+    titles = [
+        title.replace(version := rows[0].benchmark, plain.get(version, version), 1)
+        for title, rows in tables.items()
+    ]
+    endings = names([Named(slug(title), "", {}) for title in titles])
     if out.suffix not in ("", ".png"):
         raise ConfigError(f"--out takes a PNG file or a folder; {out} was given.")
-    for benchmark, by_strategy in curves.items():
+    for title, ending, rows in zip(titles, endings, tables.values(), strict=True):
         file = out if out.suffix else out / "stability-gap.png"
-        if len(curves) > 1:
-            file = file.with_name(f"{file.stem}-{benchmark}.png")
+        if len(tables) > 1:
+            file = file.with_name(f"{file.stem}-{ending}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
-        plots.stability_gap(by_strategy, file, title=f"{benchmark}: accuracy of the first experience")
+        of = names_of(rows)
+        curves = {name: [r.curve for r in row.records] for name, row in zip(of, rows, strict=True)}
+        heading = f"{title}: accuracy of the first experience"
+        plots.stability_gap(curves, file, title=heading, styles=plots.styles(of, of))
         print(file)
 
 

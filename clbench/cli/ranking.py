@@ -93,7 +93,7 @@ def reproduce(
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as temporary:
         for row in rows:
-            print(f"{row.benchmark}  {row.strategy}  row {row.id} …", file=sys.stderr)
+            print(f"{row.table}  {row.strategy}  row {row.id} …", file=sys.stderr)
             verdicts += again.reproduce(row, seeds or None, out or Path(temporary), how)
     if as_json:
         print(json.dumps([_as_dict(v) for v in verdicts], indent=2))
@@ -106,6 +106,7 @@ def _as_dict(v: Verdict) -> dict[str, object]:
     return {
         "row": v.row.id,
         "benchmark": v.row.benchmark,
+        "table": v.row.table,
         "strategy": v.row.strategy,
         "metric": v.metric,
         "recorded": v.recorded.mean,
@@ -136,7 +137,10 @@ def _told(verdicts: Sequence[Verdict]) -> str:
 
 
 def _shown(interval: Interval) -> str:
+    from clbench.statistics import INTERVAL_FROM, TOO_FEW
+
     if not interval.n:
         return "nothing"
-    half = f" ± {100 * interval.half:.2f}" if interval.n > 1 else ""
-    return f"{100 * interval.mean:.2f}{half} ({interval.n})"
+    told = f"{interval.n}, {TOO_FEW}" if 1 < interval.n < INTERVAL_FROM else f"{interval.n}"
+    half = f" ± {100 * interval.half:.2f}" if interval.n >= INTERVAL_FROM else ""
+    return f"{100 * interval.mean:.2f}{half} ({told})"

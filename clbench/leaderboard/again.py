@@ -42,14 +42,16 @@ class Verdict:
 
 
 def chosen(records: Iterable[Record], name: str) -> list[Row]:
-    """The rows that a name means: a row's id, or a benchmark, with or without its version.
+    """The rows that a name means: a row's id, a table, or a benchmark, with or without its version.
 
     Raises:
         ConfigError: there is none.
     """
     tables = rows_of(records)
     rows = [row for table in tables.values() for row in table]
-    found = [row for row in rows if name in (row.id, row.benchmark, row.benchmark.partition("@")[0])]
+    found = [
+        row for row in rows if name in (row.id, row.table, row.benchmark, row.benchmark.partition("@")[0])
+    ]
     if not found:
         known = [*tables, *[row.id for row in rows]]
         raise ConfigError(f"The leaderboard has no row and no benchmark '{name}'.{suggest(name, known)}")
@@ -71,9 +73,7 @@ def reproduce(row: Row, seeds: Sequence[int] | None, runs: Path, execution: Exec
     again: dict[str, dict[int, float]] = {}
     diverged: dict[int, bool] = {}
     for seed in seeds if seeds is not None else sorted(recorded):
-        config = dict(row.config)
-        config["seeds"] = Seeds(order=seed, init=seed, data=seed).model_dump()
-        resolved: RunConfig = validate(RunConfig, _seeded(config, row, seed))
+        resolved: RunConfig = validate(RunConfig, _seeded(row, seed))
         threads = execution.threads or int(recorded.get(seed, row.records[0]).environment["threads"])
         record = api.start(resolved, execution.model_copy(update={"threads": threads}), runs)
         diverged[seed] = record.status != "done"
@@ -83,12 +83,12 @@ def reproduce(row: Row, seeds: Sequence[int] | None, runs: Path, execution: Exec
     return compare(row, again, diverged)
 
 
-def _seeded(config: dict[str, object], row: Row, seed: int) -> dict[str, object]:
-    """With the stream's seed, where the benchmark has one."""
-    if any("seed" in record.config.get("stream", {}) for record in row.records):
-        stream: Mapping[str, object] = config["stream"]  # type: ignore[assignment]
-        config["stream"] = {**stream, "seed": seed}
-    return config
+def _seeded(row: Row, seed: int) -> dict[str, object]:
+    """The row's configuration with a seed, the stream's too where the benchmark has one; those that it sets stay."""
+    seeds = {**Seeds(order=seed, init=seed, data=seed).model_dump(), **row.config.get("seeds", {})}
+    drawn = any("seed" in record.config.get("stream", {}) for record in row.records)
+    stream = {**({"seed": seed} if drawn else {}), **row.config.get("stream", {})}
+    return {**row.config, "seeds": seeds, "stream": stream}
 
 
 def compare(

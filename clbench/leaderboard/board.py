@@ -1,16 +1,22 @@
-"""From records to rows: groups of seeds, intervals, ranks, costs. A deterministic function of the records; no torch."""
+"""From records to tables and rows: groups of seeds, intervals, ranks, costs. A function of the records; no torch.
+
+Which records are a table and which a row is said in `clbench.grouping`.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clbench import grouping
 from clbench.files import canonical_json, sha256
+from clbench.grouping import Named
 from clbench.ledger import Record
 from clbench.metrics import METRICS
-from clbench.statistics import RANKED_FROM, Interval, Rank, ranks, t_interval
-from clbench.tables import is_bound
+from clbench.statistics import RANKED_FROM, Interval, Rank, best, ranks, t_interval
+from clbench.tables import is_bound, is_rated
 
 ROW_LENGTH = 8
 SHOWN = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc")
@@ -25,12 +31,12 @@ ENERGY = "kJ, whole machine"
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one configuration on one benchmark, over seeds.
+    """The runs of one configuration on one stream, over seeds.
 
     Attributes:
         id: hash of all but the seeds; what `clbench reproduce` takes.
         benchmark, strategy: name@version.
-        config: the configuration, without seeds.
+        config: the configuration, without seeds but those that are not the run's.
         model, selection: on what, and how the hyper-parameters were chosen.
         bound: an upper bound, which is no rival.
         values: metric → seed → value, of the runs that are done.
@@ -38,6 +44,8 @@ class Row:
         records: all runs, by seed; those that diverged, too.
         rank: the places it may have with certainty; None for bounds, for fewer than five seeds, and where a run
             diverged.
+        best: whether it has rivals, none of which is better with certainty.
+        table: name of its table, the benchmark's and what tells it from others of that name.
     """
 
     id: str
@@ -51,6 +59,8 @@ class Row:
     costs: Mapping[str, float]
     records: Sequence[Record] = field(repr=False, default=())
     rank: Rank | None = None
+    best: bool = False
+    table: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -69,10 +79,8 @@ class Row:
 
 
 def without_seeds(record: Record) -> dict[str, Any]:
-    """A run's configuration but for its seeds: what all runs of a row share."""
-    config = {key: value for key, value in record.config.items() if key != "seeds"}
-    config["stream"] = {key: value for key, value in config.get("stream", {}).items() if key != "seed"}
-    return config
+    """A run's configuration but for its seed: what all runs of a row share."""
+    return grouping.configuration(record.config, record.seeds["data"])
 
 
 def row_id(record: Record) -> str:
@@ -87,18 +95,35 @@ def row_id(record: Record) -> str:
 
 
 def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
-    """Rows by benchmark, the best first; those without a rank after the ranked ones, upper bounds last.
+    """Rows by table, the best first; those without a rank after the ranked ones, upper bounds last.
 
-    Of several runs of one row and seed (of several versions of the code), the last by id counts.
+    A table holds the runs of one stream, and is called by its benchmark and what tells it from others of that name. Of
+    several runs of one row and seed (of several versions of the code), the last by id counts. Where a configuration has
+    run on several streams (the file at its path was another), their digits stand behind the row's id.
     """
-    groups: dict[str, dict[int, Record]] = {}
-    for record in sorted(records, key=lambda r: r.id):
-        groups.setdefault(row_id(record), {})[record.seeds["data"]] = record
-    tables: dict[str, list[Row]] = {}
-    for key, runs in groups.items():
-        row = _row(key, [runs[seed] for seed in sorted(runs)])
-        tables.setdefault(row.benchmark, []).append(row)
-    return {benchmark: _ranked(tables[benchmark]) for benchmark in sorted(tables)}
+    ordered = sorted(records, key=lambda r: r.id)
+    runs = [
+        grouping.Run.of(r.config.get("stream", {}), r.seeds["order"], r.benchmark, row_id(r)) for r in ordered
+    ]
+    groups: dict[int, list[tuple[Record, grouping.Run]]] = {}
+    for stream, record, run in zip(grouping.streams(runs), ordered, runs, strict=True):
+        groups.setdefault(stream, []).append((record, run))
+    named, tables = [], []
+    streams_of = Counter(id for group in groups.values() for id in {run.row for _, run in group})
+    for group in groups.values():
+        rows: dict[str, dict[int, Record]] = {}
+        for record, run in group:
+            id = f"{run.row}-{grouping.digits([r for _, r in group])}" if streams_of[run.row] > 1 else run.row
+            rows.setdefault(id, {})[record.seeds["data"]] = record
+        name = group[0][1].benchmark
+        arguments = [record.config.get("stream", {}) for record, _ in group]
+        named.append(grouping.of_stream(name, name, arguments, [run for _, run in group]))
+        tables.append(rows)
+    found = {
+        title: _ranked([_row(id, [row[seed] for seed in sorted(row)], title) for id, row in rows.items()])
+        for title, rows in zip(grouping.names(named), tables, strict=True)
+    }
+    return {title: found[title] for title in sorted(found)}
 
 
 def joules(records: Sequence[Record]) -> float | None:
@@ -110,7 +135,7 @@ def joules(records: Sequence[Record]) -> float | None:
     return sum(sum(row) for row in known) / len(known)
 
 
-def _row(key: str, runs: Sequence[Record]) -> Row:
+def _row(key: str, runs: Sequence[Record], table: str) -> Row:
     first, done = runs[0], [record for record in runs if record.status == "done"]
     values: dict[str, dict[int, float]] = {}
     for record in done:
@@ -132,18 +157,18 @@ def _row(key: str, runs: Sequence[Record]) -> Row:
         values=values,
         costs=costs,
         records=tuple(runs),
+        table=table,
     )
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
     """With their ranks, in the order of the table."""
-    from dataclasses import replace
-
     metric = SHOWN[0]
     higher = METRICS[metric].higher_is_better is not False
-    rivals = [row for row in rows if not row.bound and not row.diverged and row.selection != "oracle"]
-    found = ranks([row.values.get(metric, {}) for row in rivals], higher)
-    rank = {row.id: place for row, place in zip(rivals, found, strict=True)}
+    rivals = [row for row in rows if is_rated(row.bound, row.diverged, row.selection)]
+    values = [row.values.get(metric, {}) for row in rivals]
+    rank = {row.id: place for row, place in zip(rivals, ranks(values, higher), strict=True)}
+    first = {rivals[i].id for i in best(values, higher)}
     sign = -1 if higher else 1
 
     def order(row: Row) -> tuple[int, float, str]:
@@ -151,28 +176,31 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
         mean = sign * interval.mean if interval else 0.0
         return (2 if row.bound else row.rank is None, mean, row.id)
 
-    return sorted((replace(row, rank=rank.get(row.id)) for row in rows), key=order)
+    return sorted((replace(row, rank=rank.get(row.id), best=row.id in first) for row in rows), key=order)
 
 
 def settings_of(row: Row, others: Sequence[Row]) -> str:
     """What tells a row from others of the same strategy on the same benchmark: the settings in which they differ."""
-    same = [other for other in others if other.strategy == row.strategy]
-    flat = [_flatten(other.config) for other in same]
-    differing = sorted(
-        key for key in set().union(*flat) if len({canonical_json(config.get(key)) for config in flat}) > 1
-    )
-    own = _flatten(row.config)
-    return ", ".join(f"{key}={own.get(key)}" for key in differing)
+    same = [other.config for other in others if other.strategy == row.strategy]
+    own = grouping.flatten(row.config)
+    return ", ".join(f"{key}={own[key]}" for key in grouping.differing(same) if key in own)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def names_of(rows: Sequence[Row]) -> dict[str, str]:
+    """A name for each row of a table in figures, and the strategy that it is of."""
+    plain = [row.strategy.partition("@")[0] for row in rows]
+    named = [Named(name, row.strategy, row.config) for name, row in zip(plain, rows, strict=True)]
+    return dict(zip(grouping.names(named), plain, strict=True))
 
 
-__all__ = ["COSTS", "RANKED_FROM", "SHOWN", "Row", "row_id", "rows_of", "settings_of", "without_seeds"]
+__all__ = [
+    "COSTS",
+    "RANKED_FROM",
+    "SHOWN",
+    "Row",
+    "names_of",
+    "row_id",
+    "rows_of",
+    "settings_of",
+    "without_seeds",
+]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of, settings_of
 from clbench.ledger import Record
-from clbench.statistics import Interval
 from clbench.tables import NONE, Estimate, head_of, markdown, percent
 
 HEAD = """# Leaderboard
@@ -31,13 +30,13 @@ def readme(records: Sequence[Record]) -> str:
     tables = rows_of(records)
     if not tables:
         parts.append("Nothing was submitted yet.\n")
-    for benchmark, rows in tables.items():
-        parts.append(f"## {markdown(benchmark)}\n\n{table(rows)}\n")
+    for title, rows in tables.items():
+        parts.append(f"## {markdown(title)}\n\n{table(rows)}\n")
     return "\n".join(parts)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A benchmark's table in Markdown."""
+    """A table in Markdown."""
     shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row in rows)]
     heads = ["rank", "strategy", "settings", *[head_of(key) for key in shown]]
     measured = [ENERGY] * any("joules" in row.costs for row in rows)
@@ -50,7 +49,7 @@ def table(rows: Sequence[Row]) -> str:
                 "bound" if row.bound else NONE if row.rank is None else str(row.rank),
                 markdown(row.strategy),
                 markdown(settings_of(row, rows)) or NONE,
-                *[_percent(row.interval(key)) for key in shown],
+                *[percent(Estimate.of(row.interval(key))) for key in shown],
                 f"{len(row.seeds)}" + (f", {row.diverged} diverged" if row.diverged else ""),
                 markdown(row.model),
                 markdown(row.selection),
@@ -62,12 +61,6 @@ def table(rows: Sequence[Row]) -> str:
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _percent(interval: Interval | None) -> str:
-    if interval is None:
-        return NONE
-    return percent(Estimate(interval.mean, None if interval.n < 2 else interval.half, interval.n))
 
 
 def _bytes(costs: Mapping[str, float]) -> str:

@@ -1,6 +1,6 @@
 """The leaderboard as a static site: opens from the file system, needs no network, and runs no script of others.
 
-index.html · benchmarks/<name>.html · strategies/<name>.html · rows/<id>.html · records/ and curves/ as submitted
+index.html · benchmarks/<table>.html · strategies/<name>.html · rows/<id>.html · records/ and curves/ as submitted
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import html
 import math
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +18,14 @@ import numpy as np
 
 from clbench import plots
 from clbench.curve import Floats, Ticks
-from clbench.files import atomic_write, make_folder, pretty_json
+from clbench.files import atomic_write, make_folder, pretty_json, sha256
 from clbench.leaderboard import svg
-from clbench.leaderboard.board import ENERGY, SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.board import ENERGY, SHOWN, Row, names_of, rows_of, settings_of
 from clbench.leaderboard.frame import page
 from clbench.leaderboard.store import place
 from clbench.ledger import Record
 from clbench.metrics import METRICS
-from clbench.statistics import average_ranks, groups, told_apart
+from clbench.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
 from clbench.tables import NONE, Estimate, head_of, percent
 
 _escape = functools.partial(html.escape, quote=True)
@@ -43,12 +44,12 @@ def write_site(records: Sequence[Record], root: Path, folder: Path) -> Path:
     """
     tables = rows_of(records)
     pages = {Path("index.html"): _index(tables)}
-    for benchmark, rows in tables.items():
-        pages[Path("benchmarks") / f"{slug(benchmark)}.html"] = _benchmark(benchmark, rows)
+    for title, rows in tables.items():
+        pages[Path(address("benchmarks", title))] = _benchmark(title, rows)
         for row in rows:
             pages[Path("rows") / f"{row.id}.html"] = _row(row, rows)
     for strategy in sorted({row.strategy for rows in tables.values() for row in rows}):
-        pages[Path("strategies") / f"{slug(strategy)}.html"] = _strategy(strategy, tables)
+        pages[Path(address("strategies", strategy))] = _strategy(strategy, tables)
     for path, content in pages.items():
         make_folder((folder / path).parent)
         atomic_write(folder / path, content)
@@ -64,13 +65,19 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9@._+-]+", "-", name).strip(".") or "unnamed"
 
 
+def address(folder: str, name: str) -> str:
+    """The page of a table or strategy; two names that are one in plain letters have two."""
+    plain = slug(name)
+    return f"{folder}/{plain if plain == name else f'{plain}-{sha256(name)[:6]}'}.html"
+
+
 # --- pages ---
 
 
 def _index(tables: Mapping[str, Sequence[Row]]) -> str:
     rows = [(row, table) for table in tables.values() for row in table]
     benchmarks = "".join(
-        f'<li><a href="benchmarks/{_escape(slug(name))}.html">{_escape(name)}</a> '
+        f'<li><a href="{_escape(address("benchmarks", name))}">{_escape(name)}</a> '
         f"<small>{len(table)} row{'s' * (len(table) != 1)}</small></li>"
         for name, table in tables.items()
     )
@@ -95,7 +102,7 @@ behind it: follow a row to its runs, their curves, and the command that makes th
 
 
 def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
-    style = plots.styles(_name(row, rows) for row in rows)
+    style = plots.styles(named := names_of(rows), named)
     drawn = [row for row in rows if any(r.status == "done" for r in row.records)]
     figures = ""
     figures += _critical_differences(benchmark, rows)
@@ -105,7 +112,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
             svg.lines(curves, title=f"{benchmark}: accuracy on the experiences seen so far", x_label="experiences",
                       y_label="accuracy, %", marks=marks),
             "Accuracy averaged over the experiences seen so far, after every step; its mean over steps is AAA. "
-            "Bands: 95 % intervals over seeds.",
+            f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more.",
             curves,
         )  # fmt: skip
     if curves := _lines(drawn, rows, style, _first):
@@ -137,7 +144,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
     body = f"""
 {_table([(row, rows) for row in rows], up="../")}
 {_LEGEND}
-<p>Make all of it again: <code>clbench reproduce {_escape(benchmark)}</code></p>
+<p>Make all of it again: <code>clbench reproduce {_escape(shlex.quote(benchmark))}</code></p>
 {figures}
 <h2>Accuracy matrices</h2>
 <p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.</p>
@@ -177,7 +184,7 @@ def _row(row: Row, rows: Sequence[Row]) -> str:
     )
     settings = settings_of(row, rows)
     body = f"""
-<p>{_escape(row.strategy)} on <a href="../benchmarks/{_escape(slug(row.benchmark))}.html">{_escape(row.benchmark)}</a>
+<p>{_escape(row.strategy)} on <a href="../{_escape(address("benchmarks", row.table))}">{_escape(row.table)}</a>
 {f"({_escape(settings)})" if settings else ""};
 network {_escape(row.model)}; hyper-parameters: {_escape(row.selection)}.</p>
 <p>Make it again: <code>clbench reproduce {_escape(row.id)}</code></p>
@@ -215,7 +222,7 @@ def _facets(row: Row) -> dict[str, str]:
         setting += ", task labels"
     size = row.costs.get("memory_bytes", 0.0)
     return {
-        "benchmark": row.benchmark,
+        "benchmark": row.table,
         "setting": setting,
         "memory": "rehearsal" if size else "rehearsal-free",
         "network": row.model,
@@ -260,8 +267,8 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
         cells = [_cell("bound" if row.bound else NONE if row.rank is None else str(row.rank),
                        math.inf if row.rank is None else row.rank.best + row.rank.worst / 1e4)]  # fmt: skip
         if with_benchmark:
-            cells.append(_link(f"{up}benchmarks/{slug(row.benchmark)}.html", row.benchmark))
-        cells.append(_link(f"{up}strategies/{slug(row.strategy)}.html", row.strategy))
+            cells.append(_link(up + address("benchmarks", row.table), row.table))
+        cells.append(_link(up + address("strategies", row.strategy), row.strategy))
         if told:
             cells.append(f'<td class="words"><small>{_escape(settings_of(row, table))}</small></td>')
         for key in shown:
@@ -269,9 +276,8 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             if interval is None:
                 cells.append(_cell(NONE, math.inf))
                 continue
-            half = None if interval.n < 2 else interval.half
-            mean, _, rest = percent(Estimate(interval.mean, half, interval.n)).partition(" ± ")
-            cells.append(_cell(mean, interval.mean, f" ± {rest}" if rest else ""))
+            mean, space, rest = percent(Estimate.of(interval)).partition(" ")
+            cells.append(_cell(mean, interval.mean, space + rest))
         diverged = f", {row.diverged} diverged" if row.diverged else ""
         cells.append(_cell(str(len(row.seeds)), len(row.seeds), diverged))
         for value, digits in (
@@ -283,7 +289,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
         cells.append(_link(f"{up}rows/{row.id}.html", row.id))
         facets = "".join(f' data-{key}="{_escape(value)}"' for key, value in _facets(row).items())
-        best = " best" if row.rank is not None and row.rank.best == 1 else " bound" if row.bound else ""
+        best = " best" if row.best else " bound" if row.bound else ""
         body += f'<tr class="row{best}"{facets}>{"".join(cells)}</tr>\n'
     return (
         f'<div class="table"><table class="sortable">\n<thead><tr>{head}</tr></thead>\n'
@@ -299,18 +305,17 @@ def _link(target: str, text: str) -> str:
     return f'<td class="words"><a href="{_escape(target)}">{_escape(text)}</a></td>'
 
 
-_LEGEND = """<p class="note">Percent, mean ± half the 95 % interval over seeds. Rank: the places that
-a row may have, after all rivals whose ACC is better with certainty and before all that are worse (paired by seed,
-Holm's correction). Fewer than five seeds give no rank.</p>"""
+_LEGEND = f"""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {INTERVAL_FROM}
+are {TOO_FEW}. Rank: the places that a row may have, after all rivals whose ACC is better with certainty and before all
+that are worse (paired by seed, Holm's correction); bold where no rival is better with certainty. Fewer than
+{RANKED_FROM} seeds give no rank.</p>"""
 
 
 # --- figures ---
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
-    settings = settings_of(row, rows)
-    plain = row.strategy.partition("@")[0]
-    return f"{plain} ({settings})" if settings else plain
+    return list(names_of(rows))[[other.id for other in rows].index(row.id)]
 
 
 def _seen(ticks: Ticks) -> Floats:
@@ -379,7 +384,7 @@ def _points(drawn: Sequence[Row], rows: Sequence[Row], style: Mapping[str, plots
             style[_name(row, rows)].color,
             work,
             interval.mean,
-            math.nan if interval.n < 2 else interval.half,
+            interval.half,
             not dominated(interval.mean, work, memory),
             math.sqrt(16 + 64 * memory / most),
         )

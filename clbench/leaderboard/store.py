@@ -8,7 +8,7 @@ leaderboard/manifest.json        SHA-256 of every one of these files
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,8 +72,11 @@ def place(record: Record) -> Path:
     return Path("records") / benchmark / strategy / f"{record.id}.json"
 
 
-def check(record: Record) -> None:
+def check(record: Record) -> dict[str, float | None]:
     """Refuse a record whose numbers do not follow from its evidence, or whose code is not known.
+
+    Returns:
+        Its metrics, as its curve gives them today.
 
     Raises:
         LedgerError: says what is wrong with it.
@@ -94,19 +97,36 @@ def check(record: Record) -> None:
             f"Record {record.id} was altered: its configuration, benchmark, strategy, model or code is that of a run "
             f"{expected}."
         )
-    again = metrics.compute(record.curve, [name for name in record.metrics if name in metrics.METRICS])
+    again = recomputed(record)
     unknown = sorted(record.metrics.keys() - again.keys())
     if unknown:
         raise LedgerError(f"Record {record.id} has a metric that is not known: '{unknown[0]}'.")
-    for name, value in again.items():
-        if record.metrics[name] != value:
-            raise LedgerError(
-                f"Record {record.id} was altered: it says {name} = {record.metrics[name]}, its curve says {value}."
-            )
+    for name, (said, value) in contradicted(record.metrics, again).items():
+        raise LedgerError(f"Record {record.id} was altered: it says {name} = {said}, its curve says {value}.")
+    return again
+
+
+def recomputed(record: Record) -> dict[str, float | None]:
+    """The metrics that a record has, from its curve; those that are not known here are left out."""
+    return metrics.compute(record.curve, [name for name in record.metrics if name in metrics.METRICS])
+
+
+def contradicted(
+    recorded: Mapping[str, float | None], again: Mapping[str, float | None]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Metric → recorded and recomputed, where they differ.
+
+    What a record leaves undefined claims nothing: a definition may have been widened since.
+    """
+    return {
+        name: (value, again.get(name))
+        for name, value in recorded.items()
+        if value is not None and value != again.get(name)
+    }
 
 
 def read_board(root: Path) -> list[Record]:
-    """Every record of a leaderboard, checked, in order of their paths.
+    """Every record of a leaderboard, checked, in order of their paths; its metrics are what its curve says today.
 
     Raises:
         LedgerError: a file is missing, altered, or not where it belongs; names it.
@@ -131,8 +151,7 @@ def read_board(root: Path) -> list[Record]:
             record = replace(parse_record(root / name), folder=root / "curves")
             if place(record).as_posix() != name:
                 raise LedgerError(f"{root / name} belongs to {place(record)}.")
-            check(record)
-            records.append(record)
+            records.append(replace(record, metrics=check(record)))
     return records
 
 

@@ -378,15 +378,15 @@ def gacc_auc(curve: Curve) -> float | None:
 
 
 def session_accuracies(curve: Curve) -> Floats:
-    """(T,) accuracy over the test examples of all tasks seen, after each experience; NaN where not evaluated.
+    """(E,) accuracy over the test examples of all tasks seen, after each experience; NaN where not evaluated.
 
         A_i = Σ_{j≤i} n[j] R[i,j] / Σ_{j≤i} n[j]
 
-    From counts: a mean over batches or sessions is another number where these differ in size. Zhang et al.,
-    CVPR 2021, arXiv 2104.03047.
+    There may be fewer experiences than tasks: one that teaches all at once has one accuracy. From counts: a mean over
+    batches or sessions is another number where these differ in size. Zhang et al., CVPR 2021, arXiv 2104.03047.
     """
     (R, _, n), learned = curve.matrix(), curve.learned
-    return np.array([weighted_mean(R[i, learned <= i], n[learned <= i]) for i in range(len(R))])
+    return np.array([weighted_mean(R[i, learned <= i], n[learned <= i]) for i in range(curve.experiences)])
 
 
 def intransigence(curve: Curve, reference: ArrayLike) -> Floats:
