@@ -7,6 +7,7 @@ signed-rank test cannot reach p < 0.05 (its least two-sided p is 1/16), so the p
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -168,12 +169,16 @@ def ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list
 
 
 def best(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> set[int]:
-    """Those than which no other is better with certainty; none where fewer than two have a rank.
+    """The best mean and those after it, down to the first than which another is better with certainty.
 
-    What every table and page marks, so that two of them agree on a tie.
+    What every table and page marks. One that varies much may have a rank from 1 on behind others that have none, since
+    nothing is certain of it; that earns no mark. None where fewer than two have a rank.
     """
     rated = {i: rank for i, rank in enumerate(ranks(rivals, higher_is_better)) if rank is not None}
-    return {i for i, rank in rated.items() if rank.best == 1 and len(rated) > 1}
+    sign = -1 if higher_is_better else 1
+    order = sorted(rated, key=lambda i: sign * float(np.mean(list(rivals[i].values()))))
+    first = set(itertools.takewhile(lambda i: rated[i].best == 1, order))
+    return first if len(rated) > 1 else set()
 
 
 def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[tuple[int, int]]:

@@ -188,7 +188,7 @@ class Row:
         runs: how many there are, whatever became of them.
         unfinished: status → how many, of those that are not done.
         values: metric, or cost, → estimate over the runs that are done; None where it is not defined.
-        best: metrics of which it is the best: no rival is better with certainty.
+        best: metrics of which it is marked as best (`clbench.statistics.best`).
         substrate: what its weights had learned from before; empty from scratch.
         selection: how its hyper-parameters were chosen, if known.
         by_seed: metric → seed → value, of the runs that are done.
@@ -268,7 +268,7 @@ def _row(runs: Sequence[Cell]) -> Row:
 
 
 def _best(rows: Sequence[Row], key: str) -> set[str]:
-    """Strategies than which no rival is better with certainty."""
+    """Strategies that are marked as best."""
     rivals = [row for row in rows if row.rated and row.by_seed.get(key)]
     values = [row.by_seed[key] for row in rivals]
     return {rivals[i].strategy for i in best(values, METRICS[key].higher_is_better is not False)}
@@ -547,7 +547,8 @@ def note_of(rows: Sequence[Row], differences: bool = False) -> str:
             text += " Pairs of which a run did not finish are left out."
         return text
     if any(row.best for row in rows):
-        text += " Bold: no other is better with certainty (paired by seed, Holm's correction, 5 %)."
+        text += " Bold: the best, and those after it down to the first than which another is better with certainty"
+        text += " (paired by seed, Holm's correction, 5 %)."
         if bounds := [row.strategy for row in rows if row.bound]:
             text += f" Not rated: {' and '.join(bounds)}, with all past data at hand."
         if oracles := [row.strategy for row in rows if row.selection == "oracle" and not row.bound]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from clbench import api, config, ledger
+from clbench.cli.judging import plot
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
 from clbench.files import canonical_json, pretty_json, sha256
@@ -289,6 +290,28 @@ def test_what_an_older_version_left_undefined_is_what_the_curve_says(runs: Path,
     assert not submit([older], tmp_path / "board")[0].refused
     (record,) = read_board(tmp_path / "board")
     assert record.metrics == read_record(folder).metrics
+
+
+def test_a_plot_tells_configurations_and_streams_apart(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, dict[str, int]] = {}
+
+    def keep(curves: dict[str, list[Any]], file: Path, **_: Any) -> None:
+        drawn[file.name] = {name: len(of) for name, of in curves.items()}
+
+    others = [run("er", 0, tmp_path, memory=20), run("er", 1, tmp_path, experiences=2)]
+    monkeypatch.setattr("clbench.plots.stability_gap", keep)
+    plot([*runs.iterdir(), *others], tmp_path / "gap.png")
+    assert drawn == {
+        "gap-split-digits-experiences-2.png": {"er": 1},
+        "gap-split-digits-experiences-5.png": {
+            "er memory=50": 5,
+            "er memory=20": 1,
+            "finetune": 5,
+            "joint": 1,
+        },
+    }
 
 
 # --- run again ---

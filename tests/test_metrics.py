@@ -666,6 +666,28 @@ def test_accuracy_by_tasks_and_by_examples_differ_where_tasks_do():
     assert value(curve, "average_incremental_accuracy_weighted") == pytest.approx(0.85)
 
 
+def test_accuracies_by_examples_where_one_experience_teaches_several_tasks():
+    """Of three tasks two come first, at once; and all of them at once, as in offline training."""
+    curve = Curve()
+    for experience, seen in ((0, 2), (1, 3)):
+        for full in (False, True):
+            for j in range(3 if full else seen):
+                counts = {"correct": (4 + experience) * (j + 1), "total": 10 * (j + 1)}
+                row = {"step": experience + 1, "examples": 0, "loss": 0.0, "full": full}
+                curve.append(**row, experience=experience, evaluated=j, **counts)
+    assert curve.learned.tolist() == [0, 0, 1]
+    assert metrics.session_accuracies(curve).tolist() == pytest.approx([12 / 30, 30 / 60])
+    assert value(curve, "average_incremental_accuracy_weighted") == pytest.approx(0.45)
+    once = Curve()
+    for full in (False, True):
+        for j, n in enumerate((10, 30, 60)):
+            row = {"step": 1, "examples": 0, "loss": 0.0, "full": full, "experience": 0}
+            once.append(**row, evaluated=j, correct=n - 5, total=n)
+    for key in ("average_accuracy_weighted", "average_incremental_accuracy_weighted"):
+        assert value(once, key) == pytest.approx(0.85)
+    assert value(once, "performance_drop") is None  # there is no base session
+
+
 def test_forward_transfer_needs_future_tasks_and_the_initial_accuracy():
     past_only = [[0.9, NAN], [0.8, 0.9]]
     assert value(Curve.from_matrix(past_only, b=0.1), "forward_transfer") is None

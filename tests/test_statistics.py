@@ -143,6 +143,16 @@ def test_four_seeds_give_no_rank_and_are_no_rivals() -> None:
     ]
 
 
+def test_noise_does_not_earn_a_mark() -> None:
+    """The second is worse than the first with certainty; of the third, which is worse yet, nothing is certain."""
+    top = rival(0.8)
+    second = {seed: value - 0.28 - 0.02 * (-1) ** seed for seed, value in top.items()}
+    third = {seed: 0.36 + 0.4 * (-1) ** seed for seed in range(5)}
+    found = ranks([top, second, third], higher_is_better=True)
+    assert [rank.best for rank in found if rank] == [1, 2, 1]
+    assert best([top, second, third], higher_is_better=True) == {0}
+
+
 def test_the_best_are_those_that_may_be_first() -> None:
     assert best([rival(0.9), rival(0.901), rival(0.5)], higher_is_better=True) == {0, 1}
     assert best([rival(0.9), rival(0.901), rival(0.5)], higher_is_better=False) == {2}

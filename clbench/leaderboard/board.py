@@ -44,7 +44,7 @@ class Row:
         records: all runs, by seed; those that diverged, too.
         rank: the places it may have with certainty; None for bounds, for fewer than five seeds, and where a run
             diverged.
-        best: whether it has rivals, none of which is better with certainty.
+        best: whether it is marked as best (`clbench.statistics.best`).
         table: name of its table, the benchmark's and what tells it from others of that name.
     """
 

@@ -307,8 +307,8 @@ def _link(target: str, text: str) -> str:
 
 _LEGEND = f"""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {INTERVAL_FROM}
 are {TOO_FEW}. Rank: the places that a row may have, after all rivals whose ACC is better with certainty and before all
-that are worse (paired by seed, Holm's correction); bold where no rival is better with certainty. Fewer than
-{RANKED_FROM} seeds give no rank.</p>"""
+that are worse (paired by seed, Holm's correction). Bold: the best mean, and those after it down to the first than which
+another is better with certainty. Fewer than {RANKED_FROM} seeds give no rank.</p>"""
 
 
 # --- figures ---
