@@ -102,7 +102,8 @@ def configuration(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """A configuration but for the run's seed: what the runs of a row share. Seeds that it sets otherwise stay."""
     others = {key: value for key, value in config.get("seeds", {}).items() if value != seed}
     stream = {k: v for k, v in config.get("stream", {}).items() if k != "seed" or v != seed}
-    kept = {key: value for key, value in config.items() if key != "seeds"}
+    one = ("threads", 1)  # which older records leave out
+    kept = {key: value for key, value in config.items() if key != "seeds" and (key, value) != one}
     return {**kept, "stream": stream, **({"seeds": others} if others else {})}
 
 

@@ -19,6 +19,7 @@ from clbench.files import canonical_json, pretty_json, sha256
 from clbench.leaderboard import again, read_board, readme, row_id, rows_of, submit
 from clbench.leaderboard.board import settings_of
 from clbench.ledger import Record, read_record
+from clbench.tables import Cell, table_rows
 
 SETTINGS = {"iterations": 4, "every": 1}
 
@@ -278,7 +279,7 @@ def test_a_seed_that_is_set_is_a_row_of_its_own_and_is_run_again_so(
 
     monkeypatch.setattr("clbench.api.start", start)
     (row,) = [row for row in rows if "seeds" in row.config]
-    again.reproduce(row, [3], tmp_path, Execution(threads=1))
+    again.reproduce(row, [3], tmp_path, Execution())
     assert given[0].seeds.model_dump() == {"order": 3, "init": 7, "data": 3}
     assert given[0].stream["seed"] == 3
 
@@ -434,3 +435,11 @@ def test_the_projects_own_leaderboard_follows_from_its_records() -> None:
     records = read_board(root)
     assert records
     assert readme(records) == (root / "README.md").read_text(encoding="utf-8")
+    for title, rows in rows_of(records).items():  # and a suite's report of the same runs marks the same
+        cells = [
+            Cell(title, row.id, r.seeds["data"], r.status, r.metrics, bound=row.bound, config=row.config)
+            for row in rows
+            for r in row.records
+        ]
+        marked = {row.strategy for row in table_rows(cells) if "average_accuracy" in row.best}
+        assert marked == {row.id for row in rows if row.best}
