@@ -140,6 +140,19 @@ def test_a_row_is_a_configuration_and_is_called_by_what_tells_it_apart(
     assert [strategy for _, strategy in labels(strategies=strategies)] == expected
 
 
+def test_a_search_tells_the_choices_of_a_suite_apart() -> None:
+    choices = [
+        {"name": "er", "settings": {"memory": 20}},
+        {"name": "er", "settings": {"memory": 9}},
+        "finetune",
+    ]
+    assert suite.named(configured(strategies=choices).strategies) == [
+        "er memory=20",
+        "er memory=9",
+        "finetune",
+    ]
+
+
 def archives(folder: Path) -> list[Path]:
     """Two data sets."""
     import numpy as np
