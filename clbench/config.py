@@ -173,6 +173,10 @@ class EvaluationConfig(_Tree):
             return (after - 1) // self.every_examples > max(before - 1, 0) // self.every_examples
         return self.every > 0 and steps % self.every == 0
 
+    def looks(self, steps: int) -> bool:
+        """Whether documents are looked at after so many steps."""
+        return self.indexed > 0 and steps % self.indexed == 0
+
     @property
     def fast(self) -> bool:
         return self.level.endswith("fast")

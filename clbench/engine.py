@@ -203,8 +203,8 @@ class Run(Services):
 
     @property
     def at_last_step(self) -> bool:
-        """Whether the present step is its experience's last, or it has ended; of a foreign loop, any may be."""
-        return self._trainer is not None or bool(self._place["done"] + 1 >= self._steps)
+        """Whether the present step is its experience's last; a foreign loop does not say which one is."""
+        return self._trainer is None and bool(self._place["done"] + 1 >= self._steps)
 
     @property
     def total_steps(self) -> int:
@@ -283,6 +283,7 @@ class Run(Services):
             self._resume_clock()
             self._place = {"phase": "within", "epoch": 0, "batch": 0, "done": 0}
         self.model.train()
+        began = self.step
         if self._trainer is not None:
             self._schedule()
             self._trainer(visible)
@@ -295,6 +296,8 @@ class Run(Services):
         self.gradients.forget()
         self._call("end_experience", visible)
         self._stop_clock()
+        if self._trainer is not None and self.step > began:
+            self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
         self.evaluator.end_experience()
         self._tell("end_experience")
         self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
@@ -360,12 +363,12 @@ class Run(Services):
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
-        if self.config.evaluation.due(self.step, self.examples - examples, self.examples):
+        evaluation, ends = self.config.evaluation, self.at_last_step  # the end is evaluated when all is done
+        if evaluation.due(self.step, self.examples - examples, self.examples) and not ends:
             self._stop_clock()
             self.evaluator.tick()
             self._resume_clock()
-        indexed = self.config.evaluation.indexed
-        if indexed and self.step % indexed == 0:
+        if evaluation.looks(self.step) and not ends:
             self._stop_clock()
             self.evaluator.look_at_documents()
             self._resume_clock()

@@ -43,7 +43,8 @@ class Record:
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
         selection: how the hyper-parameters were chosen.
         note: for a run that diverged, where.
-        evaluation: how ticks were computed, and their measured distance from exact ones.
+        evaluation: how ticks were computed, by which rules they count (`clbench.evaluation.evaluator.RULES`), and their
+            measured distance from exact ones.
     """
 
     id: str

@@ -99,7 +99,8 @@ class Strategy:
         """
 
     def end_experience(self, exp: Experience) -> None:
-        """After the last step of an experience: Fisher information, teachers, herding."""
+        """After the last step of an experience: Fisher information, teachers, herding. The experience's last tick and
+        its full evaluation see the model that this leaves behind."""
 
     # --- steps ---
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clbench import api, config, ledger
@@ -411,6 +412,18 @@ def test_first_steps_come_out_to_the_bit(runs: Path) -> None:
     assert begun.agrees
     assert begun.differing == 0
     assert begun.rows > 6  # one row a step and stream, and the full evaluations before
+
+
+def test_first_steps_that_end_an_experience_go_on_to_the_next(runs: Path) -> None:
+    record = read_record(next(iter(sorted(runs.iterdir()))))
+    curve = record.curve
+    ends = np.unique(curve.step[curve.full & (curve.experience >= 0)]).tolist()
+    for asked, made in ((ends[0], ends[0] + 1), (ends[0] - 1, ends[0] - 1)):
+        begun = again.first_steps(record, asked)
+        assert begun.agrees
+        assert begun.steps == made
+        assert begun.rows == (curve.step + curve.full * (curve.step > 0) <= made).sum()
+    assert again.first_steps(record, ends[-1]).agrees
 
 
 def test_first_steps_of_a_broken_strategy_differ(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

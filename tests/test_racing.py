@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,8 +47,12 @@ class Recording:
         accuracy = np.clip(accuracy + 0.03 * rng.standard_normal(accuracy.shape), 0, 1)
         return Recording(rng.random((streams, size)) < accuracy[:, :, None], experience)
 
-    def curve(self, race: Race | None) -> Curve:
-        """What a run with that race would have written; without one, the full evaluation."""
+    def curve(self, race: Race | None, spoiled: Recording | None = None) -> Curve:
+        """What a run with that race would have written; without one, the full evaluation.
+
+        Args:
+            spoiled: what the last tick of each experience saw before it was taken again.
+        """
         K, S, N = self.right.shape
         curve = Curve()
         curve.bound_error = 0.0 if race is None else race.error
@@ -65,13 +70,21 @@ class Recording:
             else:
                 race.see(range(seen), [N] * seen, int(self.experience[k]))
 
-                def look(requests: Sequence[Request], k: int = k) -> list[tuple[int, float]]:
+                def look(
+                    requests: Sequence[Request], k: int = k, now: np.ndarray = self.cumulative
+                ) -> list[tuple[int, float]]:
+                    at = [(self.cumulative if age else now)[k - age, j] for age, j, _, _ in requests]
                     return [
-                        (int(self.cumulative[k - age, j, stop] - self.cumulative[k - age, j, start]), 0.0)
-                        for age, j, start, stop in requests
+                        (int(right[r.stop] - right[r.start]), 0.0)
+                        for right, r in zip(at, requests, strict=True)
                     ]
 
-                rows, again = race.tick(k + 1, int(self.experience[k]), bool(last), look)
+                again = []
+                if last and spoiled is not None:
+                    first = functools.partial(look, now=spoiled.cumulative)
+                    again += race.tick(k + 1, int(self.experience[k]), False, first)[1]
+                rows, more = race.tick(k + 1, int(self.experience[k]), bool(last), look)
+                again += more
                 correct, total = [row.correct for row in rows], [row.total for row in rows]
                 curve.append(**common, correct=correct, total=total, loss=0.0, full=False, of=N)
                 for stream, row in again:
@@ -135,6 +148,24 @@ def test_extrema_of_drawn_runs_are_those_of_the_full_evaluation(
     assert share(curve) < 1
 
 
+def spoiled(recording: Recording) -> Recording:
+    """Nothing is right."""
+    return Recording(np.zeros_like(recording.right), recording.experience)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.01])
+@pytest.mark.parametrize("windows", [(), (3, 10)], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tick_that_is_taken_again_takes_the_place_of_the_first(
+    seed: int, windows: tuple[int, ...], error: float
+) -> None:
+    recording = Recording.drawn(seed)
+    names = (*MINIMA, "wf10") if windows else MINIMA
+    curve = recording.curve(race_for(recording, windows, error, prefix=10), spoiled(recording))
+    assert found(curve, names) == pytest.approx(found(recording.curve(None), names), abs=1e-12)
+    assert share(curve) < 1
+
+
 def test_what_a_race_does_not_settle_is_not_defined() -> None:
     recording = Recording.drawn(0)
     curve = recording.curve(Race(10))
@@ -175,7 +206,8 @@ def test_a_race_goes_on_where_it_was() -> None:
             return super().tick(*given)
 
     recording = Recording.drawn(2)
-    assert recording.curve(Resumed(10, (10,))) == recording.curve(Race(10, (10,)))
+    for first in (None, spoiled(recording)):
+        assert recording.curve(Resumed(10, (10,)), first) == recording.curve(Race(10, (10,)), first)
 
 
 def test_looks_grow_to_the_whole() -> None:

@@ -35,12 +35,21 @@ from clbench.types import HIDDEN, Data, Experience, Stream
 if TYPE_CHECKING:
     from clbench.engine import Run
 
+RULES = 2
+"""Which rules the counts follow, in a record's `evaluation`; without it, the first.
+
+1: the last tick of an experience was taken before `end_experience`, and the full evaluation after it; of equal highest
+   scores, the one of the class with the smallest number was the prediction.
+2: both are taken after it; equal highest scores predict no class.
+"""
+
 
 class ContinualEvaluator:
     """Evaluates all seen test streams on a schedule and appends to a `Curve`.
 
     Ticks use a fixed subset of each stream, chosen by `config.seed`, and are computed as `config.level` says; full test
-    sets are evaluated exactly, before training and at every experience's end.
+    sets are evaluated exactly, before training and at every experience's end. There the last tick is of the same model:
+    the one that the strategy's `end_experience` leaves behind.
 
     A test stream is seen when the experience that names it begins; in an ordered one, when an example of each of its
     classes has come. Only seen ones are evaluated then, and classes of others are out of the question (`MASKED`).
@@ -123,8 +132,12 @@ class ContinualEvaluator:
         """The experience that the curve counts: the run's, or of a stream without boundaries the segment."""
         return self.run.experience + self.segment
 
-    def tick(self) -> None:
-        """Evaluate the subsets of all seen streams; the counts stay where they are until `fetch`."""
+    def tick(self, *, whole: bool = False) -> None:
+        """Evaluate the subsets of all seen streams; the counts stay where they are until `fetch`.
+
+        Args:
+            whole: all examples of them, also where a race decides.
+        """
         run, config = self.run, self.config
         self._arrived()
         with self._clock(tick=True), run.evaluating():
@@ -136,7 +149,7 @@ class ContinualEvaluator:
                 run.step,
                 run.examples,
                 self.experience,
-                whole=run.at_last_step,
+                whole=whole,
                 check=config.fast and run.step % config.check == 0,
             )
             self._pending.append((tick, self._evaluate(tick, weights)))
@@ -156,11 +169,15 @@ class ContinualEvaluator:
         return result
 
     def end_experience(self) -> None:
-        """Full test sets of all streams, and a last tick if the schedule missed the experience's end."""
+        """The last tick, whatever the schedule says, and full test sets of all streams: both of the model that the
+        strategy leaves behind at the experience's end."""
+        run, config = self.run, self.config
         # Without a tick, a curve takes stream j to be learned in experience j, so that all in one needs one to say it.
-        said = self.config.ticks or len(self.run.train) < len(self.run.benchmark.test)
-        if said and self.run.step != self._ticked:
-            self.tick()
+        said = config.ticks or len(run.train) < len(run.benchmark.test)
+        if said and run.step != self._ticked:
+            self.tick(whole=True)
+        if config.looks(run.step) and run.step not in self.curve.indexed_step[-1:]:
+            self.look_at_documents()
         self._arrived()
         self.full(self.experience)
         self.fetch()
@@ -293,19 +310,17 @@ class ContinualEvaluator:
         return self._pending[0][0].step if self._pending else self.run.step
 
     def cut(self, step: int) -> None:
-        """Forget what was evaluated after more than `step` steps; full evaluations come after the losses are
-        checked."""
+        """Forget what was evaluated after more than `step` steps, to be evaluated again or because a loss was not
+        finite; full evaluations come after the losses are checked."""
         self.fetch()
-        self.curve = self.curve.before(step)
+        self.curve, self._ticked = self.curve.before(step), min(self._ticked, step)
 
     def latest(self) -> dict[int, float]:
-        """Accuracy of each seen stream at the last fetched tick; for progress displays."""
-        ticks = ~self.curve.full
-        if not ticks.any():
-            return {}
-        last = ticks & (self.curve.step == self.curve.step[ticks][-1])
-        accuracy = self.curve.correct[last] / self.curve.total[last]
-        return dict(zip(self.curve.evaluated[last].tolist(), accuracy.tolist(), strict=True))
+        """Accuracy of each seen stream at the last full evaluation, as in the result; for progress displays."""
+        curve, seen = self.curve, np.isin(self.curve.evaluated, self._seen)
+        last = curve.full & seen & (curve.experience == curve.experience[curve.full].max(initial=-1))
+        accuracy = curve.correct[last] / curve.total[last]
+        return dict(zip(curve.evaluated[last].tolist(), accuracy.tolist(), strict=True))
 
     def close(self) -> None:
         """Let go of the other process; what it knew comes here."""
@@ -329,6 +344,7 @@ class ContinualEvaluator:
         """
         config, checks = self.config, self._checks
         found: dict[str, Any] = {
+            "rules": RULES,
             "level": config.level,
             "forward": self._words,
             "portions": dict(self._portions),

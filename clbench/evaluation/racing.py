@@ -64,10 +64,19 @@ class Lane:
     lowest: int | None = None
     drops: dict[int, int] = field(default_factory=dict)
     rows: deque[Row] = field(default_factory=deque)
+    before: tuple[int | None, dict[int, int]] = (None, {})  # the extrema without the last tick
 
     def __post_init__(self) -> None:
         self.drops = self.drops or dict.fromkeys(self.windows, 0)
         self.rows = deque(self.rows, maxlen=max(self.windows, default=1))
+
+    def begin(self, step: int) -> None:
+        """A tick begins; one of the same step as the last takes its place."""
+        if self.rows and self.rows[0].step == step:
+            self.rows.popleft()
+            self.lowest, self.drops = self.before
+        self.before = self.lowest, dict(self.drops)
+        self.rows.appendleft(Row(step))
 
 
 def looks(size: int, prefix: int) -> list[int]:
@@ -96,6 +105,10 @@ class Race:
         """How many ticks may be asked for, the present one included."""
         return max(self.windows, default=1)
 
+    def knows(self, step: int) -> bool:
+        """Whether the last tick was of that step."""
+        return any(lane.rows and lane.rows[0].step == step for lane in self.lanes)
+
     def see(self, streams: Sequence[int], sizes: Sequence[int], experience: int) -> None:
         """The streams of the test set from now on; those that are new are learned in `experience`."""
         known = {lane.stream: lane for lane in self.lanes}
@@ -107,7 +120,7 @@ class Race:
     def tick(
         self, step: int, experience: int, whole: bool, look: Look
     ) -> tuple[list[Row], list[tuple[int, Row]]]:
-        """Evaluate as much as it takes.
+        """Evaluate as much as it takes; a tick of the same step as the last takes its place.
 
         Args:
             whole: all examples, as metrics of experience ends are wanted.
@@ -116,7 +129,7 @@ class Race:
             The rows of this tick, in the streams' order; and of earlier ones that were asked again, with the stream.
         """
         for lane in self.lanes:
-            lane.rows.appendleft(Row(step))
+            lane.begin(step)
         again: dict[tuple[int, int], Row] = {}
         requests = [
             Request(0, place, 0, lane.size if whole else min(self.prefix, lane.size))
@@ -193,6 +206,7 @@ class Race:
                     "lowest": lane.lowest,
                     "drops": [[window, drop] for window, drop in lane.drops.items()],
                     "rows": [list(astuple(row)) for row in lane.rows],
+                    "before": [lane.before[0], [[window, drop] for window, drop in lane.before[1].items()]],
                 }
                 for lane in self.lanes
             ]
@@ -206,11 +220,16 @@ class Race:
                 lane["experience"],
                 self.windows,
                 lane["lowest"],
-                {int(window): int(drop) for window, drop in lane["drops"]},
+                _drops(lane["drops"]),
                 deque(Row(*row) for row in lane["rows"]),
+                (lane["before"][0], _drops(lane["before"][1])),
             )
             for lane in state["lanes"]
         ]
+
+
+def _drops(saved: Sequence[Sequence[int]]) -> dict[int, int]:
+    return {int(window): int(drop) for window, drop in saved}
 
 
 def error_of_a_bound(total: float, ticks: int, sizes: Sequence[int], prefix: int) -> float:

@@ -169,7 +169,8 @@ class Ticker:
             assert self.exact is not None
             self.exact.load(weights)
         if self.looks_back:
-            self._remember(weights)
+            assert self.race is not None
+            self._remember(weights, again=self.race.knows(tick.step))
         if loaded is not None:
             loaded()
         if self.race is None:
@@ -267,12 +268,13 @@ class Ticker:
             return self.values(self.forward, self.test, self.portion, rows)
         return torch.cat([self.values(self.forward, self.test, self.portion, rows[:mine]), help_()], 1)
 
-    def _remember(self, weights: Sequence[Tensor]) -> None:
-        block = (
-            self.ring.pop()  # the oldest one's place
-            if len(self.ring) == self.ring.maxlen
-            else torch.empty(self.layout.nbytes, dtype=torch.uint8, device=weights[0].device)
-        )
+    def _remember(self, weights: Sequence[Tensor], again: bool) -> None:
+        if again:
+            block = self.ring.popleft()
+        elif len(self.ring) == self.ring.maxlen:
+            block = self.ring.pop()  # the oldest one's place
+        else:
+            block = torch.empty(self.layout.nbytes, dtype=torch.uint8, device=weights[0].device)
         for view, w in zip(self.layout.views(block), weights, strict=True):
             view.copy_(w)
         self.ring.appendleft(block)

@@ -136,7 +136,8 @@ class Beginning:
         steps: how many. rows: rows of the curve up to there.
         differing: rows with other counts, or an other loss.
         largest: the largest difference in accuracy among them.
-        elsewhere: what differs between the recorded machine and this one, so that sums may be rounded otherwise.
+        elsewhere: what differs between the recorded machine and this one, so that sums may be rounded otherwise; and
+            the rules by which examples are counted, of an older record.
     """
 
     steps: int
@@ -155,7 +156,8 @@ def first_steps(record: Record, steps: int) -> Beginning:
     """Train anew from the first step and compare every evaluation with the record's curve.
 
     Args:
-        steps: how many; more if the record has no evaluation so early.
+        steps: how many; more if the record has no evaluation so early, and one more where they end an experience, whose
+            last evaluations come after what the strategy does at its end.
 
     Raises:
         LedgerError: the curve is missing or altered. ClbenchError: the run cannot be built here.
@@ -165,11 +167,15 @@ def first_steps(record: Record, steps: int) -> Beginning:
 
     from clbench import api
     from clbench.config import validate
+    from clbench.evaluation.evaluator import RULES
     from clbench.ledger import environment
 
     recorded = record.curve
     later = recorded.step[recorded.step > 0]
     steps = max(steps, int(later.min())) if len(later) else steps
+    ends = set(recorded.step[recorded.full & (recorded.experience >= 0)].tolist())
+    while steps in ends:
+        steps += 1
     execution = Execution(device=record.environment["device"].split(" ")[0], checkpoint_seconds=None)
     resolved: RunConfig = validate(RunConfig, record.config)
     threads, before = int(record.environment["threads"]), torch.get_num_threads()
@@ -199,4 +205,6 @@ def first_steps(record: Record, steps: int) -> Beginning:
     elsewhere = tuple(
         key for key in ("processor", "system", "device", "libraries") if here[key] != record.environment[key]
     )
+    if record.evaluation.get("rules", 1) != RULES:
+        elsewhere += ("rules of evaluation",)
     return Beginning(steps, len(wrong), int(wrong.sum()), float(distance.max(initial=0.0)), elsewhere)

@@ -127,7 +127,9 @@ def min_acc(curve: Curve) -> float | None:
 
         min-ACC = (1/(T−1)) Σ_{j<T} min { a_j(t) : e(t) > j }
 
-    The tick at the end of task j is not among them: the first is that after the first update of task j+1.
+    The tick at the end of task j is not among them: the first is that after the first update of task j+1. The last tick
+    of each later task is, and it sees what the method does at the task's end; so min-ACC is never above what the run
+    ends with, but by what the subsets differ from the full test sets.
     """
     ticks = task_ticks(curve, partial=True)
     return settled(*(mean(min_acc_trace(end)[-1]) for end in _both_ends(ticks)))
