@@ -181,6 +181,16 @@ def _metrics() -> str:
         "",
         "Every number of a record is one of these functions of the run's curve, a table of counts.",
         "",
+        "An example counts as right if its class, and no other one, has the highest score. Equal highest scores",
+        "name no class: which one they would name, could only hang on how the classes are numbered. So a network",
+        "that scores all classes alike, as an untrained one does whose method masks classes to come, has accuracy",
+        "0, not chance.",
+        "",
+        "The last tick of an experience is of the model that `end_experience` leaves behind, as the full evaluation",
+        "is. Records whose `evaluation` does not say `rules: 2` took it before, so that their metrics of ticks miss",
+        "what a method does at an experience's end; and of equal highest scores, they named the class with the",
+        "smallest number.",
+        "",
     ]
     lines += ["| key | short | better | what it is |", "|---|---|---|---|"]
     arrow = {True: "higher", False: "lower", None: ""}

@@ -392,6 +392,20 @@ def test_portions_come_from_the_cache_and_the_network(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not has_int8(), reason="this processor or this torch has no integer convolutions")
+def test_scores_of_a_rounded_network_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the 8 bits of bfloat16 the highest scores would often be equal, and name no class."""
+    monkeypatch.setattr(forwards, "_has_bf16", lambda device: True)
+    model = make_model("mlp", (1, 8, 8), 10)
+    copied = EvaluationCopy(model, None, fast=True)
+    assert {p.dtype for p in copied.model.backbone.parameters()} == {torch.bfloat16}  # type: ignore[union-attr]
+    copied.load(weights_of(model))
+    x, task = torch.rand(50, 1, 8, 8), torch.full((50,), -1)
+    with torch.no_grad():
+        scores = copied.logits(x.bfloat16(), task)
+        assert torch.equal(scores, model.head(copied.features(x.bfloat16()).float()))
+    assert not torch.equal(scores, scores.bfloat16().float())
+
+
 def test_maps_in_bytes_may_fill_half_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwards, "_cache_bytes", lambda: 2 << 20)
     model = make_model("slim-resnet18", (3, 32, 32), 10, width=4)

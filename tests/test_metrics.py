@@ -816,6 +816,11 @@ def test_masked_accuracy_does_not_depend_on_the_order_of_classes():
     assert metrics.masked_accuracy(LOGITS, LABELS, [2, 0]) == pytest.approx(1 / 2)
 
 
+def test_equal_highest_logits_name_no_class():
+    assert metrics.masked_accuracy(np.zeros((4, 3)), [0, 1, 2, 0], [0, 1, 2]) == 0
+    assert metrics.masked_accuracy([[1, 1, 0], [1, 0, 0]], [0, 0], [0, 1]) == pytest.approx(1 / 2)
+
+
 def test_masked_accuracy_of_no_examples_is_nan():
     assert math.isnan(metrics.masked_accuracy(LOGITS, [2, 2, 2], [0, 1]))
 

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from clbench.device import onednn_on_x86
 from clbench.evaluation.integers import Integers, has_int8
-from clbench.models import Classifier, predicted
+from clbench.models import Classifier, Spelling, predicted
 from clbench.once import once
 from clbench.types import MASKED
 
@@ -149,6 +149,8 @@ class EvaluationCopy:
             self.notes.append(f"this {device.type} has no bfloat16")
         self._sample: Tensor | None = None
         self.model.to(dtype=self.dtype)
+        if not isinstance(self.model.head, Spelling):
+            self.model.head.float()  # scores of few bits are often equal, and equal ones name no class
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         done = {f"{layer}.{end}" for layer, _ in pairs for end in ("weight", "bias")}
@@ -202,7 +204,8 @@ class EvaluationCopy:
         return logits.index_copy_(0, closest, self._logits(self.features(again), task[closest]))
 
     def _logits(self, features: Tensor, task: Tensor) -> Tensor:
-        logits = predicted(self.model.head, features).float()  # type: ignore[arg-type]
+        head: nn.Module = self.model.head  # type: ignore[assignment]
+        logits = predicted(head, features if isinstance(head, Spelling) else features.float()).float()
         if self.task_classes is not None:
             logits = logits.masked_fill(~self.task_classes[task], MASKED)
         return logits

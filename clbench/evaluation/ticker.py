@@ -86,6 +86,15 @@ def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
     return torch.stack([(found & (rank == 1)).double(), loss, found.double(), found / rank.double()])
 
 
+def named(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,) bool: whether the scores (B, C) name the class y (B,): it scores higher than every other one.
+
+    Equal highest scores name no class: which one would be, could only hang on the classes' numbers.
+    """
+    own = logits.gather(1, y[:, None])
+    return (logits < own).sum(1) == logits.shape[1] - 1
+
+
 class Layout:
     """How the tensors of a snapshot lie in one block of bytes."""
 
@@ -212,7 +221,7 @@ class Ticker:
                     continue
                 if test.exposed is not None:
                     logits = logits.masked_fill(~test.exposed, MASKED)
-                values[0, part] = logits.argmax(1) == y[part]
+                values[0, part] = named(logits, y[part])
                 values[1, part] = F.cross_entropy(logits, y[part], reduction="none").double()
         return self.ranks.sum(values)  # of which the others' are 0
 

@@ -8,6 +8,9 @@ from 1), R[i,j] the accuracy on j's full test set after experience i, b[j] that 
 size of that test set; a_j(t) the accuracy on j's fixed subset at tick t, e(t) the experience of tick t, K
 ticks.
 
+An example is right if its class, and no other one, has the highest score. R and the last tick of an experience are of
+the model that the experience's end (`end_experience`) leaves behind.
+
 Definitions that clash in the literature are metrics of their own, never silently one. A metric is None where
 its formula is not defined: fewer tasks than it needs, evaluations that were not made, or a run that did not
 finish (an average over what a run survived compares with nothing; `curve.upto(k)` gives it on demand).

@@ -152,7 +152,8 @@ def forward_transfer(curve: Curve) -> float | None:
 
         FWT = (1/(T−1)) Σ_{j≥2} (R[j−1,j] − b[j])
 
-    Needs evaluations of future tasks, and before training.
+    Needs evaluations of future tasks, and before training. A network that scores all classes alike names none: its b is
+    0, not chance. So where every task has classes of its own, a method that masks those to come has a transfer of 0.
     """
     R, b, _ = task_matrix(curve)
     return mean(np.diag(R, k=1) - b[1:])

@@ -11,7 +11,7 @@ from clbench.curve import Floats, Ints
 def masked_accuracy(logits: ArrayLike, labels: ArrayLike, classes: ArrayLike) -> float:
     """Accuracy on the examples of some classes with the argmax over these classes; NaN if there are none.
 
-        A = mean_{i : y_i ∈ C} [ argmax_{c ∈ C} z_i(c) = y_i ]
+        A = mean_{i : y_i ∈ C} [ z_i(y_i) > z_i(c) for all c ∈ C, c ≠ y_i ]
 
     Of the classes of tasks 1..j it is the cumulative accuracy of stage j (Soutif-Cormerais et al., ICCV-W
     2023, arXiv 2308.10328), of task j's alone the local accuracy (Smith et al., CVPR-W 2023, arXiv
@@ -21,8 +21,8 @@ def masked_accuracy(logits: ArrayLike, labels: ArrayLike, classes: ArrayLike) ->
     among = np.isin(y, C)
     if not among.any():
         return float("nan")
-    predicted = C[z[among][:, C].argmax(axis=1)]
-    return float((predicted == y[among]).mean())
+    own = z[among, y[among]][:, None]
+    return float(((z[among][:, C] < own).sum(axis=1) == len(C) - 1).mean())
 
 
 def cumulative_forgetting(
