@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from clbench.data import AxesOrder, Duplicates, build_blurry, digits, load, only, read_npz
 from clbench.ranges import Count, Natural, Percent, Seed
-from clbench.registry import register_benchmark
+from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
 
 from .cifar import OPS
@@ -117,7 +117,7 @@ def si_blurry_digits(
 
 @register_benchmark("si-blurry-npz", version=1, paper="arXiv:2308.09303")
 def si_blurry_npz(
-    path: str,
+    path: File,
     layout: AxesOrder = "auto",
     tasks: Count = 5,
     disjoint: Percent = 50,

@@ -23,7 +23,7 @@ from clbench.data import (
 )
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
-from clbench.registry import register_benchmark
+from clbench.registry import File, register_benchmark
 from clbench.streams import few_shot as few_shot_streams, permutation
 from clbench.types import Benchmark
 
@@ -57,7 +57,7 @@ def fscil_cifar100(
     shots: Count = 5,
     sessions: Natural = 8,
     class_order: Literal["natural", "shuffled"] | list[int] = "natural",
-    shot_list: str = "auto",
+    shot_list: Literal["auto", "published", "drawn"] | File = "auto",
     memory: Natural = 0,
     augment: bool = True,
     valid: Fraction = 0.0,
@@ -190,13 +190,13 @@ def fscil_omniglot(
 
 @register_benchmark("few-shot", version=2)
 def few_shot(
-    path: str,
+    path: File,
     base: Count,
     ways: Count,
     shots: Count = 5,
     sessions: Natural | None = None,
     class_order: Literal["natural", "shuffled"] | list[int] = "natural",
-    shot_list: str = "drawn",
+    shot_list: Literal["drawn"] | File = "drawn",
     memory: Natural = 0,
     augment: tuple[str, ...] = (),
     size: Count = 64,

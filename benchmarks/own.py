@@ -6,13 +6,13 @@ from typing import Literal
 
 from clbench.data import AxesOrder, Duplicates, from_folder, from_npz
 from clbench.ranges import Count, Fraction, Part, Seed
-from clbench.registry import register_benchmark
+from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
 
 
 @register_benchmark("npz", version=1)
 def npz(
-    path: str,
+    path: File,
     layout: AxesOrder = "auto",
     shift: Literal["class", "domain", "task"] = "class",
     experiences: Count | None = None,
@@ -63,7 +63,7 @@ def npz(
 
 @register_benchmark("image-folder", version=2)
 def image_folder(
-    path: str,
+    path: File,
     size: Count = 64,
     channels: Literal[1, 3] = 3,
     test_fraction: Part = 0.2,

@@ -12,7 +12,7 @@ from typing import Any
 import clbench.data
 from clbench.data import CorpusOrder, Titles, read_beir, retrieval
 from clbench.ranges import Count, Part, Seed
-from clbench.registry import register_benchmark
+from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
 
 EMBEDDED = Path(clbench.data.__file__).parent / "numpy_docs"
@@ -20,14 +20,14 @@ EMBEDDED = Path(clbench.data.__file__).parent / "numpy_docs"
 
 @register_benchmark("dsi", version=1)
 def dsi(
-    folder: str,
+    folder: File,
     order: CorpusOrder = "file",
     documents: Count | None = None,
     first: Part = 0.5,
     corpora: Count = 5,
     length: Count = 32,
     vocabulary: Count = 8192,
-    tokenizer: str | None = None,
+    tokenizer: File | None = None,
     titles: Titles = "keep",
     test: str = "test",
     seed: Seed = 0,
@@ -87,7 +87,7 @@ def dsi_squad_sentences(
     corpora: Count = 5,
     length: Count = 32,
     vocabulary: Count = 8192,
-    tokenizer: str | None = None,
+    tokenizer: File | None = None,
     seed: Seed = 0,
 ) -> Benchmark:
     """Sentences of Wikipedia as documents, questions of SQuAD as queries: article after article, in file order.
@@ -117,7 +117,7 @@ def dsi_boolq(
     corpora: Count = 5,
     length: Count = 32,
     vocabulary: Count = 8192,
-    tokenizer: str | None = None,
+    tokenizer: File | None = None,
     titles: Titles = "keep",
     seed: Seed = 0,
 ) -> Benchmark:

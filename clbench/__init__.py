@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clbench.ledger import Record as Record
     from clbench.memory import Reservoir as Reservoir
     from clbench.models import Classifier as Classifier
+    from clbench.reads import File as File
     from clbench.registry import (
         register as register,
         register_benchmark as register_benchmark,
@@ -63,6 +64,7 @@ _WHERE = {
     "Record": "ledger",
     "Reservoir": "memory",
     "Classifier": "models",
+    "File": "reads",
     "register": "registry",
     "register_benchmark": "registry",
     "register_model": "registry",

@@ -9,39 +9,31 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
-import yaml
 
-from clbench import checkpoint, config, loggers, metrics, parallel, weights
+from clbench import checkpoint, config, loggers, metrics, parallel
 from clbench.config import Execution, RunConfig
 from clbench.data.duplicates import remarks
 from clbench.device import enough_memory, pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
-from clbench.ledger import (
-    Record,
-    code_identity,
-    environment,
-    has_record,
-    read_record,
-    record_of,
-    run_id,
-    write_record,
-)
+from clbench.identity import Identity, identify, reading_what_is_declared
+from clbench.ledger import Record, environment, has_record, read_record, record_of, write_record
 from clbench.models import make_model as make_model
+from clbench.numerics import describe, pinned
 from clbench.observer import Observer
 from clbench.parallel import ALONE, Ranks
 from clbench.processes import refuse_while_importing
 from clbench.randomness import derive_seed
-from clbench.registry import benchmarks, chain_parts, models, strategies
-from clbench.sources import typed_source
+from clbench.registry import benchmarks, chain_parts, strategies
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark
+from clbench.yamls import dump
 
 CHECKPOINT = "checkpoint.safetensors"
 EXECUTION = "execution.json"
@@ -52,6 +44,7 @@ def runs_folder(out: str | Path | None = None) -> Path:
     return Path(out or os.environ.get("CLBENCH_RUNS") or "runs")
 
 
+@pinned()
 def make_benchmark(name: str, **spec: Any) -> Benchmark:
     """A registered benchmark, built: `make_benchmark("split-cifar100", experiences=20, seed=1)`."""
     benchmark: Benchmark = benchmarks.make(name, **spec)
@@ -80,6 +73,7 @@ def make_strategy(name: str, **params: Any) -> Strategy:
     return build_strategy(name, given)
 
 
+@pinned()
 def build_strategy(name: str, params: Mapping[str, Mapping[str, Any]]) -> Strategy:
     """A chain from its parts' names and their parameters, with its registered name stamped on."""
     made = []
@@ -116,7 +110,7 @@ def run(
         out: folder for run folders; `CLBENCH_RUNS` or `runs/` if None.
         device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
         file: a configuration as read from YAML.
-        execution: fields of `Execution`, which may not move numbers.
+        execution: fields of `Execution`, which are no part of the run's id.
         observers: progress displays, loggers.
         params: settings by key, as on the command line: `memory=200`, `lr=0.1`, `**{"derpp.alpha": 0.5}`.
 
@@ -128,51 +122,6 @@ def run(
     resolved = config.resolve(name, strategy, params, seed=seed, file=file, given_benchmark=own is not None)
     how = config.validate(Execution, {"device": device, **(execution or {})})
     return start(resolved, how, runs_folder(out), benchmark=own, observers=observers)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is, before it starts: its id, what the id is made of, and the benchmark, built."""
-
-    id: str
-    built: Benchmark
-    benchmark: dict[str, Any]
-    strategy: dict[str, Any]
-    model: dict[str, Any]
-    code: dict[str, Any]
-
-
-def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identity:
-    """The id of a configuration.
-
-    The benchmark is built for it: its fingerprint is part of the id, so that other data under the same name
-        (a
-    changed file, another `CLBENCH_DATA`) is another run.
-    """
-    parts = [strategies.entry(part) for part in resolved.parts()]
-    entries = list(parts)
-    method = {"name": resolved.strategy, "version": "+".join(str(part.version) for part in parts)}
-    if benchmark is None:
-        entries.append(benchmarks.entry(resolved.benchmark))
-        benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
-    what = {"name": benchmark.name, "version": benchmark.version, "fingerprint": benchmark.fingerprint}
-    network: dict[str, Any] = {"name": resolved.model.name}
-    if resolved.model.name in models.names():  # timm's are told by its own version, in the environment
-        entries.append(models.entry(resolved.model.name))
-        network["version"] = entries[-1].version
-    files = {entry.source for entry in entries if Path(entry.source).is_file()}
-    typed = {
-        typed_source(entry.build, f"'{entry.name}'")
-        for entry in entries
-        if entry.build is not None and entry.source not in files
-    }
-    tree = resolved.model_dump(mode="json")
-    if resolved.model.weights is not None:  # by their content, wherever they lie
-        start_from = weights.find(resolved.model.weights)
-        network |= {"weights": start_from.sha256, "substrate": start_from.substrate}
-        tree["model"]["weights"] = start_from.sha256
-    code = code_identity(sorted(files), typed)
-    return Identity(run_id(tree, what, method, network, code), benchmark, what, method, network, code)
 
 
 def start(
@@ -194,16 +143,13 @@ def start(
         ClbenchError: bad input, or a run folder in another process's hands.
     """
     refuse_while_importing()
-    ranks = parallel.join()
-    identity = identify(resolved, benchmark)
-    folder = root / identity.id
-    _same_run(ranks, identity.id)
-    if record := _finished(ranks, folder, identity.id):
-        return record
-    execution = execution.model_copy(update={"threads": int(ranks.lead(lambda: _threads(execution, folder)))})
-    before = torch.get_num_threads()
-    torch.set_num_threads(execution.threads or before)
-    try:
+    with pinned(resolved.threads):
+        ranks = parallel.join()
+        identity = identify(resolved, benchmark)
+        resolved, folder = identity.resolved, root / identity.id
+        _same_run(ranks, identity.id)
+        if record := _finished(ranks, folder, identity.id):
+            return record
         log = _Log(folder / "log.jsonl")
         watching: list[Observer] = []
         if ranks.first:
@@ -223,8 +169,6 @@ def start(
             if record := _finished(ranks, folder, identity.id):  # in the meantime
                 return record
             return _carry_out(engine, folder, identity, log)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _same_run(ranks: Ranks, run: str) -> None:
@@ -257,15 +201,14 @@ def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
     return replace(record_of(json.loads(told), folder), folder=folder) if told else None
 
 
-def _threads(execution: Execution, folder: Path) -> bytes:
-    """The number of threads, made definite: sums depend on it, so a run that goes on keeps the one it began
-    with."""
+def _kept(folder: Path) -> Execution:
+    """How a run was carried out; a version before wrote the number of threads there, which its id tells now."""
     path = folder / EXECUTION
-    if path.is_file():
-        threads = config.validate(Execution, read_json(path), f"{path}: ").threads
-    else:
-        threads = execution.threads
-    return str(threads or torch.get_num_threads()).encode()
+    tree = read_json(path) if path.is_file() else {}
+    if isinstance(tree, dict):
+        tree.pop("threads", None)
+    kept: Execution = config.validate(Execution, tree, f"{path}: ")
+    return kept
 
 
 def resume(folder: str | Path, *, device: str | None = None, observers: Sequence[Observer] = ()) -> Record:
@@ -294,10 +237,9 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
             f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call "
             f"the run {identity.id}. Continue it with the version that began it, or run it again."
         )
-    path = folder / EXECUTION
-    kept = config.validate(Execution, read_json(path) if path.is_file() else {}, f"{path}: ")
+    kept = _kept(folder)
     if device is None:
-        with _said_in(path):
+        with _said_in(folder / EXECUTION):
             pick_device(kept.device)
     execution = kept.model_copy(update={"device": device}) if device else kept
     return start(resolved, execution, folder.parent, observers=observers)
@@ -333,11 +275,11 @@ def build(
     """
     if benchmark is None:
         benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
-    strategy = build_strategy(resolved.strategy, resolved.params)
     network = dict(resolved.model.params)
     if network.get("vocabulary", 0) is None and benchmark.tokenizer is not None:
         network["vocabulary"] = benchmark.tokenizer.size
-    with torch.random.fork_rng(devices=[]):
+    with pinned(resolved.threads), reading_what_is_declared(resolved), torch.random.fork_rng(devices=[]):
+        strategy = build_strategy(resolved.strategy, resolved.params)
         torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
         model = make_model(
             resolved.model.name,
@@ -357,16 +299,12 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
         env["device_name"] = torch.cuda.get_device_name(engine.device)
     if not ranks.alone:
         env["processes"] = ranks.size
+    env["numerics"] = describe()
     if ranks.first:
         _describe(engine, folder, env)
 
     path, kind = folder / CHECKPOINT, engine.device.type
-    of = {
-        "id": identity.id,
-        "device": kind,
-        "threads": engine.execution.threads,
-        "processes": ranks.size,
-    }
+    of = {"id": identity.id, "device": kind, "processes": ranks.size}
     found = ranks.lead(lambda: checkpoint.read(path) if path.is_file() else b"")
     saved: dict[str, Any] = {**of, "run": None, "log": {"bytes": 0, "sha256": log.sha256()}}
     if found:
@@ -403,8 +341,7 @@ def _describe(engine: Run, folder: Path, env: Mapping[str, Any]) -> None:
     """What runs, how and where, into its folder."""
     for part in folder.glob(".*.part"):  # of writes that were killed
         part.unlink()
-    config = yaml.safe_dump(engine.config.model_dump(mode="json"), sort_keys=False)
-    atomic_write(folder / "config.yaml", config)
+    atomic_write(folder / "config.yaml", dump(engine.config.model_dump(mode="json"), sort_keys=False))
     atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
     atomic_write(folder / "environment.json", pretty_json(dict(env)))
 
@@ -413,17 +350,12 @@ def _same_place(saved: Mapping[str, Any], here: Mapping[str, Any], path: Path) -
     """Refuse to go on with another run's checkpoint, or where the bits would be others.
 
     Args:
-        saved: the checkpoint. here: what it should say of run, device, threads and processes.
+        saved: the checkpoint. here: what it should say of run, device and processes.
     """
     if saved.get("id") != here["id"]:
         raise LedgerError(
             f"The checkpoint {path} is of the run {saved.get('id')}, not of {here['id']}. Put the right one back, or "
             "delete it to start from the beginning."
-        )
-    if saved["threads"] != here["threads"]:
-        raise LedgerError(
-            f"{path.with_name(EXECUTION)} was altered: it says {here['threads']} threads, and the run began with "
-            f"{saved['threads']}. Put that back, or delete {path} to start from the beginning."
         )
     began, now, use = "", "", ""
     if saved["device"] != here["device"]:
@@ -465,6 +397,7 @@ def _conclude(
         budget=engine.budget(),
         metrics=metrics.compute(curve) | metrics.compute(curve, engine.benchmark.metrics),
         evaluation=engine.evaluator.describe(),
+        files=identity.files,
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection=resolved.selection,
         note=note,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, RegistryError, suggest
+from clbench.reads import READ
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -105,7 +106,9 @@ def type_name(hint: Any) -> str:
     words = getattr(inner, "__name__", str(inner)) if origin is None else str(inner)
     if hasattr(inner, "model_fields") or origin in (dict, Mapping):  # a section
         words = "`key: value` lines"
-    if inner in _WORDS:
+    if READ in notes:
+        words = "a file"
+    elif inner in _WORDS:
         words = _WORDS[inner]
     elif origin is typing.Literal:
         words = ("one of " if len(arguments) > 1 else "") + ", ".join(repr(a) for a in arguments)

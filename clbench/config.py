@@ -7,20 +7,23 @@ pairs.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import refusal, shown, taken_apart
+from clbench.arguments import hints_of, refusal, shown, taken_apart
 from clbench.errors import ConfigError, suggest
 from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
+from clbench.reads import located, names_file
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
+from clbench.selection import DEFAULTS, FIXED, Address, Chosen, Selection, leaves
+from clbench.yamls import parse_pairs as parse_pairs, read_yaml as read_yaml
 
 
 class _Tree(BaseModel):
@@ -196,7 +199,14 @@ class Seeds(_Tree):
 
 
 class RunConfig(_Tree):
-    """Everything that decides a run's numbers, resolved. Its hash is part of the run's id."""
+    """Everything that decides a run's numbers, resolved. Its hash is part of the run's id.
+
+    Attributes:
+        threads: CPU threads of the numeric libraries, in each process of the run: sums are taken in another order with
+            another number, and a long training makes other results of that.
+        selection: how the hyper-parameters were chosen: defaults, fixed, or the protocol that `clbench tune` writes
+            beside them; whoever changes a setting that stands beside it makes it fixed.
+    """
 
     benchmark: str
     stream: dict[str, Any] = Field(default_factory=dict)
@@ -208,8 +218,9 @@ class RunConfig(_Tree):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
+    threads: Annotated[int, Field(ge=1, le=4096), HELD] = 1
     seeds: Seeds
-    selection: str = "defaults"
+    selection: Selection = DEFAULTS
 
     def parts(self) -> list[str]:
         """The registered names of a chain, in order."""
@@ -217,11 +228,10 @@ class RunConfig(_Tree):
 
 
 class Execution(_Tree):
-    """How a run is carried out, which is not part of its id: it may move last bits at most (device, threads).
+    """How a run is carried out, which is not part of its id; a device is named in the record, the rest moves no number.
 
     Attributes:
         device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
-        threads: CPU threads of the numeric libraries; None leaves it to torch. A resumed run keeps its own.
         resident: whether the training data lies on the device as a whole; auto decides by its size.
         workers, prefetch: processes that gather batches ahead and how many each, where it does not.
         capture: on a GPU, a step's forward pass, losses and backward pass are one launch (a CUDA graph), where every
@@ -236,7 +246,6 @@ class Execution(_Tree):
     """
 
     device: str = "auto"
-    threads: Annotated[int, Field(ge=1, le=4096), HELD] | None = None
     resident: Literal["auto", "always", "never"] = "auto"
     workers: Annotated[int, Field(ge=0, le=4096), HELD] = 2
     prefetch: Annotated[int, Field(ge=1, le=4096), HELD] = 4
@@ -284,8 +293,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
 _SECTIONS = ("evaluation", "model", "optim", "seeds", "stream", "train")
 """What may stand before the dot of a key, beside the strategies' names."""
 _TREES = (*_SECTIONS, "params")
-_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""What YAML's reader raises, of dates that are none and of a thousand brackets, too."""
 FULL_ONLY = {
     ("optim", "name"),
     *(("evaluation", key) for key in ("seed", "batch_size", "check", "prefix", "error")),
@@ -331,19 +338,26 @@ def resolve(
     if seed < 0:
         raise ConfigError(f"A seed is 0 or more; {seed} was given.")
     tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
+    chosen = Chosen()
     for where, layer in _layers(benchmark, parts):
-        _merge(tree, layer, parts, where)
-    shipped = tree.setdefault("train", {}).pop("epochs", TrainConfig().epochs)  # meant for several passes
-    for given in suite:
-        _override(tree, given, benchmark, parts, given_benchmark)
-    _merge_file(tree, file or {}, benchmark, parts, given_benchmark)
+        chosen.laid(_merge(tree, layer, parts, where), tree)
+    tree.setdefault("train", {}).setdefault("epochs", TrainConfig().epochs)
+    keyed = functools.partial(
+        _override, tree, benchmark=benchmark, parts=parts, given_benchmark=given_benchmark
+    )
+    by_suite = {address for given in suite for address in keyed(given)}
+    chosen.laid(by_suite, tree)
+    by_file = _merge_file(tree, file or {}, benchmark, parts, given_benchmark)
+    chosen.laid(by_file, tree)
     if tree.get("benchmark", benchmark) != benchmark or tree.get("strategy", strategy) != strategy:
         raise ConfigError(
             "A configuration file names another benchmark or strategy than the command line does."
         )
-    for given in overrides:
-        _override(tree, given, benchmark, parts, given_benchmark)
-    tree["train"].setdefault("epochs", 1 if tree.get("stream", {}).get("online") else shipped)
+    by_key = {address for given in overrides for address in keyed(given)}
+    chosen.laid(by_key, tree)
+    if tree.get("stream", {}).get("online") and ("train", "epochs") not in by_suite | by_file | by_key:
+        tree["train"]["epochs"] = 1  # shipped ones are meant for several passes
+    tree["selection"] = chosen.now(tree)
     tree["benchmark"], tree["strategy"] = benchmark, strategy
     tree["params"] = {
         part: _all_arguments(
@@ -360,12 +374,16 @@ def resolve(
             f"benchmark '{benchmark}'", entry.build, {**seeded, **tree.get("stream", {})}
         )
     network = tree["model"]
-    chosen = network.get("params", {})
-    if network.get("name") in models.names() and isinstance(chosen, Mapping):  # what is none is refused below
+    options = network.get("params", {})
+    if network.get("name") in models.names() and isinstance(
+        options, Mapping
+    ):  # what is none is refused below
         entry, shape = models.entry(network["name"]), {"input_shape": (), "num_classes": 0}
-        given = {**chosen, **shape}
+        given = {**options, **shape}
         filled = _all_arguments(f"model '{entry.name}'", entry.build, given)
         tree["model"] = {**network, "params": {k: v for k, v in filled.items() if k not in shape}}
+    if isinstance(start_from := network.get("weights"), str | os.PathLike):
+        tree["model"] = {**tree["model"], "weights": located(os.fspath(start_from))}
     resolved: RunConfig = validate(RunConfig, tree)
     return resolved
 
@@ -395,49 +413,6 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
             said = _lower(first["msg"].removeprefix("Value error, "))
             raise ConfigError(f"{where}'{key}': {said}{given}.") from None
         raise ConfigError(f"{where}{refusal(key, hint, first['input'], error)}") from None
-
-
-def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["memory=200", "optim.lr=1e-3"]` → values as YAML reads them.
-
-    Raises:
-        ConfigError: a pair without `=`, or a key given twice.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"'{pair}' is not of the form key=value, such as lr=0.03.")
-        if key in found:
-            raise ConfigError(f"'{key}' is given twice: {found[key]} and {text}.")
-        try:
-            found[key] = _number(yaml.safe_load(text))
-        except _NOT_YAML:
-            found[key] = text
-    return found
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: missing, unreadable, or not a mapping; names file and line.
-    """
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no file {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from None
-    except _NOT_YAML as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line} is not YAML: {getattr(error, 'problem', error)}.") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict) or not all(isinstance(k, str) for k in loaded):
-        raise ConfigError(f"{path} must hold `key: value` lines; it holds a {type(loaded).__name__}.")
-    return loaded
 
 
 def config_file(*parts: str) -> Path | None:
@@ -475,12 +450,16 @@ def _layers(benchmark: str, parts: Sequence[str]) -> list[tuple[str, dict[str, A
     if len(parts) > 1:
         names.append((benchmark, f"{'+'.join(parts)}.yaml"))
     found = [(f"configs/{'/'.join(name)}", config_file(*name)) for name in names]
-    return [(name, read_yaml(path)) for name, path in found if path is not None]
+    layers = [(name, read_yaml(path)) for name, path in found if path is not None]
+    if len(parts) > 1:  # what was chosen for a part alone was not chosen for the chain
+        alone = {f"configs/{benchmark}/{part}.yaml" for part in parts}
+        layers = [(n, {**v, "selection": FIXED} if n in alone and "selection" in v else v) for n, v in layers]
+    return layers
 
 
-def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str], where: str) -> None:
-    """A layer over the tree. `params` may name the parameters of a single strategy without its name."""
-    known = list(RunConfig.model_fields)
+def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str], where: str) -> set[Address]:
+    """A layer over the tree; which settings it sets. `params` may leave out the name of a single strategy."""
+    known, settings = list(RunConfig.model_fields), set[Address]()
     for key, value in layer.items():
         if key not in known:
             raise ConfigError(
@@ -497,10 +476,12 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str],
         other = tree.get(key, {}).get("name") if key == "model" else None
         if other is not None and value.get("name", other) != other:
             tree[key] = {}  # another network's parameters do not carry over
+        settings |= set(leaves(value, (key,)))
         if isinstance(value, Mapping) and key in _TREES:
             _deep(tree.setdefault(key, {}), value)
         else:
             tree[key] = value
+    return settings
 
 
 def _merge_file(
@@ -509,17 +490,22 @@ def _merge_file(
     benchmark: str,
     parts: Sequence[str],
     given_benchmark: bool,
-) -> None:
-    """A user's file over the tree: sections as in a run's `config.yaml`, and keys as on the command line."""
+) -> set[Address]:
+    """A user's file over the tree: sections as in a run's `config.yaml`, and keys as on the command line.
+
+    Returns:
+        which settings it sets.
+    """
     where = "the configuration file"
     sections = {key: value for key, value in file.items() if key in RunConfig.model_fields}
-    _merge(tree, sections, parts, where)
+    settings = _merge(tree, sections, parts, where)
     keys: dict[str, Any] = {}
     for key in file.keys() - sections.keys():
         inner = file[key] if key in parts and isinstance(file[key], Mapping) else None  # derpp: {alpha: 0.5}
-        keys |= (
-            {key: file[key]} if inner is None else {f"{key}.{name}": value for name, value in inner.items()}
-        )
+        given = {key: file[key]} if inner is None else {f"{key}.{name}": v for name, v in inner.items()}
+        if twice := sorted(given.keys() & keys.keys()):
+            raise ConfigError(f"{where}: '{twice[0]}' is given twice; give it once.")
+        keys |= given
     for key in keys:
         if "." not in key and key not in (places := _places(benchmark, parts, tree, given_benchmark)):
             known = sorted({*RunConfig.model_fields, *places})
@@ -534,7 +520,7 @@ def _merge_file(
             raise ConfigError(
                 f"{where}: '{key}' and '{'.'.join(address)}' are the same setting; give one of them."
             )
-    _override(tree, {key: _number(value) for key, value in keys.items()}, benchmark, parts, given_benchmark)
+    return settings | _override(tree, keys, benchmark, parts, given_benchmark)
 
 
 def _params_by_part(params: Any, parts: Sequence[str], where: str) -> dict[str, Any]:
@@ -557,21 +543,7 @@ def _deep(into: dict[str, Any], values: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _deep(into[key], value)
         else:
-            into[key] = _number(value)
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return (
-                float(value)
-                if "e" in value.lower() and value.lower().strip("+-.e0123456789") == ""
-                else value
-            )
-        except ValueError:
-            return value
-    return value
+            into[key] = value
 
 
 # --- keys ---
@@ -583,9 +555,9 @@ def _override(
     benchmark: str,
     parts: Sequence[str],
     given_benchmark: bool,
-) -> None:
-    """Values by key over the tree."""
-    addresses: dict[tuple[str, ...], str] = {}
+) -> set[Address]:
+    """Values by key over the tree; which settings they are."""
+    addresses: dict[Address, str] = {}
     # The model first: which other keys there are depends on it, and its parameters go with the old one.
     for key in sorted(given, key=lambda key: key not in ("model", "model.name")):
         address = _address(key, benchmark, parts, tree, given_benchmark)
@@ -593,11 +565,12 @@ def _override(
             raise ConfigError(f"'{addresses[address]}' and '{key}' are the same setting; give one of them.")
         addresses[address] = key
         _set(tree, address, given[key])
+    return set(addresses)
 
 
 def _address(
     key: str, benchmark: str, parts: Sequence[str], tree: Mapping[str, Any], given_benchmark: bool
-) -> tuple[str, ...]:
+) -> Address:
     """Where a key of the command line belongs in the tree."""
     places = _places(benchmark, parts, tree, given_benchmark)
     known = sorted({*places, *(f"{p[0][0]}.{k}" for k, p in places.items() if p[0][0] in SECTIONS)})
@@ -637,11 +610,11 @@ def _address(
 
 def _places(
     benchmark: str, parts: Sequence[str], tree: Mapping[str, Any], given_benchmark: bool
-) -> dict[str, list[tuple[str, ...]]]:
+) -> dict[str, list[Address]]:
     """Every key that may stand alone, with the addresses it could mean."""
-    places: dict[str, list[tuple[str, ...]]] = {}
+    places: dict[str, list[Address]] = {}
 
-    def add(key: str, address: tuple[str, ...]) -> None:
+    def add(key: str, address: Address) -> None:
         places.setdefault(key, []).append(address)
 
     for part in dict.fromkeys(parts):
@@ -655,7 +628,7 @@ def _places(
         for name in model.model_fields:
             if (section, name) not in FULL_ONLY:
                 add(name, (section, name))
-    for name in ("precision", "channels_last", "selection"):
+    for name in ("precision", "channels_last", "threads", "selection"):
         add(name, (name,))
     add("model", ("model", "name"))
     add("weights", ("model", "weights"))
@@ -671,7 +644,7 @@ def _model_parameters(tree: Mapping[str, Any]) -> list[str]:
     return [p for p in models.entry(name).signature().parameters if p not in ("input_shape", "num_classes")]
 
 
-def _set(tree: dict[str, Any], address: tuple[str, ...], value: Any) -> None:
+def _set(tree: dict[str, Any], address: Address, value: Any) -> None:
     if address == ("model", "name") and tree.get("model", {}).get("name") != value:
         tree["model"] = {}
     for key in address[:-1]:
@@ -682,12 +655,13 @@ def _set(tree: dict[str, Any], address: tuple[str, ...], value: Any) -> None:
 
 
 def _all_arguments(who: str, build: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Given arguments, checked, with every default filled in, as plain values."""
+    """Given arguments, checked, with every default filled in, as plain values; files with their whole path."""
     checked = check_arguments(who, build, given)
     defaults = {
         k: p.default for k, p in inspect.signature(build).parameters.items() if p.default is not p.empty
     }
-    return {k: plain(v) for k, v in {**defaults, **checked}.items()}
+    values, hints = {k: plain(v) for k, v in {**defaults, **checked}.items()}, hints_of(who, build)
+    return {k: located(v) if names_file(hints.get(k), v) else v for k, v in values.items()}
 
 
 def plain(value: Any) -> Any:

@@ -34,6 +34,7 @@ from clbench.evaluation.forward import weights_of
 from clbench.loading import Feed
 from clbench.memory import Memory
 from clbench.models import Classifier, Spelling
+from clbench.numerics import pinned
 from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor
 from clbench.parallel import ALONE, Ranks, check_parallel
@@ -224,7 +225,7 @@ class Run(Services):
             keep_freed_memory()
         self._checkpoint, self._saved_at, self._saving = checkpoint, time.monotonic(), 0.0
         seed = derive_seed(self.config.seeds.data, "model")
-        with global_rng(self.device, seed, self._global_rng):
+        with pinned(self.config.threads), global_rng(self.device, seed, self._global_rng):
             self._tell("begin")
             self.energy.start()
             try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
 import struct
 import threading
+import time
 import tokenize
 import zipfile
 import zlib
@@ -169,6 +171,27 @@ def _plain(value: Any) -> Any:
 
 def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+SETTLED = 2.0
+"""Seconds after which a file's time of change tells every later change: clocks of file systems are coarse."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content; computed again only where the file may have changed since.
+
+    The time of the last change of the file itself tells: unlike that of its content, nobody sets it.
+    """
+    stat = path.stat()
+    if time.time() - stat.st_ctime < SETTLED:
+        return _file_sha256.__wrapped__(path)
+    return _file_sha256(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_sha256(path: Path, *_identity: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -6,6 +6,7 @@ it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what 
 
 from __future__ import annotations
 
+import copy
 import functools
 import platform
 import subprocess
@@ -19,8 +20,8 @@ from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
 from clbench.sources import with_imports
 
-SCHEMA = 2
-"""Of records as they are written; 2 added their own SHA-256."""
+SCHEMA = 3
+"""Of records as they are written; 2 added their own SHA-256, 3 the files that were read."""
 ID_LENGTH = 12
 
 
@@ -36,7 +37,8 @@ class Record:
             to say of its data, `notes`: how a folder was read, test examples that were trained on.
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one.
-        environment: machine, Python, libraries, device, threads, and processes where there were several.
+        environment: machine, Python, libraries, device, threads, how torch's switches stood (`numerics`), and processes
+            where there were several.
         budget: what it cost; units in the names. `whole_cpu_joules` and `whole_gpu_joules` are of the whole machine
             and GPU, None where they cannot be read; records from before they were read lack them.
         metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
@@ -45,6 +47,8 @@ class Record:
         note: for a run that diverged, where.
         evaluation: how ticks were computed, by which rules they count (`clbench.evaluation.evaluator.RULES`), and their
             measured distance from exact ones.
+        files: what the run has read, by the setting or plug-in that names it: `path`, where it lay, and `sha256`, None
+            where the benchmark's fingerprint tells.
     """
 
     id: str
@@ -62,6 +66,7 @@ class Record:
     note: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, str | None]] = field(default_factory=dict)
     schema: int = SCHEMA
     folder: Path | None = field(default=None, compare=False)
 
@@ -174,6 +179,7 @@ def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
     content.pop("sha256", None)
     content["curve_file"] = content.pop("curve", None)
     content.setdefault("evaluation", {})  # records of 0.1 have none: all of their ticks are exact
+    content.setdefault("files", {})
     known = {f.name for f in fields(Record)} - {"folder"}
     if wrong := sorted(known ^ content.keys()):
         raise LedgerError(
@@ -205,16 +211,33 @@ def run_id(
     strategy: Mapping[str, Any],
     model: Mapping[str, Any],
     code: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, str | None]] | None = None,
 ) -> str:
     """The id of a run: the first digits of the SHA-256 over what decides its numbers; the benchmark's notes do not."""
     decides = {
-        "config": config,
+        **by_content(config, files or {}),
         "benchmark": {key: value for key, value in benchmark.items() if key != "notes"},
         "strategy": strategy,
         "model": model,
         "code": [code["version"], code["sources"]],
     }
     return sha256(canonical_json(decides))[:ID_LENGTH]
+
+
+def by_content(
+    config: Mapping[str, Any], files: Mapping[str, Mapping[str, str | None]]
+) -> dict[str, dict[str, Any]]:
+    """A configuration for a hash: files count by what they hold, and not by their paths."""
+    bare = copy.deepcopy(dict(config))
+    for address in files:
+        section, _, rest = address.partition(".")
+        *inner, key = rest.rsplit(".", 1)
+        inside = bare.get(section, {})
+        for step in inner:
+            inside = inside.get(step, {})
+        if key in inside:  # a plug-in's own files are no settings
+            inside[key] = None
+    return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
 
 
 def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[str, Any]:

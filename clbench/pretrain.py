@@ -100,7 +100,7 @@ def substrate(record: Record) -> str:
     accuracy = record.metrics.get("average_accuracy")
     reached = "" if accuracy is None else f", {100 * accuracy:.1f} % on its test set"
     length = f"{record.budget['steps']:,} steps of {conf['train']['batch_size']}"
-    start = "" if conf["model"].get("weights") is None else f" from {conf['model']['weights']}"
+    start = f" from {weights.id_of(record.model['weights'])}" if "weights" in record.model else ""
     return (
         f"{conf['model']['name']}{start} trained with {conf['strategy']} on {conf['benchmark']}"
         f"{f' ({stream})' if stream else ''}, {length}{reached}"

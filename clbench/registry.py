@@ -20,9 +20,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import Any, Generic, TypeVar
 
 from clbench.arguments import check_arguments as check_arguments, type_name as type_name
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
+from clbench.reads import File as File, Watch, watched
 from clbench.sources import where_defined
 
 
@@ -56,6 +58,7 @@ class Entry:
         tiny: parameters with which the contract checks a strategy on its tiny network; None: the defaults.
         source: the file that defines it, or the cell of a notebook.
         origin: who brings it, for people: clbench, a distribution and its version, or a file.
+        reads: files and folders that the factory reads, as seen from where it is defined; what they hold counts.
         build: the factory, once imported.
     """
 
@@ -70,6 +73,18 @@ class Entry:
     origin: str = ""
     build: Callable[..., Any] | None = field(default=None, compare=False)
     tiny: dict[str, Any] | None = None
+    reads: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Whether it is clbench's, and no plug-in."""
+        return self.module.partition(".")[0] == "clbench"
+
+    def files(self) -> dict[str, Path]:
+        """Where what it reads lies, by name."""
+        source = Path(self.source)
+        folder = source.parent if source.is_file() else Path()
+        return {name: Path(os.path.abspath(folder / name)) for name in self.reads}
 
     def signature(self) -> inspect.Signature:
         assert self.build is not None
@@ -298,8 +313,13 @@ class Registry(Generic[T]):
         null: dict[str, Any] | None = None,
         modifier: bool = False,
         tiny: dict[str, Any] | None = None,
+        reads: Sequence[str] = (),
     ) -> Callable[[F], F]:
-        """Decorator: give a factory (a function or class with annotated keyword parameters) a name."""
+        """Decorator: give a factory (a function or class with annotated keyword parameters) a name.
+
+        Files that the factory reads are named in `reads`, as seen from the file that it is written in, or are
+        parameters of the type `clbench.File`; a run's id counts what they hold.
+        """
 
         def add(build: F) -> F:
             module = getattr(build, "__module__", "?")
@@ -316,6 +336,7 @@ class Registry(Generic[T]):
                 self._origin(name, module, source),
                 build,
                 tiny,
+                tuple(reads),
             )
             _check_factory(self.kind, entry)
             self._refuse_taken(entry)
@@ -362,8 +383,9 @@ class Registry(Generic[T]):
         who = (
             f"{self.kind} '{name}' of {_distribution(point)} cannot be loaded: its entry point {point.value}"
         )
-        with _named(f"{who}: ", str(_module_file(point.module) or "")):
+        with _named(f"{who}: ", str(_module_file(point.module) or "")), watched() as watch:
             loaded = point.load()
+        _refuse_undeclared(watch, who, point.module)
         if name in self._made:
             return
         if callable(loaded):  # a plain factory without our decorator
@@ -405,8 +427,9 @@ def load_plugin(path: str | Path) -> str:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with _named(f"The plugin {path} cannot be loaded: ", str(file)):
+        with _named(f"The plugin {path} cannot be loaded: ", str(file)), watched() as watch:
             spec.loader.exec_module(module)
+        _refuse_undeclared(watch, f"The plugin {path}", name)
     except BaseException:
         del sys.modules[name]
         for registry in (strategies, benchmarks, models):  # what it registered before it failed
@@ -414,6 +437,14 @@ def load_plugin(path: str | Path) -> str:
                 del registry._made[registered]
         raise
     return name
+
+
+def _refuse_undeclared(watch: Watch, who: str, module: str) -> None:
+    """Refuse what a plug-in has read while it was imported; of one that brings benchmarks only, the data counts."""
+    entries = [entry for registry in (strategies, models) for entry in registry._made.values()]
+    if any(entry.module == module for entry in entries):
+        entries += benchmarks._made.values()
+        watch.refuse(f"{who}, as it is imported,", [path for e in entries for path in e.files().values()])
 
 
 @contextlib.contextmanager
@@ -464,6 +495,7 @@ def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
             summary = _first_sentence(ast.get_docstring(node))
             fields = ("version", "paper", "null", "modifier", "tiny")
             known = {k: v for k, v in options.items() if k in fields}
+            known["reads"] = tuple(options.get("reads", ()))
             found.append(
                 Entry(name, module=module, summary=summary, source=str(file), origin="clbench", **known)
             )

@@ -3,7 +3,6 @@
     first-k-experiences   trained on the first k experiences, judged on their validation stream
     validation            trained on the whole stream, judged on its validation stream
     oracle                judged on the test stream: what tuning can give at most, shown apart and never ranked
-    fixed                 from the configuration, with its source; nothing is chosen
 
 The validation stream is cut from the training data, and until the choice is made the test data cannot be read: whoever
 touches them gets an error.
@@ -14,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, DivergedError, suggest
+from clbench.selection import CHOOSING, experiences_of
 from clbench.types import Benchmark, Data, Pool, Stream
 
 if TYPE_CHECKING:
@@ -51,16 +50,14 @@ def protocol(name: str) -> Protocol:
     Raises:
         ConfigError: there is none, or nothing is chosen by it.
     """
-    if found := re.fullmatch(r"first-([1-9]\d*)-experiences", name):
-        return Protocol(name, int(found[1]))
-    known = {"validation": Protocol("validation", None), "oracle": Protocol("oracle", None, test=True)}
-    if name in known:
-        return known[name]
-    names = ["first-2-experiences", *known]
-    raise ConfigError(
-        f"There is no protocol '{name}' to choose hyper-parameters by.{suggest(name, names)} Known: "
-        f"first-k-experiences for any k, {', '.join(known)}."
-    )
+    k = experiences_of(name)
+    if k is None and name not in CHOOSING:
+        raise ConfigError(
+            f"There is no protocol '{name}' to choose hyper-parameters by."
+            f"{suggest(name, ['first-2-experiences', *CHOOSING])} Known: first-k-experiences for any k, "
+            f"{', '.join(CHOOSING)}."
+        )
+    return Protocol(name, k, test=name == "oracle")
 
 
 def judged_by(benchmark: Benchmark, how: Protocol) -> Benchmark:

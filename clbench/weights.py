@@ -7,8 +7,6 @@ nothing is unpickled.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, DataError, suggest
-from clbench.files import atomic_write, canonical_json, make_folder, sha256
+from clbench.files import atomic_write, canonical_json, file_sha256, make_folder, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +44,7 @@ class Weights:
     @property
     def substrate(self) -> str:
         """In words, what these weights have learned from."""
-        text: str = self.about.get("substrate", f"the file {self.path.name}")
+        text: str = self.about.get("substrate", "a file from elsewhere")
         return f"{text} (weights {self.id})"
 
 
@@ -55,15 +53,20 @@ def weights_folder(folder: str | Path | None = None) -> Path:
     return Path(folder or os.environ.get("CLBENCH_WEIGHTS") or "weights")
 
 
-def find(name: str) -> Weights:
+WHOLE = frozenset(("clip",))
+"""Models that are built from what lies beside their weights; the folder counts as a whole."""
+
+
+def find(name: str, *, whole: bool = False) -> Weights:
     """The weights of an id in the folder, or of a path; the bytes must be those that the id names.
 
-    A path may also be that of a folder with a checkpoint as on the Hugging Face hub, weights in safetensors.
+    A path may also be that of a folder with a checkpoint as on the Hugging Face hub, weights in safetensors, or, if
+    `whole`, of a file in such a folder.
 
     Raises:
         DataError: there are none, or they were altered. ConfigError: not a safetensors file.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)
     if _is_id(name):
@@ -79,8 +82,9 @@ def find(name: str) -> Weights:
             f"There are no weights {name}: {path} is missing.{suggest(path.stem, known)} In {weights_folder()}: "
             f"{', '.join(known) or 'none'}. `clbench pretrain` makes some."
         )
-    stat = path.stat()
-    found = _read(path, stat.st_mtime_ns, stat.st_size)
+    if whole:
+        return _read_folder(path.parent)
+    found = Weights(path, file_sha256(path), _about(path))
     if _is_id(path.stem) and found.id != path.stem:
         raise DataError(
             f"The weights {path} were altered: by their SHA-256 they are {found.id}, not {path.stem}. Make them "
@@ -98,18 +102,20 @@ def _is_id(name: str) -> bool:
     return len(name) == DIGITS + 1 and name[0] == "w" and set(name[1:]) <= HEX
 
 
-@functools.lru_cache(maxsize=32)
-def _read(path: Path, _time: int, _size: int) -> Weights:
-    """Hash and header; read again when the file's time or size is another."""
-    data = path.read_bytes()
+def _about(path: Path) -> dict[str, Any]:
+    """What a file's header says of where it comes from."""
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                raise ValueError("the header does not fit into the file")
+            header = json.loads(file.read(size))
         about = json.loads(header.get("__metadata__", {}).get("clbench", "{}"))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path) from error
     if not isinstance(about, dict):
         raise _damaged(path)
-    return Weights(path, sha256(data), about)
+    return about
 
 
 def _read_folder(folder: Path) -> Weights:
@@ -119,14 +125,8 @@ def _read_folder(folder: Path) -> Weights:
         raise DataError(
             f"The folder {folder} holds no {SUFFIX} file; other formats may run code when they are read."
         )
-    parts = [f"{file.name} {_hash(file, file.stat().st_mtime_ns, file.stat().st_size)}" for file in files]
+    parts = [f"{file.name} {file_sha256(file)}" for file in files]
     return Weights(folder, sha256("\n".join(parts)))
-
-
-@functools.lru_cache(maxsize=64)
-def _hash(path: Path, _time: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(path: Path) -> DataError:
@@ -165,21 +165,32 @@ def write(tensors: dict[str, Tensor], about: dict[str, Any], folder: Path) -> We
 
 
 def load_into(backbone: nn.Module, weights: Weights) -> None:
-    """Put weights that `clbench pretrain` wrote into a backbone.
+    """Put weights into a backbone: those that `clbench pretrain` wrote, or a file with the same names and shapes.
+
+    A file may hold a whole network of clbench's: `backbone.…`, and a head, which is left out.
 
     Raises:
         ConfigError: they are another network's; says which.
     """
     theirs, ours = tensors_of(weights), backbone.state_dict()
+    if any(name.startswith("backbone.") for name in theirs):
+        theirs = {k.removeprefix("backbone."): v for k, v in theirs.items() if k.startswith("backbone.")}
     wrong = sorted(theirs.keys() ^ ours.keys()) or sorted(
         name for name in ours if ours[name].shape != theirs[name].shape
     )
-    if wrong:
+    if not wrong:
+        backbone.load_state_dict(theirs)
+        return
+    name = wrong[0]
+    if weights.about:
         model = weights.about.get("model", {})
         given = " ".join(f"model.{k}={v}" for k, v in model.get("params", {}).items() if v is not None)
+        of = f"They are of inputs {tuple(weights.about.get('input_shape', ()))} and model={model.get('name')} {given}"
         raise ConfigError(
-            f"The weights {weights.id} are of another network: '{wrong[0]}' differs. They are of inputs "
-            f"{tuple(weights.about.get('input_shape', ()))} and model={model.get('name')} {given}".rstrip()
-            + "."
+            f"The weights {weights.id} are of another network: '{name}' differs. {of}".rstrip() + "."
         )
-    backbone.load_state_dict(theirs)
+    has, wants = (f"{tuple(of[name].shape)}" if name in of else "nothing" for of in (theirs, ours))
+    raise ConfigError(
+        f"The weights {weights.path} do not fit: for '{name}' they hold {has}, and the network's backbone has {wants}. "
+        f"They must hold what the backbone does: {', '.join(list(ours)[:4])}{', …' if len(ours) > 4 else ''}."
+    )

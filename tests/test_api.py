@@ -84,7 +84,7 @@ def test_loggers_are_an_option_of_python_callers_too() -> None:
 
 def test_the_number_of_threads_is_the_callers_again() -> None:
     before = torch.get_num_threads()
-    run(execution={"threads": 2})
+    run(threads=2)
     assert torch.get_num_threads() == before
 
 
@@ -130,7 +130,6 @@ def test_a_run_cannot_change_the_kind_of_device(monkeypatch: pytest.MonkeyPatch)
     begun = {
         "id": folder.name,
         "device": "cuda",
-        "threads": 1,
         "run": None,
         "log": {"bytes": 0, "sha256": ""},
     }

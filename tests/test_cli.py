@@ -324,7 +324,7 @@ def test_a_damaged_result_is_told_in_one_line(
         ("config.yaml", "optim: [", "config.yaml, line 1 is not YAML"),
         ("config.yaml", "optim: {lr: fast}", "config.yaml: 'benchmark' is missing"),
         ("execution.json", "[1", "execution.json is damaged"),
-        ("execution.json", '{"threads": "many"}', "execution.json: 'threads'"),
+        ("execution.json", '{"workers": "many"}', "execution.json: 'workers'"),
         ("checkpoint.safetensors", "PK", "checkpoint.safetensors is damaged. Delete it and resume"),
     ],
 )

@@ -19,7 +19,7 @@ from clbench.errors import ConfigError
 from clbench.launchers import Limits, Local, Ray
 
 SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
-HOW = Execution(device="cpu", threads=1, checkpoint_seconds=0.0)
+HOW = Execution(device="cpu", checkpoint_seconds=0.0)
 PLUGIN = """# Once, at step 30, something goes wrong.
 import os, time
 from pathlib import Path

@@ -27,7 +27,7 @@ SETTINGS = {"iterations": 4, "every": 1}
 
 def run(strategy: str, seed: int, folder: Path, **settings: Any) -> Path:
     resolved = config.resolve("split-digits", strategy, {**SETTINGS, **settings}, seed=seed)
-    record = api.start(resolved, Execution(threads=1, checkpoint_seconds=None), folder)
+    record = api.start(resolved, Execution(checkpoint_seconds=None), folder)
     assert record.folder is not None
     return record.folder
 
@@ -321,7 +321,7 @@ def test_a_plot_tells_configurations_and_streams_apart(
 
 def test_a_row_reproduces_to_the_bit(board: Path, tmp_path: Path) -> None:
     (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
-    verdicts = again.reproduce(row, [0, 3], tmp_path, Execution(threads=1, checkpoint_seconds=None))
+    verdicts = again.reproduce(row, [0, 3], tmp_path, Execution(checkpoint_seconds=None))
     assert verdicts
     assert all(v.agrees and v.same_bits for v in verdicts)
 
@@ -332,7 +332,7 @@ def test_a_broken_strategy_disagrees(board: Path, tmp_path: Path, monkeypatch: p
 
     (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
     long = replace(row, config={**row.config, "train": {**row.config["train"], "iterations": 40}})
-    honest = again.reproduce(long, None, tmp_path / "a", Execution(threads=1, checkpoint_seconds=None))
+    honest = again.reproduce(long, None, tmp_path / "a", Execution(checkpoint_seconds=None))
     recorded = replace(long, values={v.metric: {} for v in honest})
     values = {
         seed: read_record(folder).metrics
@@ -344,7 +344,7 @@ def test_a_broken_strategy_disagrees(board: Path, tmp_path: Path, monkeypatch: p
         values={name: {s: m[name] for s, m in values.items() if m[name] is not None} for name in values[0]},
     )
     monkeypatch.setattr(Replay, "extend", lambda self, batch: batch)
-    verdicts = again.reproduce(recorded, None, tmp_path / "b", Execution(threads=1, checkpoint_seconds=None))
+    verdicts = again.reproduce(recorded, None, tmp_path / "b", Execution(checkpoint_seconds=None))
     assert not all(v.agrees for v in verdicts)
 
 
@@ -388,14 +388,14 @@ def test_a_row_is_run_again_with_the_threads_of_its_record(
     given: list[int | None] = []
 
     def start(config: Any, execution: Execution, runs: Path) -> Any:
-        given.append(execution.threads)
+        given.append(config.threads)
         return row.records[0]
 
     monkeypatch.setattr("clbench.api.start", start)
-    environment = {**row.records[0].environment, "threads": 7}
+    environment = {**row.records[0].environment, "threads": 7}  # where older records say so
     odd = replace(row, records=[replace(row.records[0], environment=environment)])
     again.reproduce(odd, None, tmp_path, Execution())
-    again.reproduce(odd, None, tmp_path, Execution(threads=2))
+    again.reproduce(odd, None, tmp_path, Execution(), threads=2)
     assert given == [7, 2]
 
 

@@ -25,7 +25,7 @@ TENSORBOARD = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::
 
 def run(out: Path, log: list[str], **params: Any) -> Record:
     given = {"epochs": 1, "hidden": [8], "experiences": 2, "device": "cpu", "memory": 20, **params}
-    return clbench.run("split-digits", "er", out=out, execution={"log": log, "threads": 1}, **given)
+    return clbench.run("split-digits", "er", out=out, execution={"log": log}, **given)
 
 
 KILLED = """
@@ -39,7 +39,7 @@ class Kills(Observer):
             os.kill(os.getpid(), signal.SIGKILL)
 
 clbench.run("split-digits", "er", out={out!r}, epochs=1, hidden=[8], experiences=2, device="cpu", memory=20,
-            observers=[Kills()], execution={{"log": {log!r}, "threads": 1, "checkpoint_seconds": 0}})
+            observers=[Kills()], execution={{"log": {log!r}, "checkpoint_seconds": 0}})
 """
 
 

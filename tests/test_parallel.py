@@ -221,7 +221,7 @@ def whole(folder: Path, name: str, **how: Any) -> dict[str, Any]:
 
 def runs(folder: Path) -> dict[str, Any]:
     """Straight through, again, interrupted and continued, diverged, refused, and left in the middle."""
-    often = {"checkpoint_seconds": 0, "threads": 1}
+    often = {"checkpoint_seconds": 0}
     return {
         "straight": whole(folder, "straight"),
         "again": whole(folder, "straight"),
@@ -617,7 +617,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
         "    if not dying and self.step < 4: raise RuntimeError('from the beginning')\n"
         "    step(self, batch)\n"
         "Run._iterate = dies\n"
-        "how = {'checkpoint_seconds': 0 if dying else 60, 'threads': 1, 'device': 'cpu'}\n"
+        "how = {'checkpoint_seconds': 0 if dying else 60, 'device': 'cpu'}\n"
         f"clbench.run('split-digits', 'er', iterations=5, out={str(tmp_path / 'runs')!r}, execution=how)\n"
     )
     code, out, said = ended(torchrun(str(script)))

@@ -17,7 +17,7 @@ from clbench.errors import ConfigError
 from clbench.launchers import Local
 
 SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
-HOW = Execution(device="cpu", threads=1)
+HOW = Execution(device="cpu")
 
 
 def configured(**changes: Any) -> suite.SuiteConfig:

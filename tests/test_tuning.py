@@ -14,7 +14,7 @@ from clbench.errors import ConfigError
 from clbench.suite import SuiteConfig, plan
 from clbench.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune, tune_suite
 
-ONE = Execution(threads=1, checkpoint_seconds=None)
+ONE = Execution(checkpoint_seconds=None)
 
 
 def resolve(settings: Mapping[str, Any]) -> RunConfig:

@@ -68,7 +68,7 @@ def _carry_out(
     cells = suite.plan(config, seeds=seeds)
     launcher = Local(per_gpu=count) if device.type == "cuda" else Local(workers=count)
     began = time.perf_counter()
-    how = Execution(device=str(device), threads=1, checkpoint_seconds=None)
+    how = Execution(device=str(device), checkpoint_seconds=None)
     suite.run(cells, folder, how, launcher=launcher)
     seconds = time.perf_counter() - began
     return seconds, [_bits(cell) for cell in cells]

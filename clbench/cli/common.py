@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,7 +30,9 @@ Plugins = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes CUDA if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 Log = Annotated[list[str] | None, typer.Option(help="Also log to csv, tensorboard or wandb; repeatable.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; kept when a run is resumed.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of a run: part of its id.  [default: 1]")
+]
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
 ]
@@ -72,9 +74,24 @@ def columns(rows: Sequence[Sequence[str]], indent: int = 2) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def settings_of(pairs: Sequence[str] | None, **options: Any) -> dict[str, Any]:
+    """The settings of a command: its `key=value` pairs, and those that have an option of their own.
+
+    Raises:
+        ConfigError: one of them is given both ways.
+    """
+    from clbench.config import parse_pairs
+    from clbench.errors import ConfigError
+
+    given = parse_pairs(pairs or [])
+    for key, value in options.items():
+        if value is not None and given.setdefault(key, value) != value:
+            raise ConfigError(f"'{key}' is given twice: {given[key]} and --{key} {value}.")
+    return given
+
+
 def execution(
     device: str,
-    threads: int | None,
     log: list[str] | None = None,
     checkpoint: float = 60.0,
     overlap: bool = False,
@@ -83,7 +100,6 @@ def execution(
 
     given = {
         "device": device,
-        "threads": threads,
         "log": log or [],
         "checkpoint_seconds": checkpoint,
         "overlap": overlap,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clbench.cli.common import Device, Json, Plugins, Threads, columns, execution, load
+from clbench.cli.common import Device, Json, Plugins, columns, execution, load
 
 if TYPE_CHECKING:
     from clbench.leaderboard.again import Verdict
@@ -80,7 +80,9 @@ def reproduce(
         Path | None, typer.Option(help="Folder for the new runs.  [default: a temporary one]")
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.  [default: those of the record]")
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> int:
@@ -89,12 +91,12 @@ def reproduce(
     from clbench.leaderboard import again, read_board
 
     rows = again.chosen(read_board(root), name)
-    how = execution(device, threads)
+    how = execution(device)
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as temporary:
         for row in rows:
             print(f"{row.table}  {row.strategy}  row {row.id} …", file=sys.stderr)
-            verdicts += again.reproduce(row, seeds or None, out or Path(temporary), how)
+            verdicts += again.reproduce(row, seeds or None, out or Path(temporary), how, threads)
     if as_json:
         print(json.dumps([_as_dict(v) for v in verdicts], indent=2))
     else:

@@ -24,6 +24,7 @@ from clbench.cli.common import (
     Threads,
     execution,
     load,
+    settings_of,
     show_record,
 )
 from clbench.cli.progress import Line, SuiteProgress
@@ -54,12 +55,10 @@ def run(
     from clbench import config as configuration
 
     load(plugin)
-    given = configuration.parse_pairs(settings or [])
-    if precision is not None:
-        given["precision"] = precision
+    given = settings_of(settings, precision=precision, threads=threads)
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = execution(device, threads, log, checkpoint, overlap)
+    how = execution(device, log, checkpoint, overlap)
 
     from clbench import api
 
@@ -89,7 +88,7 @@ def suite(
     out: Out = None,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side.  [default: the number of cores]")
+        int | None, typer.Option(min=1, help="Runs side by side.  [default: as many as cores bear]")
     ] = None,
     per_gpu: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time on each GPU, which they share.")
@@ -102,7 +101,7 @@ def suite(
         str | None, typer.Option(help="A running Ray cluster, or auto.  [default: one on this machine]")
     ] = None,
     cpus: Annotated[
-        int | None, typer.Option(min=1, help="With ray: cores of each run.  [default: 1]")
+        int | None, typer.Option(min=1, help="With ray: cores of each run.  [default: its threads]")
     ] = None,
     gpus: Annotated[
         float | None, typer.Option(min=0, help="With ray: GPUs of each run; 0.25 puts four on one.")
@@ -124,15 +123,13 @@ def suite(
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
     from clbench import suite as suites
-    from clbench.config import parse_pairs, read_yaml
+    from clbench.config import read_yaml
 
     carry_out = _launcher(launcher, workers, per_gpu, address, cpus, gpus, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
-    how = execution(device, threads, log, checkpoint, overlap)
-    given = parse_pairs(settings or [])
-    if precision is not None:
-        given["precision"] = precision
+    how = execution(device, log, checkpoint, overlap)
+    given = settings_of(settings, precision=precision, threads=threads)
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)
 
@@ -224,7 +221,7 @@ def pretrain(
     as_json: Json = False,
 ) -> int:
     """Train a backbone and keep it under its hash, for runs to start from: model.weights=ID."""
-    from clbench import config as configuration, pretrain as pretraining
+    from clbench import pretrain as pretraining
 
     load(plugin)
     made, record = pretraining.pretrain(
@@ -233,9 +230,9 @@ def pretrain(
         out=out,
         folder=weights,
         device=device,
-        execution={"threads": threads, "checkpoint_seconds": checkpoint},
+        execution={"checkpoint_seconds": checkpoint},
         observers=[] if as_json else [Line()],
-        settings=configuration.parse_pairs(settings or []),
+        settings=settings_of(settings, threads=threads),
     )
     if as_json:
         print(json.dumps({"id": made.id, "path": str(made.path), "run": record.id, **made.about}, indent=2))
@@ -265,16 +262,15 @@ def tune(
     as_json: Json = False,
 ) -> int:
     """Choose settings by a protocol that does not look at the test stream."""
-    import yaml
-
     from clbench import config as configuration, tuning
     from clbench.errors import ConfigError
     from clbench.files import atomic_write
+    from clbench.yamls import dump
 
     load(plugin)
     how = tuning.protocol(protocol)
     searched = tuning.space_of(configuration.read_yaml(space)) if space is not None else tuning.DEFAULT_SPACE
-    given = configuration.parse_pairs(settings or [])
+    given = settings_of(settings, threads=threads)
     tuning.refuse_both(given, searched)
 
     def told(trial: tuning.Trial) -> None:
@@ -285,7 +281,7 @@ def tune(
         over = (tuning.trial_settings(how), given, chosen)
         return configuration.resolve(benchmark, strategy, *over, seed=seed)
 
-    found = tuning.tune(resolve, how, searched, trials, execution(device, threads), seed=seed, told=told)
+    found = tuning.tune(resolve, how, searched, trials, execution(device), seed=seed, told=told)
     best = found[0]
     if best.value is None:
         raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")
@@ -293,10 +289,11 @@ def tune(
     if out is not None:
         more = [*(settings or []), *(["--space", str(space)] if space is not None else [])]
         more += [f"--plugin {path}" for path in plugin or ()]
+        more += [f"--threads {threads}"] if threads is not None else []
         named = " ".join([benchmark, strategy, *more])
         command = f"clbench tune {named} --protocol {protocol} --trials {trials} --seed {seed}"
         note = f"# Chosen by `{command}`.\n"
-        atomic_write(out, note + yaml.safe_dump(chosen, sort_keys=True))
+        atomic_write(out, note + dump(chosen, sort_keys=True))
     if as_json:
         rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
         print(json.dumps({"protocol": how.name, "best": chosen, "trials": rows}, indent=2))
@@ -322,15 +319,15 @@ def tune_suite(
 
     What was cut off goes on where its file is tuned in place of the suite.
     """
-    import yaml
-
-    from clbench import config as configuration, suite as suites, tuning
+    from clbench import suite as suites, tuning
     from clbench.files import atomic_write
+    from clbench.yamls import dump
 
     load(plugin)
     how = tuning.protocol(protocol)
 
-    named = " ".join([suite, *(settings or []), *(f"--plugin {path}" for path in plugin or ())])
+    more = [f"--threads {threads}"] if threads is not None else []
+    named = " ".join([suite, *(settings or []), *(f"--plugin {path}" for path in plugin or ()), *more])
     note = (
         f"# Chosen by `clbench tune-suite {named} --protocol {protocol} --trials {trials} --seed {seed}`.\n"
     )
@@ -341,14 +338,14 @@ def tune_suite(
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)
-        atomic_write(out, note + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
+        atomic_write(out, note + dump(tree, sort_keys=False, allow_unicode=True, width=120))
 
     tuning.tune_suite(
         suites.load(suite)[1],
         how,
         trials,
-        execution(device, threads),
-        settings=configuration.parse_pairs(settings or []),
+        execution(device),
+        settings=settings_of(settings, threads=threads),
         seed=seed,
         told=told,
         save=save,

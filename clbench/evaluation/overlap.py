@@ -27,6 +27,7 @@ from clbench.device import keep_freed_memory
 from clbench.errors import EvaluatorError
 from clbench.evaluation.testset import TestSet
 from clbench.evaluation.ticker import Layout, Result, Tick, Ticker
+from clbench.numerics import pinned
 from clbench.processes import starting
 
 SLOTS = 4
@@ -201,7 +202,8 @@ def _serve(
 ) -> None:
     """The worker's life: one message after the other, until the run is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when it ends
-    torch.set_num_threads(threads)
+    numbers = pinned(threads)  # as in the run, to the end of this process
+    numbers.__enter__()
     keep_freed_memory()
     ticker: Ticker = pickle.loads(copied)  # what the run has just made, by its own pipe
     slots = [layout.views(block) for block in memory]

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,12 @@ class Ray(Launcher):
 
     Attributes:
         address: of a running cluster, `auto` for the one this machine is part of; None starts one on this machine.
-        cpus: cores of each run, and its threads where the suite sets none. gpus: of each run; 0.25 puts four runs
-            on one.
+        cpus: cores of each run; None is as many as its threads. gpus: of each run; 0.25 puts four runs on one.
         limits: of each run. Ray starts a run again whose process or machine died.
     """
 
     address: str | None = None
-    cpus: int = 1
+    cpus: int | None = None
     gpus: float = 0.0
     limits: Limits = field(default_factory=lambda: Limits(retries=3))
 
@@ -50,35 +49,40 @@ class Ray(Launcher):
         """Carry out all jobs on the cluster."""
         ray = _ray()
         with _connected(ray, self.address), _witness(jobs[0][1].root) as witness:
-            self._refuse_what_never_starts(ray)
+            self._refuse_what_never_starts(ray, max(self._cores(job) for _, job in jobs))
             here = ray.get_runtime_context().get_node_id()
             pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             news = ray.remote(num_cpus=0, scheduling_strategy=pinned)(_News).remote()
-            task = ray.remote(_work).options(
-                num_cpus=self.cpus,
-                num_gpus=self.gpus,
-                max_retries=self.limits.retries,
-                scheduling_strategy="SPREAD",
-            )
-            running = {}
+            work, running = ray.remote(_work), {}
             for cell, job in jobs:
-                threads = job.execution.threads or self.cpus
-                sent = replace(job, execution=job.execution.model_copy(update={"threads": threads}))
-                running[task.remote(sent, witness, news)] = (cell, job)
+                task = work.options(
+                    num_cpus=self._cores(job),
+                    num_gpus=self.gpus,
+                    max_retries=self.limits.retries,
+                    scheduling_strategy="SPREAD",
+                )
+                running[task.remote(job, witness, news)] = (cell, job)
             try:
                 self._follow(ray, running, news, watch)
             finally:
                 for reference in running:
                     ray.cancel(reference, force=True)
 
-    def _refuse_what_never_starts(self, ray: Any) -> None:
+    def _cores(self, job: Job) -> int:
+        return self.cpus or job.resolved.threads
+
+    def _refuse_what_never_starts(self, ray: Any, cores: int) -> None:
         """Ray waits for ever for a machine that is large enough."""
-        for what, wanted, unit in (("CPU", self.cpus, "cores"), ("GPU", self.gpus, "GPUs")):
+        less = "--cpus" if self.cpus else "--threads"
+        for what, wanted, unit, option in (
+            ("CPU", cores, "cores", less),
+            ("GPU", self.gpus, "GPUs", "--gpus"),
+        ):
             largest = max(node["Resources"].get(what, 0) for node in ray.nodes() if node["Alive"])
             if wanted > largest:
                 raise ConfigError(
                     f"A run wants {wanted:g} {unit}, and no machine of the cluster has more than {largest:g}; "
-                    f"lower --{what.lower()}s."
+                    f"lower {option}."
                 )
 
     def _follow(

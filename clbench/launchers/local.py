@@ -57,7 +57,7 @@ class Local(Launcher):
     """Processes side by side, on the cores of this machine or sharing its GPUs.
 
     Attributes:
-        workers: processes at a time; None is as many as there are cores, or as `per_gpu` allows.
+        workers: processes at a time; None is as many as the cores bear with each run's threads, or as `per_gpu` allows.
         limits: of each run.
         per_gpu: processes at a time on each GPU of the device that is asked for, `cuda` being all of them. Each may
             take an equal share of the GPU's memory, so that no run fails for what another holds. None leaves all on
@@ -74,8 +74,7 @@ class Local(Launcher):
         A run that another process has in its hands, another suite's for example, is waited for, after all others.
         """
         waiting = [_Waiting(cell, job) for cell, job in jobs]
-        free = self._places(jobs[0][1].execution.device)[: len(waiting)]
-        workers = len(free)
+        free = self._places([job for _, job in jobs])[: len(waiting)]
         # A fork server imports torch once; a process costs next to nothing then.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
@@ -85,7 +84,7 @@ class Local(Launcher):
                 now = time.monotonic()
                 for one in [one for one in waiting if one.until <= now][: len(free)]:
                     waiting.remove(one)
-                    started = _start(context, one.cell, one.job, free.pop(0), workers)
+                    started = _start(context, one.cell, one.job, free.pop(0))
                     running[started.process.sentinel] = started
                 ended = wait(list(running), timeout=0.2)
                 for process in running.values():
@@ -107,10 +106,12 @@ class Local(Launcher):
             for process in running.values():
                 process.process.join()
 
-    def _places(self, device: str) -> list[_Place]:
+    def _places(self, jobs: Sequence[Job]) -> list[_Place]:
         """Where runs may be at a time, one entry for each; of several GPUs, these take turns."""
+        device = jobs[0].execution.device
         if self.per_gpu is None:
-            return [_Place(device)] * (self.workers or cores())
+            threads = max(job.resolved.threads for job in jobs)
+            return [_Place(device)] * (self.workers or max(1, cores() // threads))
         places = [_Place(gpu, 1 / self.per_gpu) for _ in range(self.per_gpu) for gpu in gpus(device)]
         return places[: self.workers]
 
@@ -140,10 +141,8 @@ class Local(Launcher):
             cell.attempts -= 1
 
 
-def _start(context: Any, cell: Cell, job: Job, place: _Place, workers: int) -> _Process:
-    threads = job.execution.threads or max(1, cores() // workers)
-    how = {"threads": threads, "device": place.device}
-    job = replace(job, execution=job.execution.model_copy(update=how))
+def _start(context: Any, cell: Cell, job: Job, place: _Place) -> _Process:
+    job = replace(job, execution=job.execution.model_copy(update={"device": place.device}))
     # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
     news, send = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, place, send), daemon=False)

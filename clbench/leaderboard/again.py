@@ -6,12 +6,16 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from clbench import weights
 from clbench.config import Execution, RunConfig, Seeds
 from clbench.curve import COLUMNS
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, LedgerError, suggest
 from clbench.leaderboard.board import SHOWN, Row, rows_of
 from clbench.ledger import Record
+from clbench.reads import digest
+from clbench.selection import FIXED, is_protocol
 from clbench.statistics import Interval, prediction_half, t_interval
 
 RESOLUTION = 0.005
@@ -58,24 +62,26 @@ def chosen(records: Iterable[Record], name: str) -> list[Row]:
     return found
 
 
-def reproduce(row: Row, seeds: Sequence[int] | None, runs: Path, execution: Execution) -> list[Verdict]:
+def reproduce(
+    row: Row, seeds: Sequence[int] | None, runs: Path, execution: Execution, threads: int | None = None
+) -> list[Verdict]:
     """Run a row again with the present code and compare.
 
     Args:
         seeds: which; those recorded if None, of runs that diverged, too.
         runs: folder for the runs' folders.
-        execution: with as many threads as the recorded run had, if it does not say: they decide the last bits.
+        execution: how. threads: as many as the recorded run had if None.
     """
     from clbench import api
-    from clbench.config import validate
 
     recorded = {record.seeds["data"]: record for record in row.records}
     again: dict[str, dict[int, float]] = {}
     diverged: dict[int, bool] = {}
     for seed in seeds if seeds is not None else sorted(recorded):
-        resolved: RunConfig = validate(RunConfig, _seeded(row, seed))
-        threads = execution.threads or int(recorded.get(seed, row.records[0]).environment["threads"])
-        record = api.start(resolved, execution.model_copy(update={"threads": threads}), runs)
+        resolved = config_of(recorded.get(seed, row.records[0]), _seeded(row, seed))
+        if threads is not None:
+            resolved = resolved.model_copy(update={"threads": threads})
+        record = api.start(resolved, execution, runs)
         diverged[seed] = record.status != "done"
         for name, value in record.metrics.items():
             if value is not None and not diverged[seed]:
@@ -83,7 +89,20 @@ def reproduce(row: Row, seeds: Sequence[int] | None, runs: Path, execution: Exec
     return compare(row, again, diverged)
 
 
-def _seeded(row: Row, seed: int) -> dict[str, object]:
+def config_of(record: Record, config: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a record, or another one, read as the version that wrote the record meant it.
+
+    Versions before this one kept the number of threads in the environment, and took any word for the selection.
+    """
+    from clbench.config import validate
+
+    tree = {"threads": record.environment["threads"], **(config or record.config)}
+    tree["selection"] = tree["selection"] if is_protocol(tree["selection"]) else FIXED
+    resolved: RunConfig = validate(RunConfig, tree)
+    return resolved
+
+
+def _seeded(row: Row, seed: int) -> dict[str, Any]:
     """The row's configuration with a seed, the stream's too where the benchmark has one; those that it sets stay."""
     seeds = {**Seeds(order=seed, init=seed, data=seed).model_dump(), **row.config.get("seeds", {})}
     drawn = any("seed" in record.config.get("stream", {}) for record in row.records)
@@ -163,10 +182,8 @@ def first_steps(record: Record, steps: int) -> Beginning:
         LedgerError: the curve is missing or altered. ClbenchError: the run cannot be built here.
     """
     import numpy as np
-    import torch
 
     from clbench import api
-    from clbench.config import validate
     from clbench.evaluation.evaluator import RULES
     from clbench.ledger import environment
 
@@ -177,17 +194,18 @@ def first_steps(record: Record, steps: int) -> Beginning:
     while steps in ends:
         steps += 1
     execution = Execution(device=record.environment["device"].split(" ")[0], checkpoint_seconds=None)
-    resolved: RunConfig = validate(RunConfig, record.config)
-    threads, before = int(record.environment["threads"]), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        engine = api.build(resolved, execution)
-        engine.until = steps
-        with contextlib.suppress(KeyboardInterrupt):
-            engine.fit()
-        here = environment(str(engine.device), threads)
-    finally:
-        torch.set_num_threads(before)
+    resolved = config_of(record)
+    _same_files(record)
+    engine = api.build(resolved, execution)
+    if engine.benchmark.fingerprint != record.benchmark["fingerprint"]:
+        raise LedgerError(
+            f"The data of {record.benchmark['name']} are others than those of the run {record.id}: their fingerprint "
+            f"is {engine.benchmark.fingerprint[:12]}, not {record.benchmark['fingerprint'][:12]}."
+        )
+    engine.until = steps
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.fit()
+    here = environment(str(engine.device), resolved.threads)
     engine.evaluator.fetch()
     both = recorded.columns(), engine.evaluator.curve.columns()
     columns = [{name: values for name, values in c.items() if name in COLUMNS} for c in both]
@@ -208,3 +226,24 @@ def first_steps(record: Record, steps: int) -> Beginning:
     if record.evaluation.get("rules", 1) != RULES:
         elsewhere += ("rules of evaluation",)
     return Beginning(steps, len(wrong), int(wrong.sum()), float(distance.max(initial=0.0)), elsewhere)
+
+
+def _same_files(record: Record) -> None:
+    """Refuse to compare with a run that has read other files than those which now lie there.
+
+    Raises:
+        LedgerError: names the file.
+    """
+    for where, file in record.files.items():
+        path = Path(str(file["path"]))
+        if file["sha256"] is None:  # the fingerprint tells
+            continue
+        if not path.exists() or _now(where, path) != file["sha256"]:
+            change = "has changed since" if path.exists() else "is missing"
+            raise LedgerError(
+                f"The run {record.id} has read {path} ({where}), which {change}. Put it back as it was to compare."
+            )
+
+
+def _now(where: str, path: Path) -> str:
+    return weights.find(str(path)).sha256 if where == "model.weights" else digest(path)

@@ -13,7 +13,7 @@ from typing import Any
 from clbench import grouping
 from clbench.files import canonical_json, sha256
 from clbench.grouping import Named
-from clbench.ledger import Record
+from clbench.ledger import Record, by_content
 from clbench.metrics import METRICS
 from clbench.statistics import RANKED_FROM, Interval, Rank, best, ranks, t_interval
 from clbench.tables import is_bound, is_rated
@@ -86,7 +86,7 @@ def without_seeds(record: Record) -> dict[str, Any]:
 def row_id(record: Record) -> str:
     """The row that a run belongs to: the same for every seed, and for code that only shows."""
     decides = {
-        "config": without_seeds(record),
+        **by_content(without_seeds(record), record.files),
         "benchmark": [record.benchmark["name"], record.benchmark["version"]],
         "strategy": [record.strategy["name"], record.strategy["version"]],
         "model": record.model,

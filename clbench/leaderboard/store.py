@@ -91,7 +91,7 @@ def check(record: Record) -> dict[str, float | None]:
         raise LedgerError(f"Run {record.id} does not say which commit made it.")
     if not all(isinstance(code.get(key), str) for key in ("version", "sources")):
         raise LedgerError(f"Run {record.id} does not say which code made it.")
-    expected = run_id(record.config, record.benchmark, record.strategy, record.model, code)
+    expected = run_id(record.config, record.benchmark, record.strategy, record.model, code, record.files)
     if expected != record.id:
         raise LedgerError(
             f"Record {record.id} was altered: its configuration, benchmark, strategy, model or code is that of a run "

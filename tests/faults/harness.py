@@ -245,7 +245,7 @@ def _child(
     os.fsync = lambda fd: None  # a kill is no power cut, and waiting for the disk would be most of the time
     # Whoever edits a source while the tests run would give the continued run another id.
     api.code_identity = same_code
-    how = {"threads": 1, "checkpoint_seconds": 0, "log": ["csv"]}
+    how = {"checkpoint_seconds": 0, "log": ["csv"]}
     benchmark, chosen = setting_of(strategy)
     watch = _Watch(fault, out, writes=count == "writes" or (fault is not None and fault.what == "full"))
     code, said = 0, ""

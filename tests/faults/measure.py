@@ -107,7 +107,6 @@ def stream_of(experiences: int, folder: Path) -> dict[str, Any]:
         out=folder,
         device="cpu",
         observers=[Ends()],
-        execution={"threads": 1},
         **{"memory": 100, "iterations": 2, "hidden": [8], "evaluation.subset": 1, "evaluation.future": False},
     )
     assert record.status == "done"
@@ -142,7 +141,6 @@ def steps_of(strategy: str, steps: int, folder: Path) -> dict[str, Any]:
         out=folder,
         device="cpu",
         observers=[Watches()],
-        execution={"threads": 1},
         **{
             "experiences": 2,
             "iterations": steps // 2,
@@ -183,7 +181,7 @@ def checkpoints_of(benchmark: str, strategy: str, settings: dict[str, Any], fold
     from clbench import api, checkpoint, config
 
     resolved = config.resolve(benchmark, strategy, {"evaluation.every": 0, **settings})
-    run = api.build(resolved, config.Execution(device="cpu", threads=1, checkpoint_seconds=None))
+    run = api.build(resolved, config.Execution(device="cpu", checkpoint_seconds=None))
     run.until, began = 30, cpu()
     with contextlib.suppress(KeyboardInterrupt):
         run.fit()

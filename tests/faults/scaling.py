@@ -13,7 +13,7 @@ from clbench import suite
 from clbench.config import Execution, cores, validate
 from clbench.launchers import Launcher, Local, Ray
 
-HOW = Execution(device="cpu", threads=1, checkpoint_seconds=None)
+HOW = Execution(device="cpu", checkpoint_seconds=None)
 
 
 def scaling(runs: int, steps: int, rounds: int, folder: Path, launchers: Sequence[str]) -> dict[str, Any]:

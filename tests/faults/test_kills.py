@@ -99,7 +99,7 @@ def run_command(strategy: str, out: Path, *more: str) -> list[str]:
 
 
 def undisturbed(strategy: str, out: Path, seed: int = 0) -> Path:
-    how = {"threads": 1, "checkpoint_seconds": 0.0, "log": ["csv"]}
+    how = {"checkpoint_seconds": 0.0, "log": ["csv"]}
     folder = api.run(
         "split-digits", strategy, seed=seed, out=out, device="cpu", execution=how, **COMMON
     ).folder

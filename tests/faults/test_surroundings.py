@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {"experiences": 2, "iterations": 6, "hidden": [8], "evalu
 def run(
     out: Path, benchmark: str = "split-digits", observers: Sequence[Observer] = (), **settings: Any
 ) -> Any:
-    how = {"threads": 1, "checkpoint_seconds": 0}
+    how = {"checkpoint_seconds": 0}
     given = {**TINY, **settings}
     return clbench.run(benchmark, "er", out=out, device="cpu", execution=how, observers=observers, **given)
 
@@ -225,7 +225,7 @@ def test_a_suite_waits_for_a_run_in_other_hands(tmp_path: Path) -> None:
         if planned[0].message and planned[1].state == "done":
             holding.close()
 
-    how = Execution(device="cpu", threads=1)
+    how = Execution(device="cpu")
     suite.run(planned, tmp_path, how, launcher=Local(1), watch=watch)
     assert [cell.state for cell in planned] == ["done", "done"]
     assert [cell.attempts for cell in planned] == [1, 1]

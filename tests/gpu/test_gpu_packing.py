@@ -26,7 +26,7 @@ GIVEN = {
 
 def curves(folder: Path, per_gpu: int) -> list[str]:
     cells = suite.plan(suite.validate(suite.SuiteConfig, GIVEN))
-    how = Execution(device="cuda:0", threads=1, checkpoint_seconds=None)
+    how = Execution(device="cuda:0", checkpoint_seconds=None)
     suite.run(cells, folder, how, launcher=Local(per_gpu=per_gpu))
     assert [(cell.state, cell.message) for cell in cells] == [("done", "")] * 4
     return [cell.record.curve_file["sha256"] for cell in cells if cell.record is not None]

@@ -1,0 +1,153 @@
+"""What a run is, before it starts: its id, and what the id is made of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clbench import weights
+from clbench.arguments import hints_of
+from clbench.config import RunConfig
+from clbench.errors import DataError
+from clbench.files import canonical_json, sha256
+from clbench.ledger import code_identity, run_id
+from clbench.numerics import pinned
+from clbench.reads import digest, names_file, watched
+from clbench.registry import Entry, benchmarks, models, strategies
+from clbench.sources import typed_source
+from clbench.types import Benchmark
+
+Files = dict[str, dict[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A run's id, what the id is made of, and the benchmark, built.
+
+    Attributes:
+        resolved: the configuration, with every file that it names where it was found.
+    """
+
+    id: str
+    resolved: RunConfig
+    built: Benchmark
+    benchmark: dict[str, Any]
+    strategy: dict[str, Any]
+    model: dict[str, Any]
+    code: dict[str, Any]
+    files: Files
+
+
+@pinned()
+def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identity:
+    """The id of a configuration.
+
+    The benchmark is built for it: its fingerprint is part of the id, so that other data under the same name (a changed
+    file, another `CLBENCH_DATA`) is another run. Other files that are read count by their SHA-256.
+
+    Raises:
+        ClbenchError: a name, a file or weights that are not there.
+    """
+    built: Benchmark = benchmark or benchmarks.make(resolved.benchmark, **resolved.stream)
+    parts, network = entries_of(resolved)
+    entries = [*parts, *([network] if network is not None else [])]
+    if benchmark is None:
+        entries.append(benchmarks.entry(resolved.benchmark))
+    what = {"name": built.name, "version": built.version, "fingerprint": built.fingerprint}
+    if words := _words(built):
+        what["words"] = words
+    method = {"name": resolved.strategy, "version": "+".join(str(part.version) for part in parts)}
+    model: dict[str, Any] = {"name": resolved.model.name}
+    if network is not None:  # timm's are told by its own version, in the environment
+        model["version"] = network.version
+    files: Files = {
+        address: {"path": path, "sha256": None if address.startswith("stream.") else _digest(path)}
+        for address, path in declared(resolved).items()
+    }
+    if resolved.model.weights is not None:
+        start_from = weights.find(resolved.model.weights, whole=resolved.model.name in weights.WHOLE)
+        model |= {"weights": start_from.sha256, "substrate": start_from.substrate}
+        place = str(start_from.path.absolute())
+        files["model.weights"] = {"path": place, "sha256": start_from.sha256}
+        resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"weights": place})})
+    sources = {entry.source for entry in entries if Path(entry.source).is_file()}
+    typed = {
+        typed_source(entry.build, f"'{entry.name}'")
+        for entry in entries
+        if entry.build is not None and entry.source not in sources
+    }
+    code = code_identity(sorted(sources), typed)
+    id = run_id(resolved.model_dump(mode="json"), what, method, model, code, files)
+    return Identity(id, resolved, built, what, method, model, code, files)
+
+
+def entries_of(resolved: RunConfig) -> tuple[list[Entry], Entry | None]:
+    """Where a configuration's strategies and its network are registered; None for one of timm's."""
+    name = resolved.model.name
+    return (
+        [strategies.entry(part) for part in resolved.parts()],
+        models.entry(name) if name in models.names() else None,
+    )
+
+
+def declared(resolved: RunConfig) -> dict[str, str]:
+    """Where the files and folders lie that a run is said to read, by the setting or the plug-in that says so.
+
+    What a benchmark reads (`stream.…`) is told by its fingerprint; a name where nothing lies is a name.
+    """
+    parts, network = entries_of(resolved)
+    given = [("strategy", part, f"params.{part.name}", resolved.params.get(part.name, {})) for part in parts]
+    if network is not None:
+        given.append(("model", network, "model.params", resolved.model.params))
+    if resolved.stream and benchmarks.knows(resolved.benchmark):  # and not an object of the caller's
+        given.append(("benchmark", benchmarks.entry(resolved.benchmark), "stream", resolved.stream))
+    found: dict[str, str] = {}
+    for kind, entry, section, values in given:
+        assert entry.build is not None
+        hints = hints_of(f"{kind} '{entry.name}'", entry.build)
+        for key, value in values.items():
+            if names_file(hints.get(key), value) and (kind == "benchmark" or Path(value).exists()):
+                found[f"{section}.{key}"] = value
+        found |= {f"{kind} {entry.name}: {name}": str(path) for name, path in entry.files().items()}
+    return found
+
+
+@contextlib.contextmanager
+def reading_what_is_declared(resolved: RunConfig) -> Iterator[None]:
+    """Inside, while a run is built, a plug-in may read what it has declared.
+
+    Raises:
+        RegistryError: a plug-in has read another file; names it, and how it is declared.
+    """
+    parts, network = entries_of(resolved)
+    foreign = [entry for entry in (*parts, network) if entry is not None and not entry.own]
+    if not foreign:
+        yield
+        return
+    covered: list[str | Path] = [*declared(resolved).values()]
+    if resolved.model.weights is not None:
+        covered.append(weights.find(resolved.model.weights).path)
+    with watched() as watch:
+        yield
+    named = " or ".join(f"'{entry.name}' ({entry.origin})" for entry in foreign)
+    watch.refuse(f"{named}, as the run is built,", covered)
+
+
+def _digest(path: str) -> str:
+    try:
+        return digest(Path(path))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path}, which the run reads, cannot be read: {error.strerror}."
+        ) from error
+
+
+def _words(benchmark: Benchmark) -> str | None:
+    """SHA-256 of what a benchmark says in words, beyond its fingerprint: names of classes, and the tokenizer."""
+    tokenizer = None if benchmark.tokenizer is None else benchmark.tokenizer.to_json()
+    if not benchmark.class_names and tokenizer is None:
+        return None
+    return sha256(canonical_json([benchmark.class_names, tokenizer]))

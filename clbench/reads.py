@@ -1,0 +1,209 @@
+"""Files that a run reads: how they are declared, so that its id counts their content; and which were not.
+
+    @register("mine")
+    def mine(weights: clbench.File = "w.pt") -> Strategy: ...      a parameter names the file
+
+    @register("mine", reads=["w.pt"])
+    def mine() -> Strategy: ...                                    the file lies beside the one that says so
+
+An id counts what is in a file, not how its path is spelled or where it lies; the record keeps the path. Whoever reads
+another file while a run is built is refused: with other content the run would keep its id. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import os
+import sys
+import sysconfig
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from clbench.errors import RegistryError
+from clbench.files import file_sha256, sha256
+
+
+class _Read:
+    """Marks a parameter that names a file or a folder."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(_spelled, handler(source))
+
+
+def _spelled(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+READ = _Read()
+File = Annotated[str, READ]
+"""The type of a parameter that names a file or a folder which is read; what it holds counts, wherever it lies."""
+
+
+def names_file(hint: Any, value: Any) -> bool:
+    """Whether a parameter of that type has a file or folder for its value, and not a word that its type lists."""
+    if not isinstance(value, str) or not value:
+        return False
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if any(typing.get_origin(kind) is Literal and value in typing.get_args(kind) for kind in kinds):
+        return False
+    return any(READ in getattr(kind, "__metadata__", ()) for kind in kinds)
+
+
+def located(path: str) -> str:
+    """The whole path of what lies there; what does not is left as it is: a name in a data folder, or a mistake."""
+    there = os.path.abspath(os.path.expanduser(path))
+    return there if os.path.exists(there) else path
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder: of the names and contents of all files in it."""
+    if not path.is_dir():
+        return file_sha256(path)
+    return sha256("\n".join(f"{name} {file_sha256(file)}" for name, file in sorted(_inside(path))))
+
+
+def _inside(folder: Path) -> Iterator[tuple[str, Path]]:
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for file in (Path(place, name) for name in files):
+            if file.is_file():
+                yield file.relative_to(folder).as_posix(), file
+
+
+# --- what was not declared ---
+
+
+class Watch:
+    """What was opened to be read, by code that is no library's."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, None] = {}
+        self._written: set[str] = set()
+
+    def note(self, path: Any, mode: str | None, flags: int) -> None:
+        """A file is opened, as Python's audit event `open` tells it."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            return  # a file that is open
+        whole = os.path.abspath(os.fsdecode(path))
+        if (mode or "r")[0] in "wxa" or flags & (os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
+            self._written.add(whole)
+        elif whole not in self._written and not _is_library(whole) and not _is_import():
+            self._read[whole] = None
+
+    def refuse(self, who: str, covered: Iterable[str | Path]) -> None:
+        """Refuse what was read and is not among the files and folders that a run's id covers.
+
+        Raises:
+            RegistryError: names the file, and how it is declared.
+        """
+        known = [os.path.realpath(path) for path in covered]
+        for path in filter(os.path.isfile, self._read):
+            real = os.path.realpath(path)
+            if not any(real == one or real.startswith(one + os.sep) for one in known):
+                name = os.path.basename(path)
+                raise RegistryError(
+                    f"{who} reads {path}, which a run's id does not count: with other content the run would keep its "
+                    "id, and its record would be another run's. Declare the file: as a parameter, "
+                    f"`file: clbench.File = {name!r}`, or, beside the plug-in, with reads=[{name!r}] in the decorator "
+                    "that registers it; weights of a network also by model.weights=FILE.safetensors."
+                )
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """Inside, in this thread, notice which files are opened."""
+    global _hooked
+    if not _hooked:  # for good: Python takes no hook back
+        sys.addaudithook(_hook)
+        _hooked = True
+    watch = Watch()
+    token = _watching.set(watch)
+    try:
+        with _mapped(watch):
+            yield watch
+    finally:
+        _watching.reset(token)
+
+
+def _hook(event: str, given: tuple[Any, ...]) -> None:
+    if event == "open" and (watch := _watching.get()) is not None:
+        watch.note(*given[:3])
+
+
+@contextlib.contextmanager
+def _mapped(watch: Watch) -> Iterator[None]:
+    """Files that torch maps into memory, as safetensors has it do, which Python is not told of."""
+    storage = getattr(sys.modules.get("torch"), "UntypedStorage", None)
+    if storage is None or "from_file" in vars(storage):
+        yield
+        return
+    inner = storage.from_file
+
+    def from_file(filename: Any, *args: Any, **kwargs: Any) -> Any:
+        watch.note(filename, "r", 0)
+        return inner(filename, *args, **kwargs)
+
+    storage.from_file = from_file
+    try:
+        yield
+    finally:
+        del storage.from_file
+
+
+_hooked = False
+_watching: ContextVar[Watch | None] = ContextVar("watching", default=None)
+_SOURCES = tuple(importlib.machinery.all_suffixes())
+"""Of Python's own files, which count as code."""
+
+
+def _is_library(path: str) -> bool:
+    """Whether it is of Python, the system, an installed distribution, clbench, a cache or somebody's settings.
+
+    Installed distributions are told by their versions, in the record; so is what they keep in caches.
+    """
+    return path.endswith(_SOURCES) or path.startswith(_libraries()) or "site-packages" in Path(path).parts
+
+
+def _libraries() -> tuple[str, ...]:
+    import clbench
+
+    own = [Path(clbench.__file__).parent]
+    own += [
+        Path(place) / name for place in clbench.__path__ for name in ("strategies", "benchmarks", "configs")
+    ]
+    caches = [os.environ.get(name) for name in ("XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "CLBENCH_DATA")]
+    system = ["/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/System", "/Library"]
+    python = [*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix]
+    folders = {os.path.abspath(folder) + os.sep for folder in (*own, *filter(None, caches), *system, *python)}
+    return (*folders, os.path.join(os.path.expanduser("~"), "."))
+
+
+def _is_import() -> bool:
+    """Whether a library opens it because it is being imported: nobody but itself has asked for the file."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith("<frozen importlib"):
+            return True
+        if name != __file__ and not name.startswith("<frozen") and not _is_installed(name):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _is_installed(source: str) -> bool:
+    paths = sysconfig.get_paths()
+    return source.startswith((paths["stdlib"], paths["platstdlib"])) or "site-packages" in Path(source).parts

@@ -1,0 +1,105 @@
+"""How hyper-parameters were chosen: the protocols by name, and whether what a protocol chose is what runs.
+
+    defaults              nothing says how
+    fixed                 by hand, or chosen and then changed
+    first-k-experiences   by the validation stream of the first k experiences
+    validation            by the validation stream of the whole stream
+    oracle                by the test stream: what tuning can give at most, shown apart and never ranked
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from clbench.errors import ConfigError, suggest
+
+DEFAULTS, FIXED = "defaults", "fixed"
+CHOOSING = ("validation", "oracle")
+"""Protocols that choose, beside first-k-experiences."""
+_FIRST = re.compile(r"first-([1-9]\d*)-experiences")
+_LISTED = ("first-2-experiences", *CHOOSING, FIXED, DEFAULTS)
+
+NOT_CHOSEN = ("seeds", "evaluation", "threads", "selection")
+"""Settings that no protocol chooses; whoever changes one leaves the others as they were chosen."""
+
+Address = tuple[str, ...]
+
+
+def experiences_of(name: str) -> int | None:
+    """The k of first-k-experiences; None of any other name."""
+    found = _FIRST.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def is_protocol(name: Any) -> bool:
+    return isinstance(name, str) and (name in _LISTED or experiences_of(name) is not None)
+
+
+def known(name: str) -> str:
+    """A protocol's name, as it is.
+
+    Raises:
+        ConfigError: there is no such protocol; says the nearest one.
+    """
+    if not is_protocol(name):
+        listed = ", ".join(("first-k-experiences for any k", *_LISTED[1:]))
+        raise ConfigError(
+            f"There is no protocol '{name}' by which hyper-parameters are chosen.{suggest(str(name), _LISTED)} Known: "
+            f"{listed}."
+        )
+    return name
+
+
+Selection = Annotated[str, AfterValidator(known)]
+
+
+class Chosen:
+    """The protocol that settings were chosen by, and these settings, while layers are laid over each other.
+
+    What a layer sets that names a protocol is chosen by it: a file of `clbench tune`, a suite, a shipped configuration.
+    """
+
+    def __init__(self) -> None:
+        self.protocol = DEFAULTS
+        self._settings: dict[Address, Any] = {}
+
+    def laid(self, settings: Iterable[Address], tree: Mapping[str, Any]) -> None:
+        """A layer lies over those before.
+
+        Args:
+            settings: which it sets. tree: with it.
+
+        Raises:
+            ConfigError: it names a protocol that there is not.
+        """
+        settings = set(settings)
+        if ("selection",) in settings:
+            self.protocol = known(tree["selection"])
+            chosen = {at for at in settings if at[0] not in NOT_CHOSEN} | self._settings.keys()
+            self._settings = {at: _at(tree, at) for at in chosen}
+
+    def now(self, tree: Mapping[str, Any]) -> str:
+        """The protocol of a configuration: that named last, unless a setting that it chose was changed."""
+        same = all(_at(tree, at) == value for at, value in self._settings.items())
+        return self.protocol if same or self.protocol == DEFAULTS else FIXED
+
+
+def _at(tree: Any, address: Address) -> Any:
+    for key in address:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return list(tree) if isinstance(tree, tuple) else tree
+
+
+def leaves(tree: Any, above: Address) -> Iterator[Address]:
+    """Where the settings of a part of a tree stand, which itself stands at `above`."""
+    if not isinstance(tree, Mapping):
+        yield above
+        return
+    for key, value in tree.items():
+        yield from leaves(value, (*above, key))
