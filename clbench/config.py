@@ -228,7 +228,7 @@ class RunConfig(_Tree):
 
 
 class Execution(_Tree):
-    """How a run is carried out, which is not part of its id; a device is named in the record, the rest moves no number.
+    """How a run is carried out, which is not part of its id; the record names the device, the rest moves no number.
 
     Attributes:
         device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
@@ -399,6 +399,11 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(p) for p in first["loc"])
+        if model is Execution and key in RunConfig.model_fields:
+            raise ConfigError(
+                f"{where}'{key}' is a setting of the run, and part of its id: {key}={first['input']} among the "
+                "settings, not in how it is carried out."
+            ) from None
         if first["type"] == "extra_forbidden":
             known = list(getattr(_hint_at(model, first["loc"][:-1]), "model_fields", ()))
             raise ConfigError(

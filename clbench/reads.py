@@ -117,7 +117,7 @@ class Watch:
                 raise RegistryError(
                     f"{who} reads {path}, which a run's id does not count: with other content the run would keep its "
                     "id, and its record would be another run's. Declare the file: as a parameter, "
-                    f"`file: clbench.File = {name!r}`, or, beside the plug-in, with reads=[{name!r}] in the decorator "
+                    f"`path: clbench.File = {name!r}`, or, beside the plug-in, with reads=[{name!r}] in the decorator "
                     "that registers it; weights of a network also by model.weights=FILE.safetensors."
                 )
 
@@ -174,7 +174,8 @@ def _is_library(path: str) -> bool:
 
     Installed distributions are told by their versions, in the record; so is what they keep in caches.
     """
-    return path.endswith(_SOURCES) or path.startswith(_libraries()) or "site-packages" in Path(path).parts
+    installed = any(part == "site-packages" or part.endswith((".dist-info", ".egg-info")) for part in Path(path).parts)
+    return installed or path.endswith(_SOURCES) or path.startswith(_libraries())
 
 
 def _libraries() -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def test_a_wrong_file_is_refused(file: dict[str, Any], message: str) -> None:
         (b"a: [1", r"c\.yaml, line \d is not YAML"),
         (b"- 1", r"c\.yaml must hold `key: value` lines; it holds a list"),
         (b"\xff\xfe\x00", r"c\.yaml cannot be read|is not YAML"),
-        (b"1: 2", r"must hold `key: value` lines"),
+        (b"1: 2", r"c\.yaml, line 1: the key 1 is read as a number; keys are words"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes, message: str) -> None:

@@ -27,6 +27,10 @@ NO_TORCH = (
     "sources",
     "arguments",
     "observer",
+    "reads",
+    "selection",
+    "weights",
+    "yamls",
     "suite",
 )
 

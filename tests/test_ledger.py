@@ -79,7 +79,7 @@ def test_a_damaged_curve_is_refused(record: Record) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 99}, r"has schema 99; this version of clbench reads up to 2\. Upgrade clbench\."),
+        ({"schema": 99}, r"has schema 99; this version of clbench reads up to 3\. Upgrade clbench\."),
         ({"schema": ...}, r"is no record: it names no schema"),
         ({"metrics": ...}, r"is damaged: field 'metrics' is missing"),
         ({"colour": 1}, r"is damaged: field 'colour' is unknown"),

@@ -82,6 +82,10 @@ def test_the_id_of_a_run_depends_on_the_content_and_not_on_the_place(
     assert identity(weights.id) == identity(str(elsewhere)) == identity(str(weights.path))
     assert identity(weights.id) != identity(None)
     tensors = load_file(elsewhere)
+    bare = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file in bare:
+        save_file(tensors, file)
+    assert identity(str(bare[0])) == identity(str(bare[1]))
     save_file({name: t + 1 for name, t in tensors.items()}, elsewhere, metadata={"clbench": "{}"})
     assert identity(str(elsewhere)) != identity(weights.id)
 
@@ -142,11 +146,23 @@ def test_weights_of_timm_are_fitted_to_the_inputs(tmp_path: Path) -> None:
     assert model.head.weight.shape[0] == 4
 
 
-def test_weights_from_elsewhere_are_for_timm_models(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["backbone", "network"])
+def test_a_registered_model_starts_from_a_file_of_elsewhere(whole: bool, tmp_path: Path) -> None:
+    source = make_model("mlp", (1, 8, 8), 7, hidden=[8])
+    save_file((source if whole else source.backbone).state_dict(), tmp_path / "it.safetensors")
+    model = make_model("mlp", (1, 8, 8), 4, hidden=[8], weights=str(tmp_path / "it.safetensors"))
+    assert torch.equal(model.backbone[1].weight, source.backbone[1].weight)  # type: ignore[index]
+    assert model.head.weight.shape[0] == 4
+
+
+def test_weights_that_do_not_fit_are_named_with_what_would(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
-    save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match="weights from elsewhere are for timm's models, and 'mlp' is none"):
-        make_model("mlp", (1, 8, 8), 4, weights=str(path))
+    save_file({"1.weight": torch.zeros(3, 64), "1.bias": torch.zeros(8)}, path)
+    with pytest.raises(
+        ConfigError,
+        match=r"other\.safetensors do not fit: for '1\.weight' they hold \(3, 64\), .* \(8, 64\)\.",
+    ):
+        make_model("mlp", (1, 8, 8), 4, hidden=[8], weights=str(path))
 
 
 @pytest.mark.parametrize("name", config.shipped("pretrain"))

@@ -15,6 +15,7 @@ from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
 from clbench.data.source import AxesOrder, Source, moments, source_of
 from clbench.errors import ConfigError
+from clbench.numerics import pinned
 from clbench.streams import (
     Ordering,
     blurry_stream,
@@ -291,6 +292,7 @@ def build_blurry(
     return checked(benchmark, duplicates)
 
 
+@pinned()
 def from_arrays(
     x_train: Any,
     y_train: Any,
@@ -385,6 +387,7 @@ def from_arrays(
     )
 
 
+@pinned()
 def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz", **params: Any) -> Benchmark:
     """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
 
@@ -399,6 +402,7 @@ def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz",
     return build(read_npz(path, layout=layout), name=name, **params)
 
 
+@pinned()
 def from_folder(
     path: str | Path,
     *,
