@@ -174,7 +174,9 @@ def _is_library(path: str) -> bool:
 
     Installed distributions are told by their versions, in the record; so is what they keep in caches.
     """
-    installed = any(part == "site-packages" or part.endswith((".dist-info", ".egg-info")) for part in Path(path).parts)
+    installed = any(
+        part == "site-packages" or part.endswith((".dist-info", ".egg-info")) for part in Path(path).parts
+    )
     return installed or path.endswith(_SOURCES) or path.startswith(_libraries())
 
 

@@ -63,6 +63,7 @@ class Chosen:
     """The protocol that settings were chosen by, and these settings, while layers are laid over each other.
 
     What a layer sets that names a protocol is chosen by it: a file of `clbench tune`, a suite, a shipped configuration.
+    So is what was chosen below it, and stands as it is: the protocol has looked at that, too.
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ Resolvers = dict[Any, list[tuple[str, re.Pattern[str]]]]
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[Resolvers] = {}
+    yaml_implicit_resolvers: ClassVar[Resolvers] = {}  # type: ignore[misc]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are words, each once; what `<<` merges in lies under it."""
@@ -109,7 +109,7 @@ _Loader.add_constructor(None, _Loader.construct_refused)
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that this reader, or another one, would take for something else."""
 
-    yaml_implicit_resolvers: ClassVar[Resolvers] = {
+    yaml_implicit_resolvers: ClassVar[Resolvers] = {  # type: ignore[misc]
         first: [*resolvers, *_Loader.yaml_implicit_resolvers.get(first, [])]
         for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }

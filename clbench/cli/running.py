@@ -285,7 +285,7 @@ def tune(
     best = found[0]
     if best.value is None:
         raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")
-    chosen = {**best.settings, "selection": how.name}
+    chosen = {**given, **best.settings, "selection": how.name}  # with what they were chosen beside
     if out is not None:
         more = [*(settings or []), *(["--space", str(space)] if space is not None else [])]
         more += [f"--plugin {path}" for path in plugin or ()]
