@@ -22,7 +22,7 @@ from clbench.device import enough_memory, pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
-from clbench.identity import Identity, identify, reading_what_is_declared
+from clbench.identity import Identity, identify as identify, reading_what_is_declared
 from clbench.ledger import Record, environment, has_record, read_record, record_of, write_record
 from clbench.models import make_model as make_model
 from clbench.numerics import describe, pinned

@@ -2,8 +2,8 @@
 
 Precision of float32 products, autocast, the default type and device, gradients, anomaly mode, determinism, oneDNN,
 cuDNN, attention kernels, denormal numbers, NumPy's errors, threads. Whatever the caller has set, a run finds torch's
-own defaults, so that its numbers follow from its configuration. By these, products of float32 are computed in float32,
-and convolutions too, but for those on a GPU, where cuDNN takes TF32.
+own defaults, so that its numbers follow from its configuration, but for one: float32 is float32 everywhere, where torch
+would have cuDNN compute convolutions in TF32.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ _OF_PROCESS = (
     _fp32("cuda", "all", "none"),
     _fp32("mkldnn", "all", "none"),
     _Switch("float32_matmul", _matmul, torch.set_float32_matmul_precision, "highest"),
-    _attribute("cudnn", "allow_tf32", True),
+    _attribute("cudnn", "allow_tf32", False),
     _fp32("cuda", "matmul", "ieee"),
-    _fp32("cuda", "conv", "tf32"),
-    _fp32("cuda", "rnn", "tf32"),
+    _fp32("cuda", "conv", "ieee"),
+    _fp32("cuda", "rnn", "ieee"),
     _fp32("mkldnn", "matmul", "ieee"),
     _fp32("mkldnn", "conv", "none"),
     _fp32("mkldnn", "rnn", "none"),

@@ -187,10 +187,11 @@ def _libraries() -> tuple[str, ...]:
     own += [
         Path(place) / name for place in clbench.__path__ for name in ("strategies", "benchmarks", "configs")
     ]
-    caches = [os.environ.get(name) for name in ("XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "CLBENCH_DATA")]
+    names = ("XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "CLBENCH_DATA")
+    caches = [os.environ[name] for name in names if os.environ.get(name)]
     system = ["/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/System", "/Library"]
     python = [*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix]
-    folders = {os.path.abspath(folder) + os.sep for folder in (*own, *filter(None, caches), *system, *python)}
+    folders = {os.path.abspath(folder) + os.sep for folder in (*map(str, own), *caches, *system, *python)}
     return (*folders, os.path.join(os.path.expanduser("~"), "."))
 
 

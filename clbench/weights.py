@@ -69,8 +69,8 @@ def find(name: str, *, whole: bool = False) -> Weights:
     path = Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)
-    if _is_id(name):
-        path = weights_folder() / f"{name}{SUFFIX}"
+    if _is_id(name) or (_is_id(path.stem) and not path.exists()):  # a place of another machine: the id tells
+        path = weights_folder() / f"{path.stem}{SUFFIX}"
     if path.suffix != SUFFIX:
         raise ConfigError(
             f"Weights are given by id, w and {DIGITS} digits, or as a {SUFFIX} file; '{name}' was given. Other "

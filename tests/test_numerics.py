@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import backends
 
 import clbench
 from clbench.errors import ConfigError
+from clbench.leaderboard.board import row_id
 from clbench.numerics import SWITCHES, describe, pinned
 
 Made = contextlib.AbstractContextManager[Any]
@@ -43,7 +45,7 @@ CALLERS: dict[str, Callable[[], Made]] = {
     "fp32_precision": flag(backends, "fp32_precision", "bf16"),
     "mkldnn.conv": flag(backends.mkldnn.conv, "fp32_precision", "bf16"),  # type: ignore[attr-defined]
     "mkldnn.matmul": flag(backends.mkldnn.matmul, "fp32_precision", "bf16"),  # type: ignore[attr-defined]
-    "cudnn.allow_tf32": flag(backends.cudnn, "allow_tf32", False),
+    "cudnn.fp32_precision": flag(backends.cudnn, "fp32_precision", "tf32"),
     "cudnn.benchmark": flag(backends.cudnn, "benchmark", True),
     "mkldnn.enabled": flag(backends.mkldnn, "enabled", False),
     "attention": switched(backends.cuda.enable_flash_sdp, False, True),
@@ -160,6 +162,9 @@ def test_a_run_has_one_thread_and_any_other_number_is_another_run(
     assert (plain.config["threads"], two.config["threads"]) == (1, 2)
     assert (plain.environment["threads"], two.environment["threads"]) == (1, 2)
     assert two.id != plain.id
+    assert row_id(two) != row_id(plain)
+    old = {key: value for key, value in plain.config.items() if key != "threads"}
+    assert row_id(replace(plain, config=old)) == row_id(plain)  # older records leave it out
 
 
 def test_threads_are_no_part_of_how_a_run_is_carried_out(tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ def test_the_id_of_a_run_depends_on_the_content_and_not_on_the_place(
     assert identity(str(elsewhere)) != identity(weights.id)
 
 
+def test_weights_are_found_by_their_id_where_their_place_is_another_machines(weights: Weights) -> None:
+    assert identity(f"/nowhere/{weights.id}.safetensors") == identity(weights.id)
+
+
 def test_absent_weights_are_refused(weights: Weights) -> None:
     with pytest.raises(DataError, match=rf"no weights w0123456789ab: .* is missing.*{weights.id}"):
         identity("w0123456789ab")

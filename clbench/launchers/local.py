@@ -74,7 +74,8 @@ class Local(Launcher):
         A run that another process has in its hands, another suite's for example, is waited for, after all others.
         """
         waiting = [_Waiting(cell, job) for cell, job in jobs]
-        free = self._places([job for _, job in jobs])[: len(waiting)]
+        threads = max(job.resolved.threads for _, job in jobs)
+        free = self._places(jobs[0][1].execution.device, threads)[: len(waiting)]
         # A fork server imports torch once; a process costs next to nothing then.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
@@ -106,11 +107,9 @@ class Local(Launcher):
             for process in running.values():
                 process.process.join()
 
-    def _places(self, jobs: Sequence[Job]) -> list[_Place]:
-        """Where runs may be at a time, one entry for each; of several GPUs, these take turns."""
-        device = jobs[0].execution.device
+    def _places(self, device: str, threads: int = 1) -> list[_Place]:
+        """Where runs of so many threads may be at a time, one entry for each; of several GPUs, these take turns."""
         if self.per_gpu is None:
-            threads = max(job.resolved.threads for job in jobs)
             return [_Place(device)] * (self.workers or max(1, cores() // threads))
         places = [_Place(gpu, 1 / self.per_gpu) for _ in range(self.per_gpu) for gpu in gpus(device)]
         return places[: self.workers]
