@@ -134,6 +134,12 @@ def test_runs_take_turns_among_gpus_and_share_each_ones_memory(monkeypatch: pyte
     assert places("cuda", workers=3) == [("cuda", None)] * 3
 
 
+def test_runs_have_their_threads_and_no_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clbench.launchers.local.cores", lambda: 8)
+    assert [len(Local()._places("cpu", threads)) for threads in (1, 3, 16)] == [8, 2, 1]
+    assert len(Local(workers=5)._places("cpu", 4)) == 5
+
+
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_there_must_be_a_gpu_to_share(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
