@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from clbench import weights
-from clbench.arguments import hints_of
 from clbench.config import RunConfig
 from clbench.errors import DataError
 from clbench.files import canonical_json, sha256
 from clbench.ledger import code_identity, run_id
 from clbench.numerics import pinned
-from clbench.reads import digest, names_file, watched
+from clbench.reads import digest, watched
 from clbench.registry import Entry, benchmarks, models, strategies
 from clbench.sources import typed_source
 from clbench.types import Benchmark
@@ -106,10 +105,8 @@ def declared(resolved: RunConfig) -> dict[str, str]:
         given.append(("benchmark", benchmarks.entry(resolved.benchmark), "stream", resolved.stream))
     found: dict[str, str] = {}
     for kind, entry, section, values in given:
-        assert entry.build is not None
-        hints = hints_of(f"{kind} '{entry.name}'", entry.build)
-        for key, value in values.items():
-            if names_file(hints.get(key), value) and (kind == "benchmark" or Path(value).exists()):
+        for key, value in entry.named(values).items():
+            if kind == "benchmark" or Path(value).exists():
                 found[f"{section}.{key}"] = value
         found |= {f"{kind} {entry.name}: {name}": str(path) for name, path in entry.files().items()}
     return found

@@ -132,7 +132,7 @@ def watched() -> Iterator[Watch]:
     watch = Watch()
     token = _watching.set(watch)
     try:
-        with _mapped(watch):
+        with _mapped():
             yield watch
     finally:
         _watching.reset(token)
@@ -144,7 +144,7 @@ def _hook(event: str, given: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _mapped(watch: Watch) -> Iterator[None]:
+def _mapped() -> Iterator[None]:
     """Files that torch maps into memory, as safetensors has it do, which Python is not told of."""
     storage = getattr(sys.modules.get("torch"), "UntypedStorage", None)
     if storage is None or "from_file" in vars(storage):
@@ -153,7 +153,8 @@ def _mapped(watch: Watch) -> Iterator[None]:
     inner = storage.from_file
 
     def from_file(filename: Any, *args: Any, **kwargs: Any) -> Any:
-        watch.note(filename, "r", 0)
+        if (watch := _watching.get()) is not None:
+            watch.note(filename, "r", 0)
         return inner(filename, *args, **kwargs)
 
     storage.from_file = from_file

@@ -29,9 +29,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clbench.arguments import check_arguments as check_arguments, type_name as type_name
+from clbench.arguments import check_arguments as check_arguments, hints_of, type_name as type_name
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
-from clbench.reads import File as File, Watch, watched
+from clbench.reads import File as File, Watch, names_file, watched
 from clbench.sources import where_defined
 
 
@@ -86,6 +86,12 @@ class Entry:
         folder = source.parent if source.is_file() else Path()
         return {name: Path(os.path.abspath(folder / name)) for name in self.reads}
 
+    def named(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Those of its parameters' values that name a file or a folder."""
+        assert self.build is not None
+        hints = hints_of(f"'{self.name}'", self.build)
+        return {key: value for key, value in values.items() if names_file(hints.get(key), value)}
+
     def signature(self) -> inspect.Signature:
         assert self.build is not None
         return inspect.signature(self.build)
@@ -103,6 +109,7 @@ class Registry(Generic[T]):
         base: what a factory must return.
         mistake: what is wrong with what a factory returned, as a sentence, or nothing.
         libraries: prefix of a name, as in `avalanche:Replay` → module whose `entry(name)` knows what follows it.
+        told_by_data: what a factory reads is told by what it returns, and need not be declared.
     """
 
     def __init__(
@@ -116,7 +123,9 @@ class Registry(Generic[T]):
         base: Callable[[], type],
         mistake: Callable[[Entry, Any], str] = lambda entry, made: "",
         libraries: Mapping[str, str] | None = None,
+        told_by_data: bool = False,
     ) -> None:
+        self.told_by_data = told_by_data
         self.libraries = dict(libraries or {})
         self._borrowed: dict[str, Entry] = {}
         self.kind, self.plural, self.package, self.decorator, self.group = (
@@ -283,7 +292,8 @@ class Registry(Generic[T]):
         assert entry.build is not None
         checked = check_arguments(f"{self.kind} '{name}'", entry.build, params)
         try:
-            made: T = entry.build(**checked)
+            with contextlib.nullcontext() if entry.own or self.told_by_data else watched() as watch:
+                made: T = entry.build(**checked)
         except ClbenchError:
             raise
         except ValueError as error:  # how a factory refuses a value that its annotation allows
@@ -292,6 +302,10 @@ class Registry(Generic[T]):
             raise RegistryError(
                 f"{self.kind} '{name}' of {entry.origin} cannot be built: {_raised(error, entry.source)}"
             ) from error
+        if watch is not None:
+            defaults = {key: p.default for key, p in entry.signature().parameters.items()}
+            known = [*entry.named({**defaults, **checked}).values(), *entry.files().values()]
+            watch.refuse(f"{self.kind} '{name}' of {entry.origin}", known)
         base = self._base()
         if not isinstance(made, base):
             raise RegistryError(
@@ -619,6 +633,7 @@ benchmarks: Registry[Any] = Registry(
     decorator="register_benchmark",
     group="clbench.benchmarks",
     base=_benchmark_base,
+    told_by_data=True,
 )
 models: Registry[Any] = Registry(
     "model",
