@@ -304,7 +304,10 @@ class Registry(Generic[T]):
             ) from error
         if watch is not None:
             defaults = {key: p.default for key, p in entry.signature().parameters.items()}
-            known: list[str | Path] = [*entry.named({**defaults, **checked}).values(), *entry.files().values()]
+            known: list[str | Path] = [
+                *entry.named({**defaults, **checked}).values(),
+                *entry.files().values(),
+            ]
             watch.refuse(f"{self.kind} '{name}' of {entry.origin}", known)
         base = self._base()
         if not isinstance(made, base):

@@ -238,12 +238,12 @@ def _same_files(record: Record) -> None:
         path = Path(str(file["path"]))
         if file["sha256"] is None:  # the fingerprint tells
             continue
-        if not path.exists() or _now(where, path) != file["sha256"]:
-            change = "has changed since" if path.exists() else "is missing"
+        if where == "model.weights":  # which may lie elsewhere, under their id
+            now = weights.find(str(path)).sha256
+        else:
+            now = digest(path) if path.exists() else ""
+        if now != file["sha256"]:
+            change = "has changed since" if now else "is missing"
             raise LedgerError(
                 f"The run {record.id} has read {path} ({where}), which {change}. Put it back as it was to compare."
             )
-
-
-def _now(where: str, path: Path) -> str:
-    return weights.find(str(path)).sha256 if where == "model.weights" else digest(path)
