@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from clbench.data import AxesOrder, Duplicates, from_folder, from_npz
-from clbench.ranges import Count, Fraction, Part, Seed
+from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
 
@@ -15,11 +15,11 @@ def npz(
     path: File,
     layout: AxesOrder = "auto",
     shift: Literal["class", "domain", "task"] = "class",
-    experiences: Count | None = None,
+    experiences: Count | list[list[Natural | str]] | None = None,
     first: Count | None = None,
     increment: Count | None = None,
-    class_order: Literal["natural", "shuffled"] | list[int] = "natural",
-    domain_order: Literal["natural", "shuffled"] | list[int] = "natural",
+    class_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
+    domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     online: bool = False,
     augment: tuple[str, ...] = (),
     valid: Fraction = 0.0,
@@ -33,9 +33,9 @@ def npz(
             stream.
         layout: of images: channels-first, channels-last, or auto, where their shape leaves no doubt.
         shift: new classes, one domain, or new classes with task labels in each experience.
-        experiences: how many share the classes evenly, 5 unless given.
+        experiences: how many share the classes evenly, 5 unless given; or a list of the classes of each.
         first, increment: classes of the first experience and of all others, in place of `experiences`.
-        class_order, domain_order: ascending, drawn from the seed, or a list of all.
+        class_order, domain_order: ascending, drawn from the seed, or a list of all, by number or name.
         online: one pass over the stream.
         augment: training operations: crop, flip.
         valid: share of the training examples that makes a validation stream, where the data have none.
@@ -68,11 +68,11 @@ def image_folder(
     channels: Literal[1, 3] = 3,
     test_fraction: Part = 0.2,
     shift: Literal["class", "domain", "task"] = "class",
-    experiences: Count | None = None,
+    experiences: Count | list[list[Natural | str]] | None = None,
     first: Count | None = None,
     increment: Count | None = None,
-    class_order: Literal["natural", "shuffled"] | list[int] = "natural",
-    domain_order: Literal["natural", "shuffled"] | list[int] = "natural",
+    class_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
+    domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     online: bool = False,
     augment: tuple[str, ...] = (),
     valid: Fraction = 0.0,
@@ -88,9 +88,9 @@ def image_folder(
         channels: 3 for colour, 1 for grey.
         test_fraction: share of each class's images (in each domain) that is for testing.
         shift: new classes, one domain, or new classes with task labels in each experience.
-        experiences: how many share the classes evenly, 5 unless given.
+        experiences: how many share the classes evenly, 5 unless given; or a list of the classes of each.
         first, increment: classes of the first experience and of all others, in place of `experiences`.
-        class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all.
+        class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all, by number or name.
         online: one pass over the stream.
         augment: training operations: crop, flip.
         valid: share of the training examples that makes a validation stream, where the data have none.

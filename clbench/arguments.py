@@ -8,7 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from clbench.errors import ConfigError, RegistryError, suggest
 from clbench.reads import READ
@@ -18,14 +18,47 @@ if TYPE_CHECKING:
 
 UNIONS = (typing.Union, types.UnionType)
 LISTS = (list, tuple, set, frozenset, Sequence)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def check_arguments(who: str, build: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+def check_arguments(who: str, build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for `build`, checked and converted by its annotations (`"200"` → 200 where an int is wanted).
 
     Raises:
-        ConfigError: an unknown parameter or a value that does not fit, each with what is allowed.
+        ConfigError: an unknown parameter, one that is missing, or a value that does not fit, each with what is allowed.
     """
+    checked = convert(who, build, given)
+    for key, parameter in inspect.signature(build).parameters.items():
+        if parameter.default is parameter.empty and key not in given:
+            raise ConfigError(
+                f"{who} needs a value for '{key}' ({type_name(hints_of(who, build).get(key, Any))})."
+            )
+    return checked
+
+
+def validated(build: Callable[P, R]) -> Callable[P, R]:
+    """A function whose arguments are checked and converted by its annotations when it is called.
+
+    What is annotated as an object of clbench's own, or as anything, is passed on as it is.
+    """
+    signature, who = inspect.signature(build), f"{build.__name__}()"
+    others = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+
+    @functools.wraps(build)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        known = {key: value for key, value in kwargs.items() if key in signature.parameters}
+        rest = {key: value for key, value in kwargs.items() if key not in known}
+        if not others:
+            convert(who, build, rest)  # which it refuses
+        bound = signature.bind(*args, **known)
+        return build(**convert(who, build, bound.arguments), **rest)  # type: ignore[call-arg, arg-type]
+
+    return call
+
+
+def convert(who: str, build: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`check_arguments` of those that are given, whether they are all that are needed or not."""
     from pydantic import ValidationError
 
     parameters = inspect.signature(build).parameters
@@ -38,19 +71,22 @@ def check_arguments(who: str, build: Callable[..., Any], given: dict[str, Any]) 
     hints = hints_of(who, build)
     checked = {}
     for key, value in given.items():
-        if key not in hints:
+        adapter = _adapter(build, key, who) if key in hints else None
+        if adapter is None:
             checked[key] = value
             continue
         try:
-            checked[key] = _adapter(build, key, who).validate_python(value)
+            checked[key] = adapter.validate_python(plain(value))
         except ValidationError as error:
             raise ConfigError(f"{who}: parameter {refusal(key, hints[key], value, error)}") from None
-    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in given]
-    if missing:
-        raise ConfigError(
-            f"{who} needs a value for '{missing[0]}' ({type_name(hints.get(missing[0], Any))})."
-        )
     return checked
+
+
+def plain(value: Any) -> Any:
+    """Numbers and lists of NumPy's and torch's as Python's own; anything else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(plain(one) for one in value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def hints_of(who: str, build: Callable[..., Any]) -> dict[str, Any]:
@@ -72,13 +108,19 @@ def hints_of(who: str, build: Callable[..., Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _adapter(build: Callable[..., Any], key: str, who: str) -> TypeAdapter[Any]:
-    """What checks a parameter."""
-    from pydantic import TypeAdapter
+def _adapter(build: Callable[..., Any], key: str, who: str) -> TypeAdapter[Any] | None:
+    """What checks a parameter; None where it takes anything, or an object that is none of Python's own."""
+    from pydantic import PydanticUserError, TypeAdapter
 
     from clbench.ranges import held
 
-    return TypeAdapter(held(hints_of(who, build)[key]))
+    hint = hints_of(who, build)[key]
+    if hint is Any:
+        return None
+    try:
+        return TypeAdapter(held(hint))
+    except PydanticUserError:
+        return None
 
 
 def refusal(key: str, hint: Any, value: Any, error: ValidationError) -> str:

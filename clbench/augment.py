@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -26,14 +27,16 @@ OPS = {
 class Transform:
     """From raw inputs to what the model sees: x = (raw · scale − mean) / std, in training after augmentation.
 
-    Integers other than uint8 (tokens) pass through. Floating-point inputs are not scaled, and pass through
-    where no mean is given.
+    Integers other than uint8 pass through, unless `reads` says otherwise. Floating-point inputs are not scaled, and
+    pass through where no mean is given.
 
     Attributes:
         scale: what brings uint8 inputs to [0, 1].
         mean, std: one value per channel (of images) or feature, or one for all; empty leaves [0, 1].
         ops: training-time operations, of `OPS`; they act on the raw inputs, so padding is black.
         padding: pixels that "crop" pads with; 4 is what papers on 32- and 64-pixel images use.
+        reads: what integers are to the model: "numbers", treated as floating-point inputs are, or "tokens". The engine
+            sets it by the model (`clbench.inputs`), so it is no part of the benchmark.
 
     Raises:
         ConfigError: an unknown operation, or mean and std that do not fit together.
@@ -44,10 +47,12 @@ class Transform:
     std: tuple[float, ...] = ()
     ops: tuple[str, ...] = ()
     padding: int = 4
+    reads: Literal["", "numbers", "tokens"] = ""
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std", "ops"):  # lists will do, but a transform is hashed
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "ops", tuple(self.ops))  # a list will do, but a transform is hashed
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, per_channel(name, getattr(self, name)))
         for op in self.ops:
             if op not in OPS:
                 raise ConfigError(
@@ -61,6 +66,12 @@ class Transform:
             raise ConfigError(
                 f"Normalisation needs finite means and positive stds; given: {self.mean}, {self.std}."
             )
+        most = torch.finfo(torch.float32).max
+        if any(max(abs(m), 1) / s > most for m, s in zip(self.mean, self.std, strict=True)):
+            raise ConfigError(
+                f"Normalisation computes in float32, which ends at {most:.2g}: stds are too small for their means; "
+                f"given: {self.mean}, {self.std}."
+            )
 
     def normalise(self, raw: Tensor) -> Tensor:
         """(B, …) raw → (B, …) float32.
@@ -68,9 +79,12 @@ class Transform:
         A multiplication that converts, then an addition in place: twice as fast as `addcmul`, which copies
         integers first, and without its fused rounding, so that all devices give the same bits.
         """
-        if raw.dtype != torch.uint8 and not (raw.is_floating_point() and self.mean):
-            return raw
-        gain, shift = _affine(self, raw.is_floating_point(), raw.dim(), raw.device)
+        if self.reads == "tokens":
+            return raw.long()
+        floating = raw.is_floating_point() or self.reads == "numbers"
+        if raw.dtype != torch.uint8 and not (floating and self.mean):
+            return raw.float() if self.reads == "numbers" else raw
+        gain, shift = _affine(self, floating, raw.dim(), raw.device)
         return raw.mul(gain).add_(shift)
 
     def train(self, raw: Tensor, generator: Generator) -> Tensor:
@@ -108,6 +122,25 @@ class Transform:
         if "crop" in self.ops:
             described["padding"] = self.padding
         return described
+
+
+def per_channel(name: str, given: Any) -> tuple[float, ...]:
+    """Means or stds as a tuple: of a list, an array or a tensor, or of one number for all channels.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else given
+    try:
+        if isinstance(values, int | float):
+            return (float(values),)
+        if isinstance(values, str):
+            raise TypeError
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{name} is one number for all channels, or a list of one for each; {given!r:.80} was given."
+        ) from None
 
 
 def crop_flip(raw: Tensor, top: Tensor, left: Tensor, side: Tensor, padding: int) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import hints_of, refusal, shown, taken_apart
+from clbench.arguments import hints_of, plain as own, refusal, shown, taken_apart
 from clbench.errors import ConfigError, suggest
 from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
 from clbench.reads import located, names_file
@@ -335,8 +335,9 @@ def resolve(
             f"'{strategy}' only changes another strategy; name one to change, for example "
             f"'finetune+{strategy}'."
         )
-    if seed < 0:
-        raise ConfigError(f"A seed is 0 or more; {seed} was given.")
+    seed = own(seed)
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"A seed is a whole number, 0 or more; {seed!r} was given.")
     tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
     chosen = Chosen()
     for where, layer in _layers(benchmark, parts):
@@ -569,7 +570,7 @@ def _override(
         if address in addresses:
             raise ConfigError(f"'{addresses[address]}' and '{key}' are the same setting; give one of them.")
         addresses[address] = key
-        _set(tree, address, given[key])
+        _set(tree, address, own(given[key]))
     return set(addresses)
 
 

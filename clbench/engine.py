@@ -31,7 +31,9 @@ from clbench.energy import Meter
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
+from clbench.inputs import fitted
 from clbench.loading import Feed
+from clbench.lone import check_stream, explained, lasting
 from clbench.memory import Memory
 from clbench.models import Classifier, Spelling
 from clbench.numerics import pinned
@@ -108,6 +110,7 @@ class Run(Services):
         for part in parts:
             part.run = self
         model.prepare(benchmark)
+        self.benchmark = fitted(benchmark, model)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
@@ -128,6 +131,8 @@ class Run(Services):
         for part in parts:
             part.setup(self)
         self._check_memory()
+        check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
+        check_stream(self, self.train[1:], lasting(self))
         self.gradients = Gradients(self, self._backward)
 
     def optimise(
@@ -232,13 +237,22 @@ class Run(Services):
                 self._fit()
             except ClbenchError:
                 raise
-            except Exception:
+            except Exception as error:
                 self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
+                if (lone := explained(self, error, self._where())) is not None:
+                    raise lone from error
                 raise
             finally:
                 self.energy.stop()
                 self.evaluator.close()
                 self._tell("end")
+
+    def _where(self) -> str:
+        """Between which points of the loop a run is, for a message."""
+        place, exp = self._place, f"experience {self.experience}"
+        if place["phase"] != "within":
+            return f"Before {exp} begins"
+        return f"In step {self.step}" if place["done"] < self._steps else f"At the end of {exp}"
 
     def _tell(self, point: str, *given: Any) -> None:
         """Speak to every observer. One that fails is left out from there on: a logger may not end a run."""
@@ -269,7 +283,7 @@ class Run(Services):
         self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
-        self.batch_size = self._batch_size_of(exp)
+        self.batch_size = self.batch_size_of(exp)
         self._feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
@@ -284,6 +298,7 @@ class Run(Services):
             self._resume_clock()
             self._place = {"phase": "within", "epoch": 0, "batch": 0, "done": 0}
         self.model.train()
+        check_stream(self, [exp], [norm for norm in self.norms_of_two if norm.training])
         began = self.step
         if self._trainer is not None:
             self._schedule()
@@ -552,7 +567,7 @@ class Run(Services):
             if train.iterations is None and given > passes:
                 raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
         for exp in self.train:
-            size = self._batch_size_of(exp)
+            size = self.batch_size_of(exp)
             most = passes * self._batches_of(len(exp.data), size)
             if train.iterations is not None and self.steps_of(exp) > most:
                 raise IncompatibleError(
@@ -594,9 +609,10 @@ class Run(Services):
         if train.iterations is not None:
             return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
         epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
-        return epochs * self._batches_of(len(exp.data), self._batch_size_of(exp))
+        return epochs * self._batches_of(len(exp.data), self.batch_size_of(exp))
 
-    def _batch_size_of(self, exp: Experience) -> int:
+    def batch_size_of(self, exp: Experience) -> int:
+        """Stream examples in a full batch of an experience."""
         train = self.config.train
         return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
 

@@ -11,6 +11,7 @@ Shapes: B examples of a batch, C classes, D features.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from clbench.errors import ConfigError, DataError, RegistryError, suggest
+from clbench.inputs import Build, Shape, check_reach, padded
 from clbench.numerics import pinned
 from clbench.ranges import Count, Fraction
 from clbench.registry import File, check_arguments, models, register_model
@@ -45,9 +47,11 @@ class Classifier(nn.Module):
     Attributes:
         head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place.
         passes: forward passes through the backbone that the features of an example take, for the budget.
+        crops: that it leaves out pixels of its images on purpose; otherwise it is refused if it does.
     """
 
     passes: int = 1
+    crops: bool = False
 
     def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int) -> None:
         super().__init__()
@@ -116,9 +120,24 @@ def make_model(
 
     Raises:
         RegistryError: no model of that name.
-        ConfigError: a parameter that the model does not take, inputs that it cannot process, or another's weights.
+        ConfigError: a parameter that the model does not take, inputs that it cannot process or some of whose pixels it
+            would not see, or another's weights.
         DataError: pretrained weights that cannot be had, or were altered.
     """
+    shape = tuple(input_shape)
+
+    def build(shape: Shape, **others: Any) -> Classifier:
+        return _built(name, shape, num_classes, weights, {**params, **others})
+
+    model = build(shape)
+    check_reach(model, name, shape, build, pads=name.startswith(TIMM) or name not in models.names())
+    return model
+
+
+def _built(
+    name: str, input_shape: Shape, num_classes: int, weights: str | None, params: dict[str, Any]
+) -> Classifier:
+    """`make_model`, whatever the network sees of its inputs."""
     found = find(weights, whole=name in WHOLE) if weights is not None else None
     if name == "clip":  # its file lies in the folder that says how it is built
         if found is None:
@@ -128,10 +147,10 @@ def make_model(
         params = {"folder": str(found.path), **params}
         found = None
     if found is not None and found.path.is_dir():
-        return _with_checkpoint(name, found.path, tuple(input_shape), num_classes, params)
+        return _with_checkpoint(name, found.path, input_shape, num_classes, params)
     registered = name in models.names() and not name.startswith(TIMM)
     if found is not None and not found.about and not registered:  # timm fits its own to the inputs
-        return _with_timm_weights(name, found.path, tuple(input_shape), num_classes, params)
+        return _with_timm_weights(name, found.path, input_shape, num_classes, params)
     model = _fresh(name, input_shape, num_classes, **params)
     if found is not None:
         load_into(model.backbone, found)
@@ -470,6 +489,7 @@ def timm_model(
     embed_dim: Count | None = None,
     depth: Count | None = None,
     num_heads: Count | None = None,
+    pad: bool = False,
 ) -> Classifier:
     """A timm backbone for images of any size, and a new linear head.
 
@@ -480,6 +500,8 @@ def timm_model(
         pretrained: take timm's weights; timm resamples position embeddings, patches and the stem to fit the
             size of the image, of its patches and the number of channels.
         patch_size, drop_rate, drop_path_rate, embed_dim, depth, num_heads: passed on; None leaves timm's value.
+        pad: put zeros around images up to the next size of which every pixel is seen: patches that do not fill an image
+            leave out its last rows and columns.
 
     Raises:
         ConfigError: the model does not take such inputs, or one of the parameters.
@@ -493,7 +515,7 @@ def timm_model(
         "depth": depth,
         "num_heads": num_heads,
     }
-    return _timm_model(name, input_shape, num_classes, pretrained, **options)
+    return _timm_model(name, input_shape, num_classes, pretrained, pad=pad, **options)
 
 
 def _timm_model(
@@ -502,9 +524,16 @@ def _timm_model(
     num_classes: int,
     pretrained: bool = False,
     file: Path | None = None,
+    pad: bool = False,
     **given: Any,
 ) -> Classifier:
     """`timm_model`, with timm's weights from a file if there is one."""
+    if pad:
+        _image_shape(name, input_shape)
+        build: Build = functools.partial(
+            _timm_model, name, num_classes=num_classes, pretrained=pretrained, file=file, **given
+        )
+        return padded(build, tuple(input_shape))
     timm = _timm()
     channels, *size = _image_shape(name, input_shape)
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

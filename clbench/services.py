@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.config import RunConfig
+from clbench.lone import check_pass, norms
 from clbench.models import Spelling, predicted
 from clbench.parallel import Ranks
 from clbench.precision import Precision
@@ -171,6 +172,30 @@ class Services:
         for rows in torch.arange(len(data)).split(size):
             raw, y = data.take(rows)
             yield self.normalise(raw.to(self.device)), y.to(self.device)
+
+    def foresee(self, rows: int, size: int, what: str) -> None:
+        """Refuse a pass that a part will make in training mode if batch normalisation cannot take its last batch.
+
+        For `setup`, so that it is said before anything is trained.
+
+        Args:
+            rows: examples of the pass. size: of a batch.
+            what: the pass, and which settings decide its numbers, for the message.
+
+        Raises:
+            IncompatibleError: the last batch is one example, and the network needs two.
+        """
+        check_pass(self, rows, size, what)  # type: ignore[arg-type]  # a run is the only one that serves
+
+    def foresee_draw(self, capacity: int, draw: int | None) -> None:
+        """`foresee` of what is drawn from a memory and passed by itself, as many as the stream brings if None."""
+        n = min(capacity, self.batch_size if draw is None else draw)
+        self.foresee(n, n, "what is drawn from the memory (memory, draw)")
+
+    @functools.cached_property
+    def norms_of_two(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        """The network's layers of batch normalisation that get one value per channel of an example."""
+        return norms(self)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -26,14 +26,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from clbench.arguments import validated
 from clbench.augment import Permute, Rotate
 from clbench.errors import ConfigError, DataError
 from clbench.rehearsal import Decay, lag_weights, share_out
 from clbench.types import HIDDEN, Change, Data, Experience, Pool, Setting, Stream
 
 Ints = npt.NDArray[np.int64]
-Ordering = Sequence[int] | Literal["natural", "shuffled"]
+Ordering = Literal["natural", "shuffled"] | Sequence[int]
 """Which class or domain comes when: ascending, drawn from the seed, or listed."""
+Shares = int | Sequence[Sequence[int]]
+"""How many experiences share the classes evenly, or the classes of each one."""
 
 
 class Streams(NamedTuple):
@@ -47,12 +50,13 @@ class Streams(NamedTuple):
 # --- streams ---
 
 
+@validated
 def class_incremental(
     train: Pool,
     test: Pool,
     *,
     valid: Pool | None = None,
-    experiences: int | None = None,
+    experiences: Shares | None = None,
     classes_per_experience: int | None = None,
     first: int | None = None,
     increment: int | None = None,
@@ -65,9 +69,9 @@ def class_incremental(
 
     Args:
         valid: validation examples of the data's own.
-        experiences: their number, of equal size; or classes_per_experience: their size; or first and
-            increment: size of the first one and of all others.
-        class_order: the first experience takes the first classes of it.
+        experiences: their number, of equal size, or a list of each one's classes; or classes_per_experience: their
+            size; or first and increment: size of the first one and of all others.
+        class_order: the first experience takes the first classes of it; of no use where classes are listed.
         valid_fraction: share of each class's training examples that goes to the validation stream, without `valid`.
         task_labels: whether experience i carries task label i (`task_incremental`).
 
@@ -78,8 +82,22 @@ def class_incremental(
     y, y_test = _labels(train, "training"), _labels(test, "test")
     classes, kind = np.unique(y, return_inverse=True)
     _same("class", classes, np.unique(y_test))
-    order = _ordered("class", classes, class_order, seed)
-    sizes = _sizes(len(order), experiences, classes_per_experience, first, increment)
+    if experiences is not None and not isinstance(experiences, int):
+        if class_order != "natural" or (classes_per_experience, first, increment) != (None, None, None):
+            raise ConfigError(
+                "Experiences that list their classes leave nothing to class_order, classes_per_experience, first and "
+                "increment; leave them out."
+            )
+        sizes = [len(group) for group in experiences]
+        if not all(sizes):
+            raise ConfigError(
+                f"Every experience needs a class; of {experiences}, number {sizes.index(0)} has none."
+            )
+        listed = list(itertools.chain.from_iterable(experiences))
+        order = _ordered("class", classes, listed, seed, "experiences")
+    else:
+        order = _ordered("class", classes, class_order, seed)
+        sizes = _sizes(len(order), experiences, classes_per_experience, first, increment)
     owner = np.empty(len(classes), dtype=np.int64)  # place of a class among the sorted ones → experience
     owner[np.searchsorted(classes, order)] = np.repeat(np.arange(len(sizes)), sizes)
     groups = [tuple(sorted(part.tolist())) for part in np.split(order, np.cumsum(sizes)[:-1])]
@@ -104,6 +122,7 @@ def class_incremental(
     )
 
 
+@validated
 def few_shot(
     train: Pool,
     test: Pool,
@@ -233,11 +252,12 @@ def _listed_shots(y: Ints, groups: Sequence[Ints], shots: int, rows: Sequence[in
     return found
 
 
+@validated
 def task_incremental(
     train: Pool,
     test: Pool,
     *,
-    experiences: int | None = None,
+    experiences: Shares | None = None,
     classes_per_experience: int | None = None,
     first: int | None = None,
     increment: int | None = None,
@@ -260,6 +280,7 @@ def task_incremental(
     )
 
 
+@validated
 def domain_incremental(
     train: Pool,
     test: Pool,
@@ -319,6 +340,7 @@ def domain_incremental(
     )
 
 
+@validated
 def changed_domains(
     train: Pool,
     test: Pool,
@@ -358,6 +380,7 @@ def changed_domains(
     )
 
 
+@validated
 def permutations(count: int, places: int, seed: int) -> list[tuple[str, Change | None]]:
     """Domains of permuted places (pixels or features) for `changed_domains`.
 
@@ -375,6 +398,7 @@ def permutations(count: int, places: int, seed: int) -> list[tuple[str, Change |
     ]
 
 
+@validated
 def rotations(degrees: Sequence[float]) -> list[tuple[str, Change | None]]:
     """Domains of rotated images for `changed_domains`, counter-clockwise."""
     return [(f"{angle:g}°", Rotate(angle) if angle % 360 else None) for angle in degrees]
@@ -384,6 +408,7 @@ Schedule = Decay | Literal["blocked"]
 Reading = Literal["block", "probabilistic", "renewal"]
 
 
+@validated
 def rehearse(
     train: Stream,
     *,
@@ -492,6 +517,7 @@ class Blurred(NamedTuple):
     rows: tuple[Tensor, ...]
 
 
+@validated
 def blurred(
     y: npt.ArrayLike,
     *,
@@ -575,6 +601,7 @@ def blurred(
     )
 
 
+@validated
 def blurry_stream(
     train: Pool,
     test: Pool,
@@ -711,14 +738,11 @@ def _sizes(
     return [first] + [increment] * ((classes - first) // increment)
 
 
-def _ordered(what: str, known: Ints, order: Ordering, seed: int) -> Ints:
-    """The classes or domains in the order asked for."""
+def _ordered(what: str, known: Ints, order: Ordering, seed: int, name: str = "") -> Ints:
+    """The classes or domains in the order asked for, by the parameter of that name."""
+    name = name or f"{what}_order"
     if isinstance(order, str):
-        if order == "natural":
-            return known
-        if order == "shuffled":
-            return known[permutation(len(known), seed, f"{what} order")]
-        raise ConfigError(f"{what}_order is 'natural', 'shuffled' or a list of all; '{order}' was given.")
+        return known if order == "natural" else known[permutation(len(known), seed, f"{what} order")]
     listed, there = Counter(order), set(known.tolist())
     wrong = (
         [f"{k} twice" for k, times in listed.items() if times > 1]
@@ -728,7 +752,7 @@ def _ordered(what: str, known: Ints, order: Ordering, seed: int) -> Ints:
     if wrong:
         more = f" and {len(wrong) - 3} more faults" if len(wrong) > 3 else ""
         raise ConfigError(
-            f"{what}_order must list every {what} of the data once; it has {', '.join(wrong[:3])}{more}."
+            f"{name} must list every {what} of the data once; it has {', '.join(wrong[:3])}{more}."
         )
     return np.array(order, dtype=np.int64)
 

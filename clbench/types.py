@@ -215,7 +215,7 @@ class Pool:
     """All examples of a data set's split, shared by every experience that takes rows of it.
 
     Attributes:
-        x: (P, …) uint8 images, float32 features or int64 tokens; may be a memory map of a file.
+        x: (P, …) uint8 images, float32 features, or int64 tokens or features; may be a memory map of a file.
         y: (P,) int64 labels.
         file: the .npy file that x is a memory map of, and from which row to which; None where it is none.
         also: (P, R) int64, further labels that are right, −1 where there is none; None where every example has one.

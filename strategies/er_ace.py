@@ -41,6 +41,7 @@ class AsymmetricReplay(Strategy):
         self.weights = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
     def setup(self, run: Run) -> None:
+        run.foresee_draw(self.capacity, self.draw)
         self.memory = Reservoir(self.capacity)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:

@@ -56,6 +56,8 @@ class Consolidate(Strategy):
 
     def setup(self, run: Run) -> None:
         members_of(self.parameters, run.parameters())  # refused now rather than at the first end
+        for exp in run.train if self.fisher == "pycil" and self.strength else ():
+            run.foresee(len(exp), run.batch_size_of(exp), "fisher=pycil passes them in training mode")
 
     def held(self) -> Sequence[Tensors]:
         return self.anchors

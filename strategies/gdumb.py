@@ -52,6 +52,13 @@ class Dumb(Strategy):
                 f"cutmix pastes boxes of images (channels, height, width); an input here is {run.input_shape}. "
                 "Set cutmix=0."
             )
+        first = run.train[0]
+        counts = first.data.y().bincount()
+        left_out = max(len(first) - run.steps_of(first) * run.batch_size, 0)
+        if (int(counts[counts > 0].min()) - left_out) * int(
+            (counts > 0).sum()
+        ) >= self.capacity:  # then it is full
+            run.foresee(self.capacity, self.batch_size, "the memory (memory, mini_batch)")
         self.memory = Chosen(self.capacity)
         self.seen: list[int] = []  # classes, in the order of their first example
         self.start = {name: value.detach().clone() for name, value in run.model.state_dict().items()}

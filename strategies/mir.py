@@ -35,6 +35,7 @@ class InterferedReplay(Strategy):
         self.capacity, self.draw, self.candidates = capacity, draw, candidates
 
     def setup(self, run: Run) -> None:
+        run.foresee_draw(self.capacity, self.draw)
         self.memory = Reservoir(self.capacity)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:

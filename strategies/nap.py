@@ -33,7 +33,8 @@ Offsets = Literal["project", "regularise", "drift"]
 def example_tokens(run: Run) -> Tensor | None:
     """(2, L) the first text twice, where inputs are tokens, which no zeros stand for; None where they are not."""
     raw, _ = run.benchmark.train[0].data.take(torch.zeros(2, dtype=torch.int64))
-    return raw.to(run.device) if raw.dtype == torch.int64 else None
+    x = run.normalise(raw.to(run.device))
+    return x if x.dtype == torch.int64 else None
 
 
 class NormalizeAndProject(Strategy):

@@ -58,10 +58,10 @@ class ViewBatch(Strategy):
         )  # (C,) among the labels so far
         if run.batch_size % self.views:
             near = run.batch_size // self.views * self.views
+            sizes = [str(size) for size in (near, near + self.views) if size]
             raise ClbenchError(
                 f"{self} shows {self.views} views of an image side by side, which batches of "
-                f"{run.batch_size} would tear apart; set batch_size={near or self.views} or "
-                f"{near + self.views}."
+                f"{run.batch_size} would tear apart; set batch_size={' or '.join(sizes)}."
             )
 
     def order(self, exp: Experience, epoch: int) -> Order | None:

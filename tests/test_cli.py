@@ -251,7 +251,7 @@ def refused(said: Said) -> str:
             "'memory' takes a whole number ≥ 0; -5 was given.",
         ),
         ("run split-digits er model=mlpp", "There is no model named 'mlpp'. Did you mean 'mlp'?"),
-        ("run split-digits er --seed -1", "A seed is 0 or more; -1 was given."),
+        ("run split-digits er --seed -1", "A seed is a whole number, 0 or more; -1 was given."),
         ("run split-digits er --config no.yaml", "There is no file no.yaml."),
         (
             "run split-digits er --precision fp8",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clbench import config
@@ -192,7 +193,7 @@ def test_one_setting_by_two_names_is_refused() -> None:
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^A seed is 0 or more; -1 was given\.$"):
+    with pytest.raises(ConfigError, match=r"^A seed is a whole number, 0 or more; -1 was given\.$"):
         made(seed=-1)
 
 
@@ -280,3 +281,21 @@ def test_every_shipped_configuration_resolves() -> None:
             asked = benchmarks.entry(file.parent.name).signature().parameters.values()
             given = {f"stream.{p.name}": "mine" for p in asked if p.default is p.empty}
             resolve(file.parent.name, f"finetune+{names[0]}" if modifies else names[0], given)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None, -1])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"A seed is a whole number, 0 or more; .* was given"):
+        resolve("split-digits", "er", seed=seed)
+
+
+def test_numbers_of_numpy_are_taken_as_pythons_own() -> None:
+    given = {
+        "memory": np.int64(20),
+        "batch_size": np.int32(8),
+        "lr": np.float32(0.5),
+        "hidden": np.array([3, 4]),
+    }
+    resolved = resolve("split-digits", "er", given, seed=np.int64(3))
+    assert (resolved.params["er"]["memory"], resolved.train.batch_size, resolved.optim.lr) == (20, 8, 0.5)
+    assert (resolved.model.params["hidden"], resolved.seeds.init) == ([3, 4], 3)

@@ -231,7 +231,24 @@ def test_features_and_tokens_are_used_as_they_are() -> None:
         ({"x_train": np.array([None] * 6)}, "x_train: object"),
         ({"x_train": np.zeros((6, 4, 5), np.float32)}, "x_train: float32 of shape"),
         ({"x_train": np.zeros((0, 4, 5, 3), np.uint8)}, "x_train is empty"),
-        ({"x_train": np.full((6, 3), np.nan)}, "x_train holds NaN or infinity, first in example 0"),
+        ({"x_train": np.full((6, 3), np.nan)}, "x_train holds NaN or infinity, first in example 0; remove"),
+        (
+            {"x_train": np.full((6, 3), 1e39)},
+            r"x_train holds 1e\+39, first in example 0; float32.* scale them",
+        ),
+        ({"x_train": np.full((6, 3), np.longdouble("1e400"))}, r"x_train holds 1e\+400, first in example 0"),
+        ({"x_train": torch.full((6, 3), -1e39, dtype=torch.float64)}, r"x_train holds -1e\+39, first in"),
+        ({"x_train": np.zeros((6, 3), complex)}, "x_train: complex128"),
+        ({"x_train": torch.zeros(6, 3, dtype=torch.complex64)}, "x_train: complex64"),
+        ({"x_train": np.zeros((6, 3), "M8[s]")}, "x_train: datetime64"),
+        ({"x_train": np.full((6, 3), 1 << 63, np.uint64)}, "x_train holds 9223372036854775808; .* int64"),
+        (
+            {"x_train": [[1.0, 2.0]] * 5 + [[1.0]]},
+            "x_train cannot be read as an array of numbers of one shape",
+        ),
+        ({"x_train": torch.zeros(6, 3).to_sparse()}, r"x_train cannot be read .*to_dense\(\) first\.$"),
+        ({"x_train": np.ma.masked_less(np.arange(18.0).reshape(6, 3), 2)}, "x_train has 2 masked values"),
+        ({"y_train": np.full(6, 1 << 63, np.uint64)}, "y_train holds 9223372036854775808 in example 0"),
         ({"x_train": np.zeros((6, 4, 6, 3), np.uint8)}, "x_train and x_test must be of one shape and type"),
         ({"y_train": np.zeros(5, int)}, "y_train holds 5 numbers for 6 examples"),
         ({"y_train": np.zeros((6, 1), int)}, r"one integer per example; it is int64 of shape \(6, 1\)"),
@@ -262,6 +279,36 @@ def test_arrays_that_cannot_be(changes: Arrays, message: str) -> None:
         ({"shift": "domain"}, "shift 'domain' needs the domain of every example"),
         ({"mean": (0.5,)}, "mean and std go together"),
         ({"mean": (0.5,) * 2, "std": (0.5,) * 2}, "need 1 or 3 values each; 2 were given"),
+        ({"mean": "grey", "std": 1}, "'mean' takes a number or a list of numbers or none; 'grey' was given"),
+        ({"mean": 0.5, "std": 1e-39}, "stds are too small for their means"),
+        (
+            {"shift": "clas"},
+            r"from_arrays\(\): parameter 'shift' takes one of 'class', 'domain', 'task'; 'clas' was",
+        ),
+        ({"seed": 1.5}, "'seed' takes a whole number; 1.5 was given"),
+        ({"online": "maybe"}, "'online' takes true or false; 'maybe' was given"),
+        ({"experience": 3}, r"from_arrays\(\) has no parameter 'experience'\. Did you mean 'experiences'"),
+        (
+            {"experiences": [[0, 1], [1, 2]]},
+            "experiences must list every class of the data once; it has 1 twice",
+        ),
+        ({"experiences": [[0, 1], []]}, "Every experience needs a class; .* number 1 has none"),
+        ({"experiences": [[0, 1], [2]], "class_order": "shuffled"}, "leave nothing to class_order"),
+        ({"experiences": [["cat"], ["dog"]]}, "there is no class 'cat'. The data name none"),
+        ({"domain_order": [1, 0]}, "domain_order does nothing with shift 'class'"),
+        (
+            {"shift": "domain", "domain_train": [0, 1, 2] * 2, "domain_test": [0, 1, 2], "experiences": 2},
+            "every domain is an experience, and there are 3; experiences=2 was given",
+        ),
+        (
+            {
+                "shift": "domain",
+                "domain_train": [0, 1, 2] * 2,
+                "domain_test": [0, 1, 2],
+                "class_order": [2, 1, 0],
+            },
+            "class_order does nothing with shift 'domain'",
+        ),
         ({"augment": ("rotate",)}, "no training operation 'rotate'"),
         ({"experiences": 2}, "3 classes cannot be shared out evenly over 2"),
     ],
@@ -301,6 +348,56 @@ def test_the_seed_is_recorded_where_it_draws() -> None:
     assert seed(class_order=[2, 1, 0]) == 0
     assert seed(class_order="shuffled") == 4
     assert clbench.from_arrays(**arrays(), experiences=1, seed=4, valid=0.5).seed == 4
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+def test_orders_and_moments_may_be_arrays(kind: Any) -> None:
+    """As lists are, and recorded alike."""
+    mean, std = kind([0.1, 0.2, 0.3]), kind([1.0, 1.0, 2.0])
+    built = clbench.from_arrays(**arrays(), experiences=3, class_order=kind([2, 0, 1]), mean=mean, std=std)
+    listed = clbench.from_arrays(
+        **arrays(),
+        experiences=3,
+        class_order=[2, 0, 1],
+        mean=mean.tolist() if kind is not tuple else mean,
+        std=std,
+    )
+    assert [e.classes for e in built.train] == [(2,), (0,), (1,)]
+    assert built.fingerprint == listed.fingerprint
+    domains = {"domain_train": kind([1, 1, 1, 0, 0, 0]), "domain_test": kind([0, 1, 0])}
+    turned = clbench.from_arrays(
+        **arrays(**domains), shift="domain", domain_order=kind([1, 0]), experiences=2
+    )
+    assert [e.domain for e in turned.train] == ["domain 1", "domain 0"]
+
+
+def test_one_mean_is_for_all_channels() -> None:
+    one = clbench.from_arrays(**arrays(), experiences=3, mean=0.5, std=np.float64(0.25)).transform
+    three = clbench.from_arrays(**arrays(), experiences=3, mean=[0.5] * 3, std=[0.25] * 3).transform
+    x = torch.from_numpy(arrays()["x_train"].transpose(0, 3, 1, 2).copy())
+    assert torch.equal(one.normalise(x), three.normalise(x))
+
+
+@pytest.mark.parametrize("listed", [[[0, 2], [1]], np.array([0, 1, 2])[:, None], [["emu", "cat"], ["dog"]]])
+def test_experiences_may_list_their_classes(listed: Any) -> None:
+    built = clbench.from_arrays(**arrays(), class_names=["cat", "dog", "emu"], experiences=listed)
+    assert [e.classes for e in built.train] == ([(0, 2), (1,)] if len(listed) == 2 else [(0,), (1,), (2,)])
+    assert [sorted(set(e.data.y().tolist())) for e in built.test] == [list(e.classes) for e in built.train]
+
+
+def test_two_channels() -> None:
+    x = arrays()["x_train"][..., :2]
+    built = clbench.from_arrays(**arrays(x_train=x, x_test=x[:3]), experiences=3, mean=0.5, std=1)
+    assert built.input_shape == (2, 4, 5)
+    assert len(clbench.from_arrays(**arrays(x_train=x, x_test=x[:3]), experiences=3).transform.mean) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
+def test_tensors_of_few_bits_are_taken(dtype: torch.dtype) -> None:
+    x = torch.linspace(-2, 2, 18).view(6, 3).to(dtype)
+    found = data.source_of(**arrays(x_train=x, x_test=x[:3])).train.x
+    assert found.dtype == torch.float32
+    assert torch.equal(found, x.float())
 
 
 def test_moments_are_exact() -> None:

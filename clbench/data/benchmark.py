@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import torch
 
-from clbench.augment import Permute, Transform
+from clbench.arguments import validated
+from clbench.augment import Permute, Transform, per_channel
 from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
 from clbench.data.source import AxesOrder, Source, moments, source_of
-from clbench.errors import ConfigError
+from clbench.errors import ConfigError, suggest
 from clbench.numerics import pinned
 from clbench.streams import (
-    Ordering,
     blurry_stream,
     changed_domains,
     class_incremental,
@@ -28,15 +28,22 @@ from clbench.streams import (
 from clbench.types import Benchmark, Change, Setting
 
 Shift = Literal["class", "domain", "task"]
+Ordering = Literal["natural", "shuffled"] | Sequence[int | str]
+"""Which class or domain comes when: ascending, drawn from the seed, or listed, by number or by name."""
+Shares = int | Sequence[Sequence[int | str]]
+"""How many experiences share the classes evenly, or the classes of each one, by number or by name."""
+Channels = float | Sequence[float]
+"""A value for all channels, or one for each."""
 
 
+@validated
 def build(
     source: Source,
     *,
     name: str,
     version: int = 1,
     shift: Shift = "class",
-    experiences: int | None = None,
+    experiences: Shares | None = None,
     first: int | None = None,
     increment: int | None = None,
     class_order: Ordering = "natural",
@@ -45,8 +52,8 @@ def build(
     online: bool = False,
     valid: float = 0.0,
     augment: Sequence[str] = (),
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
@@ -57,15 +64,15 @@ def build(
     Args:
         shift: "class": new classes in every experience; "task": the same with task labels in training and
             test; "domain": one experience per domain, or per change.
-        experiences: how many share the classes evenly, 5 unless given; or first and increment: classes of the
-            first experience and of all others.
-        class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all.
+        experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each; or first and
+            increment: classes of the first experience and of all others. With "domain", as many as there are domains.
+        class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all, by number or name.
         changes: names of domains and what each does to the inputs.
         online: one pass over the stream.
         valid: share of each class's training examples that makes the validation stream, if the data have none of
             their own.
         augment: training operations, of `clbench.augment.OPS`.
-        mean, std: normalisation per channel of inputs in [0, 1]; by default the data set's.
+        mean, std: normalisation of inputs in [0, 1], per channel or one for all; by default the data set's.
         duplicates: whether test examples that are byte-identical to training examples are noted in records, or refused.
         spec: the parameters that it was built from, for the record.
 
@@ -73,7 +80,15 @@ def build(
         ConfigError: parameters that do not fit the data. DataError: data that do not fit the shift.
     """
     if shift == "domain":
+        _unused(
+            name,
+            shift,
+            class_order=class_order != "natural",
+            first=first is not None,
+            increment=increment is not None,
+        )
         if changes is not None:
+            _unused(name, shift, domain_order=domain_order != "natural")
             streams = changed_domains(
                 source.train, source.test, changes, valid=source.valid, valid_fraction=valid, seed=seed
             )
@@ -91,19 +106,29 @@ def build(
                 valid=source.valid,
                 domain_valid=source.domain_valid,
                 names=source.domain_names,
-                domain_order=domain_order,
+                domain_order=_numbered(name, "domain", domain_order, source.domain_names),
                 valid_fraction=valid,
                 seed=seed,
             )
+        if experiences not in (None, len(streams.train)):
+            raise ConfigError(
+                f"{name}: with shift 'domain', every domain is an experience, and there are {len(streams.train)}; "
+                f"experiences={experiences} was given. Leave it out."
+            )
     else:
+        _unused(name, shift, domain_order=domain_order != "natural", changes=changes is not None)
+        if experiences is None and first is None and increment is None:
+            experiences = 5
+        elif experiences is not None and not isinstance(experiences, int):
+            experiences = [_numbered(name, "class", group, source.class_names) for group in experiences]
         streams = class_incremental(
             source.train,
             source.test,
             valid=source.valid,
-            experiences=5 if (experiences, first, increment) == (None, None, None) else experiences,
+            experiences=experiences,  # type: ignore[arg-type]
             first=first,
             increment=increment,
-            class_order=class_order,
+            class_order=_numbered(name, "class", class_order, source.class_names),
             valid_fraction=valid,
             seed=seed,
             task_labels=shift == "task",
@@ -134,17 +159,40 @@ def build(
     return checked(benchmark, duplicates)
 
 
+def _unused(name: str, shift: Shift, **given: bool) -> None:
+    """Refuse parameters that would change nothing."""
+    for key, there in given.items():
+        if there:
+            raise ConfigError(f"{name}: {key} does nothing with shift '{shift}'; leave it out.")
+
+
+def _numbered(
+    name: str, what: str, order: Any, known: Sequence[str]
+) -> Sequence[int] | Literal["natural", "shuffled"]:
+    """Classes or domains by number, of those that are listed by name."""
+    if isinstance(order, str):
+        return order  # type: ignore[return-value]
+    for one in order:
+        if isinstance(one, str) and one not in known:
+            there = f"Known: {', '.join(known)}." if known else "The data name none."
+            raise ConfigError(f"{name}: there is no {what} '{one}'.{suggest(one, known)} {there}")
+    return [known.index(one) if isinstance(one, str) else one for one in order]
+
+
 def _transform(
     source: Source,
     name: str,
     augment: Sequence[str],
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: Channels | None,
+    std: Channels | None,
 ) -> Transform:
     """Normalisation, the data set's unless given, and augmentation."""
     if (mean is None) != (std is None):
         raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
-    means, stds = source.normalisation if mean is None or std is None else (tuple(mean), tuple(std))
+    if mean is None or std is None:
+        means, stds = source.normalisation
+    else:
+        means, stds = per_channel("mean", mean), per_channel("std", std)
     shape = source.train.x.shape[1:]
     channels = shape[0]
     if len(means) not in (0, 1, channels):
@@ -167,6 +215,7 @@ FEW_SHOT = (
 """Metrics that are meant for few-shot class-incremental benchmarks."""
 
 
+@validated
 def build_few_shot(
     source: Source,
     *,
@@ -181,8 +230,8 @@ def build_few_shot(
     memory: int | None = 0,
     valid: float = 0.0,
     augment: Sequence[str] = (),
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     duplicates: Duplicates = "note",
     seed: int = 0,
     draws: bool = False,
@@ -215,7 +264,7 @@ def build_few_shot(
         ways=ways,
         shots=shots,
         sessions=sessions,
-        class_order=class_order,
+        class_order=_numbered(name, "class", class_order, source.class_names),
         rows=rows,
         valid_fraction=valid,
         seed=seed,
@@ -244,6 +293,7 @@ def build_few_shot(
     return checked(benchmark, duplicates)
 
 
+@validated
 def build_blurry(
     source: Source,
     *,
@@ -293,6 +343,7 @@ def build_blurry(
 
 
 @pinned()
+@validated
 def from_arrays(
     x_train: Any,
     y_train: Any,
@@ -308,7 +359,7 @@ def from_arrays(
     domain_names: Sequence[str] = (),
     layout: AxesOrder = "auto",
     shift: Shift = "class",
-    experiences: int | None = None,
+    experiences: Shares | None = None,
     first: int | None = None,
     increment: int | None = None,
     class_order: Ordering = "natural",
@@ -316,8 +367,8 @@ def from_arrays(
     online: bool = False,
     valid: float = 0.0,
     augment: Sequence[str] = (),
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     duplicates: Duplicates = "note",
     seed: int = 0,
     name: str = "arrays",
@@ -327,8 +378,9 @@ def from_arrays(
 
     Args:
         x_train, x_test: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W), or features (N, D);
-            floating-point features (N, D) or images with a channel axis, which are not scaled; or integer
-            tokens (N, D). Arrays that need no conversion are not copied, so leave them as they are.
+            floating-point features (N, D) or images with a channel axis, which are not scaled; or whole numbers
+            (N, D), which are tokens to a model that embeds them and features to any other. Arrays that need no
+            conversion are not copied, so leave them as they are.
         y_train, y_test: (N,) labels 0 … C−1, each in both; they are never renumbered.
         x_valid, y_valid: of the validation stream, where the data have their own.
         domain_train, domain_test, domain_valid: (N,) domain of every example, from 0; for shift="domain".
@@ -337,12 +389,14 @@ def from_arrays(
             one of axes 1 and 3 for the channels, where the images are square then or there are up to four channels
             and the other reading has no square images; it refuses all else.
         shift: what changes between experiences: "class", "domain", or "task" with its label.
-        experiences: how many, of equal size; or `first` and `increment`, classes of the first and of each later one.
-        class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list.
+        experiences: how many, of equal size, or a list of the classes of each; or `first` and `increment`, classes of
+            the first and of each later one.
+        class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list, by number or name.
         online: one pass over each experience.
         valid: share of the training examples, stratified, that makes a validation stream.
         augment: of training inputs, "crop" and "flip" for example.
-        mean, std: for each channel, of the normalisation; computed from the training examples if None.
+        mean, std: of the normalisation, for each channel or one for all; of uint8, computed from the training
+            examples if None.
         duplicates: "note" says in records how many test examples are byte-identical to training examples, "refuse"
             raises.
         seed: of what is drawn.
@@ -388,6 +442,7 @@ def from_arrays(
 
 
 @pinned()
+@validated
 def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz", **params: Any) -> Benchmark:
     """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
 
@@ -403,6 +458,7 @@ def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz",
 
 
 @pinned()
+@validated
 def from_folder(
     path: str | Path,
     *,

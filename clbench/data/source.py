@@ -95,10 +95,13 @@ def source_of(
     pools: dict[str, Pool] = {}
     domains: dict[str, npt.NDArray[np.int64] | None] = {"valid": None}
     for split, (x, y, domain) in given.items():
-        inputs = _inputs(f"{who}: x_{split}", _array(x), layout)
-        pools[split] = pool(inputs, _integers(f"{who}: y_{split}", _array(y), len(inputs)))
+        called = {key: f"{who}: {key}_{split}" for key in ("x", "y", "domain")}
+        inputs = _inputs(called["x"], _array(called["x"], x), layout)
+        pools[split] = pool(inputs, _integers(called["y"], _array(called["y"], y), len(inputs)))
         domains[split] = (
-            None if domain is None else _integers(f"{who}: domain_{split}", _array(domain), len(inputs))
+            None
+            if domain is None
+            else _integers(called["domain"], _array(called["domain"], domain), len(inputs))
         )
     train = pools["train"]
     classes = int(train.y.max()) + 1
@@ -199,8 +202,25 @@ def _names(who: str, given: Any) -> tuple[str, ...]:
         raise DataError(f"{who} holds text that cannot be read: {error}.") from error
 
 
-def _array(given: Any) -> npt.NDArray[Any]:
-    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+def _array(who: str, given: Any) -> npt.NDArray[Any]:
+    """An array of an array, a tensor or lists; of numbers that NumPy does not have, such as bfloat16, in float32."""
+    if isinstance(given, np.ma.MaskedArray) and given.mask.any():
+        raise DataError(
+            f"{who} has {int(given.mask.sum())} masked values; fill them, or leave out their rows."
+        )
+    try:
+        if isinstance(given, Tensor):
+            tensor = given.detach().cpu()
+            known = (torch.float16, torch.float32, torch.float64)
+            return (
+                tensor.float() if tensor.is_floating_point() and tensor.dtype not in known else tensor
+            ).numpy()
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise DataError(
+            f"{who} cannot be read as an array of numbers of one shape: {str(error).splitlines()[0].rstrip('.')}."
+        ) from error
+    return array.astype(np.float32) if array.dtype.name.startswith(("bfloat", "float8")) else array
 
 
 def pool(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Pool:
@@ -213,20 +233,30 @@ def _inputs(who: str, x: npt.NDArray[Any], layout: AxesOrder) -> npt.NDArray[Any
         raise DataError(f"{who} is empty.")
     if layout != "auto" and x.ndim != 4:
         raise DataError(f"{who}: layout is of images (N, ·, ·, ·); this array is of shape {x.shape}.")
-    if x.dtype.kind == "f":
-        if not np.isfinite(x).all():
-            row = int(np.argwhere(~np.isfinite(x))[0][0])
-            raise DataError(f"{who} holds NaN or infinity, first in example {row}; remove or fill it.")
-        if x.ndim in (2, 4):
-            return channels_first(x.astype(np.float32, copy=False), layout, who)
-    elif x.dtype == np.uint8 and x.ndim in (2, 3, 4):
+    if x.dtype.kind == "f" and x.ndim in (2, 4):
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = x.astype(np.float32, copy=False)
+        if not (finite := np.isfinite(stored)).all():
+            place = tuple(np.argwhere(~finite)[0])
+            what, cure = "NaN or infinity", "remove or fill it"
+            if np.isfinite(x[place]):
+                most = np.finfo(np.float32).max
+                what, cure = (
+                    str(x[place]),
+                    f"float32, in which inputs are kept, ends at {most:.3g}; scale them",
+                )
+            raise DataError(f"{who} holds {what}, first in example {place[0]}; {cure}.")
+        return channels_first(stored, layout, who)
+    if x.dtype == np.uint8 and x.ndim in (2, 3, 4):
         return channels_first(x, layout, who)
-    elif x.dtype.kind in "iu" and x.ndim == 2:
+    if x.dtype.kind in "iu" and x.ndim == 2:
+        if x.max() > np.iinfo(np.int64).max:
+            raise DataError(f"{who} holds {x.max()}; whole numbers are kept in int64, which ends before it.")
         return x.astype(np.int64)
     raise DataError(
         f"{who}: {x.dtype} of shape {x.shape}. Allowed: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) "
-        "or features (N, D); floating-point features (N, D) or images with a channel axis; integer tokens "
-        f"(N, D).{_to_bytes(x)}"
+        "or features (N, D); floating-point features (N, D) or images with a channel axis; whole numbers (N, D), "
+        f"which are tokens or features as the model wants them.{_to_bytes(x)}"
     )
 
 
@@ -279,6 +309,8 @@ def _integers(who: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
     if y.min() < 0:
         row = int(np.argmin(y))
         raise DataError(f"{who} holds {y[row]} in example {row}; numbers start at 0.")
+    if y.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{who} holds {y.max()} in example {int(np.argmax(y))}; numbers are counted from 0.")
     return y.astype(np.int64)
 
 

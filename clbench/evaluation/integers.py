@@ -57,6 +57,8 @@ class Integers:
         owners = {type(network.get_submodule(name.rpartition(".")[0])) for name, _ in named}
         if owners != {nn.Conv2d}:
             raise ValueError("not only convolutions have weights")
+        if any(module._forward_pre_hooks for module in network.modules()):
+            raise ValueError("what a layer is given is changed on the way to it")  # a graph does not show it
         try:
             graph = torch.fx.symbolic_trace(network).graph
         except Exception as error:  # whatever a forward method does that cannot be traced

@@ -65,6 +65,8 @@ class DarkReplay(Strategy):
         self.capacity, self.draw, self.alpha, self.beta = capacity, draw, alpha, beta
 
     def setup(self, run: Run) -> None:
+        if self.alpha or self.beta:
+            run.foresee_draw(self.capacity, self.draw)
         self.memory = Reservoir(self.capacity)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:

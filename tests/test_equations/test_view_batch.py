@@ -207,8 +207,10 @@ def test_order_depends_on_the_experience() -> None:
 
 
 def test_a_batch_that_tears_views_apart_is_refused() -> None:
-    with pytest.raises(ClbenchError, match="set batch_size=30 or 33"):
-        tiny_run(build_strategy("finetune+view-batch", {"view-batch": {"views": 3}}), tiny_benchmark())
+    for batch_size, said in ((32, r"set batch_size=30 or 33\."), (2, r"set batch_size=3\.")):
+        strategy = build_strategy("finetune+view-batch", {"view-batch": {"views": 3}})
+        with pytest.raises(ClbenchError, match=said):
+            tiny_run(strategy, tiny_benchmark(), batch_size=batch_size)
 
 
 # --- what a step sees ---
