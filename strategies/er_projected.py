@@ -72,4 +72,6 @@ def er_projected(
         rows = "replayed" if reference == "replayed" else draw
         return chain(replay, CrossEntropy(), ProjectAveraged(replay, rows, running=True))
     episodes = Episodes(memory)
-    return chain(episodes, Recall(episodes, draw), CrossEntropy(), ProjectEach(episodes, margin, running=True))
+    return chain(
+        episodes, Recall(episodes, draw), CrossEntropy(), ProjectEach(episodes, margin, running=True)
+    )

@@ -65,7 +65,7 @@ def test_the_reference_is_a_draw_of_its_own() -> None:
 
 @pytest.mark.parametrize("rule", ["a-gem", "gem"])
 def test_the_memory_leaves_running_statistics_alone(rule: str) -> None:
-    """Its gradient is that of BatchNorm in eval mode, with the statistics that the step's pass has left; dropout stays."""
+    """Its gradient is that of BatchNorm in eval mode, with the statistics that the step's pass has left."""
     strategy = make_strategy("er-projected", memory=30, rule=rule)
     run = tiny_run(strategy, tiny_benchmark())
     moved, drawn = [], []
@@ -81,7 +81,9 @@ def test_the_memory_leaves_running_statistics_alone(rule: str) -> None:
 
     run.forward = forwarded  # type: ignore[method-assign]
     run.fit()
-    past = {"a-gem": [1] * 11, "gem": [1] * 4 + [2] * 4}[rule]  # passes over the memory in each step that has one
+    past = {"a-gem": [1] * 11, "gem": [1] * 4 + [2] * 4}[
+        rule
+    ]  # passes over the memory in each step that has one
     assert moved == [m for n in past for m in (True, *[False] * n)]
     assert all(
         training is not isinstance(module, torch.nn.BatchNorm1d) or step

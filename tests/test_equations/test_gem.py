@@ -107,7 +107,9 @@ def solved(g: Tensor, references: Tensor, margin: float) -> tuple[Tensor, Tensor
         v = [Fraction(margin)] * k
         free = [i for i in range(k) if not tight[i]]
         rest = [-along[i] - sum(matrix[i][j] * v[j] for j in range(k) if tight[j]) for i in free]
-        for i, value in zip(free, eliminated([[matrix[i][j] for j in free] for i in free], rest), strict=True):
+        for i, value in zip(
+            free, eliminated([[matrix[i][j] for j in free] for i in free], rest), strict=True
+        ):
             v[i] = value
         slope = [along[i] + sum(matrix[i][j] * v[j] for j in range(k)) for i in range(k)]
         if all(v[i] >= margin for i in free) and all(slope[i] >= 0 for i in range(k) if tight[i]):
