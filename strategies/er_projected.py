@@ -69,8 +69,8 @@ def er_projected(
     """
     if rule == "a-gem":
         replay = Replay(memory, draw)
-        rows = "replayed" if reference == "replayed" else draw
-        return chain(replay, CrossEntropy(), ProjectAveraged(replay, rows, running=True))
+        projection = ProjectAveraged(replay, draw if reference == "drawn" else reference, running=True)
+        return chain(replay, CrossEntropy(), projection)
     episodes = Episodes(memory)
     return chain(
         episodes, Recall(episodes, draw), CrossEntropy(), ProjectEach(episodes, margin, running=True)
