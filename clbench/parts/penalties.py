@@ -265,6 +265,7 @@ def fisher_of_labels(run: Run, exp: Experience, consumer: str) -> dict[str, Tens
     normalises each by its own statistics. Nothing is left of it in the running ones, and dropout is off.
 
     Args:
+        run: the engine. exp: whose training examples.
         consumer: whose random stream augments.
     """
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}

@@ -176,7 +176,9 @@ def with_products(products: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray
 def replayed_gradient(run: Run, x: Tensor, y: Tensor, task: Tensor, running: bool = False) -> Tensor:
     """(P,) gradient of the mean cross-entropy of inputs x (B, …), of all trainable parameters.
 
-    With `running`, BatchNorm layers use their running statistics and leave them alone.
+    Args:
+        run: the engine. x, y, task: the rows.
+        running: whether BatchNorm layers use their running statistics and leave them alone.
     """
     theta = list(run.parameters().values())
     with by_running_statistics(run.model) if running else contextlib.nullcontext():
