@@ -6,7 +6,7 @@ rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -165,3 +165,12 @@ class BatchReservoir(Reservoir):
 
     def _choices(self, position: Tensor, first: int) -> Tensor:
         return torch.full_like(position, max(first, self.capacity))
+
+
+ReservoirKind = Literal["example", "batch"]
+"""`Reservoir`, or `BatchReservoir`."""
+
+
+def reservoir(kind: ReservoirKind, capacity: int) -> Reservoir:
+    """A reservoir whose examples draw from those seen up to themselves, or up to their batch."""
+    return Reservoir(capacity) if kind == "example" else BatchReservoir(capacity)

@@ -91,8 +91,11 @@ def dormant_units(activations: list[Tensor]) -> Tensor:
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """() exp(−Σ p ln p), p the singular values of features (N, D) over their sum (Roy & Vetterli, EUSIPCO 2007)."""
-    values = torch.linalg.svdvals(features.double())
+    """() exp(−Σ p ln p), p the singular values of features (N, D) over their sum (Roy & Vetterli, EUSIPCO 2007).
+
+    NaN where there is none: of features that are all 0, or not all finite.
+    """
+    features = features.double()
+    values = torch.linalg.svdvals(features.nan_to_num())  # which fails on what is not finite
     p = values / values.sum()
-    rank: Tensor = torch.special.entr(p).sum().exp()
-    return rank
+    return torch.where(features.isfinite().all(), torch.special.entr(p).sum().exp(), torch.nan)

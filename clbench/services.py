@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from clbench.config import RunConfig
+from clbench.errors import IncompatibleError
 from clbench.lone import check_pass, norms
 from clbench.models import Spelling, predicted
 from clbench.parallel import Ranks
 from clbench.precision import Precision
-from clbench.randomness import derive_seed, global_rng_state, set_global_rng_state
+from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.types import MASKED, Benchmark, Data, Experience, LateOutput, Output
 
 
@@ -153,6 +154,26 @@ class Services:
         for parameter in model.parameters():
             parameter.grad = None
         return model.eval().requires_grad_(False)
+
+    def anew(self, consumer: str) -> nn.Module:
+        """A copy of the model whose layers are initialised again, as their classes do it, by a named random stream.
+
+        Raises:
+            IncompatibleError: a module has parameters and no way to initialise them (`reset_parameters`).
+        """
+        model = copy.deepcopy(self.model)
+        state = self.rng(consumer)
+        seed = torch.randint(2**62, (), generator=state, device=state.device).item()
+        with global_rng(self.device, int(seed), None):
+            for module in model.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+                elif next(module.parameters(False), None) is not None:
+                    raise IncompatibleError(
+                        f"A {type(module).__name__} has parameters and no reset_parameters(), by which they would be "
+                        "drawn again; give it one."
+                    )
+        return model
 
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""

@@ -1,6 +1,7 @@
 """The strong views of contrastive learning: resized crop, flip, colour jitter, greyscale, for whole batches at once.
 
-Every operation is torchvision's of that name, with its own draw for each image and nothing that waits for the device.
+Every operation is torchvision's of that name, with its own draw for each image and nothing that waits for the device;
+`kornia_view` does what kornia 0.4.1 does, which authors of online methods pin.
 Shapes: B batch, C channels, H × W pixels.
 """
 
@@ -132,3 +133,72 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     offset = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1)
     place = (offset + 6 * hue) % 6
     return high - spread * torch.minimum(place, 4 - place).clamp(0, 1)
+
+
+def kornia_view(raw: Tensor, generator: Generator) -> Tensor:
+    """As `contrastive_view` with its defaults, of 3 channels, by the operations of kornia 0.4.1.
+
+    Crops are cut at whole pixels and drawn a little larger and off their place, black where they leave the image; the
+    whole batch is jittered in one order; brightness is added, contrast has no middle, saturation is HSV's.
+    """
+    x = kornia_crop(raw.float() / 255, *kornia_boxes(raw, generator, 0.2))
+    x = torch.where(_chance(raw, generator, 0.5).view(-1, 1, 1, 1), x.flip(3), x)
+    drawn = torch.rand((len(x), 4), generator=generator, device=x.device)
+    spread = torch.tensor([0.4, 0.4, 0.4, 0.1], device=x.device)
+    middle = torch.tensor([1.0, 1.0, 1.0, 0.0], device=x.device)
+    order = torch.rand(4, generator=generator, device=x.device).argsort()
+    changed = kornia_jitter(x, middle + spread * (2 * drawn - 1), order)
+    x = torch.where(_chance(raw, generator, 0.8).view(-1, 1, 1, 1), changed, x)
+    grey = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return torch.where(_chance(raw, generator, 0.2).view(-1, 1, 1, 1), grey.expand_as(x), x)
+
+
+def kornia_boxes(
+    like: Tensor, generator: Generator, smallest: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `crop_boxes`: sides are cut off to whole numbers below those of the image, else it is the whole image."""
+    rows, columns, device = like.shape[2], like.shape[3], like.device
+    drawn = torch.rand((2, len(like), ATTEMPTS), generator=generator, device=device)
+    area = rows * columns * (smallest + (1 - smallest) * drawn[0])
+    ratio = (math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * drawn[1]).exp()
+    width, height = (area * ratio).sqrt().long(), (area / ratio).sqrt().long()
+    fits = (height > 0) & (height < rows) & (width > 0) & (width < columns)
+    first, none = fits.int().argmax(1, keepdim=True), ~fits.any(1)
+    width = torch.where(none, columns, width.gather(1, first).squeeze(1))
+    height = torch.where(none, rows, height.gather(1, first).squeeze(1))
+    down, across = torch.rand((2, len(like)), generator=generator, device=device)
+    return ((rows - height + 1) * down).long(), ((columns - width + 1) * across).long(), height, width
+
+
+def kornia_crop(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Boxes of images (B, C, H, W) float, brought to (H, W) as released: one half of it aligns corners."""
+
+    def matrix(start: Tensor, length: Tensor, size: int) -> Tensor:
+        place = torch.arange(size, device=start.device)
+        stretch = (length - 1).unsqueeze(1) / (size - 1)
+        source = (start * size / (size - 1)).unsqueeze(1) + (place + 0.5) * stretch - 0.5
+        return (1 - (source.unsqueeze(2) - place).abs()).clamp(min=0)  # (B, size, size)
+
+    rows, columns = matrix(top, height, x.shape[2]), matrix(left, width, x.shape[3])
+    return rows.unsqueeze(1) @ x @ columns.transpose(1, 2).unsqueeze(1)
+
+
+def kornia_jitter(x: Tensor, amount: Tensor, order: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue of images (B, 3, H, W) in [0, 1].
+
+    Args:
+        amount: (B, 4) factors of the first three, of which brightness adds what it is above 1; shift of the last.
+        order: (4,) which of the four, 0 … 3, comes when, for all images.
+    """
+    brightness, contrast, saturation, hue = amount.view(-1, 4, 1, 1, 1).unbind(1)
+    for op in order:
+        high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+        most = high / torch.where(high == low, 1.0, high - low)  # at this factor, the least channel is black
+        changed = [
+            (x + brightness - 1).clamp(0, 1),
+            (x * contrast).clamp(0, 1),
+            high - (high - x) * torch.minimum(saturation, most),
+            shift_hue(x, hue),
+        ]
+        x = torch.stack(changed).index_select(0, op[None]).squeeze(0)
+    return x

@@ -10,7 +10,7 @@ from clbench.parts import CrossEntropy, Episodes, ProjectAveraged
 from clbench.ranges import Natural
 
 
-@register("a-gem", paper="arXiv:1812.00420", null={"memory": 0})
+@register("a-gem", version=2, paper="arXiv:1812.00420", null={"memory": 0})
 def a_gem(memory: Natural = 200, draw: Natural | None = None, first: bool = False) -> Strategy:
     """A-GEM: no step may raise the average loss of past experiences, judged by one batch of their examples.
 
@@ -30,7 +30,8 @@ def a_gem(memory: Natural = 200, draw: Natural | None = None, first: bool = Fals
         1. 10⁻⁷ is added to ‖g_ref‖², as in the code of Hess et al. (arXiv:2311.04898): a gradient may be zero.
         2. An experience's examples are chosen when it ends. They are not used before then in the paper, either.
         3. The shares are of experiences and not of their classes.
-        4. The pass over the memory is in training mode, so that BatchNorm statistics see past experiences, too.
+        4. The pass over the memory is in training mode and comes before the stream's, as in the code of Hess et al.:
+           BatchNorm statistics see past experiences, too.
     """
     episodes = Episodes(memory, first)
     return chain(CrossEntropy(), episodes, ProjectAveraged(episodes, draw))

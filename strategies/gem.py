@@ -10,7 +10,7 @@ from clbench.parts import CrossEntropy, Episodes, ProjectEach
 from clbench.ranges import Natural, NotNegative
 
 
-@register("gem", paper="arXiv:1706.08840", null={"memory": 0})
+@register("gem", version=2, paper="arXiv:1706.08840", null={"memory": 0})
 def gem(memory: Natural = 200, margin: NotNegative = 0.5, first: bool = False) -> Strategy:
     """GEM: no step may raise the loss of any past experience, judged by all examples that are stored of it.
 
@@ -33,8 +33,8 @@ def gem(memory: Natural = 200, margin: NotNegative = 0.5, first: bool = False) -
            problem of non-negative least squares (`scipy.optimize.nnls`). A step in which no constraint is violated
            waits for the device, too, since that is what it asks for.
         3. An experience's examples are chosen when it ends, at random unless `first` is given.
-        4. Passes over the memory are in training mode, as in the authors' code: BatchNorm statistics see past
-           experiences, too.
+        4. Passes over the memory are in training mode and come before the stream's, as in the authors' code:
+           BatchNorm statistics see past experiences, too.
     """
     episodes = Episodes(memory, first)
     return chain(CrossEntropy(), episodes, ProjectEach(episodes, margin))

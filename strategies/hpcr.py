@@ -144,7 +144,7 @@ def hpcr(
     beta: NotNegative = 0.5,
     contrast: bool = False,
     seen_only: bool = True,
-    second_view: Literal["strong", "benchmark"] = "strong",
+    second_view: Literal["strong", "kornia", "benchmark"] = "strong",
 ) -> Strategy:
     """Holistic Proxy-based Contrastive Replay: PCR whose loss is scaled in a cycle, with two distillations.
 
@@ -162,8 +162,9 @@ def hpcr(
         beta: β, weight of the distillation of similarities (SCD).
         contrast: contrasts rows with one another as well as with proxies.
         seen_only: whether classes not seen yet are out of the question at prediction.
-        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, as in the
-            authors' code, of colour images; otherwise, and of other inputs, the benchmark's augmentation.
+        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, of colour
+            images, by torchvision's operations; kornia: the same by those of kornia 0.4.1, as in the authors' code;
+            otherwise, and of other inputs, the benchmark's augmentation.
 
     Reference: Lin et al., "HPCR: Holistic Proxy-based Contrastive Replay for Online Continual Learning", IEEE
     Transactions on Neural Networks and Learning Systems 2025, arXiv:2309.15038.
@@ -179,6 +180,7 @@ def hpcr(
         6. With task labels, the proxies of other tasks are out of the question, and add zeros to PCD.
         7. A batch that meets an empty memory makes no update at all; the authors' loss is 0 there, which is the same
            without momentum and weight decay.
+        8. A strong view has torchvision's operations; `second_view=kornia` has those of the authors' library.
     """
     if kappa_min > kappa_max:
         raise ValueError(f"kappa_min is at most kappa_max, {kappa_max}; {kappa_min} was given")

@@ -6,14 +6,15 @@ Aljundi et al., "Online Continual Learning with Maximally Interfered Retrieval",
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from clbench import Batch, Output, Reservoir, Strategy, chain, register
+from clbench import Batch, Output, Strategy, chain, register
+from clbench.memory import ReservoirKind, reservoir
 from clbench.parts import CrossEntropy
 from clbench.ranges import Count, Natural
 
@@ -31,12 +32,12 @@ class InterferedReplay(Strategy):
     state = ("memory",)
     parallel = "its loss takes a gradient of its own, of which each process would have a part"
 
-    def __init__(self, capacity: int, draw: int | None, candidates: int) -> None:
-        self.capacity, self.draw, self.candidates = capacity, draw, candidates
+    def __init__(self, capacity: int, draw: int | None, candidates: int, kind: ReservoirKind) -> None:
+        self.capacity, self.draw, self.candidates, self.kind = capacity, draw, candidates, kind
 
     def setup(self, run: Run) -> None:
         run.foresee_draw(self.capacity, self.draw)
-        self.memory = Reservoir(self.capacity)
+        self.memory = reservoir(self.kind, self.capacity)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         n = min(batch.new if self.draw is None else self.draw, len(self.memory))
@@ -91,7 +92,12 @@ class Elsewhere(nn.Module):
 
 
 @register("mir", paper="arXiv:1908.04742", null={"draw": 0})
-def mir(memory: Natural = 200, draw: Natural | None = None, candidates: Count = 50) -> Strategy:
+def mir(
+    memory: Natural = 200,
+    draw: Natural | None = None,
+    candidates: Count = 50,
+    fill: Literal["example", "batch"] = "example",
+) -> Strategy:
     """Replay of those stored examples that a step on the new batch would hurt most.
 
     L = CE(stream) + CE(replayed), in two forward passes. The replayed examples are those of a random draw of
@@ -101,6 +107,8 @@ def mir(memory: Natural = 200, draw: Natural | None = None, candidates: Count = 
         memory: examples the reservoir holds.
         draw: replayed examples; as many as the stream brings if none is given.
         candidates: examples among which they are chosen.
+        fill: which slots of the reservoir an example may take: of as many as there were examples up to itself, or up to
+            its batch, as in the authors' code, which keeps late examples a little more often.
 
     Reference: Aljundi et al., "Online Continual Learning with Maximally Interfered Retrieval", NeurIPS 2019,
     arXiv:1908.04742. This is its ER-MIR with the first of its two criteria; 50 candidates are the authors' choice.
@@ -111,5 +119,6 @@ def mir(memory: Natural = 200, draw: Natural | None = None, candidates: Count = 
         2. The two passes that score candidates leave the model's running statistics alone.
         3. The step ahead is one of plain gradient descent with the run's learning rate under every optimizer.
         4. Where a benchmark augments, candidates are scored as they would be replayed, augmented once.
+        5. The reservoir is exact (`fill`).
     """
-    return chain(CrossEntropy(), InterferedReplay(memory, draw, candidates))
+    return chain(CrossEntropy(), InterferedReplay(memory, draw, candidates, fill))

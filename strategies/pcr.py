@@ -61,7 +61,7 @@ def pcr(
     temperature: Positive = 0.09,
     weighting: Literal["count", "uniform"] = "count",
     seen_only: bool = True,
-    second_view: Literal["strong", "benchmark"] = "strong",
+    second_view: Literal["strong", "kornia", "benchmark"] = "strong",
 ) -> Strategy:
     """Proxy-based Contrastive Replay: stream and memory are contrasted with the proxies of the classes at hand.
 
@@ -74,8 +74,9 @@ def pcr(
         temperature: τ.
         weighting: n_c as counted, as in the authors' code, or 1 for every class at hand.
         seen_only: whether classes not seen yet are out of the question at prediction, as in the authors' later code.
-        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, as in the
-            authors' code, of colour images; otherwise, and of other inputs, the benchmark's augmentation.
+        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, of colour
+            images, by torchvision's operations; kornia: the same by those of kornia 0.4.1, as in the authors' code;
+            otherwise, and of other inputs, the benchmark's augmentation.
 
     Reference: Lin et al., "PCR: Proxy-based Contrastive Replay for Online Class-Incremental Continual Learning", CVPR
     2023, arXiv:2304.04408.
@@ -90,6 +91,7 @@ def pcr(
         5. With task labels, the proxies of other tasks are out of the question.
         6. A batch that meets an empty memory makes no update at all; the authors' loss is 0 there, which is the same
            without momentum and weight decay.
+        7. A strong view has torchvision's operations; `second_view=kornia` has those of the authors' library.
     """
     return chain(
         Proxies(temperature, seen_only),

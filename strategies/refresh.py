@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, register
-from clbench.parts import by_example, like, members_of, squared_gradients
+from clbench.parts import fisher_of_labels, like, members_of
 from clbench.ranges import Natural, NotNegative, Positive, Share
 
 if TYPE_CHECKING:
@@ -45,62 +45,10 @@ class Information(Strategy):
         return list(torch._foreach_add(torch._foreach_mul(list(self.fisher.values()), self.damping), 1.0))
 
     def end_experience(self, exp: Experience) -> None:
-        new = fisher_of_labels(self.run, exp)
+        new = fisher_of_labels(self.run, exp, "refresh/augment")
         if self.fisher:
             new = {name: self.decay * self.fisher[name] + value for name, value in new.items()}
         self.fisher = new
-
-
-def fisher_of_labels(run: Run, exp: Experience) -> dict[str, Tensor]:
-    """F_new of `Information`."""
-    total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
-    network: nn.Module | None = None
-
-    def log_likelihood(logits: Tensor, y1: Tensor) -> Tensor:
-        return -F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], exp.task)), y1[None])
-
-    batches = torch.arange(len(exp)).split(run.batch_size)
-    for rows in batches:
-        raw, y = (tensor.to(run.device) for tensor in exp.data.take(rows))
-        # The transform itself, as `run.augment` would take from the random stream of the training batches.
-        x = run.benchmark.transform.train(raw, run.rng("refresh/augment"))
-        network = network or normalising_alone(run, x[:1])
-        log_p = F.log_softmax(run.mask_tasks(logits_of(network, x), torch.full_like(y, exp.task)), 1)
-        p = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
-        for name, value in squared_gradients(run, log_likelihood, x, y, weights=p, model=network).items():
-            total[name] += value
-    return {name: value / (len(batches) * run.batch_size) for name, value in total.items()}
-
-
-def logits_of(network: nn.Module, x: Tensor) -> Tensor:
-    """(B, C), each example on its own, as `per_example_gradients` takes them."""
-    with torch.no_grad(), by_example():
-        logits: Tensor = torch.vmap(lambda x1: network(x1[None])[0])(x)
-    return logits
-
-
-def normalising_alone(run: Run, x: Tensor) -> nn.Module:
-    """A copy of the model whose BatchNorm layers use the statistics of what they are given and keep none.
-
-    A layer that sees one value per channel of the example x (1, …) has no statistics of it; it uses its running ones.
-    """
-    network = run.frozen()
-    alone: set[nn.Module] = set()
-
-    def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if given[0].numel() > given[0].shape[1]:
-            alone.add(layer)
-
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    run.output_of(network, x)
-    for hook in hooks:
-        hook.remove()
-    for layer in layers:
-        if layer in alone:
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-    return network
 
 
 class Unlearn(Strategy):

@@ -6,15 +6,17 @@ Continual Learning", CVPR Workshops 2021, arXiv:2103.13885.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Output, Reservoir, Strategy, register
+from clbench import Batch, Output, Strategy, register
+from clbench.memory import ReservoirKind, reservoir
 from clbench.parts import CrossEntropy, SecondView, second_view
 from clbench.ranges import Count, Natural, Positive
 from clbench.strategy import State
@@ -31,7 +33,7 @@ class ContrastiveReplay(Strategy):
     """Projected features of stream and memory, in two views, are contrasted; the nearest mean of a class predicts.
 
     `contrast` is the supervised contrastive loss over all views. The linear head is neither trained nor used. With an
-    empty memory there is no update.
+    empty memory there is no update, and BatchNorm's statistics stay as they are.
     """
 
     replaces = (CrossEntropy,)  # the labels are learned here
@@ -41,10 +43,16 @@ class ContrastiveReplay(Strategy):
     capturable = True
 
     def __init__(
-        self, capacity: int, draw: int, temperature: float, projection: int, second: SecondView
+        self,
+        capacity: int,
+        draw: int,
+        temperature: float,
+        projection: int,
+        second: SecondView,
+        kind: ReservoirKind,
     ) -> None:
         self.capacity, self.draw, self.temperature = capacity, draw, temperature
-        self.size, self.second = projection, second
+        self.size, self.second, self.kind = projection, second, kind
 
     def wrap(self, model: nn.Module) -> nn.Module:
         features: int = model.feature_size  # type: ignore[assignment]
@@ -63,7 +71,7 @@ class ContrastiveReplay(Strategy):
         return made
 
     def setup(self, run: Run) -> None:
-        self.memory = Reservoir(self.capacity)
+        self.memory = reservoir(self.kind, self.capacity)
         self._means: tuple[int, Tensor] | None = None
 
     def extend(self, batch: Batch) -> Batch:
@@ -74,6 +82,11 @@ class ContrastiveReplay(Strategy):
             return plain
         old = self.memory.draw(n, self.run.rng("replay"))
         return plain.join(self.run.normalise(old["x"]), old["y"], old["task"], old["x"])
+
+    def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
+        """Of the pass of a batch from which nothing is learned, nothing may be left."""
+        with contextlib.nullcontext() if len(self.memory) else self.run.tentatively():
+            return inner(batch)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if len(batch) == batch.new:
@@ -132,13 +145,14 @@ def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:
     return F.normalize(member.T @ F.normalize(features))
 
 
-@register("scr", paper="arXiv:2103.13885")
+@register("scr", version=2, paper="arXiv:2103.13885")
 def scr(
     memory: Count = 200,
     draw: Natural = 100,
     temperature: Positive = 0.07,
     projection: Count = 128,
-    second_view: Literal["strong", "benchmark"] = "strong",
+    second_view: Literal["strong", "kornia", "benchmark"] = "strong",
+    fill: Literal["example", "batch"] = "example",
 ) -> Strategy:
     """Supervised Contrastive Replay: features of a class are drawn together, and the nearest class mean predicts.
 
@@ -150,8 +164,11 @@ def scr(
         draw: replayed examples.
         temperature: τ.
         projection: size of the projected features.
-        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, as in the
-            authors' code, of colour images; otherwise, and of other inputs, the benchmark's augmentation.
+        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, of colour
+            images, by torchvision's operations; kornia: the same by those of kornia 0.4.1, as in the authors' code;
+            otherwise, and of other inputs, the benchmark's augmentation.
+        fill: which slots of the reservoir an example may take: of as many as there were examples up to itself, or up to
+            its batch, as in the authors' code, which keeps late examples a little more often.
 
     Reference: Mai et al., "Supervised Contrastive Replay: Revisiting the Nearest Class Mean Classifier in Online
     Class-Incremental Continual Learning", CVPR Workshops 2021, arXiv:2103.13885. The defaults are the authors' for a
@@ -162,5 +179,8 @@ def scr(
            are equal.
         2. A class of which nothing is stored cannot be predicted; the authors' code gives it a random mean.
         3. The model keeps its linear head, which gets no gradient.
+        4. A strong view has torchvision's operations and an order of its own for every image's jitter; the authors'
+           library has one order for a batch, adds brightness, and places crops a little off (`second_view=kornia`).
+        5. The reservoir is exact (`fill`).
     """
-    return ContrastiveReplay(memory, draw, temperature, projection, second_view)
+    return ContrastiveReplay(memory, draw, temperature, projection, second_view, fill)

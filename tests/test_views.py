@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import colorsys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clbench._torchvision import torchvision
-from clbench.views import contrastive_view, crop_boxes, greyscale, jitter_colours, resized_crop, shift_hue
+from clbench.views import (
+    contrastive_view,
+    crop_boxes,
+    greyscale,
+    jitter_colours,
+    kornia_boxes,
+    kornia_crop,
+    kornia_jitter,
+    kornia_view,
+    resized_crop,
+    shift_hue,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +139,55 @@ def test_a_fifth_is_grey() -> None:
     view = contrastive_view(raw, torch.Generator().manual_seed(3))
     share = (view[:, 0] == view[:, 1]).all(2).all(1).float().mean().item()
     assert share == pytest.approx(0.2, abs=0.03)
+
+
+# --- kornia 0.4.1 ---
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_kornia_jitter_pixel_by_pixel(order: tuple[int, ...]) -> None:
+    x = images(4, height=2, width=3)
+    x[1] = x[1].mean(0)  # grey
+    x[2, :, 0] = torch.tensor([0.0, 1.0, 1.0]).view(3, 1)
+    amount = torch.tensor(
+        [[1.3, 0.7, 1.4, 0.1], [0.6, 1.4, 0.6, -0.1], [1.0, 1.2, 1.4, 0.05], [0.8, 0.9, 0.7, -0.02]]
+    )
+    found = kornia_jitter(x, amount, torch.tensor(order))
+    for n, row, column in [(n, i, j) for n in range(4) for i in range(2) for j in range(3)]:
+        rgb = tuple(x[n, :, row, column].tolist())
+        brightness, contrast, saturation, hue = amount[n].tolist()
+        for op in order:
+            h, s, v = colorsys.rgb_to_hsv(*rgb)
+            rgb = [
+                tuple(min(max(c + brightness - 1, 0), 1) for c in rgb),
+                tuple(min(c * contrast, 1) for c in rgb),
+                colorsys.hsv_to_rgb(h, min(s * saturation, 1), v),
+                colorsys.hsv_to_rgb((h + hue) % 1, s, v),
+            ][op]
+        assert found[n, :, row, column].tolist() == pytest.approx(rgb, abs=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (12, 16)])
+def test_kornia_crops_align_corners_by_half(height: int, width: int) -> None:
+    """The matrix maps corners to corners in [−1, 1]; grid and sampling take these for the corners' outer edges."""
+    x = images(50, height=height, width=width)
+    top, left, high, wide = kornia_boxes(x, torch.Generator().manual_seed(3), 0.2)
+    assert ((top >= 0) & (top + high <= height) & (left >= 0) & (left + wide <= width)).all()
+    theta = torch.zeros(50, 2, 3)
+    for axis, start, length, size in ((0, left, wide, width), (1, top, high, height)):
+        theta[:, axis, axis] = (length - 1) / (size - 1)
+        theta[:, axis, 2] = (2 * start + length - size) / (size - 1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    expected = F.grid_sample(x, grid, align_corners=False)
+    torch.testing.assert_close(kornia_crop(x, top, left, high, wide), expected, rtol=0, atol=2e-5)
+
+
+def test_kornia_views_are_images_each_changed_on_its_own() -> None:
+    raw = (images(40) * 255).to(torch.uint8)
+    found, again = (kornia_view(raw, torch.Generator().manual_seed(seed)) for seed in (5, 5))
+    assert torch.equal(found, again)
+    assert found.shape == raw.shape
+    assert found.min() > -1e-6
+    assert found.max() < 1 + 1e-6
+    grey = ((found - found.mean(1, keepdim=True)).abs() < 1e-6).flatten(1).all(1)
+    assert 2 <= int(grey.sum()) <= 16

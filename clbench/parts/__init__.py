@@ -16,7 +16,7 @@ from clbench.parts.documents import (
     spans,
 )
 from clbench.parts.groups import AsIs, Group, TrainOnly, members_of
-from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs
+from clbench.parts.heads import GrowingHead, Normalised, NormalisedHead, SeenOutputs, linear_weight
 from clbench.parts.imbalance import (
     BalancedSoftmax,
     InverseWeights,
@@ -49,6 +49,8 @@ from clbench.parts.penalties import (
     absolute_gradients,
     by_example,
     examples_at_once,
+    fisher_of_labels,
+    head_rows,
     per_example_gradients,
     quadratic_penalty,
     squared_gradients,
@@ -171,15 +173,18 @@ __all__ = [
     "effective_weights",
     "examples_at_once",
     "feature_sums",
+    "fisher_of_labels",
     "give_way",
     "gradients_of",
     "group_norms",
     "halves",
+    "head_rows",
     "insert_norms",
     "inverse_weights",
     "lag_weights",
     "ldam_margins",
     "like",
+    "linear_weight",
     "log_prior",
     "members_of",
     "once",

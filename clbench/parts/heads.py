@@ -58,6 +58,20 @@ class NormalisedHead(nn.Module):
         return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
 
+def linear_weight(model: nn.Module, part: Strategy) -> Tensor:
+    """(C, D) the weights of a model's linear head, of which a part makes a cosine one.
+
+    Raises:
+        IncompatibleError: the head has none.
+    """
+    weight = getattr(model.head, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise IncompatibleError(
+            f"{part} scores by cosines with the weights of a linear head; here it is a {type(model.head).__name__}."
+        )
+    return weight
+
+
 class Normalised(Strategy):
     """A `NormalisedHead` in place of the linear one, whose weights it begins with."""
 
@@ -68,11 +82,7 @@ class Normalised(Strategy):
         self.scale = scale
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        before = getattr(model.head, "weight", None)
-        if not isinstance(before, Tensor):
-            raise IncompatibleError(
-                f"{self} scores by cosines with the weights of a linear head; here it is a {type(model.head).__name__}."
-            )
+        before = linear_weight(model, self)
         head = NormalisedHead(before, self.scale)
         model.head = head.requires_grad_(before.requires_grad)  # what is frozen stays so
         return model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench.errors import IncompatibleError
@@ -81,9 +82,8 @@ class HoldWeights(Strategy):
 
     def _weight(self, name: str, anchor: Tensor) -> Tensor:
         """1, but for the rows of the head 0 until their class was learned."""
-        if not name.startswith("head.") or anchor.ndim == 0 or len(anchor) != len(self.learned):
-            return torch.ones((), device=anchor.device)
-        return self.learned.to(anchor.dtype).view(-1, *(1 for _ in anchor.shape[1:]))
+        rows = head_rows(name, anchor, self.learned)
+        return torch.ones((), device=anchor.device) if rows is None else rows.to(anchor.dtype)
 
     def end_experience(self, exp: Experience) -> None:
         self.learned[list(exp.classes)] = True
@@ -92,6 +92,13 @@ class HoldWeights(Strategy):
     def _anchor(self) -> None:
         chosen = members_of(self.parameters, self.run.parameters())
         self.anchor = {name: p.detach().clone() for name, p in chosen.items()}
+
+
+def head_rows(name: str, tensor: Tensor, classes: Tensor) -> Tensor | None:
+    """(C, 1, …) bool, the rows of a parameter of the head that belong to `classes` (C,); None of other parameters."""
+    if name.split(".")[0] != "head" or tensor.ndim == 0 or len(tensor) != len(classes):
+        return None
+    return classes.view(-1, *(1 for _ in tensor.shape[1:]))
 
 
 PER_EXAMPLE_FLOATS = 1 << 23
@@ -249,3 +256,63 @@ def _summed_of_linear_layers(
         weighted = weights[:, None] * size(g)  # (B, out)
         sums[f"{name}.weight"], sums[f"{name}.bias"] = weighted.T @ size(a), weighted.sum(0)
     return sums
+
+
+def fisher_of_labels(run: Run, exp: Experience, consumer: str) -> dict[str, Tensor]:
+    """Σ_i p_i (∂ ln p_i / ∂θ)² / (batches · batch size), p_i the probability of the true label of augmented example i.
+
+    As Mammoth estimates the Fisher information: examples pass one at a time in training mode, so that BatchNorm
+    normalises each by its own statistics. Nothing is left of it in the running ones, and dropout is off.
+
+    Args:
+        run: the engine. exp: whose training examples.
+        consumer: whose random stream augments.
+    """
+    total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
+    network: nn.Module | None = None
+
+    def log_likelihood(logits: Tensor, y1: Tensor) -> Tensor:
+        return -F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], exp.task)), y1[None])
+
+    batches = torch.arange(len(exp)).split(run.batch_size)
+    for rows in batches:
+        raw, y = (tensor.to(run.device) for tensor in exp.data.take(rows))
+        # The transform itself, as `run.augment` would take from the random stream of the training batches.
+        x = run.benchmark.transform.train(raw, run.rng(consumer))
+        network = network or normalising_alone(run, x[:1])
+        log_p = F.log_softmax(run.mask_tasks(logits_of(network, x), torch.full_like(y, exp.task)), 1)
+        p = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
+        for name, value in squared_gradients(run, log_likelihood, x, y, weights=p, model=network).items():
+            total[name] += value
+    return {name: value / (len(batches) * run.batch_size) for name, value in total.items()}
+
+
+def logits_of(network: nn.Module, x: Tensor) -> Tensor:
+    """(B, C), each example on its own, as `per_example_gradients` takes them."""
+    with torch.no_grad(), by_example():
+        logits: Tensor = torch.vmap(lambda x1: network(x1[None])[0])(x)
+    return logits
+
+
+def normalising_alone(run: Run, x: Tensor) -> nn.Module:
+    """A copy of the model whose BatchNorm layers use the statistics of what they are given and keep none.
+
+    A layer that sees one value per channel of the example x (1, …) has no statistics of it; it uses its running ones.
+    """
+    network = run.frozen()
+    alone: set[nn.Module] = set()
+
+    def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].numel() > given[0].shape[1]:
+            alone.add(layer)
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    run.output_of(network, x)
+    for hook in hooks:
+        hook.remove()
+    for layer in layers:
+        if layer in alone:
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    return network

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from clbench.memory import Memory
 from clbench.parts.replay import Episodes
 from clbench.strategy import Strategy
+from clbench.types import Batch
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -28,45 +30,90 @@ class Keeper(Protocol):
 class ProjectAveraged(Strategy):
     """The step's gradient, if it points against that of kept examples, without the part that does (A-GEM).
 
+    The reference gradient is taken before the stream's pass, in training mode; with `running`, after it, and
+    BatchNorm layers use their running statistics and leave them alone.
+
     Args:
         keeper: whose memory it is.
-        draw: kept examples that the reference gradient is taken on; a full batch if None.
+        draw: kept examples that the reference gradient is taken on; a full batch if None, the replayed rows of the
+            batch if "replayed".
+        running: see above.
     """
 
     parallel = True
     capturable = True
 
-    def __init__(self, keeper: Keeper, draw: int | None = None) -> None:
-        self.keeper, self.draw = keeper, draw
+    def __init__(
+        self, keeper: Keeper, draw: int | Literal["replayed"] | None = None, running: bool = False
+    ) -> None:
+        self.keeper, self.draw, self.running = keeper, draw, running
+        self.replayed: Batch | None = None
+        self.reference: Tensor | None = None  # between the passes and the update
+
+    def extend(self, batch: Batch) -> Batch:
+        self.replayed = batch
+        self.reference = None if self.running else self._reference()
+        return batch
 
     def gradients(self) -> None:
+        reference = self._reference() if self.reference is None else self.reference
+        if reference is not None:
+            g, moved = moved_gradient(self.run)
+            set_gradient(moved, projected_averaged(g, of_moved(self.run, reference)))
+        self.replayed = self.reference = None
+
+    def _reference(self) -> Tensor | None:
+        """(P,) or None where nothing is kept."""
         run, memory = self.run, self.keeper.memory
+        if self.draw == "replayed":
+            batch = self.replayed
+            if batch is None or len(batch) == batch.new:
+                return None
+            old = slice(batch.new, None)
+            return replayed_gradient(run, batch.x[old], batch.y[old], batch.task[old], self.running)
         n = min(run.batch_size if self.draw is None else self.draw, len(memory))
-        if n:
-            moved = with_gradients(run)
-            reference = replayed_gradient(run, memory.draw(n, run.rng("projection")), moved)
-            set_gradient(moved, projected_averaged(as_vector(gradients_of(moved)), reference))
+        if n == 0:
+            return None
+        drawn = memory.draw(n, run.rng("projection"))
+        return replayed_gradient(run, run.augment(drawn["x"]), drawn["y"], drawn["task"], self.running)
 
 
 class ProjectEach(Strategy):
     """The step's gradient, if it points against that of a past experience's examples, turned until it does not (GEM).
 
     Args:
-        episodes: the memory. margin: γ, see `projected_each`.
+        episodes: the memory. margin: γ, see `projected_each`. running: as of `ProjectAveraged`.
     """
 
     parallel = True
     capturable = True
 
-    def __init__(self, episodes: Episodes, margin: float) -> None:
-        self.episodes, self.margin = episodes, margin
+    def __init__(self, episodes: Episodes, margin: float, running: bool = False) -> None:
+        self.episodes, self.margin, self.running = episodes, margin, running
+        self.references: Tensor | None = None  # between the passes and the update
+
+    def extend(self, batch: Batch) -> Batch:
+        self.references = None if self.running else self._references()
+        return batch
 
     def gradients(self) -> None:
-        past = self.episodes.by_experience()
-        if past:
-            moved = with_gradients(self.run)
-            references = torch.stack([replayed_gradient(self.run, old, moved) for old in past])
-            set_gradient(moved, projected_each(as_vector(gradients_of(moved)), references, self.margin))
+        references = self._references() if self.references is None else self.references
+        if references is not None:
+            g, moved = moved_gradient(self.run)
+            set_gradient(moved, projected_each(g, of_moved(self.run, references), self.margin))
+        self.references = None
+
+    def _references(self) -> Tensor | None:
+        """(k, P) or None where nothing is kept."""
+        run, past = self.run, self.episodes.by_experience()
+        if not past:
+            return None
+        return torch.stack(
+            [
+                replayed_gradient(run, run.augment(old["x"]), old["y"], old["task"], self.running)
+                for old in past
+            ]
+        )
 
 
 def projected_averaged(g: Tensor, reference: Tensor) -> Tensor:
@@ -80,34 +127,92 @@ def projected_each(g: Tensor, references: Tensor, margin: float, ridge: float = 
 
     Args:
         g: the step's gradient. references: (k, P) the gradients G_i of past experiences.
-        margin: γ, least weight of every reference. ridge: added to the diagonal of GGᵀ, so that it can be solved.
+        margin: γ, least weight of every reference. ridge: added to the diagonal of GGᵀ.
 
-    With w = v − margin and LLᵀ the matrix, this is w = argmin ‖Lᵀw + L⁻¹(Gg + margin · LLᵀ1)‖ with w ≥ 0: non-negative
-    least squares of k unknowns, solved on the CPU by an active set, which ends at the solution and not near it.
+    v is also argmin ‖Gᵀv + g‖² + ridge ‖v‖², and so w = v − margin is non-negative least squares of k unknowns. It is
+    solved on the CPU by an active set, which ends at the solution and not near it. All that it needs of gradients of
+    any scale, collinear ones too, is their inner products, in float64; GGᵀ itself, whose rounding may exceed the
+    ridge, is never factored.
     """
     from scipy.optimize import nnls
 
-    k = len(references)
-    gram = references @ references.T + ridge * torch.eye(k, device=g.device)
-    numbers = np.array(
-        torch.cat([gram, (references @ g)[:, None]], 1).tolist()
-    )  # (k, k + 1) the step's only wait
-    matrix, along = numbers[:, :k], numbers[:, k]
-    if (
-        not np.isfinite(numbers).all() or (along >= 0).all()
-    ):  # where fp16 overflowed there is no update to project
+    products = np.array(inner_products(torch.cat([references, g[None]])).tolist())  # the step's only wait
+    # Where fp16 overflowed, there is no update to project.
+    if not np.isfinite(products).all() or (products[-1, :-1] >= 0).all():
         return g
-    lower = np.linalg.cholesky(matrix)
-    w, _ = nnls(lower.T, -np.linalg.solve(lower, along + margin * matrix.sum(1)))
-    return g + torch.as_tensor(w + margin, dtype=g.dtype, device=g.device) @ references
+    vectors = with_products(products)
+    G, h = vectors[:, :-1], vectors[:, -1]  # (k + 1, k) and (k + 1,), as G_i and g to each other
+    k = G.shape[1]
+    # Each unknown counts in units in which its column has length 1, and the right side has length 1.
+    unit = 1 / np.sqrt(products.diagonal()[:-1] + ridge)
+    columns = np.concatenate([G, np.sqrt(ridge) * np.eye(k)]) * unit
+    right = -np.concatenate([h, np.zeros(k)]) - columns @ (margin / unit)
+    length = np.linalg.norm(right)
+    w, _ = nnls(columns, right / length, maxiter=30 * k)
+    v = torch.as_tensor(w * length * unit + margin, dtype=g.dtype, device=g.device)
+    return g + v @ references
 
 
-def replayed_gradient(run: Run, old: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:
-    """(P,) gradient of the mean cross-entropy of rows of a memory, augmented anew."""
-    logits = run.forward(run.augment(old["x"]), old["task"]).logits
+PIECE = 1 << 20
+"""Entries of each gradient that are in float64 at once."""
+
+
+def inner_products(vectors: Tensor) -> Tensor:
+    """(n, n) float64 inner products of vectors (n, P)."""
+    pieces = [piece.double() for piece in vectors.split(PIECE, dim=1)]
+    return torch.stack([piece @ piece.T for piece in pieces]).sum(0)
+
+
+def with_products(products: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(n, n) whose columns are vectors of n entries with these inner products (n, n)."""
+    lengths = np.sqrt(products.diagonal())
+    safe = np.where(lengths > 0, lengths, 1.0)
+    values, basis = np.linalg.eigh(products / np.outer(safe, safe))  # of cosines, whatever the lengths are
+    vectors: np.ndarray[Any, np.dtype[np.float64]]
+    vectors = np.sqrt(values.clip(min=0))[:, None] * basis.T * lengths
+    return vectors
+
+
+def replayed_gradient(run: Run, x: Tensor, y: Tensor, task: Tensor, running: bool = False) -> Tensor:
+    """(P,) gradient of the mean cross-entropy of inputs x (B, …), of all trainable parameters.
+
+    Args:
+        run: the engine. x, y, task: the rows.
+        running: whether BatchNorm layers use their running statistics and leave them alone.
+    """
+    theta = list(run.parameters().values())
+    with by_running_statistics(run.model) if running else contextlib.nullcontext():
+        logits = run.forward(x, task).logits
     scale = run.gradient_scale()
-    loss = scale * F.cross_entropy(logits, old["y"])
-    return as_vector(torch.autograd.grad(loss, parameters, materialize_grads=True)) / scale
+    loss = scale * F.cross_entropy(logits, y)
+    return as_vector(torch.autograd.grad(loss, theta, materialize_grads=True)) / scale
+
+
+@contextlib.contextmanager
+def by_running_statistics(model: nn.Module) -> Iterator[None]:
+    """BatchNorm layers in eval mode, all others as they are."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+def moved_gradient(run: Run) -> tuple[Tensor, list[nn.Parameter]]:
+    """The step's gradient (P',) and the parameters of which it is: those that the step's loss depends on."""
+    moved = with_gradients(run)
+    return as_vector(gradients_of(moved)), moved
+
+
+def of_moved(run: Run, vectors: Tensor) -> Tensor:
+    """(…, P) of all trainable parameters → (…, P') of those that the step's loss depends on."""
+    theta = list(run.parameters().values())
+    pieces = vectors.split([p.numel() for p in theta], dim=-1)
+    kept = [piece for piece, p in zip(pieces, theta, strict=True) if p.grad is not None]
+    return vectors if len(kept) == len(theta) else torch.cat(kept, -1)
 
 
 def with_gradients(run: Run) -> list[nn.Parameter]:

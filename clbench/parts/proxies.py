@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from clbench.memory import Memory
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Batch, Output
-from clbench.views import contrastive_view
+from clbench.views import contrastive_view, kornia_view
 
 if TYPE_CHECKING:
     from clbench.engine import Run
@@ -22,23 +22,23 @@ class CosineHead(nn.Module):
 
     Args:
         proxies: (C, D) to begin with.
-        temperature: τ.
+        temperature: τ. eps: see `unit`.
     """
 
-    def __init__(self, proxies: Tensor, temperature: float) -> None:
+    def __init__(self, proxies: Tensor, temperature: float, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight = nn.Parameter(proxies.detach().clone())
-        self.temperature = temperature
+        self.temperature, self.eps = temperature, eps
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C)."""
-        return F.linear(unit(features), unit(self.weight)) / self.temperature
+        return F.linear(unit(features, self.eps), unit(self.weight, self.eps)) / self.temperature
 
 
-def unit(rows: Tensor) -> Tensor:
-    """(B, D) rows over their lengths; 10⁻⁶ keeps a row of zeros finite."""
+def unit(rows: Tensor, eps: float = 1e-6) -> Tensor:
+    """(B, D) rows over their lengths; eps, added to these, keeps a row of zeros finite."""
     lengths: Tensor = rows.norm(dim=1, keepdim=True)
-    return rows / (lengths + 1e-6)
+    return rows / (lengths + eps)
 
 
 class Proxies(Strategy):
@@ -71,18 +71,19 @@ class Proxies(Strategy):
         return scores.masked_fill(~self.seen, MASKED) if self.seen_only else scores
 
 
-SecondView = Literal["strong", "benchmark"]
-"""How the second view of an example is made: as in the authors' code, or by the benchmark's augmentation."""
+SecondView = Literal["strong", "kornia", "benchmark"]
+"""How the second view of an example is made: strongly, by one library or another, or as the benchmark augments."""
 
 
 def second_view(run: Run, raw: Tensor, kind: SecondView) -> Tensor:
     """(B, …) raw inputs → (B, …) what the model sees of them as a second view.
 
-    A strong view is a random resized crop with flip, colour jitter and greyscale (`clbench.views`), of colour images;
-    other inputs are augmented as the benchmark does.
+    A strong view is a random resized crop with flip, colour jitter and greyscale, of colour images, by the operations
+    of torchvision or of kornia 0.4.1 (`clbench.views`); other inputs are augmented as the benchmark does.
     """
-    if kind == "strong" and raw.dtype == torch.uint8 and raw.dim() == 4 and raw.shape[1] == 3:
-        return run.normalise(contrastive_view(raw, run.rng("views")))
+    if kind != "benchmark" and raw.dtype == torch.uint8 and raw.dim() == 4 and raw.shape[1] == 3:
+        view = contrastive_view if kind == "strong" else kornia_view
+        return run.normalise(view(raw, run.rng("views")))
     return run.augment(raw)
 
 

@@ -50,14 +50,18 @@ def traced(**params: Any) -> tuple[Run, list[tuple[Tensor, Tensor, Tensor | None
         return as_vector([p.grad.clone() for p in run.parameters().values()])
 
     def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:
+        if point == "extend":
+            drawn.clear()
+        if point != "gradients":
+            return call()
         before = total()
-        drawn.clear()
         call()
         reference = None
         if drawn:
             loss = F.cross_entropy(run.model(drawn[0]["x"]), drawn[0]["y"])
             reference = as_vector(torch.autograd.grad(loss, list(run.parameters().values())))
         steps.append((before, total(), reference))
+        return None
 
     watch(part, probe)
     benchmark = tiny_benchmark()
@@ -118,6 +122,32 @@ def test_first_examples_or_random_ones() -> None:
     assert len(kept) == 10
     assert kept <= own
     assert kept != {row.numpy().tobytes() for row in first.parts[1].memory["x"][:10]}
+
+
+def test_the_memory_passes_before_the_stream_as_gem_does() -> None:
+    orders: list[list[str]] = []
+    strategy = make_strategy("a-gem", memory=30)
+
+    def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:
+        if point == "extend":
+            orders.append([])
+        return call()
+
+    watch(strategy.parts[2], probe)
+    run = tiny_run(strategy, tiny_benchmark())
+    forward, draw = run.forward, strategy.parts[1].memory.draw
+
+    def forwarded(x: Tensor, task: Tensor | None = None) -> Any:
+        orders[-1].append("pass")
+        return forward(x, task)
+
+    def drawn(n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        orders[-1].append("draw")
+        return draw(n, generator)
+
+    run.forward, strategy.parts[1].memory.draw = forwarded, drawn  # type: ignore[method-assign]
+    run.fit()
+    assert orders == [["pass"]] * 4 + [["draw", "pass", "pass"]] * 8
 
 
 def test_parts() -> None:

@@ -36,6 +36,43 @@ def test_absent_classes_get_no_gradient_and_one_class_costs_nothing() -> None:
     assert within_batch(logits, torch.full((5,), 3)).item() == 0
 
 
+def test_unseen_classes_may_compete() -> None:
+    """Of labels 1 and 2 after 3: classes 1, 2 and, from the highest label on, 3, 4 and 5."""
+    logits = torch.randn((2, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = within_batch(logits, torch.tensor([1, 2]), torch.tensor(3))
+    torch.testing.assert_close(found, cross_entropy(logits, torch.tensor([1, 2]), [1, 2, 3, 4, 5]))
+
+
+def test_the_highest_label_is_that_of_the_whole_stream() -> None:
+    strategy = make_strategy("er-ace", memory=20, rivals="unseen")
+    seen: list[tuple[list[int], int]] = []
+
+    def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:
+        losses = call()
+        if point == "losses":
+            batch, out = arguments
+            highest = max(int(batch.y.max()), seen[-1][1] if seen else 0)
+            rivals = sorted({*batch.y.tolist(), *range(highest, 6)})
+            torch.testing.assert_close(losses["new"], cross_entropy(out.logits, batch.y, rivals))
+            seen.append((rivals, highest))
+        return losses
+
+    watch(strategy, probe)
+    tiny_run(strategy, tiny_benchmark(), batch_size=16, epochs=1).fit()
+    assert seen[0][0] == [0, 1, 2, 3, 4, 5]
+    assert seen[-1][0] == [4, 5]
+
+
+def test_the_head_may_be_cosine_of_scale_ten() -> None:
+    run = tiny_run(make_strategy("er-ace", head="cosine"), tiny_benchmark())
+    weight = run.model.head.weight  # type: ignore[union-attr]
+    features = torch.randn((5, 16), generator=torch.Generator().manual_seed(0))
+    features[0] = 0
+    x = features / (features.norm(dim=1, keepdim=True) + 1e-5)
+    expected = 10 * x @ (weight / (weight.norm(dim=1, keepdim=True) + 1e-5)).T
+    torch.testing.assert_close(run.logits(features), expected)
+
+
 @pytest.mark.parametrize(("alpha", "weights"), [(None, (1.0, 1.0)), (0.451, (0.451, 0.549))])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_step(seed: int, alpha: float | None, weights: tuple[float, float]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from clbench.strategies.refresh import Ascend, Information, Unlearn, fisher_of_labels
+from clbench.strategies.refresh import Ascend, Information, Unlearn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +27,7 @@ from clbench import (
 from clbench.augment import Transform
 from clbench.config import OptimConfig
 from clbench.engine import Run
+from clbench.parts import fisher_of_labels
 from clbench.testing import difference, tiny_benchmark, tiny_model, tiny_run
 from clbench.testing.tools import everything
 from clbench.types import Pool
@@ -252,7 +253,7 @@ def test_fisher_one_example_at_a_time(images: bool) -> None:
     run.fit()
     before = everything(run)
     exp = run.train[1]
-    found = fisher_of_labels(run, exp)
+    found = fisher_of_labels(run, exp, "refresh/augment")
     assert difference(before["model"], run.model.state_dict()) is None
     run.model.train(images)
     expected = {name: torch.zeros_like(p) for name, p in run.parameters().items()}

@@ -16,6 +16,7 @@ from clbench import make_strategy
 from clbench.augment import Transform
 from clbench.config import OptimConfig
 from clbench.engine import Run
+from clbench.memory import BatchReservoir, Reservoir
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.types import MASKED
 
@@ -108,6 +109,28 @@ def test_every_step(seed: int) -> None:
         torch.testing.assert_close(
             step["losses"]["contrast"].detach().double(), expected, rtol=1e-6, atol=2e-6
         )
+
+
+def test_nothing_is_left_of_a_batch_that_meets_an_empty_memory() -> None:
+    strategy = make_strategy("scr", memory=30)
+    counts: list[int] = []
+
+    def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:
+        if point == "after_step":
+            counts.append(int(run.model.backbone[2].num_batches_tracked))  # type: ignore[index, union-attr]
+        return call()
+
+    watch(strategy, probe)
+    run = tiny_run(strategy, tiny_benchmark(), batch_size=16, epochs=1)
+    run.fit()
+    assert counts[:3] == [0, 2, 4]  # both views have a pass
+
+
+@pytest.mark.parametrize(("fill", "kind"), [("example", Reservoir), ("batch", BatchReservoir)])
+@pytest.mark.parametrize("name", ["scr", "mir", "er-ace"])
+def test_the_reservoir_may_be_that_of_released_code(name: str, fill: str, kind: type) -> None:
+    run = tiny_run(make_strategy(name, memory=20, fill=fill), tiny_benchmark(experiences=1), epochs=1)
+    assert type(run.strategy.parts[-1].memory) is kind
 
 
 def test_prediction_is_the_nearest_class_mean() -> None:
