@@ -239,12 +239,12 @@ def _child(
 ) -> None:
     import torch
 
-    from clbench import api
+    from clbench import api, identity
 
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # a kill is no power cut, and waiting for the disk would be most of the time
     # Whoever edits a source while the tests run would give the continued run another id.
-    api.code_identity = same_code
+    identity.code_identity = same_code
     how = {"checkpoint_seconds": 0, "log": ["csv"]}
     benchmark, chosen = setting_of(strategy)
     watch = _Watch(fault, out, writes=count == "writes" or (fault is not None and fault.what == "full"))

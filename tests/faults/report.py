@@ -26,7 +26,7 @@ import measure
 import scaling
 from harness import Fault, References
 
-from clbench import api
+from clbench import identity
 from clbench.ledger import environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -142,7 +142,7 @@ def main() -> None:
         found = {"quick": quick, "environment": environment("cpu", 1)}
         told("two workers against one")
         found["scaling"] = two_workers(quick, folder / "scaling")
-        api.code_identity = harness.same_code  # from here on; workers of a suite would not have it
+        identity.code_identity = harness.same_code  # from here on; workers of a suite would not have it
         told("kills")
         found["kills"] = kills(references, strategies, 2, folder)
         told("full disks")

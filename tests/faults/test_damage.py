@@ -20,7 +20,7 @@ from harness import (
     same_code,
 )
 
-from clbench import api
+from clbench import identity
 
 FULL = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> References:
 
 @pytest.fixture(autouse=True)
 def _same_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "code_identity", same_code)
+    monkeypatch.setattr(identity, "code_identity", same_code)
 
 
 @pytest.fixture(scope="module")
