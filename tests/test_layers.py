@@ -76,6 +76,7 @@ def test_plugins_import_values_parts_and_data_but_not_the_engine(path: Path) -> 
             "clbench.memory",
             "clbench.augment",
             "clbench.errors",
+            "clbench.ranges",
         },
         "benchmarks": {
             "clbench",
@@ -85,6 +86,7 @@ def test_plugins_import_values_parts_and_data_but_not_the_engine(path: Path) -> 
             "clbench.augment",
             "clbench.registry",
             "clbench.errors",
+            "clbench.ranges",
         },
     }[path.parent.name]
     assert {m for m in imports(path) if m.startswith("clbench")} <= allowed

@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
     "racing": {"strategy": "er", "evaluation": {"level": "racing", "prefix": 4}, "train": {"epochs": 1}},
     "rare rows": {
         "strategy": "er+restart+cmo+ldam-drw+sam+imbsam",
-        "params": {"cmo__start": 0, "cmo__end": -1, "cmo__probability": 1.0, "ldam-drw__defer": 1},
+        "params": {"cmo__start": 0, "cmo__end": 0, "cmo__probability": 1.0, "ldam-drw__defer": 1},
         "network": "norm",
     },
     "balanced softmax": {"strategy": "finetune+freeze-after-first+balanced-softmax", "network": "norm"},
