@@ -62,7 +62,9 @@ def test_one_mean_serves_all_channels(images: Tensor) -> None:
     assert torch.equal(one.normalise(images), three.normalise(images))
 
 
-@pytest.mark.parametrize("given", [{"mean": (0.1, 0.2, 0.3), "std": 0.5}, {"mean": 0.5, "std": (0.1, 0.2, 0.3)}])
+@pytest.mark.parametrize(
+    "given", [{"mean": (0.1, 0.2, 0.3), "std": 0.5}, {"mean": 0.5, "std": (0.1, 0.2, 0.3)}]
+)
 def test_one_number_goes_with_a_list(given: dict[str, Any]) -> None:
     longest = {name: value if isinstance(value, tuple) else (value,) * 3 for name, value in given.items()}
     assert Transform(**given) == Transform(**longest)
