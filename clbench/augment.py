@@ -53,6 +53,9 @@ class Transform:
         object.__setattr__(self, "ops", tuple(self.ops))  # a list will do, but a transform is hashed
         for name in ("mean", "std"):
             object.__setattr__(self, name, per_channel(name, getattr(self, name)))
+        for name, other in (("mean", self.std), ("std", self.mean)):
+            if len(one := getattr(self, name)) == 1 < len(other):
+                object.__setattr__(self, name, one * len(other))
         for op in self.ops:
             if op not in OPS:
                 raise ConfigError(

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clbench.arguments import hints_of, plain as own, refusal, shown, taken_apart
 from clbench.errors import ConfigError, suggest
 from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
-from clbench.reads import located, names_file
+from clbench.reads import located, with_files
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
 from clbench.selection import DEFAULTS, FIXED, Address, Chosen, Selection, leaves
 from clbench.yamls import parse_pairs as parse_pairs, read_yaml as read_yaml
@@ -667,7 +667,7 @@ def _all_arguments(who: str, build: Any, given: dict[str, Any]) -> dict[str, Any
         k: p.default for k, p in inspect.signature(build).parameters.items() if p.default is not p.empty
     }
     values, hints = {k: plain(v) for k, v in {**defaults, **checked}.items()}, hints_of(who, build)
-    return {k: located(v) if names_file(hints.get(k), v) else v for k, v in values.items()}
+    return {k: with_files(hints.get(k), v, lambda at, path: located(path)) for k, v in values.items()}
 
 
 def plain(value: Any) -> Any:

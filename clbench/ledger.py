@@ -230,13 +230,14 @@ def by_content(
     """A configuration for a hash: files count by what they hold, and not by their paths."""
     bare = copy.deepcopy(dict(config))
     for address in files:
-        section, _, rest = address.partition(".")
-        *inner, key = rest.rsplit(".", 1)
-        inside = bare.get(section, {})
-        for step in inner:
-            inside = inside.get(step, {})
-        if key in inside:  # a plug-in's own files are no settings
-            inside[key] = None
+        name, *places = address.replace("]", "").split("[")  # in a parameter's lists
+        section, _, rest = name.partition(".")
+        *steps, last = section, *rest.rsplit(".", 1), *places
+        inside: Any = bare
+        for step in steps:
+            inside = inside[int(step)] if isinstance(inside, list) else inside.get(step, {})
+        if isinstance(inside, list) or last in inside:  # a plug-in's own files are no settings
+            inside[int(last) if isinstance(inside, list) else last] = None
     return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
 
 

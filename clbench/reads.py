@@ -19,7 +19,7 @@ import sys
 import sysconfig
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,17 +43,32 @@ def _spelled(value: Any) -> Any:
 
 READ = _Read()
 File = Annotated[str, READ]
-"""The type of a parameter that names a file or a folder which is read; what it holds counts, wherever it lies."""
+"""The type of a parameter that names a file or a folder which is read, or of the members of a list of them; what these
+hold counts, wherever they lie."""
 
 
-def names_file(hint: Any, value: Any) -> bool:
-    """Whether a parameter of that type has a file or folder for its value, and not a word that its type lists."""
-    if not isinstance(value, str) or not value:
-        return False
+def with_files(hint: Any, value: Any, change: Callable[[str, str], str], at: str = "") -> Any:
+    """A parameter's value, with `change(where, path)` for every file or folder that it names by its type.
+
+    Files may stand in lists, at `[0]` and so on; a word that the type lists is none.
+    """
+    notes = getattr(hint, "__metadata__", ())
+    if notes and READ not in notes:
+        return with_files(typing.get_args(hint)[0], value, change, at)
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if isinstance(value, list | tuple):
+        for kind in kinds:
+            if typing.get_origin(kind) in (list, tuple, Sequence) and (inside := typing.get_args(kind)):
+                each = inside if len(inside) == len(value) and ... not in inside else inside[:1] * len(value)
+                return [
+                    with_files(inner, one, change, f"{at}[{i}]")
+                    for i, (inner, one) in enumerate(zip(each, value, strict=True))
+                ]
+    if not isinstance(value, str) or not value:
+        return value
     if any(typing.get_origin(kind) is Literal and value in typing.get_args(kind) for kind in kinds):
-        return False
-    return any(READ in getattr(kind, "__metadata__", ()) for kind in kinds)
+        return value
+    return change(at, value) if any(READ in getattr(kind, "__metadata__", ()) for kind in kinds) else value
 
 
 def located(path: str) -> str:

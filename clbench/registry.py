@@ -31,7 +31,7 @@ from typing import Any, Generic, TypeVar
 
 from clbench.arguments import check_arguments as check_arguments, hints_of, type_name as type_name
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
-from clbench.reads import File as File, Watch, names_file, watched
+from clbench.reads import File as File, Watch, watched, with_files
 from clbench.sources import where_defined
 
 
@@ -87,10 +87,12 @@ class Entry:
         return {name: Path(os.path.abspath(folder / name)) for name in self.reads}
 
     def named(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Those of its parameters' values that name a file or a folder."""
+        """The files and folders that its parameters name, by parameter and place in its list."""
         assert self.build is not None
-        hints = hints_of(f"'{self.name}'", self.build)
-        return {key: value for key, value in values.items() if names_file(hints.get(key), value)}
+        hints, found = hints_of(f"'{self.name}'", self.build), dict[str, str]()
+        for key, value in values.items():
+            with_files(hints.get(key), value, lambda at, path: found.setdefault(at, path), key)
+        return found
 
     def signature(self) -> inspect.Signature:
         assert self.build is not None
@@ -282,7 +284,7 @@ class Registry(Generic[T]):
                 raise self._unknown(name)
         return self._made[name]
 
-    def make(self, name: str, **params: Any) -> T:
+    def make(self, name: str, /, **params: Any) -> T:
         """Build what a name stands for.
 
         Raises:

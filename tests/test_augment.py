@@ -62,6 +62,14 @@ def test_one_mean_serves_all_channels(images: Tensor) -> None:
     assert torch.equal(one.normalise(images), three.normalise(images))
 
 
+@pytest.mark.parametrize(
+    "given", [{"mean": (0.1, 0.2, 0.3), "std": 0.5}, {"mean": 0.5, "std": (0.1, 0.2, 0.3)}]
+)
+def test_one_number_goes_with_a_list(given: dict[str, Any]) -> None:
+    longest = {name: value if isinstance(value, tuple) else (value,) * 3 for name, value in given.items()}
+    assert Transform(**given) == Transform(**longest)
+
+
 def test_normalise_first_used_without_gradients_works_with_them() -> None:
     transform = Transform(mean=(0.3125,), std=(0.75,))  # used nowhere else: constants are cached
     features = torch.ones(2, 4)

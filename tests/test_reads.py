@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from clbench.leaderboard.again import first_steps
 from clbench.leaderboard.board import row_id
 from clbench.leaderboard.store import check
 from clbench.ledger import read_record
-from clbench.reads import File, digest, located, names_file
+from clbench.reads import File, digest, located, with_files
 from clbench.registry import benchmarks, load_plugin, models, strategies
 
 TINY: dict[str, Any] = {"iterations": 2, "every": 1, "hidden": [4]}
@@ -219,6 +219,28 @@ def test_a_parameter_that_names_a_file_counts_by_content() -> None:
     }
 
 
+def test_files_in_lists_count_by_content_in_their_order() -> None:
+    plugin(
+        parameter="paths: tuple[clbench.File, ...] | None = None",
+        body="[(Path(path)).read_text() for path in paths or []]",
+    )
+    Path("a.txt").write_text("a")
+    Path("b.txt").write_text("b")
+    shutil.copy("b.txt", "copy.txt")
+    record = run("mine", paths=["a.txt", "./b.txt"])
+    assert {where: file["sha256"] for where, file in record.files.items()} == {
+        f"params.mine.paths[{i}]": digest(Path(name)) for i, name in enumerate(("a.txt", "b.txt"))
+    }
+    assert run("mine", paths=["a.txt", "copy.txt"]).id == record.id
+    assert run("mine", paths=["b.txt", "a.txt"]).id != record.id
+    assert run("mine", paths=["a.txt"]).id != record.id
+
+
+def test_a_factory_may_have_a_parameter_of_any_name() -> None:
+    plugin(parameter="name: str = 'x', entry: int = 1, self: int = 2")
+    assert run("mine", name="y").config["params"]["mine"] == {"name": "y", "entry": 1, "self": 2}
+
+
 def test_a_folder_counts_by_all_that_is_in_it() -> None:
     Path("folder/inner").mkdir(parents=True)
     Path("folder/inner/a.txt").write_text("a")
@@ -236,17 +258,11 @@ def test_a_declared_file_that_is_not_there_is_named() -> None:
         run("mine")
 
 
-def test_words_that_a_type_lists_are_no_files(tmp_path: Path) -> None:
-    from typing import Literal
-
+def test_words_that_a_type_lists_are_no_files() -> None:
     hint = Literal["auto"] | File
-    assert [names_file(hint, value) for value in ("auto", "x.npz", None, "", 3)] == [
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]
+    given = ("auto", "x.npz", None, "", 3)
+    changed = [with_files(hint, value, lambda at, path: f"!{path}") for value in given]
+    assert changed == ["auto", "!x.npz", None, "", 3]
     assert located("x.npz") == "x.npz"  # nothing lies there
 
 
