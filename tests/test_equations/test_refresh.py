@@ -109,6 +109,9 @@ def test_random_step_against_formula() -> None:
     x, y = torch.randn((6, 2), generator=generator, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
     model = linear([[0.3, -1.0], [0.5, 2.0]])
     model.head = nn.Linear(2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        for p in model.head.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
     run, part = unlearning(model, benchmark_of(x, y), noise=0.0, delta=0.1, damping=0.5)
     theta = run.parameters()
     fisher = {
