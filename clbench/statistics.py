@@ -7,6 +7,7 @@ signed-rank test cannot reach p < 0.05 (its least two-sided p is 1/16), so the p
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -28,9 +29,13 @@ RANKED_FROM = 5
 SIGNED_RANK_FROM = 10
 """Pairs from which on Wilcoxon's signed-rank test is used."""
 
+ALL_SIGNS = 13
+"""Pairs up to which that test goes through all signs where ties or zeros make its table wrong, as SciPy does."""
+
 LEVEL = 0.05
 """Of a family of comparisons."""
 
+Floats = NDArray[np.float64]
 
 ROUNDING = 1e-12
 """Differences that are less are of rounding."""
@@ -83,6 +88,7 @@ def prediction_half(values: Sequence[float], m: int, level: float = 0.95) -> flo
     return _t(level, n) * float(np.std(values, ddof=1)) * math.sqrt(1 / n + 1 / m)
 
 
+@functools.lru_cache(maxsize=4096)
 def _t(level: float, n: int) -> float:
     from scipy import stats
 
@@ -113,31 +119,60 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     Raises:
         ValueError: they share no seed.
     """
-    from scipy import stats
-
     seeds = sorted(a.keys() & b.keys())
     differences = [a[seed] - b[seed] for seed in seeds]
-    interval = t_interval(differences)
     test = "Wilcoxon" if len(seeds) >= SIGNED_RANK_FROM else "paired t"
-    if len(seeds) < 2 or max(map(abs, differences)) < ROUNDING:
-        return Comparison(interval, 1.0, test)
-    if test == "Wilcoxon":
-        return Comparison(interval, float(stats.wilcoxon(differences).pvalue), test)
-    if np.ptp(differences) < ROUNDING:  # the same difference every time; t would be infinite
-        return Comparison(interval, 0.0, test)
-    return Comparison(interval, float(stats.ttest_1samp(differences, 0.0).pvalue), test)
+    return Comparison(t_interval(differences), float(_p_values(np.array([differences]))[0]), test)
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def _p_values(differences: Floats) -> Floats:
+    """(P,) of the differences (P, n) of P pairs; all at once, as tables of hundreds of rows have thousands of pairs."""
+    from scipy import stats
+
+    n, p = differences.shape[1], np.ones(len(differences))
+    differ = (np.abs(differences).max(axis=1) >= ROUNDING) & (n > 1)
+    if n >= SIGNED_RANK_FROM:
+        p[differ] = _signed_rank(differences[differ])
+        return p
+    steady = differ & (np.ptp(differences, axis=1) < ROUNDING)  # the same every time; t would be infinite
+    p[steady] = 0.0
+    if (differ := differ & ~steady).any():
+        p[differ] = stats.ttest_1samp(differences[differ], 0.0, axis=1).pvalue
+    return p
+
+
+def _signed_rank(differences: Floats) -> Floats:
+    """(P,) p of Wilcoxon's signed-rank test; of ties and zeros among few differences, by all signs they may have."""
+    from scipy import stats
+
+    n, p, sizes = differences.shape[1], np.ones(len(differences)), np.abs(differences)
+    regular = (sizes > 0).all(axis=1) & (np.diff(np.sort(sizes, axis=1), axis=1) > 0).all(axis=1)
+    for rows, of_ties in ((regular, False), (~regular, True)):
+        if not rows.any():
+            continue
+        if not of_ties or n > ALL_SIGNS:
+            p[rows] = stats.wilcoxon(differences[rows], axis=1).pvalue
+            continue
+        signs = np.array(list(itertools.product((0.0, 1.0), repeat=n)))  # (2ⁿ, n)
+        of_rows = []
+        for part in np.array_split(differences[rows], math.ceil(rows.sum() / 256)):
+            places = stats.rankdata(np.where(part == 0, np.inf, np.abs(part)), axis=1) * (part != 0)
+            sums, own = places @ signs.T, (places * (part > 0)).sum(axis=1, keepdims=True)  # halves, so exact
+            of_rows.append(2 * np.minimum((sums <= own).mean(axis=1), (sums >= own).mean(axis=1)))
+        p[rows] = np.minimum(np.concatenate(of_rows), 1.0)
+    return p
+
+
+def holm(p: ArrayLike) -> list[float]:
     """Holm's adjusted p-values, in the given order: no false claim at all with probability 1 − level.
 
     The k-th smallest (from 0) of n becomes max over those up to it of (n − k) p, at most 1.
     """
-    adjusted, largest = [1.0] * len(p), 0.0
-    for k, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        largest = max(largest, min(1.0, (len(p) - k) * p[i]))
-        adjusted[i] = largest
-    return adjusted
+    given = np.asarray(p, dtype=np.float64)
+    order, adjusted = np.argsort(given, kind="stable"), np.empty_like(given)
+    adjusted[order] = np.maximum.accumulate(np.minimum(np.arange(len(given), 0, -1) * given[order], 1.0))
+    found: list[float] = adjusted.tolist()
+    return found
 
 
 class Rank(NamedTuple):
@@ -186,18 +221,25 @@ def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) ->
 
     Pairs that share fewer than `RANKED_FROM` seeds are not compared.
     """
-    pairs = [
-        (i, j)
-        for i in range(len(rivals))
-        for j in range(i + 1, len(rivals))
-        if len(rivals[i].keys() & rivals[j].keys()) >= RANKED_FROM
-    ]
-    compared = [compare(rivals[i], rivals[j]) for i, j in pairs]
-    return [
-        (i, j) if (comparison.difference.mean > 0) == higher_is_better else (j, i)
-        for (i, j), comparison, p in zip(pairs, compared, holm([c.p for c in compared]), strict=True)
-        if p < LEVEL
-    ]
+    by_seeds: dict[frozenset[int], list[int]] = {}
+    for i, values in enumerate(rivals):
+        by_seeds.setdefault(frozenset(values), []).append(i)
+    pairs, means, p = [np.empty((0, 2), np.int64)], [np.empty(0)], [np.empty(0)]
+    for (seeds, some), (others, more) in itertools.combinations_with_replacement(by_seeds.items(), 2):
+        shared = sorted(seeds & others)
+        if len(shared) < RANKED_FROM:
+            continue
+        one, other = (np.array([[rivals[i][seed] for seed in shared] for i in group]) for group in (some, more))
+        # Within a group, every pair once.
+        i, j = np.triu_indices(len(some), 1) if some is more else np.indices((len(some), len(more))).reshape(2, -1)
+        differences = one[i] - other[j]
+        pairs.append(np.stack([np.array(some)[i], np.array(more)[j]], axis=1))
+        means.append(differences.mean(axis=1))
+        p.append(_p_values(differences))
+    certain = np.array(holm(np.concatenate(p))) < LEVEL
+    first = (np.concatenate(means) > 0) == higher_is_better
+    found = np.where(first[:, None], np.concatenate(pairs), np.concatenate(pairs)[:, ::-1])[certain]
+    return sorted((int(winner), int(loser)) for winner, loser in found)
 
 
 def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[float]:
