@@ -29,8 +29,8 @@ RANKED_FROM = 5
 SIGNED_RANK_FROM = 10
 """Pairs from which on Wilcoxon's signed-rank test is used."""
 
-ALL_SIGNS = 13
-"""Pairs up to which that test goes through all signs where ties or zeros make its table wrong, as SciPy does."""
+EXACT_TO, ALL_SIGNS = 50, 13
+"""Pairs up to which that test is exact, and up to which it is so with ties or zeros, by all signs that there can be."""
 
 LEVEL = 0.05
 """Of a family of comparisons."""
@@ -90,9 +90,9 @@ def prediction_half(values: Sequence[float], m: int, level: float = 0.95) -> flo
 
 @functools.lru_cache(maxsize=4096)
 def _t(level: float, n: int) -> float:
-    from scipy import stats
+    from scipy import special  # not scipy.stats: half the memory of a report, and a second
 
-    return float(stats.t.ppf((1 + level) / 2, n - 1))
+    return float(special.stdtrit(n - 1, (1 + level) / 2))
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
 
 def _p_values(differences: Floats) -> Floats:
     """(P,) of the differences (P, n) of P pairs; all at once, as tables of hundreds of rows have thousands of pairs."""
-    from scipy import stats
+    from scipy import special
 
     n, p = differences.shape[1], np.ones(len(differences))
     differ = (np.abs(differences).max(axis=1) >= ROUNDING) & (n > 1)
@@ -136,31 +136,60 @@ def _p_values(differences: Floats) -> Floats:
         return p
     steady = differ & (np.ptp(differences, axis=1) < ROUNDING)  # the same every time; t would be infinite
     p[steady] = 0.0
-    if (differ := differ & ~steady).any():
-        p[differ] = stats.ttest_1samp(differences[differ], 0.0, axis=1).pvalue
+    some = differences[differ & ~steady]
+    t = some.mean(axis=1) / np.sqrt(some.var(axis=1, ddof=min(1, n - 1)) / n)
+    p[differ & ~steady] = 2 * special.stdtr(n - 1, -np.abs(t))
     return p
 
 
 def _signed_rank(differences: Floats) -> Floats:
-    """(P,) p of Wilcoxon's signed-rank test; of ties and zeros among few differences, by all signs they may have."""
-    from scipy import stats
+    """(P,) p of Wilcoxon's signed-rank test, without zeros: exact, or by the normal distribution where there are many.
 
-    n, p, sizes = differences.shape[1], np.ones(len(differences)), np.abs(differences)
-    regular = (sizes > 0).all(axis=1) & (np.diff(np.sort(sizes, axis=1), axis=1) > 0).all(axis=1)
-    for rows, of_ties in ((regular, False), (~regular, True)):
-        if not rows.any():
-            continue
-        if not of_ties or n > ALL_SIGNS:
-            p[rows] = stats.wilcoxon(differences[rows], axis=1).pvalue
-            continue
+    Up to `EXACT_TO` differences are many if there are ties or zeros among them and they are more than `ALL_SIGNS`.
+    """
+    from scipy import special
+
+    n, there = differences.shape[1], differences != 0
+    less, ties = _placed(np.abs(differences))
+    zeros = n - there.sum(axis=1)
+    places = np.where(there, less + (ties + 1) / 2 - zeros[:, None], 0.0)
+    plus, p = (places * (differences > 0)).sum(axis=1), np.empty(len(differences))
+    regular = (ties == 1).all(axis=1) & (zeros == 0)
+    if n <= EXACT_TO:
+        rank_sum = plus[regular].astype(np.int64)
+        p[regular] = 2 * _rank_sums(n)[np.minimum(rank_sum, n * (n + 1) // 2 - rank_sum)]
+    if n <= ALL_SIGNS:
         signs = np.array(list(itertools.product((0.0, 1.0), repeat=n)))  # (2ⁿ, n)
-        of_rows = []
-        for part in np.array_split(differences[rows], math.ceil(rows.sum() / 256)):
-            places = stats.rankdata(np.where(part == 0, np.inf, np.abs(part)), axis=1) * (part != 0)
-            sums, own = places @ signs.T, (places * (part > 0)).sum(axis=1, keepdims=True)  # halves, so exact
-            of_rows.append(2 * np.minimum((sums <= own).mean(axis=1), (sums >= own).mean(axis=1)))
-        p[rows] = np.minimum(np.concatenate(of_rows), 1.0)
-    return p
+        for i in np.flatnonzero(~regular):
+            sums = signs @ places[i]  # of halves, so exact
+            p[i] = 2 * min((sums <= plus[i]).mean(), (sums >= plus[i]).mean())
+    else:
+        rows = ~regular if n <= EXACT_TO else slice(None)
+        count = (n - zeros[rows]).astype(np.float64)
+        tied = np.where(there, ties**2 - 1, 0)[rows].sum(axis=1)  # t³ − t of every group of t
+        spread = np.sqrt((count * (count + 1) * (2 * count + 1) - tied / 2) / 24)
+        p[rows] = 2 * special.ndtr(-np.abs(plus[rows] - count * (count + 1) / 4) / spread)
+    return np.minimum(p, 1.0)
+
+
+def _placed(values: Floats) -> tuple[Floats, Floats]:
+    """For each of (P, n) values, how many of its row are less, and how many equal to it, itself included."""
+    pairs = list(zip(np.sort(values, axis=1), values, strict=True))
+    less, up_to = (
+        np.array([np.searchsorted(row, v, side) for row, v in pairs], np.float64).reshape(values.shape)
+        for side in ("left", "right")
+    )
+    return less, up_to - less
+
+
+@functools.lru_cache(maxsize=64)
+def _rank_sums(n: int) -> Floats:
+    """The distribution function of the sum of those of the ranks 1 to n that a coin chooses."""
+    chances = np.ones(1)
+    for k in range(1, n + 1):
+        chances = np.pad(chances, (0, k)) / 2 + np.pad(chances, (k, 0)) / 2
+    summed: Floats = np.cumsum(chances)
+    return summed
 
 
 def holm(p: ArrayLike) -> list[float]:
@@ -229,9 +258,15 @@ def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) ->
         shared = sorted(seeds & others)
         if len(shared) < RANKED_FROM:
             continue
-        one, other = (np.array([[rivals[i][seed] for seed in shared] for i in group]) for group in (some, more))
+        one, other = (
+            np.array([[rivals[i][seed] for seed in shared] for i in group]) for group in (some, more)
+        )
         # Within a group, every pair once.
-        i, j = np.triu_indices(len(some), 1) if some is more else np.indices((len(some), len(more))).reshape(2, -1)
+        i, j = (
+            np.triu_indices(len(some), 1)
+            if some is more
+            else np.indices((len(some), len(more))).reshape(2, -1)
+        )
         differences = one[i] - other[j]
         pairs.append(np.stack([np.array(some)[i], np.array(more)[j]], axis=1))
         means.append(differences.mean(axis=1))
@@ -248,14 +283,12 @@ def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool)
     Raises:
         ValueError: there is no seed that all share.
     """
-    from scipy import stats
-
     seeds = sorted(set.intersection(*(set(values) for values in rivals)))
     if not seeds:
         raise ValueError("These rivals share no seed.")
     values = np.array([[rival[seed] for rival in rivals] for seed in seeds])  # (seeds, rivals)
-    places = stats.rankdata(-values if higher_is_better else values, axis=1)
-    return [float(place) for place in places.mean(axis=0)]
+    less, equal = _placed(-values if higher_is_better else values)
+    return [float(place) for place in (less + (equal + 1) / 2).mean(axis=0)]
 
 
 def groups(order: Sequence[int], apart: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
