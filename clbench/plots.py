@@ -7,7 +7,6 @@ are grey, black or brown, and dashed. A strategy keeps its style across plots gi
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import math
 import os
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clbench.curve import NETWORK
+from clbench.curve import NETWORK, Curve, Ticks
 from clbench.files import atomic_write, make_folder
 from clbench.statistics import INTERVAL_FROM, TOO_FEW, mean_and_half
 
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from clbench.curve import Curve, Ticks
-
 Floats = NDArray[np.float64]
 Path_ = str | os.PathLike[str]
+Line = tuple[Floats, Floats, Floats | None]
+"""Progress (P,), mean (P,), and half the width of the 95 % interval (P,), None for too few runs."""
 
 DPI = 150
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900")
@@ -100,9 +99,98 @@ def progress(curve: Curve) -> Floats:
     return ticks.experience + fraction
 
 
-def mean_curve(
-    curves: Sequence[Curve], value: Callable[[Ticks], Floats]
-) -> tuple[Floats, Floats, Floats | None] | None:
+@dataclass(frozen=True)
+class Trace:
+    """What is drawn of a run: a small part of its curve, so that those of thousands fit into memory.
+
+    Attributes:
+        experiences: that were begun.
+        x: (K,) progress of its ticks. one, seen: (K,) accuracy on one test stream, and the mean over those seen so far.
+        matrix: (T, S) the accuracy matrix; None without full evaluations.
+        network: (T, 4) what was measured of the network at the ends of experiences; None if nothing was.
+    """
+
+    experiences: int
+    x: Floats
+    one: Floats
+    seen: Floats
+    matrix: Floats | None
+    network: Floats | None
+
+    @staticmethod
+    def of(curve: Curve, evaluated: int = 0) -> Trace:
+        """Of a curve; `one` is its test stream `evaluated`, from 0."""
+        ticks = curve.ticks()
+        known = evaluated < ticks.accuracy.shape[1]
+        return Trace(
+            curve.experiences,
+            progress(curve),
+            ticks.accuracy[:, evaluated].copy() if known else np.full(len(ticks), np.nan),
+            seen_so_far(ticks),
+            curve.matrix().R if curve.full.any() else None,
+            curve.network[-curve.experiences :] if len(curve.network) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of the runs of one strategy: means, and half the widths of their intervals.
+
+    Attributes:
+        runs: how many. experiences: of the longest. ticks: whether any was evaluated between the ends of experiences.
+        one, seen: lines, as of `mean_curve`.
+        matrix: the mean; None if a run has none.
+        panels: accuracy at the end of its own experience, and each column of `NETWORK`; empty if a run lacks them.
+    """
+
+    runs: int
+    experiences: int
+    ticks: bool
+    one: Line | None
+    seen: Line | None
+    matrix: Floats | None
+    panels: tuple[tuple[Floats, Floats | None], ...]
+
+    @staticmethod
+    def of(traces: Sequence[Trace]) -> Drawn:
+        matrices = [trace.matrix for trace in traces if trace.matrix is not None]
+        networks = [trace.network for trace in traces if trace.network is not None]
+        panels: list[list[Floats]] = []
+        if traces and len(networks) == len(traces):
+            panels = [
+                [R.diagonal() for R in matrices],
+                *([n[:, i] for n in networks] for i in range(len(NETWORK))),
+            ]
+        return Drawn(
+            len(traces),
+            max((trace.experiences for trace in traces), default=0),
+            any(len(trace.x) for trace in traces),
+            _mean_line([(trace.x, trace.one) for trace in traces]),
+            _mean_line([(trace.x, trace.seen) for trace in traces]),
+            _mean(matrices) if traces and len(matrices) == len(traces) else None,
+            tuple(mean_and_half(values) for values in panels),
+        )
+
+
+Runs = Drawn | Sequence[Curve]
+
+
+def drawn(curves: Mapping[str, Runs], evaluated: int = 0) -> dict[str, Drawn]:
+    """Strategy → what is drawn of its runs, where that is not given already."""
+    return {
+        name: runs if isinstance(runs, Drawn) else Drawn.of([Trace.of(curve, evaluated) for curve in runs])
+        for name, runs in curves.items()
+    }
+
+
+def seen_so_far(ticks: Ticks) -> Floats:
+    """(K,) The mean accuracy over the streams that each tick has seen."""
+    seen = ticks.total > 0
+    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / seen.sum(axis=1)
+    return mean  # of one stream at least, or there was no tick
+
+
+def mean_curve(curves: Sequence[Curve], value: Callable[[Ticks], Floats]) -> Line | None:
     """Mean over runs: progress (P,), mean (P,), half the width of the 95 % interval (P,), None for too few runs.
 
     Args:
@@ -113,24 +201,28 @@ def mean_curve(
     steps are not resampled, so that no dip gets lost. It spans what all runs have. None if a run has nothing
     to draw.
     """
-    runs = []
-    for curve in curves:
-        y = value(curve.ticks())
-        drawn = ~np.isnan(y)
-        runs.append((progress(curve)[drawn], y[drawn]))
-    if not runs or not all(len(x) for x, _ in runs):
+    return _mean_line([(progress(curve), value(curve.ticks())) for curve in curves])
+
+
+def _mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:
+    there = [(x[known], y[known]) for x, y in runs for known in [~np.isnan(y)]]
+    if not there or not all(len(x) for x, _ in there):
         return None
-    grid = np.unique(np.concatenate([x for x, _ in runs]).round(9))
-    grid = grid[(grid >= max(x[0] for x, _ in runs) - 1e-9) & (grid <= min(x[-1] for x, _ in runs) + 1e-9)]
+    grid = np.unique(np.concatenate([x for x, _ in there]).round(9))
+    grid = grid[(grid >= max(x[0] for x, _ in there) - 1e-9) & (grid <= min(x[-1] for x, _ in there) + 1e-9)]
     if not len(grid):
         return None
-    mean, half = mean_and_half([np.interp(grid, x, y) for x, y in runs])
+    mean, half = mean_and_half([np.interp(grid, x, y) for x, y in there])
     return grid, mean, half
 
 
 def mean_matrix(curves: Sequence[Curve]) -> Floats:
     """(T, S) The mean accuracy matrix of runs of one strategy; NaN where a run was not evaluated."""
-    mean: Floats = np.mean([curve.matrix().R for curve in curves], axis=0)
+    return _mean([curve.matrix().R for curve in curves])
+
+
+def _mean(matrices: Sequence[Floats]) -> Floats:
+    mean: Floats = np.mean(matrices, axis=0)
     return mean
 
 
@@ -138,7 +230,7 @@ def mean_matrix(curves: Sequence[Curve]) -> Floats:
 
 
 def stability_gap(
-    curves: Mapping[str, Sequence[Curve]],
+    curves: Mapping[str, Runs],
     path: Path_,
     *,
     evaluated: int = 0,
@@ -148,25 +240,21 @@ def stability_gap(
     """Accuracy on one experience after every step: its drops after boundaries are the stability gap.
 
     Args:
-        curves: strategy → its runs.
+        curves: strategy → its runs, or what is drawn of them.
         path: the PNG file to write.
-        evaluated: the test stream, from 0.
+        evaluated: the test stream, from 0; of what is given as drawn, it is the first.
         title: above the plot.
         styles: strategy → style, for plots that belong together.
     """
 
-    def value(ticks: Ticks) -> Floats:
-        known = evaluated < ticks.accuracy.shape[1]
-        column: Floats = ticks.accuracy[:, evaluated] if known else np.full(len(ticks), np.nan)
-        return column
-
     ordinal = "the first experience" if evaluated == 0 else f"experience {evaluated + 1}"
     heading = f"Accuracy on {ordinal}" if title is None else title
-    return _lines(curves, path, value, heading, f"test accuracy on {ordinal}", styles)
+    lines = {name: (runs, runs.one) for name, runs in drawn(curves, evaluated).items()}
+    return _lines(lines, path, heading, f"test accuracy on {ordinal}", styles)
 
 
 def seen_accuracy(
-    curves: Mapping[str, Sequence[Curve]],
+    curves: Mapping[str, Runs],
     path: Path_,
     *,
     title: str | None = None,
@@ -177,13 +265,9 @@ def seen_accuracy(
     Args: as of `stability_gap`.
     """
 
-    def value(ticks: Ticks) -> Floats:
-        seen = ticks.total > 0
-        mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / seen.sum(axis=1)
-        return mean  # of one stream at least, or there was no tick
-
     heading = "Accuracy on the experiences seen so far" if title is None else title
-    return _lines(curves, path, value, heading, "test accuracy, mean over seen experiences", styles)
+    lines = {name: (runs, runs.seen) for name, runs in drawn(curves).items()}
+    return _lines(lines, path, heading, "test accuracy, mean over seen experiences", styles)
 
 
 def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: str | None = None) -> Path:
@@ -229,7 +313,7 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
 
 
 def plasticity(
-    curves: Mapping[str, Sequence[Curve]],
+    curves: Mapping[str, Runs],
     path: Path_,
     *,
     title: str | None = None,
@@ -240,17 +324,14 @@ def plasticity(
     Args: as of `stability_gap`; of curves without the table there is nothing to draw.
     """
     look = {**_default_styles(curves), **(styles or {})}
-    measured = {name: runs for name, runs in curves.items() if runs and all(len(c.network) for c in runs)}
-    panels: list[tuple[str, Callable[[Curve], Floats]]] = [
-        ("accuracy on the experience at its end", lambda curve: curve.matrix().R.diagonal()),
-        *((name.replace("_", " "), functools.partial(_measured, column=i)) for i, name in enumerate(NETWORK)),
-    ]
+    measured = {name: runs for name, runs in drawn(curves).items() if runs.panels}
+    labels = ("accuracy on the experience at its end", *(name.replace("_", " ") for name in NETWORK))
     with _figure() as new:
         figure = new(10.5, 6.0)
         axes = figure.subplots(2, 3)
-        for axis, (label, value) in zip(axes.flat, panels, strict=False):
+        for i, (axis, label) in enumerate(zip(axes.flat, labels, strict=False)):
             for name, runs in measured.items():
-                mean, half = mean_and_half([value(curve) for curve in runs])
+                mean, half = runs.panels[i]
                 x, style = np.arange(1, len(mean) + 1), look[name]
                 axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, label=name)
                 if half is not None:
@@ -269,12 +350,6 @@ def plasticity(
         return save(figure, path)
 
 
-def _measured(curve: Curve, column: int) -> Floats:
-    """(T,) a column of the table `network` at the ends of experiences."""
-    ends: Floats = curve.network[-curve.experiences :, column]
-    return ends
-
-
 def save(figure: Figure, path: Path_) -> Path:
     """Write a PNG whole or not at all, without time or version, so that equal figures have equal bytes."""
     content = io.BytesIO()
@@ -289,17 +364,16 @@ def save(figure: Figure, path: Path_) -> Path:
 
 
 def _lines(
-    curves: Mapping[str, Sequence[Curve]],
+    runs: Mapping[str, tuple[Drawn, Line | None]],
     path: Path_,
-    value: Callable[[Ticks], Floats],
     title: str,
     ylabel: str,
     given: Mapping[str, Style] | None,
 ) -> Path:
     """One line a strategy over the progress of the stream, named at its right end."""
-    look = {**styles(curves), **(given or {})}
-    drawn = {name: line for name, runs in curves.items() if (line := mean_curve(runs, value)) is not None}
-    experiences = max((curve.experiences for runs in curves.values() for curve in runs), default=1)
+    look = {**styles(runs), **(given or {})}
+    drawn = {name: line for name, (_, line) in runs.items() if line is not None}
+    experiences = max((of.experiences for of, _ in runs.values() if of.runs), default=1)
     with _figure() as new:
         height = max(4.4, 0.21 * len(drawn) + 1.2)
         figure = new(8.4, height)
@@ -318,12 +392,19 @@ def _lines(
         if not drawn:
             axis.text(0.5, 0.5, "nothing was evaluated", transform=axis.transAxes, ha="center", color=FAINT)
         axis.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=22)
-        axis.text(0, 1.025, _subtitle(curves), transform=axis.transAxes, fontsize=9, color=FAINT)
+        axis.text(
+            0,
+            1.025,
+            _subtitle([of.runs for of, _ in runs.values()]),
+            transform=axis.transAxes,
+            fontsize=9,
+            color=FAINT,
+        )
         return save(figure, path)
 
 
-def _subtitle(curves: Mapping[str, Sequence[Curve]]) -> str:
-    counts = sorted({len(runs) for runs in curves.values() if runs})
+def _subtitle(of: Iterable[int]) -> str:
+    counts = sorted({runs for runs in of if runs})
     if not counts:
         return ""
     runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"

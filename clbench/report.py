@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clbench import plots
 from clbench.errors import LedgerError
@@ -37,9 +36,6 @@ from clbench.tables import (
     shown_metrics,
     table_rows,
 )
-
-if TYPE_CHECKING:
-    from clbench.curve import Curve
 
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
@@ -69,8 +65,11 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
         (cell.strategy for cell in cells), {cell.strategy: cell.name for cell in cells if cell.name}
     )
     sections = []
+    cells_of: dict[str, list[Cell]] = {}
+    for cell in cells:
+        cells_of.setdefault(cell.benchmark, []).append(cell)
     for benchmark, table in rows.items():
-        runs = [cell for cell in cells if cell.benchmark == benchmark]
+        runs = cells_of[benchmark]
         figures, lost = _draw(benchmark, slugs[benchmark], runs, folder, style)
         changes = differences.get(benchmark, [])
         sections.append(_section(benchmark, slugs[benchmark], table, changes, runs, figures, lost))
@@ -81,13 +80,14 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
 
 def _slugs(benchmarks: Iterable[str]) -> dict[str, str]:
     """A part of file names for each benchmark; labels are free text."""
-    slugs: dict[str, str] = {}
+    slugs, taken = dict[str, str](), set[str]()
     for name in benchmarks:
         slug = base = re.sub(r"[^a-z0-9.]+", "-", name.lower())[:80].strip("-.") or "benchmark"
         number = 2
-        while slug in slugs.values():
+        while slug in taken:
             slug, number = f"{base}-{number}", number + 1
         slugs[name] = slug
+        taken.add(slug)
     return slugs
 
 
@@ -101,18 +101,19 @@ def _draw(
     benchmark: str, slug: str, cells: Sequence[Cell], folder: Path, style: Mapping[str, plots.Style]
 ) -> tuple[list[_Plot], list[str]]:
     """The plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
-    curves: dict[str, list[Curve]] = {}
-    lost = []
+    runs: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.status == "done" and cell.curve is not None:
+            runs.setdefault(cell.strategy, []).append(cell)
+    shown, lost = dict[str, plots.Drawn](), list[str]()
+    for strategy, row in runs.items():
+        if traces := list(_traces(row, lost)):
             try:
-                curve = cell.curve()
-            except LedgerError as error:
-                lost.append(f"{cell.strategy}, seed {cell.seed}: {error}")
-            else:
-                curves.setdefault(cell.strategy, []).append(curve)
+                shown[strategy] = plots.Drawn.of(traces)
+            except Exception as error:  # of one strategy, whatever it is: the tables do not depend on it
+                lost.append(f"{strategy}: {type(error).__name__}: {error}")
     drawn = []
-    for name, caption, draw in _figures(benchmark, curves, style):
+    for name, caption, draw in _figures(benchmark, shown, style):
         file = folder / f"{name}-{slug}.png"
         try:
             draw(file)
@@ -125,42 +126,48 @@ def _draw(
     return drawn, lost
 
 
+def _traces(cells: Sequence[Cell], lost: list[str]) -> Iterator[plots.Trace]:
+    """What is drawn of runs, one curve in memory at a time; those that cannot be read are added to `lost`."""
+    for cell in cells:
+        assert cell.curve is not None
+        try:
+            yield plots.Trace.of(cell.curve())
+        except LedgerError as error:
+            lost.append(f"{cell.strategy}, seed {cell.seed}: {error}")
+
+
 def _figures(
-    benchmark: str, curves: Mapping[str, Sequence[Curve]], style: Mapping[str, plots.Style]
+    benchmark: str, runs: Mapping[str, plots.Drawn], style: Mapping[str, plots.Style]
 ) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
     """Name, caption and function of each plot for which there is something to draw."""
-    if any(len(curve.ticks()) for runs in curves.values() for curve in runs):
+    if any(of.ticks for of in runs.values()):
         yield (
             "stability-gap",
             "How accuracy on the first experience drops when another one begins, and recovers.",
             lambda file: plots.stability_gap(
-                curves, file, title=f"{benchmark}: accuracy on the first experience", styles=style
+                runs, file, title=f"{benchmark}: accuracy on the first experience", styles=style
             ),
         )
         yield (
             "seen-accuracy",
             "Accuracy averaged over the experiences seen so far; its mean over all steps is AAA.",
             lambda file: plots.seen_accuracy(
-                curves, file, title=f"{benchmark}: accuracy on the experiences seen so far", styles=style
+                runs, file, title=f"{benchmark}: accuracy on the experiences seen so far", styles=style
             ),
         )
-    if any(len(curve.network) for runs in curves.values() for curve in runs):
+    if any(of.panels for of in runs.values()):
         yield (
             "plasticity",
             "How well each experience was learned, and the network at its end.",
-            lambda file: plots.plasticity(curves, file, title=f"{benchmark}: plasticity", styles=style),
+            lambda file: plots.plasticity(runs, file, title=f"{benchmark}: plasticity", styles=style),
         )
-    full = {name: runs for name, runs in curves.items() if all(curve.full.any() for curve in runs)}
-    if full:
+    matrices = {name: of.matrix for name, of in runs.items() if of.matrix is not None}
+    if matrices:
         yield (
             "accuracy-matrix",
             "Accuracy in percent on the full test set of each experience (columns) after learning each one "
             "(rows), mean over runs. Right of the line is what was not learned yet.",
-            lambda file: plots.accuracy_matrix(
-                {name: plots.mean_matrix(runs) for name, runs in full.items()},
-                file,
-                title=f"{benchmark}: accuracy matrix",
-            ),
+            lambda file: plots.accuracy_matrix(matrices, file, title=f"{benchmark}: accuracy matrix"),
         )
 
 

@@ -7,6 +7,7 @@ signed-rank test cannot reach p < 0.05 (its least two-sided p is 1/16), so the p
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -28,9 +29,13 @@ RANKED_FROM = 5
 SIGNED_RANK_FROM = 10
 """Pairs from which on Wilcoxon's signed-rank test is used."""
 
+EXACT_TO, ALL_SIGNS = 50, 13
+"""Pairs up to which that test is exact, and up to which it is so with ties or zeros, by all signs that there can be."""
+
 LEVEL = 0.05
 """Of a family of comparisons."""
 
+Floats = NDArray[np.float64]
 
 ROUNDING = 1e-12
 """Differences that are less are of rounding."""
@@ -83,10 +88,11 @@ def prediction_half(values: Sequence[float], m: int, level: float = 0.95) -> flo
     return _t(level, n) * float(np.std(values, ddof=1)) * math.sqrt(1 / n + 1 / m)
 
 
+@functools.lru_cache(maxsize=4096)
 def _t(level: float, n: int) -> float:
-    from scipy import stats
+    from scipy import special  # not scipy.stats: half the memory of a report, and a second
 
-    return float(stats.t.ppf((1 + level) / 2, n - 1))
+    return float(special.stdtrit(n - 1, (1 + level) / 2))
 
 
 @dataclass(frozen=True)
@@ -113,31 +119,89 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     Raises:
         ValueError: they share no seed.
     """
-    from scipy import stats
-
     seeds = sorted(a.keys() & b.keys())
     differences = [a[seed] - b[seed] for seed in seeds]
-    interval = t_interval(differences)
     test = "Wilcoxon" if len(seeds) >= SIGNED_RANK_FROM else "paired t"
-    if len(seeds) < 2 or max(map(abs, differences)) < ROUNDING:
-        return Comparison(interval, 1.0, test)
-    if test == "Wilcoxon":
-        return Comparison(interval, float(stats.wilcoxon(differences).pvalue), test)
-    if np.ptp(differences) < ROUNDING:  # the same difference every time; t would be infinite
-        return Comparison(interval, 0.0, test)
-    return Comparison(interval, float(stats.ttest_1samp(differences, 0.0).pvalue), test)
+    return Comparison(t_interval(differences), float(_p_values(np.array([differences]))[0]), test)
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def _p_values(differences: Floats) -> Floats:
+    """(P,) of the differences (P, n) of P pairs; all at once, as tables of hundreds of rows have thousands of pairs."""
+    from scipy import special
+
+    n, p = differences.shape[1], np.ones(len(differences))
+    differ = (np.abs(differences).max(axis=1) >= ROUNDING) & (n > 1)
+    if n >= SIGNED_RANK_FROM:
+        p[differ] = _signed_rank(differences[differ])
+        return p
+    steady = differ & (np.ptp(differences, axis=1) < ROUNDING)  # the same every time; t would be infinite
+    p[steady] = 0.0
+    some = differences[differ & ~steady]
+    t = some.mean(axis=1) / np.sqrt(some.var(axis=1, ddof=min(1, n - 1)) / n)
+    p[differ & ~steady] = 2 * special.stdtr(n - 1, -np.abs(t))
+    return p
+
+
+def _signed_rank(differences: Floats) -> Floats:
+    """(P,) p of Wilcoxon's signed-rank test, without zeros: exact, or by the normal distribution where there are many.
+
+    Up to `EXACT_TO` differences are many if there are ties or zeros among them and they are more than `ALL_SIGNS`.
+    """
+    from scipy import special
+
+    n, there = differences.shape[1], differences != 0
+    less, ties = _placed(np.abs(differences))
+    zeros = n - there.sum(axis=1)
+    places = np.where(there, less + (ties + 1) / 2 - zeros[:, None], 0.0)
+    plus, p = (places * (differences > 0)).sum(axis=1), np.empty(len(differences))
+    regular = (ties == 1).all(axis=1) & (zeros == 0)
+    if n <= EXACT_TO:
+        rank_sum = plus[regular].astype(np.int64)
+        p[regular] = 2 * _rank_sums(n)[np.minimum(rank_sum, n * (n + 1) // 2 - rank_sum)]
+    if n <= ALL_SIGNS:
+        signs = np.array(list(itertools.product((0.0, 1.0), repeat=n)))  # (2ⁿ, n)
+        for i in np.flatnonzero(~regular):
+            sums = signs @ places[i]  # of halves, so exact
+            p[i] = 2 * min((sums <= plus[i]).mean(), (sums >= plus[i]).mean())
+    else:
+        rows = ~regular if n <= EXACT_TO else slice(None)
+        count = (n - zeros[rows]).astype(np.float64)
+        tied = np.where(there, ties**2 - 1, 0)[rows].sum(axis=1)  # t³ − t of every group of t
+        spread = np.sqrt((count * (count + 1) * (2 * count + 1) - tied / 2) / 24)
+        p[rows] = 2 * special.ndtr(-np.abs(plus[rows] - count * (count + 1) / 4) / spread)
+    return np.minimum(p, 1.0)
+
+
+def _placed(values: Floats) -> tuple[Floats, Floats]:
+    """For each of (P, n) values, how many of its row are less, and how many equal to it, itself included."""
+    pairs = list(zip(np.sort(values, axis=1), values, strict=True))
+    less, up_to = (
+        np.array([np.searchsorted(row, v, side) for row, v in pairs], np.float64).reshape(values.shape)
+        for side in ("left", "right")
+    )
+    return less, up_to - less
+
+
+@functools.lru_cache(maxsize=64)
+def _rank_sums(n: int) -> Floats:
+    """The distribution function of the sum of those of the ranks 1 to n that a coin chooses."""
+    chances = np.ones(1)
+    for k in range(1, n + 1):
+        chances = np.pad(chances, (0, k)) / 2 + np.pad(chances, (k, 0)) / 2
+    summed: Floats = np.cumsum(chances)
+    return summed
+
+
+def holm(p: ArrayLike) -> list[float]:
     """Holm's adjusted p-values, in the given order: no false claim at all with probability 1 − level.
 
     The k-th smallest (from 0) of n becomes max over those up to it of (n − k) p, at most 1.
     """
-    adjusted, largest = [1.0] * len(p), 0.0
-    for k, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        largest = max(largest, min(1.0, (len(p) - k) * p[i]))
-        adjusted[i] = largest
-    return adjusted
+    given = np.asarray(p, dtype=np.float64)
+    order, adjusted = np.argsort(given, kind="stable"), np.empty_like(given)
+    adjusted[order] = np.maximum.accumulate(np.minimum(np.arange(len(given), 0, -1) * given[order], 1.0))
+    found: list[float] = adjusted.tolist()
+    return found
 
 
 class Rank(NamedTuple):
@@ -186,18 +250,31 @@ def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) ->
 
     Pairs that share fewer than `RANKED_FROM` seeds are not compared.
     """
-    pairs = [
-        (i, j)
-        for i in range(len(rivals))
-        for j in range(i + 1, len(rivals))
-        if len(rivals[i].keys() & rivals[j].keys()) >= RANKED_FROM
-    ]
-    compared = [compare(rivals[i], rivals[j]) for i, j in pairs]
-    return [
-        (i, j) if (comparison.difference.mean > 0) == higher_is_better else (j, i)
-        for (i, j), comparison, p in zip(pairs, compared, holm([c.p for c in compared]), strict=True)
-        if p < LEVEL
-    ]
+    by_seeds: dict[frozenset[int], list[int]] = {}
+    for i, values in enumerate(rivals):
+        by_seeds.setdefault(frozenset(values), []).append(i)
+    pairs, means, p = [np.empty((0, 2), np.int64)], [np.empty(0)], [np.empty(0)]
+    for (seeds, some), (others, more) in itertools.combinations_with_replacement(by_seeds.items(), 2):
+        shared = sorted(seeds & others)
+        if len(shared) < RANKED_FROM:
+            continue
+        one, other = (
+            np.array([[rivals[i][seed] for seed in shared] for i in group]) for group in (some, more)
+        )
+        # Within a group, every pair once.
+        i, j = (
+            np.triu_indices(len(some), 1)
+            if some is more
+            else np.indices((len(some), len(more))).reshape(2, -1)
+        )
+        differences = one[i] - other[j]
+        pairs.append(np.stack([np.array(some)[i], np.array(more)[j]], axis=1))
+        means.append(differences.mean(axis=1))
+        p.append(_p_values(differences))
+    certain = np.array(holm(np.concatenate(p))) < LEVEL
+    first = (np.concatenate(means) > 0) == higher_is_better
+    found = np.where(first[:, None], np.concatenate(pairs), np.concatenate(pairs)[:, ::-1])[certain]
+    return sorted((int(winner), int(loser)) for winner, loser in found)
 
 
 def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[float]:
@@ -206,14 +283,12 @@ def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool)
     Raises:
         ValueError: there is no seed that all share.
     """
-    from scipy import stats
-
     seeds = sorted(set.intersection(*(set(values) for values in rivals)))
     if not seeds:
         raise ValueError("These rivals share no seed.")
     values = np.array([[rival[seed] for rival in rivals] for seed in seeds])  # (seeds, rivals)
-    places = stats.rankdata(-values if higher_is_better else values, axis=1)
-    return [float(place) for place in places.mean(axis=0)]
+    less, equal = _placed(-values if higher_is_better else values)
+    return [float(place) for place in (less + (equal + 1) / 2).mean(axis=0)]
 
 
 def groups(order: Sequence[int], apart: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

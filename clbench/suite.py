@@ -230,8 +230,6 @@ def run(
     Args:
         launcher: what carries the runs out; processes of this machine by default.
     """
-    from clbench.launchers import Job, Local
-
     refuse_while_importing()
     if config.place()[1] > 1:
         raise ConfigError(
@@ -244,6 +242,8 @@ def run(
             cell.fresh = False
     waiting = [cell for cell in cells if cell.state == "waiting"]
     if waiting:
+        from clbench.launchers import Job, Local
+
         jobs = [(cell, Job(cell.id, cell.resolved, execution, root, tuple(plugins))) for cell in waiting]
         (launcher or Local()).launch(jobs, lambda: watch(cells))
     watch(cells)

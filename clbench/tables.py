@@ -289,14 +289,15 @@ def difference_rows(cells: Sequence[Cell]) -> list[Row]:
     groups: dict[tuple[str, str], dict[int, Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.benchmark, cell.strategy), {})[cell.seed] = cell
+    named: dict[tuple[str, str], dict[str, Cell]] = {}
+    for (benchmark, strategy), runs in groups.items():
+        cell = next(iter(runs.values()))
+        named.setdefault((benchmark, cell.name or cell.strategy), {})[strategy] = cell
     rows = []
     for (benchmark, strategy), runs in groups.items():
         cell = next(iter(runs.values()))
-        bases = {
-            other: _apart(cell, next(iter(candidates.values())))
-            for (where, other), candidates in groups.items()
-            if where == benchmark and _is_base(next(iter(candidates.values())), cell)
-        }
+        base_name = (cell.name or cell.strategy).rpartition("+")[0]
+        bases = {other: _apart(cell, base) for other, base in named.get((benchmark, base_name), {}).items()}
         nearest = min(map(len, bases.values()), default=0)
         base, *rivals = [other for other, also in bases.items() if len(also) == nearest] or [""]
         if not base or rivals:
@@ -321,11 +322,6 @@ def difference_rows(cells: Sequence[Cell]) -> list[Row]:
             )
         )
     return rows
-
-
-def _is_base(base: Cell, cell: Cell) -> bool:
-    """Whether a cell's strategy is another's without its last part."""
-    return (base.name or base.strategy) == (cell.name or cell.strategy).rpartition("+")[0]
 
 
 def _apart(cell: Cell, base: Cell) -> list[str]:
