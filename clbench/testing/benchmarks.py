@@ -63,7 +63,7 @@ def check_benchmark(benchmark: str | Benchmark, **spec: Any) -> list[Result]:
         if not (_missing(benchmark, spec) and spec.keys() <= inspect.signature(build).parameters.keys()):
             check_arguments(f"benchmark '{benchmark}'", build, spec)
     elif spec:
-        raise ConfigError(f"{benchmark!r} is built already; {', '.join(spec)} come too late.")
+        raise ConfigError(f"{benchmark!r} is built already; leave out {', '.join(spec)}.")
     return [attempt(check, given) for check in BENCHMARK_CHECKS]
 
 

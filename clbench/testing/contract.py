@@ -93,10 +93,11 @@ def check_deterministic(subject: Subject) -> None:
     except RuntimeError as error:
         raise Violation(f"in another process: {error}") from error
     for found in there:
-        same(
-            here,
-            found,
-            "two processes differ (does it hang on the order of a set, a hash, an address, the process id?)",
+        apart = [path for path in here.keys() | found.keys() if here.get(path) != found.get(path)]
+        require(
+            not apart,
+            "two processes differ (does it hang on the order of a set, a hash, an address or the process's number?), "
+            f"for example in {min(apart, default='')}",
         )
 
 

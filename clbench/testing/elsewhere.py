@@ -1,12 +1,13 @@
 """The same run in other processes: other process ids and addresses, and other orders of sets of strings.
 
-Python orders a set of strings by hashes that are drawn anew for every process. The processes here have hash seeds of
-their own, begin when they are first needed, are asked for one strategy after the other, and end with this one.
+Python orders a set of strings by hashes that are drawn anew for every process. Here, servers with hash seeds of their
+own begin when they are first needed, import what is slow once, fork a process for each run, and end with this process.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -17,16 +18,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from clbench._torchvision import torchvision
 
 if TYPE_CHECKING:
     from clbench.testing.subjects import Subject
 
 HASH_SEEDS = ("1", "2", "3")
-"""Of the other processes. Two strings come in the same order in all of them, and here, once in eight times."""
+"""Of the servers. Two strings come in the same order in all of them, and here, once in eight times."""
+
+SLOW = ("torch._dynamo", "torchvision", "timm.models.vision_transformer", "avalanche.training")
+"""Modules that a server imports before it forks, once this process has needed them."""
 
 
 class UnreachableError(Exception):
@@ -41,11 +47,10 @@ def digests_elsewhere(subject: Subject) -> Iterator[dict[str, str]]:
         RuntimeError: the process has ended, or the run failed there; with its message.
     """
     asked = json.dumps(_described(subject)) + "\n"
-    processes = [_process(seed) for seed in HASH_SEEDS]
-    for process in processes:  # they work side by side
-        process.ask(asked)
-    answers = [process.answer() for process in processes]
-    for answer in answers:
+    servers = [_server(seed) for seed in HASH_SEEDS]
+    for server in servers:  # they work side by side
+        server.ask(asked)
+    for answer in [server.answer() for server in servers]:
         if "unreachable" in answer:
             raise UnreachableError(answer["unreachable"])
         if "failed" in answer:
@@ -54,11 +59,11 @@ def digests_elsewhere(subject: Subject) -> Iterator[dict[str, str]]:
 
 
 def digests(state: Any, path: str = "") -> dict[str, str]:
-    """By where it lies, a hash of every value in a state; equal for equal ones, in any process."""
+    """By its path, a hash of every value in a state; equal for equal ones, in any process."""
     if isinstance(state, Mapping):
-        return {k: v for key, value in state.items() for k, v in digests(value, f"{path}/{key}").items()}
+        return {k: v for key, value in state.items() for k, v in digests(value, f"{path}{key}/").items()}
     if isinstance(state, list | tuple):
-        return {k: v for i, value in enumerate(state) for k, v in digests(value, f"{path}/{i}").items()}
+        return {k: v for i, value in enumerate(state) for k, v in digests(value, f"{path}{i}/").items()}
     if isinstance(state, Tensor):
         raw = state.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         said = f"{state.dtype} {tuple(state.shape)}".encode() + raw
@@ -66,7 +71,7 @@ def digests(state: Any, path: str = "") -> dict[str, str]:
         said = repr(sorted(map(repr, state))).encode()
     else:
         said = repr(state).encode()
-    return {path: hashlib.sha256(said).hexdigest()}
+    return {path.rstrip("/"): hashlib.sha256(said).hexdigest()}
 
 
 # --- what is sent ---
@@ -76,7 +81,15 @@ def _described(subject: Subject) -> dict[str, Any]:
     """How another process comes to the same subject."""
     from clbench.registry import chain_parts, strategies
 
-    told: dict[str, Any] = {"path": sys.path, "device": subject.device, "imports": [], "model": None}
+    told: dict[str, Any] = {
+        "slow": [name for name in SLOW if name in sys.modules],
+        "path": sys.path,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "imports": [],
+        "model": None,
+        "device": subject.device,
+    }
     if subject.model is not None:
         told["model"] = _address(subject.model)
     if subject.factories == (subject.make,):
@@ -115,85 +128,102 @@ def _imported(module: str, file: str) -> Any:
 
 def _found(address: list[str]) -> Any:
     module, file, name = address
-    return functools.reduce(getattr, name.split("."), _imported(module, file))
+    try:
+        return functools.reduce(getattr, name.split("."), _imported(module, file))
+    except AttributeError:
+        raise UnreachableError(f"{file} has no {name} when it is imported") from None
 
 
 # --- the processes ---
 
 
-class _Process:
+class _Server:
     """Another Python that answers questions, line by line."""
 
     def __init__(self, hash_seed: str) -> None:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "clbench.testing.elsewhere"],
+            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
             text=True,
         )
-        atexit.register(self.end)
+        atexit.register(self._end)
 
     def ask(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(line)
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # the answer will tell
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            code = self.process.wait()
-            _process.cache_clear()
-            return {"failed": f"the process ended with code {code}"}
-        said: dict[str, Any] = json.loads(line)
+        said: dict[str, Any] = json.loads(
+            self.process.stdout.readline() or '{"failed": "the server has ended"}'
+        )
         return said
 
-    def end(self) -> None:
+    def _end(self) -> None:
         self.process.kill()
         self.process.communicate()
 
 
 @functools.cache
-def _process(hash_seed: str) -> _Process:
-    return _Process(hash_seed)
+def _server(hash_seed: str) -> _Server:
+    return _Server(hash_seed)
+
+
+def serve() -> None:
+    """Answer questions from standard input until it ends, each in a process of its own."""
+    # What a plug-in reads or prints is no question and no answer.
+    questions, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    torch.set_num_threads(1)
+    for line in questions:
+        asked = json.loads(line)
+        if "torchvision" in asked["slow"]:
+            torchvision()
+        for name in asked["slow"]:
+            importlib.import_module(name)
+        answers.write((_forked(asked) or json.dumps({"failed": "the process has ended"})) + "\n")
+        answers.flush()
+
+
+def _forked(asked: Mapping[str, Any]) -> str:
+    """The answer of a process that begins as this one is; empty if it ended without."""
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.close(writing)
+        with os.fdopen(reading) as heard:
+            said = heard.read()
+        os.waitpid(child, 0)
+        return said
+    with contextlib.suppress(BaseException), os.fdopen(writing, "w") as told:
+        told.write(json.dumps(_answer(asked)))
+    os._exit(0)
 
 
 def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    from clbench.errors import RegistryError
+    from clbench.registry import strategies
     from clbench.testing.subjects import subject
     from clbench.testing.tools import everything
 
     sys.path[:] = asked["path"]
+    os.environ.update(asked["environment"])
+    os.chdir(asked["folder"])
     try:
-        model = _found(asked["model"]) if asked["model"] else None
         for module, file in asked["imports"]:
             _imported(module, file)
-        under_test = subject(
-            asked["name"] if "name" in asked else _found(asked["factory"]),
-            model=model,
-            device=asked["device"],
-        )
-    except (UnreachableError, RegistryError, AttributeError) as error:
+        for name in asked.get("name", "finetune").split("+"):
+            if not strategies.knows(name):
+                raise UnreachableError(f"'{name}' is registered by one process alone")
+        model = _found(asked["model"]) if asked["model"] else None
+        wanted = asked["name"] if "name" in asked else _found(asked["factory"])
+        return {"digests": digests(everything(subject(wanted, model=model, device=asked["device"]).plain))}
+    except UnreachableError as error:
         return {"unreachable": str(error)}
-    try:
-        return {"digests": digests(everything(under_test.plain))}
     except Exception as error:  # it is told by who asked
         return {"failed": f"{type(error).__name__}: {error}"}
-
-
-def _serve(questions: IO[str], answers: IO[str]) -> None:
-    torch.set_num_threads(1)
-    for line in questions:
-        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    # What a plug-in reads or prints is no question and no answer.
-    asking, answering = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
-    _serve(asking, answering)

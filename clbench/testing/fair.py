@@ -53,6 +53,7 @@ def check_forwards_counted(subject: Subject) -> None:
     passes = _Passes(strategy)
     run = subject.run(subject.benchmark(), strategy, every=2)
     passes.leave_out(run.evaluator)
+    passes.rows = run.forwards  # whoever prepares a network may have to try it; that is no training yet
     run.fit()
     require(
         passes.rows == run.forwards,
@@ -98,9 +99,7 @@ class _Passes:
     def _around(self, wrap: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], nn.Module]:
         def wrap_and_look(model: nn.Module) -> nn.Module:
             self._look_at(model)
-            wrapped = wrap(model)
-            self._look_at(wrapped)
-            self.rows = self._strategy.parts[0].run.forwards  # to wrap a network, one may have to try it
+            self._look_at(wrapped := wrap(model))
             return wrapped
 
         return wrap_and_look
