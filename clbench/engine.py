@@ -46,6 +46,7 @@ from clbench.services import Services
 from clbench.strategy import Strategy, check_needs, overrides
 from clbench.streams import seamless
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
+from clbench.visible import visible, without_examples
 
 WINDOW = 50
 """Steps between two looks at the losses; in between nothing waits for the device."""
@@ -55,10 +56,10 @@ SAVING = 20.0
 
 
 class Run(Services):
-    """One run, as strategies see it and as `clbench.api` drives it.
+    """One run, as `clbench.api` drives it, and as strategies see it (`clbench.visible`): without what judges them.
 
     Attributes for strategies:
-        benchmark, num_classes, input_shape: what is learned.
+        benchmark, num_classes, input_shape: what is learned; of test and validation streams no examples.
         model: the network, after all parts have wrapped it.
         device: where everything lives.
         step: optimizer steps' iterations done so far; experience: index of the current one.
@@ -106,11 +107,11 @@ class Run(Services):
         self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
 
-        parts = strategy.parts
-        for part in parts:
-            part.run = self
-        model.prepare(benchmark)
+        model.prepare(without_examples(benchmark, str(strategy)))
         self.benchmark = fitted(benchmark, model)
+        parts, seen = strategy.parts, visible(self)
+        for part in parts:
+            part.run = seen
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
@@ -129,7 +130,7 @@ class Run(Services):
         self._compose(parts)
         self._check_loop()
         for part in parts:
-            part.setup(self)
+            part.setup(seen)
         self._check_memory()
         check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
         check_stream(self, self.train[1:], lasting(self))

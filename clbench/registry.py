@@ -31,6 +31,7 @@ from typing import Any, Generic, TypeVar
 
 from clbench.arguments import check_arguments as check_arguments, hints_of, type_name as type_name
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
+from clbench.leaving import noting_threads
 from clbench.reads import File as File, Watch, watched, with_files
 from clbench.sources import where_defined
 
@@ -294,7 +295,8 @@ class Registry(Generic[T]):
         assert entry.build is not None
         checked = check_arguments(f"{self.kind} '{name}'", entry.build, params)
         try:
-            with contextlib.nullcontext() if entry.own or self.told_by_data else watched() as watch:
+            watching = contextlib.nullcontext() if entry.own or self.told_by_data else watched()
+            with noting_threads(entry.source), watching as watch:
                 made: T = entry.build(**checked)
         except ClbenchError:
             raise
@@ -433,10 +435,8 @@ def load_plugin(path: str | Path) -> str:
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigError(f"There is no plugin file {path}.")
-    for name, module in list(sys.modules.items()):
-        # Not getattr: some modules import all they have when an attribute is asked for.
-        if (other := vars(module).get("__file__")) and _same_file(str(other), str(file)):
-            return name
+    if (loaded := _module_of(str(file))) is not None:
+        return loaded
     name = f"clbench_plugin_{file.stem.replace('-', '_').replace('.', '_')}"
     if name in sys.modules:  # another file of that name in another folder
         name += f"_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
@@ -466,11 +466,37 @@ def _refuse_undeclared(watch: Watch, who: str, module: str) -> None:
         watch.refuse(f"{who}, as it is imported,", [path for e in entries for path in e.files().values()])
 
 
+def _module_of(file: str) -> str | None:
+    """The name of the module that was imported from a file."""
+    place = _place(os.stat(file))
+    for name, module in list(sys.modules.items()):
+        # Not getattr: some modules import all they have when an attribute is asked for.
+        other = str(vars(module).get("__file__") or "")
+        if other == file or (other and _place_of(other) == place and _same_file(other, file)):
+            return name
+    return None
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    """The same for two names of one file."""
+    return status.st_dev, status.st_ino
+
+
+@functools.cache
+def _place_of(module_file: str) -> tuple[int, int] | None:
+    """Where a module's file lay when it was first asked for: a look at every module for every plug-in is slow."""
+    try:
+        return _place(os.stat(module_file))
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def _named(who: str, file: str) -> Iterator[None]:
     """Whatever is raised inside, an exit too, becomes an error that says `who` and where in `file`."""
     try:
-        yield
+        with noting_threads(file) if file else contextlib.nullcontext():
+            yield
     except (ClbenchError, KeyboardInterrupt):
         raise
     except BaseException as error:

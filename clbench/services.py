@@ -61,7 +61,7 @@ class Services:
 
         With task labels, classes of other tasks are out of the question (`MASKED`).
         """
-        self._count(self.model, x)
+        self.count(x)
         head: nn.Module = self.model.head  # type: ignore[assignment]
         if isinstance(head, Spelling) and self._task_classes is None:
             return self._late(head, self._through(self.model, x, scored=False)[0])
@@ -82,9 +82,12 @@ class Services:
 
         return self.ranks.through(network, model, x)
 
-    def _count(self, model: nn.Module, x: Tensor) -> None:
-        """Forward passes of the budget: one for an example, and more where a network asks a query first."""
-        passes: int = getattr(model, "passes", 1)
+    def count(self, x: Tensor, model: nn.Module | None = None) -> None:
+        """Count in the budget that inputs x (B, …) pass the model, or another one; for who asks neither by the run.
+
+        One pass for an example, and more where a network asks a query first.
+        """
+        passes: int = getattr(self.model if model is None else model, "passes", 1)
         self.forwards += len(x) * passes
 
     def _late(self, head: Spelling, features: Tensor) -> Output:
@@ -177,7 +180,7 @@ class Services:
 
     def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
         """Like `forward`, for another model such as a teacher, and without gradient."""
-        self._count(model, x)
+        self.count(x, model)
         with torch.no_grad():
             features, logits = self._through(model, x)
         return Output(self.mask_tasks(logits, task), features)

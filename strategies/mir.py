@@ -82,7 +82,7 @@ class Elsewhere(nn.Module):
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.model, self.head = model, nn.Identity()
+        self.model, self.head, self.passes = model, nn.Identity(), getattr(model, "passes", 1)
         self.tensors = {**{name: b.clone() for name, b in model.named_buffers()}, **weights}
 
     def features(self, x: Tensor) -> Tensor:

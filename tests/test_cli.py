@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -284,6 +285,8 @@ def refused(said: Said) -> str:
         ("resume nowhere", "nowhere is no run folder: it holds no config.yaml."),
         ("verify nowhere", "There is no nowhere/record.json."),
         ("check derp", "There is no strategy named 'derp'. Did you mean 'derpp'?"),
+        ("check er memory=3", "A strategy is checked with its defaults; leave out memory=3."),
+        ("check npz pth=a.npz", "benchmark 'npz' has no parameter 'pth'. Did you mean 'path'?"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(clbench: Command, arguments: str, message: str) -> None:
@@ -454,6 +457,39 @@ def test_a_broken_plugin_is_named_and_all_others_are_listed(
     assert said.err == (
         "clbench: warning: The plugin broken.py cannot be loaded: line 1 raised ZeroDivisionError: division by zero\n"
     )
+
+
+def test_checks_that_do_not_apply_are_counted_as_skipped(clbench: Command, plugin: Path) -> None:
+    said = clbench("check", "my-er-ace", "--plugin", plugin)
+    passed, skipped, failed = (
+        line.split()[0] for line in said.out.splitlines()[-1].partition(": ")[2].split(", ")
+    )
+    assert (said.code, int(failed)) == (0, 0)
+    assert said.out.count("\nskip ") == int(skipped) > 0
+    assert said.out.count("ok   ") == int(passed)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [((), "it needs path: clbench check npz path=…"), (("path=gone.npz",), "its data cannot be had: ")],
+)
+def test_a_check_in_which_nothing_ran_is_not_passed(
+    clbench: Command, given: tuple[str, ...], reason: str
+) -> None:
+    said = clbench("check", "npz", *given)
+    assert said.code == 2
+    assert said.out.splitlines()[-1] == "npz: 0 passed, 5 skipped, 0 failed"
+    assert said.out.count(reason) == 1
+    assert f"No check of npz could be made: {reason}" in said.err
+
+
+def test_a_benchmark_of_one_s_own_data_is_checked(clbench: Command) -> None:
+    x, y = np.arange(240, dtype=np.float32).reshape(60, 4), np.arange(60) % 4
+    np.savez("mine.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+    np.savez("same.npz", x_train=x[:40], y_train=y[:40], x_test=x[:20], y_test=y[:20])
+    said = clbench("check", "npz", "path=mine.npz", "stream.experiences=2")
+    assert (said.code, said.out.splitlines()[-1]) == (0, "npz: 5 passed, 0 skipped, 0 failed")
+    assert clbench("check", "npz", "path=same.npz", "experiences=2").code == 1
 
 
 def test_one_mistake_is_told_once_by_check(clbench: Command, plugin: Path) -> None:

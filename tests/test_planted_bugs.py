@@ -26,6 +26,7 @@ from clbench.engine import Run
 from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly, once
 from clbench.ranges import Count, NotNegative
 from clbench.testing import check_strategy
+from clbench.testing.elsewhere import HASH_SEEDS
 
 Bug = Callable[..., Strategy]
 BUGS: list[tuple[str, str, Bug, dict[str, Any] | None]] = []
@@ -160,6 +161,188 @@ def entropy_of_the_machine() -> Strategy:
     class Bug(Strategy):
         def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
             return {"noise": out.logits.mean() * int.from_bytes(os.urandom(2), "little") / 2**16}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("deterministic", "two processes differ")
+def order_of_a_set_of_strings() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            weights = {"plain": 0.1, "flipped": 0.2, "shifted": 0.3}
+            return {"first": out.logits.square().mean() * weights[next(iter(set(weights)))]}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("deterministic", "two processes differ")
+def number_of_the_process() -> Strategy:
+    class Bug(Strategy):
+        def setup(self, run: Run) -> None:
+            self.scale = os.getpid() / 2**22
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"scaled": out.logits.square().mean() * self.scale}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("deterministic", "in another process: ValueError")
+def fails_in_other_processes() -> Strategy:
+    class Bug(Strategy):
+        def setup(self, run: Run) -> None:
+            if os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]:
+                raise ValueError("not here")
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- what it is judged by ---
+
+
+@caught_by("test_unseen", "Bug looks at the examples of the test stream")
+def trains_on_the_test_set() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            x, y = self.run.benchmark.test[self.run.experience].data.take(torch.arange(8))
+            return {"test": F.cross_entropy(self.run.forward(self.run.normalise(x)).logits, y)}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("test_unseen", "Bug looks at the examples of the test stream")
+def labels_of_the_test_set_at_setup() -> Strategy:
+    class Bug(Strategy):
+        def setup(self, run: Run) -> None:
+            self.labels = torch.cat([exp.data.y() for exp in run.benchmark.test])
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("test_unseen", "Bug looks at the examples of the test stream")
+def number_of_test_examples() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"scaled": out.logits.square().mean() / len(self.run.benchmark.test[0])}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("test_unseen", "Bug looks at the examples of the valid stream")
+def trains_on_the_validation_set() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            if self.run.benchmark.valid is None:
+                return {}
+            x, y = self.run.benchmark.valid[0].data.take(torch.arange(8))
+            return {"valid": F.cross_entropy(self.run.forward(self.run.normalise(x)).logits, y)}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("test_unseen", "Bug looks at `run.evaluator`")
+def slows_down_as_test_accuracy_rises() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            accuracies = self.run.evaluator.latest().values()
+            return {"scaled": out.logits.square().mean() * (1 - max(accuracies, default=0.0))}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("test_unseen", "depends on what it is judged by")
+def trains_on_the_test_set_by_a_back_door() -> Strategy:
+    class Bug(Strategy):
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            engine = self.run.forward.__self__  # type: ignore[attr-defined]
+            x, y = engine.benchmark.test[engine.experience].data.take(torch.arange(8))
+            return {"test": F.cross_entropy(self.run.forward(x).logits, y)}
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("test_unseen", "depends on what it is judged by")
+def learns_from_what_it_is_asked() -> Strategy:
+    class Bug(Strategy):
+        mean = 0.0
+
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            self.mean = float(x.mean())
+            return self.run.forward(x, task).logits
+
+        def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+            return {"shifted": (out.logits.mean() - self.mean).square()}
+
+    return chain(CrossEntropy(), Bug())
+
+
+# --- what is counted ---
+
+
+class Uncounted(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        return {"again": F.cross_entropy(self.ask(batch.x), batch.y)}
+
+    def ask(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@caught_by("forwards_counted", "768 examples pass the model in training, and the budget counts 384")
+def asks_the_model_itself() -> Strategy:
+    class Bug(Uncounted):
+        def ask(self, x: Tensor) -> Tensor:
+            return self.run.model(x)  # type: ignore[no-any-return]
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("forwards_counted", "768 examples pass the model in training, and the budget counts 384")
+def asks_for_features_itself() -> Strategy:
+    class Bug(Uncounted):
+        def ask(self, x: Tensor) -> Tensor:
+            return self.run.logits(self.run.model.features(x))  # type: ignore[operator]
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("forwards_counted", "the budget counts 384")
+def asks_layer_by_layer() -> Strategy:
+    class Bug(Uncounted):
+        def ask(self, x: Tensor) -> Tensor:
+            for layer in self.run.model.backbone:  # type: ignore[union-attr]
+                x = layer(x)
+            return self.run.logits(x)
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("forwards_counted", "768 examples pass the model in training, and the budget counts 384")
+def asks_a_copy_of_the_model() -> Strategy:
+    class Bug(Uncounted):
+        def setup(self, run: Run) -> None:
+            self.teacher = run.frozen()
+
+        def ask(self, x: Tensor) -> Tensor:
+            return self.teacher(x)
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("forwards_counted", "576 examples pass the model in training, and the budget counts 384")
+def predicts_in_training() -> Strategy:
+    class Bug(Strategy):
+        def end_experience(self, exp: Experience) -> None:
+            for x, y in self.run.visit(exp.data):
+                self.run.predict(x, torch.full_like(y, -1))
+
+    return chain(CrossEntropy(), Bug())
+
+
+@caught_by("forwards_counted", "384 examples pass the model in training, and the budget counts 0")
+def takes_its_passes_back() -> Strategy:
+    class Bug(Strategy):
+        def after_step(self, batch: Batch, out: Output) -> None:
+            self.run.forwards -= len(batch)
 
     return chain(CrossEntropy(), Bug())
 
@@ -502,8 +685,12 @@ def forward_under_a_zero_coefficient(memory: int = 20, alpha: float = 0.1, beta:
 @caught_by("evaluation_silent", "forwards")
 def counts_predictions_as_training() -> Strategy:
     class Bug(Strategy):
-        def after_step(self, batch: Batch, out: Output) -> None:
-            self.run.forwards += len(self.run.evaluator.curve)
+        def wrap(self, model: nn.Module) -> nn.Module:
+            model.head.register_forward_hook(self._count)  # type: ignore[union-attr]
+            return model
+
+        def _count(self, head: nn.Module, given: tuple[Tensor, ...], logits: Tensor) -> None:
+            self.run.forwards += len(logits)
 
     return chain(CrossEntropy(), Bug())
 

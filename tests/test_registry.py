@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -314,3 +315,68 @@ def test_of_a_plugin_that_fails_nothing_stays_registered(tmp_path: Path) -> None
 def test_a_plus_without_a_name_is_told(name: str, meant: str) -> None:
     with pytest.raises(RegistryError, match=f"is missing beside a '\\+'. Did you mean '{meant}'"):
         make_strategy(name)
+
+
+# --- many plug-ins, and what they leave behind ---
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_plugin_costs_no_look_at_the_files_of_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [plugin(tmp_path, "", name=f"mine{i}.py") for i in range(20)]
+    load_plugin(files[0])  # the first one looks at all modules
+    looked: list[str] = []
+    stat = os.stat
+
+    def counting(path: Any, *args: Any, **kwargs: Any) -> Any:
+        looked.append(str(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", counting)
+    for file in files[1:]:
+        load_plugin(file)
+    assert len(looked) < 20 * len(files) < len(sys.modules) * len(files)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_plugin_under_two_names_is_one(tmp_path: Path) -> None:
+    file = plugin(tmp_path, MINE)
+    (tmp_path / "hard.py").hardlink_to(file)
+    assert load_plugin(file) == load_plugin(tmp_path / "hard.py")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_plugin_in_the_place_of_another_is_another(tmp_path: Path) -> None:
+    """A file may get the number that a deleted one had in the file system."""
+    first = plugin(tmp_path, "", name="first.py")
+    names = {load_plugin(first)}
+    first.unlink()
+    names |= {load_plugin(plugin(tmp_path, "", name=f"later{i}.py")) for i in range(3)}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "arguments", "said"),
+    [
+        ("threading.Thread(target=spin).start()", [], "started the thread 'Thread-1 (spin)'"),
+        (
+            MINE.replace("    return", "    threading.Thread(target=spin).start()\n    return"),
+            ["--load"],
+            "started the thread 'Thread-1 (spin)'",
+        ),
+        ("threading.Thread(target=time.sleep, args=(0.2,)).start()", [], ""),
+        ("threading.Thread(target=spin, daemon=True).start()", [], ""),
+        ("threading.Thread(target=spin).start()\n1 / 0", [], "raised ZeroDivisionError"),
+    ],
+    ids=["endless", "as it is built", "short", "daemon", "broken"],
+)
+def test_a_thread_of_a_plugin_does_not_keep_a_command(
+    tmp_path: Path, body: str, arguments: list[str], said: str
+) -> None:
+    spin = "import threading, time\n\ndef spin():\n    while True:\n        time.sleep(0.1)\n"
+    file = plugin(tmp_path, f"{spin}\n{body}")
+    command = [sys.executable, "-m", "clbench", "list", "strategies", "--plugin", str(file), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == (2 if "Zero" in said else 0)
+    assert ("er-ace@" in done.stdout, bool(said), said in done.stderr) == (True, bool(done.stderr), True)

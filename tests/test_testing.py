@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +15,21 @@ from clbench import Benchmark, Data, Experience, Strategy, Stream
 from clbench.errors import ConfigError, RegistryError
 from clbench.parts import CrossEntropy
 from clbench.testing import CHECKS, check_benchmark, check_strategy, name_of, rule_of, tiny_benchmark
+from clbench.testing.fair import with_other_tests
 
 
 def undocumented() -> Strategy:
     return CrossEntropy()
+
+
+def arrays() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.normal(size=(40, 5)).astype(np.float32),
+        "y_train": np.arange(40) % 4,
+        "x_test": rng.normal(size=(20, 5)).astype(np.float32),
+        "y_test": np.arange(20) % 4,
+    }
 
 
 def failed(benchmark: Benchmark) -> list[str]:
@@ -62,6 +77,29 @@ def test_a_chain_is_checked_as_a_strategy() -> None:
     assert {result.status for result in check_strategy("er+lwf")} <= {"passed", "skipped"}
 
 
+def test_one_that_no_other_process_can_import_is_compared_here_only() -> None:
+    def local() -> Strategy:
+        return CrossEntropy()
+
+    (result,) = check_strategy(local, only=["deterministic"])
+    assert (result.status, "in one process only" in result.message) == ("skipped", True)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("images", [False, True])
+def test_in_what_judges_all_is_exchanged_but_what_it_is_about(images: bool, documents: bool) -> None:
+    benchmark = tiny_benchmark(images=images, documents=documents)
+    other = with_other_tests(benchmark)
+    assert other.train is benchmark.train
+    assert other.valid is not None
+    for mine, theirs in zip(benchmark.test, other.test, strict=True):
+        x, y = theirs.data.take(torch.arange(len(mine)))
+        assert len(theirs) == len(mine) + 1
+        assert theirs.classes == mine.classes
+        assert (y != mine.data.y()).all()
+        assert not torch.equal(x, mine.data.x())
+
+
 # --- benchmarks ---
 
 
@@ -105,6 +143,27 @@ def test_registered_benchmarks_are_sound() -> None:
 
 def test_a_benchmark_that_needs_a_value_is_not_judged() -> None:
     assert {result.status for result in check_benchmark("npz")} == {"skipped"}
+
+
+def test_a_benchmark_that_needs_a_value_is_judged_with_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", **arrays())
+    results = check_benchmark("npz", path=str(tmp_path / "mine.npz"), experiences=2)
+    assert {result.status for result in results} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "message"),
+    [
+        ("npz", {"pth": "a.npz"}, "has no parameter 'pth'. Did you mean 'path'?"),
+        ("npz", {"path": "a.npz", "experiences": 0}, "'experiences' takes"),
+        (tiny_benchmark(), {"path": "a.npz"}, "is built already; leave out path"),
+    ],
+)
+def test_parameters_that_a_benchmark_does_not_take_are_refused(
+    name: str | Benchmark, spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_benchmark(name, **spec)
 
 
 def test_checks_leave_the_callers_random_state_alone() -> None:

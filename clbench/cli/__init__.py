@@ -18,6 +18,7 @@ import clbench
 from clbench.cli import data, judging, looking, ranking, running, writing
 from clbench.cli.common import process, warn
 from clbench.errors import ClbenchError
+from clbench.leaving import let_go
 
 INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -62,6 +63,14 @@ app.add_typer(_data, name="data")
 
 def main() -> NoReturn:
     """Entry point: one clear message for every mistake, and no traceback."""
+    try:
+        _main()
+    except SystemExit as end:
+        let_go(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _main() -> NoReturn:
     # Threads that spin while they wait make runs that share cores twenty times slower; read when torch is
     # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

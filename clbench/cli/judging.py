@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,51 +19,71 @@ if TYPE_CHECKING:
 
 
 def check(
-    strategy: Annotated[str, typer.Argument(help="The name of a strategy, a chain, or a benchmark.")],
+    name: Annotated[str, typer.Argument(help="A strategy, a chain, or a benchmark.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Of a benchmark: what to build it with, path=my.npz …"),
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> int:
-    """Put a strategy, or a benchmark, through the contract that all of clbench's pass."""
+    """Put a strategy, or a benchmark, through the contract that all of clbench's pass.
+
+    The exit code is 0 if no check failed, 1 if one did, and 2 if none could be made.
+    """
     from clbench import testing
+    from clbench.config import parse_pairs
     from clbench.interop.avalanche.known import PREFIX, RULES_NOT_KEPT
     from clbench.registry import benchmarks
 
     load(plugin)
-    if strategy in benchmarks.names():
-        results: list[Result] = list(testing.check_benchmark(strategy))
+    given = parse_pairs(settings or [])
+    if name in benchmarks.names():
+        spec = {key.removeprefix("stream."): value for key, value in given.items()}
+        results: list[Result] = testing.check_benchmark(name, **spec)
+    elif given:
+        testing.subject(name)
+        raise ConfigError(f"A strategy is checked with its defaults; leave out {' '.join(settings or [])}.")
     else:
-        expected = RULES_NOT_KEPT if strategy.startswith(PREFIX) else None
-        results = list(testing.check_strategy(strategy, expected_failures=expected))
-    failed = [r for r in results if r.status == "failed"]
+        expected = RULES_NOT_KEPT if name.startswith(PREFIX) else None
+        results = list(testing.check_strategy(name, expected_failures=expected))
     if as_json:
         print(json.dumps([r.as_dict() for r in results], indent=2, ensure_ascii=False))
     else:
         for line in _told_once(results):
             print(line)
-        print(
-            f"{strategy}: {len(failed)} of {len(results)} checks failed"
-            if failed
-            else f"{strategy}: all checks passed"
-        )
-    return 1 if failed else 0
+        print(f"{name}: {_counted(results)}")
+    if all(r.status == "skipped" for r in results):
+        reasons = " · ".join(dict.fromkeys(r.message for r in results))
+        raise ConfigError(f"No check of {name} could be made: {reasons}")
+    return int(any(r.status == "failed" for r in results))
+
+
+MARKS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
+
+
+def _counted(results: Sequence[Result]) -> str:
+    """`20 passed, 3 skipped, 0 failed`, with those that may fail where there are any."""
+    found = Counter(r.status for r in results)
+    known = f", {found['expected']} known to fail" if found["expected"] else ""
+    return f"{found['passed']} passed, {found['skipped']} skipped, {found['failed']} failed{known}"
 
 
 def _told_once(results: Sequence[Result]) -> Iterator[str]:
-    """A line for each check; a mistake that stops several of them is told with the first."""
-    marks = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
-    stopped: dict[str, list[str]] = {}
+    """A line for each check; what fails several of them, or why several are skipped, is told with the first."""
+    said = {"failed": "The same stops", "skipped": "So are"}
+    alike: dict[tuple[str, str], list[str]] = {}
     for r in results:
-        if r.status == "failed":
-            stopped.setdefault(r.raised or r.message, []).append(r.check)
+        alike.setdefault((r.status, r.raised or r.message), []).append(r.check)
     for r in results:
-        if r.status != "failed":
-            yield f"{marks[r.status]} {r.check:<26} {r.rule if r.status == 'passed' else r.message}"
+        if r.status not in said:
+            yield f"{MARKS[r.status]} {r.check:<26} {r.rule if r.status == 'passed' else r.message}"
             continue
-        first, *others = stopped[r.raised or r.message]
+        first, *others = alike[r.status, r.raised or r.message]
         if r.check == first:
-            yield f"{marks[r.status]} {r.check:<26} {r.message}"
+            yield f"{MARKS[r.status]} {r.check:<26} {r.message}"
             if others:
-                yield f"     {'':<26} The same stops {', '.join(others)}."
+                yield f"     {'':<26} {said[r.status]} {', '.join(others)}."
 
 
 def verify(

@@ -194,6 +194,8 @@ class MammothStrategy(Strategy):
                 **self.args,
             }
         )
+        # The budget's forward passes: those of training, as the run takes back what predictions count.
+        run.model.backbone.register_forward_pre_hook(lambda _, given: run.count(given[0]))  # type: ignore[union-attr]
         self.method = method = self.make(run.model, F.cross_entropy, args, run.augment, self.data)
         if not callable(getattr(method, "observe", None)):
             raise IncompatibleError(
@@ -248,7 +250,6 @@ class MammothStrategy(Strategy):
 
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
         run = self.run
-        run.forwards += len(batch)
         loss = self.method.observe(batch.x, batch.y, batch.raw, epoch=run.epoch)
         run.updated({"loss": loss.reshape(()) if isinstance(loss, Tensor) else torch.tensor(float(loss))})
         nothing = batch.x.new_empty((len(batch), 0))  # nobody asks for it: no other part takes part

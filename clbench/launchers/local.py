@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clbench.config import cores
 from clbench.device import gpus, limit_memory
 from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
+from clbench.leaving import let_go
 from clbench.ledger import has_record
 from clbench.processes import starting
 
@@ -169,7 +170,12 @@ def _work(job: Job, place: _Place, news: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if place.memory is not None:
         limit_memory(place.device, place.memory)
-    job.carry_out(lambda key, value: news.send((key, value)))
+    code = 1
+    try:
+        job.carry_out(lambda key, value: news.send((key, value)))
+        code = 0
+    finally:
+        let_go(code)
 
 
 def _end_with_parent() -> None:

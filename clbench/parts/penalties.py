@@ -136,6 +136,8 @@ def per_example_gradients(
     tensors = {name: tensor.detach() for name, tensor in network.named_parameters()}
     frozen = {name: t for name, t in [*tensors.items(), *network.named_buffers()] if name not in names}
 
+    run.count(x, network)
+
     def of_one(theta: dict[str, Tensor], x1: Tensor, *rest1: Tensor) -> Tensor:
         return loss(functional_call(network, {**frozen, **theta}, (x1[None],)), *rest1)
 
@@ -200,7 +202,7 @@ def _summed(
 ) -> dict[str, Tensor]:
     """Σ_b w_b size(∂ℓ_b/∂θ), where size(u v) = size(u) size(v) element by element."""
     network = run.model if model is None else model
-    found = _summed_of_linear_layers(size, network, loss, x, *rest, weights=weights)
+    found = _summed_of_linear_layers(size, run, network, loss, x, *rest, weights=weights)
     if found is not None:
         return {name: found[name] for name in run.parameters()}
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
@@ -213,6 +215,7 @@ def _summed(
 
 def _summed_of_linear_layers(
     size: Callable[[Tensor], Tensor],
+    run: Run,
     network: nn.Module,
     loss: Callable[..., Tensor],
     x: Tensor,
@@ -239,6 +242,7 @@ def _summed_of_linear_layers(
     def look(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
         used.append((layers[layer], given[0].detach(), out))
 
+    run.count(x, network)
     hooks = [layer.register_forward_hook(look) for layer in layers]
     try:
         with torch.enable_grad():
@@ -280,15 +284,16 @@ def fisher_of_labels(run: Run, exp: Experience, consumer: str) -> dict[str, Tens
         # The transform itself, as `run.augment` would take from the random stream of the training batches.
         x = run.benchmark.transform.train(raw, run.rng(consumer))
         network = network or normalising_alone(run, x[:1])
-        log_p = F.log_softmax(run.mask_tasks(logits_of(network, x), torch.full_like(y, exp.task)), 1)
+        log_p = F.log_softmax(run.mask_tasks(logits_of(run, network, x), torch.full_like(y, exp.task)), 1)
         p = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
         for name, value in squared_gradients(run, log_likelihood, x, y, weights=p, model=network).items():
             total[name] += value
     return {name: value / (len(batches) * run.batch_size) for name, value in total.items()}
 
 
-def logits_of(network: nn.Module, x: Tensor) -> Tensor:
+def logits_of(run: Run, network: nn.Module, x: Tensor) -> Tensor:
     """(B, C), each example on its own, as `per_example_gradients` takes them."""
+    run.count(x, network)
     with torch.no_grad(), by_example():
         logits: Tensor = torch.vmap(lambda x1: network(x1[None])[0])(x)
     return logits

@@ -2,36 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from clbench.data.duplicates import shared
-from clbench.errors import DataError
-from clbench.registry import benchmarks
+from clbench.errors import ConfigError, DataError
+from clbench.registry import benchmarks, check_arguments
 from clbench.testing.tools import NotApplicable, Result, attempt, require
 from clbench.types import Benchmark
 
 
-def check_benchmark(benchmark: str | Benchmark) -> list[Result]:
-    """Put a benchmark, or a registered one with its defaults, through what every benchmark must keep.
+@dataclass(frozen=True)
+class Given:
+    """A benchmark under test: an object, or a name and what to build it with."""
+
+    benchmark: str | Benchmark
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, **other: Any) -> Benchmark:
+        """It, built anew, with these parameters in place of those given.
+
+        Raises:
+            NotApplicable: it cannot be built anew, or not with what there is here.
+        """
+        if isinstance(self.benchmark, Benchmark):
+            raise NotApplicable("it is an object, with nothing to build it from again")
+        spec = {**self.spec, **other}
+        if missing := _missing(self.benchmark, spec):
+            asked = " ".join(f"{name}=…" for name in missing)
+            raise NotApplicable(f"it needs {', '.join(missing)}: clbench check {self.benchmark} {asked}")
+        try:
+            built: Benchmark = benchmarks.make(self.benchmark, **spec)
+        except DataError as error:
+            raise NotApplicable(f"its data cannot be had: {error}") from error
+        return built
+
+    @functools.cached_property
+    def built(self) -> Benchmark:
+        return self.benchmark if isinstance(self.benchmark, Benchmark) else self.build()
+
+
+def check_benchmark(benchmark: str | Benchmark, **spec: Any) -> list[Result]:
+    """Put a benchmark, or a registered one, through what every benchmark must keep.
+
+    Args:
+        benchmark: an object or a name. spec: the parameters to build a named one with; the others are the defaults.
 
     Raises:
-        RegistryError: an unknown name.
+        RegistryError: an unknown name. ConfigError: a parameter that the benchmark does not have, or a wrong value.
     """
+    given = Given(benchmark, spec)
     if isinstance(benchmark, str):
-        benchmarks.entry(benchmark)
-    return [attempt(check, benchmark) for check in BENCHMARK_CHECKS]
+        build = benchmarks.entry(benchmark).build
+        assert build is not None
+        if not (_missing(benchmark, spec) and spec.keys() <= inspect.signature(build).parameters.keys()):
+            check_arguments(f"benchmark '{benchmark}'", build, spec)
+    elif spec:
+        raise ConfigError(f"{benchmark!r} is built already; leave out {', '.join(spec)}.")
+    return [attempt(check, given) for check in BENCHMARK_CHECKS]
 
 
-def check_rebuilds(benchmark: str | Benchmark) -> None:
+def _missing(benchmark: str, spec: Mapping[str, Any]) -> list[str]:
+    """The parameters without default that are not given."""
+    parameters = benchmarks.entry(benchmark).signature().parameters
+    return [name for name, p in parameters.items() if p.default is p.empty and name not in spec]
+
+
+def check_rebuilds(given: Given) -> None:
     """Built twice it has one fingerprint; another seed gives another, or it draws nothing and has seed 0."""
-    name = _registered(benchmark)
-    first = _built(name)
-    require(first.fingerprint == _built(name).fingerprint, "two builds have different fingerprints")
-    if "seed" in benchmarks.entry(name).signature().parameters:
-        other = _built(name, seed=first.seed + 1)
+    again, first = given.build(), given.built
+    require(first.fingerprint == again.fingerprint, "two builds have different fingerprints")
+    if "seed" in benchmarks.entry(str(given.benchmark)).signature().parameters:
+        other = given.build(seed=first.seed + 1)
         told, is_so = other.seed != first.seed, other.fingerprint != first.fingerprint
         require(is_so or not told, f"it says seed {first.seed}, and another seed changes nothing")
         require(
@@ -41,9 +88,9 @@ def check_rebuilds(benchmark: str | Benchmark) -> None:
         )
 
 
-def check_rows_disjoint(benchmark: str | Benchmark) -> None:
+def check_rows_disjoint(given: Given) -> None:
     """No example is both trained and tested on, or validated on, nor a byte-identical one, beyond known duplicates."""
-    built = _built(benchmark)
+    built = given.built
     if built.memorise:
         raise NotApplicable("it asks how well the training examples can be fitted")
     streams = [stream for stream in (built.train, built.valid, built.test) if stream is not None]
@@ -58,9 +105,9 @@ def check_rows_disjoint(benchmark: str | Benchmark) -> None:
             )
 
 
-def check_labels(benchmark: str | Benchmark) -> None:
+def check_labels(given: Given) -> None:
     """Every experience holds just the classes it names, all below the number of classes, and is not empty."""
-    built = _built(benchmark)
+    built = given.built
     for stream in (built.train, built.test, built.valid or ()):
         for exp in stream:
             held = tuple(torch.unique(exp.data.y()).tolist())
@@ -72,9 +119,9 @@ def check_labels(benchmark: str | Benchmark) -> None:
             require(inside, f"experience {exp.index} has classes outside 0 … {built.num_classes - 1}")
 
 
-def check_streams_aligned(benchmark: str | Benchmark) -> None:
+def check_streams_aligned(given: Given) -> None:
     """Experiences are numbered in order, and each names test streams that exist and were taught by then."""
-    built = _built(benchmark)
+    built = given.built
     for stream in (built.train, built.test, built.valid or ()):
         require(
             [e.index for e in stream] == list(range(len(stream))),
@@ -95,9 +142,9 @@ def check_streams_aligned(benchmark: str | Benchmark) -> None:
             )
 
 
-def check_shapes(benchmark: str | Benchmark) -> None:
+def check_shapes(given: Given) -> None:
     """All inputs have one shape and type, which the transform turns into finite float32 of that shape."""
-    built = _built(benchmark)
+    built = given.built
     first = built.train[0].data.take(torch.arange(1))[0]
     for stream in (built.train, built.test, built.valid or ()):
         for exp in stream:
@@ -118,7 +165,7 @@ def check_shapes(benchmark: str | Benchmark) -> None:
             )
 
 
-BENCHMARK_CHECKS: list[Callable[[str | Benchmark], None]] = [
+BENCHMARK_CHECKS: list[Callable[[Given], None]] = [
     check_rebuilds,
     check_rows_disjoint,
     check_labels,
@@ -126,26 +173,3 @@ BENCHMARK_CHECKS: list[Callable[[str | Benchmark], None]] = [
     check_shapes,
 ]
 """What every benchmark must keep."""
-
-
-def _registered(benchmark: str | Benchmark) -> str:
-    if isinstance(benchmark, Benchmark):
-        raise NotApplicable("it is an object, with nothing to build it from again")
-    return benchmark
-
-
-def _needs_values(benchmark: str) -> list[str]:
-    parameters = benchmarks.entry(benchmark).signature().parameters
-    return [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
-
-
-def _built(benchmark: str | Benchmark, **spec: Any) -> Benchmark:
-    if isinstance(benchmark, Benchmark):
-        return benchmark
-    if missing := _needs_values(benchmark):
-        raise NotApplicable(f"it cannot be built without {', '.join(missing)}; check what you build with it")
-    try:
-        built: Benchmark = benchmarks.make(benchmark, **spec)
-    except DataError as error:
-        raise NotApplicable(f"its data is not here: {error}") from error
-    return built

@@ -20,6 +20,8 @@ from clbench.errors import ConfigError, IncompatibleError
 from clbench.once import keeping_nothing
 from clbench.parts import CrossEntropy
 from clbench.strategy import Strategy, chain, overrides
+from clbench.testing.elsewhere import UnreachableError, digests, digests_elsewhere
+from clbench.testing.fair import check_forwards_counted, check_test_unseen
 from clbench.testing.numbers import numbers_in
 from clbench.testing.subjects import Subject
 from clbench.testing.tape import Tape
@@ -75,12 +77,28 @@ def check_builds(subject: Subject) -> None:
 
 
 def check_deterministic(subject: Subject) -> None:
-    """The same seed gives the same bits, another seed gives others."""
+    """The same seed gives the same bits, in another process, too, and another seed gives others."""
     benchmark = subject.benchmark()
     again, other = (everything(subject.fitted(benchmark, seed=seed, every=1)) for seed in (0, 1))
     first = everything(subject.evaluated)
     same(first, again, "two runs with one seed differ")
     require(difference(first["model"], other["model"]) is not None, "another seed gives the same weights")
+    here = digests(everything(subject.plain))
+    try:
+        there = list(digests_elsewhere(subject))
+    except UnreachableError as reason:
+        raise NotApplicable(
+            f"it was run in one process only, as no other can import it: {reason}"
+        ) from reason
+    except RuntimeError as error:
+        raise Violation(f"in another process: {error}") from error
+    for found in there:
+        apart = [path for path in here.keys() | found.keys() if here.get(path) != found.get(path)]
+        require(
+            not apart,
+            "two processes differ (does it hang on the order of a set, a hash, an address or the process's number?), "
+            f"for example in {min(apart, default='')}",
+        )
 
 
 def check_private_randomness(subject: Subject) -> None:
@@ -155,7 +173,7 @@ def check_modes_restored(subject: Subject) -> None:
 
 def check_evaluation_silent(subject: Subject) -> None:
     """Evaluating after every step changes no bit of the weights, the strategy's state or a random stream."""
-    silent, watched = everything(subject.fitted(subject.benchmark())), everything(subject.evaluated)
+    silent, watched = everything(subject.plain), everything(subject.evaluated)
     silent.pop("evaluator"), watched.pop("evaluator")
     same(silent, watched, "evaluation changes the run")
 
@@ -528,6 +546,8 @@ CHECKS: list[Callable[[Subject], None]] = [
     check_inputs_untouched,
     check_modes_restored,
     check_evaluation_silent,
+    check_test_unseen,
+    check_forwards_counted,
     check_resumes,
     check_learns,
     check_odd_batches,

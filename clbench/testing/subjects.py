@@ -71,6 +71,11 @@ class Subject:
         return run
 
     @functools.cached_property
+    def plain(self) -> Run:
+        """A run of it to the end, evaluated at experience ends; the checks that it serves change nothing of it."""
+        return self.fitted(self.benchmark())
+
+    @functools.cached_property
     def evaluated(self) -> Run:
         """A run of it to the end, evaluated after every step; the checks that it serves change nothing of it."""
         return self.fitted(self.benchmark(), every=1)

@@ -157,11 +157,14 @@ def _stream(
 # --- ours as Avalanche's ---
 
 
-def to_avalanche(benchmark: Benchmark) -> Any:
+def to_avalanche(benchmark: Benchmark, streams: Sequence[str] = ("train", "test", "valid")) -> Any:
     """A clbench benchmark as an Avalanche `CLScenario` with `train_stream`, `test_stream` and perhaps `valid_stream`.
 
     Experiences have `dataset`, `task_label(s)` (0 where the setting tells none) and the classes' timeline. Examples
     are normalised, in the training stream's `train` transformation augmented, too, by torch's global generator.
+
+    Args:
+        streams: those that it has, as far as the benchmark has them.
     """
     av = avalanche()
     named = {"train": benchmark.train, "test": benchmark.test, "valid": benchmark.valid}
@@ -171,7 +174,7 @@ def to_avalanche(benchmark: Benchmark) -> Any:
             **{
                 name: _datasets(stream, benchmark, told, augmented=name == "train")
                 for name, stream in named.items()
-                if stream is not None
+                if stream is not None and name in streams
             }
         )
         scenario = av.benchmarks.with_task_labels(av.benchmarks.with_classes_timeline(scenario))

@@ -88,7 +88,7 @@ class AvalancheStrategy(Strategy):
         )
 
     def setup(self, run: Run) -> None:
-        self.scenario = to_avalanche(run.benchmark)
+        self.scenario = to_avalanche(run.benchmark, streams=("train",))
         self.stream_ = list(self.scenario.train_stream)
         self.store = Store(run)
         self.theirs = self.build()
