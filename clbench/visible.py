@@ -75,7 +75,7 @@ class Withheld(Data):
         object.__setattr__(self, "stream", stream)
 
     @property
-    def parts(self) -> tuple[tuple[Pool, Tensor, Change | None], ...]:  # type: ignore[override]
+    def parts(self) -> tuple[tuple[Pool, Tensor, Change | None], ...]:
         """
         Raises:
             IncompatibleError: always.

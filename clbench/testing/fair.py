@@ -106,10 +106,10 @@ class _Passes:
 
     def _aside(self, evaluate: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(evaluate)
-        def aside(*args: Any) -> None:
+        def aside(*given: Any, **named: Any) -> None:
             self._inside += 1
             try:
-                evaluate(*args)
+                evaluate(*given, **named)
             finally:
                 self._inside -= 1
 
