@@ -41,11 +41,16 @@ def atomic_write(path: Path, content: bytes | str) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself must survive a power cut
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)  # the rename itself must survive a power cut
+
+
+def sync_folder(path: Path) -> None:
+    """Have what a folder holds, as names, survive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _umask() -> int:
@@ -84,26 +89,34 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, *, name: str = "lock", wait: float = 0.0) -> Iterator[None]:
     """Hold a folder alone; the lock goes with the process, however it ends.
+
+    Args:
+        name: of the file that is locked. wait: seconds to wait for another process to end.
 
     Raises:
         BusyError: another process holds it.
     """
     import fcntl
 
-    path = folder / "lock"
+    path, until = folder / name, time.monotonic() + wait
     with writing(path):
         file = path.open("a+")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise BusyError(
-                f"{what} is in the hands of another process (pid {holder}); wait for it to end."
-            ) from error
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() < until:
+                    time.sleep(0.02)
+                    continue
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise BusyError(
+                    f"{what} is in the hands of another process (pid {holder}); wait for it to end."
+                ) from error
         with writing(path):
             file.seek(0)
             file.truncate()

@@ -11,8 +11,8 @@ from typing import Any
 from clbench import weights
 from clbench.config import RunConfig
 from clbench.errors import DataError
-from clbench.files import canonical_json, sha256
-from clbench.ledger import code_identity, run_id
+from clbench.files import canonical_json, file_sha256, sha256
+from clbench.ledger import IN_MEMORY, code_identity, run_id
 from clbench.numerics import pinned
 from clbench.reads import digest, watched
 from clbench.registry import Entry, benchmarks, models, strategies
@@ -52,9 +52,15 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
     """
     built: Benchmark = benchmark or benchmarks.make(resolved.benchmark, **resolved.stream)
     parts, network = entries_of(resolved)
-    entries = [*parts, *([network] if network is not None else [])]
+    named = [("strategy", part) for part in parts]
+    if network is not None:
+        named.append(("model", network))
     if benchmark is None:
-        entries.append(benchmarks.entry(resolved.benchmark))
+        named.append(("benchmark", benchmarks.entry(resolved.benchmark)))
+    foreign = {f"{kind} {entry.name}": _origin(entry) for kind, entry in named if not entry.own}
+    if benchmark is not None:
+        foreign[f"benchmark {resolved.benchmark}"] = {"origin": IN_MEMORY, "sha256": None}
+    entries = [entry for _, entry in named]
     what = {"name": built.name, "version": built.version, "fingerprint": built.fingerprint}
     if words := _words(built):
         what["words"] = words
@@ -78,9 +84,17 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
         for entry in entries
         if entry.build is not None and entry.source not in sources
     }
-    code = code_identity(sorted(sources), typed)
+    code = {**code_identity(sorted(sources), typed), "parts": foreign}
     id = run_id(resolved.model_dump(mode="json"), what, method, model, code, files)
     return Identity(id, resolved, built, what, method, model, code, files)
+
+
+def _origin(entry: Entry) -> dict[str, str | None]:
+    """Of a plug-in: the distribution that brings it, or the name of its file, and what the file holds."""
+    file = Path(entry.source)
+    there = file.is_file()
+    origin = file.name if entry.origin == entry.source and there else entry.origin
+    return {"origin": origin, "sha256": file_sha256(file) if there else None}
 
 
 def entries_of(resolved: RunConfig) -> tuple[list[Entry], Entry | None]:

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from clbench.names import printable
+
 GRACE = 1.0
 """Seconds that such threads have left when everything else has ended."""
 
@@ -45,11 +47,11 @@ def _end(code: int) -> None:
         thread.join(max(until - time.monotonic(), 0.0))
     for who, thread in _left:
         if thread.is_alive():
-            print(
+            warning = (
                 f"clbench: warning: {who} started the thread '{thread.name}' when it was loaded, which does not end "
-                "and is left behind; start it in setup(), or with daemon=True.",
-                file=sys.stderr,
+                "and is left behind; start it in setup(), or with daemon=True."
             )
+            print(printable(warning), file=sys.stderr)
     if any(thread.is_alive() for _, thread in _left):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -23,6 +23,8 @@ from clbench.sources import with_imports
 SCHEMA = 3
 """Of records as they are written; 2 added their own SHA-256, 3 the files that were read."""
 ID_LENGTH = 12
+IN_MEMORY = "an object in memory"
+"""The origin of what nobody can name: it was handed over as it was."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Record:
         benchmark, strategy, model: name and version; the benchmark with its fingerprint and, where there is something
             to say of its data, `notes`: how a folder was read, test examples that were trained on.
         seeds: of the stream's order, the initialisation, and the data.
-        code: version, digest of the sources that decide the numbers, commit where there is one.
+        code: version, digest of the sources that decide the numbers, commit where there is one; `parts`, those that are
+            not clbench's, `strategy mine` → `origin`, a distribution or the name of a file, and its `sha256`; older
+            records do not tell.
         environment: machine, Python, libraries, device, threads, how torch's switches stood (`numerics`), and processes
             where there were several.
         budget: what it cost; units in the names. `whole_cpu_joules` and `whole_gpu_joules` are of the whole machine

@@ -32,6 +32,7 @@ from typing import Any, Generic, TypeVar
 from clbench.arguments import check_arguments as check_arguments, hints_of, type_name as type_name
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
 from clbench.leaving import noting_threads
+from clbench.names import name_mistake, version_mistake
 from clbench.reads import File as File, Watch, watched, with_files
 from clbench.sources import where_defined
 
@@ -175,13 +176,17 @@ class Registry(Generic[T]):
         """All entry points of the group, by name."""
         points: dict[str, list[importlib.metadata.EntryPoint]] = {}
         for point in importlib.metadata.entry_points(group=self.group):
-            if point not in points.setdefault(point.name, []):
+            if not name_mistake(point.name) and point not in points.setdefault(point.name, []):
                 points[point.name].append(point)
         return points
 
     def problems(self) -> list[str]:
         """What is wrong with entry points of other distributions, as far as can be seen without running them."""
-        found = []
+        found = [
+            f"{self.kind} of {_distribution(point)} ({point.value}) cannot be used: {wrong}."
+            for point in importlib.metadata.entry_points(group=self.group)
+            if (wrong := name_mistake(point.name))
+        ]
         for name, points in sorted(self._points.items()):
             if len(points) > 1:
                 found.append(self._contested(name))
@@ -237,6 +242,10 @@ class Registry(Generic[T]):
     def knows(self, name: str) -> bool:
         """Whether a name is registered, or belongs to a library that is asked for it when it is made."""
         return name in self.names() or name.partition(":")[0] in self.libraries
+
+    def ships(self, name: str) -> bool:
+        """Whether clbench brings what has the name, itself or from a library that it adapts."""
+        return name in self._builtin or name.partition(":")[0] in self.libraries
 
     def _borrow(self, name: str) -> Entry | None:
         """The entry of another library's `library:name`; None where the name has no library's prefix."""
@@ -345,6 +354,8 @@ class Registry(Generic[T]):
         def add(build: F) -> F:
             module = getattr(build, "__module__", "?")
             source = where_defined(build)
+            if wrong := name_mistake(name) or version_mistake(version):
+                raise RegistryError(f"A {self.kind} of {source} cannot be registered: {wrong}.")
             entry = Entry(
                 name,
                 version,
@@ -537,6 +548,8 @@ def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
                     f"{file}, line {call.lineno}: the arguments of @{decorator} must be literals, as clbench "
                     "reads them without running the file."
                 ) from None
+            if wrong := name_mistake(name) or version_mistake(options.get("version", 1)):
+                raise RegistryError(f"{file}, line {call.lineno}: {wrong}.")
             summary = _first_sentence(ast.get_docstring(node))
             fields = ("version", "paper", "null", "modifier", "tiny")
             known = {k: v for k, v in options.items() if k in fields}

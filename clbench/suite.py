@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from clbench import config, grouping
 from clbench.config import (
@@ -25,6 +25,7 @@ from clbench.config import (
 from clbench.errors import ClbenchError, ConfigError, suggest
 from clbench.files import make_folder
 from clbench.ledger import Record, has_record, read_record
+from clbench.names import one_line
 from clbench.processes import refuse_while_importing
 from clbench.ranges import Seed
 
@@ -48,7 +49,7 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    label: str = ""
+    label: Annotated[str, AfterValidator(one_line)] = ""
     settings: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
 

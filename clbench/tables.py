@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clbench import grouping
 from clbench.metrics import METRICS
+from clbench.names import printable
 from clbench.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, Interval, best, t_interval
 
 if TYPE_CHECKING:
@@ -561,4 +562,4 @@ def note_of(rows: Sequence[Row], differences: bool = False) -> str:
 
 
 def markdown(text: str) -> str:
-    return re.sub(r"([\\|*`<\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|*`<\[\]])", r"\\\1", printable(" ".join(text.split())))

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.errors import IncompatibleError
+from clbench.errors import ConfigError, IncompatibleError
+from clbench.names import name_mistake, version_mistake
 
 if TYPE_CHECKING:
     from clbench.augment import Transform
@@ -506,6 +507,10 @@ class Benchmark:
     metrics: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
     duplicates: int = 0
+
+    def __post_init__(self) -> None:
+        if wrong := name_mistake(self.name) or version_mistake(self.version):
+            raise ConfigError(f"A benchmark cannot be made: {wrong}.")
 
     def __repr__(self) -> str:
         return (

@@ -125,6 +125,23 @@ def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
 # --- lists ---
 
 
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_a_docstring_does_not_reach_the_terminal_as_control(
+    clbench: Command, tmp_path: Path, command: str
+) -> None:
+    """Neither the start of an escape, nor what turns text round; markup is text."""
+    file = tmp_path / "loud.py"
+    says = "[red]Loud[/red] \\x1b[31m \\x9b2J \\u202e.\\n\\nMore \\x1b]0;title\\x07"
+    file.write_text(
+        "from clbench import Strategy, register\nfrom clbench.parts import CrossEntropy\n\n"
+        f"@register('loud')\ndef loud(word: str = '\\x1b[0m') -> Strategy:\n    '{says}'\n    return CrossEntropy()\n"
+    )
+    said = clbench(command, {"list": "strategies", "show": "loud"}[command], "--plugin", file)
+    assert said.code == 0
+    assert "[red]Loud[/red] \\u001b[31m \\u009b2J \\u202e." in said.out
+    assert all(character.isprintable() or character == "\n" for character in said.out)
+
+
 @pytest.mark.parametrize("kind", ["strategies", "benchmarks", "models", "metrics", "suites"])
 def test_every_kind_is_listed_as_json(clbench: Command, kind: str) -> None:
     said = clbench("list", kind, "--json")

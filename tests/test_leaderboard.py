@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench import api, config, ledger
+from clbench import api, config, from_arrays, ledger
+from clbench.cli import ranking
 from clbench.cli.judging import plot
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
-from clbench.files import canonical_json, pretty_json, sha256
-from clbench.leaderboard import again, read_board, readme, row_id, rows_of, submit
-from clbench.leaderboard.board import settings_of
+from clbench.files import atomic_write, canonical_json, pretty_json, sha256
+from clbench.leaderboard import again, read_board, readme, row_id, rows_of, store, submit, write_site
+from clbench.leaderboard.board import TwiceWarning, settings_of
+from clbench.leaderboard.private import missing, needs
 from clbench.ledger import Record, read_record
+from clbench.registry import load_plugin, strategies
 from clbench.tables import Cell, table_rows
 
 SETTINGS = {"iterations": 4, "every": 1}
@@ -117,6 +122,174 @@ def test_a_run_without_evidence_is_refused_and_keeps_no_other_out(runs: Path, tm
     assert len(read_board(tmp_path / "board")) == 1
 
 
+def forged(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a run whose record was changed, with the id that belongs to it."""
+
+    def all_of_it(content: dict[str, Any]) -> None:
+        change(content)
+        decides = [content[key] for key in ("config", "benchmark", "strategy", "model", "code", "files")]
+        content["id"] = ledger.run_id(*decides)
+
+    return altered(folder, tmp_path, all_of_it)
+
+
+def called(name: str) -> Callable[[dict[str, Any]], object]:
+    def change(content: dict[str, Any]) -> None:
+        content["strategy"]["name"] = content["config"]["strategy"] = name
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (called("mylab/ft"), "strategy.name 'mylab/ft'"),
+        (called(".."), "strategy.name '..'"),
+        (called("\x1b[2J"), r"strategy.name '\x1b[2J'"),
+        (called("f" * 300), "strategy.name 'fff"),
+        (called("+".join(["f" * 80] * 4)), "strategy.name 'fff"),
+        (lambda r: r["strategy"].update(version="../1"), "strategy.version '../1'"),
+        (lambda r: r["benchmark"].update(version="1/2"), "benchmark.version '1/2'"),
+        (lambda r: r["benchmark"].update(name="a\nb"), r"benchmark.name 'a\nb'"),
+        (lambda r: r["model"].update(name="m\u202elp"), r"model.name 'm\u202elp'"),
+    ],
+    ids=["slash", "dots", "escape", "long", "long chain", "version", "its version", "newline", "bidi"],
+)
+def test_a_run_that_cannot_be_a_file_is_refused_by_its_field_and_keeps_no_other_out(
+    runs: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], field: str
+) -> None:
+    first, second, third = sorted(runs.iterdir())[:3]
+    bad = forged(second, tmp_path, change)
+    done = submit([first, bad, third], tmp_path / "board")
+    assert [bool(s.path) for s in done] == [True, False, True]
+    assert field in done[1].refused
+    assert {record.id for record in read_board(tmp_path / "board")} == {first.name, third.name}
+
+
+def test_what_is_there_already_stays_as_it_is(runs: Path, board: Path) -> None:
+    files = {path: path.read_bytes() for path in board.rglob("*") if path.is_file()}
+    done = submit(sorted(runs.iterdir()), board)
+    assert all(s.already and s.path for s in done)
+    assert {path: path.read_bytes() for path in board.rglob("*") if path.is_file()} == files
+
+
+def test_other_content_of_a_run_replaces_nothing(runs: Path, board: Path, tmp_path: Path) -> None:
+    before = (board / "manifest.json").read_bytes()
+    other = altered(next(runs.iterdir()), tmp_path, lambda r: r["budget"].update(train_seconds=77.0))
+    assert f"has a run {other.name} already, with other budget. It stays; `clbench" in refusal(other, board)
+    assert (board / "manifest.json").read_bytes() == before
+
+
+def test_a_second_run_of_a_row_and_seed_is_refused_until_the_first_is_gone(
+    runs: Path, board: Path, tmp_path: Path
+) -> None:
+    """Whatever the ids: the last one by id would have counted."""
+    first = next(runs.iterdir())
+    again_ = forged(first, tmp_path, lambda r: r["code"].update(sources="1" * 64, commit="1" * 40))
+    id_ = read_record(again_).id
+    why = refusal(again_, board)
+    assert f"already, {first.name}, made by other code (00000000" in why
+    assert f"--remove {first.name}`" in why
+    store.remove([first.name], board)
+    assert submit([again_], board)[0].path
+    assert {first.name, id_} & {record.id for record in read_board(board)} == {id_}
+    assert len(submit([again_, first, again_], tmp_path / "other")) == 3
+    assert len(read_board(tmp_path / "other")) == 1
+
+
+def test_two_runs_of_a_row_and_seed_are_never_silent(runs: Path) -> None:
+    record = read_record(next(runs.iterdir()))
+    with pytest.warns(TwiceWarning, match=f"{record.id} and {'f' * 12}, by other code; {'f' * 12} counts"):
+        rows_of([record, replace(record, id="f" * 12)])
+
+
+def test_a_full_disk_keeps_out_what_could_not_be_written(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted(runs.iterdir())[:2]
+
+    def full(path: Path, content: bytes | str) -> None:
+        if path.name == f"{second.name}.npz":
+            raise LedgerError("The disk is full")
+        atomic_write(path, content)
+
+    monkeypatch.setattr("clbench.leaderboard.store.atomic_write", full)
+    taken, refused = submit([first, second], tmp_path)
+    assert (taken.refused, refused.refused) == ("", "The disk is full")
+    assert {record.id for record in read_board(tmp_path)} == {first.name}
+    assert store.unlisted(tmp_path) == []
+
+
+# --- what others cannot run again ---
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of a plug-in on data in a file, and what it is made of."""
+    folder = tmp_path_factory.mktemp("private")
+    (folder / "ft.py").write_text(
+        "from clbench import Strategy, register\nfrom clbench.parts import CrossEntropy\n\n"
+        "@register('mylab-ft')\ndef ft() -> Strategy:\n    return CrossEntropy()\n"
+    )
+    noise = np.random.default_rng(0)
+    x, y = noise.integers(0, 255, (40, 6, 6), dtype=np.uint8), np.arange(40) % 4
+    np.savez(folder / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    settings = {"path": str(folder / "mine.npz"), "experiences": 2, **SETTINGS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        load_plugin(folder / "ft.py")
+        resolved = config.resolve("npz", "mylab-ft", settings, seed=0)
+        api.start(resolved, Execution(checkpoint_seconds=None), folder / "runs")
+    forget("mylab-ft")
+    return folder
+
+
+def forget(name: str) -> None:
+    del sys.modules[strategies._made.pop(name).module]
+
+
+def test_a_run_with_private_parts_is_taken_and_marked(private: Path, tmp_path: Path) -> None:
+    (taken,) = submit((private / "runs").iterdir(), tmp_path / "board")
+    plugin = sha256((private / "ft.py").read_bytes())
+    assert taken.needs == {"strategy mylab-ft": f"ft.py, SHA-256 {plugin[:12]}", "stream.path": "mine.npz"}
+    page = (tmp_path / "board" / "README.md").read_text(encoding="utf-8")
+    needs = f"strategy mylab-ft (ft.py, SHA-256 {plugin[:12]}), stream.path (mine.npz)"
+    assert re.search(
+        rf"`(\w+)` † \|\n\n† `\1` cannot be run again by clbench alone; it needs {re.escape(needs)}", page
+    )
+    site = write_site(read_board(tmp_path / "board"), tmp_path / "board", tmp_path / "site")
+    assert " †</a>" in site.read_text(encoding="utf-8")
+    (row,) = (tmp_path / "site" / "rows").iterdir()
+    assert needs in row.read_text(encoding="utf-8")
+
+
+def test_what_clbench_has_is_not_marked(board: Path) -> None:
+    assert "†" not in (board / "README.md").read_text(encoding="utf-8")
+
+
+def test_reproducing_what_is_private_says_what_is_missing(
+    private: Path, board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit((private / "runs").iterdir(), board)
+    with pytest.raises(ConfigError, match=r"without what its author has: strategy mylab-ft \(ft\.py") as why:
+        ranking.reproduce("npz", board)
+    assert "stream.path" not in str(why.value)  # which is here
+    try:
+        assert ranking.reproduce("npz", board, plugin=[str(private / "ft.py")], out=tmp_path) == 0
+    finally:
+        forget("mylab-ft")
+    capsys.readouterr()
+
+
+def test_an_object_in_memory_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not under the name of a benchmark that clbench has."""
+    monkeypatch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+    x, y = np.zeros((8, 2), np.uint8), np.arange(8) % 2
+    mine = from_arrays(x, y, x, y, experiences=1, name="split-digits")
+    record = api.run(mine, "finetune", out=tmp_path, device="cpu", iterations=1)
+    assert needs(record) == missing(record) == {"benchmark split-digits": "an object in memory"}
+
+
 # --- any change is noticed ---
 
 
@@ -139,6 +312,51 @@ def test_a_file_that_is_gone_or_was_not_submitted_is_noticed(board: Path) -> Non
     (file.with_name("other.npz")).unlink()
     with pytest.raises(LedgerError, match="is missing"):
         read_board(board)
+
+
+def test_what_was_not_submitted_counts_for_nothing(board: Path, runs: Path) -> None:
+    """Such as half a submission of a process that was killed, by an older version."""
+    before = [record.id for record in read_board(board)]
+    stray = board / "curves" / "0123456789ab.npz"
+    stray.write_text("anything")
+    assert [record.id for record in read_board(board)] == before
+    assert store.unlisted(board) == [stray]
+    store.remove([stray.stem], board)
+    assert store.unlisted(board) == []
+
+
+@pytest.mark.parametrize("damage", ["altered", "gone", "no JSON", "curve gone"])
+def test_a_record_is_taken_out_even_if_it_cannot_be_read(board: Path, damage: str) -> None:
+    file = next(board.rglob("records/**/*.json"))
+    if damage == "altered":
+        file.write_text(file.read_text().replace("done", "undone"))
+    elif damage == "no JSON":
+        file.write_bytes(b"\xff{")
+    else:
+        (file if damage == "gone" else board / "curves" / f"{file.stem}.npz").unlink()
+    with pytest.raises(LedgerError, match=f"`clbench leaderboard --remove {file.stem}` takes it out"):
+        read_board(board)
+    gone, problem = store.remove([file.stem], board)
+    assert sorted(path.suffix for path in gone) == [".json", ".npz"]
+    assert not any(path.exists() for path in gone)
+    assert (problem, file.stem in (board / "manifest.json").read_text()) == ("", False)
+    assert ranking.leaderboard(board, check=True) == 0
+
+
+def test_records_are_taken_out_together_or_one_by_one(board: Path) -> None:
+    """A board that is damaged twice has no new page until both are gone; what no record has is refused."""
+    first, second, *others = sorted(board.rglob("records/**/*.json"))
+    for file in (first, second):
+        file.write_text("{")
+    page = (board / "README.md").read_bytes()
+    with pytest.raises(ConfigError, match="has no record 'ffffffffffff'"):
+        store.remove([first.stem, "ffffffffffff"], board)
+    assert first.is_file()
+    assert second.name in store.remove([first.stem], board)[1]
+    assert (board / "README.md").read_bytes() == page
+    assert store.remove([second.stem], board)[1] == ""
+    assert (board / "README.md").read_bytes() != page
+    assert len(read_board(board)) == len(others)
 
 
 def test_a_forged_sum_does_not_hide_a_forged_number(board: Path) -> None:

@@ -17,6 +17,7 @@ import typer
 import clbench
 from clbench.cli import data, judging, looking, ranking, running, writing
 from clbench.cli.common import process, warn
+from clbench.cli.terminal import cleaned
 from clbench.errors import ClbenchError
 from clbench.leaving import let_go
 
@@ -64,7 +65,8 @@ app.add_typer(_data, name="data")
 def main() -> NoReturn:
     """Entry point: one clear message for every mistake, and no traceback."""
     try:
-        _main()
+        with cleaned():
+            _main()
     except SystemExit as end:
         let_go(end.code if isinstance(end.code, int) else 0)
         raise

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clbench.names import printable
+
 if TYPE_CHECKING:
     from clbench.config import Execution
     from clbench.ledger import Record
@@ -64,11 +66,12 @@ def load(plugins: Sequence[str] | None) -> None:
 
 def warn(message: str) -> None:
     """A line on standard error that ends nothing."""
-    print(f"clbench: warning: {' '.join(message.split())}", file=sys.stderr)
+    print(f"clbench: warning: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def columns(rows: Sequence[Sequence[str]], indent: int = 2) -> str:
     """Rows as lines with aligned columns and no blanks at their ends."""
+    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (" " * indent + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clbench.cli.terminal import console
 from clbench.observer import Observer
 
 if TYPE_CHECKING:
@@ -25,16 +26,15 @@ class Line(Observer):
         for remark in remarks(run.benchmark):
             print(f"{run.benchmark.name}: {remark}", file=sys.stderr)
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Progress(*columns, console=console(sys.stderr), transient=True)
             self._task = self._bar.add_task("", total=run.total_steps, completed=run.step)
             self._bar.start()
         elif run.step:
@@ -65,16 +65,15 @@ class SuiteProgress:
 
     def __enter__(self) -> SuiteProgress:
         if not self.quiet and sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = Progress(*columns, console=console(sys.stderr))
             self._all = self._bar.add_task("all runs", total=len(self.cells))
             self._tasks: dict[str, Any] = {}
             self._bar.start()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clbench.cli.common import Device, Json, Plugins, columns, execution, load
+from clbench.cli.common import Device, Json, Plugins, columns, execution, load, warn
+from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from clbench.leaderboard.again import Verdict
@@ -28,15 +29,28 @@ def submit(
 ) -> int:
     """Take finished runs, with their evidence, into the leaderboard; one that is refused keeps no other out."""
     from clbench.leaderboard import submit as take
+    from clbench.leaderboard.private import in_words
 
     done = take(folders, root)
     if as_json:
         rows = [
-            {"run": str(s.folder), "taken": s.path and s.path.as_posix(), "refused": s.refused} for s in done
+            {
+                "run": str(s.folder),
+                "taken": s.path and s.path.as_posix(),
+                "already": s.already,
+                "refused": s.refused,
+                "needs": dict(s.needs),
+            }
+            for s in done
         ]
         print(json.dumps(rows, indent=2))
     for s in () if as_json else done:
-        print(f"taken    {root / s.path}" if s.path else f"refused  {s.folder}: {s.refused}")
+        if s.path is None:
+            print(f"refused  {s.folder}: {s.refused}")
+            continue
+        print(f"{'there' if s.already else 'taken':<9}{root / s.path}")
+        if s.needs:
+            print(f"{'':<9}others cannot run it again without {in_words(s.needs)}; its row is marked")
     return 1 if any(s.refused for s in done) else 0
 
 
@@ -46,29 +60,50 @@ def leaderboard(
         bool,
         typer.Option("--check", help="Change nothing: compare README.md byte for byte, and all evidence."),
     ] = False,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID", help="Take the record with this id out first, with its curve; repeatable."
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the site to this folder, too.")] = None,
 ) -> int:
-    """Compute the leaderboard from its records and write its README.md."""
+    """Compute the leaderboard from its records and write its README.md, as `submit` does, too."""
     from clbench.files import atomic_write, make_folder
-    from clbench.leaderboard import read_board, readme, write_site
+    from clbench.leaderboard import readme, store, write_site
 
-    records = read_board(root)
-    page, path = readme(records), root / "README.md"
-    if check:
-        there = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if there != page:
-            print(
-                f"{path} is not what its {len(records)} records give; run `clbench leaderboard`.",
-                file=sys.stderr,
-            )
-            return 1
-        print(f"{path}: {len(records)} records, all as submitted; the page follows from them.")
-    else:
-        make_folder(root)
-        atomic_write(path, page)
-        print(path)
-    if html is not None:
-        print(write_site(records, root, html))
+    if remove:
+        if check:
+            raise ConfigError("--check changes nothing, so it goes with no --remove.")
+        gone, problem = store.remove(remove, root)
+        for file in gone:
+            print(f"removed  {file}")
+        if problem:
+            warn(f"{root / store.PAGE} is as it was: {problem}")
+        else:
+            print(root / store.PAGE)
+        if problem or html is None:
+            return 0
+    if check and not any((root / name).exists() for name in (store.MANIFEST, store.PAGE, store.LOCK)):
+        raise ConfigError(f"There is no leaderboard {root}.")
+    with store.held(root if check else make_folder(root)) as records:
+        for file in store.unlisted(root):
+            warn(f"{file} is not in {store.MANIFEST}: it was not submitted, and counts for nothing.")
+        page, path = readme(records), root / store.PAGE
+        if check:
+            there = path.read_text(encoding="utf-8") if path.is_file() else readme([])
+            if there != page:
+                print(
+                    f"{path} is not what its {len(records)} records give; run `clbench leaderboard`.",
+                    file=sys.stderr,
+                )
+                return 1
+            print(f"{path}: {len(records)} records, all as submitted; the page follows from them.")
+        else:
+            atomic_write(path, page)
+            print(path)
+        if html is not None:
+            print(write_site(records, root, html))
     return 0
 
 
@@ -90,7 +125,13 @@ def reproduce(
     load(plugin)
     from clbench.leaderboard import again, read_board
 
-    rows = again.chosen(read_board(root), name)
+    chosen = again.chosen(read_board(root), name)
+    lacking = {row.id: wants for row in chosen if (wants := again.lacking(row))}
+    if len(lacking) == len(chosen):
+        raise ConfigError(next(iter(lacking.values())))
+    for wants in lacking.values():
+        warn(f"{wants} It is left out.")
+    rows = [row for row in chosen if row.id not in lacking]
     how = execution(device)
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -101,7 +142,7 @@ def reproduce(
         print(json.dumps([_as_dict(v) for v in verdicts], indent=2))
     else:
         print(_told(verdicts))
-    return 0 if all(v.agrees for v in verdicts) else 1
+    return 0 if all(v.agrees for v in verdicts) and not lacking else 1
 
 
 def _as_dict(v: Verdict) -> dict[str, object]:

@@ -28,6 +28,7 @@ from clbench.cli.common import (
     show_record,
 )
 from clbench.cli.progress import Line, SuiteProgress
+from clbench.cli.terminal import console
 
 if TYPE_CHECKING:
     from clbench.config import RunConfig
@@ -182,21 +183,18 @@ def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_jso
     if as_json:
         print(json.dumps(tables.summary(rows), indent=2, ensure_ascii=False))
     else:
-        from rich.console import Console
-
-        console = Console() if sys.stdout.isatty() else Console(width=100)
+        screen = console(sys.stdout, None if sys.stdout.isatty() else 100)
         for table in tables.rich_tables(rows):
-            with console.capture() as drawn:
-                console.print(table)
+            with screen.capture() as drawn:
+                screen.print(table)
             # Rich pads every line to the table's width.
-            console.file.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
+            screen.file.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
         for cell in cells:
             if cell.state not in ("done",):
-                console.print(
-                    f"{cell}: {cell.state}: {cell.message or (cell.record.note if cell.record else '')}",
-                    markup=False,
+                screen.print(
+                    f"{cell}: {cell.state}: {cell.message or (cell.record.note if cell.record else '')}"
                 )
-        console.print(f"report: {page}", soft_wrap=True, markup=False)
+        screen.print(f"report: {page}", soft_wrap=True)
     if any(cell.state == "failed" for cell in cells):
         return 2
     if any(cell.state == "diverged" for cell in cells):

@@ -13,6 +13,7 @@ from clbench.config import Execution, RunConfig, Seeds
 from clbench.curve import COLUMNS
 from clbench.errors import ConfigError, LedgerError, suggest
 from clbench.leaderboard.board import SHOWN, Row, rows_of
+from clbench.leaderboard.private import in_words, missing
 from clbench.ledger import Record
 from clbench.reads import digest
 from clbench.selection import FIXED, is_protocol
@@ -60,6 +61,18 @@ def chosen(records: Iterable[Record], name: str) -> list[Row]:
         known = [*tables, *[row.id for row in rows]]
         raise ConfigError(f"The leaderboard has no row and no benchmark '{name}'.{suggest(name, known)}")
     return found
+
+
+def lacking(row: Row) -> str:
+    """What is missing here of what a row needs beside clbench, as a sentence; nothing where all is there."""
+    found = {what: told for record in row.records for what, told in missing(record).items()}
+    if not found:
+        return ""
+    return (
+        f"Row {row.id} ({row.strategy} on {row.benchmark}) cannot be run again here without what its author has: "
+        f"{in_words(found)}. Name plug-ins with --plugin, install those that come with a distribution, and put files "
+        "where the record's `files` say; what was an object in memory is not to be had."
+    )
 
 
 def reproduce(

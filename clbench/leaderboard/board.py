@@ -5,6 +5,7 @@ Which records are a table and which a row is said in `clbench.grouping`.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,16 @@ from typing import Any
 from clbench import grouping
 from clbench.files import canonical_json, sha256
 from clbench.grouping import Named
+from clbench.leaderboard.private import needs
 from clbench.ledger import Record, by_content
 from clbench.metrics import METRICS
 from clbench.statistics import RANKED_FROM, Interval, Rank, best, ranks, t_interval
 from clbench.tables import is_bound, is_rated
+
+
+class TwiceWarning(UserWarning):
+    """Two runs of one row and seed, of which one counts; `clbench.leaderboard.submit` takes no second one."""
+
 
 ROW_LENGTH = 8
 SHOWN = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc")
@@ -46,6 +53,7 @@ class Row:
             diverged.
         best: whether it is marked as best (`clbench.statistics.best`).
         table: name of its table, the benchmark's and what tells it from others of that name.
+        needs: what others must have of its author to run it again (`clbench.leaderboard.private`).
     """
 
     id: str
@@ -61,6 +69,7 @@ class Row:
     rank: Rank | None = None
     best: bool = False
     table: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seeds(self) -> list[int]:
@@ -114,7 +123,10 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
         rows: dict[str, dict[int, Record]] = {}
         for record, run in group:
             id = f"{run.row}-{grouping.digits([r for _, r in group])}" if streams_of[run.row] > 1 else run.row
-            rows.setdefault(id, {})[record.seeds["data"]] = record
+            runs_of = rows.setdefault(id, {})
+            if other := runs_of.get(record.seeds["data"]):
+                warnings.warn(_doubled(id, other, record), TwiceWarning, stacklevel=2)
+            runs_of[record.seeds["data"]] = record
         name = group[0][1].benchmark
         arguments = [record.config.get("stream", {}) for record, _ in group]
         named.append(grouping.of_stream(name, name, arguments, [run for _, run in group]))
@@ -124,6 +136,11 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
         for title, rows in zip(grouping.names(named), tables, strict=True)
     }
     return {title: found[title] for title in sorted(found)}
+
+
+def _doubled(row: str, other: Record, record: Record) -> str:
+    seed = record.seeds["data"]
+    return f"Row {row} has two runs of seed {seed}, {other.id} and {record.id}, by other code; {record.id} counts."
 
 
 def joules(records: Sequence[Record]) -> float | None:
@@ -158,6 +175,7 @@ def _row(key: str, runs: Sequence[Record], table: str) -> Row:
         costs=costs,
         records=tuple(runs),
         table=table,
+        needs={what: told for record in runs for what, told in needs(record).items()},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.private import in_words
 from clbench.ledger import Record
 from clbench.tables import NONE, Estimate, head_of, markdown, percent
 
@@ -57,10 +58,15 @@ def table(rows: Sequence[Row]) -> str:
                 f"{row.costs['forward_examples']:,.0f}" if row.costs else NONE,
                 f"{row.costs['train_seconds']:,.1f}" if row.costs else NONE,
                 *[f"{row.costs['joules'] / 1e3:,.1f}" if "joules" in row.costs else NONE for _ in measured],
-                f"`{row.id}`",
+                f"`{row.id}`" + " †" * bool(row.needs),
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    notes = [
+        f"† `{row.id}` cannot be run again by clbench alone; it needs {markdown(in_words(row.needs))}."
+        for row in rows
+        if row.needs
+    ]
+    return "\n\n".join(["\n".join(f"| {' | '.join(line)} |" for line in lines), *notes]) + "\n"
 
 
 def _bytes(costs: Mapping[str, float]) -> str:

@@ -22,6 +22,7 @@ from clbench.files import atomic_write, make_folder, pretty_json, sha256
 from clbench.leaderboard import svg
 from clbench.leaderboard.board import ENERGY, SHOWN, Row, names_of, rows_of, settings_of
 from clbench.leaderboard.frame import page
+from clbench.leaderboard.private import in_words
 from clbench.leaderboard.store import place
 from clbench.ledger import Record
 from clbench.metrics import METRICS
@@ -183,11 +184,13 @@ def _row(row: Row, rows: Sequence[Row]) -> str:
         if r.note
     )
     settings = settings_of(row, rows)
+    private = f"<p>† clbench alone cannot: it needs {_escape(in_words(row.needs))}.</p>" if row.needs else ""
     body = f"""
 <p>{_escape(row.strategy)} on <a href="../{_escape(address("benchmarks", row.table))}">{_escape(row.table)}</a>
 {f"({_escape(settings)})" if settings else ""};
 network {_escape(row.model)}; hyper-parameters: {_escape(row.selection)}.</p>
 <p>Make it again: <code>clbench reproduce {_escape(row.id)}</code></p>
+{private}
 <div class="table"><table>
 <thead><tr><th>seed</th>{head}<th>status</th><th class="words">record</th><th class="words">evidence</th></tr></thead>
 <tbody>{lines}</tbody>
@@ -287,7 +290,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             *([(row.costs.get("joules", math.nan) / 1e3, 1)] if measured else []),
         ):
             cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
-        cells.append(_link(f"{up}rows/{row.id}.html", row.id))
+        cells.append(_link(f"{up}rows/{row.id}.html", row.id + " †" * bool(row.needs)))
         facets = "".join(f' data-{key}="{_escape(value)}"' for key, value in _facets(row).items())
         best = " best" if row.best else " bound" if row.bound else ""
         body += f'<tr class="row{best}"{facets}>{"".join(cells)}</tr>\n'
@@ -308,7 +311,8 @@ def _link(target: str, text: str) -> str:
 _LEGEND = f"""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {INTERVAL_FROM}
 are {TOO_FEW}. Rank: the places that a row may have, after all rivals whose ACC is better with certainty and before all
 that are worse (paired by seed, Holm's correction). Bold: the best mean, and those after it down to the first than which
-another is better with certainty. Fewer than {RANKED_FROM} seeds give no rank.</p>"""
+another is better with certainty. Fewer than {RANKED_FROM} seeds give no rank. †: others
+cannot run it again without files of its author, which its page names.</p>"""
 
 
 # --- figures ---

@@ -3,21 +3,36 @@
 leaderboard/records/<benchmark>@<version>/<strategy>@<version>/<id>.json
 leaderboard/curves/<id>.npz
 leaderboard/manifest.json        SHA-256 of every one of these files
+leaderboard/README.md            the tables
+
+The manifest alone says what is on the board, and is replaced at once. Files come before it and go after it, and none is
+written twice, so whoever reads it finds a whole board at any moment. Whoever changes the board holds it (`.lock`) and
+writes down first which files come or go (`.unfinished.json`); if he is killed, the next one who holds it deletes those
+that the manifest does not list, and makes the page.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
 
 from clbench import metrics
-from clbench.errors import LedgerError
-from clbench.files import atomic_write, make_folder, pretty_json, read_json, sha256
-from clbench.ledger import Record, parse_record, read_record, run_id
+from clbench.errors import ConfigError, LedgerError, suggest
+from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, sha256, sync_folder
+from clbench.leaderboard.board import row_id
+from clbench.leaderboard.page import readme
+from clbench.leaderboard.private import needs
+from clbench.ledger import ID_LENGTH, Record, parse_record, read_record, run_id
+from clbench.names import FOLDER, full_name_mistake, name_mistake, version_mistake
 
-MANIFEST = "manifest.json"
+MANIFEST, PAGE = "manifest.json", "README.md"
+LOCK, JOURNAL = ".lock", ".unfinished.json"
+PATIENCE = 600.0
+"""Seconds to wait for another process that changes the board."""
 
 
 @dataclass(frozen=True)
@@ -27,49 +42,235 @@ class Submission:
     Attributes:
         folder: of the run. path: where its record lies now, None if it was refused.
         refused: why it was not taken; empty if it was.
+        already: whether it was there before, the same.
+        needs: what others must have of its author to run it again (`clbench.leaderboard.private`).
     """
 
     folder: Path
     path: Path | None
     refused: str = ""
+    already: bool = False
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- changing a board ---
 
 
 def submit(folders: Iterable[Path], root: Path) -> list[Submission]:
-    """Take finished runs into the leaderboard in `root`; one that is refused keeps no other out.
+    """Take finished runs into the leaderboard in `root`, all at once, and make its page; one that is refused keeps no
+    other out.
+
+    A run that is there already stays as it is. Nothing is replaced: another run of the same id, or of the same row and
+    seed (by other code), is refused until the first one is taken out.
 
     Raises:
-        LedgerError: the leaderboard cannot be written, or is damaged.
+        LedgerError: the leaderboard cannot be written, or is damaged. BusyError: another process keeps hold of it.
     """
-    manifest = _manifest(make_folder(root))
-    done = []
-    for folder in folders:
+    done: list[Submission] = []
+    sound: list[
+        tuple[int, Record, Record]
+    ] = []  # place in `done`, the record, and with the metrics of its curve
+    for number, folder in enumerate(folders):
+        done.append(Submission(folder, None))
         try:
             record = read_record(folder)
-            check(record)
+            sound.append((number, record, replace(record, metrics=check(record))))
         except LedgerError as error:
-            done.append(Submission(folder, None, str(error)))
-            continue
-        path, curve = place(record), Path("curves") / f"{record.id}.npz"
-        for file in (path, curve):
-            make_folder((root / file).parent)
-        stored = replace(record, curve_file={**record.curve_file, "file": curve.name}, folder=None)
-        shutil.copyfile(folder / record.curve_file["file"], root / curve)
-        atomic_write(root / path, stored.to_json())
-        for file in (path, curve):
-            manifest[file.as_posix()] = sha256((root / file).read_bytes())
-        done.append(Submission(folder, path))
-    atomic_write(root / MANIFEST, pretty_json(manifest))
+            done[number] = Submission(folder, None, str(error))
+        except OSError as error:
+            done[number] = Submission(folder, None, f"{folder} cannot be read: {error.strerror}.")
+    if not sound:
+        return done
+    with held(make_folder(root)) as board:
+        manifest = _begin(root, [file for _, record, _ in sound for file in _files(record)])
+        there: dict[object, Record] = {key: r for r in board for key in (r.id, _seed_of(r))}
+        for number, given, record in sound:
+            folder, path, other = done[number].folder, place(record), there.get(record.id)
+            if other is not None and not _apart(record, other):
+                done[number] = Submission(folder, path, already=True, needs=needs(record))
+                continue
+            other = other or there.get(_seed_of(record))
+            try:
+                if other is not None:
+                    raise LedgerError(_second(record, other))
+                manifest |= _put(given, root)
+            except LedgerError as error:
+                done[number] = Submission(folder, None, str(error))
+                continue
+            board.append(record)
+            there |= {record.id: record, _seed_of(record): record}
+            done[number] = Submission(folder, path, needs=needs(record))
+        _commit(root, manifest)
+        _settle(root, board)
     return done
 
 
+def remove(ids: Iterable[str], root: Path) -> tuple[list[Path], str]:
+    """Take records out of a leaderboard, with their curves, all at once, and make its page; also those that cannot be
+    read any more.
+
+    Returns:
+        What was deleted, and why there is no new page where there is none: the board is damaged elsewhere, too.
+
+    Raises:
+        ConfigError: there is no such record; nothing is removed then. LedgerError: the leaderboard cannot be written.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"There is no leaderboard {root}.")
+    with _alone(root):
+        known: dict[str, set[str]] = {}
+        for name in {*_manifest(root), *_there(root)}:
+            known.setdefault(PurePosixPath(name).stem, set()).add(name)
+        wanted = set(ids)
+        for id in sorted(wanted - known.keys()):
+            raise ConfigError(f"The leaderboard {root} has no record '{id}'.{suggest(id, known)}")
+        gone = sorted(name for id in wanted for name in known[id])
+        manifest = _begin(root, gone)
+        _commit(root, {name: digest for name, digest in manifest.items() if name not in gone})
+        problem = ""
+        try:
+            _settle(root)
+        except LedgerError as error:
+            problem = str(error)
+    return [root / name for name in gone], problem
+
+
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[list[Record]]:
+    """A leaderboard that nobody else changes meanwhile: its records, as of `read_board`, after what was cut off.
+
+    Raises:
+        LedgerError: as of `read_board`. BusyError: another process keeps hold of it.
+    """
+    if os.access(root, os.W_OK):
+        with _alone(root):
+            _settle(root)
+            yield _read(root)
+    else:  # whoever may change it is elsewhere
+        yield _read(root)
+
+
+def _alone(root: Path) -> contextlib.AbstractContextManager[None]:
+    return locked(root, f"The leaderboard {root}", name=LOCK, wait=PATIENCE)
+
+
+def _begin(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Write down which files come or go, beside those of a process that was killed; returns the manifest."""
+    manifest = _manifest(root)
+    atomic_write(root / JOURNAL, pretty_json(sorted({*names, *_journal(root)})))
+    if not manifest:
+        atomic_write(root / MANIFEST, pretty_json({}))  # before there is any file that it could list
+    return manifest
+
+
+def _put(record: Record, root: Path) -> dict[str, str]:
+    """Copy a record and its curve; returns their sums.
+
+    Raises:
+        LedgerError: they cannot be written, or the curve is not the one that the record names any more.
+    """
+    assert record.folder is not None
+    path, curve = _files(record)
+    stored = replace(
+        record, curve_file={**record.curve_file, "file": PurePosixPath(curve).name}, folder=root / "curves"
+    )
+    source = record.folder / record.curve_file["file"]
+    try:
+        contents = {path: stored.to_json().encode(), curve: source.read_bytes()}
+    except OSError as error:
+        raise LedgerError(f"{source} cannot be read: {error.strerror}.") from error
+    for name, content in contents.items():
+        atomic_write(make_folder((root / name).parent) / PurePosixPath(name).name, content)
+    _ = stored.curve  # which was checked where it was copied from
+    return {name: sha256(content) for name, content in contents.items()}
+
+
+def _commit(root: Path, manifest: Mapping[str, str]) -> None:
+    """From here on, the manifest's files are on the board, through a power cut, too."""
+    for folder in {root / parent for name in _journal(root) for parent in PurePosixPath(name).parents}:
+        if folder.is_dir():
+            sync_folder(folder)
+    atomic_write(root / MANIFEST, pretty_json(manifest))
+
+
+def _settle(root: Path, board: Sequence[Record] | None = None) -> None:
+    """End what was begun, by this process or one that was killed: delete files that are not listed, make the page.
+
+    Args:
+        board: the records that are listed; read if None.
+    """
+    names = _journal(root)
+    for folder in {root, *((root / name).parent for name in names)}:
+        for part in folder.glob(".*.part"):  # of writes that were killed
+            part.unlink()
+    if not names:
+        return
+    listed = _manifest(root)
+    for name in names:
+        if name not in listed:
+            (root / name).unlink(missing_ok=True)
+    atomic_write(root / PAGE, readme(_read(root) if board is None else board))
+    (root / JOURNAL).unlink()
+
+
+def _files(record: Record) -> tuple[str, str]:
+    """Of a record, as the manifest names them."""
+    return place(record).as_posix(), f"curves/{record.id}.npz"
+
+
+def _seed_of(record: Record) -> tuple[str, int, str]:
+    """What the board has one run of: a row's seed, on one stream."""
+    return row_id(record), record.seeds["data"], record.benchmark["fingerprint"]
+
+
+def _apart(record: Record, other: Record) -> list[str]:
+    """The fields in which two records of one id differ, wherever their curves lie."""
+    names = [f.name for f in fields(Record) if f.compare and f.name != "curve_file"]
+    apart = [name for name in names if getattr(record, name) != getattr(other, name)]
+    return apart + ["curve"] * (record.curve_file["sha256"] != other.curve_file["sha256"])
+
+
+def _second(record: Record, other: Record) -> str:
+    """Why a run is refused beside another one."""
+    if record.id == other.id:
+        what = f"The leaderboard has a run {other.id} already, with other {', '.join(_apart(record, other))}"
+    else:
+        by, now = (r.code.get("commit") or f"sources {r.code['sources']}" for r in (other, record))
+        what = (
+            f"Row {row_id(record)} of the leaderboard has a run of seed {record.seeds['data']} already, {other.id}, "
+            f"made by other code ({by:.20}; this one by {now:.20})"
+        )
+    return f"{what}. It stays; `clbench leaderboard --remove {other.id}` takes it out, and this one can be submitted."
+
+
+# --- what is taken ---
+
+
 def place(record: Record) -> Path:
-    """Where a record lies within the leaderboard."""
-    benchmark = f"{record.benchmark['name']}@{record.benchmark['version']}"
-    strategy = f"{record.strategy['name']}@{record.strategy['version']}"
-    for name in (benchmark, strategy, record.id):
-        if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-            raise LedgerError(f"Record {record.id!r} names '{name}', which can be no folder.")
-    return Path("records") / benchmark / strategy / f"{record.id}.json"
+    """Where a record lies within the leaderboard.
+
+    Raises:
+        LedgerError: what it is called can be no folder or file; names the field.
+    """
+    benchmark, strategy = record.benchmark, record.strategy
+    wrong = {
+        "id": ""
+        if re.fullmatch(rf"[0-9a-f]{{{ID_LENGTH}}}", record.id)
+        else f"{record.id!r:.100} is no run's",
+        "benchmark.name": name_mistake(benchmark["name"]),
+        "benchmark.version": version_mistake(benchmark["version"]),
+        "strategy.name": full_name_mistake(strategy["name"]),
+        "strategy.version": version_mistake(strategy["version"]),
+    }
+    for where, mistake in wrong.items():
+        if mistake:
+            raise LedgerError(f"The record {record.id!r:.40} cannot be taken: {where} {mistake}.")
+    folders = [f"{part['name']}@{part['version']}" for part in (benchmark, strategy)]
+    if len(folders[1]) > FOLDER:
+        raise LedgerError(
+            f"The record {record.id!r} cannot be taken: strategy.name {folders[1]!r:.100} is too long for a folder."
+        )
+    return Path("records", *folders, f"{record.id}.json")
 
 
 def check(record: Record) -> dict[str, float | None]:
@@ -97,6 +298,9 @@ def check(record: Record) -> dict[str, float | None]:
             f"Record {record.id} was altered: its configuration, benchmark, strategy, model or code is that of a run "
             f"{expected}."
         )
+    place(record)
+    if wrong := full_name_mistake(record.model.get("name")):
+        raise LedgerError(f"The record {record.id} cannot be taken: model.name {wrong}.")
     again = recomputed(record)
     unknown = sorted(record.metrics.keys() - again.keys())
     if unknown:
@@ -125,40 +329,75 @@ def contradicted(
     }
 
 
+# --- reading a board ---
+
+
 def read_board(root: Path) -> list[Record]:
     """Every record of a leaderboard, checked, in order of their paths; its metrics are what its curve says today.
+
+    Files that the manifest does not list are no part of it (`unlisted`).
 
     Raises:
         LedgerError: a file is missing, altered, or not where it belongs; names it.
     """
-    manifest = _manifest(root)
-    there = {
+    try:
+        return _read(root)
+    except LedgerError:
+        if not (root / MANIFEST).is_file():
+            raise
+    with held(root) as board:  # a file may have been taken out meanwhile
+        return board
+
+
+def unlisted(root: Path) -> list[Path]:
+    """Files among the evidence that were not submitted, and count for nothing."""
+    return [root / name for name in sorted(_there(root) - _manifest(root).keys())]
+
+
+def _read(root: Path) -> list[Record]:
+    manifest, there = _manifest(root), _there(root)
+    if missing := sorted(manifest.keys() - there):
+        others = sorted(there - manifest.keys())
+        renamed = f" {root / others[0]} is not in {MANIFEST}: was it renamed?" if others else ""
+        raise LedgerError(
+            f"{root / missing[0]} is missing; {MANIFEST} lists it.{renamed}{_way_out(missing[0])}"
+        )
+    records = []
+    for name in sorted(manifest):
+        try:
+            if sha256((root / name).read_bytes()) != manifest[name]:
+                raise LedgerError(f"{root / name} was altered: its SHA-256 is not the one in {MANIFEST}.")
+            if name.startswith("records/"):
+                record = replace(parse_record(root / name), folder=root / "curves")
+                if place(record).as_posix() != name:
+                    raise LedgerError(f"{root / name} belongs to {place(record)}.")
+                records.append(replace(record, metrics=check(record)))
+        except LedgerError as error:
+            raise LedgerError(f"{error}{_way_out(name)}") from error
+        except OSError as error:
+            raise LedgerError(f"{root / name} cannot be read: {error.strerror}.{_way_out(name)}") from error
+    return records
+
+
+def _way_out(name: str) -> str:
+    return (
+        f" Put it back as it was, or `clbench leaderboard --remove {PurePosixPath(name).stem}` takes it out."
+    )
+
+
+def _there(root: Path) -> set[str]:
+    return {
         file.relative_to(root).as_posix()
         for part in ("records", "curves")
         for file in (root / part).rglob("*")
-        if file.is_file()
+        if file.is_file() and not file.name.startswith(".")
     }
-    if unlisted := sorted(there - manifest.keys()):
-        raise LedgerError(f"{root / unlisted[0]} is not in {MANIFEST}: it was not submitted.")
-    if missing := sorted(manifest.keys() - there):
-        raise LedgerError(f"{root / missing[0]} is missing; {MANIFEST} lists it.")
-    records = []
-    for name in sorted(there):
-        content = (root / name).read_bytes()
-        if sha256(content) != manifest[name]:
-            raise LedgerError(f"{root / name} was altered: its SHA-256 is not the one in {MANIFEST}.")
-        if name.startswith("records/"):
-            record = replace(parse_record(root / name), folder=root / "curves")
-            if place(record).as_posix() != name:
-                raise LedgerError(f"{root / name} belongs to {place(record)}.")
-            records.append(replace(record, metrics=check(record)))
-    return records
 
 
 def _manifest(root: Path) -> dict[str, str]:
     path = root / MANIFEST
     if not path.is_file():
-        if (root / "records").exists():
+        if any(_there(root)):
             raise LedgerError(f"{path} is missing, so that nothing says which records were submitted.")
         return {}
     content = read_json(path)
@@ -167,6 +406,14 @@ def _manifest(root: Path) -> dict[str, str]:
     return dict(content)
 
 
-def names(records: Sequence[Record]) -> list[str]:
-    """Benchmarks with their versions, sorted."""
-    return sorted({f"{r.benchmark['name']}@{r.benchmark['version']}" for r in records})
+def _journal(root: Path) -> list[str]:
+    """The files that a change of the board, which did not end yet, lets come or go."""
+    path = root / JOURNAL
+    names = read_json(path) if path.is_file() else []
+    for name in names:
+        if (
+            PurePosixPath(str(name)).parts[:1] not in (("records",), ("curves",))
+            or ".." in PurePosixPath(name).parts
+        ):
+            raise LedgerError(f"{path} is damaged: {name!r:.100} is no file of the leaderboard.")
+    return list(names)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from clbench.curve import Curve, Floats, Ints, Matrix, Ticks
 from clbench.errors import RegistryError, suggest
+from clbench.names import name_mistake
 
 Formula = Callable[[Curve], float | None]
 
@@ -80,10 +81,12 @@ def metric(
     paragraph of its own, then remarks.
 
     Raises:
-        RegistryError: the name is taken.
+        RegistryError: the name is taken, or is none.
     """
 
     def add(formula: Formula) -> Formula:
+        if wrong := name_mistake(name):
+            raise RegistryError(f"A metric of {formula.__module__} cannot be registered: {wrong}.")
         if name in METRICS:
             raise RegistryError(f"There is a metric '{name}' already; rename that of {formula.__module__}.")
 
