@@ -139,8 +139,7 @@ class Drawn:
     Attributes:
         runs: how many. experiences: of the longest. ticks: whether any was evaluated between the ends of experiences.
         one, seen: lines, as of `mean_curve`.
-        matrix: the mean; None if a run has none.
-        panels: accuracy at the end of its own experience, and each column of `NETWORK`; empty if a run lacks them.
+        matrices, networks: as of `Trace`, of each run; empty if one has none.
     """
 
     runs: int
@@ -148,28 +147,33 @@ class Drawn:
     ticks: bool
     one: Line | None
     seen: Line | None
-    matrix: Floats | None
-    panels: tuple[tuple[Floats, Floats | None], ...]
+    matrices: tuple[Floats, ...] = ()
+    networks: tuple[Floats, ...] = ()
 
     @staticmethod
     def of(traces: Sequence[Trace]) -> Drawn:
-        matrices = [trace.matrix for trace in traces if trace.matrix is not None]
-        networks = [trace.network for trace in traces if trace.network is not None]
-        panels: list[list[Floats]] = []
-        if traces and len(networks) == len(traces):
-            panels = [
-                [R.diagonal() for R in matrices],
-                *([n[:, i] for n in networks] for i in range(len(NETWORK))),
-            ]
+        matrices = tuple(trace.matrix for trace in traces if trace.matrix is not None)
+        networks = tuple(trace.network for trace in traces if trace.network is not None)
         return Drawn(
             len(traces),
             max((trace.experiences for trace in traces), default=0),
             any(len(trace.x) for trace in traces),
             _mean_line([(trace.x, trace.one) for trace in traces]),
             _mean_line([(trace.x, trace.seen) for trace in traces]),
-            _mean(matrices) if traces and len(matrices) == len(traces) else None,
-            tuple(mean_and_half(values) for values in panels),
+            matrices if len(matrices) == len(traces) else (),
+            networks if len(networks) == len(traces) else (),
         )
+
+    @property
+    def matrix(self) -> Floats:
+        """(T, S) the mean accuracy matrix; NaN where a run was not evaluated."""
+        mean: Floats = np.mean(self.matrices, axis=0)
+        return mean
+
+    def panels(self) -> list[tuple[Floats, Floats | None]]:
+        """(T,) the accuracy at the end of its own experience, and each column of `NETWORK`, with their intervals."""
+        columns = [[network[:, i] for network in self.networks] for i in range(len(NETWORK))]
+        return [mean_and_half(values) for values in ([R.diagonal() for R in self.matrices], *columns)]
 
 
 Runs = Drawn | Sequence[Curve]
@@ -218,11 +222,7 @@ def _mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:
 
 def mean_matrix(curves: Sequence[Curve]) -> Floats:
     """(T, S) The mean accuracy matrix of runs of one strategy; NaN where a run was not evaluated."""
-    return _mean([curve.matrix().R for curve in curves])
-
-
-def _mean(matrices: Sequence[Floats]) -> Floats:
-    mean: Floats = np.mean(matrices, axis=0)
+    mean: Floats = np.mean([curve.matrix().R for curve in curves], axis=0)
     return mean
 
 
@@ -288,7 +288,7 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
     width = max(across * (columns * cell + 0.35) + (0.5 if numbers else 1.4), 3.6)
     with _figure() as new:
         figure = new(width, down * (rows * cell + 0.4) + 0.5 + (0.4 if title else 0))
-        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        axes = figure.subplots(down, across, squeeze=False)  # shared ones tell each other everything
         for k, axis in enumerate(axes.flat):
             if k >= len(shown):
                 axis.set_axis_off()
@@ -300,7 +300,7 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
                 axis.set_ylabel("after learning")
             if k + across >= len(shown):
                 axis.set_xlabel("accuracy on")
-                axis.tick_params(labelbottom=True)
+            axis.tick_params(labelleft=k % across == 0, labelbottom=k + across >= len(shown))
         if not numbers:
             bar = figure.colorbar(
                 image, ax=axes, shrink=1 / down, anchor=(0, 1), pad=0.02, aspect=18, format=_percent
@@ -324,14 +324,14 @@ def plasticity(
     Args: as of `stability_gap`; of curves without the table there is nothing to draw.
     """
     look = {**_default_styles(curves), **(styles or {})}
-    measured = {name: runs for name, runs in drawn(curves).items() if runs.panels}
+    measured = {name: runs.panels() for name, runs in drawn(curves).items() if runs.networks}
     labels = ("accuracy on the experience at its end", *(name.replace("_", " ") for name in NETWORK))
     with _figure() as new:
         figure = new(10.5, 6.0)
         axes = figure.subplots(2, 3)
         for i, (axis, label) in enumerate(zip(axes.flat, labels, strict=False)):
-            for name, runs in measured.items():
-                mean, half = runs.panels[i]
+            for name, panels in measured.items():
+                mean, half = panels[i]
                 x, style = np.arange(1, len(mean) + 1), look[name]
                 axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, label=name)
                 if half is not None:
@@ -487,7 +487,8 @@ def _heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
     for i, j in zip(*np.nonzero(~np.isnan(R) & (size > 0)), strict=True):
         unseen = stairs and j > i and R[i, j] < 0.25
         color = "white" if R[i, j] > 0.6 else FAINT if unseen else INK
-        axis.text(j, i, f"{100 * R[i, j]:.0f}", ha="center", va="center", fontsize=size, color=color)
+        text = axis.text(j, i, f"{100 * R[i, j]:.0f}", ha="center", va="center", fontsize=size, color=color)
+        text.set_in_layout(False)  # it is inside
     if stairs:
         edges = np.arange(T + 1).repeat(2) - 0.5
         axis.plot(edges[2:-1], edges[1:-2], color=INK, linewidth=1)

@@ -10,6 +10,7 @@ import csv
 import functools
 import html
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from clbench.tables import (
     Cell,
     Row,
     by_benchmark,
+    chosen_columns,
     columns_of,
     difference_rows,
     head_of,
@@ -35,7 +37,11 @@ from clbench.tables import (
     note_of,
     shown_metrics,
     table_rows,
+    title_of,
 )
+
+MOST_DRAWN = 30
+"""Strategies of a plot: nobody can tell more lines apart, and to draw hundreds takes minutes."""
 
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
@@ -70,7 +76,7 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
         cells_of.setdefault(cell.benchmark, []).append(cell)
     for benchmark, table in rows.items():
         runs = cells_of[benchmark]
-        figures, lost = _draw(benchmark, slugs[benchmark], runs, folder, style)
+        figures, lost = _draw(benchmark, slugs[benchmark], table, runs, folder, style)
         changes = differences.get(benchmark, [])
         sections.append(_section(benchmark, slugs[benchmark], table, changes, runs, figures, lost))
     page = folder / "report.html"
@@ -98,20 +104,23 @@ class _Plot:
 
 
 def _draw(
-    benchmark: str, slug: str, cells: Sequence[Cell], folder: Path, style: Mapping[str, plots.Style]
+    benchmark: str,
+    slug: str,
+    table: Sequence[Row],
+    cells: Sequence[Cell],
+    folder: Path,
+    style: Mapping[str, plots.Style],
 ) -> tuple[list[_Plot], list[str]]:
     """The plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
+    chosen, which = _most(table)
     runs: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.status == "done" and cell.curve is not None:
+        if cell.status == "done" and cell.curve is not None and cell.strategy in chosen:
             runs.setdefault(cell.strategy, []).append(cell)
     shown, lost = dict[str, plots.Drawn](), list[str]()
     for strategy, row in runs.items():
         if traces := list(_traces(row, lost)):
-            try:
-                shown[strategy] = plots.Drawn.of(traces)
-            except Exception as error:  # of one strategy, whatever it is: the tables do not depend on it
-                lost.append(f"{strategy}: {type(error).__name__}: {error}")
+            shown[strategy] = plots.Drawn.of(traces)
     drawn = []
     for name, caption, draw in _figures(benchmark, shown, style):
         file = folder / f"{name}-{slug}.png"
@@ -122,8 +131,18 @@ def _draw(
         except Exception as error:  # of one plot, whatever it is: the tables do not depend on it
             lost.append(f"{file.name}: {type(error).__name__}: {error}")
         else:
-            drawn.append(_Plot(file, caption))
+            drawn.append(_Plot(file, caption + which))
     return drawn, lost
+
+
+def _most(table: Sequence[Row]) -> tuple[set[str], str]:
+    """The strategies of a table that are drawn, and a sentence that says which where they are not all."""
+    key = chosen_columns(row.values for row in table)[0]
+    order = sorted(table, key=lambda row: -value.mean if (value := row.values.get(key)) else math.inf)
+    chosen = {row.strategy for row in order[:MOST_DRAWN]}
+    if len(table) <= MOST_DRAWN:
+        return chosen, ""
+    return chosen, f" Of {len(table)} strategies, the {MOST_DRAWN} with the highest {title_of(key)}."
 
 
 def _traces(cells: Sequence[Cell], lost: list[str]) -> Iterator[plots.Trace]:
@@ -155,19 +174,21 @@ def _figures(
                 runs, file, title=f"{benchmark}: accuracy on the experiences seen so far", styles=style
             ),
         )
-    if any(of.panels for of in runs.values()):
+    if any(of.networks for of in runs.values()):
         yield (
             "plasticity",
             "How well each experience was learned, and the network at its end.",
             lambda file: plots.plasticity(runs, file, title=f"{benchmark}: plasticity", styles=style),
         )
-    matrices = {name: of.matrix for name, of in runs.items() if of.matrix is not None}
-    if matrices:
+    full = {name: of for name, of in runs.items() if of.matrices}
+    if full:
         yield (
             "accuracy-matrix",
             "Accuracy in percent on the full test set of each experience (columns) after learning each one "
             "(rows), mean over runs. Right of the line is what was not learned yet.",
-            lambda file: plots.accuracy_matrix(matrices, file, title=f"{benchmark}: accuracy matrix"),
+            lambda file: plots.accuracy_matrix(
+                {name: of.matrix for name, of in full.items()}, file, title=f"{benchmark}: accuracy matrix"
+            ),
         )
 
 

@@ -415,13 +415,13 @@ def _runs(row: Row) -> str:
     return ", ".join(unfinished) or str(row.runs)
 
 
-def _title(key: str) -> str:
+def title_of(key: str) -> str:
     return TITLES.get(key, METRICS[key].title)
 
 
 def head_of(key: str) -> str:
     arrow = {True: " ↑", False: " ↓", None: ""}[METRICS[key].higher_is_better]
-    return _title(key) + arrow
+    return title_of(key) + arrow
 
 
 def shown_metrics(cells: Sequence[Cell]) -> list[str]:
