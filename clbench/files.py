@@ -45,12 +45,17 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have what a folder holds, as names, survive a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Have what a folder holds, as names, survive a power cut.
+
+    Raises:
+        LedgerError: it cannot be.
+    """
+    with writing(path):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _umask() -> int:

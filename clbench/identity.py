@@ -92,9 +92,12 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
 def _origin(entry: Entry) -> dict[str, str | None]:
     """Of a plug-in: the distribution that brings it, or the name of its file, and what the file holds."""
     file = Path(entry.source)
-    there = file.is_file()
-    origin = file.name if entry.origin == entry.source and there else entry.origin
-    return {"origin": origin, "sha256": file_sha256(file) if there else None}
+    if not file.is_file():
+        return {"origin": "a notebook or a session", "sha256": None}
+    return {
+        "origin": file.name if entry.origin == entry.source else entry.origin,
+        "sha256": file_sha256(file),
+    }
 
 
 def entries_of(resolved: RunConfig) -> tuple[list[Entry], Entry | None]:

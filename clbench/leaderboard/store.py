@@ -67,9 +67,7 @@ def submit(folders: Iterable[Path], root: Path) -> list[Submission]:
         LedgerError: the leaderboard cannot be written, or is damaged. BusyError: another process keeps hold of it.
     """
     done: list[Submission] = []
-    sound: list[
-        tuple[int, Record, Record]
-    ] = []  # place in `done`, the record, and with the metrics of its curve
+    sound: list[tuple[int, Record, Record]] = []  # as it is, and with the metrics of its curve
     for number, folder in enumerate(folders):
         done.append(Submission(folder, None))
         try:
