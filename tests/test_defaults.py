@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import clbench
-from clbench.errors import IncompatibleError
+from clbench.errors import ClbenchError
 from clbench.registry import strategies
 
 pytestmark = pytest.mark.slow
@@ -41,6 +41,6 @@ def test_no_default_diverges(benchmark: str, strategy: str, tmp_path: Path) -> N
                 execution={"checkpoint_seconds": None},
                 **{"every": 0, **EMBEDDED[benchmark]},
             )
-        except IncompatibleError as refusal:
+        except ClbenchError as refusal:
             pytest.skip(str(refusal))
         assert record.status == "done", f"{chain} on {benchmark}, seed {seed}: {record.status}"
