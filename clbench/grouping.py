@@ -109,8 +109,8 @@ def configuration(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 # --- names ---
 
-LAST = ("selection", "data")
-"""Settings that are named only where nothing else tells two entries apart."""
+LAST = ("selection", "data", "files")
+"""Settings that are named only where nothing else tells two entries apart; `files` by their first digits."""
 LONGEST = 40
 """Characters of a value in a name."""
 
@@ -146,9 +146,11 @@ def names(entries: Sequence[Named]) -> list[str]:
             for i in members:
                 label, kind = entries[i].label, entries[i].kind
                 found[i] = kind if kind.startswith(label) else f"{label} ({kind})"
-    for members in _alike(found):
-        for i, pairs in zip(members, _pairs([entries[i].settings for i in members]), strict=True):
-            found[i] = " ".join([found[i], *pairs])
+    for told in (lambda key: key not in LAST, lambda key: key in LAST):
+        for members in _alike(found):
+            settings = [{k: v for k, v in entries[i].settings.items() if told(k)} for i in members]
+            for i, pairs in zip(members, _pairs(settings), strict=True):
+                found[i] = " ".join([found[i], *pairs])
     taken: list[str] = []
     for name in found:
         number = next(k for k in range(1, len(found) + 1) if _numbered(name, k) not in taken)
@@ -190,7 +192,6 @@ def _pairs(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """For each, `key=value` of the settings in which they differ, as on the command line; none where it lacks one."""
     flat = [flatten(tree) for tree in settings]
     keys = differing(settings)
-    keys = [key for key in keys if key not in LAST] or keys[:1]
     short = {key: _short(key) for key in keys}
     often = Counter(short.values())
     texts = {key: _texts([tree[key] for tree in flat if key in tree]) for key in keys}
@@ -209,6 +210,8 @@ def _short(key: str) -> str:
     first, _, rest = key.partition(".")
     if key == "model.name":
         return "model"
+    if first == "files":
+        return rest.removeprefix("params.")
     if first == "seeds" or not rest or key == "stream.seed" or (first, rest) in FULL_ONLY:
         return key
     return rest.removeprefix("params.") if first == "model" else rest.partition(".")[2] or rest

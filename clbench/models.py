@@ -588,9 +588,17 @@ def _feature_size(
 
 def _unfit(name: str, input_shape: tuple[int, ...], options: dict[str, Any], error: Exception) -> str:
     listed = ", ".join(f"{key}={value}" for key, value in options.items())
+    size = (
+        ""
+        if isinstance(error, TypeError)
+        else (
+            " If it is the size of the images that does not fit, resize them, or set model.pad=true, which puts zeros "
+            "around them."
+        )
+    )
     return (
         f"'{name}' cannot be built for inputs of shape {input_shape}{' with ' + listed if listed else ''}: "
-        f"{_first_line(error)}."
+        f"{_first_line(error)}.{size}"
     )
 
 

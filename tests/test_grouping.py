@@ -115,6 +115,11 @@ def test_settings_that_differ() -> None:
         ([{"selection": "fixed", "lr": 1}, {"selection": "defaults", "lr": 2}], ["lr=1", "lr=2"]),
         ([{"selection": "fixed"}, {"selection": "defaults"}], ["selection=fixed", "selection=defaults"]),
         ([{"data": "6e7f"}, {"data": "241c"}], ["data=6e7f", "data=241c"]),
+        (
+            [{"data": "6e7f", "n": 1}, {"data": "241c", "n": 1}, {"data": "241c", "n": 2}],
+            ["n=1 data=6e7f", "n=1 data=241c", "n=2"],
+        ),
+        ([{"files": {"params.er.w": "6e7f"}}, {"files": {"params.er.w": "241c"}}], ["er.w=6e7f", "er.w=241c"]),
         ([{}, {}], ["", "(2)"]),
     ],
     ids=str,

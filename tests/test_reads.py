@@ -21,7 +21,7 @@ from clbench.errors import ClbenchError, LedgerError, RegistryError
 from clbench.files import file_sha256
 from clbench.identity import identify
 from clbench.leaderboard.again import first_steps
-from clbench.leaderboard.board import row_id
+from clbench.leaderboard.board import names_of, row_id, rows_of, settings_of
 from clbench.leaderboard.store import check
 from clbench.ledger import read_record
 from clbench.reads import File, digest, located, with_files
@@ -372,3 +372,14 @@ def test_a_record_with_files_is_checked_and_its_row_does_not_hang_on_a_path(
     other = run("er", "npz", path="copy.npz", **{**given, "weights": "n.safetensors"})
     assert (other.id, row_id(other)) == (first.id, row_id(first))
     assert other.config["model"]["weights"] != first.config["model"]["weights"]
+
+
+def test_rows_whose_files_hold_something_else_are_told_apart_by_them() -> None:
+    plugin(reads=", reads=['w.txt']")
+    records = [run("mine")]
+    Path("w.txt").write_text("changed")
+    records.append(run("mine"))
+    (rows,) = rows_of(records).values()
+    digits = {record.files["strategy mine: w.txt"]["sha256"][:8] for record in records}
+    assert {settings_of(row, rows) for row in rows} == {f"files.strategy mine: w.txt={d}" for d in digits}
+    assert len(set(names_of(rows))) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clbench.files import UNREADABLE
 
@@ -42,7 +42,13 @@ def decode(content: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError, or another of `MISREAD`: it cannot be read, or has no one meaning in 8 bits; says why.
     """
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:  # which would name the buffer
+        raise ValueError(
+            f"cannot identify image file: it is damaged, or none of {', '.join(FORMATS)}"
+        ) from None
+    with opened as image:
         whole = eight_bits(image).convert("RGB" if channels == 3 else "L")
     square = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)

@@ -81,6 +81,13 @@ class Row:
         """How many runs did not end."""
         return sum(record.status != "done" for record in self.records)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells it from others of its strategy: its configuration, and the first digits of files that it reads."""
+        read = self.records[0].files if self.records else {}
+        files = {where: file["sha256"][:ROW_LENGTH] for where, file in read.items() if file["sha256"]}
+        return {**self.config, **({"files": files} if files else {})}
+
     def interval(self, metric: str) -> Interval | None:
         """Of a metric over the seeds; None where it is not defined."""
         values = self.values.get(metric)
@@ -199,15 +206,15 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 
 def settings_of(row: Row, others: Sequence[Row]) -> str:
     """What tells a row from others of the same strategy on the same benchmark: the settings in which they differ."""
-    same = [other.config for other in others if other.strategy == row.strategy]
-    own = grouping.flatten(row.config)
+    same = [other.settings for other in others if other.strategy == row.strategy]
+    own = grouping.flatten(row.settings)
     return ", ".join(f"{key}={own[key]}" for key in grouping.differing(same) if key in own)
 
 
 def names_of(rows: Sequence[Row]) -> dict[str, str]:
     """A name for each row of a table in figures, and the strategy that it is of."""
     plain = [row.strategy.partition("@")[0] for row in rows]
-    named = [Named(name, row.strategy, row.config) for name, row in zip(plain, rows, strict=True)]
+    named = [Named(name, row.strategy, row.settings) for name, row in zip(plain, rows, strict=True)]
     return dict(zip(grouping.names(named), plain, strict=True))
 
 
