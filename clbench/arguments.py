@@ -29,7 +29,7 @@ def check_arguments(who: str, build: Callable[..., Any], given: Mapping[str, Any
         ConfigError: an unknown parameter, one that is missing, or a value that does not fit, each with what is allowed.
     """
     checked = convert(who, build, given)
-    for key, parameter in inspect.signature(build).parameters.items():
+    for key, parameter in signature_of(build).parameters.items():
         if parameter.default is parameter.empty and key not in given:
             raise ConfigError(
                 f"{who} needs a value for '{key}' ({type_name(hints_of(who, build).get(key, Any))})."
@@ -61,7 +61,7 @@ def convert(who: str, build: Callable[..., Any], given: Mapping[str, Any]) -> di
     """`check_arguments` of those that are given, whether they are all that are needed or not."""
     from pydantic import ValidationError
 
-    parameters = inspect.signature(build).parameters
+    parameters = signature_of(build).parameters
     unknown = [key for key in given if key not in parameters]
     if unknown:
         takes = ", ".join(parameters) or "no parameters"
@@ -96,14 +96,23 @@ def hints_of(who: str, build: Callable[..., Any]) -> dict[str, Any]:
         RegistryError: one cannot be read.
     """
     try:
-        hints = typing.get_type_hints(
-            build if inspect.isfunction(build) else build.__init__, include_extras=True
-        )
+        return dict(_hints(build))
     except NameError as error:
         raise RegistryError(
             f"{who}: the annotations of its parameters cannot be read: {error}; import it outside "
             "TYPE_CHECKING."
         ) from error
+
+
+@functools.lru_cache(maxsize=4096)
+def signature_of(build: Callable[..., Any]) -> inspect.Signature:
+    """The parameters of a factory: found once, as thousands of runs have the same few."""
+    return inspect.signature(build)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hints(build: Callable[..., Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(build if inspect.isfunction(build) else build.__init__, include_extras=True)
     return {key: hint for key, hint in hints.items() if key != "return"}
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import hints_of, plain as own, refusal, shown, taken_apart
+from clbench.arguments import hints_of, plain as own, refusal, shown, signature_of, taken_apart
 from clbench.errors import ConfigError, suggest
 from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
 from clbench.reads import located, with_files
@@ -663,9 +663,7 @@ def _set(tree: dict[str, Any], address: Address, value: Any) -> None:
 def _all_arguments(who: str, build: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Given arguments, checked, with every default filled in, as plain values; files with their whole path."""
     checked = check_arguments(who, build, given)
-    defaults = {
-        k: p.default for k, p in inspect.signature(build).parameters.items() if p.default is not p.empty
-    }
+    defaults = {k: p.default for k, p in signature_of(build).parameters.items() if p.default is not p.empty}
     values, hints = {k: plain(v) for k, v in {**defaults, **checked}.items()}, hints_of(who, build)
     return {k: with_files(hints.get(k), v, lambda at, path: located(path)) for k, v in values.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,16 @@ Files = dict[str, dict[str, str | None]]
 
 @dataclass(frozen=True)
 class Identity:
-    """A run's id, what the id is made of, and the benchmark, built.
+    """A run's id, what the id is made of, and the benchmark that was built for it.
 
     Attributes:
         resolved: the configuration, with every file that it names where it was found.
+        built: None where the benchmark was known.
     """
 
     id: str
     resolved: RunConfig
-    built: Benchmark
+    built: Benchmark | None
     benchmark: dict[str, Any]
     strategy: dict[str, Any]
     model: dict[str, Any]
@@ -40,17 +41,38 @@ class Identity:
     files: Files
 
 
+@dataclass
+class Known:
+    """What the runs of a suite share, looked at once, as it is at that moment.
+
+    Attributes:
+        benchmarks: what each is, by its name and arguments. code: as of `code_identity`, by its files and texts.
+    """
+
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    code: dict[tuple[tuple[str, ...], frozenset[str]], dict[str, Any]] = field(default_factory=dict)
+
+
 @pinned()
-def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identity:
+def identify(resolved: RunConfig, benchmark: Benchmark | None = None, known: Known | None = None) -> Identity:
     """The id of a configuration.
 
     The benchmark is built for it: its fingerprint is part of the id, so that other data under the same name (a changed
     file, another `CLBENCH_DATA`) is another run. Other files that are read count by their SHA-256.
 
+    Args:
+        resolved: what is identified. benchmark: an object of the caller's, in place of the registered one.
+        known: what identities of the same moment share.
+
     Raises:
         ClbenchError: a name, a file or weights that are not there.
     """
-    built: Benchmark = benchmark or benchmarks.make(resolved.benchmark, **resolved.stream)
+    known, built = known or Known(), benchmark
+    stream = canonical_json([resolved.benchmark, resolved.stream])
+    if built is None and stream not in known.benchmarks:
+        built = benchmarks.make(resolved.benchmark, **resolved.stream)
+        known.benchmarks[stream] = _told(built)
+    what = dict(known.benchmarks[stream] if benchmark is None else _told(benchmark))
     parts, network = entries_of(resolved)
     named = [("strategy", part) for part in parts]
     if network is not None:
@@ -61,9 +83,6 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
     if benchmark is not None:
         foreign[f"benchmark {resolved.benchmark}"] = {"origin": IN_MEMORY, "sha256": None}
     entries = [entry for _, entry in named]
-    what = {"name": built.name, "version": built.version, "fingerprint": built.fingerprint}
-    if words := _words(built):
-        what["words"] = words
     method = {"name": resolved.strategy, "version": "+".join(str(part.version) for part in parts)}
     model: dict[str, Any] = {"name": resolved.model.name}
     if network is not None:  # timm's are told by its own version, in the environment
@@ -84,7 +103,10 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None) -> Identit
         for entry in entries
         if entry.build is not None and entry.source not in sources
     }
-    code = {**code_identity(sorted(sources), typed), "parts": foreign}
+    texts = tuple(sorted(sources)), frozenset(typed)
+    if texts not in known.code:
+        known.code[texts] = code_identity(*texts)
+    code = {**known.code[texts], "parts": foreign}
     id = run_id(resolved.model_dump(mode="json"), what, method, model, code, files)
     return Identity(id, resolved, built, what, method, model, code, files)
 
@@ -157,6 +179,13 @@ def _digest(path: str) -> str:
         raise DataError(
             f"{error.filename or path}, which the run reads, cannot be read: {error.strerror}."
         ) from error
+
+
+def _told(benchmark: Benchmark) -> dict[str, Any]:
+    """What a record says of a benchmark."""
+    told = {"name": benchmark.name, "version": benchmark.version, "fingerprint": benchmark.fingerprint}
+    words = _words(benchmark)
+    return {**told, "words": words} if words else told
 
 
 def _words(benchmark: Benchmark) -> str | None:

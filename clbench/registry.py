@@ -29,7 +29,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clbench.arguments import check_arguments as check_arguments, hints_of, type_name as type_name
+from clbench.arguments import (
+    check_arguments as check_arguments,
+    hints_of,
+    signature_of,
+    type_name as type_name,
+)
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
 from clbench.leaving import noting_threads
 from clbench.names import name_mistake, version_mistake
@@ -98,7 +103,7 @@ class Entry:
 
     def signature(self) -> inspect.Signature:
         assert self.build is not None
-        return inspect.signature(self.build)
+        return signature_of(self.build)
 
 
 class Registry(Generic[T]):

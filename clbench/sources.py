@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import functools
 import inspect
 import linecache
 import types
@@ -51,14 +52,20 @@ def with_imports(file: Path) -> set[Path]:
     return found
 
 
-def _imported(file: Path) -> Iterator[Path]:
-    top, package = (
-        file.parent,
-        "",
-    )  # the folder from which absolute names are looked up; the package of the file
+def _imported(file: Path) -> tuple[Path, ...]:
+    top, package = file.parent, ""  # the folder from which absolute names are looked up; the file's package
     while (top / "__init__.py").is_file():
         top, package = top.parent, top.name
+    return _imports_of(file, file.read_bytes(), top, package)
 
+
+@functools.lru_cache(maxsize=1024)
+def _imports_of(file: Path, content: bytes, top: Path, package: str) -> tuple[Path, ...]:
+    """Where the modules may lie that a file of this content imports; parsing is slow, and thousands of runs ask."""
+    return tuple(_places_of_imports(file, content, top, package))
+
+
+def _places_of_imports(file: Path, content: bytes, top: Path, package: str) -> Iterator[Path]:
     def own(name: str) -> bool:
         """Whether an absolute name may mean something of the same author."""
         first = name.partition(".")[0]
@@ -66,7 +73,7 @@ def _imported(file: Path) -> Iterator[Path]:
             return first != "clbench" and not {"site-packages", "dist-packages"} & {*top.parts}
         return first == package
 
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if own(alias.name):

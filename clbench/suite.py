@@ -154,8 +154,9 @@ def plan(
     Raises:
         ClbenchError: names the cell's mistake.
     """
-    from clbench.api import identify
+    from clbench.identity import Known, identify
 
+    known = Known()
     cells: dict[str, Cell] = {}
     runs: list[tuple[Choice, grouping.Run]] = []
     for i, benchmark in enumerate(suite.benchmarks):
@@ -166,7 +167,7 @@ def plan(
                     benchmark.name, strategy.name, overrides or {}, seed=seed, file=file, suite=layers
                 )
                 labels = benchmark.label or benchmark.name, strategy.label or strategy.name
-                what = identify(resolved)
+                what = identify(resolved, known=known)
                 cell = Cell(*labels, seed, resolved, what.id)
                 if cell.id in cells:
                     raise ConfigError(

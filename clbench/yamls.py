@@ -7,6 +7,8 @@ have, is refused by its line.
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -133,7 +135,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: missing, unreadable, not a mapping, a key twice or a value that is refused; names file and line.
     """
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        loaded = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -149,6 +151,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold `key: value` lines; it holds a {type(loaded).__name__}.")
     return loaded
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """The tree that a text holds, not to be changed: each of thousands of runs reads the same few files."""
+    return yaml.load(text, _Loader)
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
