@@ -240,8 +240,10 @@ def by_content(
         inside: Any = bare
         for step in steps:
             inside = inside[int(step)] if isinstance(inside, list) else inside.get(step, {})
-        if isinstance(inside, list) or last in inside:  # a plug-in's own files are no settings
-            inside[int(last) if isinstance(inside, list) else last] = None
+        if isinstance(inside, list):
+            inside[int(last)] = None
+        elif last in inside:  # a plug-in's own files are no settings
+            inside[last] = None
     return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
 
 

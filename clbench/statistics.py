@@ -262,18 +262,18 @@ def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) ->
             np.array([[rivals[i][seed] for seed in shared] for i in group]) for group in (some, more)
         )
         # Within a group, every pair once.
-        i, j = (
+        first, second = (
             np.triu_indices(len(some), 1)
             if some is more
             else np.indices((len(some), len(more))).reshape(2, -1)
         )
-        differences = one[i] - other[j]
-        pairs.append(np.stack([np.array(some)[i], np.array(more)[j]], axis=1))
+        differences = one[first] - other[second]
+        pairs.append(np.stack([np.array(some)[first], np.array(more)[second]], axis=1))
         means.append(differences.mean(axis=1))
         p.append(_p_values(differences))
     certain = np.array(holm(np.concatenate(p))) < LEVEL
-    first = (np.concatenate(means) > 0) == higher_is_better
-    found = np.where(first[:, None], np.concatenate(pairs), np.concatenate(pairs)[:, ::-1])[certain]
+    wins = (np.concatenate(means) > 0) == higher_is_better
+    found = np.where(wins[:, None], np.concatenate(pairs), np.concatenate(pairs)[:, ::-1])[certain]
     return sorted((int(winner), int(loser)) for winner, loser in found)
 
 
