@@ -146,9 +146,11 @@ def names(entries: Sequence[Named]) -> list[str]:
             for i in members:
                 label, kind = entries[i].label, entries[i].kind
                 found[i] = kind if kind.startswith(label) else f"{label} ({kind})"
-    for told in (lambda key: key not in LAST, lambda key: key in LAST):
+    for last in (False, True):
         for members in _alike(found):
-            settings = [{k: v for k, v in entries[i].settings.items() if told(k)} for i in members]
+            settings = [
+                {k: v for k, v in entries[i].settings.items() if (k in LAST) is last} for i in members
+            ]
             for i, pairs in zip(members, _pairs(settings), strict=True):
                 found[i] = " ".join([found[i], *pairs])
     taken: list[str] = []
