@@ -41,16 +41,9 @@ class Some(Keys):
     others = "allow"
 
 
-def _name(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("a name has no control characters")
-    return text
-
-
 def _version(value: Any) -> Any:
     if type(value) not in (int, str):
         raise ValueError("a version is a whole number or text")
-    _name(str(value))
     return value
 
 
@@ -62,7 +55,9 @@ def _beside(name: str) -> str:
 
 Tree = dict[str, Any]
 Text = Annotated[str, Field(max_length=100_000)]
-Name = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_name)]
+Name = Annotated[
+    str, Field(max_length=500)
+]  # of what is registered; whether it may be one, is asked at submission
 Version = Annotated[Any, AfterValidator(_version)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Threads = Annotated[int, Field(ge=1, le=4096)]

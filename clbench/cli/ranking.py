@@ -85,10 +85,11 @@ def leaderboard(
         for file in gone:
             print(f"removed  {file}")
         if problem:
-            warn(f"Left out: {problem}")
-        print(root / store.PAGE)
-        if html is None:
-            return int(bool(problem))
+            warn(f"{root / store.PAGE} is as it was: {problem}")
+        else:
+            print(root / store.PAGE)
+        if problem or html is None:
+            return 0
     if check and not any((root / name).exists() for name in (store.MANIFEST, store.PAGE, store.LOCK)):
         raise ConfigError(f"There is no leaderboard {root}.")
     left_out: list[str] = []

@@ -109,7 +109,7 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
     fields, config = flatten(vars(record) | {"config": {}}), flatten(record.config)
     for field, source in DERIVED.items():
         if fields[field] != config[source]:
-            yield f"its {field} is {fields[field]!r:.80}, its config.{source} {config[source]!r:.80}"
+            yield f"{field} {fields[field]!r:.80} is not its config.{source}, {config[source]!r:.80}"
     try:
         read = config_of(record)
     except ConfigError as error:

@@ -114,7 +114,7 @@ def remove(ids: Iterable[str], root: Path) -> tuple[list[Path], str]:
     read any more.
 
     Returns:
-        What was deleted, and what is wrong with other records, which the page leaves out; empty if nothing is.
+        What was deleted, and why there is no new page where there is none: the board is damaged elsewhere, too.
 
     Raises:
         ConfigError: there is no such record; nothing is removed then. LedgerError: the leaderboard cannot be written.
@@ -131,9 +131,12 @@ def remove(ids: Iterable[str], root: Path) -> tuple[list[Path], str]:
         gone = sorted(name for id in wanted for name in known[id])
         manifest = _begin(root, gone)
         _commit(root, {name: digest for name, digest in manifest.items() if name not in gone})
-        left_out: list[str] = []
-        _settle(root, left_out=left_out)
-    return [root / name for name in gone], " ".join(left_out)
+        problem = ""
+        try:
+            _settle(root)
+        except LedgerError as error:
+            problem = str(error)
+    return [root / name for name in gone], problem
 
 
 @contextlib.contextmanager
@@ -145,7 +148,7 @@ def held(root: Path, left_out: list[str] | None = None) -> Iterator[list[Record]
     """
     if os.access(root, os.W_OK):
         with _alone(root):
-            _settle(root)
+            _settle(root, left_out=[])
             yield _read(root, left_out)
     else:  # whoever may change it is elsewhere
         yield _read(root, left_out)
@@ -198,7 +201,7 @@ def _settle(root: Path, board: Sequence[Record] | None = None, left_out: list[st
     """End what was begun, by this process or one that was killed: delete files that are not listed, make the page.
 
     Args:
-        board: the records that are listed; read if None, and `left_out` takes what is wrong with those that are not.
+        board: the records that are listed; read if None. left_out: as of `read_board`.
     """
     names = _journal(root)
     for folder in {root, *((root / name).parent for name in names)}:
@@ -210,7 +213,7 @@ def _settle(root: Path, board: Sequence[Record] | None = None, left_out: list[st
     for name in names:
         if name not in listed:
             (root / name).unlink(missing_ok=True)
-    atomic_write(root / PAGE, readme(_read(root, [] if left_out is None else left_out) if board is None else board))
+    atomic_write(root / PAGE, readme(_read(root, left_out) if board is None else board))
     (root / JOURNAL).unlink()
 
 
@@ -301,7 +304,10 @@ def _read(root: Path, left_out: list[str] | None = None) -> list[Record]:
             others.join(*found[name])
         except LedgerError as error:
             wrong[name] = str(error)
-    said = [why + _way_out(name) for name, why in wrong.items()]
+    said = [
+        (why if str(root / name) in why else f"{root / name}: {why}") + _way_out(name)
+        for name, why in wrong.items()
+    ]
     if said and left_out is None:
         raise LedgerError(said[0])
     if left_out is not None:

@@ -95,19 +95,22 @@ def test_what_is_not_forged_is_taken(runs: dict[str, Path], tmp_path: Path) -> N
     [
         (
             lambda r: r["strategy"].update(name="er-ace"),
-            r"strategy\.name is 'er-ace', its config\.strategy 'finetune'",
+            r"strategy\.name 'er-ace' is not its config\.strategy, 'finetune'",
         ),
-        (lambda r: r["benchmark"].update(name="pacs"), r"benchmark\.name is 'pacs'"),
-        (lambda r: r["model"].update(name="vit"), r"model\.name is 'vit'"),
+        (
+            lambda r: r["benchmark"].update(name="pacs"),
+            r"benchmark\.name 'pacs' is not its config\.benchmark",
+        ),
+        (lambda r: r["model"].update(name="vit"), r"model\.name 'vit' is not its config\.model\.name"),
         (
             lambda r: r["seeds"].update(order=99, init=99, data=99),
-            r"seeds\.order is 99, its config\.seeds\.order 0",
+            r"seeds\.order 99 is not its config\.seeds\.order, 0",
         ),
         (
             lambda r: r["config"].update(selection="oracle"),
-            r"selection is '\S+', its config\.selection 'oracle'",
+            r"selection '\S+' is not its config\.selection, 'oracle'",
         ),
-        (lambda r: r.update(selection="fixed"), r"selection is 'fixed'"),
+        (lambda r: r.update(selection="fixed"), r"selection 'fixed' is not its config\.selection"),
         (lambda r: r["code"].update(commit="g" * 40), r"code\.commit is 'g{40}'"),
         (lambda r: r["code"].update(commit="abc"), r"code\.commit is 'abc'"),
         (
@@ -325,6 +328,21 @@ def test_one_bad_record_on_the_board_stops_no_other(
     assert "<img" not in "".join(page.read_text() for page in (tmp_path / "site").rglob("*.html"))
 
 
+def test_a_run_whose_copy_on_the_board_is_damaged_replaces_nothing(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "board"
+    submit([runs["first"], runs["second"]], root)
+    copy = next(root.rglob(f"{runs['first'].name}.json"))
+    copy.write_text("{}")
+    left_out: list[str] = []
+    (done,) = submit([runs["first"]], root, left_out)
+    assert f"clbench leaderboard --remove {copy.stem}" in done.refused
+    assert copy.name in left_out[0]
+    assert copy.read_text() == "{}"
+    assert submit([runs["split"]], root)[0].path
+
+
 def test_what_most_records_say_of_their_data_stands(runs: dict[str, Path], tmp_path: Path) -> None:
     root = tmp_path / "board"
     submit([runs["first"]], root)
@@ -368,7 +386,7 @@ def test_verifying_says_what_contradicts(
 ) -> None:
     folder = forge(runs["first"], tmp_path / "forged", lambda r: r["strategy"].update(name="er-ace"))
     assert command("verify", str(folder)) == 1
-    assert "its strategy.name is 'er-ace'" in capsys.readouterr().out
+    assert "strategy.name 'er-ace' is not" in capsys.readouterr().out
 
 
 def test_verifying_compares_with_the_test_sets_themselves(
