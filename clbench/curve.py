@@ -7,12 +7,9 @@ any machine.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import io
 import itertools
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,44 +19,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clbench.bounds import bounds
+from clbench.columns import (
+    ALL,
+    BEYOND,
+    COLUMNS as COLUMNS,
+    FORMAT,
+    INDEXED,
+    NETWORK as NETWORK,
+    PARTIAL as PARTIAL,
+    RANKS,
+    ROWS,
+    SLOW,
+    TABLES,
+    Arrays,
+    Ints as Ints,
+    check_shapes,
+    read,
+    write,
+)
 from clbench.errors import LedgerError
-from clbench.files import UNREADABLE, atomic_write, check_size, memory_bytes
+from clbench.files import UNREADABLE
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Arrays = dict[str, NDArray[Any]]
-
-FORMAT = 1
-"""Version of the file; a reader refuses one that it does not know."""
-
-COLUMNS = {
-    "step": "<i8",
-    "examples": "<i8",
-    "experience": "<i8",
-    "evaluated": "<i8",
-    "correct": "<i8",
-    "total": "<i8",
-    "loss": "<f8",
-    "full": "|b1",
-}
-"""Columns and their types, little-endian on every machine."""
-
-TABLES = {"class_correct": "<i8", "class_total": "<i8"}
-"""Side tables: one row for each full evaluation, one column for each class."""
-
-PARTIAL = {"of": "<i8", "bound_error": "<f8"}
-"""What only a curve with partial ticks has: a column, and a number."""
-
-RANKS = {"hits_at_10": "<i8", "reciprocal_at_10": "<f8"}
-"""Columns that only a curve of a retrieval stream has."""
-
-INDEXED = {"indexed": "|u1", "indexed_step": "<i8"}
-"""Side tables that only a run that looked at its documents has: one row for each look, bits packed; and its step."""
-
-_ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
-
-NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective_rank")
-"""Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
 
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 
@@ -136,7 +117,7 @@ class Curve:
     def __init__(self) -> None:
         self._length = 0
         self._sizes: Ints = np.zeros(0, np.int64)  # of the full test sets, 0 where there was none yet
-        self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in _ALL.items()}
+        self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in ALL.items()}
         self.bound_error = 0.0
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
         self._network: Floats = np.empty((0, len(NETWORK)))
@@ -183,14 +164,16 @@ class Curve:
             -1 if hits_at_10 is None else hits_at_10,
             np.nan if reciprocal_at_10 is None else reciprocal_at_10,
         )
-        arrays = [_typed(name, value, _ALL[name]) for name, value in zip(_ALL, given, strict=True)]
+        arrays = [_typed(name, value, ALL[name]) for name, value in zip(ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
         if block[0].ndim != 1:
             raise ValueError(f"Columns have one dimension; shape {block[0].shape} was given.")
         start, stop = self._length, self._length + len(block[0])
-        for name, values in zip(_ALL, block, strict=True):
+        if stop > ROWS:
+            raise ValueError(f"A curve has at most {ROWS:,} rows; evaluate less often (evaluation.every).")
+        for name, values in zip(ALL, block, strict=True):
             if stop > len(self._columns[name]):  # doubling: a row costs O(1) however long the run is
-                grown = np.empty(max(stop, 2 * start, 64), _ALL[name])
+                grown = np.empty(max(stop, 2 * start, 64), ALL[name])
                 grown[:start] = self._columns[name][:start]
                 self._columns[name] = grown
             self._columns[name][start:stop] = values
@@ -234,14 +217,12 @@ class Curve:
         Raises:
             ValueError: the counts do not fit together or the rows before.
         """
-        right, of = (_typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
+        right, of = (np.asarray(value) for value in (correct, total))
         width = self.class_total.shape[1] if len(self.class_total) else right.size
         if right.ndim != 1 or right.shape != of.shape or len(right) != width:
             raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
-        if ((right < 0) | (right > of)).any():
-            raise ValueError("A class has more correct examples than examples, or a negative count.")
-        for name, row in (("class_correct", right), ("class_total", of)):
-            self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), row[None]])
+        for name, rows in _class_tables(right[None], of[None]).items():
+            self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), rows])
 
     def append_network(self, values: ArrayLike) -> None:
         """Add what was measured of the network at the latest full evaluation: (4,), in the order of `NETWORK`.
@@ -278,6 +259,9 @@ class Curve:
             if (np.diff(column[name]) < 0).any():
                 raise ValueError(f"The column '{name}' decreases; rows are appended in the order of the run.")
         new = {name: values[start:stop] for name, values in self._columns.items()}
+        for name in ("step", "examples", "experience", "evaluated", "of"):  # which bounds the other counts
+            if new[name].max() >= BEYOND:
+                raise ValueError(f"The column '{name}' holds {new[name].max()}; counts stay below 2⁴⁰.")
         if min(new["step"].min(), new["examples"].min(), new["evaluated"].min()) < 0:
             raise ValueError("The columns 'step', 'examples' and 'evaluated' cannot be negative.")
         if new["experience"].min() < -1 or (new["experience"][~new["full"]] < 0).any():
@@ -434,40 +418,34 @@ class Curve:
         Raises:
             ValueError: a column lacks, is too many, or does not fit the others.
         """
-        wanted = [*COLUMNS, *TABLES]
-        if missing := [name for name in wanted if name not in columns]:
-            raise ValueError(f"The column '{missing[0]}' is missing.")
-        if unknown := [n for n in columns if n not in (*wanted, *PARTIAL, *RANKS, *INDEXED, "network")]:
-            raise ValueError(f"There is no column '{unknown[0]}'; a curve has {', '.join(wanted)}.")
-        lengths = {np.shape(columns[name]) for name in (*COLUMNS, "of", *RANKS) if name in columns}
-        if len(lengths) > 1 or len(next(iter(lengths))) != 1:
-            raise ValueError(f"The columns differ in shape: {', '.join(map(str, sorted(lengths)))}.")
+        check_shapes({name: np.shape(value) for name, value in columns.items()})
         curve = cls()
         optional = {name: columns[name] for name in ("of", *RANKS) if name in columns}
         curve.append(**{name: columns[name] for name in COLUMNS}, **optional)
         error = np.asarray(columns.get("bound_error", 0.0))
-        if error.shape != () or error.dtype.kind != "f" or not 0 <= error < 1:
+        if error.dtype.kind != "f" or not 0 <= error < 1:
             raise ValueError(f"'bound_error' is a probability; {error!r} was given.")
         curve.bound_error = float(error)
-        right, of = (np.asarray(columns[name]) for name in TABLES)
-        if right.ndim != 2 or right.shape != of.shape:
-            raise ValueError(f"The class tables have shapes {right.shape} and {of.shape}.")
+        partial = np.unique([(curve.total, curve.of)], axis=-1)[0] if error else np.zeros((2, 0))
+        if partial[0].sum() > SLOW:
+            raise ValueError("bounds of so many and so large partial ticks would take too long")
+        curve._tables = _class_tables(*(columns[name] for name in TABLES))
+        if np.size(network := columns.get("network", ())):
+            curve._network = _typed("network", network, "<f8")
         full = len(np.unique(curve.experience[curve.full]))
-        if len(right) not in (0, full):
-            raise ValueError(f"The class tables have {len(right)} rows for {full} full evaluations.")
-        for i in range(len(right)):
-            curve.append_classes(right[i], of[i])
-        for row in np.asarray(columns.get("network", ())):
-            curve.append_network(row)
-        if len(curve.network) not in (0, full):
-            raise ValueError(
-                f"The table 'network' has {len(curve.network)} rows for {full} full evaluations."
-            )
+        for words, table in (
+            ("class tables have", curve.class_total),
+            ("table 'network' has", curve.network),
+        ):
+            if len(table) not in (0, full):
+                raise ValueError(f"The {words} {len(table)} rows for {full} full evaluations.")
         looks, steps = (np.asarray(columns.get(name, ())) for name in INDEXED)
-        if len(looks) != len(steps) or (len(looks) and (looks.ndim != 2 or looks.dtype != np.uint8)):
-            raise ValueError(f"The tables of documents have shapes {looks.shape} and {steps.shape}.")
-        for look, step in zip(looks, steps, strict=True):
-            curve._append_packed(int(step), look)
+        if len(looks) and (looks.dtype != np.uint8 or (np.diff(steps) <= 0).any()):
+            raise ValueError(
+                f"Looks at documents are bytes, at rising steps; {looks.dtype}, {steps} was given."
+            )
+        if len(looks):
+            curve._indexed = {"indexed": looks, "indexed_step": _typed("indexed_step", steps, "<i8")}
         return curve
 
     # --- views ---
@@ -597,17 +575,7 @@ class Curve:
 
         Compression may differ between versions of zlib: across machines compare `sha256()`, not files.
         """
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            for name, array in [*self._canonical(), ("format", np.array(FORMAT, "<i8"))]:
-                content = io.BytesIO()
-                np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
-                # np.savez would write the time, and zipfile the operating system.
-                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.create_system = 3
-                archive.writestr(entry, content.getvalue())
-        atomic_write(Path(path), packed.getvalue())
+        write(Path(path), self._canonical())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Curve:
@@ -617,24 +585,7 @@ class Curve:
             LedgerError: the file is missing, damaged, of another version, or no curve; says which.
         """
         try:
-            with zipfile.ZipFile(Path(path)) as archive:
-                check_size(archive)
-                arrays = {}
-                for entry in archive.namelist():
-                    arrays[entry.removesuffix(".npy")] = _array(archive.read(entry))  # which checks the CRC
-            version = arrays.pop("format", np.array(-1))
-            if version.shape != () or version != FORMAT:
-                raise ValueError(f"its format is {version}, and this clbench reads {FORMAT}")
-            for name, dtype in (COLUMNS | TABLES | PARTIAL | RANKS | INDEXED | {"network": "<f8"}).items():
-                if name in arrays and (given := arrays[name].dtype) != np.dtype(dtype):
-                    raise ValueError(f"its column '{name}' has type {given} and not {np.dtype(dtype)}")
-            curve = cls.from_columns(arrays)
-            cells = (len(np.unique(curve.step)) + curve.experiences) * curve.streams
-            if 64 * cells > memory_bytes():  # of its dense views
-                raise ValueError(
-                    f"{len(curve)} rows of {curve.experiences} experiences and {curve.streams} streams"
-                )
-            return curve
+            return cls.from_columns(read(Path(path)))
         except FileNotFoundError:
             raise LedgerError(f"There is no curve {path}.") from None
         except UNREADABLE as error:
@@ -720,26 +671,6 @@ class Curve:
         )
 
 
-def _array(content: bytes) -> NDArray[Any]:
-    """The array in a `.npy` file."""
-    start = 10 + int.from_bytes(content[8:10], "little")
-    shape, fortran, dtype = _header(content[:start])
-    array = np.frombuffer(content, dtype, offset=start)
-    return array.reshape(shape, order="F" if fortran else "C")
-
-
-@functools.lru_cache(maxsize=4096)
-def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type in the header of a `.npy` file; thousands of curves have the same few."""
-    file = io.BytesIO(content)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("its arrays are of another version of numpy's format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject:
-        raise ValueError("Object arrays are not read")
-    return shape, fortran, dtype
-
-
 def _typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
     """The values as the column's type; a float is no count, so nothing is rounded silently."""
     array = np.asarray(value)
@@ -749,8 +680,18 @@ def _typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
     return array.astype(dtype)
 
 
+def _class_tables(correct: ArrayLike, total: ArrayLike) -> Arrays:
+    """Both tables, (evaluations, C) each, checked."""
+    right, of = (_typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
+    if ((right < 0) | (right > of)).any():
+        raise ValueError("A class has more correct examples than examples, or a negative count.")
+    return {"class_correct": right, "class_total": of}
+
+
 def _repeats(a: Ints, b: Ints) -> bool:
-    """Whether a pair (a, b) occurs twice."""
+    """Whether a pair (a, b) occurs twice; a never decreases."""
+    if ((np.diff(a) > 0) | (np.diff(b) > 0)).all():  # as clbench writes them
+        return False
     order = np.lexsort((b, a))
     return bool(((np.diff(a[order]) == 0) & (np.diff(b[order]) == 0)).any())
 

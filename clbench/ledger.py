@@ -10,11 +10,15 @@ import copy
 import functools
 import platform
 import subprocess
+import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from clbench import schema as of
 from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
@@ -25,6 +29,8 @@ SCHEMA = 3
 ID_LENGTH = 12
 IN_MEMORY = "an object in memory"
 """The origin of what nobody can name: it was handed over as it was."""
+LARGEST = 1 << 24
+"""Bytes of a record's file; those that there are have some thousands."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +61,24 @@ class Record:
             where the benchmark's fingerprint tells.
     """
 
-    id: str
+    id: of.Name
     status: Literal["done", "diverged", "timeout"]
-    config: dict[str, Any]
-    benchmark: dict[str, Any]
-    strategy: dict[str, Any]
-    seeds: dict[str, int]
-    code: dict[str, Any]
-    environment: dict[str, Any]
-    budget: dict[str, Any]
-    metrics: dict[str, float | None]
-    curve_file: dict[str, str]
-    selection: str
-    note: str = ""
-    model: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    config: of.Config
+    benchmark: of.Benchmark
+    strategy: of.Method
+    seeds: of.Seeds
+    code: of.Code
+    environment: of.Environment
+    budget: of.Budget
+    metrics: of.Metrics
+    curve_file: of.Evidence
+    selection: of.Name
+    note: of.Text = ""
+    model: of.Model = field(default_factory=dict)
+    evaluation: of.Evaluation = field(
+        default_factory=dict
+    )  # records of 0.1 have none: all of their ticks are exact
+    files: of.Files = field(default_factory=dict)
     schema: int = SCHEMA
     folder: Path | None = field(default=None, compare=False)
 
@@ -116,15 +124,18 @@ def _digest(content: Mapping[str, Any]) -> str:
     return sha256(canonical_json(content))
 
 
-_TYPES: dict[str, type] = {"id": str, "status": str, "selection": str, "note": str, "schema": int}
-"""Of the fields that are not dictionaries."""
-
-_INSIDE: tuple[tuple[str, str, Any], ...] = (
-    *((field, "name", str) for field in ("benchmark", "strategy")),
-    *((field, "version", (str, int)) for field in ("benchmark", "strategy")),
-    *(("curve_file", key, str) for key in ("file", "sha256")),
+_HELD = typing.get_type_hints(Record, include_extras=True)
+_LATER = ("evaluation", "files")  # of 0.1's records, no field
+_READS = TypeAdapter[dict[str, Any]](
+    Annotated[
+        dict[str, Any],
+        of.Keys(
+            {name: _HELD[name] for name in _LATER},
+            curve=_HELD["curve_file"],
+            **{k: v for k, v in _HELD.items() if k not in (*_LATER, "curve_file", "folder")},
+        ),
+    ]
 )
-"""What readers rely on within dictionaries, with its type."""
 
 
 def write_record(record: Record, folder: Path) -> Record:
@@ -162,6 +173,8 @@ def parse_record(path: Path, *, altered: bool = False) -> Record:
     Raises:
         LedgerError: missing, damaged, or of a later schema than this version reads.
     """
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise LedgerError(f"{path} is damaged: no record has more than {LARGEST >> 20} MB.")
     return record_of(read_json(path), path, altered=altered)
 
 
@@ -169,10 +182,12 @@ def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
     """The record that JSON holds, without a folder; `path` is for messages.
 
     Raises:
-        LedgerError: as of `parse_record`.
+        LedgerError: as of `parse_record`; names the field.
     """
-    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+    if not isinstance(content, dict) or type(content.get("schema")) is not int:
         raise LedgerError(f"{path} is no record: it names no schema.")
+    for wrong in of.unfit(content):
+        raise LedgerError(f"{path} is damaged: {wrong}.")
     if content["schema"] > SCHEMA:
         raise LedgerError(
             f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "
@@ -181,28 +196,11 @@ def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
     if not altered and not _is_whole(content):
         raise LedgerError(f"{path} was altered or is damaged: its SHA-256 is not the one that it names.")
     content.pop("sha256", None)
-    content["curve_file"] = content.pop("curve", None)
-    content.setdefault("evaluation", {})  # records of 0.1 have none: all of their ticks are exact
-    content.setdefault("files", {})
-    known = {f.name for f in fields(Record)} - {"folder"}
-    if wrong := sorted(known ^ content.keys()):
-        raise LedgerError(
-            f"{path} is damaged: field '{wrong[0]}' is {'missing' if wrong[0] in known else 'unknown'}."
-        )
-    for key, value in content.items():
-        if not isinstance(value, _TYPES.get(key, dict)):
-            raise LedgerError(f"{path} is damaged: field '{key}' holds {value!r:.80}.")
-    for key, inner, kinds in _INSIDE:
-        if not isinstance(content[key].get(inner), kinds):
-            raise LedgerError(f"{path} is damaged: '{key}.{inner}' holds {content[key].get(inner)!r:.80}.")
-    for name, value in content["metrics"].items():
-        if not (value is None or isinstance(value, int | float) or value in ("nan", "inf", "-inf")):
-            raise LedgerError(f"{path} is damaged: 'metrics.{name}' holds {value!r:.80}.")
-    if Path(content["curve_file"]["file"]).name != content["curve_file"]["file"]:
-        raise LedgerError(
-            f"{path} is damaged: its curve must lie beside it, and not be {content['curve_file']}."
-        )
-    return Record(**content)
+    try:
+        read = _READS.validate_python(content, strict=True)
+    except ValidationError as error:
+        raise LedgerError(f"{path} is damaged: {of.told(error)}.") from None
+    return Record(curve_file=read.pop("curve"), **read)
 
 
 def has_record(folder: Path) -> bool:
@@ -239,12 +237,21 @@ def by_content(
         *steps, last = section, *rest.rsplit(".", 1), *places
         inside: Any = bare
         for step in steps:
-            inside = inside[int(step)] if isinstance(inside, list) else inside.get(step, {})
+            inside = _at(inside, step)
+        if _at(inside, last) is None:  # a plug-in's own files are no settings
+            continue
         if isinstance(inside, list):
             inside[int(last)] = None
-        elif last in inside:  # a plug-in's own files are no settings
+        else:
             inside[last] = None
     return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
+
+
+def _at(tree: Any, step: str) -> Any:
+    """What stands under a key, or at a place in a list; None where nothing does."""
+    if isinstance(tree, list):
+        return tree[int(step)] if step.isdecimal() and int(step) < len(tree) else None
+    return tree.get(step) if isinstance(tree, dict) else None
 
 
 def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[str, Any]:
@@ -283,6 +290,7 @@ _SHOWING = frozenset(
         "launchers",
         "leaderboard",
         "loggers",
+        "markup",
         "observer",
         "plots",
         "report",

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import functools
-import html
 import io
 import math
 import re
@@ -17,9 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from clbench import plots
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, make_folder
+from clbench.markup import join, policy, tag
 from clbench.metrics import METRICS
 from clbench.statistics import TOO_FEW
 from clbench.tables import (
@@ -211,12 +212,10 @@ def _legend(cells: Sequence[Cell]) -> str:
 
 # --- HTML ---
 
-_escape = functools.partial(html.escape, quote=True)
-
 
 def _page(
-    title: str, command: str, cells: Sequence[Cell], slugs: Mapping[str, str], sections: Sequence[str]
-) -> str:
+    title: str, command: str, cells: Sequence[Cell], slugs: Mapping[str, str], sections: Sequence[Markup]
+) -> Markup:
     counts = Counter(cell.status for cell in cells)
     strategies, seeds = len({c.strategy for c in cells}), len({c.seed for c in cells})
     scope = " × ".join(
@@ -228,37 +227,48 @@ def _page(
         )
     )
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    links = " · ".join(f'<a href="#{slug}">{_escape(name)}</a>' for name, slug in slugs.items())
+    links = Markup(" · ").join(tag("a", name, href=f"#{slug}") for name, slug in slugs.items())
     makers = dict.fromkeys(cell.made_by for cell in cells if cell.made_by)
-    made_by = "".join(_tag("li", text) for text in makers)
-    return f"""<!doctype html>
+    return Markup("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{_escape(title)}</title>
-<style>{_CSS}</style>
+{policy}
+<title>{title}</title>
+<style>{style}</style>
 </head>
 <body>
 <header>
-<h1>{_escape(title)}</h1>
+<h1>{title}</h1>
 <p>{scope}: {states}.</p>
-<pre><code>{_escape(command)}</code></pre>
+<pre><code>{command}</code></pre>
 <nav>{links} · <a href="#metrics">metrics</a></nav>
 </header>
 <main>
-{"".join(sections)}<section>
+{sections}<section>
 <h2 id="metrics">Metrics</h2>
-{_definitions(cells)}</section>
+{definitions}</section>
 </main>
 <footer>
 <p>Every run in full precision: <code>results.csv</code>. The tables as Markdown: <code>table.md</code>.</p>
-{f"<p>Made with</p><ul>{made_by}</ul>" if made_by else ""}
+{made_by}
 </footer>
 </body>
 </html>
-"""
+""").format(
+        policy=policy(_CSS),
+        title=title,
+        style=Markup(_CSS),
+        scope=scope,
+        states=states,
+        command=command,
+        links=links,
+        sections=join(sections),
+        definitions=_definitions(cells),
+        made_by=tag("p", "Made with") + tag("ul", *[tag("li", text) for text in makers]) if makers else "",
+    )
 
 
 def _section(
@@ -269,75 +279,78 @@ def _section(
     cells: Sequence[Cell],
     figures: Sequence[_Plot],
     lost: Sequence[str],
-) -> str:
-    tables = _table(rows) + (_table(differences, True) if differences else "")
-    missing = ""
-    for cell in cells:
-        if cell.status != "done":
-            why = f". {_escape(cell.note)}" if cell.note else ""
-            run = _escape(f"{cell.strategy}, seed {cell.seed}")
-            missing += f"<li>{run}: {_tag('strong', cell.status)}{why}</li>\n"
+) -> Markup:
+    parts = [
+        tag("h2", benchmark, id=slug),
+        "\n",
+        _table(rows),
+        _table(differences, True) if differences else "",
+    ]
+    missing = [
+        tag(
+            "li",
+            f"{cell.strategy}, seed {cell.seed}: ",
+            tag("strong", cell.status),
+            f". {cell.note}" if cell.note else "",
+        )
+        for cell in cells
+        if cell.status != "done"
+    ]
     if missing:
-        missing = f'<p class="note">Not in the means, and not drawn:</p>\n<ul class="note">\n{missing}</ul>\n'
-    images = ""
+        parts += _notes("Not in the means, and not drawn:", missing)
+    if lost:
+        parts += _notes("Could not be drawn:", [tag("li", why) for why in lost])
     for plot in figures:
         png = plot.file.read_bytes()
-        width = int.from_bytes(png[16:20], "big") * 114 // plots.DPI  # so that all have letters of one size
-        image = base64.b64encode(png).decode()
-        alt = _escape(f"{benchmark}. {plot.caption}")
-        images += f'<figure><img src="data:image/png;base64,{image}" width="{width}" alt="{alt}">'
-        images += f"{_tag('figcaption', plot.caption)}</figure>\n"
-    if lost:
-        missing += '<p class="note">Could not be drawn:</p>\n<ul class="note">\n'
-        missing += "".join(f"{_tag('li', why)}\n" for why in lost) + "</ul>\n"
-    return f"""<section>
-{_tag("h2", benchmark, id=slug)}
-{tables}{missing}{images}</section>
-"""
+        image = tag(
+            "img",
+            src=f"data:image/png;base64,{base64.b64encode(png).decode()}",
+            width=int.from_bytes(png[16:20], "big")
+            * 114
+            // plots.DPI,  # so that all have letters of one size
+            alt=f"{benchmark}. {plot.caption}",
+        )
+        parts += [tag("figure", image, tag("figcaption", plot.caption)), "\n"]
+    return tag("section", "\n", *parts) + "\n"
 
 
-def _table(rows: Sequence[Row], differences: bool = False) -> str:
+def _notes(head: str, items: Sequence[Markup]) -> list[Markup | str]:
+    return [tag("p", head, class_="note"), "\n", tag("ul", *items, class_="note"), "\n"]
+
+
+def _table(rows: Sequence[Row], differences: bool = False) -> Markup:
     columns = columns_of(rows, differences)
-    head = "".join(_tag("th", c.head, scope="col", class_="words" if c.words else "") for c in columns)
-    body = ""
+    head = [tag("th", c.head, scope="col", class_="words" if c.words else "") for c in columns]
+    lines = []
     for i, row in enumerate(rows):
-        line = _tag("th", row.strategy, scope="row", class_="words")
+        line = [tag("th", row.strategy, scope="row", class_="words")]
         for column in columns[1:]:
             text, marked = column.texts[i]
             width = re.search(rf" (±|\({TOO_FEW}\)).*", text)
-            shown = _escape(text[: width.start()]) + _tag("small", width[0]) if width else _escape(text)
-            line += f"<td><b>{shown}</b></td>" if marked else f"<td>{shown}</td>"
+            shown = [text[: width.start()], tag("small", width[0])] if width else [text]
+            line.append(tag("td", tag("b", *shown) if marked else join(shown)))
         kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
-        body += f'<tr class="{kind}">{line}</tr>\n'
-    return f"""<div class="table"><table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}</tbody>
-</table></div>
-{_tag("p", note_of(rows, differences), class_="note")}
-"""
+        lines.append(tag("tr", *line, class_=kind) + "\n")
+    table = tag("table", "\n", tag("thead", tag("tr", *head)), "\n", tag("tbody", "\n", *lines), "\n")
+    return (
+        tag("div", table, class_="table") + "\n" + tag("p", note_of(rows, differences), class_="note") + "\n"
+    )
 
 
-def _tag(name: str, text: str, **attributes: str) -> str:
-    """An element with a text; attributes that are empty are left out."""
-    given = "".join(f' {key.rstrip("_")}="{_escape(value)}"' for key, value in attributes.items() if value)
-    return f"<{name}{given}>{_escape(text)}</{name}>"
-
-
-def _definitions(cells: Sequence[Cell]) -> str:
+def _definitions(cells: Sequence[Cell]) -> Markup:
     """What each metric of the tables means, its formula and where it is from."""
-    entries = ""
+    parts: list[object] = []
     for key in shown_metrics(cells):
         metric = METRICS[key]
         direction = {True: "Higher is better.", False: "Lower is better.", None: ""}[metric.higher_is_better]
-        entries += (
-            f"<dt>{_escape(head_of(key))}</dt><dd>{_escape(metric.summary)} {direction}"
-            f"<br><code>{_escape(metric.formula)}</code><br><small>{_escape(metric.reference)}</small></dd>\n"
-        )
-    entries += (
-        "<dt>train s, eval s</dt><dd>Seconds spent on training and on evaluation, mean over runs.</dd>\n"
-    )
-    return f"<dl>\n{entries}</dl>\n"
+        said = tag("code", metric.formula), Markup("<br>"), tag("small", metric.reference)
+        parts += [
+            tag("dt", head_of(key)),
+            tag("dd", f"{metric.summary} {direction}", Markup("<br>"), *said),
+            "\n",
+        ]
+    spent = "Seconds spent on training and on evaluation, mean over runs."
+    return tag("dl", "\n", *parts, tag("dt", "train s, eval s"), tag("dd", spent), "\n") + "\n"
 
 
 _CSS = """

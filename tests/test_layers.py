@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted(path for path in (ROOT / "clbench").rglob("*.py"))
 PLUGINS = sorted(path for folder in ("strategies", "benchmarks") for path in (ROOT / folder).glob("*.py"))
 NO_TORCH = (
+    "columns",
     "curve",
+    "markup",
+    "schema",
+    "leaderboard",
     "metrics",
     "errors",
     "files",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import base64
+import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -10,14 +14,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clbench import plots
+from clbench import plots, report
 from clbench.curve import Curve
-from clbench.leaderboard import svg
+from clbench.leaderboard import frame, site as site_module, svg
 from clbench.leaderboard.page import readme
 from clbench.leaderboard.site import slug, write_site
 from clbench.leaderboard.store import place
@@ -128,6 +133,29 @@ def test_what_a_record_says_is_shown_as_text(tmp_path: Path) -> None:
     assert "&lt;img" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("module", [frame, site_module, svg, report], ids=lambda m: m.__name__)
+def test_nothing_but_text_of_the_source_comes_into_a_page_raw(module: ModuleType) -> None:
+    """`Markup` takes constants; no f-string makes elements."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Markup":
+            (given,) = node.args
+            assert isinstance(given, ast.Constant) or (isinstance(given, ast.Name) and given.id.isupper())
+        if isinstance(node, ast.JoinedStr):
+            assert not any(isinstance(part, ast.Constant) and "<" in str(part.value) for part in node.values)
+
+
+def test_a_page_names_its_style_and_script_by_their_hashes(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "unsafe-inline" not in text
+        assert not re.search(r"<[^>]* (style|on\w+)=", text)  # which no hash allows
+        for kind in ("style", "script"):
+            inside = re.search(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+            assert inside
+            digest = base64.b64encode(hashlib.sha256(inside[1].encode()).digest()).decode()
+            assert f"{kind}-src 'sha256-{digest}';" in text
+
+
 def test_tables_of_one_benchmark_have_pages_of_their_own(tmp_path: Path) -> None:
     """Two data sets whose paths are one in plain letters, and two configurations of a bound in a figure."""
     root = tmp_path / "board"
@@ -169,7 +197,44 @@ CHROMIUM = next(
 )
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+
+def opened(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    """A page in a browser: what became of it, and what stands on the console."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+    ]
+    command += [f"--user-data-dir={profile}", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@needs_browser
+def test_no_other_script_runs_in_a_browser(tmp_path: Path) -> None:
+    """What a record says makes no element; and if something did, the page would not run it."""
+    attack = "</code></pre><script>document.title = 'taken'</script><svg onload=\"document.title='taken'\">"
+    root = tmp_path / "board"
+    evil = record("evil", 0, 0.5, root, selection=attack, note=attack, model={"name": attack})
+    evil = replace(evil, seeds={"order": 0, "init": 0, "data": attack})  # type: ignore[dict-item]
+    write_site([evil], root, tmp_path / "site")
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) == 4
+    for page in pages:
+        assert "<title>taken" not in opened(page, tmp_path / "profile").stdout
+    (row,) = (tmp_path / "site" / "rows").iterdir()
+    row.write_text(row.read_text(encoding="utf-8").replace("<main>", f"<main>{attack}"), encoding="utf-8")
+    done = opened(row, tmp_path / "profile")
+    assert "<title>taken" not in done.stdout
+    assert "Content Security Policy" in done.stderr
+
+
+@needs_browser
 def test_sorting_and_filtering_in_a_browser(site: Path, tmp_path: Path) -> None:
     """A page that clicks, types and says what it sees; no message on the console, no request."""
     steps = """
@@ -189,19 +254,11 @@ def test_sorting_and_filtering_in_a_browser(site: Path, tmp_path: Path) -> None:
     document.body.innerHTML = ""; document.title = "";
     const out = document.createElement("pre"); out.textContent = JSON.stringify(seen); document.body.append(out);
     """
-    page = site / "clicked.html"
-    page.write_text((site / "index.html").read_text(encoding="utf-8") + f"<script>{steps}</script>")
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--dump-dom",
-    ]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    page, known = site / "clicked.html", (site / "index.html").read_text(encoding="utf-8")
+    ours = base64.b64encode(hashlib.sha256(steps.encode()).digest()).decode()
+    known = known.replace("script-src ", f"script-src 'sha256-{ours}' ", 1)  # or the page would not run them
+    page.write_text(f"{known}<script>{steps}</script>", encoding="utf-8")
+    done = opened(page, tmp_path / "profile")
     assert "CONSOLE" not in done.stderr
     found = re.search(r"<pre>(.*)</pre>", done.stdout)
     assert found

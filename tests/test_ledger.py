@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.ledger import Record, code_identity, read_record, write_record
 
+ENVIRONMENT: dict[str, Any] = {
+    **dict.fromkeys(("python", "system", "processor"), "x"),
+    "device": "cpu",
+    "threads": 1,
+    "libraries": {"torch": "2.9", "timm": None},
+}
+COUNTS = (
+    *("steps", "updates", "stream_examples", "forward_examples", "parameters", "trainable_parameters"),
+    *("memory_examples", "memory_bytes", "strategy_state_bytes", "peak_memory_bytes"),
+)
+
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
@@ -26,13 +38,13 @@ def record(tmp_path: Path) -> Record:
     made = Record(
         id="abc",
         status="done",
-        config={"optim": {"lr": 0.1}},
-        benchmark={"name": "split-digits", "version": 1},
+        config=resolve("split-digits", "er").model_dump(mode="json"),
+        benchmark={"name": "split-digits", "version": 1, "fingerprint": "f" * 64},
         strategy={"name": "er", "version": "1"},
         seeds={"order": 0, "init": 0, "data": 0},
-        code={},
-        environment={},
-        budget={"steps": 2},
+        code={"version": "0.1", "sources": "s", "commit": None, "dirty": None},
+        environment=ENVIRONMENT,
+        budget={**dict.fromkeys(COUNTS, 2), "train_seconds": 1.5, "eval_seconds": 0.0},
         metrics={"average_accuracy": 0.75, "wf100": None},
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection="defaults",
@@ -85,6 +97,10 @@ def test_a_damaged_curve_is_refused(record: Record) -> None:
         ({"colour": 1}, r"is damaged: field 'colour' is unknown"),
         ({"metrics": None}, r"is damaged: field 'metrics' holds None"),
         ({"status": 3}, r"is damaged: field 'status' holds 3"),
+        ({"schema": True}, r"is no record: it names no schema"),
+        ({"status": "won"}, r"is damaged: field 'status' holds 'won': 'done', 'diverged' or 'timeout'"),
+        ({"folder": "/etc"}, r"is damaged: field 'folder' is unknown"),
+        ({"id": 5}, r"is damaged: field 'id' holds 5"),
     ],
     ids=str,
 )
@@ -93,12 +109,82 @@ def test_a_damaged_record_is_refused(record: Record, changes: dict[str, Any], me
         read_record(rewrite(record, **changes))
 
 
+DEEP: Any = []
+for _ in range(40):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("seeds.data", value) for value in ("0</th></tr></table><script>", -1, 1.0, True, None, 2**63)),
+        *(("budget.steps", value) for value in (..., -1, "9", 10**4000, 2**62, 1.5)),
+        *(("budget.train_seconds", value) for value in ("9", -1.0, float("nan"), float("inf"), None)),
+        *(("budget.colour", 1), ("budget.whole_cpu_joules", "much")),
+        *(
+            ("config.stream", [1]),
+            ("config.stream.seed", [1]),
+            ("config.params.er", 1),
+            ("config.model", "mlp"),
+        ),
+        *(("config.optim.lr", float("nan")), ("config.optim.lr", DEEP), ("config.seeds.order", "0")),
+        *(("code.commit", 5), ("code.version", ...), ("code.dirty", "no")),
+        *(("environment.threads", value) for value in (..., "x", 0, 10**9, None)),
+        *(("environment.device", None), ("environment.libraries", []), ("environment.libraries.torch", 2)),
+        *(("benchmark.name", 5), ("benchmark.name", None), ("benchmark.name", "a" * 501)),
+        *(("benchmark.fingerprint", "F" * 64), ("benchmark.notes", "x"), ("benchmark.version", 1.5)),
+        *(("strategy.name", ["er"]), ("strategy.version", None), ("strategy.more", 1)),
+        *(("metrics.average_accuracy", "high"), ("metrics.average_accuracy", True), ("metrics.wf100", {})),
+        *(("curve.file", "../curve.npz"), ("curve.file", ".."), ("curve.sha256", "abc")),
+        *(
+            ("model.weights", "w"),
+            ("note", "\ud800"),
+            ("selection", 1),
+            ("files.x", {}),
+            ("evaluation.rules", "2"),
+        ),
+    ],
+    ids=lambda value: f"{value!r:.20}",
+)
+def test_a_field_of_another_type_is_refused_by_its_name(record: Record, field: str, value: Any) -> None:
+    assert record.folder is not None
+    content = json.loads((record.folder / "record.json").read_text())
+    *above, key = field.split(".")
+    inner = content
+    for step in above:
+        inner = inner.setdefault(step, {})
+    if value is ...:
+        del inner[key]
+    else:
+        inner[key] = value
+    kept = {k: v for k, v in content.items() if k != "sha256"}
+    (record.folder / "record.json").write_text(json.dumps(kept))
+    with pytest.raises(LedgerError, match=r"record\.json is damaged: ") as error:
+        read_record(record.folder, altered=True)
+    assert f"field '{field}" in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_a_file_that_is_too_large_for_a_record_is_not_read(record: Record) -> None:
+    assert record.folder is not None
+    path = record.folder / "record.json"
+    path.write_text(path.read_text() + " " * ledger.LARGEST)
+    with pytest.raises(LedgerError, match=r"no record has more than 16 MB"):
+        read_record(record.folder)
+
+
+def test_a_number_that_json_has_not_comes_back(record: Record) -> None:
+    assert record.folder is not None
+    written = write_record(replace(record, metrics={"weight_norm_growth": float("inf")}), record.folder)
+    assert written.metrics == {"weight_norm_growth": float("inf")}
+
+
 def test_every_flipped_byte_of_a_record_is_noticed(record: Record) -> None:
     """Or is no other record: a space more or less between two values changes nothing."""
     assert record.folder is not None
     path = record.folder / "record.json"
     data = path.read_bytes()
-    for at in range(len(data)):
+    for at in range(0, len(data), 3):
         for bit in (1, 4):
             path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
             with contextlib.suppress(LedgerError):

@@ -93,21 +93,24 @@ def verify(
     as_json: Json = False,
 ) -> int:
     """Recompute every metric of a run from its curve, train its first steps again, and compare both with its record."""
-    from clbench.leaderboard.store import contradicted, recomputed
+    from clbench.leaderboard.evidence import contradicted, contradictions, recomputed
     from clbench.ledger import is_whole, read_record
 
     load(plugin)
     record, whole = read_record(folder, altered=True), is_whole(folder)
-    again = recomputed(record)
-    wrong = contradicted(record.metrics, again)
+    curve = record.curve
+    contrary = list(contradictions(record, curve))
+    again = {} if contrary else recomputed(record, curve)
+    wrong = contradicted(record.metrics, again) if again else {}
     begun = None
-    if steps:
+    if steps and not contrary:
         from clbench.leaderboard.again import first_steps
 
         begun = first_steps(record, steps)
-    agrees = whole and not wrong and (begun is None or begun.agrees)
+    agrees = whole and not contrary and not wrong and (begun is None or begun.agrees)
     if as_json:
         found = {"id": record.id, "agrees": agrees, "altered": not whole, "differs": sorted(wrong)}
+        found["contradictions"] = contrary
         if begun is not None:
             found |= {"steps": begun.steps, "rows": begun.rows, "rows_differing": begun.differing}
         print(json.dumps(found))
@@ -116,7 +119,9 @@ def verify(
         print(f"{key}: the record says {recorded}, the curve says {computed}")
     if not whole:
         print(f"{record.id}: the record was altered: its SHA-256 is not the one that it names")
-    if not wrong:
+    for said in contrary:
+        print(f"{record.id}: the record contradicts itself: {said}")
+    if again and not wrong:
         print(f"{record.id}: {len(again)} metrics agree with the curve")
     if begun is not None:
         same = f"{begun.rows - begun.differing} of {begun.rows} evaluations of the first {begun.steps} steps agree"

@@ -31,7 +31,10 @@ def submit(
     from clbench.leaderboard import submit as take
     from clbench.leaderboard.private import in_words
 
-    done = take(folders, root)
+    left_out: list[str] = []
+    done = take(folders, root, left_out)
+    for why in left_out:
+        warn(f"Left out: {why}")
     if as_json:
         rows = [
             {
@@ -68,7 +71,10 @@ def leaderboard(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the site to this folder, too.")] = None,
 ) -> int:
-    """Compute the leaderboard from its records and write its README.md, as `submit` does, too."""
+    """Compute the leaderboard from its records and write its README.md, as `submit` does, too.
+
+    Records that are damaged, or contradict their evidence, are named and left out; it ends with 1 then.
+    """
     from clbench.files import atomic_write, make_folder
     from clbench.leaderboard import readme, store, write_site
 
@@ -86,7 +92,10 @@ def leaderboard(
             return 0
     if check and not any((root / name).exists() for name in (store.MANIFEST, store.PAGE, store.LOCK)):
         raise ConfigError(f"There is no leaderboard {root}.")
-    with store.held(root if check else make_folder(root)) as records:
+    left_out: list[str] = []
+    with store.held(root if check else make_folder(root), left_out) as records:
+        for why in left_out:
+            warn(f"Left out: {why}")
         for file in store.unlisted(root):
             warn(f"{file} is not in {store.MANIFEST}: it was not submitted, and counts for nothing.")
         page, path = readme(records), root / store.PAGE
@@ -104,7 +113,7 @@ def leaderboard(
             print(path)
         if html is not None:
             print(write_site(records, root, html))
-    return 0
+    return int(bool(left_out))
 
 
 def reproduce(
@@ -125,7 +134,10 @@ def reproduce(
     load(plugin)
     from clbench.leaderboard import again, read_board
 
-    chosen = again.chosen(read_board(root), name)
+    left_out: list[str] = []
+    chosen = again.chosen(read_board(root, left_out), name)
+    for why in left_out:
+        warn(f"Left out: {why}")
     lacking = {row.id: wants for row in chosen if (wants := again.lacking(row))}
     if len(lacking) == len(chosen):
         raise ConfigError(next(iter(lacking.values())))

@@ -215,6 +215,14 @@ def first_steps(record: Record, steps: int) -> Beginning:
             f"The data of {record.benchmark['name']} are others than those of the run {record.id}: their fingerprint "
             f"is {engine.benchmark.fingerprint[:12]}, not {record.benchmark['fingerprint'][:12]}."
         )
+    sizes = recorded.matrix().totals
+    if any(
+        size not in (0, len(test.data)) for size, test in zip(sizes, engine.benchmark.test, strict=False)
+    ) or (record.status == "done" and len(sizes) != len(engine.benchmark.test)):
+        raise LedgerError(
+            f"The curve of {record.id} has test sets of {sizes.tolist()} examples, {record.benchmark['name']} of "
+            f"{[len(test.data) for test in engine.benchmark.test]}."
+        )
     engine.until = steps
     with contextlib.suppress(KeyboardInterrupt):
         engine.fit()

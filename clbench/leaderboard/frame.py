@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import html
+from markupsafe import Markup
+
+from clbench.markup import policy
 
 
-def page(title: str, body: str, up: str) -> str:
+def page(title: str, body: Markup, up: str) -> Markup:
     """A whole page.
 
     Args:
-        title: of the page. body: HTML. up: the way to the site's root, "" or "../".
+        title: of the page. body: what it shows. up: the way to the site's root, "" or "../".
     """
-    home = "" if not up else f'<nav><a href="{up}index.html">Leaderboard</a></nav>'
-    return f"""<!doctype html>
+    home = Markup('<nav><a href="{}index.html">Leaderboard</a></nav>').format(up) if up else ""
+    return Markup("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+{policy}
 <link rel="icon" href="data:,">
-<title>{html.escape(title)} · clbench</title>
-<style>{_CSS}</style>
+<title>{title} · clbench</title>
+<style>{style}</style>
 </head>
 <body>
-<header>{home}<h1>{html.escape(title)}</h1></header>
+<header>{home}<h1>{title}</h1></header>
 <main>{body}</main>
 <footer><p>clbench: numbers with evidence.</p></footer>
-<script>{_SCRIPT}</script>
+<script>{script}</script>
 </body>
 </html>
-"""
+""").format(policy=_POLICY, title=title, style=Markup(_CSS), home=home, body=body, script=Markup(_SCRIPT))
 
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""Nothing is loaded from anywhere, whatever a record says."""
 
 _SCRIPT = """
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -72,10 +71,14 @@ if (form) {
     count.textContent = `${shown} of ${rows.length}`;
   };
   form.addEventListener("input", show);
+  form.addEventListener("submit", event => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(show));
   show();
 }
 """
+
+SHADES = 20
+"""Of a cell of a matrix: the class `v7` is seven twentieths of the darkest."""
 
 _CSS = """
 :root { --ink: #1d1d1f; --faint: #63666b; --line: #d9dce1; --paper: #ffffff; --tint: #f5f6f8; --link: #0b62a8;
@@ -127,9 +130,7 @@ svg .bar { stroke: currentColor; stroke-width: 4; }
 svg .dot { fill: currentColor; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; padding: 0; margin: .3rem 0;
   font-size: .86rem; }
-.key i { display: inline-block; width: 1.4rem; border-top: 3px solid var(--c); margin-right: .4rem;
-  vertical-align: middle; }
-.key i.dashed { border-top-style: dashed; }
+.key svg { display: inline-block; width: 1.4rem; height: 3px; margin-right: .4rem; vertical-align: middle; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 2rem; max-width: 60rem; }
 .pairs figure { margin: .6rem 0; }
 .matrices { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; }
@@ -142,3 +143,6 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); font-size: .85rem;
 @media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.45rem; }
   th, td { padding: .34rem .45rem; } }
 """
+_CSS += "".join(f".v{i} {{ --v: {i / SHADES:g}; }}\n" for i in range(SHADES + 1))
+
+_POLICY = policy(_CSS, _SCRIPT)

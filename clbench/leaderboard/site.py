@@ -5,8 +5,6 @@ index.html · benchmarks/<table>.html · strategies/<name>.html · rows/<id>.htm
 
 from __future__ import annotations
 
-import functools
-import html
 import math
 import re
 import shlex
@@ -15,21 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from clbench import plots
 from clbench.curve import Floats, Ticks
 from clbench.files import atomic_write, make_folder, pretty_json, sha256
 from clbench.leaderboard import svg
 from clbench.leaderboard.board import ENERGY, SHOWN, Row, names_of, rows_of, settings_of
-from clbench.leaderboard.frame import page
+from clbench.leaderboard.frame import SHADES, page
 from clbench.leaderboard.private import in_words
 from clbench.leaderboard.store import place
 from clbench.ledger import Record
+from clbench.markup import join, tag
 from clbench.metrics import METRICS
 from clbench.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
 from clbench.tables import NONE, Estimate, head_of, percent
 
-_escape = functools.partial(html.escape, quote=True)
 AROUND = 0.12
 """How much of an experience a close-up of a boundary shows before it, and three times as much after."""
 
@@ -75,38 +74,45 @@ def address(folder: str, name: str) -> str:
 # --- pages ---
 
 
-def _index(tables: Mapping[str, Sequence[Row]]) -> str:
+def _index(tables: Mapping[str, Sequence[Row]]) -> Markup:
     rows = [(row, table) for table in tables.values() for row in table]
-    benchmarks = "".join(
-        f'<li><a href="{_escape(address("benchmarks", name))}">{_escape(name)}</a> '
-        f"<small>{len(table)} row{'s' * (len(table) != 1)}</small></li>"
+    benchmarks = join(
+        tag(
+            "li",
+            tag("a", name, href=address("benchmarks", name)),
+            " ",
+            tag("small", f"{len(table)} row{'s' * (len(table) != 1)}"),
+        )
         for name, table in tables.items()
     )
-    filters = "".join(
-        _filter(label, key, sorted({_facets(row)[key] for row, _ in rows}))
-        for label, key in (("benchmark", "benchmark"), ("setting", "setting"), ("memory", "memory"),
-                           ("network", "network"), ("selection", "selection"))
-    )  # fmt: skip
-    body = f"""
+    filters = join(
+        _filter(key, sorted({_facets(row)[key] for row, _ in rows}))
+        for key in ("benchmark", "setting", "memory", "network", "selection")
+    )
+    body = Markup("""
 <p class="lead">Continual-learning strategies, evaluated after every iteration. Every number follows from the evidence
 behind it: follow a row to its runs, their curves, and the command that makes them again.</p>
-<form class="filters" role="search" onsubmit="return false">
+<form class="filters" role="search">
 <label>search <input type="search" id="search" placeholder="strategy, setting …" autocomplete="off"></label>
-{filters}<button type="reset">all</button> <output id="count" aria-live="polite"></output>
+{}<button type="reset">all</button> <output id="count" aria-live="polite"></output>
 </form>
-{_table(rows, up="", with_benchmark=True)}
-{_LEGEND}
+{}
+{}
 <h2>Benchmarks</h2>
-<ul class="plain">{benchmarks or "<li>Nothing was submitted yet.</li>"}</ul>
-"""
+<ul class="plain">{}</ul>
+""").format(
+        filters,
+        _table(rows, up="", with_benchmark=True),
+        _LEGEND,
+        benchmarks or tag("li", "Nothing was submitted yet."),
+    )
     return page("Leaderboard", body, up="")
 
 
-def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
+def _benchmark(benchmark: str, rows: Sequence[Row]) -> Markup:
     style = plots.styles(named := names_of(rows), named)
     drawn = [row for row in rows if any(r.status == "done" for r in row.records)]
-    figures = ""
-    figures += _critical_differences(benchmark, rows)
+    figures = _critical_differences(benchmark, rows)
     if curves := _lines(drawn, rows, style, _seen):
         marks = _boundaries(drawn)
         figures += _figure(
@@ -123,7 +129,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
             "The stability gap: how accuracy on the first experience drops when another one begins, and recovers.",
             curves,
         )  # fmt: skip
-        closer = ""
+        closer = Markup("")
         for mark in _boundaries(drawn)[:4]:
             near = [c for c in (_close_up(curve, mark) for curve in curves) if c is not None]
             if near:
@@ -132,7 +138,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
                     near, title=title, x_label="experiences", y_label="accuracy, %", marks=[mark]
                 )
                 closer += _figure(picture, f"The same around boundary {mark:g}.", [])
-        figures += f'<div class="pairs">{closer}</div>'
+        figures += tag("div", closer, class_="pairs")
     if points := _points(drawn, rows, style):
         figures += _figure(
             svg.scatter(points, title=f"{benchmark}: what accuracy costs", x_label="examples through the network "
@@ -141,66 +147,79 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> str:
             "both, and better in one of the three (Pareto).",
             [],
         )  # fmt: skip
-    matrices = "".join(_matrix(row, rows) for row in drawn)
-    body = f"""
-{_table([(row, rows) for row in rows], up="../")}
-{_LEGEND}
-<p>Make all of it again: <code>clbench reproduce {_escape(shlex.quote(benchmark))}</code></p>
-{figures}
+    body = Markup("""
+{}
+{}
+<p>Make all of it again: <code>clbench reproduce {}</code></p>
+{}
 <h2>Accuracy matrices</h2>
 <p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.</p>
-<div class="matrices">{matrices}</div>
-"""
+<div class="matrices">{}</div>
+""").format(
+        _table([(row, rows) for row in rows], up="../"),
+        _LEGEND,
+        shlex.quote(benchmark),
+        figures,
+        join(_matrix(row, rows) for row in drawn),
+    )
     return page(benchmark, body, up="../")
 
 
-def _strategy(strategy: str, tables: Mapping[str, Sequence[Row]]) -> str:
+def _strategy(strategy: str, tables: Mapping[str, Sequence[Row]]) -> Markup:
     rows = [(row, table) for table in tables.values() for row in table if row.strategy == strategy]
     return page(strategy, _table(rows, up="../", with_benchmark=True) + _LEGEND, up="../")
 
 
-def _row(row: Row, rows: Sequence[Row]) -> str:
+def _row(row: Row, rows: Sequence[Row]) -> Markup:
     shown = [key for key in SHOWN if row.values.get(key)]
-    head = "".join(f"<th>{_escape(head_of(key))}</th>" for key in shown)
-    lines = ""
+    lines = Markup("")
     for record in row.records:
-        seed = record.seeds["data"]
-        values = "".join(
-            f"<td>{100 * row.values[key][seed]:.2f}</td>" if seed in row.values[key] else f"<td>{NONE}</td>"
-            for key in shown
+        seed, curve = record.seeds["data"], record.curve_file
+        values = [f"{100 * row.values[k][seed]:.2f}" if seed in row.values[k] else NONE for k in shown]
+        evidence = (
+            tag("a", "curve", href=f"../curves/{curve['file']}"),
+            " ",
+            tag("code", f"{curve['sha256'][:12]}…"),
         )
-        path = "../" + place(record).as_posix()
-        curve = f"../curves/{record.curve_file['file']}"
-        lines += (
-            f'<tr><th scope="row">{seed}</th>{values}<td>{_escape(record.status)}</td>'
-            f'<td class="words"><a href="{_escape(path)}">{_escape(record.id)}</a></td>'
-            f'<td class="words"><a href="{_escape(curve)}">curve</a> '
-            f"<code>{_escape(record.curve_file['sha256'][:12])}…</code></td></tr>"
+        lines += tag(
+            "tr",
+            tag("th", seed, scope="row"),
+            *[tag("td", value) for value in (*values, record.status)],
+            tag("td", tag("a", record.id, href=f"../{place(record).as_posix()}"), class_="words"),
+            tag("td", *evidence, class_="words"),
         )
-    made = "".join(f"<li>{_escape(text)}</li>" for text in dict.fromkeys(_made_by(r) for r in row.records))
-    notes = "".join(
-        f"<li>seed {r.seeds['data']}: {_escape(r.status)}. {_escape(r.note)}</li>"
-        for r in row.records
-        if r.note
-    )
+    made = join(tag("li", text) for text in dict.fromkeys(_made_by(r) for r in row.records))
+    notes = [f"seed {r.seeds['data']}: {r.status}. {r.note}" for r in row.records if r.note]
     settings = settings_of(row, rows)
-    private = f"<p>† clbench alone cannot: it needs {_escape(in_words(row.needs))}.</p>" if row.needs else ""
-    body = f"""
-<p>{_escape(row.strategy)} on <a href="../{_escape(address("benchmarks", row.table))}">{_escape(row.table)}</a>
-{f"({_escape(settings)})" if settings else ""};
-network {_escape(row.model)}; hyper-parameters: {_escape(row.selection)}.</p>
-<p>Make it again: <code>clbench reproduce {_escape(row.id)}</code></p>
-{private}
+    body = Markup("""
+<p>{} on {}
+{};
+network {}; hyper-parameters: {}.</p>
+<p>Make it again: <code>clbench reproduce {}</code></p>
+{}
 <div class="table"><table>
-<thead><tr><th>seed</th>{head}<th>status</th><th class="words">record</th><th class="words">evidence</th></tr></thead>
-<tbody>{lines}</tbody>
+<thead><tr><th>seed</th>{}<th>status</th><th class="words">record</th><th class="words">evidence</th></tr></thead>
+<tbody>{}</tbody>
 </table></div>
-{f"<ul>{notes}</ul>" if notes else ""}
+{}
 <h2>Configuration</h2>
-<pre><code>{_escape(pretty_json(row.config))}</code></pre>
+<pre><code>{}</code></pre>
 <h2>Made with</h2>
-<ul class="plain">{made}</ul>
-"""
+<ul class="plain">{}</ul>
+""").format(
+        row.strategy,
+        tag("a", row.table, href=f"../{address('benchmarks', row.table)}"),
+        f"({settings})" if settings else "",
+        row.model,
+        row.selection,
+        row.id,
+        tag("p", f"† clbench alone cannot: it needs {in_words(row.needs)}.") if row.needs else "",
+        join(tag("th", head_of(key)) for key in shown),
+        lines,
+        tag("ul", *[tag("li", note) for note in notes]) if notes else "",
+        pretty_json(row.config),
+        made,
+    )
     return page(f"{row.strategy}, row {row.id}", body, up="../")
 
 
@@ -233,16 +252,15 @@ def _facets(row: Row) -> dict[str, str]:
     }
 
 
-def _filter(label: str, key: str, values: Sequence[str]) -> str:
+def _filter(key: str, values: Sequence[str]) -> Markup:
     if len(values) < 2:
-        return ""
-    options = "".join(f'<option value="{_escape(value)}">{_escape(value)}</option>' for value in values)
-    return (
-        f'<label>{label} <select data-facet="{key}"><option value="">all</option>{options}</select></label>\n'
-    )
+        return Markup("")
+    every = Markup('<option value="">all</option>')
+    options = [tag("option", value, value=value) for value in values]
+    return tag("label", key, " ", tag("select", every, *options, data_facet=key)) + "\n"
 
 
-def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: bool = False) -> str:
+def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: bool = False) -> Markup:
     shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row, _ in rows)]
     heads = [("rank", "number", "")]
     heads += [("benchmark", "words", "")] if with_benchmark else []
@@ -260,12 +278,17 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
     if measured:
         heads += [(ENERGY, "number", "")]
     heads += [("row", "words", "")]
-    head = "".join(
-        f'<th scope="col" class="{kind}" aria-sort="none"><button type="button" title="{_escape(hint or "sort")}">'
-        f"{_escape(name)}</button></th>"
+    head = join(
+        tag(
+            "th",
+            tag("button", name, type="button", title=hint or "sort"),
+            scope="col",
+            class_=kind,
+            aria_sort="none",
+        )
         for name, kind, hint in heads
     )
-    body = ""
+    lines = []
     for row, table in rows:
         cells = [_cell("bound" if row.bound else NONE if row.rank is None else str(row.rank),
                        math.inf if row.rank is None else row.rank.best + row.rank.worst / 1e4)]  # fmt: skip
@@ -273,7 +296,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             cells.append(_link(up + address("benchmarks", row.table), row.table))
         cells.append(_link(up + address("strategies", row.strategy), row.strategy))
         if told:
-            cells.append(f'<td class="words"><small>{_escape(settings_of(row, table))}</small></td>')
+            cells.append(tag("td", tag("small", settings_of(row, table)), class_="words"))
         for key in shown:
             interval = row.interval(key)
             if interval is None:
@@ -291,28 +314,27 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
         ):
             cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
         cells.append(_link(f"{up}rows/{row.id}.html", row.id + " †" * bool(row.needs)))
-        facets = "".join(f' data-{key}="{_escape(value)}"' for key, value in _facets(row).items())
-        best = " best" if row.best else " bound" if row.bound else ""
-        body += f'<tr class="row{best}"{facets}>{"".join(cells)}</tr>\n'
-    return (
-        f'<div class="table"><table class="sortable">\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody>\n</table></div>"
-    )
+        facets = {f"data_{key}": value for key, value in _facets(row).items()}
+        kind = "row best" if row.best else "row bound" if row.bound else "row"
+        lines.append(tag("tr", *cells, class_=kind, **facets) + "\n")
+    return Markup(
+        '<div class="table"><table class="sortable">\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table></div>'
+    ).format(head, join(lines))
 
 
-def _cell(text: str, value: float, small: str = "") -> str:
-    return f'<td data-value="{value!r}">{_escape(text)}{f"<small>{_escape(small)}</small>" if small else ""}</td>'
+def _cell(text: str, value: float, small: str = "") -> Markup:
+    return tag("td", text, tag("small", small) if small else "", data_value=repr(value))
 
 
-def _link(target: str, text: str) -> str:
-    return f'<td class="words"><a href="{_escape(target)}">{_escape(text)}</a></td>'
+def _link(target: str, text: str) -> Markup:
+    return tag("td", tag("a", text, href=target), class_="words")
 
 
-_LEGEND = f"""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {INTERVAL_FROM}
-are {TOO_FEW}. Rank: the places that a row may have, after all rivals whose ACC is better with certainty and before all
+_LEGEND = Markup("""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {}
+are {}. Rank: the places that a row may have, after all rivals whose ACC is better with certainty and before all
 that are worse (paired by seed, Holm's correction). Bold: the best mean, and those after it down to the first than which
-another is better with certainty. Fewer than {RANKED_FROM} seeds give no rank. †: others
-cannot run it again without files of its author, which its page names.</p>"""
+another is better with certainty. Fewer than {} seeds give no rank. †: others cannot run it again without files of its
+author, which its page names.</p>""").format(INTERVAL_FROM, TOO_FEW, RANKED_FROM)
 
 
 # --- figures ---
@@ -396,12 +418,12 @@ def _points(drawn: Sequence[Row], rows: Sequence[Row], style: Mapping[str, plots
     ]
 
 
-def _critical_differences(benchmark: str, rows: Sequence[Row]) -> str:
+def _critical_differences(benchmark: str, rows: Sequence[Row]) -> Markup:
     """Average ranks over seeds of the rows that have a rank, with bars over those that are not told apart."""
     rated = [row for row in rows if row.rank is not None]
     values = [row.values[SHOWN[0]] for row in rated]
     if len(rated) < 2 or not set.intersection(*(set(v) for v in values)):
-        return ""
+        return Markup("")
     higher = METRICS[SHOWN[0]].higher_is_better is not False
     places = average_ranks(values, higher)
     order = sorted(range(len(rated)), key=lambda i: (places[i], rated[i].id))
@@ -420,28 +442,25 @@ def _critical_differences(benchmark: str, rows: Sequence[Row]) -> str:
     )
 
 
-def _matrix(row: Row, rows: Sequence[Row]) -> str:
+def _matrix(row: Row, rows: Sequence[Row]) -> Markup:
     curves = [r.curve for r in row.records if r.status == "done"]
     if not curves or not all(curve.full.any() for curve in curves):
-        return ""
-    matrix = plots.mean_matrix(curves)
-    body = ""
-    for i, line in enumerate(matrix):
-        cells = "".join(
-            "<td></td>"
-            if np.isnan(v)
-            else f'<td class="{"later" if j > i else ""}" style="--v:{v:.3f}">{100 * v:.0f}</td>'
-            for j, v in enumerate(line)
-        )
-        body += f'<tr><th scope="row">{i + 1}</th>{cells}</tr>'
-    table = f'<table class="matrix"><tbody>{body}</tbody></table>'
-    return f"<figure>{table}<figcaption>{_escape(_name(row, rows))}</figcaption></figure>"
+        return Markup("")
+
+    def cell(value: float, later: bool) -> Markup:
+        if np.isnan(value):
+            return tag("td")
+        return tag("td", f"{100 * value:.0f}", class_=f"v{round(SHADES * value)}{' later' * later}")
+
+    lines = [
+        tag("tr", tag("th", i + 1, scope="row"), *[cell(v, j > i) for j, v in enumerate(line)])
+        for i, line in enumerate(plots.mean_matrix(curves))
+    ]
+    table = tag("table", tag("tbody", *lines), class_="matrix")
+    return tag("figure", table, tag("figcaption", _name(row, rows)))
 
 
-def _figure(picture: str, caption: str, curves: Sequence[svg.Line]) -> str:
-    key = "".join(
-        f'<li><i style="--c:{c.color}"{" class=dashed" if c.dashed else ""}></i>{_escape(c.name)}</li>'
-        for c in curves
-    )
-    legend = f'<ul class="key">{key}</ul>' if key else ""
-    return f"<figure>{picture}{legend}<figcaption>{_escape(caption)}</figcaption></figure>\n"
+def _figure(picture: Markup, caption: str, curves: Sequence[svg.Line]) -> Markup:
+    key = [tag("li", svg.swatch(curve), curve.name) for curve in curves]
+    legend = tag("ul", *key, class_="key") if key else ""
+    return tag("figure", picture, legend, tag("figcaption", caption)) + "\n"

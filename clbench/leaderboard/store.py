@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 
-from clbench import metrics
 from clbench.errors import ConfigError, LedgerError, suggest
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, sha256, sync_folder
 from clbench.leaderboard.board import row_id
+from clbench.leaderboard.evidence import Checked, Others, check as check, checked, place as place
 from clbench.leaderboard.page import readme
 from clbench.leaderboard.private import needs
-from clbench.ledger import ID_LENGTH, Record, parse_record, read_record, run_id
-from clbench.names import FOLDER, full_name_mistake, name_mistake, version_mistake
+from clbench.ledger import Record, parse_record, read_record
 
 MANIFEST, PAGE = "manifest.json", "README.md"
 LOCK, JOURNAL = ".lock", ".unfinished.json"
@@ -56,33 +55,37 @@ class Submission:
 # --- changing a board ---
 
 
-def submit(folders: Iterable[Path], root: Path) -> list[Submission]:
+def submit(folders: Iterable[Path], root: Path, left_out: list[str] | None = None) -> list[Submission]:
     """Take finished runs into the leaderboard in `root`, all at once, and make its page; one that is refused keeps no
     other out.
 
     A run that is there already stays as it is. Nothing is replaced: another run of the same id, or of the same row and
     seed (by other code), is refused until the first one is taken out.
 
+    Args:
+        left_out: takes what is wrong with records that lie there already, and are not on the page.
+
     Raises:
         LedgerError: the leaderboard cannot be written, or is damaged. BusyError: another process keeps hold of it.
     """
     done: list[Submission] = []
-    sound: list[tuple[int, Record, Record]] = []  # as it is, and with the metrics of its curve
+    sound: list[tuple[int, Record, Checked]] = []
     for number, folder in enumerate(folders):
         done.append(Submission(folder, None))
         try:
             record = read_record(folder)
-            sound.append((number, record, replace(record, metrics=check(record))))
+            sound.append((number, record, checked(record)))
         except LedgerError as error:
             done[number] = Submission(folder, None, str(error))
         except OSError as error:
             done[number] = Submission(folder, None, f"{folder} cannot be read: {error.strerror}.")
     if not sound:
         return done
-    with held(make_folder(root)) as board:
-        manifest = _begin(root, [file for _, record, _ in sound for file in _files(record)])
+    with held(make_folder(root), [] if left_out is None else left_out) as board:
+        manifest, others = _begin(root, [file for _, r, _ in sound for file in _files(r)]), Others(board)
         there: dict[object, Record] = {key: r for r in board for key in (r.id, _seed_of(r))}
-        for number, given, record in sound:
+        for number, given, found in sound:
+            record = replace(given, metrics=found.metrics)
             folder, path, other = done[number].folder, place(record), there.get(record.id)
             if other is not None and not _apart(record, other):
                 done[number] = Submission(folder, path, already=True, needs=needs(record))
@@ -91,6 +94,9 @@ def submit(folders: Iterable[Path], root: Path) -> list[Submission]:
             try:
                 if other is not None:
                     raise LedgerError(_second(record, other))
+                if listed := [name for name in _files(record) if name in manifest]:
+                    raise LedgerError(f"{root / listed[0]} is of a damaged record.{_way_out(listed[0])}")
+                others.join(record, found)
                 manifest |= _put(given, root)
             except LedgerError as error:
                 done[number] = Submission(folder, None, str(error))
@@ -134,7 +140,7 @@ def remove(ids: Iterable[str], root: Path) -> tuple[list[Path], str]:
 
 
 @contextlib.contextmanager
-def held(root: Path) -> Iterator[list[Record]]:
+def held(root: Path, left_out: list[str] | None = None) -> Iterator[list[Record]]:
     """A leaderboard that nobody else changes meanwhile: its records, as of `read_board`, after what was cut off.
 
     Raises:
@@ -142,10 +148,10 @@ def held(root: Path) -> Iterator[list[Record]]:
     """
     if os.access(root, os.W_OK):
         with _alone(root):
-            _settle(root)
-            yield _read(root)
+            _settle(root, left_out=[])
+            yield _read(root, left_out)
     else:  # whoever may change it is elsewhere
-        yield _read(root)
+        yield _read(root, left_out)
 
 
 def _alone(root: Path) -> contextlib.AbstractContextManager[None]:
@@ -191,11 +197,11 @@ def _commit(root: Path, manifest: Mapping[str, str]) -> None:
     atomic_write(root / MANIFEST, pretty_json(manifest))
 
 
-def _settle(root: Path, board: Sequence[Record] | None = None) -> None:
+def _settle(root: Path, board: Sequence[Record] | None = None, left_out: list[str] | None = None) -> None:
     """End what was begun, by this process or one that was killed: delete files that are not listed, make the page.
 
     Args:
-        board: the records that are listed; read if None.
+        board: the records that are listed; read if None. left_out: as of `read_board`.
     """
     names = _journal(root)
     for folder in {root, *((root / name).parent for name in names)}:
@@ -207,7 +213,7 @@ def _settle(root: Path, board: Sequence[Record] | None = None) -> None:
     for name in names:
         if name not in listed:
             (root / name).unlink(missing_ok=True)
-    atomic_write(root / PAGE, readme(_read(root) if board is None else board))
+    atomic_write(root / PAGE, readme(_read(root, left_out) if board is None else board))
     (root / JOURNAL).unlink()
 
 
@@ -241,109 +247,25 @@ def _second(record: Record, other: Record) -> str:
     return f"{what}. It stays; `clbench leaderboard --remove {other.id}` takes it out, and this one can be submitted."
 
 
-# --- what is taken ---
-
-
-def place(record: Record) -> Path:
-    """Where a record lies within the leaderboard.
-
-    Raises:
-        LedgerError: what it is called can be no folder or file; names the field.
-    """
-    benchmark, strategy = record.benchmark, record.strategy
-    wrong = {
-        "id": ""
-        if re.fullmatch(rf"[0-9a-f]{{{ID_LENGTH}}}", record.id)
-        else f"{record.id!r:.100} is no run's",
-        "benchmark.name": name_mistake(benchmark["name"]),
-        "benchmark.version": version_mistake(benchmark["version"]),
-        "strategy.name": full_name_mistake(strategy["name"]),
-        "strategy.version": version_mistake(strategy["version"]),
-    }
-    for where, mistake in wrong.items():
-        if mistake:
-            raise LedgerError(f"The record {record.id!r:.40} cannot be taken: {where} {mistake}.")
-    folders = [f"{part['name']}@{part['version']}" for part in (benchmark, strategy)]
-    if len(folders[1]) > FOLDER:
-        raise LedgerError(
-            f"The record {record.id!r} cannot be taken: strategy.name {folders[1]!r:.100} is too long for a folder."
-        )
-    return Path("records", *folders, f"{record.id}.json")
-
-
-def check(record: Record) -> dict[str, float | None]:
-    """Refuse a record whose numbers do not follow from its evidence, or whose code is not known.
-
-    Returns:
-        Its metrics, as its curve gives them today.
-
-    Raises:
-        LedgerError: says what is wrong with it.
-    """
-    code = record.code
-    if code.get("dirty"):
-        raise LedgerError(
-            f"Run {record.id} was made by a checkout with uncommitted changes, so nobody else has its code. Commit "
-            "them and run it again."
-        )
-    if code.get("commit") is None and code.get("dirty") is not None:
-        raise LedgerError(f"Run {record.id} does not say which commit made it.")
-    if not all(isinstance(code.get(key), str) for key in ("version", "sources")):
-        raise LedgerError(f"Run {record.id} does not say which code made it.")
-    expected = run_id(record.config, record.benchmark, record.strategy, record.model, code, record.files)
-    if expected != record.id:
-        raise LedgerError(
-            f"Record {record.id} was altered: its configuration, benchmark, strategy, model or code is that of a run "
-            f"{expected}."
-        )
-    place(record)
-    if wrong := full_name_mistake(record.model.get("name")):
-        raise LedgerError(f"The record {record.id} cannot be taken: model.name {wrong}.")
-    again = recomputed(record)
-    unknown = sorted(record.metrics.keys() - again.keys())
-    if unknown:
-        raise LedgerError(f"Record {record.id} has a metric that is not known: '{unknown[0]}'.")
-    for name, (said, value) in contradicted(record.metrics, again).items():
-        raise LedgerError(f"Record {record.id} was altered: it says {name} = {said}, its curve says {value}.")
-    return again
-
-
-def recomputed(record: Record) -> dict[str, float | None]:
-    """The metrics that a record has, from its curve; those that are not known here are left out."""
-    return metrics.compute(record.curve, [name for name in record.metrics if name in metrics.METRICS])
-
-
-def contradicted(
-    recorded: Mapping[str, float | None], again: Mapping[str, float | None]
-) -> dict[str, tuple[float | None, float | None]]:
-    """Metric → recorded and recomputed, where they differ.
-
-    What a record leaves undefined claims nothing: a definition may have been widened since.
-    """
-    return {
-        name: (value, again.get(name))
-        for name, value in recorded.items()
-        if value is not None and value != again.get(name)
-    }
-
-
 # --- reading a board ---
 
 
-def read_board(root: Path) -> list[Record]:
+def read_board(root: Path, left_out: list[str] | None = None) -> list[Record]:
     """Every record of a leaderboard, checked, in order of their paths; its metrics are what its curve says today.
 
     Files that the manifest does not list are no part of it (`unlisted`).
 
+    Args:
+        left_out: takes what is wrong with records that are left out; without it, the first one is raised.
+
     Raises:
         LedgerError: a file is missing, altered, or not where it belongs; names it.
     """
-    try:
+    with contextlib.suppress(LedgerError):
         return _read(root)
-    except LedgerError:
-        if not (root / MANIFEST).is_file():
-            raise
-    with held(root) as board:  # a file may have been taken out meanwhile
+    if not (root / MANIFEST).is_file():
+        return _read(root)
+    with held(root, left_out) as board:  # a file may have been taken out meanwhile
         return board
 
 
@@ -352,16 +274,15 @@ def unlisted(root: Path) -> list[Path]:
     return [root / name for name in sorted(_there(root) - _manifest(root).keys())]
 
 
-def _read(root: Path) -> list[Record]:
+def _read(root: Path, left_out: list[str] | None = None) -> list[Record]:
     manifest, there = _manifest(root), _there(root)
-    if missing := sorted(manifest.keys() - there):
-        others = sorted(there - manifest.keys())
-        renamed = f" {root / others[0]} is not in {MANIFEST}: was it renamed?" if others else ""
-        raise LedgerError(
-            f"{root / missing[0]} is missing; {MANIFEST} lists it.{renamed}{_way_out(missing[0])}"
-        )
-    records = []
-    for name in sorted(manifest):
+    wrong: dict[str, str] = {}
+    more = sorted(there - manifest.keys())
+    renamed = f" {root / more[0]} is not in {MANIFEST}: was it renamed?" if more else ""
+    for name in sorted(manifest.keys() - there):
+        wrong[name] = f"{root / name} is missing; {MANIFEST} lists it.{renamed}"
+    found: dict[str, tuple[Record, Checked]] = {}
+    for name in sorted(manifest.keys() & there):  # curves before records
         try:
             if sha256((root / name).read_bytes()) != manifest[name]:
                 raise LedgerError(f"{root / name} was altered: its SHA-256 is not the one in {MANIFEST}.")
@@ -369,12 +290,29 @@ def _read(root: Path) -> list[Record]:
                 record = replace(parse_record(root / name), folder=root / "curves")
                 if place(record).as_posix() != name:
                     raise LedgerError(f"{root / name} belongs to {place(record)}.")
-                records.append(replace(record, metrics=check(record)))
+                if (curve := f"curves/{record.curve_file['file']}") in wrong:
+                    raise LedgerError(wrong[curve])
+                found[name] = record, checked(record)
         except LedgerError as error:
-            raise LedgerError(f"{error}{_way_out(name)}") from error
+            wrong[name] = str(error)
         except OSError as error:
-            raise LedgerError(f"{root / name} cannot be read: {error.strerror}.{_way_out(name)}") from error
-    return records
+            wrong[name] = f"{root / name} cannot be read: {error.strerror}."
+    data = {name: (record.benchmark["fingerprint"], *of[1:]) for name, (record, of) in found.items()}
+    others, often = Others(), Counter(data.values())
+    for name in sorted(found, key=lambda name: -often[data[name]]):  # what most of them say stands
+        try:
+            others.join(*found[name])
+        except LedgerError as error:
+            wrong[name] = str(error)
+    said = [
+        (why if str(root / name) in why else f"{root / name}: {why}") + _way_out(name)
+        for name, why in wrong.items()
+    ]
+    if said and left_out is None:
+        raise LedgerError(said[0])
+    if left_out is not None:
+        left_out += said
+    return [replace(record, metrics=of.metrics) for name, (record, of) in found.items() if name not in wrong]
 
 
 def _way_out(name: str) -> str:

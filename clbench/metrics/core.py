@@ -43,6 +43,7 @@ class Metric:
         retrieval: whether it is meant for retrieval streams alone.
         summary: the first line of the function's docstring.
         formula: its second paragraph.
+        since: the schema of records from which on every run that defines it has it; None of a plug-in's.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Metric:
     retrieval: bool
     summary: str
     formula: str
+    since: int | None = None
 
 
 METRICS: dict[str, Metric] = {}
@@ -74,11 +76,13 @@ def metric(
     unit: str = "fraction",
     default: bool = True,
     retrieval: bool = False,
+    since: int = 1,
 ) -> Callable[[Formula], Formula]:
     """Decorator: register a function of the curve under a name.
 
     The function may return None or NaN where it is not defined. Its docstring is a sentence, the formula as a
-    paragraph of its own, then remarks.
+    paragraph of its own, then remarks. A metric that is new says the schema of the records that have it (`since`):
+    older ones stay as they are.
 
     Raises:
         RegistryError: the name is taken, or is none.
@@ -100,9 +104,9 @@ def metric(
 
         summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
         shown = textwrap.dedent(rest.partition("\n\n")[0])
-        METRICS[name] = Metric(
-            name, title, function, higher_is_better, reference, unit, default, retrieval, summary, shown
-        )
+        about = unit, default, retrieval, summary, shown
+        own = since if formula.__module__.partition(".")[0] == "clbench" else None
+        METRICS[name] = Metric(name, title, function, higher_is_better, reference, *about, own)
         return function
 
     return add

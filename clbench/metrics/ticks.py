@@ -110,9 +110,8 @@ def area_under_curve(ticks: Ticks, every: int, *, exceed: bool = False) -> float
     Rectangles; an unfinished last interval is ignored, and a tick that ends several intervals counts once.
     What a tick evaluated is taken to be what was exposed. Koh et al., ICLR 2022, arXiv 2110.10031.
     """
-    marks = np.arange(every, ticks.examples.max(initial=0) + 1, every) + exceed
-    marks = marks[marks <= ticks.examples.max(initial=0)]
-    t = np.unique(np.searchsorted(ticks.examples, marks))
+    ended = np.maximum(ticks.examples - exceed, 0) // every  # intervals, at each tick
+    t = np.flatnonzero(np.diff(ended, prepend=0))
     if not len(t):
         return float("nan")
     return float((ticks.correct[t].sum(axis=1) / ticks.total[t].sum(axis=1)).mean())

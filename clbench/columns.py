@@ -1,0 +1,185 @@
+"""The columns of a curve: names, types, and the file that holds them. Imports no torch.
+
+A file from elsewhere is read by its headers first, so that a few kilobytes can neither take long nor ask for much
+memory.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clbench.files import atomic_write, check_size, memory_bytes
+
+Ints = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
+
+FORMAT = 1
+"""Version of the file; a reader refuses one that it does not know."""
+
+COLUMNS = {
+    "step": "<i8",
+    "examples": "<i8",
+    "experience": "<i8",
+    "evaluated": "<i8",
+    "correct": "<i8",
+    "total": "<i8",
+    "loss": "<f8",
+    "full": "|b1",
+}
+"""Columns and their types, little-endian on every machine."""
+
+TABLES = {"class_correct": "<i8", "class_total": "<i8"}
+"""Side tables: one row for each full evaluation, one column for each class."""
+
+PARTIAL = {"of": "<i8", "bound_error": "<f8"}
+"""What only a curve with partial ticks has: a column, and a number."""
+
+RANKS = {"hits_at_10": "<i8", "reciprocal_at_10": "<f8"}
+"""Columns that only a curve of a retrieval stream has."""
+
+INDEXED = {"indexed": "|u1", "indexed_step": "<i8"}
+"""Side tables that only a run that looked at its documents has: one row for each look, bits packed; and its step."""
+
+NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective_rank")
+"""Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
+
+ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
+DTYPES = COLUMNS | TABLES | PARTIAL | RANKS | INDEXED | {"network": "<f8"}
+
+BEYOND = 1 << 40
+"""What no count reaches: sums of them stay within 64 bits."""
+ROWS = 1 << 24
+"""Of a curve at most: a gigabyte."""
+SPARSE = 1 << 22
+"""Cells that dense views may have in any case; more only by the rows."""
+SLOW = 1 << 26
+"""Cells that a side table has at most; and examples of partial ticks, each number of them counted once, for bounds."""
+
+
+def write(path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """An `.npz` that numpy can read, whole or not at all; equal content gives equal bytes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, array in [*arrays, ("format", np.array(FORMAT, "<i8"))]:
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+            # np.savez would write the time, and zipfile the operating system.
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3
+            archive.writestr(entry, content.getvalue())
+    atomic_write(path, packed.getvalue())
+
+
+def read(path: Path) -> Arrays:
+    """What `write` wrote.
+
+    Raises:
+        ValueError: the arrays are not those of a curve. Whatever `clbench.files.UNREADABLE` names: it is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        check_size(archive)
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        heads = {name: _head(archive, entry) for name, entry in entries.items()}
+        arrays: Arrays = {}
+
+        def take(*names: str) -> None:
+            arrays.update({name: _array(archive, entries[name], heads[name]) for name in names})
+
+        take(*heads.keys() & {"format"})
+        version = arrays.pop("format", np.array(-1))
+        if version.shape != () or version != FORMAT:
+            raise ValueError(f"its format is {version}, and this clbench reads {FORMAT}")
+        heads.pop("format")
+        check_shapes({name: head.shape for name, head in heads.items()})
+        for name, head in heads.items():
+            if head.dtype != np.dtype(DTYPES[name]):
+                raise ValueError(
+                    f"its column '{name}' has type {head.dtype} and not {np.dtype(DTYPES[name])}"
+                )
+        take("step", "experience", "evaluated")
+        _check_room(**arrays)
+        take(*heads.keys() - arrays.keys())
+        return arrays
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse columns and tables that cannot be of one curve; before any of them is read, where they lie in a file."""
+    wanted = [*COLUMNS, *TABLES]
+    if missing := [name for name in wanted if name not in shapes]:
+        raise ValueError(f"The column '{missing[0]}' is missing.")
+    if unknown := [name for name in shapes if name not in DTYPES]:
+        raise ValueError(f"There is no column '{unknown[0]}'; a curve has {', '.join(wanted)}.")
+    lengths = {shapes[name] for name in ALL if name in shapes}
+    if len(lengths) > 1 or len(next(iter(lengths))) != 1:
+        raise ValueError(f"The columns differ in shape: {', '.join(map(str, sorted(lengths)))}.")
+    if shapes.get("bound_error", ()) != ():
+        raise ValueError(f"'bound_error' is one probability; shape {shapes['bound_error']} was given.")
+    ((rows,),) = lengths
+    if rows > ROWS:
+        raise ValueError(f"A curve has at most {ROWS:,} rows; {rows:,} were given. Evaluate less often.")
+    right, of = (shapes[name] for name in TABLES)
+    if len(right) != 2 or right != of:
+        raise ValueError(f"The class tables have shapes {right} and {of}.")
+    network = shapes.get("network", (0,))
+    if network != (0,) and network[1:] != (len(NETWORK),):
+        raise ValueError(f"A network is measured by {len(NETWORK)} numbers; the table has shape {network}.")
+    looks, steps = (shapes.get(name, (0,)) for name in INDEXED)
+    if len(steps) != 1 or looks[:1] != steps or (looks != (0,) and len(looks) != 2):
+        raise ValueError(f"The tables of documents have shapes {looks} and {steps}.")
+    for name, table in (("class_total", right), ("network", network), ("indexed", looks)):
+        if math.prod(table) > SLOW:
+            raise ValueError(f"The table '{name}' has the shape {table}, which is too large.")
+        if name != "indexed" and table[0] > rows:  # one for each full evaluation, which has a row at least
+            raise ValueError(f"The table '{name}' has {table[0]} rows, more than the {rows} of the columns.")
+
+
+def _check_room(step: Ints, experience: Ints, evaluated: Ints) -> None:
+    """Refuse columns whose dense views would be far larger than they are, or that say a thing many times."""
+    if not len(step):
+        return
+    streams, experiences = int(evaluated.max()) + 1, int(experience.max()) + 1
+    moments = int(np.count_nonzero(np.diff(step))) + 1  # ticks at most
+    if len(step) > streams * (moments + experiences + 1):
+        raise ValueError(
+            f"{len(step)} rows of {streams} streams at {moments} steps and {experiences} ends of experiences"
+        )
+    cells = (moments + max(experiences, streams) + 1) * streams
+    if cells > SPARSE + 16 * len(step) or 64 * cells > memory_bytes():
+        raise ValueError(f"{len(step)} rows of {experiences} experiences and {streams} streams")
+
+
+class _Head(NamedTuple):
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+    length: int  # of the header itself
+
+
+def _head(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Head:
+    """What an array in an archive says that it is, checked against its size there."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"its column '{entry.filename}' has the unknown format {version}")
+        header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, fortran, dtype = header(file)
+        found = _Head(shape, "F" if fortran else "C", dtype, file.tell())
+    if dtype.hasobject:
+        raise ValueError(f"its column '{entry.filename}' holds no numbers: Object arrays are not read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - found.length:
+        raise ValueError(f"its column '{entry.filename}' has another size than its shape {shape}")
+    return found
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, head: _Head) -> NDArray[Any]:
+    content = archive.read(entry)  # which checks the sum
+    return np.frombuffer(content, head.dtype, offset=head.length).reshape(head.shape, order=head.order)

@@ -1,0 +1,47 @@
+"""Pages and figures, made of elements. Imports no torch.
+
+Pages are made of `Markup`, into which only text of the source is put raw; whatever else comes into it is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+
+from markupsafe import Markup, escape
+
+
+def tag(name: str, *inside: object, **attributes: object) -> Markup:
+    """An element. Of attributes, a last `_` is left out and others are `-`; one that is None or empty is left out."""
+    given = join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
+        for key, value in attributes.items()
+        if value is not None and value != ""
+    )
+    if name in _VOID:
+        return Markup("<{}{}>").format(name, given)
+    return Markup("<{}{}>{}</{}>").format(name, given, join(inside), name)
+
+
+_VOID = ("img", "br", "meta", "input")
+"""Elements that hold nothing."""
+
+
+def join(parts: Iterable[object]) -> Markup:
+    """Parts after each other."""
+    return Markup("").join(escape(part) for part in parts)
+
+
+def policy(style: str, script: str = "") -> Markup:
+    """The element by which a page loads nothing, and knows no style and runs no script but these."""
+    named = [
+        Markup("{}-src 'sha256-{}'").format(
+            kind, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        )
+        for kind, text in (("style", style), ("script", script))
+        if text
+    ]
+    rest = Markup("img-src data:; base-uri 'none'; form-action 'none'")
+    said = Markup("; ").join([Markup("default-src 'none'"), *named, rest])
+    return Markup('<meta http-equiv="Content-Security-Policy" content="{}">').format(said)
