@@ -62,9 +62,9 @@ def check_stream(run: Run, experiences: Sequence[Experience], found: Sequence[No
     Raises:
         IncompatibleError: says which, and the settings near that leave none.
     """
-    if not found or any(
-        overrides(p, name) for p in run.strategy.parts for name in ("extend", "order", "step")
-    ):
+    parts = run.strategy.parts
+    changes = any(overrides(part, "extend") and not part.keeps_rows for part in parts)
+    if not found or changes or any(overrides(p, name) for p in parts for name in ("order", "step")):
         return
     for exp in experiences:
         size = run.batch_size_of(exp)

@@ -48,6 +48,7 @@ class Strategy:
             with no number asked of the device and no gradient kept after the update. A subclass declares it anew.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
+        keeps_rows: that its `extend` gives the rows that it got, no more and no fewer.
         architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
             takes any.
 
@@ -62,6 +63,7 @@ class Strategy:
     parallel: bool | str = False
     capturable: bool = False
     from_start: bool = False
+    keeps_rows: ClassVar[bool] = False
     architecture: ClassVar[str] = ""
     name: str = ""
     run: Run

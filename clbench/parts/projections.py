@@ -40,6 +40,7 @@ class ProjectAveraged(Strategy):
         running: see above.
     """
 
+    keeps_rows = True
     parallel = True
     capturable = True
 
@@ -85,6 +86,7 @@ class ProjectEach(Strategy):
         episodes: the memory. margin: γ, see `projected_each`. running: as of `ProjectAveraged`.
     """
 
+    keeps_rows = True
     parallel = True
     capturable = True
 
