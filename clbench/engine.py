@@ -758,7 +758,7 @@ class Run(Services):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "memory_examples": sum(memory.capacity for memory in memories),
-            "memory_bytes": sum(memory.nbytes for memory in memories),
+            "memory_bytes": sum(self._held(memory) for memory in memories),
             "strategy_state_bytes": nbytes([part.state_dict() for part in self.strategy.parts]),
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.evaluator.seconds, 3),
@@ -766,6 +766,11 @@ class Run(Services):
             "whole_cpu_joules": self._joules(self.energy.cpu),
             "whole_gpu_joules": self._joules(self.energy.gpu),
         }
+
+    def _held(self, memory: Memory) -> int:
+        """Bytes of all that a memory may come to hold, at most the whole stream."""
+        offered = min(memory.capacity, sum(len(exp.data) for exp in self.train))
+        return memory.nbytes * offered // max(memory.capacity, 1)
 
     def _joules(self, found: float | None) -> float | None:
         return None if found is None or not self.ranks.alone else round(found, 1)
