@@ -745,6 +745,8 @@ class Run(Services):
         whatever else they did; None where they cannot be read, and of several processes.
         """
         memories = self._memories()
+        offered = sum(len(exp.data) for exp in self.train)
+        held = [min(memory.capacity, offered) for memory in memories]  # no more than the whole stream
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
@@ -757,8 +759,10 @@ class Run(Services):
             "forward_examples": self.forwards,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            "memory_examples": sum(memory.capacity for memory in memories),
-            "memory_bytes": sum(self._held(memory) for memory in memories),
+            "memory_examples": sum(held),
+            "memory_bytes": sum(
+                m.nbytes * n // max(m.capacity, 1) for m, n in zip(memories, held, strict=True)
+            ),
             "strategy_state_bytes": nbytes([part.state_dict() for part in self.strategy.parts]),
             "train_seconds": round(self.train_seconds, 3),
             "eval_seconds": round(self.evaluator.seconds, 3),
@@ -766,11 +770,6 @@ class Run(Services):
             "whole_cpu_joules": self._joules(self.energy.cpu),
             "whole_gpu_joules": self._joules(self.energy.gpu),
         }
-
-    def _held(self, memory: Memory) -> int:
-        """Bytes of all that a memory may come to hold, at most the whole stream."""
-        offered = min(memory.capacity, sum(len(exp.data) for exp in self.train))
-        return memory.nbytes * offered // max(memory.capacity, 1)
 
     def _joules(self, found: float | None) -> float | None:
         return None if found is None or not self.ranks.alone else round(found, 1)
