@@ -10,7 +10,7 @@ import pytest
 import torch
 
 OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
-CACHES = {".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
+CACHES = {".pytest_cache", ".hypothesis", "__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
 @pytest.fixture(autouse=True, scope="session")
