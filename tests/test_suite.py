@@ -292,3 +292,20 @@ def test_a_suite_of_diverging_runs_ends_with_3_and_prints_json_and_nothing_else(
     )
     assert (done.returncode, done.stderr) == (3, "")
     assert json.loads(done.stdout)
+
+
+def test_cells_planned_together_have_the_ids_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a benchmark is built once for all that differ in strategy alone: planning is linear."""
+    from clbench import identity
+
+    built: list[str] = []
+    make = identity.benchmarks.make
+
+    def counted(name: str, **spec: Any) -> Any:
+        built.append(name)
+        return make(name, **spec)
+
+    monkeypatch.setattr(identity.benchmarks, "make", counted)
+    cells = suite.plan(configured(strategies=["finetune", "er", "er+ema", "ewc"], seeds=2))
+    assert len(built) == 2  # the streams of two seeds
+    assert [cell.id for cell in cells] == [identity.identify(cell.resolved).id for cell in cells]
