@@ -10,8 +10,9 @@ Importing this module does not import torch; the names below are loaded when the
 from __future__ import annotations
 
 import importlib
-from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
+
+from clbench.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
 
 if TYPE_CHECKING:
     from clbench.api import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         register_benchmark as register_benchmark,
         register_model as register_model,
     )
-    from clbench.strategy import Strategy as Strategy, chain as chain
+    from clbench.strategy import Run as Run, Strategy as Strategy, chain as chain
     from clbench.types import (
         Batch as Batch,
         Benchmark as Benchmark,
@@ -44,12 +45,10 @@ if TYPE_CHECKING:
         Stream as Stream,
     )
 
-__version__ = "0.1.0"
+__version__ = _VERSION
 
-# A wheel holds clbench/strategies; in a checkout the folder lies beside this one.
-_root = _Path(__file__).resolve().parent.parent
-if (_root / "strategies").is_dir() and (_root / "pyproject.toml").is_file():
-    __path__.append(str(_root))
+if _CHECKOUT is not None:  # where strategies/ lies beside this folder; a wheel holds clbench/strategies
+    __path__.append(str(_CHECKOUT))
 
 _WHERE = {
     "run": "api",
@@ -68,6 +67,7 @@ _WHERE = {
     "register": "registry",
     "register_benchmark": "registry",
     "register_model": "registry",
+    "Run": "strategy",
     "Strategy": "strategy",
     "chain": "strategy",
     "Batch": "types",

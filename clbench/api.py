@@ -19,14 +19,14 @@ from clbench import checkpoint, config, loggers, metrics, parallel
 from clbench.config import Execution, RunConfig
 from clbench.data.duplicates import remarks
 from clbench.device import enough_memory, pick_device
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
 from clbench.identity import Identity, identify as identify, reading_what_is_declared
 from clbench.ledger import Record, environment, has_record, read_record, record_of, write_record
 from clbench.models import make_model as make_model
 from clbench.numerics import describe, pinned
-from clbench.observer import Observer
+from clbench.observer import Observer, Watched
 from clbench.parallel import ALONE, Ranks
 from clbench.processes import refuse_while_importing
 from clbench.randomness import derive_seed
@@ -98,7 +98,7 @@ def run(
     observers: Sequence[Observer] = (),
     **params: Any,
 ) -> Record:
-    """Run a strategy on a benchmark, or return the record if that very run is already there.
+    """Engine a strategy on a benchmark, or return the record if that very run is already there.
 
     A run that was interrupted continues from its last checkpoint, to the same bits. Processes that torchrun started
     make it together and all return its record; the first one alone writes and has observers.
@@ -132,7 +132,7 @@ def start(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Record:
-    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
+    """Engine a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
 
     Args:
         resolved: what runs. execution: how it is carried out. root: folder of run folders.
@@ -157,7 +157,7 @@ def start(
         with contextlib.ExitStack() as stack:
 
             def hold() -> bytes:
-                stack.enter_context(locked(make_folder(folder), f"Run {folder}"))
+                stack.enter_context(locked(make_folder(folder), f"Engine {folder}"))
                 return b""
 
             known = ranks.lead(lambda: b"yes" if folder.is_dir() else b"")
@@ -261,7 +261,7 @@ def build(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
     ranks: Ranks = ALONE,
-) -> Run:
+) -> Engine:
     """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
 
     Args:
@@ -289,10 +289,10 @@ def build(
             **network,
         )
         with enough_memory(f"'{resolved.strategy}' on {benchmark.name}"):
-            return Run(benchmark, strategy, model, resolved, execution, observers, ranks)
+            return Engine(benchmark, strategy, model, resolved, execution, observers, ranks)
 
 
-def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Record:
+def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> Record:
     """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
     ranks, env = engine.ranks, environment(str(engine.device), torch.get_num_threads())
     if engine.device.type == "cuda":
@@ -337,7 +337,7 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
     return record
 
 
-def _describe(engine: Run, folder: Path, env: Mapping[str, Any]) -> None:
+def _describe(engine: Engine, folder: Path, env: Mapping[str, Any]) -> None:
     """What runs, how and where, into its folder."""
     for part in folder.glob(".*.part"):  # of writes that were killed
         part.unlink()
@@ -372,7 +372,7 @@ def _same_place(saved: Mapping[str, Any], here: Mapping[str, Any], path: Path) -
 
 
 def _conclude(
-    engine: Run,
+    engine: Engine,
     folder: Path,
     identity: Identity,
     env: dict[str, Any],
@@ -406,7 +406,7 @@ def _conclude(
 
 
 @contextlib.contextmanager
-def _stopping(engine: Run) -> Iterator[None]:
+def _stopping(engine: Engine) -> Iterator[None]:
     """The first interrupt (Ctrl-C) ends the run after the present step, with a checkpoint; the second at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -475,7 +475,7 @@ class _Log(Observer):
             self._file.flush()
         return self.path.stat().st_size
 
-    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._file is not None
         text = "".join(json.dumps(row) + "\n" for row in rows)
         self._digest.update(text.encode())

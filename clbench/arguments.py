@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from clbench.errors import ConfigError, RegistryError, suggest
+from clbench.ranges import LISTS, UNIONS, constraints, held, taken_apart
 from clbench.reads import READ
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
-UNIONS = (typing.Union, types.UnionType)
-LISTS = (list, tuple, set, frozenset, Sequence)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -121,8 +119,6 @@ def _adapter(build: Callable[..., Any], key: str, who: str) -> TypeAdapter[Any] 
     """What checks a parameter; None where it takes anything, or an object that is none of Python's own."""
     from pydantic import PydanticUserError, TypeAdapter
 
-    from clbench.ranges import held
-
     hint = hints_of(who, build)[key]
     if hint is Any:
         return None
@@ -216,18 +212,3 @@ def _choices(hint: Any) -> list[str]:
     arguments = typing.get_args(taken_apart(hint)[0])
     inside = [choice for a in arguments if typing.get_origin(a) is typing.Literal for choice in _choices(a)]
     return inside or [a for a in arguments if isinstance(a, str)]
-
-
-def taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """`Annotated[int, a, b]` → int and (a, b)."""
-    if typing.get_origin(hint) is typing.Annotated:
-        inner, *notes = typing.get_args(hint)
-        return inner, tuple(notes)
-    return hint, ()
-
-
-def constraints(notes: Iterable[Any]) -> Iterator[Any]:
-    """Each single constraint of a hint; of pydantic's fields, what stands in them."""
-    for note in notes:
-        yield note
-        yield from constraints(getattr(note, "metadata", ()))

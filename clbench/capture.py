@@ -13,18 +13,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from clbench.memory import Memory
 from clbench.models import Spelling
-from clbench.strategy import overrides
+from clbench.strategy import Run, overrides
 from clbench.types import Batch, Output
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 WARM_UP = 3
 """Steps of a shape before it is recorded: in the first ones, libraries choose their algorithms."""

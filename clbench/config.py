@@ -17,9 +17,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import hints_of, plain as own, refusal, shown, signature_of, taken_apart
+from clbench.arguments import hints_of, plain as own, refusal, shown, signature_of
 from clbench.errors import ConfigError, suggest
-from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
+from clbench.places import ROOT
+from clbench.ranges import (
+    HELD,
+    Count,
+    Fraction,
+    Natural,
+    NotNegative,
+    Part,
+    Positive,
+    Seed,
+    Share,
+    taken_apart,
+)
 from clbench.reads import located, with_files
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
 from clbench.selection import DEFAULTS, FIXED, Address, Chosen, Selection, leaves
@@ -439,9 +451,7 @@ def shipped(folder: str) -> list[str]:
 
 def _configs() -> Path:
     """The folder of shipped configurations: inside the package in a wheel, beside it in a checkout."""
-    import clbench
-
-    return next(folder for place in clbench.__path__ if (folder := Path(place) / "configs").is_dir())
+    return ROOT / "configs"
 
 
 # --- layers ---

@@ -39,11 +39,12 @@ from clbench.models import Classifier, Spelling
 from clbench.numerics import pinned
 from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor
-from clbench.parallel import ALONE, Ranks, check_parallel
+from clbench.parallel import ALONE, Ranks
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state
+from clbench.refusals import check_loop, check_memory, check_needs, check_parallel, check_passes
 from clbench.services import Services
-from clbench.strategy import Strategy, check_needs, overrides
+from clbench.strategy import Strategy, overrides
 from clbench.streams import seamless
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
 from clbench.visible import visible, without_examples
@@ -55,16 +56,8 @@ SAVING = 20.0
 """Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
 
 
-class Run(Services):
-    """One run, as `clbench.api` drives it, and as strategies see it (`clbench.visible`): without what judges them.
-
-    Attributes for strategies:
-        benchmark, num_classes, input_shape: what is learned; of test and validation streams no examples.
-        model: the network, after all parts have wrapped it.
-        device: where everything lives.
-        step: optimizer steps' iterations done so far; experience: index of the current one.
-        batch_size: stream examples in a full batch of the present experience.
-    """
+class Engine(Services):
+    """One run, from its first step to its last. Strategies see it without what judges them (`clbench.visible`)."""
 
     def __init__(
         self,
@@ -86,7 +79,7 @@ class Run(Services):
         self.precision, self._exact = Precision(config.precision, self.device), Precision("fp32", self.device)
         self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
         self.batch_size = config.train.batch_size
-        check_needs(strategy, self._benchmark_id, benchmark.setting.offers())
+        check_needs(strategy, benchmark)
 
         self.step = 0
         self.examples = 0  # of the stream
@@ -124,14 +117,14 @@ class Run(Services):
         self.ends: tuple[int, ...] = ()
         if not benchmark.setting.boundaries and all(exp.ordered for exp in self.train):
             self.train, self.ends = seamless(self.train)
-        self._check_passes()
+        check_passes(self)
         self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
         self.evaluator = ContinualEvaluator(self, config.evaluation)
         self._compose(parts)
-        self._check_loop()
+        check_loop(self)
         for part in parts:
             part.setup(seen)
-        self._check_memory()
+        check_memory(self, self._memories())
         check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
         check_stream(self, self.train[1:], lasting(self))
         self.gradients = Gradients(self, self._backward)
@@ -144,22 +137,6 @@ class Run(Services):
         features: bool = False,
         **optim: Any,
     ) -> None:
-        """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
-
-        Every batch goes through the chain's `step`, `gradient`, `losses`, `gradients` and `after_update`; `extend` and
-        `after_step` are the stream's. Updates, forward passes and time count in the budget; stream time stands still.
-
-        Args:
-            batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
-            epochs: passes.
-            lr: the learning rate of a pass.
-            features: that the batches bring features (B, D) of the present experience in place of raw inputs; only the
-                head is passed, and the rows count as the stream's.
-            optim: fields of `OptimConfig`: the optimizer, SGD if none is named, and `clip`; not its schedule.
-
-        Raises:
-            DivergedError: a loss is not finite.
-        """
         chosen = OptimConfig(**optim)
         kept = self.optimizer, self._clip
         self._from_features = features
@@ -189,7 +166,6 @@ class Run(Services):
             self.gradients.forget()
 
     def renew_optimizer(self) -> None:
-        """A fresh optimizer in place of the present one, for weights that begin anew."""
         self.optimizer = self._new_optimizer()
 
     # --- the loop ---
@@ -200,13 +176,11 @@ class Run(Services):
 
     @property
     def epoch(self) -> int:
-        """The pass over the present experience, from 0."""
         return int(self._place["epoch"])
 
     @property
     def epochs(self) -> int:
-        """Passes over the present experience, a part of one counted whole."""
-        return -(-self._steps // self._batches_of(len(self.train[self.experience].data)))
+        return -(-self._steps // self.batches_of(len(self.train[self.experience].data)))
 
     @property
     def at_last_step(self) -> bool:
@@ -215,7 +189,6 @@ class Run(Services):
 
     @property
     def total_steps(self) -> int:
-        """Iterations of the whole stream."""
         return sum(self.steps_of(exp) for exp in self.train)
 
     def fit(self, checkpoint: Callable[[], None] | None = None) -> None:
@@ -309,7 +282,7 @@ class Run(Services):
                 self._fit_epoch(visible)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
-        self.ranks.agree(self.strategy, weights_of(self.model), self._logged)
+        self.ranks.agree(str(self.strategy), weights_of(self.model), self._logged)
         self.gradients.forget()
         self._call("end_experience", visible)
         self._stop_clock()
@@ -331,13 +304,13 @@ class Run(Services):
         order = self._order
         if not len(order.rows):
             raise IncompatibleError(
-                f"A pass over experience {exp.index} of {self._benchmark_id} has no examples."
+                f"A pass over experience {exp.index} of {self.benchmark.id} has no examples."
             )
         # One copy to the device per pass; every batch is then a slice of what is there.
         rows = order.rows.to(self.device).split(self.batch_size)
         views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
         firsts = None if order.view is None else self._first_views(order.view)
-        batches = self._batches_of(len(order.rows))
+        batches = self.batches_of(len(order.rows))
         last = min(batches, start + self._steps - self._place["done"])
         task = self._task_of(exp)
         feed = self._feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
@@ -398,12 +371,6 @@ class Run(Services):
             self._resume_clock()
 
     def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
-        """What a strategy that trains by a loop of its own (`train_experience`) calls after every iteration.
-
-        Args:
-            examples: of the stream, in the iteration's batch.
-            losses: named scalars, for the log; one that is not finite ends the run as diverged.
-        """
         self.updated(losses)
         self._stepped(examples)
         if self.stop:  # no checkpoint can be written here: where the foreign loop stands is not ours to save
@@ -469,11 +436,6 @@ class Run(Services):
         return out
 
     def updated(self, losses: Mapping[str, Tensor]) -> None:
-        """Count an update and log its losses; for a `step` that makes the update by itself, without `inner`.
-
-        Args:
-            losses: named scalars; one that is not finite ends the run as diverged.
-        """
         self.updates += 1
         self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
 
@@ -546,49 +508,6 @@ class Run(Services):
         values = [value for part in self.strategy.parts for value in vars(part).values()]
         return list({id(value): value for value in values if isinstance(value, Memory)}.values())
 
-    def _check_memory(self) -> None:
-        granted = self.benchmark.setting.memory
-        asked = sum(memory.capacity for memory in self._memories())
-        if granted is not None and asked > granted:
-            raise IncompatibleError(
-                f"{self.strategy} would keep {asked} examples; {self._benchmark_id} grants {granted}."
-            )
-
-    @property
-    def _benchmark_id(self) -> str:
-        return f"{self.benchmark.name}@{self.benchmark.version}"
-
-    def _check_passes(self) -> None:
-        """Refuse, before anything is trained, more passes over an experience than the setting allows."""
-        passes, train = self.benchmark.setting.passes, self.config.train
-        if passes is None:
-            return
-        allows = f"{self._benchmark_id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
-        for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
-            if train.iterations is None and given > passes:
-                raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
-        for exp in self.train:
-            size = self.batch_size_of(exp)
-            most = passes * self._batches_of(len(exp.data), size)
-            if train.iterations is not None and self.steps_of(exp) > most:
-                raise IncompatibleError(
-                    f"{allows}, at most {most} steps of {size} examples in experience "
-                    f"{exp.index}; train.iterations is {self.steps_of(exp)}."
-                )
-
-    def _check_loop(self) -> None:
-        """Refuse a loop or an order of a part's own where the configuration or the stream has one."""
-        ordered = any(exp.ordered for exp in self.train)
-        if self._trainer is not None and (ordered or self.config.train.updates > 1):
-            what = "the order of its examples" if ordered else f"train.updates={self.config.train.updates}"
-            raise IncompatibleError(
-                f"{self.strategy} trains by a loop of its own, which does not keep to {what} of {self._benchmark_id}."
-            )
-        if self._orderer is not None and ordered:
-            raise IncompatibleError(
-                f"{self.strategy} orders the examples, and those of {self._benchmark_id} come in an order of their own."
-            )
-
     def _task_of(self, exp: Experience) -> int:
         return exp.task if self.benchmark.setting.task_labels != "never" else HIDDEN
 
@@ -605,20 +524,17 @@ class Run(Services):
         return self._constants[n]
 
     def steps_of(self, exp: Experience) -> int:
-        """Iterations over an experience."""
         train = self.config.train
         if train.iterations is not None:
             return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
         epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
-        return epochs * self._batches_of(len(exp.data), self.batch_size_of(exp))
+        return epochs * self.batches_of(len(exp.data), self.batch_size_of(exp))
 
     def batch_size_of(self, exp: Experience) -> int:
-        """Stream examples in a full batch of an experience."""
         train = self.config.train
         return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
 
-    def _batches_of(self, n: int, size: int | None = None) -> int:
-        """Batches of n examples, of the present experience's size unless another is named."""
+    def batches_of(self, n: int, size: int | None = None) -> int:
         full, rest = divmod(n, size or self.batch_size)
         return full if self.config.train.drop_last and full else full + bool(rest)
 

@@ -315,7 +315,7 @@ def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
     embeds = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules())
     if pixels and (len(benchmark.input_shape) != 1 or not embeds):
         return benchmark
-    size, who = vocabulary(model, benchmark.input_shape), f"{benchmark.name}@{benchmark.version}"
+    size, who = vocabulary(model, benchmark.input_shape), benchmark.id
     if size is None:
         if benchmark.tokenizer is not None or benchmark.setting.documents:
             raise IncompatibleError(

@@ -22,6 +22,7 @@ from clbench import schema as of
 from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
+from clbench.places import CHECKOUT, HOME, VERSION
 from clbench.sources import with_imports
 
 SCHEMA = 3
@@ -265,17 +266,14 @@ def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[
         files: where the parts are defined: strategies, benchmark, model, built in or of plugins.
         typed: the text of those that are defined in a notebook.
     """
-    import clbench
-
-    core = Path(clbench.__file__).parent
     parts = {
         sha256(file.read_bytes())
         for name in files
         for file in with_imports(Path(name))
-        if file.parent != core
+        if file.parent != HOME
     } | {sha256(text) for text in typed}
     return {
-        "version": clbench.__version__,
+        "version": VERSION,
         "sources": sha256(_core_digest() + "".join(sorted(parts))),
         **_commit(),
     }
@@ -308,10 +306,7 @@ _PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs", "interop")) 
 @functools.cache
 def _core_digest() -> str:
     """SHA-256 over clbench's own modules: the same in a checkout and in a wheel."""
-    import clbench
-
-    root = Path(clbench.__file__).parent
-    inside = {file.relative_to(root): file for file in root.rglob("*.py")}
+    inside = {file.relative_to(HOME): file for file in HOME.rglob("*.py")}
     deciding = {
         name: file
         for name, file in inside.items()
@@ -324,17 +319,14 @@ def _core_digest() -> str:
 
 @functools.cache
 def _commit() -> dict[str, Any]:
-    import clbench
-
-    root = Path(clbench.__file__).resolve().parent.parent
-    if not (root / "pyproject.toml").is_file():
+    if CHECKOUT is None:
         return {"commit": None, "dirty": None}
     try:
         head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+            ["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
         )
         status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10
+            ["git", "status", "--porcelain"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return {"commit": None, "dirty": None}

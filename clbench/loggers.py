@@ -18,12 +18,11 @@ import numpy as np
 
 from clbench.errors import ConfigError
 from clbench.files import writing
-from clbench.observer import Observer
+from clbench.observer import Observer, Watched
 
 if TYPE_CHECKING:
     from clbench.config import Execution
     from clbench.curve import Curve
-    from clbench.engine import Run
 
 PLOT = "stability-gap.png"
 
@@ -49,13 +48,13 @@ class Progress(Observer):
     def __init__(self, report: Callable[[int, int], None]) -> None:
         self.report = report
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Watched) -> None:
         self.report(run.step, run.total_steps)
 
-    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
         self.report(run.step, run.total_steps)
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Watched) -> None:
         self.report(run.step, run.total_steps)
 
 
@@ -71,25 +70,25 @@ class _Log(Observer):
         self._written = 0  # rows of the curve
         self._waiting: dict[int, dict[str, Any]] = {}  # by step
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Watched) -> None:
         self.open(run)
         if run.step:
             with self.log.open(encoding="utf-8") as lines:
                 self.losses(map(json.loads, lines))
         self._write(run)
 
-    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
         self.losses(rows)
         self._write(run)
 
-    def end_experience(self, run: Run) -> None:
+    def end_experience(self, run: Watched) -> None:
         self._write(run)
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Watched) -> None:
         self._write(run, all_=True)
         self.close(run)
 
-    def _write(self, run: Run, all_: bool = False) -> None:
+    def _write(self, run: Watched, all_: bool = False) -> None:
         """Write the rows of the curve to which nothing is added any more."""
         curve, start = run.evaluator.curve, self._written
         final = len(curve) if all_ else int(np.searchsorted(curve.step, run.evaluator.settled))
@@ -98,7 +97,7 @@ class _Log(Observer):
 
     # --- what a logger writes ---
 
-    def open(self, run: Run) -> None:
+    def open(self, run: Watched) -> None:
         """Before the first row, of a run that goes on, too: what was there before is left out."""
         raise NotImplementedError
 
@@ -110,7 +109,7 @@ class _Log(Observer):
         """Rows of the curve."""
         raise NotImplementedError
 
-    def close(self, run: Run) -> None:
+    def close(self, run: Watched) -> None:
         """The run has ended, or stops for now."""
 
 
@@ -124,7 +123,7 @@ class CSVLog(_Log):
         super().__init__(log)
         self.folder = folder
 
-    def open(self, run: Run) -> None:
+    def open(self, run: Watched) -> None:
         for name, columns in (
             ("losses", "step,experience,lr,loss,value"),
             ("evaluations", "step,examples,experience,evaluated,set,correct,total,loss"),
@@ -172,7 +171,7 @@ class _Rows(_Log):
             values = self._waiting.setdefault(int(curve.step[i]), {})
             values[f"{kind}/experience {curve.evaluated[i]}"] = curve.correct[i] / curve.total[i]
 
-    def _write(self, run: Run, all_: bool = False) -> None:
+    def _write(self, run: Watched, all_: bool = False) -> None:
         super()._write(run, all_)
         below = run.step + 1 if all_ else min(run.step, run.evaluator.settled)
         for step in sorted(step for step in self._waiting if step < below):
@@ -194,7 +193,7 @@ class TensorBoardLog(_Rows):
             raise _missing("tensorboard") from None
         self.folder, self._open = folder, SummaryWriter
 
-    def open(self, run: Run) -> None:
+    def open(self, run: Watched) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.writer: Any = self._open(str(self.folder))
 
@@ -202,11 +201,11 @@ class TensorBoardLog(_Rows):
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def end_experience(self, run: Run) -> None:
+    def end_experience(self, run: Watched) -> None:
         super().end_experience(run)
         self.writer.flush()
 
-    def close(self, run: Run) -> None:
+    def close(self, run: Watched) -> None:
         if run.finished:
             for name, value in _summary(run).items():
                 self.writer.add_scalar(f"metrics/{name}", value, run.step)
@@ -233,7 +232,7 @@ class WandbLog(_Rows):
         self._wandb, self._folder, self._id = wandb, folder, id_
         self._project, self._group = project or os.environ.get("WANDB_PROJECT", "clbench"), group
 
-    def open(self, run: Run) -> None:
+    def open(self, run: Watched) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
         if mode == "offline":  # else the server keeps the steps that it has, and takes the others
@@ -255,7 +254,7 @@ class WandbLog(_Rows):
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         self._log.log(dict(values), step=step)
 
-    def close(self, run: Run) -> None:
+    def close(self, run: Watched) -> None:
         if run.finished:
             self._log.summary.update(_summary(run))
             for image in _plot(run, self._folder):
@@ -268,7 +267,7 @@ def losses_of(row: Mapping[str, Any]) -> list[str]:
     return sorted(row.keys() - {"step", "experience", "lr"})
 
 
-def _summary(run: Run) -> dict[str, float]:
+def _summary(run: Watched) -> dict[str, float]:
     """The metrics that are defined, as in the record."""
     from clbench import metrics
 
@@ -277,7 +276,7 @@ def _summary(run: Run) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _plot(run: Run, folder: Path) -> Iterator[Path]:
+def _plot(run: Watched, folder: Path) -> Iterator[Path]:
     """The plot of the stability gap, in the run's folder; none where nothing was evaluated between experiences."""
     from clbench import plots
 

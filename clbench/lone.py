@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
-from clbench.strategy import overrides
+from clbench.strategy import Run, overrides
 from clbench.types import Experience
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 RAISED = "Expected more than 1 value per channel when training"
 """What torch says of such a batch."""
@@ -37,8 +34,8 @@ def norms(run: Run) -> list[Norm]:
     raw, _ = data.take(torch.zeros(1, dtype=torch.int64))
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
-        with run.tentatively(), run.evaluating(), torch.no_grad():
-            run._through(run.model, run.normalise(raw.to(run.device)))
+        with run.tentatively(), run.evaluating(), run.precision.autocast(), torch.no_grad():
+            run.model.head(run.model.features(run.normalise(raw.to(run.device))))  # type: ignore[operator]
     finally:
         for hook in hooks:
             hook.remove()
@@ -80,7 +77,7 @@ def check_stream(run: Run, experiences: Sequence[Experience], found: Sequence[No
         if near := _nearest(size, most, lambda n: not any(_leaves_one(run, e, n) for e in alike)):  # noqa: B023
             ways.append(f"{key}={' or '.join(map(str, near))}")
         raise IncompatibleError(
-            f"In experience {exp.index} of {run._benchmark_id}, the {len(exp)} examples come {size} at a time, so "
+            f"In experience {exp.index} of {run.benchmark.id}, the {len(exp)} examples come {size} at a time, so "
             f"{'a' if size == 1 else 'the last'} batch would be a single one, and {run.strategy} would train on it as "
             f"it is. But {_why(found)}. {'Set' if ways else 'Take'} {'; or '.join([*ways, OTHERWISE])}."
         )
@@ -88,7 +85,7 @@ def check_stream(run: Run, experiences: Sequence[Experience], found: Sequence[No
 
 def _leaves_one(run: Run, exp: Experience, size: int) -> bool:
     """Whether a batch of a pass over an experience, so many at a time, is one example."""
-    batches = run._batches_of(len(exp), size)
+    batches = run.batches_of(len(exp), size)
     last = min(size, len(exp) - size * (batches - 1))
     train = run.config.train
     steps = run.steps_of(exp) if train.iterations is not None else batches

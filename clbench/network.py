@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from clbench.config import OptimConfig
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
+from clbench.strategy import Run
 
 EXAMPLES = 512
 """How many examples it is measured on, at most."""

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from clbench.engine import Run
+    import torch
+
+    from clbench.config import Execution, RunConfig
+    from clbench.evaluation import ContinualEvaluator
+    from clbench.strategy import Strategy
+    from clbench.types import Benchmark, Stream
+
+
+class Watched(Protocol):
+    """A run as its observers see it: where it stands, and what has been measured."""
+
+    benchmark: Benchmark
+    strategy: Strategy
+    config: RunConfig
+    execution: Execution
+    device: torch.device
+    train: Stream
+    step: int
+    experience: int
+    evaluator: ContinualEvaluator
+
+    @property
+    def total_steps(self) -> int:
+        """Iterations of the whole stream."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last experience has been learned."""
 
 
 class ObserverWarning(UserWarning):
@@ -17,14 +44,14 @@ class Observer:
     """Something that watches a run: progress displays, loggers. It may not change the run, nor end it: one that raises
     anything but a `ClbenchError` is left out from there on, with a warning."""
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Watched) -> None:
         """Before the first step, or the first one after resuming."""
 
-    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
         """Every `WINDOW` steps: one row per step with step, experience, lr and the losses."""
 
-    def end_experience(self, run: Run) -> None:
+    def end_experience(self, run: Watched) -> None:
         """After the full evaluation at an experience's end."""
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Watched) -> None:
         """After the last experience, or when the run stops before it: close what was opened."""

@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from clbench.config import Execution, place
+from clbench.config import place
 from clbench.device import pick_device
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError
 from clbench.randomness import derive_seed, global_rng
-from clbench.strategy import Strategy, overrides
 from clbench.types import Batch
 
 APART = 1e-3
@@ -192,11 +191,11 @@ class Ranks:
         return bytes(text.numpy().data)
 
     @torch.no_grad()
-    def agree(self, strategy: Strategy, weights: Sequence[Tensor], losses: float) -> None:
+    def agree(self, who: str, weights: Sequence[Tensor], losses: float) -> None:
         """Take over the first process's weights, which differ by rounding at most, as do the last batch and the losses.
 
         Args:
-            strategy: for the message. weights: to be overwritten. losses: logged so far, summed.
+            who: the strategy, for the message. weights: to be overwritten. losses: logged so far, summed.
 
         Raises:
             IncompatibleError: they differ by more.
@@ -218,7 +217,7 @@ class Ranks:
         _talk(distributed.all_reduce, apart, distributed.ReduceOp.MAX)
         if not float(apart) <= APART:
             raise IncompatibleError(
-                f"The {self.size} processes of this run have drifted apart (by {float(apart):.1g}): {strategy} decides "
+                f"The {self.size} processes of this run have drifted apart (by {float(apart):.1g}): {who} decides "
                 "or draws by something that is not the same in all of them, although it declares parallel = True. "
                 "Run it without torchrun."
             )
@@ -261,34 +260,6 @@ def _talk(how: Callable[..., object], *what: object) -> None:
 def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def check_parallel(strategy: Strategy, execution: Execution) -> None:
-    """Refuse what several processes cannot do together.
-
-    Raises:
-        IncompatibleError: a part of the strategy does not declare `parallel`; names it and the reason.
-        ConfigError: evaluation beside training.
-    """
-    if execution.overlap:
-        raise ConfigError(
-            "Several processes evaluate together, each a share of the examples; leave out --overlap."
-        )
-    for part in strategy.parts:
-        declared = vars(part).get("parallel", vars(type(part)).get("parallel", False))
-        if declared is True:
-            continue
-        if overrides(part, "train_experience"):
-            why = "it trains by a loop of its own, of which each process would make the whole"
-        else:
-            why = (
-                declared
-                or "it does not declare `parallel = True`, so what it does may hold for one process only"
-            )
-        raise IncompatibleError(
-            f"{type(part).__name__} in {strategy} cannot be trained by several processes: {why}. Run it without "
-            "torchrun."
-        )
 
 
 class _Gather(torch.autograd.Function):

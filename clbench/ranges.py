@@ -23,14 +23,13 @@ pass.
 from __future__ import annotations
 
 import math
+import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-
-from clbench.arguments import LISTS, UNIONS, constraints, taken_apart
 
 __all__ = [
     "Count",
@@ -46,6 +45,9 @@ __all__ = [
     "Share",
     "Whole",
 ]
+
+UNIONS = (typing.Union, types.UnionType)
+LISTS = (list, tuple, set, frozenset, Sequence)
 
 LARGEST, SMALLEST = (2 - 2**-23) * 2.0**127, 2.0**-149
 """Of float32, the largest number and the smallest above 0."""
@@ -112,3 +114,18 @@ def held(hint: Any) -> Any:
 def unbounded(notes: Iterable[Any]) -> bool:
     """Whether infinities and NaN are wanted."""
     return any(getattr(note, "allow_inf_nan", False) for note in constraints(notes))
+
+
+def taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """`Annotated[int, a, b]` → int and (a, b)."""
+    if typing.get_origin(hint) is typing.Annotated:
+        inner, *notes = typing.get_args(hint)
+        return inner, tuple(notes)
+    return hint, ()
+
+
+def constraints(notes: Iterable[Any]) -> Iterator[Any]:
+    """Each single constraint of a hint; of pydantic's fields, what stands in them."""
+    for note in notes:
+        yield note
+        yield from constraints(getattr(note, "metadata", ()))

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 
 from clbench.errors import RegistryError
 from clbench.files import file_sha256, sha256
+from clbench.places import HOME, ROOT
 
 
 class _Read:
@@ -197,12 +198,7 @@ def _is_library(path: str) -> bool:
 
 
 def _libraries() -> tuple[str, ...]:
-    import clbench
-
-    own = [Path(clbench.__file__).parent]
-    own += [
-        Path(place) / name for place in clbench.__path__ for name in ("strategies", "benchmarks", "configs")
-    ]
+    own = [HOME, *(ROOT / name for name in ("strategies", "benchmarks", "configs"))]
     names = ("XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "CLBENCH_DATA")
     caches = [os.environ[name] for name in names if os.environ.get(name)]
     system = ["/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/System", "/Library"]

@@ -21,6 +21,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,8 +116,8 @@ class Registry(Generic[T]):
         folder: file or folder of that source.
         decorator: name of the function that registers.
         group: entry-point group for other distributions.
-        base: what a factory must return.
-        mistake: what is wrong with what a factory returned, as a sentence, or nothing.
+        base: what a factory must return, by its address, since the registry lies below what is registered.
+        mistake: address of a function that says what is wrong with what a factory returned, or nothing.
         libraries: prefix of a name, as in `avalanche:Replay` → module whose `entry(name)` knows what follows it.
         told_by_data: what a factory reads is told by what it returns, and need not be declared.
     """
@@ -129,8 +130,8 @@ class Registry(Generic[T]):
         package: str,
         decorator: str,
         group: str,
-        base: Callable[[], type],
-        mistake: Callable[[Entry, Any], str] = lambda entry, made: "",
+        base: str,
+        mistake: str = "",
         libraries: Mapping[str, str] | None = None,
         told_by_data: bool = False,
     ) -> None:
@@ -327,13 +328,14 @@ class Registry(Generic[T]):
                 *entry.files().values(),
             ]
             watch.refuse(f"{self.kind} '{name}' of {entry.origin}", known)
-        base = self._base()
+        base = pkgutil.resolve_name(self._base)
         if not isinstance(made, base):
             raise RegistryError(
                 f"{self.kind} '{name}' must return a {base.__name__}; that of {entry.origin} returns a "
                 f"{type(made).__name__}."
             )
-        if wrong := self._mistake(entry, made):
+        mistake = pkgutil.resolve_name(self._mistake) if self._mistake else None
+        if mistake is not None and (wrong := mistake(made, modifier=entry.modifier)):
             raise RegistryError(f"{self.kind} '{name}' of {entry.origin}: {wrong}")
         return made
 
@@ -641,38 +643,14 @@ def chain_parts(name: str) -> list[str]:
     return parts
 
 
-def _strategy_base() -> type:
-    from clbench.strategy import Strategy
-
-    return Strategy
-
-
-def _strategy_mistake(entry: Entry, made: Any) -> str:
-    from clbench.strategy import mistake
-
-    return mistake(made, modifier=entry.modifier)
-
-
-def _benchmark_base() -> type:
-    from clbench.types import Benchmark
-
-    return Benchmark
-
-
-def _model_base() -> type:
-    from clbench.models import Classifier
-
-    return Classifier
-
-
 strategies: Registry[Any] = Registry(
     "strategy",
     plural="strategies",
     package="clbench.strategies",
     decorator="register",
     group="clbench.strategies",
-    base=_strategy_base,
-    mistake=_strategy_mistake,
+    base="clbench.strategy.Strategy",
+    mistake="clbench.strategy.mistake",
     libraries={"avalanche": "clbench.interop.avalanche"},
 )
 benchmarks: Registry[Any] = Registry(
@@ -681,7 +659,7 @@ benchmarks: Registry[Any] = Registry(
     package="clbench.benchmarks",
     decorator="register_benchmark",
     group="clbench.benchmarks",
-    base=_benchmark_base,
+    base="clbench.types.Benchmark",
     told_by_data=True,
 )
 models: Registry[Any] = Registry(
@@ -690,7 +668,7 @@ models: Registry[Any] = Registry(
     package="clbench.models",
     decorator="register_model",
     group="clbench.models",
-    base=_model_base,
+    base="clbench.models.Classifier",
 )
 
 register = strategies.register

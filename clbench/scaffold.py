@@ -8,8 +8,8 @@ import string
 import sys
 from pathlib import Path
 
-import clbench
 from clbench.errors import ConfigError
+from clbench.places import CHECKOUT
 from clbench.registry import strategies
 
 IMPORTS_INSIDE = """import torch
@@ -214,6 +214,5 @@ def _check_name(name: str) -> None:
 
 def _checkout() -> Path | None:
     """The checkout of clbench that is in use, if the working folder is inside it."""
-    root = Path(clbench.__file__).resolve().parent.parent
-    inside = (root / "strategies").is_dir() and (root / "pyproject.toml").is_file()
-    return root if inside and Path.cwd().resolve().is_relative_to(root) else None
+    inside = CHECKOUT is not None and Path.cwd().resolve().is_relative_to(CHECKOUT)
+    return CHECKOUT if inside else None

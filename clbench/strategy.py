@@ -11,22 +11,258 @@ returns values; it never assigns to the engine. One step, seen from a strategy:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
-from clbench.types import NEEDS, Batch, Experience, Order, Output, Stream
+from clbench.types import NEEDS, Batch, Benchmark, Data, Experience, Order, Output, Stream
 
 if TYPE_CHECKING:
-    from clbench.engine import Run
+    from clbench.config import Execution, RunConfig
+    from clbench.parallel import Ranks
+    from clbench.precision import Precision
 
 State = dict[str, Any]
 """Nested dictionaries of tensors, numbers, strings, booleans, None and lists of them: what a checkpoint holds."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run's randomness and the model's buffers stand (`Run.moment`).
+
+    Attributes:
+        buffers: copies of the model's buffers, in order.
+        drawn: the state of each consumer's generator.
+        noise: that of the global generators, dropout's.
+    """
+
+    buffers: list[Tensor]
+    drawn: dict[str, Tensor]
+    noise: dict[str, Tensor]
+
+
+class Run(Protocol):
+    """All that a strategy or an evaluator may ask of a run. The engine carries it out (`clbench.engine.Engine`).
+
+    Attributes:
+        benchmark, num_classes, input_shape: what is learned; a strategy sees no examples of the test stream.
+        train: the training stream, after all parts have changed it.
+        strategy: the chain that learns.
+        config, execution: the run's settings, and how it is carried out.
+        model: the network, after all parts have wrapped it; optimizer: of its trainable parameters.
+        device: where everything lives.
+        precision, ranks: in which forward passes are computed, and the processes that share them.
+        step: iterations done so far; examples: of the stream that they brought; updates: of the optimizer.
+        forwards: examples that have passed the network in training.
+        experience: index of the present one.
+        batch_size: stream examples in a full batch of the present experience.
+    """
+
+    benchmark: Benchmark
+    num_classes: int
+    input_shape: tuple[int, ...]
+    train: Stream
+    strategy: Strategy
+    config: RunConfig
+    execution: Execution
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    precision: Precision
+    ranks: Ranks
+    step: int
+    examples: int
+    updates: int
+    forwards: int
+    experience: int
+    batch_size: int
+
+    def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
+        """Logits (B, C) and features (B, D), float32, under the run's precision and in the model's present
+        mode.
+
+        With task labels, classes of other tasks are out of the question (`MASKED`).
+        """
+
+    def count(self, x: Tensor, model: nn.Module | None = None) -> None:
+        """Count in the budget that inputs x (B, …) pass the model, or another one; for who asks neither by the run.
+
+        One pass for an example, and more where a network asks a query first.
+        """
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, C) float32 logits of features (B, D), of every class whatever the task."""
+
+    def mask_tasks(self, logits: Tensor, task: Tensor | None) -> Tensor:
+        """(B, C) logits with the classes of other tasks masked, where task labels are told."""
+
+    def augment(self, raw: Tensor) -> Tensor:
+        """Raw inputs (B, …), augmented and normalised as for training, by the generator `augment`."""
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Raw inputs (B, …), normalised only, as for evaluation."""
+
+    def rng(self, consumer: str) -> torch.Generator:
+        """The private random stream of a consumer, on the run's device; one name, one stream, saved in
+        checkpoints."""
+
+    def generators(self) -> list[torch.Generator]:
+        """The random streams of all consumers so far."""
+
+    def permutation(self, exp: Experience, epoch: int) -> Tensor:
+        """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
+
+        Drawn on the CPU, by seed, experience and number alone, so that it is the same on every device and
+        whatever else draws. Of an ordered experience, the order that it has.
+        """
+
+    def frozen(self) -> nn.Module:
+        """A copy of the model as it is now, in eval mode and without gradients: a teacher."""
+
+    def anew(self, consumer: str) -> nn.Module:
+        """A copy of the model whose layers are initialised again, as their classes do it, by a named random stream.
+
+        Raises:
+            IncompatibleError: a module has parameters and no way to initialise them (`reset_parameters`).
+        """
+
+    def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
+        """Like `forward`, for another model such as a teacher, and without gradient."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+
+    def visit(self, data: Data, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All examples of some data in order, not augmented: inputs (B, …) and labels (B,); for what follows
+        an experience (Fisher information, prototypes)."""
+
+    def foresee(self, rows: int, size: int, what: str) -> None:
+        """Refuse a pass that a part will make in training mode if batch normalisation cannot take its last batch.
+
+        For `setup`, so that it is said before anything is trained.
+
+        Args:
+            rows: examples of the pass. size: of a batch.
+            what: the pass, and which settings decide its numbers, for the message.
+
+        Raises:
+            IncompatibleError: the last batch is one example, and the network needs two.
+        """
+
+    def foresee_draw(self, capacity: int, draw: int | None) -> None:
+        """`foresee` of what is drawn from a memory and passed by itself, as many as the stream brings if None."""
+
+    @property
+    def norms_of_two(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        """The network's layers of batch normalisation that get one value per channel of an example."""
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """The model in eval mode, every module's own mode restored afterwards."""
+
+    def tentatively(self) -> contextlib.AbstractContextManager[None]:
+        """What is drawn inside is drawn again after it, and the model's buffers are then as before.
+
+        For a gradient that is taken more than once for one batch, such as by an around point that calls `inner` twice:
+        the same replayed examples and the same dropout each time, and BatchNorm's statistics move once.
+        """
+
+    def repeating(self, moment: Moment) -> contextlib.AbstractContextManager[None]:
+        """What is drawn inside is what was drawn from a `moment` on, and afterwards all goes on as if it had not been.
+
+        For a second pass over a batch of which the first one counts: the same replayed examples, the same dropout, and
+        the model's buffers are afterwards as the first pass has left them.
+        """
+
+    def moment(self) -> Moment:
+        """Where all random streams and the model's buffers stand: what `repeating` goes back to."""
+
+    def gradient_scale(self) -> Tensor:
+        """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
+
+    def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
+        """The optimizer's running averages of these entries back to 0; masks are bool and broadcast."""
+
+    @property
+    def classifier(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The part's point that classifies in place of the model's head, if any does."""
+
+    @property
+    def task_classes(self) -> Tensor | None:
+        """(T, C) bool, the classes of each task, where task labels are told."""
+
+    def predict(self, x: Tensor, task: Tensor) -> Tensor:
+        """(B, C) scores by which the run classifies, float32 and in full precision."""
+
+    def optimise(
+        self,
+        batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
+        epochs: int,
+        lr: Callable[[int], float],
+        features: bool = False,
+        **optim: Any,
+    ) -> None:
+        """Train on other rows than the stream's, at an experience's end, with an optimizer of their own.
+
+        Every batch goes through the chain's `step`, `gradient`, `losses`, `gradients` and `after_update`; `extend` and
+        `after_step` are the stream's. Updates, forward passes and time count in the budget; stream time stands still.
+
+        Args:
+            batches: the batches of a pass, from 0: raw inputs (B, …), labels (B,) and task labels (B,) each.
+            epochs: passes.
+            lr: the learning rate of a pass.
+            features: that the batches bring features (B, D) of the present experience in place of raw inputs; only the
+                head is passed, and the rows count as the stream's.
+            optim: fields of `OptimConfig`: the optimizer, SGD if none is named, and `clip`; not its schedule.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
+
+    def renew_optimizer(self) -> None:
+        """A fresh optimizer in place of the present one, for weights that begin anew."""
+
+    @property
+    def epoch(self) -> int:
+        """The pass over the present experience, from 0."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the present experience, a part of one counted whole."""
+
+    @property
+    def total_steps(self) -> int:
+        """Iterations of the whole stream."""
+
+    def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
+        """What a strategy that trains by a loop of its own (`train_experience`) calls after every iteration.
+
+        Args:
+            examples: of the stream, in the iteration's batch.
+            losses: named scalars, for the log; one that is not finite ends the run as diverged.
+        """
+
+    def updated(self, losses: Mapping[str, Tensor]) -> None:
+        """Count an update and log its losses; for a `step` that makes the update by itself, without `inner`.
+
+        Args:
+            losses: named scalars; one that is not finite ends the run as diverged.
+        """
+
+    def steps_of(self, exp: Experience) -> int:
+        """Iterations over an experience."""
+
+    def batch_size_of(self, exp: Experience) -> int:
+        """Stream examples in a full batch of an experience."""
+
+    def batches_of(self, n: int, size: int | None = None) -> int:
+        """Batches of n examples, of the present experience's size unless another is named."""
 
 
 class Strategy:
@@ -53,7 +289,7 @@ class Strategy:
             takes any.
 
     Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
-    `run.augment(raw)`, `run.rng("name")` and the rest of `clbench.engine.Run`.
+    `run.augment(raw)`, `run.rng("name")` and the rest of `Run`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -238,21 +474,6 @@ def _arguments(part: Strategy) -> dict[str, Any]:
 def overrides(part: Strategy, point: str) -> bool:
     """Whether a part writes a point; the engine does not call those it does not."""
     return getattr(type(part), point) is not getattr(Strategy, point)
-
-
-def check_needs(strategy: Strategy, benchmark_id: str, offers: frozenset[str]) -> None:
-    """Refuse a setting that does not offer what a strategy needs.
-
-    Raises:
-        IncompatibleError: names the needs and what the setting gives.
-    """
-    missing = sorted(strategy.all_needs() - offers)
-    if missing:
-        unmet = " and ".join(f"{need} ({NEEDS[need]})" for need in missing)
-        given = ", ".join(sorted(offers - {"past data"})) or "nothing beyond the examples"
-        raise IncompatibleError(
-            f"{strategy} needs {unmet}, which {benchmark_id} does not give; it gives {given}."
-        )
 
 
 POINTS = tuple(

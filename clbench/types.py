@@ -519,6 +519,10 @@ class Benchmark:
         )
 
     @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         return self.train.experiences[0].data.input_shape
 

@@ -7,15 +7,13 @@ the domain of each. Their examples, and all that was made of them, are the evalu
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from torch import Tensor
 
 from clbench.errors import IncompatibleError
+from clbench.strategy import Run
 from clbench.types import Benchmark, Change, Data, Pool, Stream
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 ENGINE_ONLY = ("evaluator", "observers", "state_dict")
 """Attributes of a `Run` that hold examples of the test stream, or what became of them."""

@@ -7,13 +7,13 @@ CVPR 2023, arXiv:2211.13218.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import (
     GrowingHead,
@@ -26,9 +26,6 @@ from clbench.parts import (
     check_layers,
 )
 from clbench.ranges import Count, Even, Natural, NotNegative
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Init = Literal["gram-schmidt", "orthogonal"]
 KINDS = ("prompts", "keys", "attentions")

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from clbench import Experience, Strategy, chain, register
+from clbench import Experience, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import ByName, CrossEntropy
 from clbench.ranges import Count
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Mode = Literal["accumulate", "replace"]
 

@@ -5,17 +5,14 @@ Zhang et al., "Few-Shot Incremental Learning with Continually Evolved Classifier
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clbench import Experience, Strategy, chain, register
+from clbench import Experience, Run, Strategy, chain, register
 from clbench.parts import LearnFirst, Normalised, SettleAfterFirst, feature_sums
 from clbench.ranges import Positive
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class Prototypes(Strategy):

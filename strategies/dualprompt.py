@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import (
     GrowingHead,
@@ -26,9 +26,6 @@ from clbench.parts import (
     cosines,
 )
 from clbench.ranges import Count, Even, Natural, NotNegative
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Pull = Literal["cosine", "sum", "mean"]
 Candidates = Literal["learned", "pool"]

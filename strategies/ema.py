@@ -7,16 +7,12 @@ Ensembles", CoLLAs 2023, arXiv:2306.16817.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from clbench import Strategy, register
+from clbench import Run, Strategy, register
 from clbench.ranges import Fraction, Natural
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class TemporalEnsemble(Strategy):

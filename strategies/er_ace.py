@@ -7,20 +7,17 @@ arXiv:2104.05025.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Output, Strategy, register
+from clbench import Batch, Output, Run, Strategy, register
 from clbench.memory import ReservoirKind, reservoir
 from clbench.parts import CosineHead, CrossEntropy, linear_weight
 from clbench.ranges import Natural, Share
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Head = Literal["linear", "cosine"]
 Rivals = Literal["batch", "unseen"]

@@ -6,13 +6,13 @@ Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNA
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.parts import (
     CrossEntropy,
     Group,
@@ -23,9 +23,6 @@ from clbench.parts import (
     squared_gradients,
 )
 from clbench.ranges import NotNegative, Share
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Estimator = Literal[
     "sampled", "exact", "empirical", "predicted", "batch", "closer-look", "mammoth", "van-de-ven", "pycil"

@@ -9,21 +9,17 @@ import functools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, register
+from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.memory import Chosen
 from clbench.parts import CrossEntropy
 from clbench.ranges import Count, NotNegative, Positive, Share
 from clbench.strategy import overrides
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class Dumb(Strategy):

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.memory import BatchReservoir
 from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views, unit
 from clbench.ranges import Count, NotNegative, Positive
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class HolisticReplay(Strategy):

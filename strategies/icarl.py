@@ -6,20 +6,16 @@ Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVP
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, register
+from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.memory import Chosen
 from clbench.parts import CrossEntropy, binary_loss
 from clbench.ranges import Natural
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class NearestMean(Strategy):

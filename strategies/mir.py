@@ -6,20 +6,17 @@ Aljundi et al., "Online Continual Learning with Maximally Interfered Retrieval",
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from clbench import Batch, Output, Strategy, chain, register
+from clbench import Batch, Output, Run, Strategy, chain, register
 from clbench.memory import ReservoirKind, reservoir
 from clbench.parts import CrossEntropy
 from clbench.ranges import Count, Natural
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class InterferedReplay(Strategy):

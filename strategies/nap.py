@@ -6,12 +6,12 @@ Lyle et al., "Normalization and effective learning rates in reinforcement learni
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from clbench import Batch, Experience, Output, Strategy, register
+from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.parts import (
     Anchored,
     NormKind,
@@ -23,9 +23,6 @@ from clbench.parts import (
     scale_invariant,
 )
 from clbench.ranges import Count, NotNegative, Positive
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Offsets = Literal["project", "regularise", "drift"]
 

@@ -6,18 +6,13 @@ Cost", TPAMI 2013.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Output, Strategy, chain, register
+from clbench import Batch, Output, Run, Strategy, chain, register
 from clbench.parts import TrainOnly
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class NearestMean(Strategy):

@@ -7,19 +7,16 @@ Huang et al., ICLR 2024, arXiv:2402.04129.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, register
+from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.parts import FeatureHead, SeenOutputs, Teacher, quarter_cosine
 from clbench.ranges import Count, Natural, NotNegative, Real
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Variant = Literal["paper", "as_released"]
 Thresholds = Literal["fixed", "measured"]

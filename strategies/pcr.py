@@ -7,18 +7,15 @@ arXiv:2304.04408.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clbench import Batch, Output, Strategy, chain, register
+from clbench import Batch, Output, Run, Strategy, chain, register
 from clbench.memory import BatchReservoir
 from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views
 from clbench.ranges import Count, Positive
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class ProxyReplay(Strategy):

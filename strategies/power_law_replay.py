@@ -6,17 +6,14 @@ Environments", 2024, arXiv:2401.10393.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clbench import Batch, Experience, Output, Reservoir, Strategy, chain, register
+from clbench import Batch, Experience, Output, Reservoir, Run, Strategy, chain, register
 from clbench.parts import CrossEntropy, lag_weights
 from clbench.ranges import Natural, NotNegative
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Decay = Literal["power", "exponential", "uniform", "recency"]
 

@@ -6,17 +6,12 @@ arXiv:2302.12902.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from clbench import Batch, Output, Strategy, register
+from clbench import Batch, Output, Run, Strategy, register
 from clbench.parts import Stage, stages
 from clbench.ranges import Count, NotNegative
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class RecycleDormant(Strategy):

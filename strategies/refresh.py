@@ -6,18 +6,15 @@ Wang et al., "A Unified and General Framework for Continual Learning", ICLR 2024
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.parts import fisher_of_labels, like, members_of
 from clbench.ranges import Natural, NotNegative, Positive, Share
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 GUARD = 1e-20
 """Added to a norm that something is divided by."""

@@ -7,17 +7,13 @@ arXiv:2308.11958.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clbench import Batch, Output, Strategy, register
+from clbench import Batch, Output, Run, Strategy, register
 from clbench.parts import quadratic_penalty
 from clbench.ranges import NotNegative
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class Regenerate(Strategy):

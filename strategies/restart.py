@@ -6,15 +6,10 @@ ICCV-W 2025, arXiv:2503.10003.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from clbench import Experience, Strategy, register
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
+from clbench import Experience, Run, Strategy, register
 
 
 class Restart(Strategy):

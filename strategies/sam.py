@@ -7,16 +7,12 @@ arXiv:2010.01412.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from clbench import Batch, Output, Strategy, register
+from clbench import Batch, Output, Run, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.parts import ascent, members_of, perturbed
 from clbench.ranges import NotNegative
 from clbench.strategy import overrides
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class SharpnessAware(Strategy):

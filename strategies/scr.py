@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Output, Strategy, register
+from clbench import Batch, Output, Run, Strategy, register
 from clbench.memory import ReservoirKind, reservoir
 from clbench.parts import CrossEntropy, SecondView, second_view
 from clbench.ranges import Count, Natural, Positive
 from clbench.strategy import State
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 CHUNK = 512
 """Stored examples in one forward pass when class means are taken."""

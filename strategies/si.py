@@ -6,17 +6,13 @@ Zenke, Poole, Ganguli, "Continual Learning Through Synaptic Intelligence", ICML 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clbench import Batch, Experience, Output, Strategy, chain, register
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.parts import CrossEntropy, quadratic_penalty
 from clbench.ranges import NotNegative, Positive
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Tensors = dict[str, Tensor]
 

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, ClbenchError, Experience, Order, Output, Strategy, register
+from clbench import Batch, ClbenchError, Experience, Order, Output, Run, Strategy, register
 from clbench.augment import auto_augment
 from clbench.ranges import Count, Natural, NotNegative
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 Grouping = Literal["by_index", "by_label_run"]
 Strong = Literal["autoaugment", "noise", "none"]

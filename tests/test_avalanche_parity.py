@@ -49,7 +49,7 @@ from clbench import config
 from clbench.api import make_model, make_strategy
 from clbench.config import Execution
 from clbench.data import build, digits
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.models import Classifier
 from clbench.observer import Observer
 from clbench.optim import make_optimizer
@@ -275,7 +275,7 @@ class Recorded(Strategy):
         self.raw = torch.cat([exp.data.x() for exp in benchmark.train])
         self.y = torch.cat([exp.data.y() for exp in benchmark.train])
 
-    def setup(self, run: Run) -> None:
+    def setup(self, run: Engine) -> None:
         self.weights = [vector(run.model)]
 
     def order(self, exp: Experience, epoch: int) -> Order:
@@ -314,7 +314,7 @@ class Losses(Observer):
         self.totals: list[float] = []
         self.extra = 0.0
 
-    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    def window(self, run: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             terms = {k: torch.tensor(v) for k, v in row.items() if k not in ("step", "experience", "lr")}
             self.totals.append(float(sum(terms.values())))
@@ -325,7 +325,7 @@ def run_clbench(case: Case, benchmark: Benchmark, model: Classifier, theirs: Tra
     """clbench's strategy, on recorded batches and otherwise as always."""
     recorded, losses = Recorded(benchmark, theirs, follow=not case.exact), Losses()
     strategy = chain(recorded, make_strategy(case.ours, **case.our_params))
-    run = Run(benchmark, strategy, model, resolved(case), Execution(device="cpu"), [losses])
+    run = Engine(benchmark, strategy, model, resolved(case), Execution(device="cpu"), [losses])
     run.fit()
     accuracies = run.evaluator.curve.matrix().R
     return Trace(theirs.rows, losses.totals, recorded.weights, accuracies, losses.extra)

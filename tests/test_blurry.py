@@ -15,7 +15,7 @@ from clbench import Batch, Output, Strategy, chain, make_benchmark, make_strateg
 from clbench.checkpoint import load, save
 from clbench.config import EvaluationConfig, Execution, RunConfig, Seeds, TrainConfig
 from clbench.curve import Curve
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.metrics import a_auc, a_auc_1000, compute
 from clbench.parts import CrossEntropy
@@ -248,7 +248,7 @@ def run_of(
     updates: int = 1,
     evaluation: EvaluationConfig | None = None,
     execution: Execution | None = None,
-) -> Run:
+) -> Engine:
     config = RunConfig(
         benchmark=benchmark.name,
         strategy=str(strategy),
@@ -260,7 +260,7 @@ def run_of(
         torch.manual_seed(0)
         model = tiny_model(benchmark, norm=False)
         how = execution or Execution(device="cpu", checkpoint_seconds=None)
-        return Run(benchmark, strategy, model, config, how)
+        return Engine(benchmark, strategy, model, config, how)
 
 
 DIGITS = make_benchmark("si-blurry-digits", seed=1)
@@ -406,7 +406,7 @@ def test_a_class_that_has_not_come_is_out_of_the_question() -> None:
 
 
 def test_training_is_the_same_without_evaluation_and_in_pieces(tmp_path: Path) -> None:
-    def learned(run: Run) -> list[Tensor]:
+    def learned(run: Engine) -> list[Tensor]:
         return [p.detach().clone() for p in run.model.parameters()]
 
     watched = run_of(make_strategy("er"), DIGITS)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from clbench import Batch, Output, Strategy, chain, make_strategy
 from clbench.capture import WARM_UP, Gradients, distance, obstacle
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import CrossEntropy
 from clbench.testing import tiny_benchmark
 from clbench.testing.tape import Tape
 from clbench.testing.tiny import tiny_run
 
 
-def taped(strategy: str | Strategy = "finetune", **how: Any) -> Run:
+def taped(strategy: str | Strategy = "finetune", **how: Any) -> Engine:
     """A run whose gradients are recorded on a tape."""
     made = make_strategy(strategy) if isinstance(strategy, str) else strategy
     run = tiny_run(made, tiny_benchmark(), **how)

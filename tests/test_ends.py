@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clbench import Batch, Benchmark, Experience, Output, Strategy, chain, checkpoint, make_strategy, metrics
 from clbench.config import Execution, RunConfig
 from clbench.curve import Curve
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.evaluation import evaluator
 from clbench.evaluation.forward import weights_of
 from clbench.testing import tiny_benchmark, tiny_model
@@ -66,7 +66,7 @@ class Loop(Turns):
 
 def build(
     strategy: Strategy, *, overlap: bool = False, benchmark: Benchmark | None = None, **evaluation: Any
-) -> Run:
+) -> Engine:
     benchmark = benchmark or tiny_benchmark()
     config = RunConfig.model_validate(
         {
@@ -81,7 +81,7 @@ def build(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         how = Execution(device="cpu", overlap=overlap, checkpoint_seconds=None)
-        return Run(benchmark, strategy, tiny_model(benchmark), config, how)
+        return Engine(benchmark, strategy, tiny_model(benchmark), config, how)
 
 
 def curve_of(strategy: Strategy, **how: Any) -> Curve:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clbench import Batch, Benchmark, Classifier, Output, Strategy, chain, checkpoint, make_strategy
 from clbench.config import Execution, RunConfig
 from clbench.device import pick_device
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, DivergedError, IncompatibleError
 from clbench.observer import Observer
 from clbench.optim import schedule_factor
@@ -47,7 +47,7 @@ def build(
     execution: Mapping[str, Any] | None = None,
     observers: tuple[Observer, ...] = (),
     **sections: Any,
-) -> Run:
+) -> Engine:
     benchmark = benchmark or tiny_benchmark()
     method = make_strategy(strategy) if isinstance(strategy, str) else strategy
     tree = {
@@ -62,20 +62,20 @@ def build(
         torch.manual_seed(derive_seed(config.seeds.init, "initialisation"))
         network_ = model or network(benchmark)
         how = Execution.model_validate({"device": "cpu", "checkpoint_seconds": None, **(execution or {})})
-        return Run(benchmark, method, network_, config, how, observers)
+        return Engine(benchmark, method, network_, config, how, observers)
 
 
-def fitted(*args: Any, **kwargs: Any) -> Run:
+def fitted(*args: Any, **kwargs: Any) -> Engine:
     run = build(*args, **kwargs)
     run.fit()
     return run
 
 
-def weights(run: Run) -> dict[str, Tensor]:
+def weights(run: Engine) -> dict[str, Tensor]:
     return run.model.state_dict()
 
 
-def same(a: Run, b: Run) -> bool:
+def same(a: Engine, b: Engine) -> bool:
     return difference(weights(a), weights(b)) is None
 
 
@@ -86,10 +86,10 @@ class Recorder(Observer):
         self.rows: list[Mapping[str, Any]] = []
         self.ended = 0
 
-    def window(self, run: Run, rows: Any) -> None:
+    def window(self, run: Engine, rows: Any) -> None:
         self.rows += rows
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Engine) -> None:
         self.ended += 1
 
 
@@ -166,7 +166,7 @@ class Sees(Strategy):
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_workers_bring_the_batches_that_residents_are(workers: int) -> None:
-    def run(**execution: Any) -> tuple[Run, Sees]:
+    def run(**execution: Any) -> tuple[Engine, Sees]:
         sees = Sees()
         benchmark = tiny_benchmark(experiences=2, images=True)
         return fitted(chain(make_strategy("er"), sees), benchmark, execution=execution), sees
@@ -430,7 +430,7 @@ def test_channels_last_gives_close_results() -> None:
 
     benchmark = tiny_benchmark(images=True)
 
-    def run(channels_last: bool) -> Run:
+    def run(channels_last: bool) -> Engine:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = conv(benchmark)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Benchmark, Output, Strategy, make_strategy, metrics
 from clbench.config import RunConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.types import MASKED
 
@@ -31,7 +31,7 @@ def fitted(
     train: Mapping[str, Any] | None = None,
     norm: bool = True,
     **evaluation: Any,
-) -> Run:
+) -> Engine:
     benchmark = benchmark or tiny_benchmark()
     config = RunConfig.model_validate(
         {
@@ -44,7 +44,9 @@ def fitted(
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        run = Run(benchmark, strategy or make_strategy("finetune"), tiny_model(benchmark, norm=norm), config)
+        run = Engine(
+            benchmark, strategy or make_strategy("finetune"), tiny_model(benchmark, norm=norm), config
+        )
     run.fit()
     return run
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clbench import make_strategy
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.strategy import Strategy, chain
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.types import Batch, Output
@@ -58,7 +58,7 @@ def laps(experiences: int, memory: int, **evaluation: Any) -> list[tuple[int, in
         counts = Counts(work)
         strategy = chain(make_strategy("er", memory=memory), counts)
         execution = Execution(device="cpu", checkpoint_seconds=None)
-        Run(benchmark, strategy, tiny_model(benchmark, norm=False), config, execution).fit()
+        Engine(benchmark, strategy, tiny_model(benchmark, norm=False), config, execution).fit()
     found = []
     for before, after in zip(counts.laps, counts.laps[1:], strict=False):
         if before[2] == after[2]:  # not across an experience's end, with its full evaluation

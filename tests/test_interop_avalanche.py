@@ -22,7 +22,7 @@ if importlib.util.find_spec("avalanche") is None:
     pytest.skip("the adapter needs avalanche-lib", allow_module_level=True)
 
 from clbench import api, checkpoint, config
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError
 from clbench.interop.avalanche import PLUGINS, REFUSED, STRATEGIES
 from clbench.interop.avalanche.known import RULES_NOT_KEPT
@@ -64,7 +64,7 @@ class Losses(Observer):
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    def window(self, run: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
         self.values += [row["loss"] for row in rows]
 
 
@@ -73,7 +73,7 @@ def stream(name: str) -> Benchmark:
     return tiny_benchmark(shift=shift, examples=48, images=True)
 
 
-def engine(name: str, benchmark: Benchmark, **settings: Any) -> Run:
+def engine(name: str, benchmark: Benchmark, **settings: Any) -> Engine:
     strategy = api.make_strategy(f"avalanche:{name}", **PARAMS.get(name, {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -81,7 +81,7 @@ def engine(name: str, benchmark: Benchmark, **settings: Any) -> Run:
     return tiny_run(strategy, benchmark, model=model, batch_size=16, **settings)
 
 
-def adapter(run: Run) -> Any:
+def adapter(run: Engine) -> Any:
     assert isinstance(run.strategy, AvalancheStrategy)
     return run.strategy
 
@@ -493,7 +493,7 @@ class Stop(Observer):
     def __init__(self, experience: int) -> None:
         self.experience = experience
 
-    def end_experience(self, run: Run) -> None:
+    def end_experience(self, run: Engine) -> None:
         run.stop = run.experience == self.experience
 
 
@@ -538,7 +538,7 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
         adapter(_fitted(AvalancheStrategy(make))).load_state_dict(state)
 
 
-def _fitted(strategy: Strategy) -> Run:
+def _fitted(strategy: Strategy) -> Engine:
     run = tiny_run(strategy, tiny_benchmark(), epochs=1)
     run.fit()
     return run

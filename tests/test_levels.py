@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clbench import Batch, Benchmark, Output, Strategy, checkpoint, make_strategy
 from clbench.api import make_model
 from clbench.config import Execution, RunConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, EvaluatorError, IncompatibleError
 from clbench.evaluation import evaluator, forward as forwards
 from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
@@ -42,7 +42,7 @@ def network(benchmark: Benchmark) -> Classifier:
 
 def build(
     strategy: str | Strategy = "er", overlap: bool = False, model: Classifier | None = None, **evaluation: Any
-) -> Run:
+) -> Engine:
     benchmark = tiny_benchmark(images=True)
     config = RunConfig.model_validate(
         {
@@ -58,16 +58,16 @@ def build(
         torch.manual_seed(0)
         made = make_strategy(strategy) if isinstance(strategy, str) else strategy
         how = Execution(device="cpu", overlap=overlap, checkpoint_seconds=None)
-        return Run(benchmark, made, model or network(benchmark), config, how)
+        return Engine(benchmark, made, model or network(benchmark), config, how)
 
 
-def fitted(*args: Any, **kwargs: Any) -> Run:
+def fitted(*args: Any, **kwargs: Any) -> Engine:
     run = build(*args, **kwargs)
     run.fit()
     return run
 
 
-def weights(run: Run) -> dict[str, Tensor]:
+def weights(run: Engine) -> dict[str, Tensor]:
     return checkpoint.clone(run.model.state_dict())  # type: ignore[no-any-return]
 
 

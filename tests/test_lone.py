@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Experience, Output, Strategy, chain, make_strategy
 from clbench.config import EvaluationConfig, Execution, RunConfig, Seeds, TrainConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy, TrainOnly
 from clbench.testing import tiny_benchmark, tiny_model
@@ -26,7 +26,7 @@ def run(
     benchmark: Benchmark | None = None,
     model: Classifier | None = None,
     **train: Any,
-) -> Run:
+) -> Engine:
     """On experiences of so many examples, in batches of 8, through a network with batch normalisation."""
     benchmark = benchmark or tiny_benchmark(examples=examples)
     method = make_strategy(strategy) if isinstance(strategy, str) else strategy
@@ -38,7 +38,7 @@ def run(
         seeds=Seeds(order=0, init=0, data=0),
     )
     execution = Execution(device="cpu", checkpoint_seconds=None)
-    return Run(benchmark, method, model or tiny_model(benchmark), config, execution)
+    return Engine(benchmark, method, model or tiny_model(benchmark), config, execution)
 
 
 def made(name: str, **params: Any) -> Strategy:

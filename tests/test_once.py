@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import clbench.once
 from clbench import Strategy, chain
 from clbench.config import EvaluationConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.once import Kept, keeping_nothing, once
 from clbench.parts import CrossEntropy, Settling
 from clbench.testing import difference, subject, tiny_benchmark, tiny_run
@@ -154,7 +154,7 @@ def test_a_copy_begins_with_nothing() -> None:
 # --- in runs ---
 
 
-def fitted(name: str, **evaluation: Any) -> Run:
+def fitted(name: str, **evaluation: Any) -> Engine:
     checked = subject(name)
     run = checked.run(checked.benchmark())
     given = {"every": 1, "batch_size": 12, **evaluation}
@@ -192,7 +192,7 @@ def test_the_test_sets_of_experience_ends_grow_without_asking_anew() -> None:
 
 
 def test_a_race_keeps_too_and_finds_the_same_minima() -> None:
-    def racing() -> Run:
+    def racing() -> Engine:
         return fitted("l2p", level="racing", prefix=4)
 
     kept = racing()

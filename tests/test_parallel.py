@@ -28,11 +28,12 @@ import clbench
 from clbench import Batch, Classifier, Strategy, chain, checkpoint, make_strategy, parallel, register
 from clbench.api import make_benchmark
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig, place
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, LedgerError
 from clbench.models import make_model
 from clbench.observer import Observer
 from clbench.parts import CrossEntropy
+from clbench.refusals import check_parallel
 from clbench.registry import strategies
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.testing.subjects import subject
@@ -147,7 +148,7 @@ def network(kind: str, inputs: int, classes: int) -> Classifier | None:
     return None
 
 
-def run_of(case: Mapping[str, Any], ranks: parallel.Ranks = parallel.ALONE) -> Run:
+def run_of(case: Mapping[str, Any], ranks: parallel.Ranks = parallel.ALONE) -> Engine:
     """The engine of a case: `strategy`, `params`, `network`, and fields of the configuration's sections."""
     given = {
         "experiences": 3,
@@ -176,10 +177,10 @@ def run_of(case: Mapping[str, Any], ranks: parallel.Ranks = parallel.ALONE) -> R
         made = KINDS.get(chosen.architecture, partial(tiny_model, norm=kind == "norm"))
         model = network(kind, math.prod(benchmark.input_shape), benchmark.num_classes) or made(benchmark)
     execution = Execution(device="cpu", checkpoint_seconds=None, **case.get("execution", {}))
-    return Run(benchmark, strategy, model, config, execution, ranks=ranks)
+    return Engine(benchmark, strategy, model, config, execution, ranks=ranks)
 
 
-def outcome(run: Run) -> dict[str, Tensor]:
+def outcome(run: Engine) -> dict[str, Tensor]:
     """What a run has come to: weights, counts and losses of the curve, memories, forward passes."""
     curve = run.evaluator.curve
     found = {f"model/{name}": value for name, value in run.model.state_dict().items()}
@@ -201,7 +202,7 @@ class StopAt(Observer):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Engine) -> None:
         run.until = self.step
 
 
@@ -477,9 +478,9 @@ class Loops(Strategy):
     ],
 )
 def test_a_strategy_must_declare_it_itself(strategy: Strategy, reason: str) -> None:
-    parallel.check_parallel(CrossEntropy(), Execution())
+    check_parallel(CrossEntropy(), Execution())
     with pytest.raises(IncompatibleError, match=reason):
-        parallel.check_parallel(strategy, Execution())
+        check_parallel(strategy, Execution())
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 12])
@@ -557,7 +558,7 @@ def declared() -> list[str]:
         if name == "ovor":  # for heads that see features alone
             whole = "oneprompt+ovor"
         try:
-            parallel.check_parallel(make_strategy(whole), Execution())
+            check_parallel(make_strategy(whole), Execution())
         except IncompatibleError:
             continue
         found.append(whole)
@@ -610,8 +611,8 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, clbench\n"
-        "from clbench.engine import Run\n"
-        "step, dying = Run._iterate, not os.environ.get('LIVES')\n"
+        "from clbench.engine import Engine\n"
+        "step, dying = Engine._iterate, not os.environ.get('LIVES')\n"
         "def dies(self, batch):\n"
         "    if dying and self.step == 5 and self.ranks.rank == 1: os._exit(9)\n"
         "    if not dying and self.step < 4: raise RuntimeError('from the beginning')\n"

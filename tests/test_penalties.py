@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.models import Classifier
 from clbench.parts import penalties, squared_gradients
@@ -21,11 +21,11 @@ def loss(logits: Tensor, y1: Tensor) -> Tensor:
     return F.cross_entropy(logits, y1[None])
 
 
-def run_of(backbone: nn.Module, size: int) -> Run:
+def run_of(backbone: nn.Module, size: int) -> Engine:
     return tiny_run(make_strategy("finetune"), tiny_benchmark(), model=Classifier(backbone, size, 6))
 
 
-def one_by_one(run: Run, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def one_by_one(run: Engine, x: Tensor, y: Tensor, weights: Tensor) -> dict[str, Tensor]:
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
     for x1, y1, w in zip(x, y, weights, strict=True):
         gradients = torch.autograd.grad(

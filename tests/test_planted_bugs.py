@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly, once
 from clbench.ranges import Count, NotNegative
 from clbench.testing import check_strategy
@@ -79,7 +79,7 @@ def forgotten_counter() -> Strategy:
 @caught_by("resumes", "ends differently")
 def generator_of_its_own() -> Strategy:
     class Bug(Strategy):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             self.generator = torch.Generator().manual_seed(1)
 
         def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
@@ -178,7 +178,7 @@ def order_of_a_set_of_strings() -> Strategy:
 @caught_by("deterministic", "two processes differ")
 def number_of_the_process() -> Strategy:
     class Bug(Strategy):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             self.scale = os.getpid() / 2**22
 
         def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
@@ -190,7 +190,7 @@ def number_of_the_process() -> Strategy:
 @caught_by("deterministic", "in another process: ValueError")
 def fails_in_other_processes() -> Strategy:
     class Bug(Strategy):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             if os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]:
                 raise ValueError("not here")
 
@@ -213,7 +213,7 @@ def trains_on_the_test_set() -> Strategy:
 @caught_by("test_unseen", "Bug looks at the examples of the test stream")
 def labels_of_the_test_set_at_setup() -> Strategy:
     class Bug(Strategy):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             self.labels = torch.cat([exp.data.y() for exp in run.benchmark.test])
 
     return chain(CrossEntropy(), Bug())
@@ -319,7 +319,7 @@ def asks_layer_by_layer() -> Strategy:
 @caught_by("forwards_counted", "768 examples pass the model in training, and the budget counts 384")
 def asks_a_copy_of_the_model() -> Strategy:
     class Bug(Uncounted):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             self.teacher = run.frozen()
 
         def ask(self, x: Tensor) -> Tensor:
@@ -608,7 +608,7 @@ def keeps_normalised_copies_beside_the_memory(memory: int = 20) -> Strategy:
     class Bug(Replay):
         state: ClassVar[tuple[str, ...]] = ("memory", "kept")
 
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             super().setup(run)
             self.kept: list[Tensor] = []
 
@@ -660,7 +660,7 @@ def looks_up_the_true_task() -> Strategy:
 @caught_by("first_experience", "not fine-tuning")
 def anchored_at_initialisation() -> Strategy:
     class Bug(Consolidate):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             self.anchors = [{name: p.detach().clone() for name, p in run.parameters().items()}]
             self.fishers = [{name: torch.ones_like(p) for name, p in run.parameters().items()}]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clbench import make_model, make_strategy
 from clbench._torchvision import torchvision
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.models import Classifier
 from clbench.parts import Prompted, Prompter, Prompts, attend
@@ -50,7 +50,7 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def run_of(name: str, **how: Any) -> Run:
+def run_of(name: str, **how: Any) -> Engine:
     """A run of a method on the tiny transformer."""
     checked = subject(name)
     return checked.run(checked.benchmark(**how.pop("spec", {})), **how)
@@ -286,7 +286,7 @@ def test_parameters_that_are_learned_beside_the_head(
     assert head == 100 * width + 100
 
 
-def linear_names(run: Run) -> list[str]:
+def linear_names(run: Engine) -> list[str]:
     """The parameters of the linear head itself, without masks."""
     return [
         name for name, _ in run.model.head.named_parameters() if name.split(".")[-1] in ("weight", "bias")

@@ -12,7 +12,7 @@ from torch import Tensor
 from clbench import make_strategy, metrics
 from clbench.config import EvaluationConfig
 from clbench.curve import Curve
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.evaluation.ticker import ranked
 from clbench.models import make_model
@@ -127,7 +127,7 @@ def test_hits_of_a_narrow_search_are_among_what_it_finds(beam: int) -> None:
 # --- runs ---
 
 
-def run_of(strategy: str = "finetune", *, benchmark: Any = None, **evaluation: Any) -> Run:
+def run_of(strategy: str = "finetune", *, benchmark: Any = None, **evaluation: Any) -> Engine:
     benchmark = benchmark or tiny_benchmark(documents=True, classes=6)
     run = tiny_run(make_strategy(strategy), benchmark, epochs=2, batch_size=16)
     config = run.config.model_copy(
@@ -137,7 +137,7 @@ def run_of(strategy: str = "finetune", *, benchmark: Any = None, **evaluation: A
         torch.manual_seed(0)
         from clbench.testing import tiny_model
 
-        return Run(benchmark, make_strategy(strategy), tiny_model(benchmark), config, run.execution)
+        return Engine(benchmark, make_strategy(strategy), tiny_model(benchmark), config, run.execution)
 
 
 def test_columns_are_those_of_the_model() -> None:

@@ -14,7 +14,7 @@ import clbench
 from clbench.api import make_benchmark, make_strategy
 from clbench.config import OptimConfig
 from clbench.docids import END, semantic
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.evaluation.forward import EvaluationCopy, obstacle, weights_of
 from clbench.models import make_model
@@ -49,7 +49,7 @@ def texts(batch: int = 5, length: int = 7) -> Tensor:
     return x * keep
 
 
-def run_of(strategy: str, precision: Any = "fp32", docid: str = "naive", **given: Any) -> Run:
+def run_of(strategy: str, precision: Any = "fp32", docid: str = "naive", **given: Any) -> Engine:
     benchmark = make_benchmark("dsi-numpy", **STREAM)
     torch.manual_seed(3)
     params = {**SMALL, "dropout": 0.1, "layers": 1}

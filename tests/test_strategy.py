@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Experience, Order, Output, Reservoir, Strategy, chain, make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.parts import CrossEntropy
+from clbench.refusals import check_needs
 from clbench.registry import strategies
-from clbench.strategy import check_needs
 from clbench.testing import tiny_benchmark, tiny_run
+from clbench.types import Setting
 
 
 class Named(Strategy):
@@ -183,8 +185,10 @@ def test_the_refusal_says_who_needs_what_and_what_is_given() -> None:
 
 
 def test_a_setting_with_nothing_says_so() -> None:
+    setting = Setting(boundaries=False, passes=1, memory=0)
+    bare = dataclasses.replace(tiny_benchmark(), setting=setting)
     with pytest.raises(IncompatibleError, match="it gives nothing beyond the examples"):
-        check_needs(make_strategy("ewc"), "bare@1", frozenset({"past data"}))
+        check_needs(make_strategy("ewc"), bare)
 
 
 def test_a_memory_larger_than_granted_is_refused() -> None:
@@ -194,7 +198,7 @@ def test_a_memory_larger_than_granted_is_refused() -> None:
 
 def test_a_memory_that_parts_share_counts_once() -> None:
     class Shares(Strategy):
-        def setup(self, run: Run) -> None:
+        def setup(self, run: Engine) -> None:
             self.memory = vars(replay)["memory"]
 
     replay, fit = make_strategy("er", memory=10).parts
@@ -209,7 +213,7 @@ class Keeps(Strategy):
 
     state = ("number", "word", "nothing", "tensor", "memory", "module", "nested", "series")
 
-    def setup(self, run: Run) -> None:
+    def setup(self, run: Engine) -> None:
         self.number, self.word, self.nothing = 0, "", None
         self.tensor = torch.zeros(2)
         self.memory = Reservoir(3)

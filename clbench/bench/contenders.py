@@ -23,7 +23,7 @@ from clbench.api import make_strategy
 from clbench.augment import Transform
 from clbench.bench.turns import Contender, Gate
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError
 from clbench.models import Classifier
 from clbench.once import keeping_nothing
@@ -163,7 +163,7 @@ def clbench(
             seeds=Seeds(order=0, init=0, data=0),
         )
         execution = Execution(device=str(device), capture=capture, checkpoint_seconds=None)
-        Run(benchmark, chain(strategy, _Gated(gate)), model, config, execution).fit()
+        Engine(benchmark, chain(strategy, _Gated(gate)), model, config, execution).fit()
 
     return Contender(name, loop)
 
@@ -333,7 +333,7 @@ def evaluation(
             evaluation=EvaluationConfig.model_validate({"level": level, "check": 1_000_000}),
             seeds=Seeds(order=0, init=0, data=0),
         )
-        run = Run(benchmark, make_strategy(strategy), model, config, Execution(device=str(device)))
+        run = Engine(benchmark, make_strategy(strategy), model, config, Execution(device=str(device)))
         with contextlib.nullcontext() if keep else keeping_nothing():
             run.evaluator.begin_experience(benchmark.train[0])
             while True:

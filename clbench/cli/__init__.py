@@ -9,17 +9,16 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-import clbench
 from clbench.cli import data, judging, looking, ranking, running, writing
 from clbench.cli.common import process, warn
 from clbench.cli.terminal import cleaned
 from clbench.errors import ClbenchError
 from clbench.leaving import let_go
+from clbench.places import HOME, VERSION
 
 INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -117,7 +116,7 @@ def _unexpected(error: Exception) -> NoReturn:
     if os.environ.get("CLBENCH_DEBUG"):
         raise error
     frames = traceback.extract_tb(error.__traceback__)
-    ours = str(Path(clbench.__file__).resolve().parent)
+    ours = str(HOME)
     outside = [f for f in frames if not f.filename.startswith((ours, sys.prefix, sys.base_prefix, "<"))]
     at = (outside or frames)[-1]
     fail(
@@ -142,5 +141,5 @@ def _root(
     if process() and context.invoked_subcommand not in ("run", "resume"):
         fail("torchrun is for `clbench run` and `clbench resume`; start this command without it.")
     if version:
-        print(clbench.__version__)
+        print(VERSION)
         raise typer.Exit

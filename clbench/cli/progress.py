@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clbench.cli.terminal import console
-from clbench.observer import Observer
+from clbench.observer import Observer, Watched
 
 if TYPE_CHECKING:
-    from clbench.engine import Run
     from clbench.suite import Cell
 
 
@@ -20,7 +19,7 @@ class Line(Observer):
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Watched) -> None:
         from clbench.data import remarks
 
         for remark in remarks(run.benchmark):
@@ -40,17 +39,17 @@ class Line(Observer):
         elif run.step:
             print(f"resumed at step {run.step} of {run.total_steps}", file=sys.stderr)
 
-    def window(self, run: Run, rows: Sequence[Any]) -> None:
+    def window(self, run: Watched, rows: Sequence[Any]) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=run.step, description=f"experience {run.experience}")
 
-    def end_experience(self, run: Run) -> None:
+    def end_experience(self, run: Watched) -> None:
         if self._bar is None:
             seen = " ".join(f"{100 * a:.1f}" for _, a in sorted(run.evaluator.latest().items()))
             place = f"experience {run.experience + 1}/{len(run.train)}, step {run.step}/{run.total_steps}"
             print(f"{place}: accuracy {seen or '—'}", file=sys.stderr)
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Watched) -> None:
         if self._bar is not None:
             self._bar.stop()
 

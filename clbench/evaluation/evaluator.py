@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +30,8 @@ from clbench.evaluation.testset import Examples, TestSet
 from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.network import EXAMPLES, measure
 from clbench.parallel import ALONE
+from clbench.strategy import Run
 from clbench.types import HIDDEN, Data, Experience, Stream
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 RULES = 2
 """Which rules the counts follow, in a record's `evaluation`; without it, the first.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,8 @@ from clbench.device import onednn_on_x86
 from clbench.evaluation.integers import Integers, has_int8
 from clbench.models import Classifier, Spelling, predicted
 from clbench.once import once
+from clbench.strategy import Run
 from clbench.types import MASKED
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 KNOWN = (
     "torch",

@@ -25,10 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.engine import Run
 from clbench.errors import IncompatibleError
 from clbench.memory import Reservoir
-from clbench.strategy import State, Strategy, load_value, save_value
+from clbench.strategy import Run, State, Strategy, load_value, save_value
 from clbench.types import Batch, Experience, Output
 
 Transform = Callable[[Tensor], Tensor]

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from clbench.errors import IncompatibleError
 from clbench.memory import Reservoir
 from clbench.randomness import derive_seed
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Data, Experience, Stream
 
 if TYPE_CHECKING:
-    from clbench.engine import Run
     from clbench.generation import QueryGenerator
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,11 +9,8 @@ from torch.nn import functional as F
 from clbench.errors import IncompatibleError
 from clbench.models import Spelling
 from clbench.parts.replay import DarkReplay
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import MASKED, Experience
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class SeenOutputs(nn.Module):

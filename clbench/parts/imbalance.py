@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from torch.nn import functional as F
 from clbench.errors import IncompatibleError
 from clbench.parts.losses import CrossEntropy
 from clbench.parts.sharpness import ascent, perturbed
-from clbench.strategy import Strategy, overrides
+from clbench.strategy import Run, Strategy, overrides
 from clbench.types import MASKED, Batch, Experience, Output
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class RowLoss(Strategy):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.parts.teachers import Teacher, teacher_of
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import MASKED, Batch, Experience, Output
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class CrossEntropy(Strategy):

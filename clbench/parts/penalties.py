@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench.errors import IncompatibleError
 from clbench.parts.groups import Group, members_of
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Experience, Output
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 def quadratic_penalty(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from torch.nn import functional as F
 
 from clbench.memory import Memory
 from clbench.parts.replay import Episodes
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import Batch
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class Keeper(Protocol):

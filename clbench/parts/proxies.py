@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.memory import Memory
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import MASKED, Batch, Output
 from clbench.views import contrastive_view, kornia_view
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class CosineHead(nn.Module):

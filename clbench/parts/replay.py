@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.memory import Archive, Reservoir
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Experience, Output
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class Replay(Strategy):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,8 @@ from torch.nn import functional as F
 from clbench.once import once
 from clbench.parts.heads import SeenOutputs
 from clbench.parts.losses import CrossEntropy
-from clbench.strategy import Strategy
+from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Data, Experience, Output
-
-if TYPE_CHECKING:
-    from clbench.engine import Run
 
 
 class Settling(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 from clbench import checkpoint
 from clbench.arguments import check_arguments, hints_of
 from clbench.capture import Gradients, undeclared
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.once import keeping_nothing
 from clbench.parts import CrossEntropy
@@ -155,7 +155,7 @@ def check_inputs_untouched(subject: Subject) -> None:
 
 def check_modes_restored(subject: Subject) -> None:
     """Every point leaves the model's modules in the train or eval mode it found them in."""
-    run: Run
+    run: Engine
 
     def compare(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
         before = [module.training for module in run.model.modules()]
@@ -531,7 +531,7 @@ def check_capture(subject: Subject) -> None:
     same(everything(run), everything(eager), "recorded, it computes something else")
 
 
-def _test_examples(run: Run) -> tuple[Tensor, Tensor]:
+def _test_examples(run: Engine) -> tuple[Tensor, Tensor]:
     """The inputs of the whole test stream, and the task labels that prediction is told."""
     x = torch.cat([run.normalise(exp.data.x()) for exp in run.benchmark.test]).to(run.device)
     told = run.benchmark.setting.task_labels == "always"

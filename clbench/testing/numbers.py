@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clbench.arguments import LISTS, UNIONS, constraints, taken_apart
-from clbench.ranges import unbounded
+from clbench.ranges import LISTS, UNIONS, constraints, taken_apart, unbounded
 
 
 @dataclass(frozen=True)

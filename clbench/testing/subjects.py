@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from clbench.api import build_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.models import Classifier
 from clbench.randomness import derive_seed
 from clbench.registry import Entry, chain_parts, strategies
@@ -44,7 +44,7 @@ class Subject:
 
     def run(
         self, benchmark: Benchmark, strategy: Strategy | None = None, *, norm: bool = True, **how: Any
-    ) -> Run:
+    ) -> Engine:
         """A run of it, before its first step.
 
         Args:
@@ -64,19 +64,19 @@ class Subject:
             self.make() if strategy is None else strategy, benchmark, model=model, device=self.device, **how
         )
 
-    def fitted(self, benchmark: Benchmark, strategy: Strategy | None = None, **how: Any) -> Run:
+    def fitted(self, benchmark: Benchmark, strategy: Strategy | None = None, **how: Any) -> Engine:
         """A run of it, to the end."""
         run = self.run(benchmark, strategy, **how)
         run.fit()
         return run
 
     @functools.cached_property
-    def plain(self) -> Run:
+    def plain(self) -> Engine:
         """A run of it to the end, evaluated at experience ends; the checks that it serves change nothing of it."""
         return self.fitted(self.benchmark())
 
     @functools.cached_property
-    def evaluated(self) -> Run:
+    def evaluated(self) -> Engine:
         """A run of it to the end, evaluated after every step; the checks that it serves change nothing of it."""
         return self.fitted(self.benchmark(), every=1)
 

@@ -11,7 +11,7 @@ from torch import nn
 from clbench.augment import Transform
 from clbench.clip import Clip, Tokens, padded
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.models import BagOfTokens, Classifier
 from clbench.observer import Observer
 from clbench.randomness import derive_seed
@@ -231,7 +231,7 @@ def tiny_run(
     device: str = "cpu",
     checkpoint_seconds: float | None = None,
     observers: Sequence[Observer] = (),
-) -> Run:
+) -> Engine:
     """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
 
     Args:
@@ -258,4 +258,4 @@ def tiny_run(
         torch.manual_seed(derive_seed(seed, "initialisation"))
         made = KINDS.get(architecture_of(strategy), tiny_model)
         network = made(benchmark) if model is None else model
-        return Run(benchmark, strategy, network, config, execution, observers)
+        return Engine(benchmark, strategy, network, config, execution, observers)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clbench import checkpoint
 from clbench.api import build_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ClbenchError
 from clbench.strategy import Strategy, overrides
 from clbench.types import Batch, Benchmark, Output
@@ -164,7 +164,7 @@ def same(a: Any, b: Any, message: str) -> None:
     require(where is None, f"{message}, first at {where}")
 
 
-def everything(run: Run) -> dict[str, Any]:
+def everything(run: Engine) -> dict[str, Any]:
     """All state of a run that is no time and no energy, copied."""
     state = checkpoint.clone(run.state_dict())
     for timed, key in ((state["counters"], "train_seconds"), (state["evaluator"], "seconds")):
@@ -175,7 +175,7 @@ def everything(run: Run) -> dict[str, Any]:
     return kept
 
 
-def learned(run: Run) -> dict[str, Any]:
+def learned(run: Engine) -> dict[str, Any]:
     return checkpoint.clone({"model": run.model.state_dict(), "curve": run.evaluator.state_dict()["curve"]})  # type: ignore[no-any-return]
 
 

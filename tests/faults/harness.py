@@ -117,15 +117,15 @@ def _regions() -> dict[Any, str]:
     """Functions in which a region begins."""
     from clbench import api, checkpoint, metrics
     from clbench.curve import Curve
-    from clbench.engine import Run
+    from clbench.engine import Engine
     from clbench.evaluation import ContinualEvaluator
 
     found = {
         "opening": [api.start],
-        "loop": [Run.fit],
-        "step": [Run._iterate],
-        "boundary": [Run._call, ContinualEvaluator.full, ContinualEvaluator.begin_experience],
-        "checkpoint": [Run._save, checkpoint.save, checkpoint.load],
+        "loop": [Engine.fit],
+        "step": [Engine._iterate],
+        "boundary": [Engine._call, ContinualEvaluator.full, ContinualEvaluator.begin_experience],
+        "checkpoint": [Engine._save, checkpoint.save, checkpoint.load],
         "record": [Curve.save, metrics.compute, api.write_record],
     }
     return {function.__code__: region for region, functions in found.items() for function in functions}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark
 
@@ -37,7 +37,7 @@ def network(benchmark: Benchmark) -> Classifier:
     return Classifier(body, 64, benchmark.num_classes)
 
 
-def build(strategy: str = "er", device: str = "cuda", **sections: Any) -> Run:
+def build(strategy: str = "er", device: str = "cuda", **sections: Any) -> Engine:
     benchmark = tiny_benchmark(images=True)
     tree = {
         "benchmark": "tiny",
@@ -50,16 +50,16 @@ def build(strategy: str = "er", device: str = "cuda", **sections: Any) -> Run:
         torch.default_generator.manual_seed(derive_seed(0, "initialisation"))
         how = Execution(device=device, checkpoint_seconds=None)
         config = RunConfig.model_validate({**tree, **sections})
-        return Run(benchmark, make_strategy(strategy), network(benchmark), config, how)
+        return Engine(benchmark, make_strategy(strategy), network(benchmark), config, how)
 
 
-def fitted(*args: Any, **sections: Any) -> Run:
+def fitted(*args: Any, **sections: Any) -> Engine:
     run = build(*args, **sections)
     run.fit()
     return run
 
 
-def weights(run: Run) -> dict[str, Tensor]:
+def weights(run: Engine) -> dict[str, Tensor]:
     return {name: w.cpu() for name, w in run.model.state_dict().items()}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clbench import make_strategy
 from clbench.capture import Gradients
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark
 from clbench.testing.tiny import tiny_run
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def fitted(strategy: str, capture: str, **how: Any) -> Run:
+def fitted(strategy: str, capture: str, **how: Any) -> Engine:
     run = tiny_run(make_strategy(strategy), tiny_benchmark(images=True), batch_size=8, device="cuda", **how)
     run.execution = run.execution.model_copy(update={"capture": capture})
     run.gradients = Gradients(run, run._backward)
@@ -28,7 +28,7 @@ def fitted(strategy: str, capture: str, **how: Any) -> Run:
     return run
 
 
-def weights(run: Run) -> dict[str, Tensor]:
+def weights(run: Engine) -> dict[str, Tensor]:
     return {name: w.cpu() for name, w in run.model.state_dict().items()}
 
 

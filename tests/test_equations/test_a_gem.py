@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import Episodes, ProjectAveraged, as_vector, projected_averaged
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run, watch
 
@@ -39,7 +39,7 @@ def test_random_gradients(seed: int) -> None:
     assert found @ reference > -1e-6
 
 
-def traced(**params: Any) -> tuple[Run, list[tuple[Tensor, Tensor, Tensor | None]]]:
+def traced(**params: Any) -> tuple[Engine, list[tuple[Tensor, Tensor, Tensor | None]]]:
     """Each step's gradient before and after projection, and that of the drawn examples, computed apart."""
     steps: list[tuple[Tensor, Tensor, Tensor | None]] = []
     strategy = make_strategy("a-gem", memory=30, **params)

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from clbench import Experience, Strategy, chain, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 
 SMALL: dict[str, Any] = {"pool": 12, "length": 4, "layers": (0, 1)}
 
 
-def run_of(*others: Strategy, optim: OptimConfig | None = None, **params: Any) -> Run:
+def run_of(*others: Strategy, optim: OptimConfig | None = None, **params: Any) -> Engine:
     benchmark = tiny_benchmark(images=True)
     strategy = chain(make_strategy("coda-prompt", **{**SMALL, **params}), *others)
     with torch.random.fork_rng():
@@ -28,7 +28,7 @@ def run_of(*others: Strategy, optim: OptimConfig | None = None, **params: Any) -
     return tiny_run(strategy, benchmark, model=model, optim=optim)
 
 
-def coda(run: Run) -> Any:
+def coda(run: Engine) -> Any:
     return run.strategy.parts[0]
 
 

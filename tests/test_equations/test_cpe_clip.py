@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from clbench import Strategy, chain, make_strategy
 from clbench.clip import Clip
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.models import Classifier
 from clbench.optim import schedule_factor
@@ -21,18 +21,18 @@ from clbench.testing import tiny_benchmark, tiny_clip, tiny_model, tiny_run
 from clbench.types import Benchmark
 
 
-def a_run(benchmark: Benchmark | None = None, *extra: Strategy, **params: Any) -> Run:
+def a_run(benchmark: Benchmark | None = None, *extra: Strategy, **params: Any) -> Engine:
     made = make_strategy("cpe-clip", **params)
     return tiny_run(
         chain(made, *extra) if extra else made, benchmark or tiny_benchmark(images=True), epochs=1
     )
 
 
-def part(run: Run) -> Any:
+def part(run: Engine) -> Any:
     return run.strategy.parts[0]
 
 
-def scaled(run: Run) -> list[Tensor]:
+def scaled(run: Engine) -> list[Tensor]:
     prompted = part(run).prompted
     return [prompted.prompts, prompted.projection.weight, prompted.projection.bias]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clbench import make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 Row = tuple[bytes, int]
@@ -32,7 +32,7 @@ class Trace:
     logits: dict[bytes, Tensor] = field(default_factory=dict)  # of each example when it came
 
 
-def traced(*, memory: int = 30, seed: int = 0, **params: Any) -> tuple[Run, Trace]:
+def traced(*, memory: int = 30, seed: int = 0, **params: Any) -> tuple[Engine, Trace]:
     trace = Trace()
 
     def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:

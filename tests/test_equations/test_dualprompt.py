@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clbench import Experience, Strategy, chain, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import Prompted, Prompts
 from clbench.parts.prompts import embed, through_blocks
@@ -19,17 +19,17 @@ from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 SMALL: dict[str, Any] = {"pool": 4, "general": 2, "expert": 4, "general_layers": (0,), "expert_layers": (1,)}
 
 
-def run_of(*others: Strategy, optim: OptimConfig | None = None, **params: Any) -> Run:
+def run_of(*others: Strategy, optim: OptimConfig | None = None, **params: Any) -> Engine:
     benchmark = tiny_benchmark(images=True)
     strategy = chain(make_strategy("dualprompt", **{**SMALL, **params}), *others)
     return tiny_run(strategy, benchmark, model=tiny_vit(benchmark), optim=optim)
 
 
-def dual(run: Run) -> Any:
+def dual(run: Engine) -> Any:
     return run.strategy.parts[0]
 
 
-def expected_features(run: Run, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+def expected_features(run: Engine, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
     """Of images with the E-prompts `slots` (B,), by the definition."""
     inner: Any = next(m for m in run.model.modules() if isinstance(m, Prompted)).inner
     p, n = dual(run).prompter, len(x)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, make_strategy
 from clbench.config import OptimConfig, TrainConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import difference, tiny_benchmark, tiny_model, tiny_run, watch
 from clbench.testing.tools import everything
 
 
-def averaging(benchmark: Benchmark | None = None, base: str = "finetune", **params: Any) -> Run:
+def averaging(benchmark: Benchmark | None = None, base: str = "finetune", **params: Any) -> Engine:
     return tiny_run(make_strategy(f"{base}+ema", **params), benchmark or tiny_benchmark(), every=1)
 
 
@@ -58,7 +58,7 @@ def test_every_entry_over_a_run(warmup: int | None) -> None:
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
 
 
-def rates_of(strategy: str, benchmark: Benchmark, updates: int = 1) -> tuple[list[tuple[int, float]], Run]:
+def rates_of(strategy: str, benchmark: Benchmark, updates: int = 1) -> tuple[list[tuple[int, float]], Engine]:
     """The experience and m of every update."""
     found: list[tuple[int, float]] = []
     run = tiny_run(make_strategy(strategy, ema__momentum=0.8), benchmark)

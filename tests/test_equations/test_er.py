@@ -10,13 +10,13 @@ from torch import Tensor
 
 from clbench import Batch, Output, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 Step = tuple[Batch, Output, Tensor]
 
 
-def recorded(benchmark_seed: int = 0, **params: Any) -> tuple[Run, list[Step]]:
+def recorded(benchmark_seed: int = 0, **params: Any) -> tuple[Engine, list[Step]]:
     """A run, and the batch, output and loss of every step."""
     steps: list[Step] = []
 

@@ -25,7 +25,7 @@ from clbench import (
     make_strategy,
 )
 from clbench.augment import Transform
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark, tiny_run
 from clbench.testing.tools import everything
@@ -81,7 +81,7 @@ def test_sampled_labels_are_unbiased() -> None:
     torch.testing.assert_close(fisher, torch.full((2,), 0.27375), rtol=0, atol=0.0052)
 
 
-def loop_over_examples(run: Run, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def loop_over_examples(run: Engine, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Empirical and exact Fisher information, one example and one class at a time."""
     parameters = run.parameters()
     empirical = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -115,18 +115,18 @@ def test_per_example_gradients_of_a_network(seed: int) -> None:
 # --- the penalty ---
 
 
-def fitted(**params: Any) -> Run:
+def fitted(**params: Any) -> Engine:
     run = tiny_run(make_strategy("ewc", strength=3.0, **params), tiny_benchmark(experiences=3))
     run.fit()
     return run
 
 
-def penalty(run: Run) -> Tensor:
+def penalty(run: Engine) -> Tensor:
     unused: Any = None
     return run.strategy.parts[1].losses(unused, unused)["ewc"]
 
 
-def move(run: Run) -> None:
+def move(run: Engine) -> None:
     """The weights to somewhere else."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -231,7 +231,7 @@ def test_loss_of_the_stream_is_cross_entropy() -> None:
 # --- estimators of other libraries ---
 
 
-def weights_of(rows: list[float], x: list[float], y: list[int], batch_size: int) -> Run:
+def weights_of(rows: list[float], x: list[float], y: list[int], batch_size: int) -> Engine:
     model = Classifier(nn.Identity(), 1, 2)
     with torch.no_grad():
         model.head.weight.copy_(torch.tensor(rows)[:, None])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Output, make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import KeepFeatures, teacher_of
 from clbench.testing import tiny_benchmark, tiny_run
 
@@ -23,7 +23,7 @@ class Says(nn.Module):
         return self.said.expand(len(x), -1)
 
 
-def penalty(run: Run, features: Tensor) -> Tensor:
+def penalty(run: Engine, features: Tensor) -> Tensor:
     zeros = torch.zeros(len(features), dtype=torch.int64)
     x = torch.zeros((len(features), 8))
     batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, zeros.bool(), len(features))
@@ -31,7 +31,7 @@ def penalty(run: Run, features: Tensor) -> Tensor:
     return part.losses(batch, Output(torch.zeros((len(features), 6)), features))["features"]
 
 
-def keeping(teacher: Tensor, strength: float) -> Run:
+def keeping(teacher: Tensor, strength: float) -> Engine:
     run = tiny_run(make_strategy("feat-kd", strength=strength), tiny_benchmark())
     teacher_of(run).network = Classifier(Says(teacher), len(teacher), 6)
     return run

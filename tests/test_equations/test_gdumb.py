@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import DivergedError, IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run
 
@@ -119,7 +119,7 @@ def test_the_stream_itself_teaches_nothing() -> None:
 def test_training_is_plain_sgd_on_the_memory_from_the_first_weights() -> None:
     """By hand: same order, same schedule, torch's SGD, clipping at 10."""
 
-    def fresh() -> Run:
+    def fresh() -> Engine:
         return tiny_run(make_strategy("gdumb", memory=24, passes=4, mini_batch=10), tiny_benchmark())
 
     run, again = fresh(), fresh()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clbench import make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import CosineHead, proxy_contrast
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.testing.tools import learned, same
@@ -89,7 +89,7 @@ def test_random_rows(seed: int, tau: float) -> None:
     torch.testing.assert_close(proxy_distillation(scores, before, y), expected, rtol=1e-6, atol=1e-6)
 
 
-def fitted(name: str, lr: float = 0.05, **params: Any) -> tuple[Run, list[dict[str, Any]]]:
+def fitted(name: str, lr: float = 0.05, **params: Any) -> tuple[Engine, list[dict[str, Any]]]:
     steps: list[dict[str, Any]] = []
 
     def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clbench import Batch, make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import TailSharpness
 from clbench.testing import tiny_model, tiny_run
 from clbench.types import Benchmark
@@ -19,7 +19,7 @@ from clbench.types import Benchmark
 RHO = 0.05
 
 
-def _run(strategy: str, benchmark: Benchmark, norm: bool) -> Run:
+def _run(strategy: str, benchmark: Benchmark, norm: bool) -> Engine:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
         model = tiny_model(benchmark, norm=norm)
@@ -33,14 +33,14 @@ def _run(strategy: str, benchmark: Benchmark, norm: bool) -> Run:
     return run
 
 
-def _batch(run: Run, rows: Tensor) -> Batch:
+def _batch(run: Engine, rows: Tensor) -> Batch:
     x, y = run.train[1].data.take(rows)
     zeros = torch.zeros_like(y)
     return Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y))
 
 
 def _gradient(
-    run: Run, batch: Batch, theta: dict[str, Tensor], weight: Tensor, prior: Tensor
+    run: Engine, batch: Batch, theta: dict[str, Tensor], weight: Tensor, prior: Tensor
 ) -> list[Tensor]:
     """∇ Σ weight ℓ at θ, in double precision."""
     leaves = {name: value.detach().double().requires_grad_() for name, value in theta.items()}

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from clbench import Experience, Strategy, chain, make_model, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import HoldWeights
 from clbench.testing import tiny_benchmark, tiny_run
 
 
-def part_of(run: Run) -> HoldWeights:
+def part_of(run: Engine) -> HoldWeights:
     return next(part for part in run.strategy.parts if isinstance(part, HoldWeights))
 
 
-def penalty(run: Run) -> Tensor:
+def penalty(run: Engine) -> Tensor:
     unused: Any = None
     return part_of(run).losses(unused, unused)["l2"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import Prompted, Prompts
 from clbench.parts.prompts import embed, through_blocks
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
@@ -19,12 +19,12 @@ from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 SMALL: dict[str, Any] = {"pool": 6, "length": 2, "top": 3}
 
 
-def run_of(**params: Any) -> Run:
+def run_of(**params: Any) -> Engine:
     benchmark = tiny_benchmark(images=True)
     return tiny_run(make_strategy("l2p", **params), benchmark, model=tiny_vit(benchmark))
 
 
-def pool_of(run: Run) -> Pool:
+def pool_of(run: Engine) -> Pool:
     return next(p for p in run.strategy.parts if isinstance(p, LearnToPrompt)).prompter
 
 

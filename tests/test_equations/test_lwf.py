@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Classifier, Experience, Output, Strategy, chain, make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import teacher_of
 from clbench.testing import tiny_benchmark, tiny_run
 
@@ -28,20 +28,20 @@ def constant(logits: list[float]) -> Classifier:
     return model
 
 
-def distilling(teacher: nn.Module, old: int, **params: Any) -> Run:
+def distilling(teacher: nn.Module, old: int, **params: Any) -> Engine:
     """A run in which the first `old` classes were seen and this teacher learned them."""
     run = tiny_run(make_strategy("lwf", **params), tiny_benchmark())
     taught(run, teacher, old)
     return run
 
 
-def taught(run: Run, teacher: nn.Module, old: int) -> None:
+def taught(run: Engine, teacher: nn.Module, old: int) -> None:
     part = teacher_of(run)
     part.network, part.taught = teacher, True
     part.old[:old] = True
 
 
-def distil(run: Run, logits: Tensor, x: Tensor | None = None, replayed: int = 0) -> Tensor:
+def distil(run: Engine, logits: Tensor, x: Tensor | None = None, replayed: int = 0) -> Tensor:
     n = len(logits)
     zeros = torch.zeros(n, dtype=torch.int64)
     inputs = torch.zeros((n, 8)) if x is None else x

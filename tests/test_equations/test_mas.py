@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, Data, Experience, Setting, Strategy, Stream, chain, make_strategy
 from clbench.augment import Transform
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Pool
 
@@ -52,7 +52,7 @@ def test_one_example_at_a_time(shift: Any, norm: bool) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
-def fitted() -> tuple[Run, list[dict[str, Tensor]]]:
+def fitted() -> tuple[Engine, list[dict[str, Tensor]]]:
     """A run, and the sensitivity at each end."""
     alone: list[dict[str, Tensor]] = []
 

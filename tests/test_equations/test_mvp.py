@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clbench import make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import Prompts
 from clbench.parts.prompts import embed, through_blocks
 from clbench.testing import subject, tiny_benchmark, tiny_run, tiny_vit
@@ -21,12 +21,12 @@ from clbench.types import MASKED, Batch
 LAYERS: dict[str, Any] = {"general_layers": (0,), "expert_layers": (1,), "general": 2, "expert": 3, "pool": 4}
 
 
-def run_of(**params: Any) -> Run:
+def run_of(**params: Any) -> Engine:
     benchmark = tiny_benchmark(images=True, boundaries=False)
     return tiny_run(make_strategy("mvp", **{**LAYERS, **params}), benchmark, model=tiny_vit(benchmark))
 
 
-def part(run: Run) -> Any:
+def part(run: Engine) -> Any:
     return run.strategy.parts[0]
 
 
@@ -34,7 +34,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def batch_of(run: Run, n: int = 8) -> Batch:
+def batch_of(run: Engine, n: int = 8) -> Batch:
     raw, y = run.benchmark.train[0].data.take(torch.arange(n))
     hidden, zero = torch.full_like(y, -1), torch.zeros_like(y)
     return Batch(run.normalise(raw), y, hidden, raw, zero, zero, zero.bool(), n)

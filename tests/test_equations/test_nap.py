@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clbench import Classifier, Strategy, chain, make_model, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import Norm, group_norms, insert_norms, owners, project, scale_invariant
 from clbench.testing import tiny_benchmark, tiny_run
@@ -266,7 +266,7 @@ def test_norms_are_constant(optim: OptimConfig) -> None:
     assert abs(run.model.head.weight.norm().item() - head) > 0.01
 
 
-def norms_of(run: Run) -> Tensor:
+def norms_of(run: Engine) -> Tensor:
     part, theta = run.strategy.parts[1], run.parameters()
     tensors = [theta[name].detach() for name in part.names]
     return group_norms(tensors, part.owner, len(part.groups))

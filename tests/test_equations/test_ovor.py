@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.optim import quarter_cosine, schedule_factor
 from clbench.testing import subject, tiny_benchmark, tiny_run
@@ -104,7 +104,7 @@ def test_outliers_as_released_are_few_vectors_around_the_origin(classes: int, di
     assert lengths.max() < 3.2
 
 
-def run_of(strategy: str, **params: Any) -> Run:
+def run_of(strategy: str, **params: Any) -> Engine:
     checked = subject(strategy)
     benchmark = checked.benchmark(experiences=2, classes=2)
     return checked.run(benchmark, checked.make(**params), optim=OptimConfig(name="adam", lr=1e-2))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clbench import Benchmark, make_strategy
 from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.memory import BatchReservoir
 from clbench.parts import CosineHead, proxy_contrast
 from clbench.testing import tiny_benchmark, tiny_run, watch
@@ -131,7 +131,7 @@ class Trace:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
 
-def traced(name: str = "pcr", seed: int = 0, **params: Any) -> tuple[Run, Trace]:
+def traced(name: str = "pcr", seed: int = 0, **params: Any) -> tuple[Engine, Trace]:
     """A run that notes, step by step, the loss, the draw, and the rows of both forward passes."""
     trace = Trace()
 

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Experience, Output, make_strategy
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import ConfigError
 from clbench.parts import BinaryCrossEntropy, CrossEntropy, Distil, binary_loss, teacher_of
 from clbench.testing import check_strategy, tiny_benchmark, tiny_run
 from clbench.testing.tools import learned, same
 
 
-def part_of(run: Run, kind: type) -> object:
+def part_of(run: Engine, kind: type) -> object:
     return next(part for part in run.strategy.parts if isinstance(part, kind))
 
 
-def fit(run: Run, logits: Tensor, y: Tensor) -> Tensor:
+def fit(run: Engine, logits: Tensor, y: Tensor) -> Tensor:
     zeros = torch.zeros_like(y)
     x = torch.zeros((len(y), 8))
     batch = Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y))

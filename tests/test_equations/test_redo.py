@@ -11,12 +11,12 @@ from torch import nn
 
 from clbench import make_model, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run
 
 
-def looked(threshold: float, scales: list[float]) -> tuple[Run, dict[str, torch.Tensor]]:
+def looked(threshold: float, scales: list[float]) -> tuple[Engine, dict[str, torch.Tensor]]:
     """A run after one look at the first layer's units, whose responses are as large as `scales`; and θ before."""
     model = make_model("mlp", (8,), 6, hidden=(4, 5))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_moments_of_recycled_entries_are_forgotten() -> None:
     assert (moments[:, [1, 2]] != 0).any()
 
 
-def recycled(norm: type[nn.Module] | None = None, strategy: str = "finetune+redo", **optim: Any) -> Run:
+def recycled(norm: type[nn.Module] | None = None, strategy: str = "finetune+redo", **optim: Any) -> Engine:
     """A deep network, half of whose units were silenced, after one step and one look."""
     benchmark = tiny_benchmark(experiences=1, classes=6, examples=16)
     model = make_model("mlp", (8,), 6, hidden=(12, 10, 8))

@@ -26,7 +26,7 @@ from clbench import (
 )
 from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.parts import fisher_of_labels
 from clbench.testing import difference, tiny_benchmark, tiny_model, tiny_run
 from clbench.testing.tools import everything
@@ -53,7 +53,7 @@ def batch_of(x: Tensor, y: Tensor, new: int | None = None) -> Batch:
     return Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y) if new is None else new)
 
 
-def unlearning(model: Classifier, benchmark: Benchmark, **params: Any) -> tuple[Run, Unlearn]:
+def unlearning(model: Classifier, benchmark: Benchmark, **params: Any) -> tuple[Engine, Unlearn]:
     run = tiny_run(make_strategy("finetune+refresh", **params), benchmark, model=model)
     part = run.strategy.parts[1]
     assert isinstance(part, Unlearn)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clbench import make_strategy
 from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.memory import BatchReservoir, Reservoir
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.types import MASKED
@@ -57,7 +57,7 @@ def test_class_means_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.0, 0], [half, half], [0, -1], [0, 0]]))
 
 
-def traced(seed: int) -> tuple[Run, list[dict[str, Any]]]:
+def traced(seed: int) -> tuple[Engine, list[dict[str, Any]]]:
     steps: list[dict[str, Any]] = []
 
     def probe(point: str, arguments: tuple[Any, ...], call: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run, watch
 
 
@@ -87,7 +87,7 @@ def test_importance_over_a_run(seed: int, strength: float, xi: float, clip: floa
         assert (part.importance[name] >= 0).all()
 
 
-def fitted() -> Run:
+def fitted() -> Engine:
     run = tiny_run(make_strategy("si", strength=3.0), tiny_benchmark())
     run.fit()
     generator = torch.Generator().manual_seed(1)

@@ -14,13 +14,13 @@ from clbench import Batch, ClbenchError, Output, make_strategy
 from clbench.api import build_strategy
 from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 
 def recorded(
     name: str, images: bool = True, batch_size: int = 16, epochs: int = 4, examples: int = 64, **params: Any
-) -> tuple[Run, list[tuple[Batch, Output]], list[dict[str, Tensor]]]:
+) -> tuple[Engine, list[tuple[Batch, Output]], list[dict[str, Tensor]]]:
     """A run, the batch and output of every step, and the losses of the modifier."""
     steps: list[tuple[Batch, Output]] = []
     losses: list[dict[str, Tensor]] = []

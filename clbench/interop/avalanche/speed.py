@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from clbench import api, config
 from clbench._torchvision import torchvision
-from clbench.engine import Run
+from clbench.engine import Engine
 from clbench.interop.avalanche.benchmarks import to_avalanche
 from clbench.interop.avalanche.lib import avalanche, quiet
 from clbench.types import Benchmark, Data, Stream
@@ -60,7 +60,7 @@ def in_clbench(name: str, benchmark: Benchmark, model: nn.Module, every: int) ->
     resolved = config.resolve(benchmark.name, f"avalanche:{name}", settings, given_benchmark=True)
     execution = config.Execution(device="cpu", checkpoint_seconds=None)
     strategy = api.build_strategy(resolved.strategy, resolved.params)
-    return Run(benchmark, strategy, model, resolved, execution).fit  # type: ignore[arg-type]
+    return Engine(benchmark, strategy, model, resolved, execution).fit  # type: ignore[arg-type]
 
 
 class Pictures(Dataset[tuple[Any, int]]):

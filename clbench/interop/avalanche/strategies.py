@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clbench.engine import Run
 from clbench.errors import ClbenchError, IncompatibleError
 from clbench.interop.avalanche.benchmarks import check_classes, to_avalanche
 from clbench.interop.avalanche.known import PREFIX, Known, look_up
@@ -28,7 +27,7 @@ from clbench.memory import Memory
 from clbench.randomness import derive_seed
 from clbench.ranges import Natural, NotNegative
 from clbench.registry import Entry
-from clbench.strategy import State, Strategy
+from clbench.strategy import Run, State, Strategy
 from clbench.types import MASKED, Benchmark, Data, Experience, Stream
 
 COMMON = (

@@ -1,0 +1,102 @@
+"""What is refused before a run's first step: what strategy, setting and configuration cannot do together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clbench.config import Execution
+from clbench.errors import ConfigError, IncompatibleError
+from clbench.memory import Memory
+from clbench.strategy import Run, Strategy, overrides
+from clbench.types import NEEDS, Benchmark
+
+
+def check_needs(strategy: Strategy, benchmark: Benchmark) -> None:
+    """Refuse a setting that does not offer what a strategy needs.
+
+    Raises:
+        IncompatibleError: names the needs and what the setting gives.
+    """
+    offers = benchmark.setting.offers()
+    missing = sorted(strategy.all_needs() - offers)
+    if missing:
+        unmet = " and ".join(f"{need} ({NEEDS[need]})" for need in missing)
+        given = ", ".join(sorted(offers - {"past data"})) or "nothing beyond the examples"
+        raise IncompatibleError(
+            f"{strategy} needs {unmet}, which {benchmark.id} does not give; it gives {given}."
+        )
+
+
+def check_parallel(strategy: Strategy, execution: Execution) -> None:
+    """Refuse what several processes cannot do together.
+
+    Raises:
+        IncompatibleError: a part of the strategy does not declare `parallel`; names it and the reason.
+        ConfigError: evaluation beside training.
+    """
+    if execution.overlap:
+        raise ConfigError(
+            "Several processes evaluate together, each a share of the examples; leave out --overlap."
+        )
+    for part in strategy.parts:
+        declared = vars(part).get("parallel", vars(type(part)).get("parallel", False))
+        if declared is True:
+            continue
+        if overrides(part, "train_experience"):
+            why = "it trains by a loop of its own, of which each process would make the whole"
+        else:
+            why = (
+                declared
+                or "it does not declare `parallel = True`, so what it does may hold for one process only"
+            )
+        raise IncompatibleError(
+            f"{type(part).__name__} in {strategy} cannot be trained by several processes: {why}. Run it without "
+            "torchrun."
+        )
+
+
+def check_passes(run: Run) -> None:
+    """Refuse more passes over an experience than the setting allows."""
+    passes, train = run.benchmark.setting.passes, run.config.train
+    if passes is None:
+        return
+    allows = f"{run.benchmark.id} allows {passes} pass{'es' if passes > 1 else ''} over an experience"
+    for name, given in (("epochs", train.epochs), ("later_epochs", train.later_epochs or 1)):
+        if train.iterations is None and given > passes:
+            raise IncompatibleError(f"{allows}; train.{name} is {given}. Set {name}={passes}.")
+    for exp in run.train:
+        size = run.batch_size_of(exp)
+        most = passes * run.batches_of(len(exp.data), size)
+        if train.iterations is not None and run.steps_of(exp) > most:
+            raise IncompatibleError(
+                f"{allows}, at most {most} steps of {size} examples in experience {exp.index}; train.iterations is "
+                f"{run.steps_of(exp)}."
+            )
+
+
+def check_loop(run: Run) -> None:
+    """Refuse a loop or an order of a part's own where the configuration or the stream has one."""
+    if any(overrides(part, "train_experience") for part in run.strategy.parts):
+        ordered, updates = _ordered(run), run.config.train.updates
+        if ordered or updates > 1:
+            what = "the order of its examples" if ordered else f"train.updates={updates}"
+            raise IncompatibleError(
+                f"{run.strategy} trains by a loop of its own, which does not keep to {what} of {run.benchmark.id}."
+            )
+    if any(overrides(part, "order") for part in run.strategy.parts) and _ordered(run):
+        raise IncompatibleError(
+            f"{run.strategy} orders the examples, and those of {run.benchmark.id} come in an order of their own."
+        )
+
+
+def _ordered(run: Run) -> bool:
+    return any(exp.ordered for exp in run.train)
+
+
+def check_memory(run: Run, memories: Sequence[Memory]) -> None:
+    """Refuse to keep more examples than the setting grants."""
+    granted, asked = run.benchmark.setting.memory, sum(memory.capacity for memory in memories)
+    if granted is not None and asked > granted:
+        raise IncompatibleError(
+            f"{run.strategy} would keep {asked} examples; {run.benchmark.id} grants {granted}."
+        )
