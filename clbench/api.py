@@ -98,7 +98,7 @@ def run(
     observers: Sequence[Observer] = (),
     **params: Any,
 ) -> Record:
-    """Engine a strategy on a benchmark, or return the record if that very run is already there.
+    """Run a strategy on a benchmark, or return the record if that very run is already there.
 
     A run that was interrupted continues from its last checkpoint, to the same bits. Processes that torchrun started
     make it together and all return its record; the first one alone writes and has observers.
@@ -132,7 +132,7 @@ def start(
     benchmark: Benchmark | None = None,
     observers: Sequence[Observer] = (),
 ) -> Record:
-    """Engine a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
+    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
 
     Args:
         resolved: what runs. execution: how it is carried out. root: folder of run folders.
@@ -157,7 +157,7 @@ def start(
         with contextlib.ExitStack() as stack:
 
             def hold() -> bytes:
-                stack.enter_context(locked(make_folder(folder), f"Engine {folder}"))
+                stack.enter_context(locked(make_folder(folder), f"Run {folder}"))
                 return b""
 
             known = ranks.lead(lambda: b"yes" if folder.is_dir() else b"")

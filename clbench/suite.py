@@ -7,24 +7,23 @@ only what is missing and continues what was interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from clbench import config, grouping
+from clbench.cells import Cell, settle
 from clbench.config import (
     Execution,
-    RunConfig,
     config_file,
     read_yaml,
     suite_names,
     validate,
 )
-from clbench.errors import ClbenchError, ConfigError, suggest
+from clbench.errors import ConfigError, suggest
 from clbench.files import make_folder
-from clbench.ledger import Record, has_record, read_record
+from clbench.ledger import has_record
 from clbench.names import one_line
 from clbench.processes import refuse_while_importing
 from clbench.ranges import Seed
@@ -87,35 +86,6 @@ class SuiteConfig(BaseModel):
                 raise ValueError(f"takes a list of seeds or how many there are, 1 to {MOST_SEEDS}")
             return tuple(range(given))
         return given
-
-
-@dataclass
-class Cell:
-    """One run of a suite: what it is, and what became of it.
-
-    Attributes:
-        benchmark, strategy: labels, of one table and of one row in it. seed: of the run. resolved: its configuration.
-        id: its run folder's name.
-        state: waiting, running, done, diverged, failed, timeout.
-        message: of a failure.
-        steps, total: progress. attempts: how often it was started.
-    """
-
-    benchmark: str
-    strategy: str
-    seed: int
-    resolved: RunConfig
-    id: str
-    state: str = "waiting"
-    message: str = ""
-    steps: int = 0
-    total: int = 0
-    attempts: int = 0
-    fresh: bool = True
-    record: Record | None = field(default=None, repr=False)
-
-    def __str__(self) -> str:
-        return f"{self.benchmark} · {self.strategy} · seed {self.seed}"
 
 
 def load(name: str) -> tuple[str, SuiteConfig]:
@@ -249,13 +219,3 @@ def run(
         jobs = [(cell, Job(cell.id, cell.resolved, execution, root, tuple(plugins))) for cell in waiting]
         (launcher or Local()).launch(jobs, lambda: watch(cells))
     watch(cells)
-
-
-def settle(cell: Cell, root: Path) -> None:
-    """Take over what a cell's record says."""
-    try:
-        cell.record = read_record(root / cell.id, cell.id)
-    except ClbenchError as error:
-        cell.state, cell.message = "failed", str(error)
-        return
-    cell.state, cell.message = cell.record.status, ""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from clbench.curve import Curve
     from clbench.ledger import Record
-    from clbench.suite import Cell as SuiteCell
 
 COLUMNS = (
     "average_accuracy",
@@ -114,45 +113,6 @@ class Cell:
     substrate: str = ""
     name: str = ""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @staticmethod
-    def of(cell: SuiteCell) -> Cell:
-        """A cell of a suite that was run."""
-        record, name = cell.record, cell.resolved.strategy
-        settings = grouping.configuration(cell.resolved.model_dump(mode="json"), cell.seed)
-        if record is None:
-            return Cell(
-                cell.benchmark,
-                cell.strategy,
-                cell.seed,
-                cell.state,
-                note=cell.message,
-                bound=is_bound(name),
-                name=name,
-                config=settings,
-            )
-        code, environment = record.code, record.environment
-        commit = (
-            f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
-        )
-        libraries = [f"{name} {version}" for name, version in environment["libraries"].items() if version]
-        return Cell(
-            cell.benchmark,
-            cell.strategy,
-            cell.seed,
-            record.status,
-            record.metrics,
-            record.budget["train_seconds"],
-            record.budget["eval_seconds"],
-            lambda: record.curve,
-            record.note,
-            is_bound(name),
-            f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
-            f"{environment['device']} on {environment['processor']}, {environment['system']}",
-            substrate_of(record),
-            name,
-            settings,
-        )
 
 
 def substrate_of(record: Record) -> str:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from clbench import api, cli, config, metrics, suite
+from clbench.cells import Cell, settle
 from clbench.registry import benchmarks, load_plugin, models, strategies
 from clbench.testing import checking, contract
 
@@ -104,13 +105,13 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
         short = {"iterations": 2, "later_iterations": None}
         return resolved.model_copy(update={"train": resolved.train.model_copy(update=short)})
 
-    def two_seeds(loaded: Any, overrides: Any = None, seeds: Any = None, **how: Any) -> list[suite.Cell]:
+    def two_seeds(loaded: Any, overrides: Any = None, seeds: Any = None, **how: Any) -> list[Cell]:
         return plan(loaded, overrides, (seeds or loaded.seeds)[:2], **how)
 
-    def in_turn(cells: Sequence[suite.Cell], root: Path, execution: Any, **how: Any) -> None:
+    def in_turn(cells: Sequence[Cell], root: Path, execution: Any, **how: Any) -> None:
         for cell in cells:
             api.start(cell.resolved, execution, root)
-            suite.settle(cell, root)
+            settle(cell, root)
 
     monkeypatch.setattr(config, "resolve", brief)
     monkeypatch.setattr(suite, "plan", two_seeds)

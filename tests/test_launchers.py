@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from clbench import suite
+from clbench.cells import Cell
 from clbench.config import Execution
 from clbench.errors import ConfigError
 from clbench.launchers import Limits, Local, Ray
@@ -57,7 +58,7 @@ def trouble(mark: Path, how: str = "die") -> dict[str, Any]:
     return {"name": "trouble", "settings": {"mark": str(mark), "how": how}}
 
 
-def planned(*strategies: Any, seeds: int = 1) -> list[suite.Cell]:
+def planned(*strategies: Any, seeds: int = 1) -> list[Cell]:
     given = {
         "strategies": list(strategies),
         "benchmarks": ["split-digits"],
@@ -67,7 +68,7 @@ def planned(*strategies: Any, seeds: int = 1) -> list[suite.Cell]:
     return suite.plan(suite.validate(suite.SuiteConfig, given))
 
 
-def bits(root: Path, cells: list[suite.Cell]) -> list[str]:
+def bits(root: Path, cells: list[Cell]) -> list[str]:
     """Of every cell, a hash of its final weights and of its curve."""
     files = [root / cell.id / name for cell in cells for name in ("model.safetensors", "curve.npz")]
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from clbench import config, plots, report, statistics, tables
+from clbench.cells import reported
 from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.metrics import METRICS
@@ -463,7 +464,7 @@ def test_cells_of_a_suite() -> None:
         record=None,
         resolved=resolved,
     )
-    lost = Cell.of(failed)  # type: ignore[arg-type]
+    lost = reported(failed)  # type: ignore[arg-type]
     assert (lost.benchmark, lost.strategy, lost.seed, lost.status) == ("b", "s", 3, "failed")
     assert (lost.note, lost.name, lost.bound) == ("No data.", "joint", True)
     assert "seeds" not in lost.config
@@ -485,7 +486,7 @@ def test_cells_of_a_suite() -> None:
             "system": "Linux",
         },
     )
-    done = Cell.of(SimpleNamespace(**{**vars(failed), "record": record}))  # type: ignore[arg-type]
+    done = reported(SimpleNamespace(**{**vars(failed), "record": record}))  # type: ignore[arg-type]
     assert done.substrate == "an MLP trained on digits"
     assert done.bound
     assert (done.status, done.train_seconds, done.eval_seconds) == ("done", 1.0, 2.0)

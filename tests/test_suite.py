@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from clbench import suite
+from clbench.cells import Cell
 from clbench.config import Execution
 from clbench.errors import ConfigError
 from clbench.launchers import Local
@@ -204,7 +205,7 @@ def test_every_shipped_suite_can_be_read() -> None:
 # --- runs ---
 
 
-def states(cells: list[suite.Cell]) -> dict[str, str]:
+def states(cells: list[Cell]) -> dict[str, str]:
     return {cell.strategy: cell.state for cell in cells}
 
 

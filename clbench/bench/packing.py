@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from clbench import suite
+from clbench.cells import Cell
 from clbench.config import Execution, validate
 from clbench.launchers import Local
 
@@ -74,7 +75,7 @@ def _carry_out(
     return seconds, [_bits(cell) for cell in cells]
 
 
-def _bits(cell: suite.Cell) -> str:
+def _bits(cell: Cell) -> str:
     if cell.record is None or cell.record.status != "done":
         raise RuntimeError(f"{cell}: {cell.state}: {cell.message}")
     return cell.record.curve_file["sha256"]

@@ -10,7 +10,7 @@ from clbench.cli.terminal import console
 from clbench.observer import Observer, Watched
 
 if TYPE_CHECKING:
-    from clbench.suite import Cell
+    from clbench.cells import Cell
 
 
 class Line(Observer):

@@ -31,9 +31,9 @@ from clbench.cli.progress import Line, SuiteProgress
 from clbench.cli.terminal import console
 
 if TYPE_CHECKING:
+    from clbench.cells import Cell
     from clbench.config import RunConfig
     from clbench.launchers import Launcher
-    from clbench.suite import Cell
 
 
 def run(
@@ -176,9 +176,10 @@ def _launcher(
 
 def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
     from clbench import tables
+    from clbench.cells import reported
     from clbench.report import write_report
 
-    rows = [tables.Cell.of(cell) for cell in cells]
+    rows = [reported(cell) for cell in cells]
     page = write_report(rows, folder, title, command)
     if as_json:
         print(json.dumps(tables.summary(rows), indent=2, ensure_ascii=False))

@@ -14,7 +14,7 @@ from clbench.errors import BusyError, ClbenchError
 from clbench.registry import benchmarks, load_plugin, models, strategies
 
 if TYPE_CHECKING:
-    from clbench.suite import Cell
+    from clbench.cells import Cell
 
 Tell = Callable[[str, Any], None]
 """How a job speaks: ("steps", (done, total)), ("failed", message), or ("busy", message) of a run in other hands."""

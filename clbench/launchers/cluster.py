@@ -21,7 +21,7 @@ from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.ledger import has_record
 
 if TYPE_CHECKING:
-    from clbench.suite import Cell
+    from clbench.cells import Cell
 
 PASSED_ON = ("CLBENCH_DATA", "CLBENCH_WEIGHTS", "OMP_WAIT_POLICY", "WANDB_MODE")
 """Variables of the environment that runs see as the one who started the suite does."""
@@ -115,7 +115,7 @@ class Ray(Launcher):
 
 def _conclude(ray: Any, reference: Any, cell: Cell, job: Job) -> None:
     """What became of a run that has ended."""
-    from clbench.suite import settle
+    from clbench.cells import settle
 
     problem = ""
     try:

@@ -19,7 +19,7 @@ from clbench.ledger import has_record
 from clbench.processes import starting
 
 if TYPE_CHECKING:
-    from clbench.suite import Cell
+    from clbench.cells import Cell
 
 PRELOAD = ["clbench.api", "torch._dynamo", "sklearn.datasets"]
 """What runs are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
@@ -123,7 +123,7 @@ class Local(Launcher):
 
     def _conclude(self, one: _Process) -> None:
         """What became of a process that has ended; its cell waits if its run is to be started again."""
-        from clbench.suite import settle
+        from clbench.cells import settle
 
         one.process.join()
         one.news.close()

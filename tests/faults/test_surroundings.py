@@ -21,6 +21,7 @@ from harness import References, carry_out, differences
 
 import clbench
 from clbench import api, suite
+from clbench.cells import Cell
 from clbench.config import Execution
 from clbench.errors import DataError, LedgerError
 from clbench.files import locked, make_folder
@@ -204,7 +205,7 @@ def test_the_clock_may_jump(jumps: str, tmp_path: Path, monkeypatch: pytest.Monk
 # --- other programs ---
 
 
-def cells(seeds: int) -> list[suite.Cell]:
+def cells(seeds: int) -> list[Cell]:
     plan = {
         "strategies": ["er", "finetune"],
         "benchmarks": ["split-digits"],
