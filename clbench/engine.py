@@ -10,14 +10,15 @@ strategies own methods. One iteration:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import torch
@@ -44,7 +45,7 @@ from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state
 from clbench.refusals import check_loop, check_memory, check_needs, check_parallel, check_passes
 from clbench.services import Services
-from clbench.strategy import Strategy, overrides
+from clbench.strategy import Place, Strategy, overrides
 from clbench.streams import seamless
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
 from clbench.visible import visible, without_examples
@@ -81,18 +82,16 @@ class Engine(Services):
         self.batch_size = config.train.batch_size
         check_needs(strategy, benchmark)
 
-        self.step = 0
         self.examples = 0  # of the stream
         self.forwards = 0  # examples through the model in training, replayed ones and teachers' excluded none
         self.updates = 0
-        self.experience = 0
         self.train_seconds = 0.0
         self.energy = Meter(self.device)
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
         self._from_features = False  # that batches bring features in place of inputs
         self._generators: dict[str, torch.Generator] = {}
-        self._place: dict[str, Any] = {"phase": "start", "epoch": 0, "batch": 0, "done": 0}
+        self.place = Place()
         self._steps = 0  # of the experience
         self._order: Order | None = None
         self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
@@ -172,11 +171,19 @@ class Engine(Services):
 
     @property
     def finished(self) -> bool:
-        return bool(self._place["phase"] == "done")
+        return self.place.phase == "done"
+
+    @property
+    def step(self) -> int:
+        return self.place.step
+
+    @property
+    def experience(self) -> int:
+        return self.place.experience
 
     @property
     def epoch(self) -> int:
-        return int(self._place["epoch"])
+        return self.place.epoch
 
     @property
     def epochs(self) -> int:
@@ -185,7 +192,7 @@ class Engine(Services):
     @property
     def at_last_step(self) -> bool:
         """Whether the present step is its experience's last; a foreign loop does not say which one is."""
-        return self._trainer is None and bool(self._place["done"] + 1 >= self._steps)
+        return self._trainer is None and self.place.done + 1 >= self._steps
 
     @property
     def total_steps(self) -> int:
@@ -223,10 +230,10 @@ class Engine(Services):
 
     def _where(self) -> str:
         """Between which points of the loop a run is, for a message."""
-        place, exp = self._place, f"experience {self.experience}"
-        if place["phase"] != "within":
+        place, exp = self.place, f"experience {self.experience}"
+        if place.phase != "within":
             return f"Before {exp} begins"
-        return f"In step {self.step}" if place["done"] < self._steps else f"At the end of {exp}"
+        return f"In step {self.step}" if place.done < self._steps else f"At the end of {exp}"
 
     def _tell(self, point: str, *given: Any) -> None:
         """Speak to every observer. One that fails is left out from there on: a logger may not end a run."""
@@ -245,15 +252,13 @@ class Engine(Services):
                 )
 
     def _fit(self) -> None:
-        if self._place["phase"] == "start":
+        if self.place.phase == "start":
             self.evaluator.full(-1)
-            self._place["phase"] = "between"
+            self.place.phase = "between"
         self._resume_clock()
         while self.experience < len(self.train):
             self._fit_experience(self.train[self.experience])
-            self.experience += 1
-        self.experience = len(self.train) - 1
-        self._place["phase"] = "done"
+        self.place.phase, self.place.experience = "done", len(self.train) - 1
         self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
@@ -261,16 +266,15 @@ class Engine(Services):
         self._feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
-        if self._place["phase"] == "between":
+        if self.place.phase == "between":
             if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
                 self.optimizer = self._new_optimizer()
             self._admit(exp)
             self._call("begin_experience", visible)
             self.gradients.forget()
-            self._stop_clock()
-            self.evaluator.begin_experience(exp)
-            self._resume_clock()
-            self._place = {"phase": "within", "epoch": 0, "batch": 0, "done": 0}
+            with self._clock_stopped():
+                self.evaluator.begin_experience(exp)
+            self.place = Place("within", exp.index, step=self.step)
         self.model.train()
         check_stream(self, [exp], [norm for norm in self.norms_of_two if norm.training])
         began = self.step
@@ -278,27 +282,24 @@ class Engine(Services):
             self._schedule()
             self._trainer(visible)
         else:
-            while self._place["done"] < self._steps:
+            while self.place.done < self._steps:
                 self._fit_epoch(visible)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
         self.ranks.agree(str(self.strategy), weights_of(self.model), self._logged)
         self.gradients.forget()
         self._call("end_experience", visible)
-        self._stop_clock()
-        if self._trainer is not None and self.step > began:
-            self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
-        self.evaluator.end_experience()
-        self._tell("end_experience")
-        self._place = {"phase": "between", "epoch": 0, "batch": 0, "done": 0}
-        if self._may_save():
-            self.experience += 1  # the checkpoint continues with the next one
-            self._save()
-            self.experience -= 1
-        self._resume_clock()
+        with self._clock_stopped():
+            if self._trainer is not None and self.step > began:
+                self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
+            self.evaluator.end_experience()
+            self._tell("end_experience")
+            self.place = Place("between", self.experience + 1, step=self.step)
+            if self._may_save():
+                self._save()
 
     def _fit_epoch(self, exp: Experience) -> None:
-        epoch, start = self._place["epoch"], self._place["batch"]
+        epoch, start = self.place.epoch, self.place.batch
         if self._order is None:
             self._order = self._new_order(exp, epoch)
         order = self._order
@@ -311,7 +312,7 @@ class Engine(Services):
         views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
         firsts = None if order.view is None else self._first_views(order.view)
         batches = self.batches_of(len(order.rows))
-        last = min(batches, start + self._steps - self._place["done"])
+        last = min(batches, start + self._steps - self.place.done)
         task = self._task_of(exp)
         feed = self._feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
         for number, (raw, y) in enumerate(feed, start):
@@ -329,11 +330,11 @@ class Engine(Services):
                     first=None if firsts is None else firsts[number],
                 )
             )
-            self._place["batch"] = number + 1
-            self._place["done"] += 1
+            self.place.batch = number + 1
+            self.place.done += 1
             self._between_steps()
-        if self._place["batch"] >= batches:
-            self._place["epoch"], self._place["batch"], self._order = epoch + 1, 0, None
+        if self.place.batch >= batches:
+            self.place.epoch, self.place.batch, self._order = epoch + 1, 0, None
 
     def _iterate(self, batch: Batch) -> None:
         self._schedule()
@@ -349,26 +350,23 @@ class Engine(Services):
 
     def _stepped(self, examples: int) -> None:
         """An iteration is over: counted, looked at, evaluated."""
-        self.step += 1
+        self.place.step += 1
         self.examples += examples
         if len(self._trace) >= WINDOW:
             self._flush()
         evaluation, ends = self.config.evaluation, self.at_last_step  # the end is evaluated when all is done
         if evaluation.due(self.step, self.examples - examples, self.examples) and not ends:
-            self._stop_clock()
-            self.evaluator.tick()
-            self._resume_clock()
+            with self._clock_stopped():
+                self.evaluator.tick()
         if evaluation.looks(self.step) and not ends:
-            self._stop_clock()
-            self.evaluator.look_at_documents()
-            self._resume_clock()
+            with self._clock_stopped():
+                self.evaluator.look_at_documents()
         while (
             self.evaluator.segment < len(self.ends) - 1 and self.examples >= self.ends[self.evaluator.segment]
         ):
-            self._stop_clock()
-            self._flush()  # a full evaluation is never taken back
-            self.evaluator.end_segment()
-            self._resume_clock()
+            with self._clock_stopped():
+                self._flush()  # a full evaluation is never taken back
+                self.evaluator.end_segment()
 
     def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
         self.updated(losses)
@@ -563,7 +561,7 @@ class Engine(Services):
         optim = self.config.optim
         lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
         epochs = 1 if self.config.train.iterations is not None else self.epochs
-        self._lr = lr * schedule_factor(optim, self._place["done"], self._steps, epochs)
+        self._lr = lr * schedule_factor(optim, self.place.done, self._steps, epochs)
         if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
@@ -576,6 +574,13 @@ class Engine(Services):
     def _stop_clock(self) -> None:
         self.train_seconds += time.perf_counter() - self._began
 
+    @contextlib.contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """What happens inside is no training time."""
+        self._stop_clock()
+        yield
+        self._resume_clock()
+
     # --- checkpoints ---
 
     def _between_steps(self) -> None:
@@ -586,10 +591,9 @@ class Engine(Services):
         if stop:
             self._interrupt()
         if due:
-            self._stop_clock()
-            self._flush()
-            self._save()
-            self._resume_clock()
+            with self._clock_stopped():
+                self._flush()
+                self._save()
 
     def _may_save(self) -> bool:
         """Whether the last checkpoint lies far enough back; always, if one is wanted after every step."""
@@ -619,7 +623,7 @@ class Engine(Services):
         self._flush()
         order = self._order
         return {
-            "place": dict(self._place),
+            "place": asdict(self.place),
             "counters": {name: getattr(self, name) for name in self._COUNTERS},
             "order": None if order is None else {"rows": order.rows, "view": order.view},
             "model": self.model.state_dict(),
@@ -632,11 +636,11 @@ class Engine(Services):
             "energy": self.energy.state_dict(),
         }
 
-    _COUNTERS = ("step", "examples", "forwards", "updates", "experience", "train_seconds")
+    _COUNTERS = ("examples", "forwards", "updates", "train_seconds")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a state back; `fit` then continues to the same bits."""
-        self._place = dict(state["place"])
+        self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
         order = state["order"]

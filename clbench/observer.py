@@ -23,9 +23,15 @@ class Watched(Protocol):
     execution: Execution
     device: torch.device
     train: Stream
-    step: int
-    experience: int
     evaluator: ContinualEvaluator
+
+    @property
+    def step(self) -> int:
+        """Iterations done so far."""
+
+    @property
+    def experience(self) -> int:
+        """Index of the present experience."""
 
     @property
     def total_steps(self) -> int:

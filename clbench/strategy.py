@@ -16,7 +16,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,24 @@ class Moment:
     noise: dict[str, Tensor]
 
 
+@dataclass
+class Place:
+    """Where a run stands.
+
+    Attributes:
+        phase: "start", before anything; "between" experiences, before the one that is named; "within" it; "done".
+        experience: index of the present one. epoch: pass over it, from 0. batch: of the pass, from 0.
+        done: iterations over the experience; step: over the whole stream.
+    """
+
+    phase: Literal["start", "between", "within", "done"] = "start"
+    experience: int = 0
+    epoch: int = 0
+    batch: int = 0
+    done: int = 0
+    step: int = 0
+
+
 class Run(Protocol):
     """All that a strategy or an evaluator may ask of a run. The engine carries it out (`clbench.engine.Engine`).
 
@@ -59,9 +77,9 @@ class Run(Protocol):
         model: the network, after all parts have wrapped it; optimizer: of its trainable parameters.
         device: where everything lives.
         precision, ranks: in which forward passes are computed, and the processes that share them.
-        step: iterations done so far; examples: of the stream that they brought; updates: of the optimizer.
+        place: where it stands: experience, epoch, step.
+        examples: of the stream that have come; updates: of the optimizer.
         forwards: examples that have passed the network in training.
-        experience: index of the present one.
         batch_size: stream examples in a full batch of the present experience.
     """
 
@@ -77,11 +95,10 @@ class Run(Protocol):
     device: torch.device
     precision: Precision
     ranks: Ranks
-    step: int
+    place: Place
     examples: int
     updates: int
     forwards: int
-    experience: int
     batch_size: int
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
@@ -227,6 +244,14 @@ class Run(Protocol):
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer in place of the present one, for weights that begin anew."""
+
+    @property
+    def step(self) -> int:
+        """Iterations done so far."""
+
+    @property
+    def experience(self) -> int:
+        """Index of the present experience."""
 
     @property
     def epoch(self) -> int:

@@ -338,7 +338,7 @@ def evaluation(
             run.evaluator.begin_experience(benchmark.train[0])
             while True:
                 gate()
-                run.step += 1
+                run.place.step += 1
                 run.evaluator.tick()
                 run.evaluator.fetch()
 

@@ -462,7 +462,7 @@ def check_evaluation_blind(subject: Subject) -> None:
     with torch.no_grad(), run.evaluating():
         reference = run.predict(x, task)
         for exp in run.benchmark.train:  # the last one is again that of the run's end
-            run.experience = exp.index
+            run.place.experience = exp.index
             hinted = task if told else torch.full_like(task, exp.index)
             for label in (task, hinted):
                 same = torch.allclose(run.predict(x, label), reference, rtol=1e-5, atol=1e-5)

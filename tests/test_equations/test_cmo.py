@@ -77,7 +77,7 @@ def test_foregrounds_are_drawn_by_inverse_class_frequency(
 ) -> None:
     run = tiny_run(make_strategy("joint+cmo"), few_shot_benchmark(images=True))
     mix = next(part for part in run.strategy.parts if isinstance(part, Mix))
-    run.experience = 2
+    run.place.experience = 2
     _, y = mix._draw(8000)
     shares = torch.bincount(y, minlength=8) / 8000
     assert shares.tolist() == pytest.approx([1 / 8] * 8, abs=0.02)  # 24 of each base class, 3 of each other
