@@ -500,8 +500,8 @@ def timm_model(
         pretrained: take timm's weights; timm resamples position embeddings, patches and the stem to fit the
             size of the image, of its patches and the number of channels.
         patch_size, drop_rate, drop_path_rate, embed_dim, depth, num_heads: passed on; None leaves timm's value.
-        pad: put zeros around images up to the next size of which every pixel is seen: patches that do not fill an image
-            leave out its last rows and columns.
+        pad: put zeros around images up to the next size that the model takes and of which it sees every pixel: patches
+            that do not fill an image leave out its last rows and columns.
 
     Raises:
         ConfigError: the model does not take such inputs, or one of the parameters.

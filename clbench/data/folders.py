@@ -273,8 +273,8 @@ def _classed(root: Path, leaves: Sequence[_Leaf]) -> list[_Leaf]:
         if inner and (not above or held[tuple(above)] > 1):
             raise DataError(
                 f"{leaf} in {root} is taken neither for a class, as its name says no more than that images are in it, "
-                f"nor for the images of {above[-1] if above else 'one'}/, as it is not alone in the folder of a class. "
-                "Rename it if it is a class; if not, move its images up, and the other folders elsewhere."
+                "nor for the images of a class, as it is not alone in the folder of one. Rename it if it is a class; "
+                "if not, move its images up, and the other folders elsewhere."
             )
         if inner and above[-1].lower() in ROLES and (listed := _listed(root, leaf)):
             found += listed
@@ -300,7 +300,7 @@ def _listed(root: Path, leaf: _Leaf) -> list[_Leaf]:
     if len(files) != 1:
         return []
     try:
-        lines = (above / files[0]).read_text(encoding="utf-8").splitlines()
+        lines = (above / files[0]).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{above / files[0]} is no text in UTF-8 ({error.reason}).") from error
     classes: dict[str, str] = {}
@@ -313,11 +313,11 @@ def _listed(root: Path, leaf: _Leaf) -> list[_Leaf]:
             )
     if without := [image for image in leaf.images if image not in classes]:
         raise DataError(f"{above / files[0]} names no class of {without[0]} in {leaf}; add or remove it.")
-    of = {label: [] for label in sorted({classes[image] for image in leaf.images})}  # type: dict[str, list[str]]
+    of: dict[str, list[str]] = {}
     for image in leaf.images:
-        of[classes[image]].append(image)
+        of.setdefault(classes[image], []).append(image)
     file = "/".join((*leaf.path[:-1], files[0]))
-    return [_Leaf((*leaf.path[:-1], label), tuple(images), leaf.folder, file) for label, images in of.items()]
+    return [_Leaf((*leaf.path[:-1], label), tuple(of[label]), leaf.folder, file) for label in sorted(of)]
 
 
 def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
