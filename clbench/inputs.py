@@ -31,6 +31,8 @@ PUSH = 4.0
 """Standard deviations by which pixels that have reached nothing yet are moved, up and down in turn."""
 ATTEMPTS = 16
 """Sizes that are tried in search of one that fits."""
+GRIDS = (32, 16, 8, 4, 2, 1)
+"""Distances of the sizes that are tried in search of the smallest that a model takes: most halve images five times."""
 
 Shape = tuple[int, ...]
 Build = Callable[..., "Classifier"]
@@ -88,7 +90,7 @@ def check_reach(model: Classifier, name: str, input_shape: Shape, build: Build, 
         return
     size = input_shape[1:]
     with torch.random.fork_rng(devices=[]):
-        found = [_fitting(build, input_shape, (input_shape, model), step) for step in (-1, 1)]
+        found = [_fitting(build, (input_shape, model), step) for step in (-1, 1)]
         patches = _patches(build, input_shape, model)
     ways = []
     if fit := [shape for shape in found if shape is not None]:
@@ -104,16 +106,20 @@ def check_reach(model: Classifier, name: str, input_shape: Shape, build: Build, 
     )
 
 
-def padded(build: Build, input_shape: Shape) -> Classifier:
+def padded(build: Build, trial: Build, input_shape: Shape, usual: int) -> Classifier:
     """The model for the smallest images, not smaller than these, all of whose pixels it sees; it fills these up itself.
 
     Zeros come in on all sides, after normalisation, so that they are the mean; an odd one more below and on the right.
+
+    Args:
+        trial: builds what the search asks, which pixels reach its features at a size; of the model, `build` is.
+        usual: pixels on a side of images that the model is known to take.
 
     Raises:
         ConfigError: there is no such size.
     """
     with torch.random.fork_rng(devices=[]):
-        whole = _fitting(build, input_shape, _witness(build, input_shape), 1)
+        whole = _fitting(trial, _taken(trial, input_shape, usual), 1)
     if whole is None:
         raise ConfigError(
             f"There is no size near {_times(input_shape[1:])} to which images could be padded for this model; leave "
@@ -141,23 +147,23 @@ class Pad:
         return (F.pad(args[0], self.sides), *args[1:])
 
 
-def _fitting(build: Build, input_shape: Shape, witness: tuple[Shape, Classifier], step: int) -> Shape | None:
-    """The nearest shape, going up or down, all of whose pixels the model sees; this one if it does so already.
+def _fitting(build: Build, first: tuple[Shape, Classifier], step: int) -> Shape | None:
+    """The nearest shape, going up or down, all of whose pixels the model sees; the first one if it does so already.
 
     Args:
-        witness: a model and the shape it is for; its windows are those at every size.
+        first: the shape to begin with, and the model for it; its windows are those at every size.
     """
-    size, moving = list(input_shape[1:]), [True, True]
-    windows = _windows(witness[1], witness[0])
-    shape, model = witness
+    shape, model = first
+    size, moving = list(shape[1:]), [True, True]
+    windows = _windows(model, shape)
     for attempt in range(ATTEMPTS):
-        if attempt or shape != input_shape:
+        if attempt:
             for axis in (0, 1):
                 while moving[axis] and size[axis] > 0 and not _clear(windows, axis, size[axis]):
                     size[axis] += step
             if min(size) < 1:
                 return None
-            shape, moving = (input_shape[0], *size), [True, True]
+            shape, moving = (shape[0], *size), [True, True]
             try:
                 model = build(shape)
             except ConfigError:
@@ -171,18 +177,41 @@ def _fitting(build: Build, input_shape: Shape, witness: tuple[Shape, Classifier]
     return None
 
 
-def _witness(build: Build, input_shape: Shape) -> tuple[Shape, Classifier]:
-    """The model for these images, or for the next larger ones that it takes at all.
+def _taken(build: Build, input_shape: Shape, usual: int) -> tuple[Shape, Classifier]:
+    """The smallest images, not smaller than these, that the model takes at all, and the model for them.
+
+    That it takes any is found out first, at its usual size. Then sizes grow on a coarse grid until it takes one, and
+    finer grids are looked through below that one.
 
     Raises:
         ConfigError: it takes none.
     """
-    side = max(input_shape[1:])
-    squares = ((input_shape[0], n, n) for n in range(side, side + 4 * ATTEMPTS))
-    for shape in (input_shape, *squares):
-        with contextlib.suppress(ConfigError):
-            return shape, build(shape)
-    return input_shape, build(input_shape)
+
+    def on(grid: int, side: int) -> Shape:
+        """The next shape on a grid, no side shorter than this."""
+        return (input_shape[0], *(-(-max(n, side) // grid) * grid for n in input_shape[1:]))
+
+    with contextlib.suppress(ConfigError):
+        return input_shape, build(input_shape)
+    largest = on(usual, 1)
+    try:
+        found = largest, build(largest)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model.pad=true finds no size for images of {_times(input_shape[1:])}, as the model does not even take "
+            f"its usual one: {error}"
+        ) from error
+    low = min(input_shape[1:])
+    for grid in GRIDS:
+        for side in range(-(-low // grid) * grid, min(found[0][1:]) + 1, grid):
+            if (shape := on(grid, side)) == found[0]:
+                break
+            try:
+                found = shape, build(shape)
+                break
+            except ConfigError:
+                low = side + 1
+    return found
 
 
 def _axes(missing: Tensor) -> list[bool]:

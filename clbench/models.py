@@ -500,8 +500,8 @@ def timm_model(
         pretrained: take timm's weights; timm resamples position embeddings, patches and the stem to fit the
             size of the image, of its patches and the number of channels.
         patch_size, drop_rate, drop_path_rate, embed_dim, depth, num_heads: passed on; None leaves timm's value.
-        pad: put zeros around images up to the next size of which every pixel is seen: patches that do not fill an image
-            leave out its last rows and columns.
+        pad: put zeros around images up to the next size that the model takes and of which it sees every pixel: patches
+            that do not fill an image leave out its last rows and columns.
 
     Raises:
         ConfigError: the model does not take such inputs, or one of the parameters.
@@ -528,27 +528,46 @@ def _timm_model(
     **given: Any,
 ) -> Classifier:
     """`timm_model`, with timm's weights from a file if there is one."""
-    if pad:
-        _image_shape(name, input_shape)
-        build: Build = functools.partial(
-            _timm_model, name, num_classes=num_classes, pretrained=pretrained, file=file, **given
-        )
-        return padded(build, tuple(input_shape))
+    shape = _image_shape(name, input_shape)
     timm = _timm()
-    channels, *size = _image_shape(name, input_shape)
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that the model does not have
         raise ConfigError(f"timm has no '{name}': {error}.") from error
-    if config is not None and config.fixed_input_size:  # those models, and only those, must be told the size
-        options["img_size"] = tuple(size)
+    # those models, and only those, must be told the size
+    sized = config is not None and config.fixed_input_size
+    if pad:
+        build: Build = functools.partial(_timm_model, name, num_classes=num_classes, **given)
+        trial = build if sized else _one_for_all(name, shape, num_classes, options)
+        usual = (224, 224) if config is None or config.input_size is None else config.input_size[1:]
+        whole = functools.partial(build, pretrained=pretrained, file=file)
+        return padded(whole, trial, shape, max(usual))
+    if sized:
+        options["img_size"] = shape[1:]
     if file is not None:
         pretrained, options["pretrained_cfg_overlay"] = True, {"file": str(file)}
     elif pretrained and (config is None or not config.has_weights):
         raise DataError(f"timm has no pretrained weights for '{name}'; leave pretrained=False.")
+    backbone = _backbone(name, shape, pretrained, file, options)
+    return Classifier(backbone, _feature_size(backbone, name, input_shape, options), num_classes)
+
+
+def _one_for_all(name: str, input_shape: Shape, num_classes: int, options: dict[str, Any]) -> Build:
+    """Builds of a model that need not be told the size of its images: one network, tried at each."""
+    with torch.random.fork_rng(devices=[]):
+        backbone = _backbone(name, input_shape, False, None, options)
+        return lambda shape: Classifier(backbone, _feature_size(backbone, name, shape, options), num_classes)
+
+
+def _backbone(
+    name: str, input_shape: Shape, pretrained: bool, file: Path | None, options: dict[str, Any]
+) -> nn.Module:
+    """timm's network without a head, before any image has come."""
     try:
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **options)
+        backbone: nn.Module = _timm().create_model(
+            name, pretrained=pretrained, num_classes=0, in_chans=input_shape[0], **options
+        )
     except Exception as error:  # whatever happens below timm and its hub: an assertion, a lost connection
         about_options = isinstance(error, TypeError | AssertionError | ValueError) and not isinstance(
             error, OSError
@@ -564,7 +583,7 @@ def _timm_model(
                 "leave pretrained=False."
             ) from error
         raise ConfigError(_unfit(name, input_shape, options, error)) from error
-    return Classifier(backbone, _feature_size(backbone, name, input_shape, options), num_classes)
+    return backbone
 
 
 def _feature_size(

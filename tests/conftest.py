@@ -10,7 +10,7 @@ import pytest
 import torch
 
 OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
-CACHES = {".pytest_cache", ".hypothesis", "__pycache__", ".mypy_cache", ".ruff_cache"}
+CACHES = {".git", ".pytest_cache", ".hypothesis", "__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,12 +24,25 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_is_left() -> Iterator[None]:
-    """Nothing appears in the folder where the tests were started."""
+    """Nothing appears below the folder where the tests were started."""
     start = Path.cwd()
-    before = {path.name for path in start.iterdir()}
+    before = everything_below(start)
     yield
-    left = {path.name for path in start.iterdir()} - before - CACHES
+    left = everything_below(start) - before
     assert not left, f"the tests left {sorted(left)} in {start}"
+
+
+def everything_below(start: Path) -> set[str]:
+    """Files and folders at any depth, but for caches, git's own and environments of Python."""
+    found: set[str] = set()
+    for folder, folders, files in os.walk(start):
+        if "pyvenv.cfg" in files:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if name not in CACHES]
+        below = folder[len(str(start)) + 1 :]
+        found.update(os.path.join(below, name) for name in (*folders, *files) if name not in CACHES)
+    return found
 
 
 @pytest.fixture(autouse=True)

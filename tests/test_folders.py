@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -311,11 +312,128 @@ def test_classes_and_domains_are_sorted_by_the_numbers_in_them(tmp_path: Path) -
         (["Photo/ant", "photo/bee", "sketch/Ant"], "upper and lower case"),
         (["ant", "bee/a"], "images at different depths: ant/ and bee/a/"),
         ([""], "that are in no class"),
+        (["images"], "images/ in .* is taken neither for a class"),
+        (["images", "masks"], "images/ in .* is taken neither for a class"),
+        (
+            ["ant/images", "ant/masks", "bee/images", "bee/masks"],
+            "ant/images/ .* nor for the images of a class",
+        ),
+        (["ant/images", "ant/more/bee"], "ant/images/ .* nor for the images of a class"),
+        (["train/ant/images", "train/ant/img", "test/ant/images"], "train/ant/images/ .* is taken neither"),
+        (["ant", "bee/images"], "images at different places: ant/ and bee/images/"),
+        (
+            ["train/ant/img", "train/bee/images", "test/ant/img"],
+            "different places: train/ant/img/ and train/bee",
+        ),
+        (["train/images", "val/images"], "but no folders of classes"),
+        (
+            ["train/ant/images", "val/images"],
+            "val/images/ .* are in no class: move .* in val/ .*move val/ elsew",
+        ),
+        (["train/ant", "val/ant", "test/images"], "test/images/ .* are in no class: .*test_annotations.txt"),
+        (["train/a/b/images/c", "test/a/b/images/c"], "lies too deep"),
     ],
 )
 def test_what_could_be_read_otherwise_is_refused(paths: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         data.read_folder(grow(tmp_path / "a", *paths), size=4)
+
+
+@pytest.mark.parametrize("inner", ["images", "Imgs", "IMG"])
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (["{}"], "CLASS"),
+        (["photo/{}", "sketch/{}"], "DOMAIN/CLASS"),
+        (["train/{}", "val/{}"], "train/CLASS and val/CLASS"),
+        (["train/photo/{}", "test/photo/{}"], "train/DOMAIN/CLASS and test/DOMAIN/CLASS"),
+    ],
+)
+def test_images_of_a_class_may_lie_in_a_folder_of_its_folder(
+    paths: list[str], told: str, inner: str, tmp_path: Path
+) -> None:
+    """As if they lay in that of the class; in one part of a split they may."""
+    names = [path.format(label) for path in paths for label in ("ant", "bee", "cow")]
+    grow(tmp_path / "a", *names, images=3)
+    grow(tmp_path / "b", *(f"{name}/{inner}" for name in names), images=3)
+    grow(tmp_path / "c", *(f"{n}/{inner}" if n.startswith("train") else n for n in names), images=3)
+    for place in ("b", "c"):
+        plain, other = (data.read_folder(tmp_path / root, size=4) for root in ("a", place))
+        assert (other.class_names, other.domain_names) == (plain.class_names, plain.domain_names)
+        assert sizes(other) == sizes(plain)
+        assert f"read as {told}" in other.found[0]
+    assert (
+        f"Images of a class lie in {inner}/ of its folder." in data.read_folder(tmp_path / "b", size=4).found
+    )
+
+
+@pytest.fixture
+def tiny_imagenet(tmp_path: Path) -> Path:
+    """Its layout, without test/, whose images have no class."""
+    root, lines = tmp_path / "tiny", []
+    for wnid in ("n01443537", "n02058221", "n12267677"):
+        grow(root, f"train/{wnid}/images", images=3)
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    for i, wnid in enumerate(("n12267677", "n02058221", "n12267677", "n01443537")):
+        paint(root / "val" / "images" / f"val_{i}.png", (40 * i, 0, 0))
+        lines.append(f"val_{i}.png\t{wnid}\t0\t32\t44\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
+def test_classes_of_a_split_may_be_listed(tiny_imagenet: Path) -> None:
+    source = data.read_folder(tiny_imagenet, size=4)
+    assert (source.class_names, source.domain_names) == (("n01443537", "n02058221", "n12267677"), ())
+    assert sizes(source) == (9, 0, 4)
+    reds = dict(zip(source.test.x[:, 0, 0, 0].tolist(), source.test.y.tolist(), strict=True))
+    assert reds == {0: 2, 40: 1, 80: 2, 120: 0}
+    assert source.found[0].startswith(
+        "The folder was read as train/CLASS and val/CLASS, where val is the test set"
+    )
+    assert source.found[1:] == (
+        "Images of a class lie in images/ of its folder.",
+        "The classes of images in val/images/ are those that val/val_annotations.txt names.",
+        "Files that are no images by their names were passed over: .txt (3).",
+    )
+
+
+def test_listed_classes_are_read_as_folders_of_classes(tiny_imagenet: Path) -> None:
+    def fingerprint() -> str:
+        return clbench.from_folder(tiny_imagenet, size=4, experiences=3).fingerprint
+
+    listed = fingerprint()
+    for line in (tiny_imagenet / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid, *_ = line.split("\t")
+        (tiny_imagenet / "val" / wnid).mkdir(exist_ok=True)
+        (tiny_imagenet / "val" / "images" / name).rename(tiny_imagenet / "val" / wnid / name)
+    (tiny_imagenet / "val" / "images").rmdir()
+    assert fingerprint() == listed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("val_0.png\tn12267677\n", r"names no class of val_1\.png in val/images/"),
+        ("val_0.png n12267677\n", r"val_annotations\.txt, line 1: the name of an image, a tab and its class"),
+        ("\nval_0.png\tn12267677\nval_0.png\tn02058221\n", "line 3: .* every image has one class"),
+        ("".join(f"val_{i}.png\tn7\n" for i in range(4)), r"Class 'n\d+' in .* has no test images"),
+        ("\udcff", "is no text in UTF-8"),
+    ],
+)
+def test_lists_that_do_not_say_the_classes_are_refused(tiny_imagenet: Path, text: str, message: str) -> None:
+    (tiny_imagenet / "val" / "val_annotations.txt").write_text(text, errors="surrogateescape")
+    with pytest.raises(DataError, match=message):
+        data.read_folder(tiny_imagenet, size=4)
+
+
+def test_two_lists_or_images_without_class_are_not_read(tiny_imagenet: Path) -> None:
+    grow(tiny_imagenet, "test/images")
+    with pytest.raises(DataError, match=r"test/images/ in .* are in no class: .* move test/ elsewhere"):
+        data.read_folder(tiny_imagenet, size=4)
+    shutil.rmtree(tiny_imagenet / "test")
+    (tiny_imagenet / "val" / "more_annotations.txt").write_text("")
+    with pytest.raises(DataError, match=r"val/images/ in .* are in no class"):
+        data.read_folder(tiny_imagenet, size=4)
 
 
 def test_names_that_differ_in_case_may_be_two_classes(tmp_path: Path) -> None:

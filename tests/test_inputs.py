@@ -92,6 +92,55 @@ def test_pad_makes_every_pixel_seen(shape: tuple[int, ...], whole: tuple[int, in
     assert model.backbone.patch_embed.img_size == (whole or shape[1:])
 
 
+@pytest.mark.parametrize(
+    ("shape", "whole"), [((3, 32, 32), (75, 75)), ((3, 100, 40), (101, 75)), ((1, 80, 90), (83, 91))]
+)
+def test_pad_finds_the_smallest_images_that_a_network_takes(
+    shape: tuple[int, ...], whole: tuple[int, int]
+) -> None:
+    model = make_model("inception_v3", shape, 4, pad=True)
+    (hook,) = model.backbone._forward_pre_hooks.values()
+    assert hook(model, (torch.zeros(1, *shape),))[0].shape == (1, shape[0], *whole)
+
+
+@pytest.mark.parametrize(
+    ("takes", "shape", "whole"),
+    [
+        (lambda h, w: min(h, w) >= 75, (32, 32), (75, 75)),
+        (lambda h, w: min(h, w) >= 75, (100, 40), (100, 75)),
+        (lambda h, w: h % 32 == w % 32 == 0, (100, 40), (128, 64)),
+        (lambda h, w: h % 16 == w % 16 == 0, (28, 33), (32, 48)),
+        (lambda h, w: h == w == 224, (28, 28), (224, 224)),
+        (lambda h, w: h % 224 == w % 224 == 0, (250, 30), (448, 224)),
+    ],
+)
+def test_the_search_for_a_size_is_short(takes: Any, shape: tuple[int, int], whole: tuple[int, int]) -> None:
+    asked = []
+
+    def build(shape: tuple[int, ...], **_: Any) -> Classifier:
+        asked.append(shape)
+        if not takes(*shape[1:]):
+            raise ConfigError("no")
+        return Sized(nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], 2)), shape)
+
+    model = inputs.padded(build, build, (1, *shape), 224)
+    assert model(torch.zeros(1, 1, *shape)).shape == (1, 2)
+    assert asked[-1] == (1, *whole)
+    assert len(asked) < 24
+
+
+def test_a_network_that_takes_no_size_is_asked_for_two() -> None:
+    asked = []
+
+    def build(shape: tuple[int, ...], **_: Any) -> Classifier:
+        asked.append(shape[1:])
+        raise ConfigError("It needs four channels.")
+
+    with pytest.raises(ConfigError, match=r"no size for images of 32 × 30, .*usual one: It needs four"):
+        inputs.padded(build, build, (3, 32, 30), 299)
+    assert asked == [(32, 30), (299, 299)]
+
+
 def test_pad_is_in_the_middle_and_holds_for_parts_of_the_network_and_copies() -> None:
     model = make_model(VIT, (1, 14, 15), 4, **SMALL, pad=True).eval()
     x = torch.randn(2, 1, 14, 15)

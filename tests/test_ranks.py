@@ -24,10 +24,10 @@ from clbench.types import MASKED
 
 
 def by_sorting(logits: Tensor, right: Tensor, unseen: Tensor) -> tuple[list[float], list[float], list[float]]:
-    """Whether first, whether among ten, 1 / rank: by a list sorted by score, then class."""
+    """Whether first, whether among ten, 1 / rank: by a list sorted by score, of equal ones the wrong first."""
     first, hits, reciprocal = [], [], []
     for row, relevant in zip(logits.tolist(), right.tolist(), strict=True):
-        order = sorted((c for c in range(len(row)) if not unseen[c]), key=lambda c: (-row[c], c))
+        order = sorted((c for c in range(len(row)) if not unseen[c]), key=lambda c: (-row[c], c in relevant))
         rank = next((i for i, c in enumerate(order, 1) if c in relevant), len(row) + 100)
         first.append(float(rank == 1))
         hits.append(float(rank <= 10))
@@ -56,14 +56,47 @@ def test_ranks_against_sorting(seed: int) -> None:
 
 
 def test_an_index_that_says_nothing_hits_nothing() -> None:
-    """All scores equal: the first documents in order, not the one that is asked for; and nothing if none has come."""
-    logits, right = torch.zeros(1, 30), torch.tensor([[20]])
-    assert ranked(logits, right, torch.ones(30, dtype=torch.bool))[[0, 2, 3], 0].tolist() == [0, 0, 0]
-    assert ranked(logits, torch.tensor([[0]]), torch.zeros(30, dtype=torch.bool))[[0, 2, 3], 0].tolist() == [
-        0,
-        0,
-        0,
-    ]
+    """All scores equal, and no document has come: whichever is asked for."""
+    logits = torch.zeros(30, 30)
+    for there in (True, False):
+        found = ranked(logits, torch.arange(30)[:, None], torch.full((30,), there))
+        assert not found[[0, 2, 3]].any()
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "rank"),
+    [
+        ([2.0, 2.0, 1.0], [0], 2),
+        ([2.0, 2.0, 1.0], [1], 2),
+        ([1.0, 2.0, 1.0, 1.0], [2], 4),
+        ([2.0, 2.0, 1.0], [0, 1], 1),
+        ([2.0, 2.0, 2.0], [0, 2], 2),
+        ([2.0, 2.0, 1.0], [2, 1, 1, -1], 2),
+        ([MASKED, 1.0, MASKED], [0], None),
+        ([torch.inf, torch.inf, 0.0], [1], 2),
+    ],
+    ids=str,
+)
+def test_a_tie_counts_against_the_right_document(
+    scores: list[float], right: list[int], rank: int | None
+) -> None:
+    found = ranked(torch.tensor([scores]), torch.tensor([right]), None)
+    assert found[[0, 2, 3], 0].tolist() == [rank == 1, rank is not None, 1 / rank if rank else 0]
+
+
+def test_relabelling_documents_moves_no_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(4, (60, 25), generator=generator).float()
+    logits[torch.rand(60, 25, generator=generator) < 0.4] = MASKED
+    right = torch.randint(25, (60, 2), generator=generator)
+    right[::2, 1] = -1
+    exposed = torch.rand(25, generator=generator) < 0.8
+    plain = ranked(logits, right, exposed)[[0, 2, 3]]
+    for _ in range(5):
+        new = torch.randperm(25, generator=generator)  # the number of what was c
+        old = new.argsort()
+        other = torch.where(right < 0, right, new[right.clamp(min=0)])
+        assert torch.equal(ranked(logits[:, old], other, exposed[old])[[0, 2, 3]], plain)
 
 
 def test_with_ten_documents_all_are_hits() -> None:

@@ -50,12 +50,15 @@ LITTER = frozenset(
 )
 """What systems and programs leave in folders, in lower case; names that begin with a dot are passed over, too."""
 
-DEEPEST = 3
-"""Folders between the root and an image: a split, a domain and a class."""
+INNER = frozenset(("images", "imgs", "img"))
+"""Names, in lower case, of a folder in that of a class that says no more than that images are in it."""
+
+DEEPEST = 4
+"""Folders between the root and an image: a split, a domain, a class, and one more for its images."""
 
 ALLOWED = (
     "CLASS/*, DOMAIN/CLASS/*, or either with train and test (or val) in its path: train/CLASS/*, "
-    "train/DOMAIN/CLASS/*, DOMAIN/train/CLASS/*"
+    "train/DOMAIN/CLASS/*, DOMAIN/train/CLASS/*; those of a class may lie in images/ in its folder"
 )
 
 DECODING = 2
@@ -64,17 +67,22 @@ DECODING = 2
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A folder of images.
+    """A folder of images, or those of one class in it.
 
     Attributes:
-        path: the folders that lead to it, from the root. images: names of its files, sorted.
+        path: what leads to it, from the root: folders of splits, domains and classes.
+        images: names of its files, sorted.
+        folder: those that hold them, from the root; one more than the path where they lie in images/.
+        listed: the file that says their class, where none of the folders does.
     """
 
     path: tuple[str, ...]
     images: tuple[str, ...]
+    folder: tuple[str, ...]
+    listed: str = ""
 
     def __str__(self) -> str:
-        return f"{'/'.join(self.path)}/"
+        return f"{'/'.join(self.folder)}/"
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,9 @@ def read_folder(
     Layouts: `CLASS/*` or `DOMAIN/CLASS/*`, and either with a split at one place of its path: `train/CLASS/*`,
     `train/DOMAIN/CLASS/*`, `DOMAIN/train/CLASS/*`. The split is `train` or `training` with `test` or `testing`, `val`,
     `valid` or `validation`, in any case. Where there is a test folder, val is the validation stream; where there is
-    none, val is the test set. `Source.found` says how the folder was read.
+    none, val is the test set. The images of a class may lie in a folder of its folder, if all classes do so and it is
+    named images, imgs or img; and those of a split in its images/, if `*_annotations.txt` beside that names the
+    class of each (Tiny ImageNet). `Source.found` says how the folder was read.
 
     Without a split, each class's images (in each domain) are ordered by the SHA-256 of their path below the folder,
     and the first `test_fraction` of them are for testing: the same on every machine, and new images move few old ones.
@@ -144,6 +154,7 @@ def read_folder(
         )
     try:
         leaves, passed = _leaves(root)
+        leaves = _classed(root, leaves)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
     layout = _layout(root, leaves)
@@ -174,7 +185,14 @@ def read_folder(
     )
     among = f" in {len(of_domains)} domains" if of_domains else ""
     found = [f"{told} {counts} images of {len(names)} classes{among}, read at {size} × {size} pixels."]
-    if passed:
+    if inner := sorted({leaf.folder[-1] for leaf in leaves if leaf.folder != leaf.path and not leaf.listed}):
+        found.append(f"Images of a class lie in {' or '.join(inner)}/ of its folder.")
+    if lists := {leaf.listed: str(leaf) for leaf in leaves if leaf.listed}:
+        found += [
+            f"The classes of images in {place} are those that {file} names." for file, place in lists.items()
+        ]
+        passed.subtract(Path(file).suffix for file in lists)
+    if passed := +passed:
         kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(passed.items()))
         told = kinds.encode(errors="backslashreplace").decode()  # names need not be text
         found.append(f"Files that are no images by their names were passed over: {told}.")
@@ -227,7 +245,7 @@ def _leaves(root: Path) -> tuple[list[_Leaf], Counter[str]]:
                 f"{', '.join(SUFFIXES)}."
             )
         if images:
-            leaves.append(_Leaf(path, images))
+            leaves.append(_Leaf(path, images, path))
         for name in folders:
             visit(folder / name, (*path, name))
 
@@ -240,6 +258,68 @@ def _leaves(root: Path) -> tuple[list[_Leaf], Counter[str]]:
     return leaves, passed
 
 
+def _classed(root: Path, leaves: Sequence[_Leaf]) -> list[_Leaf]:
+    """Folders of images whose paths end with the class, which a folder named images is not.
+
+    Raises:
+        DataError: there is one beside other folders, or in some folders of classes only.
+    """
+    held = Counter(leaf.path[:k] for leaf in leaves for k in range(len(leaf.path)))
+    found: list[_Leaf] = []
+    forms: dict[tuple[str, ...], tuple[str, _Leaf]] = {}  # of the classes in a folder
+    for leaf in leaves:
+        *above, name = leaf.path
+        inner = name.lower() if name.lower() in INNER else ""
+        if inner and (not above or held[tuple(above)] > 1):
+            raise DataError(
+                f"{leaf} in {root} is taken neither for a class, as its name says no more than that images are in it, "
+                "nor for the images of a class, as it is not alone in the folder of one. Rename it if it is a class; "
+                "if not, move its images up, and the other folders elsewhere."
+            )
+        if inner and above[-1].lower() in ROLES and (listed := _listed(root, leaf)):
+            found += listed
+            continue
+        form, other = forms.setdefault(tuple(above[:-1] if inner else above), (inner, leaf))
+        if form != inner:
+            raise DataError(
+                f"{root} holds images at different places: {other} and {leaf}. Those of all classes lie in the folders "
+                "of the classes, or those of all in one of the same name in them."
+            )
+        found.append(_Leaf(tuple(above), leaf.images, leaf.folder) if inner else leaf)
+    return found
+
+
+def _listed(root: Path, leaf: _Leaf) -> list[_Leaf]:
+    """The images of a split by class, as the one `*_annotations.txt` beside their folder says; none without it.
+
+    Raises:
+        DataError: it does not say a class of each.
+    """
+    above = root.joinpath(*leaf.path[:-1])
+    files = [name for name in os.listdir(above) if name.endswith("_annotations.txt") and name[0] != "."]
+    if len(files) != 1:
+        return []
+    try:
+        lines = (above / files[0]).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{above / files[0]} is no text in UTF-8 ({error.reason}).") from error
+    classes: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        image, label, *_ = (*(part.strip() for part in line.split("\t")), "")
+        if line.strip() and (not label or classes.setdefault(image, label) != label):
+            raise DataError(
+                f"{above / files[0]}, line {number}: the name of an image, a tab and its class belong there, and every "
+                f"image has one class; it is {line[:80]!r}."
+            )
+    if without := [image for image in leaf.images if image not in classes]:
+        raise DataError(f"{above / files[0]} names no class of {without[0]} in {leaf}; add or remove it.")
+    of: dict[str, list[str]] = {}
+    for image in leaf.images:
+        of.setdefault(classes[image], []).append(image)
+    file = "/".join((*leaf.path[:-1], files[0]))
+    return [_Leaf((*leaf.path[:-1], label), tuple(of[label]), leaf.folder, file) for label in sorted(of)]
+
+
 def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
     """What each folder on the way to an image stands for.
 
@@ -249,6 +329,14 @@ def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
     depth = len(leaves[0].path)
     other = next((leaf for leaf in leaves if len(leaf.path) != depth), None)
     if other is not None:
+        for leaf in (leaves[0], other):
+            if leaf.folder != leaf.path and leaf.path[-1].lower() in ROLES:
+                raise DataError(
+                    f"The images of {leaf} in {root} are in no class: move those of each class into a folder of its "
+                    f"name in {'/'.join(leaf.path)}/ (or name it in a line of {'/'.join(leaf.path)}/"
+                    f"{leaf.path[-1]}_annotations.txt: the file, a tab, its class), or, if they have none, move "
+                    f"{leaf.path[-1]}/ elsewhere."
+                )
         raise DataError(
             f"{root} holds images at different depths: {leaves[0]} and {other}. All images lie in {ALLOWED}."
         )
@@ -335,7 +423,7 @@ def _parts(
     for leaf in leaves:
         label = leaf.path[layout.label]
         domain = "" if layout.domain is None else leaf.path[layout.domain]
-        files = ["/".join((*leaf.path, name)) for name in leaf.images]
+        files = ["/".join((*leaf.folder, name)) for name in leaf.images]
         if layout.split is not None:
             role = ROLES[leaf.path[layout.split].lower()]
             parts[role if tested or role == "train" else "test"].add(files, label, domain)

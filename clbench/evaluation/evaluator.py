@@ -38,7 +38,8 @@ RULES = 2
 
 1: the last tick of an experience was taken before `end_experience`, and the full evaluation after it; of equal highest
    scores, the one of the class with the smallest number was the prediction.
-2: both are taken after it; equal highest scores predict no class.
+2: both are taken after it; equal highest scores predict no class, and among documents of equal scores the right one is
+   the last.
 """
 
 

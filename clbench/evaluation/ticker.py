@@ -65,7 +65,8 @@ def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
     the first right answer if it is among them, 0 if not.
 
     Only classes with a score above the mask are found and have a rank; the others, those that a beam search has not met
-    for example, are behind all of them and count as wrong. Of equal scores the one of the smaller class comes first.
+    for example, are behind all of them and count as wrong. Of equal scores, wrong answers come before right ones: which
+    one would, could only hang on the classes' numbers.
     The loss is that of the first right label.
 
     Args:
@@ -76,13 +77,11 @@ def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
     masked = logits.masked_fill(~answers, MASKED)
     loss = F.cross_entropy(masked, right[:, 0], reduction="none").double()
     scores = torch.where((masked > MASKED) & (masked != ROUNDED), masked, -torch.inf)
-    there = right.clamp(min=0)
-    own = scores.gather(1, there).masked_fill(right < 0, -torch.inf)  # (B, 1 + R)
-    best = own.amax(1, keepdim=True)
-    first = torch.where(own == best, there, logits.shape[1]).amin(1, keepdim=True)  # (B, 1)
-    before = torch.arange(logits.shape[1], device=logits.device) < first
-    rank = 1 + ((scores > best) | ((scores == best) & before)).sum(1)
-    found = (best.squeeze(1) > -torch.inf) & (rank <= RANKS)
+    there = torch.where(right < 0, right[:, :1], right)  # (B, 1 + R)
+    best = scores.gather(1, there).amax(1)  # (B,)
+    wrong = scores.scatter(1, there, -torch.inf)
+    rank = 1 + (wrong >= best[:, None]).sum(1)
+    found = (best > -torch.inf) & (rank <= RANKS)
     return torch.stack([(found & (rank == 1)).double(), loss, found.double(), found / rank.double()])
 
 
