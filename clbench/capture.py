@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clbench.memory import Memory
-from clbench.models import Spelling
+from clbench.models.base import Spelling
 from clbench.strategy import Run, overrides
 from clbench.types import Batch, Output
 

@@ -36,7 +36,7 @@ from clbench.inputs import fitted
 from clbench.loading import Feed
 from clbench.lone import check_stream, explained, lasting
 from clbench.memory import Memory
-from clbench.models import Classifier, Spelling
+from clbench.models.base import Classifier, Spelling
 from clbench.numerics import pinned
 from clbench.observer import Observer, ObserverWarning
 from clbench.optim import make_optimizer, schedule_factor

@@ -668,7 +668,7 @@ models: Registry[Any] = Registry(
     package="clbench.models",
     decorator="register_model",
     group="clbench.models",
-    base="clbench.models.Classifier",
+    base="clbench.models.base.Classifier",
 )
 
 register = strategies.register

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clbench.docids import SYMBOLS, Trie, beam_search, naive, semantic, spell
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.models import Classifier, Spelling
+from clbench.models.base import Classifier, Spelling
 from clbench.types import MASKED, Benchmark
 
 START = SYMBOLS

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
 from clbench.lone import check_pass, norms
-from clbench.models import Spelling, predicted
+from clbench.models.base import Spelling, predicted
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.strategy import Moment, Run

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from clbench.device import onednn_on_x86
 from clbench.evaluation.integers import Integers, has_int8
-from clbench.models import Classifier, Spelling, predicted
+from clbench.models.base import Classifier, Spelling, predicted
 from clbench.once import once
 from clbench.strategy import Run
 from clbench.types import MASKED

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
-from clbench.models import Spelling
+from clbench.models.base import Spelling
 from clbench.parts.replay import DarkReplay
 from clbench.strategy import Run, Strategy
 from clbench.types import MASKED, Experience

@@ -12,7 +12,8 @@ from clbench.augment import Transform
 from clbench.clip import Clip, Tokens, padded
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine import Engine
-from clbench.models import BagOfTokens, Classifier
+from clbench.models import Classifier
+from clbench.models.own import BagOfTokens
 from clbench.observer import Observer
 from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
