@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, DivergedError, suggest
-from clbench.selection import CHOOSING, experiences_of
+from clbench.selection import CHOOSING, Choice as Selected, experiences_of
 from clbench.types import Benchmark, Data, Pool, Stream
 
 if TYPE_CHECKING:
@@ -304,7 +304,8 @@ def tune_suite(
         if best.value is None:
             raise ConfigError(f"Every one of {trials} trials of '{labels[i]}' diverged.")
         rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in best.settings.items()}
-        now = {**strategy.settings, **rounded, "selection": how.name}
+        selected = Selected(how.name, benchmark.name, strategy.name).written()
+        now = {**strategy.settings, **rounded, "selection": selected}
         strategies = list(suite.strategies)
         strategies[i] = strategy.model_copy(update={"settings": now})
         suite = suite.model_copy(update={"strategies": tuple(strategies)})

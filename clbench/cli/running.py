@@ -263,6 +263,7 @@ def tune(
     from clbench import config as configuration, tuning
     from clbench.errors import ConfigError
     from clbench.files import atomic_write
+    from clbench.selection import Choice
     from clbench.yamls import dump
 
     load(plugin)
@@ -283,7 +284,8 @@ def tune(
     best = found[0]
     if best.value is None:
         raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")
-    chosen = {**given, **best.settings, "selection": how.name}  # with what they were chosen beside
+    chosen = {**given, **best.settings}  # with what they were chosen beside
+    tuned = {**chosen, "selection": Choice(how.name, benchmark, strategy).written()}
     if out is not None:
         more = [*(settings or []), *(["--space", str(space)] if space is not None else [])]
         more += [f"--plugin {path}" for path in plugin or ()]
@@ -291,10 +293,10 @@ def tune(
         named = " ".join([benchmark, strategy, *more])
         command = f"clbench tune {named} --protocol {protocol} --trials {trials} --seed {seed}"
         note = f"# Chosen by `{command}`.\n"
-        atomic_write(out, note + dump(chosen, sort_keys=True))
+        atomic_write(out, note + dump(tuned, sort_keys=True))
     if as_json:
         rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
-        print(json.dumps({"protocol": how.name, "best": chosen, "trials": rows}, indent=2))
+        print(json.dumps({"protocol": how.name, "best": tuned, "trials": rows}, indent=2))
     else:
         print(f"best of {trials} by {how.name}: {_percent(best.value)}  {_written(chosen)}")
     return 0
