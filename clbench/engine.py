@@ -31,7 +31,7 @@ from clbench.energy import Meter
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
-from clbench.inputs import fitted
+from clbench.inputs import check_finite, fitted, reach
 from clbench.loading import Feed
 from clbench.lone import check_stream, explained, lasting
 from clbench.memory import Memory
@@ -109,6 +109,7 @@ class Run(Services):
 
         model.prepare(without_examples(benchmark, str(strategy)))
         self.benchmark = fitted(benchmark, model)
+        check_finite(self.benchmark, config.precision)
         parts, seen = strategy.parts, visible(self)
         for part in parts:
             part.run = seen
@@ -498,7 +499,8 @@ class Run(Services):
         if bad is not None:
             row = rows[bad]
             self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve
-            raise DivergedError(row["step"], row["experience"], {n: row[n] for n in names if n in row})
+            terms = {n: row[n] for n in names if n in row}
+            raise DivergedError(row["step"], row["experience"], terms, reach(self.benchmark))
 
     # --- what the loop is made of ---
 
