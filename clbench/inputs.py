@@ -438,19 +438,19 @@ def check_finite(benchmark: Benchmark, precision: str) -> None:
             found := _largest_lost(benchmark, stream, dtype)
         ):
             value, experience, lost = found
-            ends_at = f"{str(dtype).removeprefix('torch.')}, which ends at {torch.finfo(dtype).max:.3g}"
-            why = f"is infinite once normalised by mean and std in {ends_at}"
+            ends_at = f"{str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}"
+            why = f"and is infinite once normalised by mean and std: {ends_at}"
             cure = "Scale the data, or give a mean and std that fit them"
             if not math.isfinite(value):
-                why, cure = "no network can learn from", "Remove or fill it"
+                why, cure = "which no network can learn from", "Remove or fill it"
             elif not lost:
-                why = f"is infinite with precision={precision}, which trains in {ends_at}"
+                why = f"and is infinite with precision={precision}: {ends_at}"
                 cure = (
                     f"Scale the data, or take precision={'fp32' if precision == 'bf16' else 'bf16 or fp32'}"
                 )
             raise DataError(
                 f"{benchmark.name}@{benchmark.version}: x of the {stream.name} stream reaches {value:.6g} in "
-                f"experience {experience}, which {why}. {cure}."
+                f"experience {experience}, {why}. {cure}."
             )
 
 

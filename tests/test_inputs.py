@@ -338,7 +338,7 @@ def test_values_that_overflow_once_normalised_are_the_datas_fault(
     value: float, split: str, tmp_path: Any
 ) -> None:
     benchmark = arrays(value, split, mean=0.0, std=1e-10)
-    said = rf"mine@\d+: x of the {split} stream reaches {re.escape(f'{value:.6g}')} in experience 1, which .*float32"
+    said = rf"mine@\d+: x of the {split} stream reaches {re.escape(f'{value:.6g}')} in experience 1, and .*float32"
     with pytest.raises(DataError, match=said):
         clbench.run(benchmark, "finetune", out=tmp_path)
 
@@ -350,7 +350,7 @@ def test_values_that_overflow_once_normalised_are_the_datas_fault(
 def test_values_beyond_the_precision_of_training_are_the_datas_fault(
     precision: str, value: float, wider: str
 ) -> None:
-    said = rf"train stream reaches {re.escape(f'{value:.6g}')} .* precision={precision}, .* take precision={wider}\."
+    said = rf"train stream reaches {re.escape(f'{value:.6g}')} .* precision={precision}: .* take precision={wider}\."
     with pytest.raises(DataError, match=said):
         inputs.check_finite(arrays(value), precision)
 

@@ -87,6 +87,7 @@ def outdated(records: Sequence[Record], who: str) -> str:
 
     found, made_by = dict[str, None](), dict[str, None]()
     for record in records:
+        versions: list[tuple[str, Any, str | None]]
         versions = [("rules of evaluation", record.evaluation.get("rules", 1), str(RULES))]
         for registry, kept in (
             (benchmarks, record.benchmark),
