@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +29,7 @@ from clbench.parallel import ALONE, Ranks
 from clbench.processes import refuse_while_importing
 from clbench.randomness import derive_seed
 from clbench.registry import benchmarks, chain_parts, strategies
+from clbench.stopping import stoppable
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark
 from clbench.yamls import dump
@@ -322,16 +321,17 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
 
     status: Literal["done", "diverged"] = "done"
     note = ""
-    try:
-        with log if ranks.first else contextlib.nullcontext(), _stopping(engine):
-            engine.fit(save)
-    except DivergedError as error:
-        status, note = "diverged", str(error)
-    if engine.device.type == "cuda":
-        env["gradients"] = engine.gradients.describe()
-    if ranks.first:
-        _conclude(engine, folder, identity, env, status, note)
-        path.unlink(missing_ok=True)
+    with stoppable(lambda: setattr(engine, "stop", True)):
+        try:
+            with log if ranks.first else contextlib.nullcontext():
+                engine.fit(save)
+        except DivergedError as error:
+            status, note = "diverged", str(error)
+        if engine.device.type == "cuda":
+            env["gradients"] = engine.gradients.describe()
+        if ranks.first:
+            _conclude(engine, folder, identity, env, status, note)
+            path.unlink(missing_ok=True)
     record = _finished(ranks, folder, identity.id)
     assert record is not None
     return record
@@ -403,28 +403,6 @@ def _conclude(
         note=note,
     )
     write_record(record, folder)
-
-
-@contextlib.contextmanager
-def _stopping(engine: Run) -> Iterator[None]:
-    """The first interrupt (Ctrl-C) ends the run after the present step, with a checkpoint; the second at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # a suite's cell, or a caller with a mind of its own
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        engine.stop = True
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class _Log(Observer):

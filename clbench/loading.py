@@ -17,6 +17,7 @@ from clbench.config import Execution, cores
 from clbench.device import free_memory
 from clbench.errors import LoaderError
 from clbench.processes import starting
+from clbench.stopping import ignore
 from clbench.types import Data
 
 RESIDENT_SHARE = 0.25
@@ -52,7 +53,7 @@ class Feed:
             self._loader = self._new_loader()
         pin = self._loader.pin_memory
         with _watching():
-            with starting(self.data):
+            with starting(self.data) if self._loader.num_workers else contextlib.nullcontext():
                 batches = iter(self._loader)
             for x, y in batches:
                 yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
@@ -68,6 +69,7 @@ class Feed:
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=ignore if workers else None,
             generator=torch.Generator(),  # its base seed must not come from the global generator
         )
 
