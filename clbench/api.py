@@ -19,7 +19,7 @@ from clbench.data.duplicates import remarks
 from clbench.device import enough_memory, pick_device
 from clbench.engine import Run
 from clbench.errors import ConfigError, DivergedError, LedgerError
-from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
+from clbench.files import atomic_write, check_place, locked, make_folder, pretty_json, read_json, writing
 from clbench.identity import Identity, identify as identify, reading_what_is_declared
 from clbench.ledger import Record, environment, has_record, read_record, record_of, write_record
 from clbench.models import make_model as make_model
@@ -39,8 +39,12 @@ EXECUTION = "execution.json"
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
-    """Where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`."""
-    return Path(out or os.environ.get("CLBENCH_RUNS") or "runs")
+    """Where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`.
+
+    Raises:
+        LedgerError: no folder can be there.
+    """
+    return check_place(Path(out or os.environ.get("CLBENCH_RUNS") or "runs"))
 
 
 @pinned()
@@ -162,6 +166,8 @@ def start(
             known = ranks.lead(lambda: b"yes" if folder.is_dir() else b"")
             if known:  # whether somebody works on it is told before anything is built
                 ranks.lead(hold)
+            if not known:
+                ranks.lead(lambda: bytes(check_place(folder)))
             engine = build(resolved, execution, benchmark=identity.built, observers=watching, ranks=ranks)
             if not known:  # built before: a run that is refused leaves no folder
                 ranks.lead(hold)
@@ -219,7 +225,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     folder = Path(os.path.abspath(folder))
     if record := _finished(parallel.join(), folder, folder.name):
         return record
-    if not (folder / "config.yaml").is_file():
+    if not os.path.isfile(folder / "config.yaml"):
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
     for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
@@ -333,7 +339,10 @@ def _carry_out(engine: Run, folder: Path, identity: Identity, log: _Log) -> Reco
             _conclude(engine, folder, identity, env, status, note)
             path.unlink(missing_ok=True)
     record = _finished(ranks, folder, identity.id)
-    assert record is not None
+    if record is None:
+        raise LedgerError(
+            f"{folder} was removed before its record could be read; the same command runs it again."
+        )
     return record
 
 
@@ -451,7 +460,7 @@ class _Log(Observer):
         assert self._file is not None
         with writing(self.path):
             self._file.flush()
-        return self.path.stat().st_size
+            return self.path.stat().st_size
 
     def window(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._file is not None

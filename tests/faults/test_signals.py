@@ -201,7 +201,8 @@ def test_a_script_ends_with_a_checkpoint(whole: dict[str, bytes], tmp_path: Path
     script.write_text(
         "import clbench\n"
         "try:\n"
-        f"    for seed in (0, 1): clbench.run('split-digits', 'er', seed=seed, out='runs', device='cpu', **{SETTINGS!r})\n"
+        "    for seed in (0, 1):\n"
+        f"        clbench.run('split-digits', 'er', seed=seed, out='runs', device='cpu', **{SETTINGS!r})\n"
         "finally:\n"
         "    print('cleaned up')\n"
     )
