@@ -136,8 +136,8 @@ def writing(path: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.ENOENT and not os.path.isdir(path.parent):
             raise LedgerError(
-                f"{path} cannot be written: its folder is not there, or was removed meanwhile. The same command again "
-                "makes it, and starts from the beginning what was in it."
+                f"{path} cannot be written: its folder is not there, or was removed meanwhile. If it was a run's, the "
+                "same command starts that run from the beginning."
             ) from error
         shown = path if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}…"
         raise LedgerError(f"{shown} cannot be written: {error.strerror or error}.") from error

@@ -90,6 +90,18 @@ def stoppable(stop: Callable[[], object]) -> Iterator[None]:
         _end(asked[0])
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Handlers that are taken inside, by another package, are given back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def ask() -> bool:
     """Ask all that is `stoppable` in this process to end; whether there was something."""
     for stop in (stops := [*_stops]):

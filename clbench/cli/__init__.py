@@ -1,6 +1,6 @@
 """The command line. Heavy modules are imported inside commands, so that `--help` and `list` answer at once.
 
-Exit codes: 0 done · 1 the answer is no · 2 bad input · 3 the run diverged.
+Exit codes: 0 done · 1 the answer is no · 2 bad input · 3 the run diverged · 128 + n signal n ended it.
 """
 
 from __future__ import annotations

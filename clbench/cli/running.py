@@ -262,7 +262,7 @@ def tune(
     """Choose settings by a protocol that does not look at the test stream."""
     from clbench import config as configuration, tuning
     from clbench.errors import ConfigError
-    from clbench.files import atomic_write, check_place
+    from clbench.files import atomic_write, check_place, make_folder
     from clbench.yamls import dump
 
     if out is not None:
@@ -293,7 +293,7 @@ def tune(
         named = " ".join([benchmark, strategy, *more])
         command = f"clbench tune {named} --protocol {protocol} --trials {trials} --seed {seed}"
         note = f"# Chosen by `{command}`.\n"
-        atomic_write(out, note + dump(chosen, sort_keys=True))
+        atomic_write(make_folder(out.parent) / out.name, note + dump(chosen, sort_keys=True))
     if as_json:
         rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
         print(json.dumps({"protocol": how.name, "best": chosen, "trials": rows}, indent=2))
@@ -320,7 +320,7 @@ def tune_suite(
     What was cut off goes on where its file is tuned in place of the suite.
     """
     from clbench import suite as suites, tuning
-    from clbench.files import atomic_write, check_place
+    from clbench.files import atomic_write, check_place, make_folder
     from clbench.yamls import dump
 
     check_place(out, file=True)
@@ -339,7 +339,8 @@ def tune_suite(
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)
-        atomic_write(out, note + dump(tree, sort_keys=False, allow_unicode=True, width=120))
+        written = note + dump(tree, sort_keys=False, allow_unicode=True, width=120)
+        atomic_write(make_folder(out.parent) / out.name, written)
 
     tuning.tune_suite(
         suites.load(suite)[1],

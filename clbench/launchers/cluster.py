@@ -19,7 +19,7 @@ from clbench.errors import BusyError, ConfigError, LedgerError
 from clbench.files import locked, writing
 from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.ledger import has_record
-from clbench.stopping import stoppable
+from clbench.stopping import kept, stoppable
 
 if TYPE_CHECKING:
     from clbench.suite import Cell
@@ -224,7 +224,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if address is None:
         given["include_dashboard"] = False
     try:
-        ray.init(address=address or "local", **given)
+        with kept():  # Ray takes SIGTERM
+            ray.init(address=address or "local", **given)
     except ConnectionError as error:
         raise ConfigError(
             f"There is no Ray cluster at '{address}': {str(error).splitlines()[0]} Start one (`ray start --head`), "

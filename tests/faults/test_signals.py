@@ -234,3 +234,35 @@ def test_a_signal_to_the_whole_group_spares_the_processes_beside_a_run(
     code, said = ended(process)
     assert (code, len(said)) == (143, 1), said
     assert list(tmp_path.glob("runs/*/checkpoint.safetensors"))
+
+
+RAY = """
+import signal, sys
+from pathlib import Path
+from clbench import suite
+from clbench.config import Execution
+from clbench.launchers import Ray
+
+out, sent = Path("runs"), []
+plan = {"strategies": ["er"], "benchmarks": ["split-digits"], "seeds": 2, "settings": SETTINGS}
+cells = suite.plan(suite.validate(suite.SuiteConfig, plan))
+
+def watch(cells):
+    if not sent and len(list(out.glob("*/log.jsonl"))) == 2:
+        sent.append(True)
+        signal.raise_signal(signal.SIGTERM)
+
+suite.run(cells, out, Execution(device="cpu"), launcher=Ray(cpus=1), watch=watch)
+"""
+
+
+@pytest.mark.slow
+def test_runs_on_a_cluster_end_with_a_checkpoint_each(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    script = tmp_path / "mine.py"
+    script.write_text(RAY.replace("SETTINGS", repr({**SETTINGS, "iterations": 4000})))
+    code, said = ended(begin(script, cwd=tmp_path))
+    assert code == 143, said
+    assert said[-1].startswith("clbench: ended by SIGTERM; ")
+    assert len(list(tmp_path.glob("runs/*/checkpoint.safetensors"))) == 2
+    assert not list(tmp_path.glob("runs/*/record.json"))

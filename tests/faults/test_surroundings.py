@@ -286,7 +286,7 @@ def test_a_folder_that_is_removed_ends_its_run_in_a_sentence(
 ) -> None:
     how = {"checkpoint_seconds": seconds, "log": ["csv"]}
     removes = Removes(tmp_path, point)
-    with pytest.raises(LedgerError, match=r"was removed meanwhile\. The same command again makes it"):
+    with pytest.raises(LedgerError, match=r"was removed meanwhile\. If it was a run's, the same command"):
         clbench.run(
             "split-digits", "er", out=tmp_path, device="cpu", execution=how, observers=[removes], **TINY
         )
