@@ -135,7 +135,7 @@ def ending() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def ignore(*_: object) -> None:
+def ignore() -> None:
     """In a process beside a run's own: the run decides when it ends."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

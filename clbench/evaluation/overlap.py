@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class Worker:
         self._process = context.Process(target=_serve, args=given, daemon=True)
         with starting(ticker, preload=[__name__]):  # a second worker then starts at once
             self._process.start()
+        Finalize(self, self._process.kill, exitpriority=1)  # at its end Python would wait for it
         for pipe in pipes:
             pipe.close()
 
