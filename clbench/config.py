@@ -17,7 +17,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import hints_of, plain as own, refusal, shown, signature_of, taken_apart
+from clbench.arguments import (
+    hints_of,
+    plain as own,
+    refusal,
+    refuse_sets,
+    shown,
+    signature_of,
+    taken_apart,
+)
 from clbench.errors import ConfigError, suggest
 from clbench.ranges import HELD, Count, Fraction, Natural, NotNegative, Part, Positive, Seed, Share
 from clbench.reads import located, with_files
@@ -395,6 +403,8 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
     Raises:
         ConfigError: names the key, what is allowed and what was given.
     """
+    for name, value in tree.items() if isinstance(tree, Mapping) else ():
+        refuse_sets(f"{where}'{name}'", value)
     try:
         return model.model_validate(tree)
     except ValidationError as error:

@@ -43,7 +43,7 @@ from clbench.parallel import ALONE, Ranks, check_parallel
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state
 from clbench.services import Services
-from clbench.strategy import Strategy, check_needs, overrides
+from clbench.strategy import Strategy, check_losses, check_needs, overrides
 from clbench.streams import seamless
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
 from clbench.visible import visible, without_examples
@@ -429,11 +429,7 @@ class Run(Services):
         losses: dict[str, Tensor] = {}
         for part in self._losing:
             named = part.losses(batch, out)
-            if not isinstance(named, Mapping) or not all(isinstance(v, Tensor) for v in named.values()):
-                raise IncompatibleError(
-                    f"losses() of {type(part).__name__} must return a dictionary of scalar tensors, "
-                    f"{{'fit': loss}} for example; it returned {type(named).__name__} {named!r:.80}."
-                )
+            check_losses(named, f"losses() of {type(part).__name__} in {self.strategy}")
             for name, loss in named.items():
                 if name in losses:
                     raise IncompatibleError(
@@ -447,7 +443,9 @@ class Run(Services):
                 total = total + term
             if not total.requires_grad:
                 raise IncompatibleError(
-                    f"The loss of {self.strategy} depends on nothing that is trained; is too much frozen?"
+                    f"The loss of {self.strategy} ({', '.join(losses)}) has no gradient, as it depends on nothing that "
+                    "is trained. Compute it from `out` or `self.run.model` without detach(), item() or no_grad(), and "
+                    "do not freeze all parameters."
                 )
             self.precision.backward(total)
         return out, losses
@@ -473,8 +471,9 @@ class Run(Services):
         """Count an update and log its losses; for a `step` that makes the update by itself, without `inner`.
 
         Args:
-            losses: named scalars; one that is not finite ends the run as diverged.
+            losses: named scalar tensors; one that is not finite ends the run as diverged.
         """
+        check_losses(losses, f"{self.strategy}: updated()", "takes")
         self.updates += 1
         self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
 

@@ -240,6 +240,37 @@ def overrides(part: Strategy, point: str) -> bool:
     return getattr(type(part), point) is not getattr(Strategy, point)
 
 
+def check_losses(named: object, who: str, does: str = "returns") -> None:
+    """Refuse what is no dictionary of scalar tensors.
+
+    Args:
+        named: losses by name. who: gives them. does: what it does with them, for the message.
+
+    Raises:
+        IncompatibleError: names who, the loss, its shape and the fix.
+    """
+    if not isinstance(named, Mapping):
+        problem = f"{type(named).__name__} was given"
+    else:
+        for name, loss in named.items():
+            if not isinstance(name, str):
+                problem = f"the name {name!r:.40} is no text"
+            elif not isinstance(loss, Tensor):
+                problem = f"'{name}' is no tensor, but {type(loss).__name__} {loss!r:.40}"
+            elif loss.dim():
+                problem = f"'{name}' has shape {tuple(loss.shape)}; reduce it, by .mean() for example"
+            elif loss.is_complex():
+                problem = f"'{name}' is complex; take its .abs() or .real"
+            else:
+                continue
+            break
+        else:
+            return
+    raise IncompatibleError(
+        f"{who} {does} a dictionary of scalar tensors, {{'fit': loss}} for example: {problem}."
+    )
+
+
 def check_needs(strategy: Strategy, benchmark_id: str, offers: frozenset[str]) -> None:
     """Refuse a setting that does not offer what a strategy needs.
 
