@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from clbench.data.duplicates import remarks
 from clbench.device import enough_memory, pick_device
 from clbench.engine import Engine
 from clbench.errors import ConfigError, DivergedError, LedgerError
-from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, writing
+from clbench.files import atomic_write, check_place, locked, make_folder, pretty_json, read_json, writing
 from clbench.identity import Identity, identify as identify, reading_what_is_declared
 from clbench.ledger import Record, environment, has_record, read_record, record_of, write_record
 from clbench.models import make_model as make_model
@@ -31,6 +29,7 @@ from clbench.parallel import ALONE, Ranks
 from clbench.processes import refuse_while_importing
 from clbench.randomness import derive_seed
 from clbench.registry import benchmarks, chain_parts, strategies
+from clbench.stopping import stoppable
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark
 from clbench.yamls import dump
@@ -40,8 +39,12 @@ EXECUTION = "execution.json"
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
-    """Where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`."""
-    return Path(out or os.environ.get("CLBENCH_RUNS") or "runs")
+    """Where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`.
+
+    Raises:
+        LedgerError: no folder can be there.
+    """
+    return check_place(Path(out or os.environ.get("CLBENCH_RUNS") or "runs"))
 
 
 @pinned()
@@ -163,6 +166,8 @@ def start(
             known = ranks.lead(lambda: b"yes" if folder.is_dir() else b"")
             if known:  # whether somebody works on it is told before anything is built
                 ranks.lead(hold)
+            if not known:
+                ranks.lead(lambda: bytes(check_place(folder)))
             engine = build(resolved, execution, benchmark=identity.built, observers=watching, ranks=ranks)
             if not known:  # built before: a run that is refused leaves no folder
                 ranks.lead(hold)
@@ -220,7 +225,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     folder = Path(os.path.abspath(folder))
     if record := _finished(parallel.join(), folder, folder.name):
         return record
-    if not (folder / "config.yaml").is_file():
+    if not os.path.isfile(folder / "config.yaml"):
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
     for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
@@ -322,18 +327,22 @@ def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> R
 
     status: Literal["done", "diverged"] = "done"
     note = ""
-    try:
-        with log if ranks.first else contextlib.nullcontext(), _stopping(engine):
-            engine.fit(save)
-    except DivergedError as error:
-        status, note = "diverged", str(error)
-    if engine.device.type == "cuda":
-        env["gradients"] = engine.gradients.describe()
-    if ranks.first:
-        _conclude(engine, folder, identity, env, status, note)
-        path.unlink(missing_ok=True)
+    with stoppable(lambda: setattr(engine, "stop", True)):
+        try:
+            with log if ranks.first else contextlib.nullcontext():
+                engine.fit(save)
+        except DivergedError as error:
+            status, note = "diverged", str(error)
+        if engine.device.type == "cuda":
+            env["gradients"] = engine.gradients.describe()
+        if ranks.first:
+            _conclude(engine, folder, identity, env, status, note)
+            path.unlink(missing_ok=True)
     record = _finished(ranks, folder, identity.id)
-    assert record is not None
+    if record is None:
+        raise LedgerError(
+            f"{folder} was removed before its record could be read; the same command runs it again."
+        )
     return record
 
 
@@ -405,28 +414,6 @@ def _conclude(
     write_record(record, folder)
 
 
-@contextlib.contextmanager
-def _stopping(engine: Engine) -> Iterator[None]:
-    """The first interrupt (Ctrl-C) ends the run after the present step, with a checkpoint; the second at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # a suite's cell, or a caller with a mind of its own
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        engine.stop = True
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 class _Log(Observer):
     """`log.jsonl`: one line per step with its losses, written in windows; what a resumed run repeats is cut
     off."""
@@ -473,7 +460,7 @@ class _Log(Observer):
         assert self._file is not None
         with writing(self.path):
             self._file.flush()
-        return self.path.stat().st_size
+            return self.path.stat().st_size
 
     def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
         assert self._file is not None

@@ -73,11 +73,26 @@ def convert(who: str, build: Callable[..., Any], given: Mapping[str, Any]) -> di
         if adapter is None:
             checked[key] = value
             continue
+        refuse_sets(f"{who}: parameter '{key}'", value)
         try:
             checked[key] = adapter.validate_python(plain(value))
         except ValidationError as error:
             raise ConfigError(f"{who}: parameter {refusal(key, hints[key], value, error)}") from None
     return checked
+
+
+def refuse_sets(name: str, value: Any) -> None:
+    """Raise `ConfigError` where a value is or holds a set: it would be read as a list of some order or other."""
+    if isinstance(value, set | frozenset):
+        raise ConfigError(
+            f"{name} cannot be a set, which has no order; write a list instead of {value!r:.60}."
+        )
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            refuse_sets(f"{name}, '{key}'", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            refuse_sets(name, inner)
 
 
 def plain(value: Any) -> Any:

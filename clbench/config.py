@@ -17,7 +17,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import hints_of, plain as own, refusal, shown, signature_of
+from clbench.arguments import (
+    hints_of,
+    plain as own,
+    refusal,
+    refuse_sets,
+    shown,
+    signature_of,
+)
 from clbench.errors import ConfigError, suggest
 from clbench.places import ROOT
 from clbench.ranges import (
@@ -34,7 +41,7 @@ from clbench.ranges import (
 )
 from clbench.reads import located, with_files
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
-from clbench.selection import DEFAULTS, FIXED, Address, Chosen, Selection, leaves
+from clbench.selection import DEFAULTS, Address, Chosen, Selection, leaves
 from clbench.yamls import parse_pairs as parse_pairs, read_yaml as read_yaml
 
 
@@ -351,9 +358,9 @@ def resolve(
     if not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"A seed is a whole number, 0 or more; {seed!r} was given.")
     tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
-    chosen = Chosen()
-    for where, layer in _layers(benchmark, parts):
-        chosen.laid(_merge(tree, layer, parts, where), tree)
+    chosen = Chosen(benchmark, "+".join(parts))
+    for where, layer, whose in _layers(benchmark, parts):
+        chosen.laid(_merge(tree, layer, parts, where), tree, whose)
     tree.setdefault("train", {}).setdefault("epochs", TrainConfig().epochs)
     keyed = functools.partial(
         _override, tree, benchmark=benchmark, parts=parts, given_benchmark=given_benchmark
@@ -407,6 +414,8 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
     Raises:
         ConfigError: names the key, what is allowed and what was given.
     """
+    for name, value in tree.items() if isinstance(tree, Mapping) else ():
+        refuse_sets(f"{where}'{name}'", value)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -457,20 +466,13 @@ def _configs() -> Path:
 # --- layers ---
 
 
-def _layers(benchmark: str, parts: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    names = [
-        ("defaults.yaml",),
-        (benchmark, "defaults.yaml"),
-        *((benchmark, f"{part}.yaml") for part in parts),
-    ]
-    if len(parts) > 1:
-        names.append((benchmark, f"{'+'.join(parts)}.yaml"))
-    found = [(f"configs/{'/'.join(name)}", config_file(*name)) for name in names]
-    layers = [(name, read_yaml(path)) for name, path in found if path is not None]
-    if len(parts) > 1:  # what was chosen for a part alone was not chosen for the chain
-        alone = {f"configs/{benchmark}/{part}.yaml" for part in parts}
-        layers = [(n, {**v, "selection": FIXED} if n in alone and "selection" in v else v) for n, v in layers]
-    return layers
+def _layers(benchmark: str, parts: Sequence[str]) -> list[tuple[str, dict[str, Any], str]]:
+    """Shipped settings, with the file that they stand in and the strategy that they are for; all where it is empty."""
+    whose = dict.fromkeys([*parts, "+".join(parts)])
+    names = [("", "defaults.yaml"), ("", benchmark, "defaults.yaml")]
+    names += [(strategy, benchmark, f"{strategy}.yaml") for strategy in whose]
+    found = [(strategy, f"configs/{'/'.join(name)}", config_file(*name)) for strategy, *name in names]
+    return [(name, read_yaml(path), strategy) for strategy, name, path in found if path is not None]
 
 
 def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str], where: str) -> set[Address]:
@@ -492,7 +494,7 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str],
         other = tree.get(key, {}).get("name") if key == "model" else None
         if other is not None and value.get("name", other) != other:
             tree[key] = {}  # another network's parameters do not carry over
-        settings |= set(leaves(value, (key,)))
+        settings |= set(leaves(value, (key,))) if key in _TREES else {(key,)}
         if isinstance(value, Mapping) and key in _TREES:
             _deep(tree.setdefault(key, {}), value)
         else:

@@ -32,7 +32,7 @@ from clbench.energy import Meter
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
-from clbench.inputs import fitted
+from clbench.inputs import check_finite, fitted, reach
 from clbench.loading import Feed
 from clbench.lone import check_stream, explained, lasting
 from clbench.memory import Memory
@@ -43,7 +43,7 @@ from clbench.optim import make_optimizer, schedule_factor
 from clbench.parallel import ALONE, Ranks
 from clbench.precision import Precision
 from clbench.randomness import derive_seed, global_rng, global_rng_state
-from clbench.refusals import check_loop, check_memory, check_needs, check_parallel, check_passes
+from clbench.refusals import check_loop, check_losses, check_memory, check_needs, check_parallel, check_passes
 from clbench.services import Services
 from clbench.strategy import Place, Strategy, overrides
 from clbench.streams import seamless
@@ -101,6 +101,7 @@ class Engine(Services):
 
         model.prepare(without_examples(benchmark, str(strategy)))
         self.benchmark = fitted(benchmark, model)
+        check_finite(self.benchmark, config.precision)
         parts, seen = strategy.parts, visible(self)
         for part in parts:
             part.run = seen
@@ -393,11 +394,7 @@ class Engine(Services):
         losses: dict[str, Tensor] = {}
         for part in self._losing:
             named = part.losses(batch, out)
-            if not isinstance(named, Mapping) or not all(isinstance(v, Tensor) for v in named.values()):
-                raise IncompatibleError(
-                    f"losses() of {type(part).__name__} must return a dictionary of scalar tensors, "
-                    f"{{'fit': loss}} for example; it returned {type(named).__name__} {named!r:.80}."
-                )
+            check_losses(named, f"losses() of {type(part).__name__} in {self.strategy}")
             for name, loss in named.items():
                 if name in losses:
                     raise IncompatibleError(
@@ -411,7 +408,9 @@ class Engine(Services):
                 total = total + term
             if not total.requires_grad:
                 raise IncompatibleError(
-                    f"The loss of {self.strategy} depends on nothing that is trained; is too much frozen?"
+                    f"The loss of {self.strategy} ({', '.join(losses)}) has no gradient, as it depends on nothing that "
+                    "is trained. Compute it from `out` or `self.run.model` without detach(), item() or no_grad(), and "
+                    "do not freeze all parameters."
                 )
             self.precision.backward(total)
         return out, losses
@@ -434,6 +433,7 @@ class Engine(Services):
         return out
 
     def updated(self, losses: Mapping[str, Tensor]) -> None:
+        check_losses(losses, f"{self.strategy}: updated()", "takes")
         self.updates += 1
         self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
 
@@ -458,7 +458,8 @@ class Engine(Services):
         if bad is not None:
             row = rows[bad]
             self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve
-            raise DivergedError(row["step"], row["experience"], {n: row[n] for n in names if n in row})
+            terms = {n: row[n] for n in names if n in row}
+            raise DivergedError(row["step"], row["experience"], terms, reach(self.benchmark))
 
     # --- what the loop is made of ---
 

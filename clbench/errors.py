@@ -46,19 +46,25 @@ class DataError(ClbenchError):
 class DivergedError(ClbenchError):
     """A loss that is not finite.
 
-    `step`, `experience` and `terms` (loss name → value) say where it happened.
+    `step`, `experience` and `terms` (loss name → value) say where it happened, `largest` how large the training inputs
+    are once normalised, if they are no tokens.
     """
 
-    def __init__(self, step: int, experience: int, terms: dict[str, float]) -> None:
-        super().__init__(step, experience, terms)  # what it is rebuilt from when it crosses processes
-        self.step, self.experience, self.terms = step, experience, terms
+    def __init__(
+        self, step: int, experience: int, terms: dict[str, float], largest: float | None = None
+    ) -> None:
+        super().__init__(
+            step, experience, terms, largest
+        )  # what it is rebuilt from when it crosses processes
+        self.step, self.experience, self.terms, self.largest = step, experience, terms, largest
 
     def __str__(self) -> str:
         listed = ", ".join(f"{name} = {value}" for name, value in self.terms.items())
-        return (
-            f"The loss is not finite at step {self.step} in experience {self.experience}: {listed}. "
-            "A smaller learning rate or gradient clipping (optim.clip) is the usual cure."
-        )
+        where = f"The loss is not finite at step {self.step} in experience {self.experience}: {listed}."
+        inputs = "" if self.largest is None else f" Inputs go up to {self.largest:.3g} once normalised."
+        if self.step == 0:
+            return f"{where}{inputs} Nothing was learned yet, so see to the data, the network and the losses."
+        return f"{where}{inputs} A smaller learning rate or gradient clipping (optim.clip) is the usual cure."
 
 
 class EvaluatorError(ClbenchError):

@@ -21,6 +21,9 @@ from typing import Any
 
 from clbench.errors import BusyError, LedgerError
 
+SHOWN = 300
+"""Characters of a path that a message shows; longer ones are mistakes."""
+
 
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader, a crash or a full disk finds the old content or the new one, never a
@@ -75,6 +78,47 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_place(path: Path, *, file: bool = False) -> Path:
+    """The path of a folder, or of a file, that is written later; refused now if it cannot be, and nothing is made.
+
+    Raises:
+        LedgerError: says why.
+    """
+    if file and os.path.isdir(path):
+        raise LedgerError(f"{path} is a folder; name a file in it.")
+    with writing(path):
+        place = Path(os.path.abspath(path))
+        while not _is_there(place):
+            place = place.parent
+    if file and place == Path(os.path.abspath(path)):
+        return path
+    if place.is_symlink() and not place.exists():
+        raise LedgerError(
+            f"{path} cannot be written: {place} is a link to {os.readlink(place)}, which is not there. Make that "
+            "folder, or name another."
+        )
+    if not place.is_dir():
+        raise LedgerError(f"{path} cannot be written: {place} is a file, not a folder. Name another.")
+    if place != Path(os.path.abspath(path)) and not os.access(place, os.W_OK | os.X_OK):
+        raise LedgerError(f"{path} cannot be written: nothing may be made in {place}. Name another.")
+    return path
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has this path, a link to nowhere too.
+
+    Raises:
+        OSError: nothing can have it, as it is too long.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except ValueError as error:  # a NUL in it
+        raise OSError(str(error)) from error
+    return True
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Around what writes a file: says of a failure what people need to know.
@@ -90,7 +134,13 @@ def writing(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} could not be written. Free some space and run the same command "
                 "again; nothing finished is lost."
             ) from error
-        raise LedgerError(f"{path} cannot be written: {error.strerror or error}.") from error
+        if error.errno == errno.ENOENT and not os.path.isdir(path.parent):
+            raise LedgerError(
+                f"{path} cannot be written: its folder is not there, or was removed meanwhile. If it was a run's, the "
+                "same command starts that run from the beginning."
+            ) from error
+        shown = path if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}…"
+        raise LedgerError(f"{shown} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager

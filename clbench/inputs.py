@@ -1,7 +1,8 @@
-"""What a network takes of its inputs: which pixels reach its features, and whether it reads numbers or tokens.
+"""What a network takes of its inputs: which pixels reach its features, whether it reads numbers or tokens, and whether
+they are still finite as it gets them.
 
-Both are found out by asking the network, built and in eval mode, so that they hold for every model alike. Nothing is
-drawn from torch's global generator, and the weights stay as they are to the bit.
+The first two are found out by asking the network, built and in eval mode, so that they hold for every model alike.
+Nothing is drawn from torch's global generator, and the weights stay as they are to the bit.
 
 Shapes: C channels, H × W pixels.
 """
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import ConfigError, DataError, IncompatibleError
+from clbench.precision import DTYPES
 
 if TYPE_CHECKING:
     from clbench.models import Classifier
-    from clbench.types import Benchmark, Pool
+    from clbench.types import Benchmark, Pool, Stream
 
 PATIENCE = 6
 """Random images in a row that show no further pixel to reach a feature, until the others are taken to reach none: in a
@@ -33,6 +35,8 @@ ATTEMPTS = 16
 """Sizes that are tried in search of one that fits."""
 GRIDS = (32, 16, 8, 4, 2, 1)
 """Distances of the sizes that are tried in search of the smallest that a model takes: most halve images five times."""
+ROWS = 1024
+"""Examples that are looked at together, in search of one that overflows."""
 
 Shape = tuple[int, ...]
 Build = Callable[..., "Classifier"]
@@ -360,8 +364,8 @@ def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
             f"The model embeds tokens, whole numbers from 0 that are not normalised; the inputs of {who} are {what}. "
             "Take one that computes with numbers, such as model=mlp."
         )
-    for stream in (benchmark.train, benchmark.test, *([] if benchmark.valid is None else [benchmark.valid])):
-        for pool in {part[0] for exp in stream for part in exp.data.parts}:
+    for stream in _streams(benchmark):
+        for pool in _pools(stream):
             _check_tokens(pool, size, f"{who}: x of the {stream.name} stream")
     return benchmark if dtype == torch.int64 else _reading(benchmark, "tokens")
 
@@ -415,3 +419,79 @@ def vocabulary(model: Classifier, input_shape: Shape) -> int | None:
         ) from error
     told = [n for n, given in sizes.items() if any(not torch.equal(given[0], other) for other in given[1:])]
     return min(told, default=torch.iinfo(torch.int64).max)
+
+
+# --- numbers that stay finite ---
+
+
+def check_finite(benchmark: Benchmark, precision: str) -> None:
+    """Refuse inputs that are infinite as the model gets them: normalised in float32, and trained on in a precision.
+
+    Raises:
+        DataError: names the stream and the largest value that is.
+    """
+    halves = DTYPES[precision] or torch.float32
+    for stream in _streams(benchmark):
+        dtype = halves if stream is benchmark.train else torch.float32
+        ends = (_ends(benchmark, pool) for pool in _pools(stream))
+        if not all(torch.isfinite(end.to(dtype)).all() for end in ends) and (
+            found := _largest_lost(benchmark, stream, dtype)
+        ):
+            value, experience, lost = found
+            ends_at = f"{str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:.3g}"
+            why = f"and is infinite once normalised by mean and std: {ends_at}"
+            cure = "Scale the data, or give a mean and std that fit them"
+            if not math.isfinite(value):
+                why, cure = "which no network can learn from", "Remove or fill it"
+            elif not lost:
+                why = f"and is infinite with precision={precision}: {ends_at}"
+                cure = (
+                    f"Scale the data, or take precision={'fp32' if precision == 'bf16' else 'bf16 or fp32'}"
+                )
+            raise DataError(
+                f"{benchmark.name}@{benchmark.version}: x of the {stream.name} stream reaches {value:.6g} in "
+                f"experience {experience}, {why}. {cure}."
+            )
+
+
+def reach(benchmark: Benchmark) -> float | None:
+    """The largest magnitude, to be expected from the pools, of a training input once normalised; None of tokens."""
+    ends = [_ends(benchmark, pool).abs().max() for pool in _pools(benchmark.train)]
+    return max((float(end) for end in ends), default=None)
+
+
+def _streams(benchmark: Benchmark) -> list[Stream]:
+    return [stream for stream in (benchmark.train, benchmark.test, benchmark.valid) if stream is not None]
+
+
+def _pools(stream: Stream) -> set[Pool]:
+    return {pool for exp in stream for pool, _, _ in exp.data.parts}
+
+
+def _ends(benchmark: Benchmark, pool: Pool) -> Tensor:
+    """Two examples, (2, …) normalised, between which all of a pool lie; of bytes not looked up; none of tokens."""
+    x = pool.x
+    if x.numel() == 0:
+        return torch.empty(0)
+    ends = torch.tensor([0, 255], dtype=torch.uint8) if x.dtype == torch.uint8 else torch.stack(x.aminmax())
+    made = benchmark.transform.normalise(ends.view(2, *(1,) * (x.dim() - 1)).expand(2, *x.shape[1:]))
+    return made if made.is_floating_point() else torch.empty(0)
+
+
+def _largest_lost(benchmark: Benchmark, stream: Stream, dtype: torch.dtype) -> tuple[float, int, bool] | None:
+    """Of the inputs that are infinite in a type once normalised: the largest as stored, its experience, and whether it
+    is infinite in float32 already. None where there is none.
+    """
+    found: tuple[float, int, bool] | None = None
+    for place, exp in enumerate(stream):
+        for rows in torch.arange(len(exp.data)).split(ROWS):
+            x = exp.data.take(rows)[0]
+            made = benchmark.transform.normalise(x)
+            lost = ~torch.isfinite(made.to(dtype))
+            if not lost.any():
+                continue
+            at = int(torch.where(lost, x.double().abs(), -1.0).argmax())
+            value = float(x.flatten()[at])
+            if found is None or not abs(value) <= abs(found[0]):
+                found = value, place, not math.isfinite(float(made.flatten()[at]))
+    return found

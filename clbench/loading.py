@@ -7,6 +7,7 @@ worker processes that run ahead. Both yield the same batches in the same order, 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -52,7 +53,11 @@ class Feed:
             self._loader = self._new_loader()
         pin = self._loader.pin_memory
         with _watching():
-            with starting(self.data):
+            with (
+                starting(self.data, preload=[__name__])
+                if self._loader.num_workers
+                else contextlib.nullcontext()
+            ):
                 batches = iter(self._loader)
             for x, y in batches:
                 yield x.to(self.device, non_blocking=pin), y.to(self.device, non_blocking=pin)
@@ -68,6 +73,7 @@ class Feed:
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_apart if workers else None,
             generator=torch.Generator(),  # its base seed must not come from the global generator
         )
 
@@ -85,6 +91,14 @@ def _watching() -> Iterator[None]:
             "memory says nothing. `clbench resume` continues the run from its last checkpoint; with "
             "workers=0 the run gathers batches itself."
         ) from error
+
+
+def _apart(worker: int) -> None:
+    """Leave the run's group of processes, to which terminals and batch systems send signals: the run decides.
+
+    They are not ignored, as Python ends such a process by one.
+    """
+    os.setpgid(0, 0)
 
 
 class _Pass(Sampler[list[int]]):

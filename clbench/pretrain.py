@@ -15,7 +15,7 @@ from typing import Any
 from clbench import api, checkpoint, config, weights
 from clbench.config import Execution
 from clbench.errors import ConfigError, suggest
-from clbench.files import atomic_write
+from clbench.files import atomic_write, check_place
 from clbench.ledger import Record
 from clbench.observer import Observer
 from clbench.weights import Weights
@@ -69,6 +69,7 @@ def pretrain(
     benchmark, strategy = file.pop("benchmark"), file.pop("strategy", "finetune")
     resolved = config.resolve(benchmark, strategy, settings or {}, seed=seed, file=file)
     how: Execution = config.validate(Execution, {"device": device, **(execution or {})})
+    place = check_place(weights.weights_folder(folder))
     record = api.start(resolved, how, api.runs_folder(out), observers=observers)
     assert record.folder is not None
     if record.status != "done":
@@ -86,7 +87,7 @@ def pretrain(
         "benchmark": {key: record.benchmark[key] for key in ("name", "version", "fingerprint")},
         "run": record.id,
     }
-    written = weights.write(backbone, about, weights.weights_folder(folder))
+    written = weights.write(backbone, about, place)
     atomic_write(written.path.with_suffix(".record.json"), record.to_json())
     return written, record
 

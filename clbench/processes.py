@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import pickle
+import signal
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from clbench.errors import ConfigError
+from clbench.stopping import SIGNALS
 
 MAIN = "__main__"
 
 
 @contextlib.contextmanager
-def starting(*sent: object) -> Iterator[None]:
+def starting(*sent: object, preload: Sequence[str] = ()) -> Iterator[None]:
     """Start processes inside; they import the caller's script only if what they are sent is defined in it.
 
     Args:
-        sent: what the processes are given.
+        sent: what the processes are given. preload: modules that they are forked with, where none was yet.
 
     Raises:
         ConfigError: something of it is defined where no process can import it, such as in a notebook.
@@ -41,9 +45,24 @@ def starting(*sent: object) -> Iterator[None]:
             "input. Put it into a module and import that, or run in one process: resident=always, and no overlap."
         )
     try:
+        _start_server(preload)
         yield
     finally:
         sys.modules[MAIN] = script
+
+
+def _start_server(preload: Sequence[str]) -> None:
+    """Start the fork server so that a signal to the whole group of processes leaves it alone.
+
+    It says of each process it has started when that ends; without it, all would seem to have.
+    """
+    multiprocessing.forkserver.set_forkserver_preload(["clbench.forking", *preload])
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks signals when it has begun
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def refuse_while_importing() -> None:

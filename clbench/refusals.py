@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from clbench.config import Execution
 from clbench.errors import ConfigError, IncompatibleError
@@ -100,3 +102,34 @@ def check_memory(run: Run, memories: Sequence[Memory]) -> None:
         raise IncompatibleError(
             f"{run.strategy} would keep {asked} examples; {run.benchmark.id} grants {granted}."
         )
+
+
+def check_losses(named: object, who: str, does: str = "returns") -> None:
+    """Refuse what is no dictionary of scalar tensors.
+
+    Args:
+        named: losses by name. who: gives them. does: what it does with them, for the message.
+
+    Raises:
+        IncompatibleError: names who, the loss, its shape and the fix.
+    """
+    if not isinstance(named, Mapping):
+        problem = f"{type(named).__name__} was given"
+    else:
+        for name, loss in named.items():
+            if not isinstance(name, str):
+                problem = f"the name {name!r:.40} is no text"
+            elif not isinstance(loss, Tensor):
+                problem = f"'{name}' is no tensor, but {type(loss).__name__} {loss!r:.40}"
+            elif loss.dim():
+                problem = f"'{name}' has shape {tuple(loss.shape)}; reduce it, by .mean() for example"
+            elif loss.is_complex():
+                problem = f"'{name}' is complex; take its .abs() or .real"
+            else:
+                continue
+            break
+        else:
+            return
+    raise IncompatibleError(
+        f"{who} {does} a dictionary of scalar tensors, {{'fit': loss}} for example: {problem}."
+    )

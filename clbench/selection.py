@@ -6,14 +6,15 @@
     validation            by the validation stream of the whole stream
     oracle                by the test stream: what tuning can give at most, shown apart and never ranked
 
-Imports no torch.
+A layer of settings says `selection: NAME`, or with what it was chosen for, as `clbench tune` writes it:
+`selection: {protocol: NAME, benchmark: split-digits, strategy: er}`. Imports no torch.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -29,6 +30,15 @@ NOT_CHOSEN = ("seeds", "evaluation", "threads", "selection")
 """Settings that no protocol chooses; whoever changes one leaves the others as they were chosen."""
 
 Address = tuple[str, ...]
+
+REPLACED: dict[Address, tuple[Address, ...]] = {
+    ("optim", "lr"): (("optim", "later_lr"),),
+    ("train", "batch_size"): (("train", "later_batch_size"),),
+    ("train", "epochs"): (("train", "iterations"), ("train", "later_epochs")),
+    ("train", "later_epochs"): (("train", "iterations"),),
+    ("train", "iterations"): (("train", "later_iterations"),),
+}
+"""Settings, and those that count in their place where they are given, in all experiences or in the later ones."""
 
 
 def experiences_of(name: str) -> int | None:
@@ -59,34 +69,74 @@ def known(name: str) -> str:
 Selection = Annotated[str, AfterValidator(known)]
 
 
+class Choice(NamedTuple):
+    """A protocol, and the benchmark and the strategy, as they were spelled, that it chose for."""
+
+    protocol: str
+    benchmark: str
+    strategy: str
+
+    def written(self) -> dict[str, str]:
+        """As a file of settings holds it."""
+        return self._asdict()
+
+
+def read(given: Any, benchmark: str, strategy: str) -> Choice:
+    """What a layer says under `selection`.
+
+    Args:
+        benchmark, strategy: what the layer is for, if it names a protocol alone.
+
+    Raises:
+        ConfigError: it names a protocol that there is not, or is no such mapping.
+    """
+    if not isinstance(given, Mapping):
+        return Choice(known(given), benchmark, strategy)
+    fields = Choice._fields
+    if given.keys() != set(fields) or not all(isinstance(value, str) for value in given.values()):
+        raise ConfigError(
+            f"'selection' takes a protocol's name, or {{{', '.join(f'{key}: NAME' for key in fields)}}}; "
+            f"{dict(given)} was given."
+        )
+    return Choice(known(given["protocol"]), given["benchmark"], given["strategy"])
+
+
 class Chosen:
     """The protocol that settings were chosen by, and these settings, while layers are laid over each other.
 
     What a layer sets that names a protocol is chosen by it: a file of `clbench tune`, a suite, a shipped configuration.
-    So is what was chosen below it, and stands as it is: the protocol has looked at that, too.
+    So is what was chosen below it, and stands as it is: the protocol has looked at that, too. What was chosen for
+    another benchmark or strategy, a part of the chain or a longer one, was not chosen for this one.
+
+    Args:
+        benchmark, strategy: what runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, benchmark: str, strategy: str) -> None:
+        self.benchmark, self.strategy = benchmark, strategy
         self.protocol = DEFAULTS
         self._settings: dict[Address, Any] = {}
 
-    def laid(self, settings: Iterable[Address], tree: Mapping[str, Any]) -> None:
+    def laid(self, settings: Iterable[Address], tree: Mapping[str, Any], strategy: str = "") -> None:
         """A layer lies over those before.
 
         Args:
-            settings: which it sets. tree: with it.
+            settings: which it sets. tree: with it. strategy: what it is for, if not for what runs.
 
         Raises:
             ConfigError: it names a protocol that there is not.
         """
         settings = set(settings)
         if ("selection",) in settings:
-            self.protocol = known(tree["selection"])
+            choice = read(tree["selection"], self.benchmark, strategy or self.strategy)
+            here = (choice.benchmark, choice.strategy) == (self.benchmark, self.strategy)
+            self.protocol = choice.protocol if here or choice.protocol == DEFAULTS else FIXED
             chosen = {at for at in settings if at[0] not in NOT_CHOSEN} | self._settings.keys()
+            chosen |= {other for at in chosen for other in REPLACED.get(at, ())}
             self._settings = {at: _at(tree, at) for at in chosen}
 
     def now(self, tree: Mapping[str, Any]) -> str:
-        """The protocol of a configuration: that named last, unless a setting that it chose was changed."""
+        """The protocol of a configuration: that named last, unless a setting that it chose was changed or replaced."""
         same = all(_at(tree, at) == value for at, value in self._settings.items())
         return self.protocol if same or self.protocol == DEFAULTS else FIXED
 

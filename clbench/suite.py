@@ -196,8 +196,8 @@ def run(
 ) -> None:
     """Run the cells that have no record yet; each cell's state says what became of it.
 
-    A cell that fails or whose process dies does not stop the others. An interrupt ends the running ones after
-    their last checkpoint; started again, the suite goes on from there.
+    A cell that fails or whose process dies does not stop the others. A signal ends the running ones with a
+    checkpoint; started again, the suite goes on from there.
 
     Args:
         launcher: what carries the runs out; processes of this machine by default.

@@ -18,12 +18,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, DivergedError, suggest
-from clbench.selection import CHOOSING, experiences_of
+from clbench.selection import CHOOSING, Choice as Selected, experiences_of
 from clbench.types import Benchmark, Data, Pool, Stream
 
 if TYPE_CHECKING:
     from clbench.config import Execution, RunConfig
     from clbench.suite import Choice, SuiteConfig
+
+LARGEST = 2.0**63
+"""Beyond every number of a space."""
 
 VALID = 0.2
 """Share of the training data that judges, where the settings do not say."""
@@ -155,14 +158,16 @@ def space_of(tree: Mapping[str, Any]) -> dict[str, Range]:
         kind, values = next(iter(one.items()))
         listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
         takes = (int,) if kind == "int" else (int, float)
-        numbers = listed and len(values) == 2 and all(type(v) in takes and math.isfinite(v) for v in values)
+        numbers = (
+            listed and len(values) == 2 and all(type(v) in takes and -LARGEST < v < LARGEST for v in values)
+        )
         if kind == "choice" and listed:
             space[key] = Range(choices=tuple(values))
             continue
         if kind not in kinds or not numbers or values[0] >= values[1] or (kind == "log" and values[0] <= 0):
             raise ConfigError(
                 f"The space of '{key}' is one of {{log: [low, high]}}, {{uniform: [low, high]}}, {{int: [low, high]}}, "
-                f"{{choice: [a, b, …]}} with low < high, above 0 for log; {given!r} was given."
+                f"{{choice: [a, b, …]}} with low < high, above 0 for log, below 2⁶³; {given!r} was given."
             )
         space[key] = Range(float(values[0]), float(values[1]), log=kind == "log", whole=kind == "int")
     return space
@@ -304,7 +309,8 @@ def tune_suite(
         if best.value is None:
             raise ConfigError(f"Every one of {trials} trials of '{labels[i]}' diverged.")
         rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in best.settings.items()}
-        now = {**strategy.settings, **rounded, "selection": how.name}
+        selected = Selected(how.name, benchmark.name, strategy.name).written()
+        now = {**strategy.settings, **rounded, "selection": selected}
         strategies = list(suite.strategies)
         strategies[i] = strategy.model_copy(update={"settings": now})
         suite = suite.model_copy(update={"strategies": tuple(strategies)})

@@ -299,3 +299,50 @@ def test_numbers_of_numpy_are_taken_as_pythons_own() -> None:
     resolved = resolve("split-digits", "er", given, seed=np.int64(3))
     assert (resolved.params["er"]["memory"], resolved.train.batch_size, resolved.optim.lr) == (20, 8, 0.5)
     assert (resolved.model.params["hidden"], resolved.seeds.init) == ([3, 4], 3)
+
+
+# --- values that are no numbers, or none to compute with ---
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden", {10}),
+        ("optim.betas", {0.9, 0.99}),
+        ("optim.betas", frozenset({0.9, 0.99})),
+        ("evaluation.windows", {10, 20}),
+        ("class_order", [{0, 1}]),
+        ("memory", {200}),
+        ("lr", {0.1}),
+    ],
+)
+def test_a_set_has_no_order_and_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be a set, which has no order; write a list instead of "):
+        resolve("split-digits", "er", {key: value})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "memory: true",
+            "memory: 010",
+            "memory: 1:30",
+            "memory: .nan",
+            "memory: !!set {200}",
+            "memory: yes",
+        ),
+        *("lr: true", "lr: 010", "lr: 1:30", "lr: .nan", "lr: -.inf", "lr: !!set {0.1}", "lr: 1e300"),
+        *("batch_size: 99999999999999999999", "batch_size: true", "batch_size: 010", "epochs: on"),
+        *("betas: [2.0, -1]", "betas: [true, 0.9]", "betas: [.nan, 0.9]", "betas: !!set {0.9, 0.8}"),
+        *("hidden: [true]", "hidden: [010]", "hidden: [1:30]", "experiences: true", "momentum: 1e300"),
+    ],
+)
+def test_what_is_no_number_is_refused_where_one_belongs(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(line)
+    with pytest.raises(ConfigError) as refused:
+        resolve("split-digits", "er", file=read_yaml(file))
+    message = str(refused.value)
+    assert line.partition(":")[0] in message or "mine.yaml, line 1: " in message
+    assert "\n" not in message

@@ -608,3 +608,71 @@ def test_freed_memory_need_not_be_asked_for_again() -> None:
 def test_seeds_are_the_same_on_every_machine() -> None:
     assert derive_seed(0, "order/0/0") == 5558966699269828078
     assert derive_seed(7, "replay") == 8625770507929510119
+
+
+# --- losses ---
+
+
+class Losing(Strategy):
+    """Returns what it is told to."""
+
+    def __init__(self, made: Callable[[Tensor], Any]) -> None:
+        self.made = made
+
+    def losses(self, batch: Batch, out: Output) -> Any:
+        return self.made(out.logits)
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (lambda z: {"fit": z.mean(1)}, r"'fit' has shape \(16,\); reduce it, by \.mean\(\) for example"),
+        (lambda z: {"fit": z}, r"'fit' has shape \(16, 6\); reduce it"),
+        (lambda z: {"fit": z.mean()[None]}, r"'fit' has shape \(1,\); reduce it"),
+        (lambda z: {"fit": z[:0, 0]}, r"'fit' has shape \(0,\); reduce it"),
+        (lambda z: {"fit": z.mean(), "other": z.sum(0)}, r"'other' has shape \(6,\); reduce it"),
+        (lambda z: {"fit": z.mean().item()}, r"'fit' is no tensor, but float "),
+        (lambda z: {"fit": None}, r"'fit' is no tensor, but NoneType None"),
+        (lambda z: {"fit": [z.mean()]}, r"'fit' is no tensor, but list "),
+        (lambda z: {"fit": z.mean().to(torch.complex64)}, r"'fit' is complex; take its \.abs\(\)"),
+        (lambda z: {0: z.mean()}, r"the name 0 is no text"),
+        (lambda z: z.mean(), r"Tensor was given"),
+        (lambda z: None, r"NoneType was given"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_tensor_is_named(made: Callable[[Tensor], Any], problem: str) -> None:
+    run = build(chain(Losing(made)))
+    message = rf"^losses\(\) of Losing in \S+ returns a dictionary of scalar tensors, .*: {problem}"
+    with pytest.raises(IncompatibleError, match=message):
+        run.fit()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda z: {"fit": z.mean().detach()},
+        lambda z: {"fit": torch.ones(())},
+        lambda z: {"fit": z.argmax().float()},
+        lambda z: {"fit": z.argmax()},
+    ],
+)
+def test_a_loss_without_a_gradient_is_named(made: Callable[[Tensor], Any]) -> None:
+    run = build(chain(Losing(made)))
+    with pytest.raises(
+        IncompatibleError, match=r"^The loss of \S+ \(fit\) has no gradient, .* without detach\(\)"
+    ):
+        run.fit()
+
+
+@pytest.mark.parametrize(
+    ("losses", "problem"),
+    [
+        ({"fit": torch.ones(3)}, r"'fit' has shape \(3,\)"),
+        ({"fit": 0.5}, r"'fit' is no tensor, but float 0\.5"),
+    ],
+)
+def test_losses_that_are_only_logged_are_scalar_tensors_too(losses: Any, problem: str) -> None:
+    run = build("finetune")
+    with pytest.raises(IncompatibleError, match=rf"^finetune: updated\(\) takes a dictionary .*: {problem}"):
+        run.updated(losses)
+    assert run.updates == 0

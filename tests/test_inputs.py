@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 import clbench
 from clbench import inputs, models
-from clbench.errors import ConfigError, DataError, IncompatibleError
+from clbench.errors import ConfigError, DataError, DivergedError, IncompatibleError
 from clbench.inputs import unreached
 from clbench.models import Classifier, make_model
 from clbench.testing import tiny_run
@@ -315,3 +318,81 @@ def test_the_vocabulary_is_that_of_the_layer_which_the_tokens_reach() -> None:
     assert inputs.vocabulary(make_model("mlp", (6,), 2), (6,)) is None
     with pytest.raises(IncompatibleError, match=r"shape \(5,\) neither as numbers nor as tokens"):
         inputs.vocabulary(Classifier(Places(), 4, 2), (5,))
+
+
+# --- numbers that stay finite ---
+
+
+def arrays(value: float, split: str = "train", **options: Any) -> Benchmark:
+    """Two experiences of features that are 1, but for one value of class 3 in a split."""
+    y = np.arange(32) % 4
+    x = {name: np.ones((32, 3), np.float32) for name in ("train", "test", "valid")}
+    x[split][7, 1] = value
+    valid = {"x_valid": x["valid"], "y_valid": y} if split == "valid" else {}
+    return clbench.from_arrays(x["train"], y, x["test"], y, experiences=2, name="mine", **valid, **options)
+
+
+@pytest.mark.parametrize("split", ["train", "test", "valid"])
+@pytest.mark.parametrize("value", [1e30, -2e35])
+def test_values_that_overflow_once_normalised_are_the_datas_fault(
+    value: float, split: str, tmp_path: Any
+) -> None:
+    benchmark = arrays(value, split, mean=0.0, std=1e-10)
+    said = rf"mine@\d+: x of the {split} stream reaches {re.escape(f'{value:.6g}')} in experience 1, and .*float32"
+    with pytest.raises(DataError, match=said):
+        clbench.run(benchmark, "finetune", out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("precision", "value", "wider"),
+    [("fp16", 1e5, "bf16 or fp32"), ("fp16", -7e4, "bf16 or fp32"), ("bf16", 3.4e38, "fp32")],
+)
+def test_values_beyond_the_precision_of_training_are_the_datas_fault(
+    precision: str, value: float, wider: str
+) -> None:
+    said = rf"train stream reaches {re.escape(f'{value:.6g}')} .* precision={precision}: .* take precision={wider}\."
+    with pytest.raises(DataError, match=said):
+        inputs.check_finite(arrays(value), precision)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "precision"),
+    [
+        (arrays(1e5), "fp32"),
+        (arrays(1e5, mean=1e5, std=1e4), "fp16"),
+        (arrays(6e4), "fp16"),
+        (arrays(3e38), "bf16"),
+        (arrays(1e5, "test"), "fp16"),
+    ],
+)
+def test_values_that_stay_finite_are_taken(benchmark: Benchmark, precision: str) -> None:
+    inputs.check_finite(benchmark, precision)
+
+
+def test_values_that_no_experience_uses_are_no_fault() -> None:
+    benchmark = arrays(1e30, std=1e-10, mean=0.0)
+    without = replace(benchmark.train, experiences=benchmark.train.experiences[:1])
+    inputs.check_finite(replace(benchmark, train=without), "fp32")
+
+
+def test_whole_numbers_are_looked_at_where_they_are_numbers() -> None:
+    y = np.arange(8) % 2
+    x = np.full((8, 3), 70_000)
+    benchmark = clbench.from_arrays(x, y, x, y, experiences=1)
+    with pytest.raises(DataError, match="reaches 70000 in experience 0"):
+        inputs.check_finite(
+            replace(benchmark, transform=replace(benchmark.transform, reads="numbers")), "fp16"
+        )
+    inputs.check_finite(replace(benchmark, transform=replace(benchmark.transform, reads="tokens")), "fp16")
+
+
+def test_a_run_that_diverges_says_how_large_its_inputs_are(tmp_path: Any) -> None:
+    record = clbench.run(arrays(-700.0), "finetune", out=tmp_path, batch_size=2, lr=1e30)
+    assert record.status == "diverged"
+    assert "Inputs go up to 700 once normalised." in record.note
+
+
+def test_a_run_that_diverges_before_its_first_update_is_not_told_to_learn_more_slowly() -> None:
+    said = str(DivergedError(0, 0, {"fit": math.nan}, 1.0))
+    assert "Nothing was learned yet" in said
+    assert "learning rate" not in said

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import pytest
 
 from clbench import api, config, from_arrays, ledger
 from clbench.cli import ranking
-from clbench.cli.judging import plot
+from clbench.cli.judging import plot, verify
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
+from clbench.evaluation.evaluator import RULES
 from clbench.files import atomic_write, canonical_json, pretty_json, sha256
 from clbench.leaderboard import again, read_board, readme, row_id, rows_of, store, submit, write_site
 from clbench.leaderboard.board import TwiceWarning, settings_of
@@ -620,6 +621,62 @@ def test_a_row_is_run_again_with_the_threads_of_its_record(
 def test_an_unknown_row_gets_the_nearest_name(board: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'split-digits@1'"):
         again.chosen(read_board(board), "split-digit@1")
+
+
+# --- of another version ---
+
+
+def made_otherwise(record: Record, **changes: Mapping[str, Any]) -> Record:
+    """A record with other entries in some of its mappings."""
+    return replace(record, **{name: {**getattr(record, name), **new} for name, new in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluation": {"rules": 1}}, f"rules of evaluation 1 (here {RULES})"),
+        ({"evaluation": {"rules": 99}}, f"rules of evaluation 99 (here {RULES})"),
+        ({"strategy": {"version": "0"}}, "strategy er 0 (here 1)"),
+        ({"benchmark": {"version": 7}}, "benchmark split-digits 7 (here 1)"),
+        ({"model": {"version": 7}}, "model mlp 7 (here 1)"),
+        ({"strategy": {"name": "er+ema", "version": "1+0"}}, "strategy er+ema 1+0 (here 1+"),
+    ],
+)
+def test_a_record_of_other_versions_says_which_and_where_its_code_is(
+    board: Path, changes: dict[str, Any], said: str
+) -> None:
+    (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
+    told = again.outdated([made_otherwise(row.records[0], **changes)], "It")
+    assert told.startswith(f"It was recorded with {said}")
+    assert f"check out commit {'0' * 12}, as the record says" in told
+    assert "\n" not in told
+
+
+def test_a_record_of_these_versions_or_of_a_strategy_not_at_hand_says_nothing_of_them(board: Path) -> None:
+    records = read_board(board)
+    assert again.outdated(records, "All") == ""
+    assert again.outdated([made_otherwise(records[0], strategy={"name": "mine", "version": "9"})], "It") == ""
+
+
+def test_reproduce_says_first_that_the_rules_were_others(
+    board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
+    old = replace(row, records=[made_otherwise(record, evaluation={"rules": 1}) for record in row.records])
+    monkeypatch.setattr(again, "chosen", lambda records, name: [old])
+    monkeypatch.setattr(again, "reproduce", lambda row, *how: again.compare(row, {}, {}))
+    assert ranking.reproduce(row.id, board) == 1
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"Row {row.id} was recorded with rules of evaluation 1 (here {RULES})")
+    assert "DISAGREES" in "".join(others)
+
+
+def test_verify_says_first_that_the_rules_were_others(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).parent / "historic" / "0.1.0-first"
+    verify(folder, steps=0)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"was recorded with rules of evaluation 1 (here {RULES})" in first
+    assert "check out commit b4e53f3caf88" in first
 
 
 # --- the first steps ---

@@ -116,3 +116,68 @@ def test_a_configuration_says_of_itself_what_it_said(tmp_path: Path) -> None:
     tree = yaml.safe_load(yaml.safe_dump(whole))
     assert selection(file=tree) == "first-2-experiences"
     assert selection("derpp", {"batch_size": 8}, file=tree) == "fixed"
+
+
+CHOSEN_FOR = {"protocol": "first-2-experiences", "benchmark": "split-digits", "strategy": "er"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "strategy", "said"),
+    [
+        ("split-digits", "er", "first-2-experiences"),
+        ("split-digits", "derpp", "fixed"),
+        ("rotated-digits", "er", "fixed"),
+        ("split-digits", "er+ewc", "fixed"),
+        ("split-digits", "er+refresh", "fixed"),
+    ],
+)
+def test_what_was_chosen_for_one_strategy_and_benchmark_was_chosen_for_no_other(
+    benchmark: str, strategy: str, said: str
+) -> None:
+    tuned = {"lr": 0.05, "selection": CHOSEN_FOR}
+    assert resolve(benchmark, strategy, file=tuned).selection == said
+    assert resolve(benchmark, strategy, suite=[tuned]).selection == said
+    assert resolve(benchmark, strategy, tuned).selection == said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"), [("er+ewc", "validation"), ("ewc+er", "fixed"), ("er", "fixed"), ("ewc", "fixed")]
+)
+def test_what_was_chosen_for_a_chain_was_chosen_for_it_as_it_is_spelled(strategy: str, said: str) -> None:
+    chosen_for = {"protocol": "validation", "benchmark": "split-digits", "strategy": "er+ewc"}
+    assert selection(strategy, file={"lr": 0.05, "selection": chosen_for}) == said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "given"),
+    [
+        ({"epochs": 2}, {"iterations": 5}),
+        ({"epochs": 2}, {"later_epochs": 5}),
+        ({"epochs": 2, "later_epochs": 3}, {"train.iterations": 5}),
+        ({"iterations": 5}, {"later_iterations": 9}),
+        ({"batch_size": 16}, {"later_batch_size": 8}),
+        ({"lr": 0.05}, {"later_lr": 0.5}),
+    ],
+    ids=str,
+)
+def test_a_setting_that_counts_in_the_place_of_a_chosen_one_makes_it_fixed(
+    chosen: dict[str, Any], given: dict[str, Any]
+) -> None:
+    assert selection("er", file=chosen | {"selection": CHOSEN_FOR}) == "first-2-experiences"
+    assert selection("er", given, file=chosen | {"selection": CHOSEN_FOR}) == "fixed"
+    assert selection("er", file=chosen | given | {"selection": CHOSEN_FOR}) == "first-2-experiences"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"protocol": "validation"}, {**CHOSEN_FOR, "seed": "1"}, {**CHOSEN_FOR, "strategy": 1}],
+    ids=str,
+)
+def test_a_selection_that_says_less_or_more_than_for_what_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"'selection' takes a protocol's name, or \{protocol: NAME, "):
+        selection("er", file={"lr": 0.05, "selection": given})
+
+
+def test_an_unknown_protocol_is_refused_for_whatever_it_chose() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'oracle'"):
+        selection("derpp", file={"selection": {**CHOSEN_FOR, "protocol": "orakle"}})

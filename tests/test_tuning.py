@@ -151,7 +151,9 @@ def test_every_strategy_of_a_suite_gets_as_many_trials_and_searches_its_own_spac
     plain, held = (strategy.settings for strategy in tuned.strategies)
     assert plain.keys() == {"optim.lr", "selection"}
     assert held.keys() == {"optim.lr", "strength", "selection"}
-    assert plain["selection"] == "first-1-experiences"
+    chosen_for = {"protocol": "first-1-experiences", "benchmark": "split-digits"}
+    assert plain["selection"] == {**chosen_for, "strategy": "finetune"}
+    assert held["selection"] == {**chosen_for, "strategy": "l2"}
     assert plain["optim.lr"] in [float(f"{trial['optim.lr']:.3g}") for trial in tried["finetune"]]
 
 

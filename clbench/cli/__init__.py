@@ -1,11 +1,12 @@
 """The command line. Heavy modules are imported inside commands, so that `--help` and `list` answer at once.
 
-Exit codes: 0 done · 1 the answer is no · 2 bad input · 3 the run diverged.
+Exit codes: 0 done · 1 the answer is no · 2 bad input · 3 the run diverged · 128 + n signal n ended it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,8 +20,16 @@ from clbench.cli.terminal import cleaned
 from clbench.errors import ClbenchError
 from clbench.leaving import let_go
 from clbench.places import HOME, VERSION
+from clbench.stopping import Stopped, ended_by, ending
 
-INTERRUPTED = 130
+AGAIN = {
+    **dict.fromkeys(
+        ("run", "resume", "suite", "pretrain"), "the same command again goes on from the last checkpoint"
+    ),
+    "tune": "the same command again searches from the beginning",
+    "tune-suite": "the same command for the file that --out names goes on where it ended",
+}
+"""How to go on with a command that was ended by a signal."""
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "run": running.run,
     "resume": running.resume,
@@ -64,7 +73,7 @@ app.add_typer(_data, name="data")
 def main() -> NoReturn:
     """Entry point: one clear message for every mistake, and no traceback."""
     try:
-        with cleaned():
+        with cleaned(), ending():
             _main()
     except SystemExit as end:
         let_go(end.code if isinstance(end.code, int) else 0)
@@ -81,8 +90,10 @@ def _main() -> NoReturn:
             code = app(prog_name="clbench", standalone_mode=False)
     except ClbenchError as error:
         fail(str(error))
+    except Stopped as stopped:
+        code = stopped.code
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -94,10 +105,12 @@ def _main() -> NoReturn:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         fail(error.format_message())
-    if code == INTERRUPTED and process() in ("", "0"):  # which is also what Typer makes of an interrupt
-        print(
-            "clbench: interrupted; the same command again goes on from the last checkpoint.", file=sys.stderr
-        )
+    if (
+        isinstance(code, int) and code > 128 and process() in ("", "0")
+    ):  # 130 is what Typer makes of an interrupt
+        command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+        how = f"; {AGAIN[command]}" if command in AGAIN else ""
+        print(f"clbench: {ended_by(code - 128)}{how}.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

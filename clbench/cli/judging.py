@@ -93,24 +93,25 @@ def verify(
     as_json: Json = False,
 ) -> int:
     """Recompute every metric of a run from its curve, train its first steps again, and compare both with its record."""
+    from clbench.leaderboard.again import first_steps, outdated
     from clbench.leaderboard.evidence import contradicted, contradictions, recomputed
     from clbench.ledger import is_whole, read_record
 
     load(plugin)
     record, whole = read_record(folder, altered=True), is_whole(folder)
+    if other := outdated([record], record.id):
+        print(other, file=sys.stderr if as_json else sys.stdout, flush=True)
     curve = record.curve
     contrary = list(contradictions(record, curve))
     again = {} if contrary else recomputed(record, curve)
     wrong = contradicted(record.metrics, again) if again else {}
     begun = None
     if steps and not contrary:
-        from clbench.leaderboard.again import first_steps
-
         begun = first_steps(record, steps)
     agrees = whole and not contrary and not wrong and (begun is None or begun.agrees)
     if as_json:
         found = {"id": record.id, "agrees": agrees, "altered": not whole, "differs": sorted(wrong)}
-        found["contradictions"] = contrary
+        found |= {"contradictions": contrary, "outdated": other}
         if begun is not None:
             found |= {"steps": begun.steps, "rows": begun.rows, "rows_differing": begun.differing}
         print(json.dumps(found))

@@ -146,12 +146,15 @@ def reproduce(
     rows = [row for row in chosen if row.id not in lacking]
     how = execution(device)
     verdicts: list[Verdict] = []
+    others = {row.id: again.outdated(row.records, f"Row {row.id}") for row in rows}
+    for other in filter(None, others.values()):
+        print(other, file=sys.stderr if as_json else sys.stdout, flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         for row in rows:
             print(f"{row.table}  {row.strategy}  row {row.id} …", file=sys.stderr)
             verdicts += again.reproduce(row, seeds or None, out or Path(temporary), how, threads)
     if as_json:
-        print(json.dumps([_as_dict(v) for v in verdicts], indent=2))
+        print(json.dumps([{**_as_dict(v), "outdated": others[v.row.id]} for v in verdicts], indent=2))
     else:
         print(_told(verdicts))
     return 0 if all(v.agrees for v in verdicts) and not lacking else 1

@@ -63,7 +63,8 @@ def run(
 
     from clbench import api
 
-    record = api.start(resolved, how, api.runs_folder(out), observers=[] if as_json else [Line()])
+    root = api.runs_folder(out)
+    record = api.start(resolved, how, root, observers=[] if as_json else [Line()])
     return show_record(record, as_json)
 
 
@@ -124,8 +125,10 @@ def suite(
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
     from clbench import suite as suites
+    from clbench.api import runs_folder
     from clbench.config import read_yaml
 
+    root = runs_folder(out)
     carry_out = _launcher(launcher, workers, per_gpu, address, cpus, gpus, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
@@ -134,9 +137,6 @@ def suite(
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)
 
-    from clbench.api import runs_folder
-
-    root = runs_folder(out)
     with SuiteProgress(cells, quiet=as_json) as progress:
         suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
     return report(cells, root / short, loaded.title or short, f"clbench suite {name}", as_json)
@@ -263,9 +263,12 @@ def tune(
     """Choose settings by a protocol that does not look at the test stream."""
     from clbench import config as configuration, tuning
     from clbench.errors import ConfigError
-    from clbench.files import atomic_write
+    from clbench.files import atomic_write, check_place, make_folder
+    from clbench.selection import Choice
     from clbench.yamls import dump
 
+    if out is not None:
+        check_place(out, file=True)
     load(plugin)
     how = tuning.protocol(protocol)
     searched = tuning.space_of(configuration.read_yaml(space)) if space is not None else tuning.DEFAULT_SPACE
@@ -284,7 +287,8 @@ def tune(
     best = found[0]
     if best.value is None:
         raise ConfigError(f"Every one of {trials} trials diverged; search a smaller learning rate.")
-    chosen = {**given, **best.settings, "selection": how.name}  # with what they were chosen beside
+    chosen = {**given, **best.settings}  # with what they were chosen beside
+    tuned = {**chosen, "selection": Choice(how.name, benchmark, strategy).written()}
     if out is not None:
         more = [*(settings or []), *(["--space", str(space)] if space is not None else [])]
         more += [f"--plugin {path}" for path in plugin or ()]
@@ -292,10 +296,10 @@ def tune(
         named = " ".join([benchmark, strategy, *more])
         command = f"clbench tune {named} --protocol {protocol} --trials {trials} --seed {seed}"
         note = f"# Chosen by `{command}`.\n"
-        atomic_write(out, note + dump(chosen, sort_keys=True))
+        atomic_write(make_folder(out.parent) / out.name, note + dump(tuned, sort_keys=True))
     if as_json:
         rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
-        print(json.dumps({"protocol": how.name, "best": chosen, "trials": rows}, indent=2))
+        print(json.dumps({"protocol": how.name, "best": tuned, "trials": rows}, indent=2))
     else:
         print(f"best of {trials} by {how.name}: {_percent(best.value)}  {_written(chosen)}")
     return 0
@@ -319,9 +323,10 @@ def tune_suite(
     What was cut off goes on where its file is tuned in place of the suite.
     """
     from clbench import suite as suites, tuning
-    from clbench.files import atomic_write
+    from clbench.files import atomic_write, check_place, make_folder
     from clbench.yamls import dump
 
+    check_place(out, file=True)
     load(plugin)
     how = tuning.protocol(protocol)
 
@@ -337,7 +342,8 @@ def tune_suite(
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)
-        atomic_write(out, note + dump(tree, sort_keys=False, allow_unicode=True, width=120))
+        written = note + dump(tree, sort_keys=False, allow_unicode=True, width=120)
+        atomic_write(make_folder(out.parent) / out.name, written)
 
     tuning.tune_suite(
         suites.load(suite)[1],

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import pickle
-import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from clbench.evaluation.testset import TestSet
 from clbench.evaluation.ticker import Layout, Result, Tick, Ticker
 from clbench.numerics import pinned
 from clbench.processes import starting
+from clbench.stopping import ignore
 
 SLOTS = 4
 """Snapshots that may wait: more would only wait longer, as evaluation is the slower side where it matters."""
@@ -59,14 +60,14 @@ class Worker:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise EvaluatorError(f"The network cannot be sent to another process: {error}.") from error
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # where none runs yet: a second worker then starts at once
         self._conn, theirs = context.Pipe()
         self._help, asks = context.Pipe()
         pipes = theirs, asks
         given = (*pipes, copied, self.layout, self._memory, self._waiting, torch.get_num_threads())
         self._process = context.Process(target=_serve, args=given, daemon=True)
-        with starting(ticker):
+        with starting(ticker, preload=[__name__]):  # a second worker then starts at once
             self._process.start()
+        Finalize(self, self._process.kill, exitpriority=1)  # at its end Python would wait for it
         for pipe in pipes:
             pipe.close()
 
@@ -117,7 +118,7 @@ class Worker:
         self._conn.close()  # it ends when it finds nobody there
         self._process.join(5)
         if self._process.is_alive():
-            self._process.terminate()
+            self._process.kill()
             self._process.join()
 
     # --- messages ---
@@ -201,7 +202,7 @@ def _serve(
     threads: int,
 ) -> None:
     """The worker's life: one message after the other, until the run is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when it ends
+    ignore()
     numbers = pinned(threads)  # as in the run, to the end of this process
     numbers.__enter__()
     keep_freed_memory()

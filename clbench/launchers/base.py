@@ -92,7 +92,7 @@ class Launcher(ABC):
     def launch(self, jobs: Sequence[tuple[Cell, Job]], watch: Callable[[], None]) -> None:
         """Carry out all jobs; `watch()` is called whenever a cell may have changed.
 
-        On an interrupt the running ones are ended; their checkpoints stay.
+        On a signal the running ones are asked to end with a checkpoint, and on a second one they are ended at once.
         """
 
 

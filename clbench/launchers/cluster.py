@@ -19,6 +19,7 @@ from clbench.errors import BusyError, ConfigError, LedgerError
 from clbench.files import locked, writing
 from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.ledger import has_record
+from clbench.stopping import kept, stoppable
 
 if TYPE_CHECKING:
     from clbench.cells import Cell
@@ -62,8 +63,10 @@ class Ray(Launcher):
                     scheduling_strategy="SPREAD",
                 )
                 running[task.remote(job, witness, news)] = (cell, job)
+            stop: list[bool] = []
             try:
-                self._follow(ray, running, news, watch)
+                with stoppable(lambda: stop.append(True)):
+                    self._follow(ray, running, news, watch, stop)
             finally:
                 for reference in running:
                     ray.cancel(reference, force=True)
@@ -91,10 +94,18 @@ class Ray(Launcher):
         running: dict[Any, tuple[Cell, Job]],
         news: Any,
         watch: Callable[[], None],
+        stop: Sequence[bool],
     ) -> None:
         cells = {cell.id: cell for cell, _ in running.values()}
         began: dict[str, float] = {}
+        asked = False
         while running:
+            if stop and not asked:
+                asked = True
+                for reference in running:
+                    ray.cancel(
+                        reference, force=False
+                    )  # an interrupt, where it runs: it ends with a checkpoint
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0.5)
             for id, key, value in ray.get(news.take.remote()):
                 if key == "began":
@@ -213,7 +224,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if address is None:
         given["include_dashboard"] = False
     try:
-        ray.init(address=address or "local", **given)
+        with kept():  # Ray takes SIGTERM
+            ray.init(address=address or "local", **given)
     except ConnectionError as error:
         raise ConfigError(
             f"There is no Ray cluster at '{address}': {str(error).splitlines()[0]} Start one (`ray start --head`), "

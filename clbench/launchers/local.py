@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from clbench.launchers.base import Job, Launcher, Limits, hear, timed_out
 from clbench.leaving import let_go
 from clbench.ledger import has_record
 from clbench.processes import starting
+from clbench.stopping import ask, ignore, stoppable
 
 if TYPE_CHECKING:
     from clbench.cells import Cell
@@ -49,8 +51,9 @@ class _Process:
     job: Job
     place: _Place
     process: Any
-    news: Connection
+    pipe: Connection
     began: float = field(default_factory=time.monotonic)
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,14 @@ class Local(Launcher):
         free = self._places(jobs[0][1].execution.device, threads)[: len(waiting)]
         # A fork server imports torch once; a process costs next to nothing then.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
         running: dict[int, _Process] = {}  # by sentinel
-        try:
-            while waiting or running:
+        stop: list[bool] = []
+        with stoppable(lambda: stop.append(True)), _ending(running):
+            while running or (waiting and not stop):
+                if stop:
+                    _ask_to_end(running.values())
                 now = time.monotonic()
-                for one in [one for one in waiting if one.until <= now][: len(free)]:
+                for one in [one for one in waiting if one.until <= now and not stop][: len(free)]:
                     waiting.remove(one)
                     started = _start(context, one.cell, one.job, free.pop(0))
                     running[started.process.sentinel] = started
@@ -102,11 +107,6 @@ class Local(Launcher):
                         again = _Waiting(cell, job, time.monotonic() + BUSY_SECONDS * busy)
                         waiting.insert(len(waiting) if busy else 0, again)
                 watch()
-        finally:
-            for process in running.values():
-                process.process.terminate()
-            for process in running.values():
-                process.process.join()
 
     def _places(self, device: str, threads: int = 1) -> list[_Place]:
         """Where runs of so many threads may be at a time, one entry for each; of several GPUs, these take turns."""
@@ -126,7 +126,7 @@ class Local(Launcher):
         from clbench.cells import settle
 
         one.process.join()
-        one.news.close()
+        one.pipe.close()
         cell, code = one.cell, one.process.exitcode
         if has_record(one.job.root / cell.id):
             settle(cell, one.job.root)
@@ -141,46 +141,70 @@ class Local(Launcher):
             cell.attempts -= 1
 
 
+@contextmanager
+def _ending(running: Mapping[int, _Process]) -> Iterator[None]:
+    """Processes that run although they are followed no more are ended at once; their checkpoints stay."""
+    try:
+        yield
+    finally:
+        for process in running.values():
+            process.process.kill()
+        for process in running.values():
+            process.process.join()
+
+
+def _ask_to_end(running: Iterable[_Process]) -> None:
+    """Pass on that runs are to end after the present step, with a checkpoint."""
+    for process in running:
+        if not process.asked:
+            process.asked = True
+            with suppress(OSError):  # it has ended
+                process.pipe.send("stop")
+
+
 def _start(context: Any, cell: Cell, job: Job, place: _Place) -> _Process:
     job = replace(job, execution=job.execution.model_copy(update={"device": place.device}))
     # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
-    news, send = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, place, send), daemon=False)
-    with starting(job.definitions()):
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(job, place, theirs), daemon=False)
+    with starting(job.definitions(), preload=PRELOAD):
         process.start()
-    send.close()
+    theirs.close()
     cell.state, cell.message = "running", ""
     cell.attempts += 1
-    return _Process(cell, job, place, process, news)
+    return _Process(cell, job, place, process, pipe)
 
 
 def _read(one: _Process) -> None:
     """What a process has told since the last time."""
     try:
-        while one.news.poll():
-            hear(one.cell, *one.news.recv())
+        while one.pipe.poll():
+            hear(one.cell, *one.pipe.recv())
     except (EOFError, OSError):  # the process has ended, perhaps in the middle of a word
         return
 
 
-def _work(job: Job, place: _Place, news: Connection) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the suite's own process decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _work(job: Job, place: _Place, pipe: Connection) -> None:
+    ignore()  # the suite's own process decides
+    threading.Thread(target=_obey, args=(pipe,), daemon=True).start()
     if place.memory is not None:
         limit_memory(place.device, place.memory)
     code = 1
     try:
-        job.carry_out(lambda key, value: news.send((key, value)))
-        code = 0
+        with suppress(KeyboardInterrupt):  # as it was asked to
+            job.carry_out(lambda key, value: pipe.send((key, value)))
+            code = 0
     finally:
         let_go(code)
 
 
-def _end_with_parent() -> None:
-    """A suite that is killed must not leave runs behind that nobody knows of, with their folders locked."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _obey(suite: Connection) -> None:
+    """End the run when its suite asks, and at once where it has not begun.
+
+    A suite that is killed must not leave runs behind that nobody knows of, with their folders locked.
+    """
+    with suppress(EOFError, OSError):
+        suite.recv()
+        if ask():
+            suite.recv()  # until the suite is gone
+    os._exit(1)

@@ -11,11 +11,12 @@ from typing import Any
 from clbench import weights
 from clbench.config import Execution, RunConfig, Seeds
 from clbench.curve import COLUMNS
-from clbench.errors import ConfigError, LedgerError, suggest
+from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
 from clbench.leaderboard.board import SHOWN, Row, rows_of
 from clbench.leaderboard.private import in_words, missing
 from clbench.ledger import Record
 from clbench.reads import digest
+from clbench.registry import Registry, benchmarks, models, strategies
 from clbench.selection import FIXED, is_protocol
 from clbench.statistics import Interval, prediction_half, t_interval
 
@@ -73,6 +74,58 @@ def lacking(row: Row) -> str:
         f"{in_words(found)}. Name plug-ins with --plugin, install those that come with a distribution, and put files "
         "where the record's `files` say; what was an object in memory is not to be had."
     )
+
+
+def outdated(records: Sequence[Record], who: str) -> str:
+    """What is of another version here than when runs were recorded, and what to do about it, as one sentence or two;
+    nothing where all is the same.
+
+    Args:
+        who: what they are called.
+    """
+    from clbench.evaluation.evaluator import RULES
+
+    found, made_by = dict[str, None](), dict[str, None]()
+    for record in records:
+        versions: list[tuple[str, Any, str | None]]
+        versions = [("rules of evaluation", record.evaluation.get("rules", 1), str(RULES))]
+        for registry, kept in (
+            (benchmarks, record.benchmark),
+            (strategies, record.strategy),
+            (models, record.model),
+        ):
+            names = kept["name"].split("+") if registry is strategies else [kept["name"]]
+            versions.append(
+                (f"{registry.kind} {kept['name']}", kept.get("version"), _version(registry, names))
+            )
+        differ = [
+            f"{what} {then} (here {here})"
+            for what, then, here in versions
+            if None not in (then, here) and str(then) != here
+        ]
+        if differ:
+            found |= dict.fromkeys(differ)
+            commit = record.code.get("commit")
+            made_by |= {f"commit {commit[:12]}" if commit else f"clbench {record.code['version']}": None}
+    if not found:
+        return ""
+    return (
+        f"{who} was recorded with {', '.join(found)}: numbers may differ for that alone. To make the same ones again, "
+        f"check out {' or '.join(made_by)}, as the record says."
+    )
+
+
+def _version(registry: Registry[Any], names: Sequence[str]) -> str | None:
+    """The versions of registered names here, joined by plus; None where one is missing, which others tell."""
+    found = []
+    for name in names:
+        if not registry.knows(name):
+            return None
+        try:
+            found.append(str(registry.entry(name).version))
+        except ClbenchError:  # of a library that is not installed here
+            return None
+    return "+".join(found)
 
 
 def reproduce(

@@ -22,6 +22,7 @@ from harness import References, carry_out, differences
 import clbench
 from clbench import api, suite
 from clbench.cells import Cell
+from clbench.cli import running
 from clbench.config import Execution
 from clbench.errors import DataError, LedgerError
 from clbench.files import locked, make_folder
@@ -250,3 +251,117 @@ def test_two_suites_share_a_folder(tmp_path: Path) -> None:
     for record in records:
         lines = (tmp_path / "runs" / record["id"] / "log.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(12))
+
+
+# --- folders that cannot be, and folders that go ---
+
+
+class Removes(Observer):
+    """Takes a run's folder away at one of its points."""
+
+    def __init__(self, out: Path, point: str) -> None:
+        self.out, self.point = out, point
+
+    def _called(self, point: str) -> None:
+        if point == self.point:
+            for folder in self.out.glob("*/"):
+                shutil.rmtree(folder)
+
+    def begin(self, run: Any) -> None:
+        self._called("begin")
+
+    def window(self, run: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._called("window")
+
+    def end_experience(self, run: Any) -> None:
+        self._called("end_experience")
+
+    def end(self, run: Any) -> None:
+        self._called("end")
+
+
+@pytest.mark.parametrize("point", ["begin", "window", "end_experience", "end"])
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
+def test_a_folder_that_is_removed_ends_its_run_in_a_sentence(
+    point: str, seconds: float, tmp_path: Path
+) -> None:
+    how = {"checkpoint_seconds": seconds, "log": ["csv"]}
+    removes = Removes(tmp_path, point)
+    with pytest.raises(LedgerError, match=r"was removed meanwhile\. If it was a run's, the same command"):
+        clbench.run(
+            "split-digits", "er", out=tmp_path, device="cpu", execution=how, observers=[removes], **TINY
+        )
+    assert run(tmp_path).status == "done"
+
+
+def test_a_suite_goes_on_where_a_folder_is_removed(tmp_path: Path) -> None:
+    """The whole place goes when the first run has begun: it fails, and the next one finds its own anew."""
+    planned = cells(1)
+    removed: list[bool] = []
+
+    def watch(_: Any) -> None:
+        first = tmp_path / "runs" / planned[0].id
+        if not removed and (first / "checkpoint.safetensors").is_file():
+            first.rename(tmp_path / "gone")
+            removed.append(True)
+
+    planned[0].resolved = planned[0].resolved.model_copy(
+        update={"train": planned[0].resolved.train.model_copy(update={"iterations": 3000})}
+    )
+    planned[0].id = api.identify(planned[0].resolved).id
+    how = Execution(device="cpu", checkpoint_seconds=0)
+    suite.run(planned, tmp_path / "runs", how, launcher=Local(1), watch=watch)
+    assert removed
+    assert [cell.state for cell in planned] == ["failed", "done"]
+    assert "was removed meanwhile" in planned[0].message
+
+
+BAD_PLACES = {
+    "a file": "file",
+    "below a file": "file/a/b",
+    "a dangling link": "nowhere",
+    "below a dangling link": "nowhere/a",
+    "a loop": "loop",
+    "below a loop": "loop/a",
+    "a long name": "x" * 500,
+    "below a long name": "x" * 500 + "/a",
+    "a long path": "/".join(["x" * 200] * 30),
+    "nul": "a\0b",
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """What bad places are named in."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    return tmp_path
+
+
+@pytest.mark.parametrize("what", BAD_PLACES)
+@pytest.mark.parametrize("how", ["run", "suite"])
+def test_a_place_where_nothing_can_be_is_refused_before_anything_is_built(
+    what: str, how: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = place / BAD_PLACES[what]
+    before = sorted(place.iterdir())
+    monkeypatch.setattr(api, "identify", None)
+    monkeypatch.setattr(suite, "plan", None)
+    start = {"run": lambda: run(out), "suite": lambda: running.suite("table", out=out)}[how]
+    with pytest.raises(LedgerError, match=r"cannot be written: ") as refused:
+        start()
+    assert len(str(refused.value)) < 1000
+    assert sorted(place.iterdir()) == before
+
+
+def test_a_search_is_refused_where_its_file_cannot_be(place: Path) -> None:
+    with pytest.raises(LedgerError, match=r"cannot be written: .*/file is a file, not a folder"):
+        running.tune("split-digits", "er", out=place / "file" / "a")
+    with pytest.raises(LedgerError, match=r"is a folder; name a file in it"):
+        running.tune_suite("table", out=place)
+
+
+def test_a_folder_that_was_never_made_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"is no run folder"):
+        api.resume(tmp_path / ("x" * 500))
