@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench import config
-from clbench.config import Execution, RunConfig, parse_pairs, read_yaml, resolve, validate
+from clbench.config import Execution, RunConfig, layers, parse_pairs, read_yaml, resolve, validate
 from clbench.errors import ClbenchError, ConfigError
 
 
@@ -271,7 +270,7 @@ def test_wrong_execution_is_refused() -> None:
 def test_every_shipped_configuration_resolves() -> None:
     from clbench.registry import benchmarks, strategies
 
-    files = [f for f in config._configs().glob("*/*.yaml") if f.parent.name != "suites"]
+    files = [f for f in layers._configs().glob("*/*.yaml") if f.parent.name != "suites"]
     for file in files:
         names = [file.stem] if file.stem != "defaults" else ["finetune"]
         if file.parent.name in benchmarks.names() and all(

@@ -11,9 +11,7 @@ files, without running them; what is wrong with one is told by name, and nothing
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import difflib
 import functools
 import hashlib
 import importlib
@@ -24,87 +22,38 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clbench.arguments import (
     check_arguments as check_arguments,
-    hints_of,
-    signature_of,
     type_name as type_name,
 )
 from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
 from clbench.leaving import noting_threads
 from clbench.names import name_mistake, version_mistake
-from clbench.reads import File as File, Watch, watched, with_files
+from clbench.reads import File as File, Watch, watched
+from clbench.registry.entry import (
+    Entry,
+    PluginWarning,
+    check_factory,
+    distribution_of,
+    first_sentence,
+    module_file,
+    named,
+    raised_by,
+    read_decorators,
+    same_file,
+)
 from clbench.sources import where_defined
 
-
-class PluginWarning(UserWarning):
-    """A plugin of another distribution that cannot be used as it is."""
-
-
 T = TypeVar("T")
+
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a registered name before (and after) its module is imported.
-
-    Attributes:
-        name, version: the version rises with every change that may move numbers; of another library's, it is that
-            library's.
-        module: where it is defined.
-        summary: first sentence of its documentation.
-        paper: reference, `arXiv:…` where there is one.
-        null: parameters with which a strategy is plain fine-tuning, bit for bit; None if there are none.
-        modifier: a strategy that only changes another one and cannot train alone.
-        tiny: parameters with which the contract checks a strategy on its tiny network; None: the defaults.
-        source: the file that defines it, or the cell of a notebook.
-        origin: who brings it, for people: clbench, a distribution and its version, or a file.
-        reads: files and folders that the factory reads, as seen from where it is defined; what they hold counts.
-        build: the factory, once imported.
-    """
-
-    name: str
-    version: int | str = 1
-    module: str = ""
-    summary: str = ""
-    paper: str = ""
-    null: dict[str, Any] | None = None
-    modifier: bool = False
-    source: str = ""
-    origin: str = ""
-    build: Callable[..., Any] | None = field(default=None, compare=False)
-    tiny: dict[str, Any] | None = None
-    reads: tuple[str, ...] = ()
-
-    @property
-    def own(self) -> bool:
-        """Whether it is clbench's, and no plug-in."""
-        return self.module.partition(".")[0] == "clbench"
-
-    def files(self) -> dict[str, Path]:
-        """Where what it reads lies, by name."""
-        source = Path(self.source)
-        folder = source.parent if source.is_file() else Path()
-        return {name: Path(os.path.abspath(folder / name)) for name in self.reads}
-
-    def named(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """The files and folders that its parameters name, by parameter and place in its list."""
-        assert self.build is not None
-        hints, found = hints_of(f"'{self.name}'", self.build), dict[str, str]()
-        for key, value in values.items():
-            with_files(hints.get(key), value, lambda at, path: found.setdefault(at, path), key)
-        return found
-
-    def signature(self) -> inspect.Signature:
-        assert self.build is not None
-        return signature_of(self.build)
 
 
 class Registry(Generic[T]):
@@ -163,7 +112,7 @@ class Registry(Generic[T]):
             modules = {Path(str(spec.origin)): self.package}
         found: dict[str, Entry] = {}
         for file, module in modules.items():
-            for entry in _read_decorators(file, module, self.decorator):
+            for entry in read_decorators(file, module, self.decorator):
                 if entry.name in found:
                     raise RegistryError(
                         f"{self.kind} '{entry.name}' is registered twice: in {found[entry.name].source} and "
@@ -189,7 +138,7 @@ class Registry(Generic[T]):
     def problems(self) -> list[str]:
         """What is wrong with entry points of other distributions, as far as can be seen without running them."""
         found = [
-            f"{self.kind} of {_distribution(point)} ({point.value}) cannot be used: {wrong}."
+            f"{self.kind} of {distribution_of(point)} ({point.value}) cannot be used: {wrong}."
             for point in importlib.metadata.entry_points(group=self.group)
             if (wrong := name_mistake(point.name))
         ]
@@ -206,13 +155,13 @@ class Registry(Generic[T]):
         return found
 
     def _contested(self, name: str) -> str:
-        who = " and ".join(_distribution(point) for point in self._points[name])
+        who = " and ".join(distribution_of(point) for point in self._points[name])
         return f"{self.kind} '{name}' is registered by {who}; uninstall one of them. Neither is used."
 
     def _shadowed(self, name: str) -> str:
         point = self._foreign[name]
         return (
-            f"{self.kind} '{name}' of {_distribution(point)} ({point.value}) has the name of one of clbench's own, "
+            f"{self.kind} '{name}' of {distribution_of(point)} ({point.value}) has the name of one of clbench's own, "
             "which is used; ask its authors to rename theirs."
         )
 
@@ -222,7 +171,7 @@ class Registry(Generic[T]):
         Raises:
             RegistryError: its module is not there or is no Python.
         """
-        origin, file = _distribution(point), _module_file(point.module)
+        origin, file = distribution_of(point), module_file(point.module)
         who = f"{self.kind} '{point.name}' of {origin} ({point.value}) cannot be loaded: "
         if file is None:
             raise RegistryError(f"{who}there is no module {point.module}.")
@@ -231,7 +180,7 @@ class Registry(Generic[T]):
                 point.name, module=point.module, summary=f"from {origin}", source=str(file), origin=origin
             )
         try:
-            entries = _read_decorators(file, point.module, self.decorator)
+            entries = read_decorators(file, point.module, self.decorator)
         except RegistryError as error:
             raise RegistryError(f"{who}{error}") from error
         for entry in entries:
@@ -272,7 +221,7 @@ class Registry(Generic[T]):
             try:
                 return self._read_point(self._foreign[name])
             except RegistryError as error:
-                origin = _distribution(self._foreign[name])
+                origin = distribution_of(self._foreign[name])
                 return Entry(name, module=self._foreign[name].module, summary=f"! {error}", origin=origin)
         raise self._unknown(name)
 
@@ -319,7 +268,7 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} '{name}': {error}") from error
         except Exception as error:
             raise RegistryError(
-                f"{self.kind} '{name}' of {entry.origin} cannot be built: {_raised(error, entry.source)}"
+                f"{self.kind} '{name}' of {entry.origin} cannot be built: {raised_by(error, entry.source)}"
             ) from error
         if watch is not None:
             defaults = {key: p.default for key, p in entry.signature().parameters.items()}
@@ -367,7 +316,7 @@ class Registry(Generic[T]):
                 name,
                 version,
                 module,
-                _first_sentence(inspect.getdoc(build)),
+                first_sentence(inspect.getdoc(build)),
                 paper,
                 null,
                 modifier,
@@ -377,7 +326,7 @@ class Registry(Generic[T]):
                 tiny,
                 tuple(reads),
             )
-            _check_factory(self.kind, entry)
+            check_factory(self.kind, entry)
             self._refuse_taken(entry)
             self._made[name] = entry
             return build
@@ -389,13 +338,13 @@ class Registry(Generic[T]):
             return "clbench"
         point = self._foreign.get(name)
         if point is not None and point.module.partition(".")[0] == module.partition(".")[0]:
-            return _distribution(point)
+            return distribution_of(point)
         return "this session" if module == "__main__" and not Path(source).is_file() else source
 
     def _refuse_taken(self, entry: Entry) -> None:
         """One name, one plugin. The same file imported again (a doctest, a reload) is no other plugin."""
         for other in (self._made.get(entry.name), self._builtin.get(entry.name)):
-            if other is None or _same_file(other.source, entry.source):
+            if other is None or same_file(other.source, entry.source):
                 continue
             if other.module == "__main__" == entry.module:
                 continue  # a notebook cell, run again
@@ -404,25 +353,23 @@ class Registry(Generic[T]):
                 f"{entry.module} ({entry.source})."
             )
         point = None if entry.name in self._builtin else self._foreign.get(entry.name)
-        if point is not None and entry.name not in self._made and entry.origin != _distribution(point):
-            defines = _module_file(point.module)
-            if defines is None or not _same_file(str(defines), entry.source):
+        if point is not None and entry.name not in self._made and entry.origin != distribution_of(point):
+            defines = module_file(point.module)
+            if defines is None or not same_file(str(defines), entry.source):
                 raise RegistryError(
-                    f"{self.kind} '{entry.name}' is already registered by {_distribution(point)} ({point.value}); "
+                    f"{self.kind} '{entry.name}' is already registered by {distribution_of(point)} ({point.value}); "
                     f"rename the one in {entry.module} ({entry.source})."
                 )
 
     # --- loading ---
 
     def _import(self, module: str, name: str) -> None:
-        with _named(f"{self.kind} '{name}' cannot be loaded: importing {module} ", ""):
+        with named(f"{self.kind} '{name}' cannot be loaded: importing {module} ", ""):
             importlib.import_module(module)
 
     def _load(self, name: str, point: importlib.metadata.EntryPoint) -> None:
-        who = (
-            f"{self.kind} '{name}' of {_distribution(point)} cannot be loaded: its entry point {point.value}"
-        )
-        with _named(f"{who}: ", str(_module_file(point.module) or "")), watched() as watch:
+        who = f"{self.kind} '{name}' of {distribution_of(point)} cannot be loaded: its entry point {point.value}"
+        with named(f"{who}: ", str(module_file(point.module) or "")), watched() as watch:
             loaded = point.load()
         _refuse_undeclared(watch, who, point.module)
         if name in self._made:
@@ -442,189 +389,6 @@ class Registry(Generic[T]):
             f"There is no {self.kind} named '{name}'.{suggest(name, known)} "
             f"Known: {', '.join(known) or 'none'}."
         )
-
-
-def load_plugin(path: str | Path) -> str:
-    """Import a file that registers something (`--plugin FILE`); returns its module name.
-
-    Raises:
-        ConfigError: there is no such file. RegistryError: it raised; the message names file and line.
-    """
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise ConfigError(f"There is no plugin file {path}.")
-    if (loaded := _module_of(str(file))) is not None:
-        return loaded
-    name = f"clbench_plugin_{file.stem.replace('-', '_').replace('.', '_')}"
-    if name in sys.modules:  # another file of that name in another folder
-        name += f"_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"The plugin {path} is not a Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _named(f"The plugin {path} cannot be loaded: ", str(file)), watched() as watch:
-            spec.loader.exec_module(module)
-        _refuse_undeclared(watch, f"The plugin {path}", name)
-    except BaseException:
-        del sys.modules[name]
-        for registry in (strategies, benchmarks, models):  # what it registered before it failed
-            for registered in [n for n, e in registry._made.items() if e.module == name]:
-                del registry._made[registered]
-        raise
-    return name
-
-
-def _refuse_undeclared(watch: Watch, who: str, module: str) -> None:
-    """Refuse what a plug-in has read while it was imported; of one that brings benchmarks only, the data counts."""
-    entries = [entry for registry in (strategies, models) for entry in registry._made.values()]
-    if any(entry.module == module for entry in entries):
-        entries += benchmarks._made.values()
-        watch.refuse(f"{who}, as it is imported,", [path for e in entries for path in e.files().values()])
-
-
-def _module_of(file: str) -> str | None:
-    """The name of the module that was imported from a file."""
-    place = _place(os.stat(file))
-    for name, module in list(sys.modules.items()):
-        # Not getattr: some modules import all they have when an attribute is asked for.
-        other = str(vars(module).get("__file__") or "")
-        if other == file or (other and _place_of(other) == place and _same_file(other, file)):
-            return name
-    return None
-
-
-def _place(status: os.stat_result) -> tuple[int, int]:
-    """The same for two names of one file."""
-    return status.st_dev, status.st_ino
-
-
-@functools.cache
-def _place_of(module_file: str) -> tuple[int, int] | None:
-    """Where a module's file lay when it was first asked for: a look at every module for every plug-in is slow."""
-    try:
-        return _place(os.stat(module_file))
-    except OSError:
-        return None
-
-
-@contextlib.contextmanager
-def _named(who: str, file: str) -> Iterator[None]:
-    """Whatever is raised inside, an exit too, becomes an error that says `who` and where in `file`."""
-    try:
-        with noting_threads(file) if file else contextlib.nullcontext():
-            yield
-    except (ClbenchError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise RegistryError(f"{who}{_raised(error, file)}") from error
-
-
-def _raised(error: BaseException, file: str) -> str:
-    """`line 3 raised ValueError: no`, with the line of `file` where it is known."""
-    line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
-    trace = error.__traceback__
-    while trace is not None:
-        if file and trace.tb_frame.f_code.co_filename == file:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{f'line {line} ' if line else ''}raised {type(error).__name__}: {error}"
-
-
-def _read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
-    """Entries that a file registers, by its decorators `@register("name", version=…)`."""
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise RegistryError(f"{file} cannot be read: line {error.lineno}: {error.msg}") from error
-    found = []
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-            continue
-        for call in node.decorator_list:
-            if not (
-                isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator
-            ):
-                continue
-            try:
-                name = ast.literal_eval(call.args[0])
-                options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-            except (ValueError, IndexError):
-                raise RegistryError(
-                    f"{file}, line {call.lineno}: the arguments of @{decorator} must be literals, as clbench "
-                    "reads them without running the file."
-                ) from None
-            if wrong := name_mistake(name) or version_mistake(options.get("version", 1)):
-                raise RegistryError(f"{file}, line {call.lineno}: {wrong}.")
-            summary = _first_sentence(ast.get_docstring(node))
-            fields = ("version", "paper", "null", "modifier", "tiny")
-            known = {k: v for k, v in options.items() if k in fields}
-            known["reads"] = tuple(options.get("reads", ()))
-            found.append(
-                Entry(name, module=module, summary=summary, source=str(file), origin="clbench", **known)
-            )
-    return found
-
-
-def _check_factory(kind: str, entry: Entry) -> None:
-    """Parameters are annotated keywords with defaults: the command line, configs and checks are read from
-    them."""
-    for name, parameter in entry.signature().parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            raise RegistryError(
-                f"{kind} '{entry.name}' ({entry.source}) takes *args or **kwargs; name each parameter "
-                "instead, with an annotation, so that configs can be checked."
-            )
-        if parameter.annotation is parameter.empty:
-            raise RegistryError(
-                f"{kind} '{entry.name}' ({entry.source}): parameter '{name}' has no annotation; write "
-                f"'{name}: int = …', so that configs can be checked."
-            )
-
-
-def _first_sentence(doc: str | None) -> str:
-    if not doc:
-        return ""
-    text = " ".join(doc.strip().split("\n\n")[0].split())
-    return text.split(". ")[0].rstrip(".") + "."
-
-
-def _distribution(point: importlib.metadata.EntryPoint) -> str:
-    """The distribution that an entry point comes from, with its version."""
-    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
-
-
-def _module_file(module: str) -> Path | None:
-    """The file of a module, found without importing it or its parents; None if there is none."""
-    first, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(first)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin else None
-    for place in spec.submodule_search_locations or ():
-        base = Path(place).joinpath(*rest)
-        for file in (
-            base.with_suffix(".py"),
-            base / "__init__.py",
-            *sorted(base.parent.glob(f"{base.name}.*.so")),
-        ):
-            if file.is_file():
-                return file
-    return None
-
-
-def _same_file(a: str, b: str) -> bool:
-    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
-
-
-def closest(name: str, known: list[str], n: int = 3) -> list[str]:
-    """The nearest of the known names, best first."""
-    return difflib.get_close_matches(name, known, n=n, cutoff=0.5)
 
 
 def chain_parts(name: str) -> list[str]:
@@ -653,6 +417,8 @@ strategies: Registry[Any] = Registry(
     mistake="clbench.strategy.mistake",
     libraries={"avalanche": "clbench.interop.avalanche"},
 )
+
+
 benchmarks: Registry[Any] = Registry(
     "benchmark",
     plural="benchmarks",
@@ -662,6 +428,8 @@ benchmarks: Registry[Any] = Registry(
     base="clbench.types.Benchmark",
     told_by_data=True,
 )
+
+
 models: Registry[Any] = Registry(
     "model",
     plural="models",
@@ -671,6 +439,76 @@ models: Registry[Any] = Registry(
     base="clbench.models.base.Classifier",
 )
 
+
 register = strategies.register
+
+
 register_benchmark = benchmarks.register
+
+
 register_model = models.register
+
+
+def load_plugin(path: str | Path) -> str:
+    """Import a file that registers something (`--plugin FILE`); returns its module name.
+
+    Raises:
+        ConfigError: there is no such file. RegistryError: it raised; the message names file and line.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigError(f"There is no plugin file {path}.")
+    if (loaded := _module_of(str(file))) is not None:
+        return loaded
+    name = f"clbench_plugin_{file.stem.replace('-', '_').replace('.', '_')}"
+    if name in sys.modules:  # another file of that name in another folder
+        name += f"_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"The plugin {path} is not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with named(f"The plugin {path} cannot be loaded: ", str(file)), watched() as watch:
+            spec.loader.exec_module(module)
+        _refuse_undeclared(watch, f"The plugin {path}", name)
+    except BaseException:
+        del sys.modules[name]
+        for registry in (strategies, benchmarks, models):  # what it registered before it failed
+            for registered in [n for n, e in registry._made.items() if e.module == name]:
+                del registry._made[registered]
+        raise
+    return name
+
+
+def _refuse_undeclared(watch: Watch, who: str, module: str) -> None:
+    """Refuse what a plug-in has read while it was imported; of one that brings benchmarks only, the data counts."""
+    entries = [entry for registry in (strategies, models) for entry in registry._made.values()]
+    if any(entry.module == module for entry in entries):
+        entries += benchmarks._made.values()
+        watch.refuse(f"{who}, as it is imported,", [path for e in entries for path in e.files().values()])
+
+
+def _module_of(file: str) -> str | None:
+    """The name of the module that was imported from a file."""
+    place = _place(os.stat(file))
+    for name, module in list(sys.modules.items()):
+        # Not getattr: some modules import all they have when an attribute is asked for.
+        other = str(vars(module).get("__file__") or "")
+        if other == file or (other and _place_of(other) == place and same_file(other, file)):
+            return name
+    return None
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    """The same for two names of one file."""
+    return status.st_dev, status.st_ino
+
+
+@functools.cache
+def _place_of(module_file: str) -> tuple[int, int] | None:
+    """Where a module's file lay when it was first asked for: a look at every module for every plug-in is slow."""
+    try:
+        return _place(os.stat(module_file))
+    except OSError:
+        return None

@@ -1,0 +1,342 @@
+"""The configuration of a run: one checked, hashable tree. Imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clbench.arguments import (
+    refusal,
+    refuse_sets,
+    shown,
+)
+from clbench.errors import ConfigError, suggest
+from clbench.ranges import (
+    HELD,
+    Count,
+    Fraction,
+    Natural,
+    NotNegative,
+    Part,
+    Positive,
+    Seed,
+    Share,
+    taken_apart,
+)
+from clbench.selection import DEFAULTS, Selection
+
+
+class _Tree(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(_Tree):
+    """Which network, by its registered or timm name, and the factory's parameters.
+
+    Attributes:
+        weights: what its backbone starts from: the id of weights that `clbench pretrain` wrote, or a safetensors
+            file, of it or of timm. Their hash is part of the run's id.
+    """
+
+    name: str = "mlp"
+    params: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+
+
+class OptimConfig(_Tree):
+    """The optimizer and its schedule, which runs over one experience.
+
+    Attributes:
+        later_lr: in place of `lr` in every experience but the first, where a few examples would be fitted too fast.
+        schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine,
+            cos(99 π max(t − 1, 0) / (200 (K − 1))) in pass t, from 0, of the experience's K; steps (× `gamma` at each
+            of `milestones`, fractions of the experience's steps); restarts, by pass: of a `cycle` of passes the first
+            `rise` go from `floor` to 1 in a line, the others back in half a cosine.
+        warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
+        clip: largest norm of the whole gradient; None leaves it as it is.
+        reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried
+            over.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive = 0.1
+    later_lr: Positive | None = None
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NotNegative = 0.0
+    schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps", "restarts"] = "constant"
+    milestones: tuple[Part, ...] = (0.5, 0.75)
+    gamma: Positive = 0.1
+    cycle: Count = 200
+    rise: Natural = 50
+    floor: Share = 0.01
+    warmup: Fraction = 0.0
+    clip: Positive | None = None
+    reset: bool = True
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> OptimConfig:
+        if self.nesterov and self.name == "sgd" and self.momentum == 0:
+            raise ValueError(
+                "nesterov looks ahead along the momentum, which is 0; give momentum=0.9, or nesterov=false"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones rise from one to the next; {list(self.milestones)} was given")
+        if self.schedule == "restarts" and self.rise > self.cycle:
+            raise ValueError(
+                f"a cycle of {self.cycle} passes cannot rise for {self.rise}; give rise={self.cycle} or less"
+            )
+        return self
+
+
+class TrainConfig(_Tree):
+    """How long and in what portions.
+
+    Attributes:
+        batch_size: stream examples in a batch.
+        later_batch_size: those of every experience but the first, where it is to be another.
+        epochs: passes over an experience.
+        later_epochs: passes over every experience but the first, where these are to be others: a few images need more.
+        iterations: steps of an experience; overrides `epochs`, with as many passes as that takes.
+        later_iterations: steps of every experience but the first, where these are to be others; with `iterations` only.
+        drop_last: leave out the last batch of a pass when it is smaller.
+        updates: on every batch of the stream, each with inputs augmented anew and other replayed examples. Memories
+            take the batch once.
+    """
+
+    batch_size: Count = 32
+    later_batch_size: Count | None = None
+    epochs: Count = 1
+    later_epochs: Count | None = None
+    iterations: Count | None = None
+    later_iterations: Count | None = None
+    drop_last: bool = False
+    updates: Count = 1
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainConfig:
+        if self.later_iterations is not None and self.iterations is None:
+            raise ValueError("later_iterations goes with iterations, the steps of the first experience")
+        return self
+
+
+class EvaluationConfig(_Tree):
+    """The per-iteration evaluation.
+
+    Attributes:
+        every: steps between evaluations of all seen streams; 0 evaluates at experience ends only.
+        every_examples: stream examples between them, in place of `every`: after the step with which a multiple of it is
+            exceeded.
+        subset: test examples of each experience that are used, a fixed random choice; None uses all.
+        level: exact is float32, every example; fast has batch normalisation folded and fewer bits (bfloat16; on a CPU
+            that can, convolutions in 8-bit integers and close calls again in float32), its disagreement with exact
+            measured on the way and recorded; racing evaluates a prefix of each stream, and more only while a minimum
+            can still change; racing+fast is both. Full test sets are evaluated exactly at any level.
+        check: fast: steps between comparisons with exact.
+        prefix: racing: examples of each stream that every tick evaluates.
+        windows: racing: windowed forgetting of these widths, in ticks, is kept exact, too: 10 is WF10, 100 WF100. The
+            weights of so many ticks are kept in memory for it.
+        error: racing: probability that an extremum is wrong, over the whole run; 0 is certain.
+        future: whether the full evaluations at experience ends include experiences that are still to come, as
+            forward transfer needs; false saves time on long streams.
+        seed: of the choice and the order of test examples.
+        batch_size: examples in one forward pass; None chooses by device, network and cache.
+        network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
+            dormant units and effective rank of its features.
+        indexed: retrieval: steps between looks at which documents are indexed, for forgetting events; 0 for none.
+    """
+
+    every: Natural = 1
+    every_examples: Count | None = None
+    subset: Count | None = None
+    level: Literal["exact", "fast", "racing", "racing+fast"] = "exact"
+    check: Count = 100
+    prefix: Count = 32
+    windows: tuple[Annotated[int, Field(ge=2), HELD], ...] = ()
+    error: Fraction = 0.0
+    future: bool = True
+    seed: Seed = 0
+    batch_size: Count | None = None
+    network: bool = False
+    indexed: Natural = 0
+
+    @property
+    def ticks(self) -> bool:
+        """Whether anything is evaluated between experience ends."""
+        return self.every > 0 or self.every_examples is not None
+
+    def due(self, steps: int, before: int, after: int) -> bool:
+        """Whether the step that ends with so many steps is evaluated.
+
+        Args:
+            steps: done so far. before, after: stream examples consumed before the last one and after it.
+        """
+        if self.every_examples is not None:
+            return (after - 1) // self.every_examples > max(before - 1, 0) // self.every_examples
+        return self.every > 0 and steps % self.every == 0
+
+    def looks(self, steps: int) -> bool:
+        """Whether documents are looked at after so many steps."""
+        return self.indexed > 0 and steps % self.indexed == 0
+
+    @property
+    def fast(self) -> bool:
+        return self.level.endswith("fast")
+
+    @property
+    def racing(self) -> bool:
+        return self.level.startswith("racing")
+
+
+class Seeds(_Tree):
+    """Separate seeds: of the stream (class order, permutations), the initialisation, and all that training
+    draws."""
+
+    order: Seed
+    init: Seed
+    data: Seed
+
+
+class RunConfig(_Tree):
+    """Everything that decides a run's numbers, resolved. Its hash is part of the run's id.
+
+    Attributes:
+        threads: CPU threads of the numeric libraries, in each process of the run: sums are taken in another order with
+            another number, and a long training makes other results of that.
+        selection: how the hyper-parameters were chosen: defaults, fixed, or the protocol that `clbench tune` writes
+            beside them; whoever changes a setting that stands beside it makes it fixed.
+    """
+
+    benchmark: str
+    stream: dict[str, Any] = Field(default_factory=dict)
+    strategy: str
+    params: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    threads: Annotated[int, Field(ge=1, le=4096), HELD] = 1
+    seeds: Seeds
+    selection: Selection = DEFAULTS
+
+    def parts(self) -> list[str]:
+        """The registered names of a chain, in order."""
+        return self.strategy.split("+")
+
+
+class Execution(_Tree):
+    """How a run is carried out, which is not part of its id; the record names the device, the rest moves no number.
+
+    Attributes:
+        device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
+        resident: whether the training data lies on the device as a whole; auto decides by its size.
+        workers, prefetch: processes that gather batches ahead and how many each, where it does not.
+        capture: on a GPU, a step's forward pass, losses and backward pass are one launch (a CUDA graph), where every
+            part of the strategy says that they can be; never leaves them to PyTorch's many. The numbers are the same,
+            to the bit where the kernels allow.
+        overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the
+            same.
+        checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
+            closer than twenty times what writing one takes, unless this is 0: after every step. None writes none.
+        log: observers: csv, tensorboard, wandb.
+        project, group: of wandb; None takes what its own variables say, or clbench, and benchmark and strategy.
+    """
+
+    device: str = "auto"
+    resident: Literal["auto", "always", "never"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=4096), HELD] = 2
+    prefetch: Annotated[int, Field(ge=1, le=4096), HELD] = 4
+    capture: Literal["auto", "never"] = "auto"
+    overlap: bool = False
+    checkpoint_seconds: NotNegative | None = 60.0
+    log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    project: str | None = None
+    group: str | None = None
+
+
+def place() -> tuple[int, int, int]:
+    """This process's rank, how many there are, and its rank on this machine, as torchrun says; (0, 1, 0) without.
+
+    Raises:
+        ConfigError: what it says is incomplete.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return 0, 1, 0
+    try:
+        if "MASTER_ADDR" not in os.environ:
+            raise KeyError("MASTER_ADDR")
+        return int(os.environ["RANK"]), int(size), int(os.environ["LOCAL_RANK"])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"WORLD_SIZE={size} in the environment asks for several processes, and {error} does not say which this is. "
+            "Start them with torchrun, or unset WORLD_SIZE."
+        ) from None
+
+
+def cores() -> int:
+    """CPU cores that this process may use; a container or a cluster's job may grant fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
+    """A checked configuration object.
+
+    Raises:
+        ConfigError: names the key, what is allowed and what was given.
+    """
+    for name, value in tree.items() if isinstance(tree, Mapping) else ():
+        refuse_sets(f"{where}'{name}'", value)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(p) for p in first["loc"])
+        if model is Execution and key in RunConfig.model_fields:
+            raise ConfigError(
+                f"{where}'{key}' is a setting of the run, and part of its id: {key}={first['input']} among the "
+                "settings, not in how it is carried out."
+            ) from None
+        if first["type"] == "extra_forbidden":
+            known = list(getattr(_hint_at(model, first["loc"][:-1]), "model_fields", ()))
+            raise ConfigError(
+                f"{where}There is no setting '{key}'.{suggest(str(first['loc'][-1]), known)} "
+                f"Known: {', '.join(known)}."
+            ) from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}'{key}' is missing.") from None
+        hint = _hint_at(model, first["loc"])
+        if first["type"] == "value_error" or hint is None:
+            given = "" if isinstance(first["input"], Mapping) else f"; {shown(first['input'])} was given"
+            said = _lower(first["msg"].removeprefix("Value error, "))
+            raise ConfigError(f"{where}'{key}': {said}{given}.") from None
+        raise ConfigError(f"{where}{refusal(key, hint, first['input'], error)}") from None
+
+
+def _hint_at(model: type[BaseModel], path: tuple[Any, ...]) -> Any:
+    """The annotation of what stands at a path; None where it is not known."""
+    hint: Any = model
+    for key in path:
+        inner = taken_apart(hint)[0]
+        if inspect.isclass(inner) and issubclass(inner, BaseModel) and key in inner.model_fields:
+            info = inner.model_fields[key]
+            hint = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        elif isinstance(key, int) and (inside := typing.get_args(inner)):
+            hint = inside[key if key < len(inside) and inside[-1] is not ... else 0]
+        else:
+            return None
+    return hint
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(".")
