@@ -22,7 +22,6 @@ from clbench.errors import LedgerError
 from clbench.files import atomic_write, make_folder
 from clbench.markup import join, policy, tag
 from clbench.metrics import METRICS
-from clbench.statistics import TOO_FEW
 from clbench.tables import (
     TIMES,
     Cell,
@@ -326,8 +325,8 @@ def _table(rows: Sequence[Row], differences: bool = False) -> Markup:
         line = [tag("th", row.strategy, scope="row", class_="words")]
         for column in columns[1:]:
             text, marked = column.texts[i]
-            width = re.search(rf" (±|\({TOO_FEW}\)).*", text)
-            shown = [text[: width.start()], tag("small", width[0])] if width else [text]
+            aside = re.search(r" (±.*|\([^)]*\))", text)
+            shown = [text[: aside.start()], tag("small", aside[0]), text[aside.end() :]] if aside else [text]
             line.append(tag("td", tag("b", *shown) if marked else join(shown)))
         kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
         lines.append(tag("tr", *line, class_=kind) + "\n")

@@ -27,7 +27,7 @@ from clbench.ledger import Record
 from clbench.markup import join, tag
 from clbench.metrics import METRICS
 from clbench.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
-from clbench.tables import NONE, Estimate, head_of, percent
+from clbench.tables import NONE, Estimate, counted, head_of, percent
 
 AROUND = 0.12
 """How much of an experience a close-up of a boundary shows before it, and three times as much after."""
@@ -305,7 +305,8 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             mean, space, rest = percent(Estimate.of(interval)).partition(" ")
             cells.append(_cell(mean, interval.mean, space + rest))
         diverged = f", {row.diverged} diverged" if row.diverged else ""
-        cells.append(_cell(str(len(row.seeds)), len(row.seeds), diverged))
+        number, space, which = counted(row.seeds).partition(" ")
+        cells.append(_cell(number, len(row.seeds), space + which + diverged))
         for value, digits in (
             (row.costs.get("memory_bytes", math.nan) / 1e3, 0),
             (row.costs.get("forward_examples", math.nan), 0),
