@@ -26,9 +26,12 @@ SHOWN = 300
 """Characters of a path that a message shows; longer ones are mistakes."""
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str, *, lasting: bool = True) -> None:
     """Write a file so that a reader, a crash or a full disk finds the old content or the new one, never a
     part.
+
+    Args:
+        lasting: whether to wait until it survives a power cut; not for what can be made again.
 
     Raises:
         LedgerError: the disk is full or the folder cannot be written; the old file is untouched.
@@ -41,11 +44,13 @@ def atomic_write(path: Path, content: bytes | str) -> None:
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)  # the rename itself must survive a power cut
+        if lasting:
+            sync_folder(path.parent)  # the rename itself must survive a power cut
 
 
 def sync_folder(path: Path) -> None:

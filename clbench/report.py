@@ -40,9 +40,6 @@ from clbench.tables import (
     title_of,
 )
 
-MOST_DRAWN = 30
-"""Strategies of a plot: nobody can tell more lines apart, and to draw hundreds takes minutes."""
-
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
     """Write `report.html`, which needs no other file, and beside it `table.md`, `results.csv` and the plots.
@@ -139,10 +136,10 @@ def _most(table: Sequence[Row]) -> tuple[set[str], str]:
     """The strategies of a table that are drawn, and a sentence that says which where they are not all."""
     key = chosen_columns(row.values for row in table)[0]
     order = sorted(table, key=lambda row: -value.mean if (value := row.values.get(key)) else math.inf)
-    chosen = {row.strategy for row in order[:MOST_DRAWN]}
-    if len(table) <= MOST_DRAWN:
+    chosen = {row.strategy for row in order[: plots.MOST]}
+    if len(table) <= plots.MOST:
         return chosen, ""
-    return chosen, f" Of {len(table)} strategies, the {MOST_DRAWN} with the highest {title_of(key)}."
+    return chosen, f" Of {len(table)} strategies, the {plots.MOST} with the highest {title_of(key)}."
 
 
 def _traces(cells: Sequence[Cell], lost: list[str]) -> Iterator[plots.Trace]:

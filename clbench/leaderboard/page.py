@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of
 from clbench.leaderboard.private import in_words
 from clbench.ledger import Record
 from clbench.tables import NONE, Estimate, counted, head_of, markdown, percent
@@ -50,7 +50,7 @@ def table(rows: Sequence[Row]) -> str:
             [
                 "bound" if row.bound else NONE if row.rank is None else str(row.rank),
                 markdown(row.strategy),
-                markdown(settings_of(row, rows)) or NONE,
+                markdown(row.apart) or NONE,
                 *[percent(Estimate.of(row.interval(key))) for key in shown],
                 _seeds(row),
                 markdown(row.model),
