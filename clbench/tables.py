@@ -499,8 +499,8 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
     if len(finished) == 1:
         (seeds,) = finished
         title.append(f"  {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'} ({listed(seeds)})", style="dim")
-        short = tuple((", ".join(_unfinished(row)) or str(row.runs), False) for row in rows)
-        columns[1:2] = [replace(columns[1], texts=short)] if any(row.unfinished for row in rows) else []
+        bare = tuple((", ".join(_unfinished(row)) or str(row.runs), False) for row in rows)
+        columns[1:2] = [replace(columns[1], texts=bare)] if any(row.unfinished for row in rows) else []
     few = max(row.done for row in rows) < INTERVAL_FROM
     table = Table(
         title=title,
