@@ -123,7 +123,8 @@ def _measured(what: Callable[[Path], object], root: Path) -> str:
 
 
 def main() -> None:
-    rows, seeds = (int(given) for given in [*sys.argv[1:], 25, 20][:2])
+    given = [int(number) for number in sys.argv[1:]]
+    rows, seeds = given + [25, 20][len(given) :]
     shipped = Path(__file__).resolve().parent.parent.parent / "leaderboard"
     with tempfile.TemporaryDirectory() as temporary:
         make_board(runs(shipped, BENCHMARKS, rows, seeds), Path(temporary))

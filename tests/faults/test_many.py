@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -100,7 +101,7 @@ def test_a_report_is_linear_in_its_runs(
         return [
             tables.Cell(
                 "b", f"s{i}", seed, "done", {"average_accuracy": (i + seed) / 100}, 1.0, 1.0,
-                lambda key=(f"s{i}", seed): read(key),
+                partial(read, (f"s{i}", seed)),
             )
             for i in range(number)
             for seed in range(of)
@@ -129,7 +130,7 @@ def test_plots_show_the_thirty_best_rows_and_say_so(
             return curve
 
         given = [
-            tables.Cell("b", f"s{i}", 0, "done", {"average_accuracy": i / 100}, curve=lambda i=i: curve_of(i))
+            tables.Cell("b", f"s{i}", 0, "done", {"average_accuracy": i / 100}, curve=partial(curve_of, i))
             for i in range(number)
         ]
         page = report.write_report(given, tmp_path / str(number), "T", "c").read_text(encoding="utf-8")
