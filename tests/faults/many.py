@@ -72,7 +72,7 @@ def _other(record: Record, row: int, seed: int) -> tuple[Record, Curve]:
 
 def make_board(found: Iterator[tuple[Record, Curve]], root: Path) -> None:
     """A leaderboard of them, as if they had been submitted."""
-    sums = {}
+    sums: dict[str, str] = {}
     for record, curve in found:
         path, there = root / place(record), root / "curves" / record.curve_file["file"]
         for file in (path, there):
