@@ -6,12 +6,14 @@ memory.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +87,16 @@ def read(path: Path) -> Arrays:
     Raises:
         ValueError: the arrays are not those of a curve. Whatever `clbench.files.UNREADABLE` names: it is no archive.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as opened:
         check_size(archive)
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        heads = {name: _head(archive, entry) for name, entry in entries.items()}
+        heads = {
+            name: _head(opened.enter_context(archive.open(entry)), entry) for name, entry in entries.items()
+        }
         arrays: Arrays = {}
 
         def take(*names: str) -> None:
-            arrays.update({name: _array(archive, entries[name], heads[name]) for name in names})
+            arrays.update({name: _array(heads[name]) for name in names})
 
         take(*heads.keys() & {"format"})
         version = arrays.pop("format", np.array(-1))
@@ -161,25 +165,30 @@ class _Head(NamedTuple):
     shape: tuple[int, ...]
     order: Literal["C", "F"]
     dtype: np.dtype[Any]
-    length: int  # of the header itself
+    content: IO[bytes]  # what follows
 
 
-def _head(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Head:
+def _head(file: IO[bytes], entry: zipfile.ZipInfo) -> _Head:
     """What an array in an archive says that it is, checked against its size there."""
-    with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"its column '{entry.filename}' has the unknown format {version}")
-        header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-        shape, fortran, dtype = header(file)
-        found = _Head(shape, "F" if fortran else "C", dtype, file.tell())
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its column '{entry.filename}' has the unknown format {version}")
+    size = file.read(2 * version[0])
+    shape, fortran, dtype = _header(version[0], size + file.read(int.from_bytes(size, "little")))
     if dtype.hasobject:
         raise ValueError(f"its column '{entry.filename}' holds no numbers: Object arrays are not read")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - found.length:
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
         raise ValueError(f"its column '{entry.filename}' has another size than its shape {shape}")
+    return _Head(shape, "F" if fortran else "C", dtype, file)
+
+
+@functools.lru_cache(maxsize=1024)  # numpy has Python parse it, and curves of one stream have the same
+def _header(version: int, content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version]
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = header(io.BytesIO(content))
     return found
 
 
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, head: _Head) -> NDArray[Any]:
-    content = archive.read(entry)  # which checks the sum
-    return np.frombuffer(content, head.dtype, offset=head.length).reshape(head.shape, order=head.order)
+def _array(head: _Head) -> NDArray[Any]:
+    content = head.content.read()  # which checks the sum
+    return np.frombuffer(content, head.dtype).reshape(head.shape, order=head.order)

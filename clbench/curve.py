@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +85,10 @@ class Matrix(NamedTuple):
     totals: Ints  # (S,)
 
 
+VIEWS = ("experiences", "streams", "learned", "finished", "_ticks", "_matrix")
+"""Of a curve, each made once until there are more rows."""
+
+
 class Curve:
     """Append-only columns of equal length, one row for each evaluation of one test stream.
 
@@ -122,8 +127,6 @@ class Curve:
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
         self._network: Floats = np.empty((0, len(NETWORK)))
         self._indexed: Arrays = {"indexed": np.empty((0, 0), "|u1"), "indexed_step": np.empty(0, "<i8")}
-        self._ticks: Ticks | None = None
-        self._matrix: Matrix | None = None
 
     # --- rows in ---
 
@@ -184,7 +187,7 @@ class Curve:
         if stop > start:
             self._check(start, stop)
         self._length = stop
-        self._ticks = self._matrix = None
+        self._forget()
 
     def refine(self, step: int, evaluated: int, correct: int, total: int, loss: float) -> None:
         """More examples of a partial row of a tick were evaluated; the counts are those of all so far.
@@ -209,7 +212,11 @@ class Curve:
             )
         for name, value in (("correct", correct), ("total", total), ("loss", loss)):
             self._columns[name][row] = value
-        self._ticks = None
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in VIEWS:
+            self.__dict__.pop(name, None)
 
     def append_classes(self, correct: ArrayLike, total: ArrayLike) -> None:
         """Add the counts of each class at the latest full evaluation: (C,) correct and (C,) total.
@@ -450,17 +457,17 @@ class Curve:
 
     # --- views ---
 
-    @property
+    @cached_property
     def experiences(self) -> int:
         """E: experiences that were begun."""
         return int(self.experience.max(initial=-1)) + 1
 
-    @property
+    @cached_property
     def streams(self) -> int:
         """S: test streams that were evaluated, future ones included."""
         return int(self.evaluated.max(initial=-1)) + 1
 
-    @property
+    @cached_property
     def learned(self) -> Ints:
         """(S,) The experience in which each stream was first seen by a tick; E where none has seen it yet.
 
@@ -472,7 +479,7 @@ class Curve:
         seen = ticks.total > 0  # (K, S)
         return np.where(seen.any(0), ticks.experience[seen.argmax(0)], self.experiences)
 
-    @property
+    @cached_property
     def finished(self) -> bool:
         """Whether every stream was learned and the last experience has its full evaluation, if any has.
 
@@ -485,30 +492,32 @@ class Curve:
 
     def ticks(self) -> Ticks:
         """The per-iteration evaluations as dense arrays."""
-        if self._ticks is None:
-            rows = np.flatnonzero(~self.full)
-            step = self.step[rows]
-            begins = np.flatnonzero(np.diff(step, prepend=-1))  # steps never decrease and are not negative
-            k = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(rows)))  # row → tick
-            correct = np.zeros((len(begins), self.streams), np.int64)
-            total, of, lowest, highest = (np.zeros_like(correct) for _ in range(4))
-            place = k, self.evaluated[rows]
-            counts = self.correct[rows], self.total[rows], self.of[rows]
-            correct[place], total[place], of[place] = counts
-            lowest[place], highest[place] = bounds(*counts, self.bound_error)
-            first = rows[begins]
-            self._ticks = Ticks(
-                steps=step[begins],
-                examples=self.examples[first],
-                experience=self.experience[first],
-                accuracy=divide(correct, total),
-                correct=correct,
-                total=total,
-                of=of,
-                lowest=divide(lowest, of),
-                highest=divide(highest, of),
-            )
         return self._ticks
+
+    @cached_property
+    def _ticks(self) -> Ticks:
+        rows = np.flatnonzero(~self.full)
+        step = self.step[rows]
+        begins = np.flatnonzero(np.diff(step, prepend=-1))  # steps never decrease and are not negative
+        k = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(rows)))  # row → tick
+        correct = np.zeros((len(begins), self.streams), np.int64)
+        total, of, lowest, highest = (np.zeros_like(correct) for _ in range(4))
+        place = k, self.evaluated[rows]
+        counts = self.correct[rows], self.total[rows], self.of[rows]
+        correct[place], total[place], of[place] = counts
+        lowest[place], highest[place] = bounds(*counts, self.bound_error)
+        first = rows[begins]
+        return Ticks(
+            steps=step[begins],
+            examples=self.examples[first],
+            experience=self.experience[first],
+            accuracy=divide(correct, total),
+            correct=correct,
+            total=total,
+            of=of,
+            lowest=divide(lowest, of),
+            highest=divide(highest, of),
+        )
 
     def matrix(self) -> Matrix:
         """The accuracy matrix R, the accuracies b before training, and the sizes of the full test sets.
@@ -516,9 +525,11 @@ class Curve:
         R has a row for each experience and a column for each stream. Where there are fewer experiences than
         streams (a run cut short), rows of NaN make it square.
         """
-        if self._matrix is None:
-            self._matrix = self._matrix_of(self.correct)
         return self._matrix
+
+    @cached_property
+    def _matrix(self) -> Matrix:
+        return self._matrix_of(self.correct)
 
     def rank_matrix(self, column: str) -> Matrix:
         """`matrix` of another column per example: `hits_at_10`, or `reciprocal_at_10`; NaN where there are no ranks."""

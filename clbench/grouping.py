@@ -153,11 +153,11 @@ def names(entries: Sequence[Named]) -> list[str]:
             ]
             for i, pairs in zip(members, _pairs(settings), strict=True):
                 found[i] = " ".join([found[i], *pairs])
-    taken: list[str] = []
+    taken: dict[str, None] = {}  # in their order
     for name in found:
         number = next(k for k in range(1, len(found) + 1) if _numbered(name, k) not in taken)
-        taken.append(_numbered(name, number))
-    return taken
+        taken[_numbered(name, number)] = None
+    return list(taken)
 
 
 def _numbered(name: str, number: int) -> str:

@@ -14,14 +14,13 @@ from markupsafe import Markup, escape
 
 def tag(name: str, *inside: object, **attributes: object) -> Markup:
     """An element. Of attributes, a last `_` is left out and others are `-`; one that is None or empty is left out."""
-    given = join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
+    given = "".join(
+        f' {escape(key.rstrip("_").replace("_", "-"))}="{escape(value)}"'
         for key, value in attributes.items()
         if value is not None and value != ""
     )
-    if name in _VOID:
-        return Markup("<{}{}>").format(name, given)
-    return Markup("<{}{}>{}</{}>").format(name, given, join(inside), name)
+    end = "" if name in _VOID else f"{join(inside)}</{escape(name)}>"
+    return Markup(f"<{escape(name)}{given}>{end}")
 
 
 _VOID = ("img", "br", "meta", "input")
@@ -30,7 +29,7 @@ _VOID = ("img", "br", "meta", "input")
 
 def join(parts: Iterable[object]) -> Markup:
     """Parts after each other."""
-    return Markup("").join(escape(part) for part in parts)
+    return Markup("".join(map(escape, parts)))
 
 
 def policy(style: str, script: str = "") -> Markup:

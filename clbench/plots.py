@@ -32,6 +32,9 @@ Path_ = str | os.PathLike[str]
 Line = tuple[Floats, Floats, Floats | None]
 """Progress (P,), mean (P,), and half the width of the 95 % interval (P,), None for too few runs."""
 
+MOST = 30
+"""Rows of a table that are drawn: nobody can tell more lines apart, and to draw hundreds takes minutes."""
+
 DPI = 150
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900")
 """Blue, vermilion, green, purple, orange, sky blue, and yellow, darkened as theirs does not show on white."""

@@ -22,7 +22,6 @@ from clbench.errors import LedgerError
 from clbench.files import atomic_write, make_folder
 from clbench.markup import join, policy, tag
 from clbench.metrics import METRICS
-from clbench.statistics import TOO_FEW
 from clbench.tables import (
     TIMES,
     Cell,
@@ -40,9 +39,6 @@ from clbench.tables import (
     table_rows,
     title_of,
 )
-
-MOST_DRAWN = 30
-"""Strategies of a plot: nobody can tell more lines apart, and to draw hundreds takes minutes."""
 
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
@@ -140,10 +136,10 @@ def _most(table: Sequence[Row]) -> tuple[set[str], str]:
     """The strategies of a table that are drawn, and a sentence that says which where they are not all."""
     key = chosen_columns(row.values for row in table)[0]
     order = sorted(table, key=lambda row: -value.mean if (value := row.values.get(key)) else math.inf)
-    chosen = {row.strategy for row in order[:MOST_DRAWN]}
-    if len(table) <= MOST_DRAWN:
+    chosen = {row.strategy for row in order[: plots.MOST]}
+    if len(table) <= plots.MOST:
         return chosen, ""
-    return chosen, f" Of {len(table)} strategies, the {MOST_DRAWN} with the highest {title_of(key)}."
+    return chosen, f" Of {len(table)} strategies, the {plots.MOST} with the highest {title_of(key)}."
 
 
 def _traces(cells: Sequence[Cell], lost: list[str]) -> Iterator[plots.Trace]:
@@ -326,8 +322,8 @@ def _table(rows: Sequence[Row], differences: bool = False) -> Markup:
         line = [tag("th", row.strategy, scope="row", class_="words")]
         for column in columns[1:]:
             text, marked = column.texts[i]
-            width = re.search(rf" (±|\({TOO_FEW}\)).*", text)
-            shown = [text[: width.start()], tag("small", width[0])] if width else [text]
+            aside = re.search(r" (±.*|\([^)]*\))", text)
+            shown = [text[: aside.start()], tag("small", aside[0]), text[aside.end() :]] if aside else [text]
             line.append(tag("td", tag("b", *shown) if marked else join(shown)))
         kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
         lines.append(tag("tr", *line, class_=kind) + "\n")

@@ -55,9 +55,7 @@ def _beside(name: str) -> str:
 
 Tree = dict[str, Any]
 Text = Annotated[str, Field(max_length=100_000)]
-Name = Annotated[
-    str, Field(max_length=500)
-]  # of what is registered; whether it may be one, is asked at submission
+Name = Annotated[str, Field(max_length=500)]  # whether something may be called so is asked at submission
 Version = Annotated[Any, AfterValidator(_version)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Threads = Annotated[int, Field(ge=1, le=4096)]

@@ -296,14 +296,11 @@ def groups(order: Sequence[int], apart: Sequence[tuple[int, int]]) -> list[tuple
 
     Only stretches of two or more that lie in no longer one (Demšar, JMLR 7, 2006).
     """
-    different = {frozenset(pair) for pair in apart}
-    found: list[tuple[int, int]] = []
-    for first in range(len(order)):
-        last = first
-        while last + 1 < len(order) and not any(
-            frozenset((order[i], order[last + 1])) in different for i in range(first, last + 1)
-        ):
-            last += 1
-        if last > first and not (found and found[-1][1] >= last):
-            found.append((first, last))
-    return found
+    place = {rival: i for i, rival in enumerate(order)}
+    before = [0] * len(order)  # of each, where a stretch that ends with it may begin
+    for one, other in apart:
+        first, last = sorted((place[one], place[other]))
+        before[last] = max(before[last], first + 1)
+    begins = list(itertools.accumulate(before, max))
+    longest = {first: last for last, first in enumerate(begins)}
+    return [(first, last) for first, last in longest.items() if last > first]

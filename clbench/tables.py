@@ -153,6 +153,7 @@ class Row:
         substrate: what its weights had learned from before; empty from scratch.
         selection: how its hyper-parameters were chosen, if known.
         by_seed: metric → seed → value, of the runs that are done.
+        seeds: of the runs that are done.
         also: of a difference, the settings that differ beside the part.
     """
 
@@ -166,6 +167,7 @@ class Row:
     substrate: str = ""
     selection: str = ""
     by_seed: Mapping[str, Mapping[int, float]] = field(default_factory=dict, repr=False)
+    seeds: tuple[int, ...] = ()
     also: tuple[str, ...] = ()
 
     @property
@@ -225,6 +227,7 @@ def _row(runs: Sequence[Cell]) -> Row:
         substrate=substrate,
         selection=str(runs[0].config.get("selection", "")),
         by_seed=by_seed,
+        seeds=tuple(sorted(cell.seed for cell in done)),
     )
 
 
@@ -279,6 +282,7 @@ def difference_rows(cells: Sequence[Cell]) -> list[Row]:
                 len(pairs),
                 unfinished,
                 values,
+                seeds=tuple(sorted(a.seed for a, _ in done)),
                 also=tuple(bases[base]),
             )
         )
@@ -307,6 +311,7 @@ def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "strategy": row.strategy,
             "runs": row.runs,
             "done": row.done,
+            "seeds": list(row.seeds),
             **row.unfinished,
             "metrics": {
                 key: value and {"mean": value.mean, "half_width": value.half, "n": value.n}
@@ -369,10 +374,35 @@ def _seconds(value: Estimate | None) -> str:
     return f"{value.mean:,.{digits}f}"
 
 
+MOST_SEEDS = 10
+"""Seeds and stretches of them that a table lists; of more, the last."""
+
+
+def listed(seeds: Sequence[int]) -> str:
+    """`0–4`, or `3, 7, 11, 12, 19`: seeds in order, three or more that follow each other as a stretch."""
+    stretches: list[list[int]] = []
+    for seed in sorted(seeds):
+        if not stretches or seed != stretches[-1][-1] + 1:
+            stretches.append([])
+        stretches[-1].append(seed)
+    told = [
+        part for s in stretches for part in ([f"{s[0]}–{s[-1]}"] if len(s) > 2 else [str(seed) for seed in s])
+    ]
+    return ", ".join(told if len(told) <= MOST_SEEDS else [*told[: MOST_SEEDS - 1], f"… {told[-1]}"])
+
+
+def counted(seeds: Sequence[int]) -> str:
+    """How many seeds, and which: `5 (0–4)`."""
+    return f"{len(seeds)} ({listed(seeds)})" if seeds else "0"
+
+
 def _runs(row: Row) -> str:
-    """`5`, or `2/5 diverged`."""
-    unfinished = [f"{count}/{row.runs} {status}" for status, count in row.unfinished.items()]
-    return ", ".join(unfinished) or str(row.runs)
+    """`5 (0–4)`, or `3 (0, 2, 4), 2/5 diverged`."""
+    return ", ".join([*([counted(row.seeds)] if row.seeds else []), *_unfinished(row)]) or str(row.runs)
+
+
+def _unfinished(row: Row) -> list[str]:
+    return [f"{count}/{row.runs} {status}" for status, count in row.unfinished.items()]
 
 
 def title_of(key: str) -> str:
@@ -425,9 +455,12 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
     columns, title = columns_of(rows, differences), Text(name, style="bold")
     if not differences:
         del columns[-1]
-    if len({_runs(row) for row in rows}) == 1 and not rows[0].unfinished:
-        del columns[1]
-        title.append(f"  {rows[0].runs} {'seeds' if rows[0].runs > 1 else 'seed'}", style="dim")
+    finished = {row.seeds for row in rows if not row.unfinished}
+    if len(finished) == 1:
+        (seeds,) = finished
+        title.append(f"  {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'} ({listed(seeds)})", style="dim")
+        bare = tuple((", ".join(_unfinished(row)) or str(row.runs), False) for row in rows)
+        columns[1:2] = [replace(columns[1], texts=bare)] if any(row.unfinished for row in rows) else []
     few = max(row.done for row in rows) < INTERVAL_FROM
     table = Table(
         title=title,

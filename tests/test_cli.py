@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import html
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -526,6 +531,93 @@ def test_no_printed_line_ends_in_blanks(clbench: Command, run: Command) -> None:
         clbench("suite", "s.yaml", *TINY, "--threads", "1").out,
     ]
     assert [line for text in texts for line in text.splitlines() if line != line.rstrip()] == []
+
+
+# --- commands that are printed ---
+
+MINE = {
+    "my plugin.py": PLUGIN,
+    "a suite.yaml": "strategies: [my-er-ace, er]\nbenchmarks: [split-digits]\nseeds: 1\n",
+    "more.yaml": "optim: {lr: 0.07}\n",
+}
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    """What a report says of each run, but for the seconds."""
+    (file,) = folder.rglob("results.csv")
+    with file.open(encoding="utf-8") as rows:
+        return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in csv.DictReader(rows)]
+
+
+def elsewhere(name: str, monkeypatch: pytest.MonkeyPatch, *files: Path) -> None:
+    """Go on in a fresh folder with these files of one's own."""
+    here = Path.cwd()
+    Path(name).mkdir()
+    for file in files:
+        shutil.copy(file, Path(name) / file)
+    monkeypatch.chdir(here / name)
+
+
+def test_the_command_of_a_report_makes_its_table_in_a_fresh_folder(
+    clbench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in MINE.items():
+        Path(name).write_text(text)
+    asked = ["suite", "a suite.yaml", *TINY, "memory=30", "--plugin", "my plugin.py", "--config", "more.yaml"]
+    asked += ["--seeds", "2", "--precision", "bf16", "--threads", "1", "--device", "cpu", "--out", "$my runs"]
+    assert clbench(*asked).code == 0
+    first = results(Path("$my runs"))
+    (table,) = Path("$my runs").rglob("table.md")
+    line = table.read_text().splitlines()[2]
+    page = table.with_name("report.html").read_text()
+    assert html.unescape(re.findall("<pre><code>(.*?)</code>", page)[0]) == line.removeprefix("    ")
+    elsewhere("fresh", monkeypatch, *map(Path, MINE))
+    program, *words = shlex.split(line)
+    assert program == "clbench"
+    assert clbench(*words).code == 0
+    assert results(Path("$my runs")) == first
+    assert [row["strategy"] for row in first] == ["my-er-ace"] * 2 + ["er"] * 2
+
+
+def test_a_file_that_begins_as_an_option_does_is_none(clbench: Command) -> None:
+    Path("-s.yaml").write_text("strategies: [finetune]\nbenchmarks: [split-digits]\nseeds: 1\n")
+    assert clbench("suite", "--threads", "1", "--", "-s.yaml", *TINY).code == 0
+    (table,) = Path("runs").rglob("table.md")
+    line = table.read_text().splitlines()[2].strip()
+    assert (
+        line == "clbench suite --threads 1 -- -s.yaml epochs=1 'hidden=[8]' experiences=2 evaluation.every=20"
+    )
+    assert clbench(*shlex.split(line)[1:]).code == 0
+
+
+def used_with(said: Said) -> list[str]:
+    """The words after `clbench` of the command by which what was found is used."""
+    program, *words = shlex.split(said.out.splitlines()[-1].removeprefix("use it with: "))
+    assert (said.code, program) == (0, "clbench")
+    return words
+
+
+def test_a_tuned_suite_is_used_with_what_it_was_tuned_with(
+    clbench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in MINE.items():
+        Path(name).write_text(text)
+    asked = ["tune-suite", "a suite.yaml", *TINY[:2], "--plugin", "my plugin.py", "--out", "tuned it.yaml"]
+    words = used_with(clbench(*asked, "--trials", "1", "--device", "cpu", "--threads", "1"))
+    assert words[:4] == ["suite", "tuned it.yaml", *TINY[:2]]
+    first, *_ = Path("tuned it.yaml").read_text().splitlines()
+    assert shlex.split(first.partition("`")[2].rstrip("`."))[1:4] == asked[:2] + TINY[:1]
+    elsewhere("fresh", monkeypatch, Path("my plugin.py"), Path("tuned it.yaml"))
+    assert clbench(*words).code == 0
+    (record, *_) = [json.loads(path.read_text()) for path in Path("runs").glob("*/record.json")]
+    assert record["config"]["model"]["params"]["hidden"] == [8]
+
+
+def test_tuned_settings_are_used_with_the_plugin_of_their_strategy(clbench: Command, plugin: Path) -> None:
+    asked = ["tune", "split-digits", "my-er-ace", *TINY[:2], "--plugin", plugin, "--out", "best.yaml"]
+    words = used_with(clbench(*asked, "--trials", "1", "--threads", "1"))
+    assert words == ["run", "split-digits", "my-er-ace", "--config", "best.yaml", "--plugin", str(plugin)]
+    assert clbench(*words).code == 0
 
 
 def test_data_status_has_a_header_with_units(clbench: Command) -> None:

@@ -254,14 +254,52 @@ def test_markdown() -> None:
         "",
         "| strategy | runs | ACC ↑ | forgetting ↓ | train s | eval s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        "| a | 3 | 90.0 ± 0.0 | 10.0 ± 0.0 | 12.5 | 0.25 |",
-        "| b | 1/2 diverged | 50.0 | 50.0 | 12.5 | 0.25 |",
-        "| c | 2 | 30.0 (too few) | 70.0 (too few) | 12.5 | 0.25 |",
+        "| a | 3 (0–2) | 90.0 ± 0.0 | 10.0 ± 0.0 | 12.5 | 0.25 |",
+        "| b | 1 (0), 1/2 diverged | 50.0 | 50.0 | 12.5 | 0.25 |",
+        "| c | 2 (0, 1) | 30.0 (too few) | 70.0 (too few) | 12.5 | 0.25 |",
     ]
     assert "means are over the others" in text
     marked = tables.markdown_table(cells({"a|b": [0.9] * 5, "c": [0.5] * 5}, benchmark="x*y"))
     assert marked.startswith("## x\\*y")
-    assert "| a\\|b | 5 | **90.0 ± 0.0** |" in marked
+    assert "| a\\|b | 5 (0–4) | **90.0 ± 0.0** |" in marked
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [
+        (range(5), "5 (0–4)"),
+        ([19, 3, 7, 12, 11], "5 (3, 7, 11, 12, 19)"),
+        ([0, 1, 2, 5, 10, 11, 12, 13], "8 (0–2, 5, 10–13)"),
+        ([4], "1 (4)"),
+        ([], "0"),
+        (range(0, 60, 2), "30 (0, 2, 4, 6, 8, 10, 12, 14, 16, … 58)"),
+    ],
+)
+def test_seeds_are_told_in_few_characters(seeds: Sequence[int], told: str) -> None:
+    assert tables.counted(seeds) == told
+
+
+def test_every_table_says_which_seeds_a_row_has(tmp_path: Path) -> None:
+    given = [
+        Cell("b", name, seed, "done", {"average_accuracy": 0.5})
+        for name, seeds in {"a": range(5), "c": (3, 7, 11, 12, 19)}.items()
+        for seed in seeds
+    ]
+    page = Page(report.write_report(given, tmp_path, "T", "c").read_text()).text
+    for text in (tables.markdown_table(given), page, drawn(given)):
+        assert "5 (0–4)" in text
+        assert "5 (3, 7, 11, 12, 19)" in text
+    assert [row["seeds"] for row in tables.summary(given)] == [[0, 1, 2, 3, 4], [3, 7, 11, 12, 19]]
+    assert "5 seeds (3, 7, 11, 12, 19)" in " ".join(drawn(given[5:]).split())
+
+
+def drawn(given: Sequence[Cell], width: int = 100) -> str:
+    """The tables of a terminal."""
+    screen = Console(file=io.StringIO(), width=width)
+    for table in tables.rich_tables(given):
+        screen.print(table)
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
 
 
 def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> None:
@@ -317,7 +355,7 @@ def test_a_pair_with_an_unfinished_run_is_left_out_and_counted() -> None:
 
 def test_differences_are_shown_with_their_sign_wherever_tables_are(tmp_path: Path) -> None:
     given = cells({"er": [0.5] * 3, "er+ema": [0.6] * 3})
-    assert "| er+ema − er | 3 | +10.0 ± 0.0 | −10.0 ± 0.0 |" in tables.markdown_table(given)
+    assert "| er+ema − er | 3 (0–2) | +10.0 ± 0.0 | −10.0 ± 0.0 |" in tables.markdown_table(given)
     assert len(tables.rich_tables(given)) == 2
     assert [entry["strategy"] for entry in tables.summary(given)] == ["er", "er+ema", "er+ema − er"]
     page = report.write_report(given, tmp_path, "Suite", "command").read_text(encoding="utf-8")
@@ -396,7 +434,7 @@ def test_no_report_is_lost_to_one_plot(tmp_path: Path) -> None:
     assert "accuracy-matrix-split-digits.png: ValueError" in page.text
     assert not (tmp_path / "accuracy-matrix-split-digits.png").exists()
     assert (tmp_path / "stability-gap-split-digits.png").exists()
-    assert "| er | 2 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| er | 2 (0, 1) |" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def test_tables_are_written_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

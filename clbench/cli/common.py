@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,34 @@ def load(plugins: Sequence[str] | None) -> None:
 
     for plugin in plugins or ():
         load_plugin(plugin)
+
+
+def command(context: typer.Context, *words: object, only: Sequence[str] | None = None, **more: object) -> str:
+    """What was asked of the command line, for a shell: all that was given, in the order of the command's parameters.
+
+    Paths stay as they were given, so it is for the folder where it was given. `--json`, which only shows, is left out.
+
+    Args:
+        words: another command and its arguments, for one that follows. only: the options that it shares, by parameter.
+        more: options of its own.
+    """
+    arguments: list[object] = [context.command.name]
+    options: list[object] = [part for name, value in more.items() for part in (f"--{name}", value)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE" or name == "as_json":
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.param_type_name == "argument":
+            arguments += values
+        elif only is None or name in only:
+            flag = parameter.opts[0]
+            options += [flag] if value is True else [part for one in values for part in (flag, one)]
+    name, *rest = map(str, words or arguments)
+    # A word that begins as an option does is none behind `--`.
+    order = ["--", *rest] if any(word.startswith("-") for word in rest) else []
+    return shlex.join(["clbench", name, *([] if order else rest), *map(str, options), *order])
 
 
 def warn(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from clbench.cli.common import (
     Plugins,
     Precision,
     Threads,
+    command,
     execution,
     load,
     settings_of,
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from clbench.cells import Cell
     from clbench.config import RunConfig
     from clbench.launchers import Launcher
+
+
+SHARED = ("device", "plugin")
+"""Options of a search without which what it chose would be used otherwise."""
 
 
 def run(
@@ -85,6 +91,7 @@ def resume(
 
 
 def suite(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")],
     settings: Pairs = None,
     out: Out = None,
@@ -139,7 +146,7 @@ def suite(
 
     with SuiteProgress(cells, quiet=as_json) as progress:
         suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
-    return report(cells, root / short, loaded.title or short, f"clbench suite {name}", as_json)
+    return report(cells, root / short, loaded.title or short, command(context), as_json)
 
 
 def _launcher(
@@ -236,11 +243,13 @@ def pretrain(
     if as_json:
         print(json.dumps({"id": made.id, "path": str(made.path), "run": record.id, **made.about}, indent=2))
     else:
-        print(f"{made.substrate}\n{made.path}\nuse it with: model.weights={made.id}")
+        there = made.id if weights is None else made.path  # ids are looked for where no folder is named
+        print(f"{made.substrate}\n{made.path}\nuse it with: {shlex.quote(f'model.weights={there}')}")
     return 0
 
 
 def tune(
+    context: typer.Context,
     benchmark: Annotated[str, typer.Argument(help="A benchmark's name.")],
     strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain.")],
     settings: Pairs = None,
@@ -290,22 +299,19 @@ def tune(
     chosen = {**given, **best.settings}  # with what they were chosen beside
     tuned = {**chosen, "selection": Choice(how.name, benchmark, strategy).written()}
     if out is not None:
-        more = [*(settings or []), *(["--space", str(space)] if space is not None else [])]
-        more += [f"--plugin {path}" for path in plugin or ()]
-        more += [f"--threads {threads}"] if threads is not None else []
-        named = " ".join([benchmark, strategy, *more])
-        command = f"clbench tune {named} --protocol {protocol} --trials {trials} --seed {seed}"
-        note = f"# Chosen by `{command}`.\n"
-        atomic_write(make_folder(out.parent) / out.name, note + dump(tuned, sort_keys=True))
+        atomic_write(make_folder(out.parent) / out.name, _chosen_by(context) + dump(tuned, sort_keys=True))
     if as_json:
         rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
         print(json.dumps({"protocol": how.name, "best": tuned, "trials": rows}, indent=2))
     else:
         print(f"best of {trials} by {how.name}: {_percent(best.value)}  {_written(chosen)}")
+        if out is not None:
+            print(f"use it with: {command(context, 'run', benchmark, strategy, only=SHARED, config=out)}")
     return 0
 
 
 def tune_suite(
+    context: typer.Context,
     suite: Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")],
     out: Annotated[Path, typer.Option(help="YAML file for the suite with the settings that were chosen.")],
     settings: Pairs = None,
@@ -330,19 +336,13 @@ def tune_suite(
     load(plugin)
     how = tuning.protocol(protocol)
 
-    more = [f"--threads {threads}"] if threads is not None else []
-    named = " ".join([suite, *(settings or []), *(f"--plugin {path}" for path in plugin or ()), *more])
-    note = (
-        f"# Chosen by `clbench tune-suite {named} --protocol {protocol} --trials {trials} --seed {seed}`.\n"
-    )
-
     def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
         name = strategy.label or strategy.name
         print(f"{name}: {_percent(trial.value)}  {_written(trial.settings)}", flush=True)
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)
-        written = note + dump(tree, sort_keys=False, allow_unicode=True, width=120)
+        written = _chosen_by(context) + dump(tree, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(make_folder(out.parent) / out.name, written)
 
     tuning.tune_suite(
@@ -355,8 +355,14 @@ def tune_suite(
         told=told,
         save=save,
     )
-    print(f"use it with: clbench suite {out}")
+    again = command(context, "suite", out, *(settings or []), only=(*SHARED, "threads"))
+    print(f"use it with: {again}")
     return 0
+
+
+def _chosen_by(context: typer.Context) -> str:
+    """The first lines of a file of settings."""
+    return "".join(f"# {line}\n" for line in f"Chosen by `{command(context)}`.".splitlines())
 
 
 def _percent(value: float | None) -> str:

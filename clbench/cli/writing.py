@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,9 +38,9 @@ def new(
         files += _page(files[0].parent.parent, name)
     for file in files:
         print(file)
-    plugin = "" if inside else f" --plugin {files[0]}"
+    plugin = "" if inside else f" --plugin {shlex.quote(str(files[0]))}"
     tests = next(file for file in files if file.name.startswith("test_"))
-    print(f"\nNext: clbench check {name}{plugin}\n      python -m pytest {tests}")
+    print(f"\nNext: clbench check {name}{plugin}\n      python -m pytest {shlex.quote(str(tests))}")
 
 
 def _page(root: Path, name: str) -> list[Path]:

@@ -53,6 +53,8 @@ class Row:
             diverged.
         best: whether it is marked as best (`clbench.statistics.best`).
         table: name of its table, the benchmark's and what tells it from others of that name.
+        name: in the figures of its table.
+        apart: the settings that tell it from others of its strategy in its table.
         needs: what others must have of its author to run it again (`clbench.leaderboard.private`).
     """
 
@@ -69,6 +71,8 @@ class Row:
     rank: Rank | None = None
     best: bool = False
     table: str = ""
+    name: str = ""
+    apart: str = ""
     needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -139,7 +143,9 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
         named.append(grouping.of_stream(name, name, arguments, [run for _, run in group]))
         tables.append(rows)
     found = {
-        title: _ranked([_row(id, [row[seed] for seed in sorted(row)], title) for id, row in rows.items()])
+        title: _told(
+            _ranked([_row(id, [row[seed] for seed in sorted(row)], title) for id, row in rows.items()])
+        )
         for title, rows in zip(grouping.names(named), tables, strict=True)
     }
     return {title: found[title] for title in sorted(found)}
@@ -207,8 +213,24 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 def settings_of(row: Row, others: Sequence[Row]) -> str:
     """What tells a row from others of the same strategy on the same benchmark: the settings in which they differ."""
     same = [other.settings for other in others if other.strategy == row.strategy]
+    return _valued(row, grouping.differing(same))
+
+
+def _valued(row: Row, keys: Sequence[str]) -> str:
     own = grouping.flatten(row.settings)
-    return ", ".join(f"{key}={own[key]}" for key in grouping.differing(same) if key in own)
+    return ", ".join(f"{key}={own[key]}" for key in keys if key in own)
+
+
+def _told(rows: Sequence[Row]) -> list[Row]:
+    """With what they are called in their table."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        settings.setdefault(row.strategy, []).append(row.settings)
+    keys = {strategy: grouping.differing(trees) for strategy, trees in settings.items()}
+    return [
+        replace(row, name=name, apart=_valued(row, keys[row.strategy]))
+        for row, name in zip(rows, names_of(rows), strict=True)
+    ]
 
 
 def names_of(rows: Sequence[Row]) -> dict[str, str]:

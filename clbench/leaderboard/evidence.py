@@ -12,7 +12,7 @@ import numpy as np
 
 from clbench import metrics
 from clbench.config import EvaluationConfig
-from clbench.curve import Curve, Ints
+from clbench.curve import Curve
 from clbench.errors import ConfigError, LedgerError
 from clbench.grouping import flatten
 from clbench.leaderboard.again import config_of
@@ -186,11 +186,11 @@ def _unfinished(record: Record, curve: Curve, evaluation: EvaluationConfig) -> I
         on_time = int(((ticks.steps % every == 0) & (ticks.steps > 0)).sum())
         if on_time != due or not np.isin(ends, ticks.steps).all():
             yield f"its curve has {on_time} of the {due} ticks that config.evaluation.every = {every} asks for"
-    yield from _classes(curve, there, matrix.totals)
+    yield from _classes(curve)
 
 
-def _classes(curve: Curve, there: np.ndarray[Any, Any], sizes: Ints) -> Iterator[str]:
-    """Counts by class are those of the streams that were seen, or of all that were evaluated."""
+def _classes(curve: Curve) -> Iterator[str]:
+    """Counts by class have the sums of the streams that were seen at least, and of all that were evaluated at most."""
     if not len(curve.class_total):
         return
     full = curve.full
@@ -219,9 +219,9 @@ def experiences_of(config: Mapping[str, Any]) -> int | None:
 def recomputed(record: Record, curve: Curve | None = None) -> dict[str, float | None]:
     """The metrics of a record from its curve: those of every run, and those that it has and that are known here."""
     curve = record.curve if curve is None else curve
-    return metrics.compute(curve) | metrics.compute(
-        curve, [name for name in record.metrics if name in METRICS]
-    )
+    found = metrics.compute(curve)
+    more = (record.metrics.keys() & METRICS.keys()) - found.keys()
+    return found | metrics.compute(curve, sorted(more))
 
 
 def contradicted(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of, settings_of
+from clbench.leaderboard.board import ENERGY, RANKED_FROM, SHOWN, Row, rows_of
 from clbench.leaderboard.private import in_words
 from clbench.ledger import Record
-from clbench.tables import NONE, Estimate, head_of, markdown, percent
+from clbench.tables import NONE, Estimate, counted, head_of, markdown, percent
 
 HEAD = """# Leaderboard
 
@@ -20,8 +20,9 @@ ROW` runs a row again and compares intervals.
 Percent; mean ± half the 95 % t-interval over seeds. Rows are in the order of their mean ACC; a rank says which places
 that allows: after all rivals that are better with certainty, before all that are worse (paired by seed, over all pairs
 of a table, at 5 % after Holm's correction). So a wide range means that the seeds do not tell. Fewer than {ranked_from}
-seeds give no rank; upper bounds, and settings chosen on the test stream (`oracle`), are no rivals. Costs are means over
-seeds; seconds depend on the machine, so compare them within a table at most.
+seeds give no rank; upper bounds, and settings chosen on the test stream (`oracle`), are no rivals. Seeds count from 0
+where a row does not list its own. Costs are means over seeds; seconds depend on the machine, so compare them within a
+table at most.
 """
 
 
@@ -49,9 +50,9 @@ def table(rows: Sequence[Row]) -> str:
             [
                 "bound" if row.bound else NONE if row.rank is None else str(row.rank),
                 markdown(row.strategy),
-                markdown(settings_of(row, rows)) or NONE,
+                markdown(row.apart) or NONE,
                 *[percent(Estimate.of(row.interval(key))) for key in shown],
-                f"{len(row.seeds)}" + (f", {row.diverged} diverged" if row.diverged else ""),
+                _seeds(row),
                 markdown(row.model),
                 markdown(row.selection),
                 _bytes(row.costs),
@@ -67,6 +68,13 @@ def table(rows: Sequence[Row]) -> str:
         if row.needs
     ]
     return "\n\n".join(["\n".join(f"| {' | '.join(line)} |" for line in lines), *notes]) + "\n"
+
+
+def _seeds(row: Row) -> str:
+    """How many, and which where they are not the first ones."""
+    seeds = row.seeds
+    told = str(len(seeds)) if seeds == list(range(len(seeds))) else counted(seeds)
+    return told + (f", {row.diverged} diverged" if row.diverged else "")
 
 
 def _bytes(costs: Mapping[str, float]) -> str:

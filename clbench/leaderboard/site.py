@@ -9,17 +9,17 @@ import math
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from clbench import plots
-from clbench.curve import Floats, Ticks
+from clbench.curve import Curve, Floats
 from clbench.files import atomic_write, make_folder, pretty_json, sha256
 from clbench.leaderboard import svg
-from clbench.leaderboard.board import ENERGY, SHOWN, Row, names_of, rows_of, settings_of
+from clbench.leaderboard.board import ENERGY, SHOWN, Row, rows_of
 from clbench.leaderboard.frame import SHADES, page
 from clbench.leaderboard.private import in_words
 from clbench.leaderboard.store import place
@@ -27,7 +27,7 @@ from clbench.ledger import Record
 from clbench.markup import join, tag
 from clbench.metrics import METRICS
 from clbench.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
-from clbench.tables import NONE, Estimate, head_of, percent
+from clbench.tables import NONE, Estimate, counted, head_of, percent, title_of
 
 AROUND = 0.12
 """How much of an experience a close-up of a boundary shows before it, and three times as much after."""
@@ -43,21 +43,24 @@ def write_site(records: Sequence[Record], root: Path, folder: Path) -> Path:
         The path of `index.html`.
     """
     tables = rows_of(records)
-    pages = {Path("index.html"): _index(tables)}
-    for title, rows in tables.items():
-        pages[Path(address("benchmarks", title))] = _benchmark(title, rows)
-        for row in rows:
-            pages[Path("rows") / f"{row.id}.html"] = _row(row, rows)
-    for strategy in sorted({row.strategy for rows in tables.values() for row in rows}):
-        pages[Path(address("strategies", strategy))] = _strategy(strategy, tables)
-    for path, content in pages.items():
-        make_folder((folder / path).parent)
-        atomic_write(folder / path, content)
+    for path, content in _pages(tables):
+        atomic_write(make_folder((folder / path).parent) / path.name, content, lasting=False)
     for record in records:
         for file in (place(record), Path("curves") / record.curve_file["file"]):
-            make_folder((folder / file).parent)
-            shutil.copyfile(root / file, folder / file)
+            shutil.copyfile(root / file, make_folder((folder / file).parent) / file.name)
     return folder / "index.html"
+
+
+def _pages(tables: Mapping[str, Sequence[Row]]) -> Iterator[tuple[Path, Markup]]:
+    strategies: dict[str, list[Row]] = {}
+    for title, rows in tables.items():
+        yield Path(address("benchmarks", title)), _benchmark(title, rows)
+        for row in rows:
+            yield Path("rows", f"{row.id}.html"), _row(row)
+            strategies.setdefault(row.strategy, []).append(row)
+    for strategy, rows in strategies.items():
+        yield Path(address("strategies", strategy)), _strategy(strategy, rows)
+    yield Path("index.html"), _index(tables)
 
 
 def slug(name: str) -> str:
@@ -75,7 +78,7 @@ def address(folder: str, name: str) -> str:
 
 
 def _index(tables: Mapping[str, Sequence[Row]]) -> Markup:
-    rows = [(row, table) for table in tables.values() for row in table]
+    rows = [row for table in tables.values() for row in table]
     benchmarks = join(
         tag(
             "li",
@@ -86,7 +89,7 @@ def _index(tables: Mapping[str, Sequence[Row]]) -> Markup:
         for name, table in tables.items()
     )
     filters = join(
-        _filter(key, sorted({_facets(row)[key] for row, _ in rows}))
+        _filter(key, sorted({_facets(row)[key] for row in rows}))
         for key in ("benchmark", "setting", "memory", "network", "selection")
     )
     body = Markup("""
@@ -110,27 +113,30 @@ behind it: follow a row to its runs, their curves, and the command that makes th
 
 
 def _benchmark(benchmark: str, rows: Sequence[Row]) -> Markup:
-    style = plots.styles(named := names_of(rows), named)
-    drawn = [row for row in rows if any(r.status == "done" for r in row.records)]
+    style = plots.styles((row.name for row in rows), {row.name: _plain(row) for row in rows})
+    done = [row for row in rows if row.seeds]
+    chosen, which = _most(done)
+    drawn = {row.name: plots.Drawn.of([plots.Trace.of(curve) for curve in _curves(row)]) for row in chosen}
     figures = _critical_differences(benchmark, rows)
-    if curves := _lines(drawn, rows, style, _seen):
-        marks = _boundaries(drawn)
+    marks = [float(e) for e in range(1, max((of.experiences for of in drawn.values()), default=0))]
+    if curves := _lines({name: of.seen for name, of in drawn.items()}, style):
         figures += _figure(
             svg.lines(curves, title=f"{benchmark}: accuracy on the experiences seen so far", x_label="experiences",
                       y_label="accuracy, %", marks=marks),
             "Accuracy averaged over the experiences seen so far, after every step; its mean over steps is AAA. "
-            f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more.",
+            f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more.{which}",
             curves,
         )  # fmt: skip
-    if curves := _lines(drawn, rows, style, _first):
+    if curves := _lines({name: of.one for name, of in drawn.items()}, style):
         figures += _figure(
             svg.lines(curves, title=f"{benchmark}: accuracy on the first experience", x_label="experiences",
-                      y_label="accuracy, %", marks=_boundaries(drawn)),
-            "The stability gap: how accuracy on the first experience drops when another one begins, and recovers.",
+                      y_label="accuracy, %", marks=marks),
+            "The stability gap: how accuracy on the first experience drops when another one begins, and recovers."
+            f"{which}",
             curves,
         )  # fmt: skip
         closer = Markup("")
-        for mark in _boundaries(drawn)[:4]:
+        for mark in marks[:4]:
             near = [c for c in (_close_up(curve, mark) for curve in curves) if c is not None]
             if near:
                 title = f"{benchmark}: around boundary {mark:g}"
@@ -139,12 +145,12 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> Markup:
                 )
                 closer += _figure(picture, f"The same around boundary {mark:g}.", [])
         figures += tag("div", closer, class_="pairs")
-    if points := _points(drawn, rows, style):
+    if points := _points(done, chosen, style):
         figures += _figure(
             svg.scatter(points, title=f"{benchmark}: what accuracy costs", x_label="examples through the network "
                         "in training, logarithmic", y_label="ACC, %"),
             "Accuracy against work and memory, which is the area of a dot. Filled: nobody is as good with as little of "
-            "both, and better in one of the three (Pareto).",
+            f"both, and better in one of the three (Pareto).{which}",
             [],
         )  # fmt: skip
     body = Markup("""
@@ -153,24 +159,24 @@ def _benchmark(benchmark: str, rows: Sequence[Row]) -> Markup:
 <p>Make all of it again: <code>clbench reproduce {}</code></p>
 {}
 <h2>Accuracy matrices</h2>
-<p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.</p>
+<p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.{}</p>
 <div class="matrices">{}</div>
 """).format(
-        _table([(row, rows) for row in rows], up="../"),
+        _table(rows, up="../"),
         _LEGEND,
         shlex.quote(benchmark),
         figures,
-        join(_matrix(row, rows) for row in drawn),
+        which,
+        join(_matrix(name, of.matrix) for name, of in drawn.items() if of.matrices),
     )
     return page(benchmark, body, up="../")
 
 
-def _strategy(strategy: str, tables: Mapping[str, Sequence[Row]]) -> Markup:
-    rows = [(row, table) for table in tables.values() for row in table if row.strategy == strategy]
+def _strategy(strategy: str, rows: Sequence[Row]) -> Markup:
     return page(strategy, _table(rows, up="../", with_benchmark=True) + _LEGEND, up="../")
 
 
-def _row(row: Row, rows: Sequence[Row]) -> Markup:
+def _row(row: Row) -> Markup:
     shown = [key for key in SHOWN if row.values.get(key)]
     lines = Markup("")
     for record in row.records:
@@ -190,7 +196,6 @@ def _row(row: Row, rows: Sequence[Row]) -> Markup:
         )
     made = join(tag("li", text) for text in dict.fromkeys(_made_by(r) for r in row.records))
     notes = [f"seed {r.seeds['data']}: {r.status}. {r.note}" for r in row.records if r.note]
-    settings = settings_of(row, rows)
     body = Markup("""
 <p>{} on {}
 {};
@@ -209,7 +214,7 @@ network {}; hyper-parameters: {}.</p>
 """).format(
         row.strategy,
         tag("a", row.table, href=f"../{address('benchmarks', row.table)}"),
-        f"({settings})" if settings else "",
+        f"({row.apart})" if row.apart else "",
         row.model,
         row.selection,
         row.id,
@@ -260,12 +265,12 @@ def _filter(key: str, values: Sequence[str]) -> Markup:
     return tag("label", key, " ", tag("select", every, *options, data_facet=key)) + "\n"
 
 
-def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: bool = False) -> Markup:
-    shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row, _ in rows)]
+def _table(rows: Sequence[Row], up: str, with_benchmark: bool = False) -> Markup:
+    shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row in rows)]
     heads = [("rank", "number", "")]
     heads += [("benchmark", "words", "")] if with_benchmark else []
     heads += [("strategy", "words", "")]
-    told = any(settings_of(row, table) for row, table in rows)
+    told = any(row.apart for row in rows)
     heads += [("settings", "words", "")] if told else []
     heads += [(head_of(key), "number", METRICS[key].summary) for key in shown]
     heads += [
@@ -274,7 +279,7 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
         ("forwards", "number", ""),
         ("train s", "number", ""),
     ]
-    measured = any("joules" in row.costs for row, _ in rows)
+    measured = any("joules" in row.costs for row in rows)
     if measured:
         heads += [(ENERGY, "number", "")]
     heads += [("row", "words", "")]
@@ -289,14 +294,14 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
         for name, kind, hint in heads
     )
     lines = []
-    for row, table in rows:
+    for row in rows:
         cells = [_cell("bound" if row.bound else NONE if row.rank is None else str(row.rank),
                        math.inf if row.rank is None else row.rank.best + row.rank.worst / 1e4)]  # fmt: skip
         if with_benchmark:
             cells.append(_link(up + address("benchmarks", row.table), row.table))
         cells.append(_link(up + address("strategies", row.strategy), row.strategy))
         if told:
-            cells.append(tag("td", tag("small", settings_of(row, table)), class_="words"))
+            cells.append(tag("td", tag("small", row.apart), class_="words"))
         for key in shown:
             interval = row.interval(key)
             if interval is None:
@@ -305,7 +310,8 @@ def _table(rows: Sequence[tuple[Row, Sequence[Row]]], up: str, with_benchmark: b
             mean, space, rest = percent(Estimate.of(interval)).partition(" ")
             cells.append(_cell(mean, interval.mean, space + rest))
         diverged = f", {row.diverged} diverged" if row.diverged else ""
-        cells.append(_cell(str(len(row.seeds)), len(row.seeds), diverged))
+        number, space, which = counted(row.seeds).partition(" ")
+        cells.append(_cell(number, len(row.seeds), space + which + diverged))
         for value, digits in (
             (row.costs.get("memory_bytes", math.nan) / 1e3, 0),
             (row.costs.get("forward_examples", math.nan), 0),
@@ -340,45 +346,30 @@ author, which its page names.</p>""").format(INTERVAL_FROM, TOO_FEW, RANKED_FROM
 # --- figures ---
 
 
-def _name(row: Row, rows: Sequence[Row]) -> str:
-    return list(names_of(rows))[[other.id for other in rows].index(row.id)]
+def _plain(row: Row) -> str:
+    return row.strategy.partition("@")[0]
 
 
-def _seen(ticks: Ticks) -> Floats:
-    seen = ticks.total > 0
-    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-    return mean
+def _curves(row: Row) -> Iterator[Curve]:
+    return (record.curve for record in row.records if record.status == "done")
 
 
-def _first(ticks: Ticks) -> Floats:
-    column: Floats = ticks.accuracy[:, 0]
-    return column
+def _most(rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
+    """The rows that are drawn, and a sentence that says which where they are not all."""
+    if len(rows) <= plots.MOST:
+        return rows, ""
+    means = {row.id: interval.mean if (interval := row.interval(SHOWN[0])) else -math.inf for row in rows}
+    best = set(sorted(means, key=lambda id: -means[id])[: plots.MOST])
+    told = f" Of {len(rows)} rows, the {plots.MOST} with the highest {title_of(SHOWN[0])}."
+    return [row for row in rows if row.id in best], told
 
 
-def _lines(
-    drawn: Sequence[Row],
-    rows: Sequence[Row],
-    style: Mapping[str, plots.Style],
-    value: Callable[[Ticks], Floats],
-) -> list[svg.Line]:
-    found = []
-    for row in drawn:
-        curves = [r.curve for r in row.records if r.status == "done"]
-        if not all(len(curve.ticks()) for curve in curves):
-            continue
-        mean = plots.mean_curve(curves, value)
-        if mean is not None:
-            look = style[_name(row, rows)]
-            found.append(svg.Line(_name(row, rows), look.color, *mean, dashed=look.dashes != "-"))
-    return found
-
-
-def _boundaries(rows: Sequence[Row]) -> list[float]:
-    """Where experiences begin, but for the first, in progress."""
-    experiences = max(
-        (r.curve.experiences for row in rows for r in row.records if r.status == "done"), default=0
-    )
-    return [float(e) for e in range(1, experiences)]
+def _lines(drawn: Mapping[str, plots.Line | None], style: Mapping[str, plots.Style]) -> list[svg.Line]:
+    return [
+        svg.Line(name, style[name].color, *line, dashed=style[name].dashes != "-")
+        for name, line in drawn.items()
+        if line is not None
+    ]
 
 
 def _close_up(curve: svg.Line, mark: float) -> svg.Line | None:
@@ -389,32 +380,33 @@ def _close_up(curve: svg.Line, mark: float) -> svg.Line | None:
     return svg.Line(curve.name, curve.color, curve.x[inside], curve.mean[inside], half, curve.dashed)
 
 
-def _points(drawn: Sequence[Row], rows: Sequence[Row], style: Mapping[str, plots.Style]) -> list[svg.Point]:
-    """Accuracy over examples through the network; a dot's area is the memory, on top of a least one."""
+def _points(rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots.Style]) -> list[svg.Point]:
+    """Accuracy over examples through the network; a dot's area is the memory, on top of a least one.
+
+    Args:
+        rows: among which some are the best. shown: those that have dots.
+    """
     found = [
         (row, interval, row.costs["forward_examples"], row.costs["memory_bytes"])
-        for row in drawn
+        for row in rows
         if (interval := row.interval(SHOWN[0])) is not None and row.costs.get("forward_examples", 0.0) > 0
     ]
     most = max((memory for *_, memory in found), default=0.0) or 1.0
-
-    def dominated(mean: float, work: float, memory: float) -> bool:
-        return any(
-            o.mean >= mean and w <= work and m <= memory and (o.mean, w, m) != (mean, work, memory)
-            for _, o, w, m in found
-        )
-
+    spent = np.array([(-interval.mean, work, memory) for _, interval, work, memory in found]).reshape(-1, 3)
+    dominated = [((spent <= one).all(axis=1) & (spent != one).any(axis=1)).any() for one in spent]
+    ids = {row.id for row in shown}
     return [
         svg.Point(
-            f"{_name(row, rows)}, {memory / 1000:,.0f} kB" if memory else _name(row, rows),
-            style[_name(row, rows)].color,
+            f"{row.name}, {memory / 1000:,.0f} kB" if memory else row.name,
+            style[row.name].color,
             work,
             interval.mean,
             interval.half,
-            not dominated(interval.mean, work, memory),
+            not worse,
             math.sqrt(16 + 64 * memory / most),
         )
-        for row, interval, work, memory in found
+        for (row, interval, work, memory), worse in zip(found, dominated, strict=True)
+        if row.id in ids
     ]
 
 
@@ -429,7 +421,7 @@ def _critical_differences(benchmark: str, rows: Sequence[Row]) -> Markup:
     order = sorted(range(len(rated)), key=lambda i: (places[i], rated[i].id))
     bars = groups(order, told_apart(values, higher))
     picture = svg.critical_differences(
-        [_name(rated[i], rows) for i in order],
+        [rated[i].name for i in order],
         [places[i] for i in order],
         bars,
         title=f"{benchmark}: average ranks",
@@ -442,11 +434,7 @@ def _critical_differences(benchmark: str, rows: Sequence[Row]) -> Markup:
     )
 
 
-def _matrix(row: Row, rows: Sequence[Row]) -> Markup:
-    curves = [r.curve for r in row.records if r.status == "done"]
-    if not curves or not all(curve.full.any() for curve in curves):
-        return Markup("")
-
+def _matrix(name: str, matrix: Floats) -> Markup:
     def cell(value: float, later: bool) -> Markup:
         if np.isnan(value):
             return tag("td")
@@ -454,10 +442,10 @@ def _matrix(row: Row, rows: Sequence[Row]) -> Markup:
 
     lines = [
         tag("tr", tag("th", i + 1, scope="row"), *[cell(v, j > i) for j, v in enumerate(line)])
-        for i, line in enumerate(plots.mean_matrix(curves))
+        for i, line in enumerate(matrix)
     ]
     table = tag("table", tag("tbody", *lines), class_="matrix")
-    return tag("figure", table, tag("figcaption", _name(row, rows)))
+    return tag("figure", table, tag("figcaption", name))
 
 
 def _figure(picture: Markup, caption: str, curves: Sequence[svg.Line]) -> Markup:

@@ -175,13 +175,13 @@ def task_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
     return all_ticks(curve, partial=partial)
 
 
-def settled(at_least: float, at_most: float) -> float:
-    """The value of a formula, computed from the lowest and the highest that partial ticks can be.
+def settled(at_least: float, at_most: float | None = None) -> float:
+    """The value of a formula, computed from the lowest and the highest that partial ticks can be; one if these are one.
 
     Where both are one, nothing that was left out can change it, and it is exact; otherwise there is none. Counts make
     steps far wider than rounding.
     """
-    if not abs(at_most - at_least) < 1e-12:
+    if at_most is not None and not abs(at_most - at_least) < 1e-12:
         raise UndefinedError
     return at_least
 

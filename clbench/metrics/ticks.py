@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -131,7 +132,7 @@ def min_acc(curve: Curve) -> float | None:
     ends with, but by what the subsets differ from the full test sets.
     """
     ticks = task_ticks(curve, partial=True)
-    return settled(*(mean(min_acc_trace(end)[-1]) for end in _both_ends(ticks)))
+    return settled(*(mean(min_acc_trace(end)[-1]) for end in _ends(ticks)))
 
 
 @metric("wc_acc", title="WC-ACC", higher_is_better=True, reference=STABILITY_GAP)
@@ -143,7 +144,7 @@ def wc_acc(curve: Curve) -> float | None:
     Averaged over ticks it is `wc_acc_anytime`.
     """
     ticks = task_ticks(curve, partial=True)
-    return settled(*(mean(wc_acc_trace(end)[-1]) for end in _both_ends(ticks)))
+    return settled(*(mean(wc_acc_trace(end)[-1]) for end in _ends(ticks)))
 
 
 @metric(
@@ -160,9 +161,10 @@ def wc_acc_anytime(curve: Curve) -> float | None:
     return mean(wc_acc_trace(task_ticks(curve)))
 
 
-def _both_ends(ticks: Ticks) -> tuple[Ticks, Ticks]:
-    """The ticks with the lowest accuracies that are possible, and with the highest."""
-    return replace(ticks, accuracy=ticks.lowest), replace(ticks, accuracy=ticks.highest)
+def _ends(ticks: Ticks) -> list[Ticks]:
+    """The ticks with the lowest accuracies that are possible, and with the highest; one where all were evaluated."""
+    ends = [ticks.lowest] if ticks.complete else [ticks.lowest, ticks.highest]
+    return [replace(ticks, accuracy=end) for end in ends]
 
 
 def min_acc_trace(ticks: Ticks) -> Floats:
@@ -264,16 +266,17 @@ def wp100(curve: Curve) -> float | None:
 
 def _largest_drop(curve: Curve, window: int) -> float:
     """WF^Δ: least if every drop begins low and ends high."""
-    ticks = all_ticks(curve, partial=True)
-    ends = (ticks.lowest, ticks.highest), (ticks.highest, ticks.lowest)
-    return settled(*(mean(_drops(begin, end, window)[-1]) for begin, end in ends))
+    return _settled_drop([end.accuracy for end in _ends(all_ticks(curve, partial=True))], window)
 
 
 def _largest_rise(curve: Curve, window: int) -> float:
     """WP^Δ: a rise is a drop upside down."""
-    ticks = all_ticks(curve, partial=True)
-    ends = (-ticks.highest, -ticks.lowest), (-ticks.lowest, -ticks.highest)
-    return settled(*(mean(_drops(begin, end, window)[-1]) for begin, end in ends))
+    return _settled_drop([-end.accuracy for end in reversed(_ends(all_ticks(curve, partial=True)))], window)
+
+
+def _settled_drop(ends: Sequence[Floats], window: int) -> float:
+    pairs = zip(ends, reversed(ends), strict=True)
+    return settled(*(mean(_drops(begin, end, window)[-1]) for begin, end in pairs))
 
 
 def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
