@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from clbench import weights
-from clbench.config import Execution, RunConfig, Seeds
+from clbench.config import Execution, Seeds
 from clbench.curve import COLUMNS
 from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
 from clbench.leaderboard.board import SHOWN, Row, rows_of
+from clbench.leaderboard.evidence import config_of
 from clbench.leaderboard.private import in_words, missing
 from clbench.ledger import Record
 from clbench.reads import digest
 from clbench.registry import Registry, benchmarks, models, strategies
-from clbench.selection import FIXED, is_protocol
 from clbench.statistics import Interval, prediction_half, t_interval
 
 RESOLUTION = 0.005
@@ -153,19 +153,6 @@ def reproduce(
             if value is not None and not diverged[seed]:
                 again.setdefault(name, {})[seed] = value
     return compare(row, again, diverged)
-
-
-def config_of(record: Record, config: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration of a record, or another one, read as the version that wrote the record meant it.
-
-    Versions before this one kept the number of threads in the environment, and took any word for the selection.
-    """
-    from clbench.config import validate
-
-    tree = {"threads": record.environment["threads"], **(config or record.config)}
-    tree["selection"] = tree["selection"] if is_protocol(tree["selection"]) else FIXED
-    resolved: RunConfig = validate(RunConfig, tree)
-    return resolved
 
 
 def _seeded(row: Row, seed: int) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clbench import metrics
-from clbench.config import EvaluationConfig
+from clbench.config import EvaluationConfig, RunConfig, validate
 from clbench.curve import Curve
 from clbench.errors import ConfigError, LedgerError
 from clbench.grouping import flatten
-from clbench.leaderboard.again import config_of
 from clbench.ledger import ID_LENGTH, Record, run_id
 from clbench.metrics import METRICS
 from clbench.names import FOLDER, full_name_mistake, name_mistake, version_mistake
 from clbench.registry import benchmarks
+from clbench.selection import FIXED, is_protocol
 from clbench.tables import is_bound
 
 DERIVED = {
@@ -293,3 +293,14 @@ def _few(sizes: tuple[int, ...]) -> str:
 
 def _listed(record: Record) -> str:
     return ", ".join(str(seed) for seed in dict.fromkeys(record.seeds.values()))
+
+
+def config_of(record: Record, config: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a record, or another one, read as the version that wrote the record meant it.
+
+    Versions before this one kept the number of threads in the environment, and took any word for the selection.
+    """
+    tree = {"threads": record.environment["threads"], **(config or record.config)}
+    tree["selection"] = tree["selection"] if is_protocol(tree["selection"]) else FIXED
+    resolved: RunConfig = validate(RunConfig, tree)
+    return resolved
