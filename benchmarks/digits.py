@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from clbench.data import build, digits
+from clbench.data.streams import permutations, rotations
 from clbench.ranges import Count, Fraction, Real, Seed
 from clbench.registry import register_benchmark
-from clbench.streams import permutations, rotations
 from clbench.types import Benchmark
 
 NOTES = "Of each class, in the order of the data set, every fifth example is for testing."

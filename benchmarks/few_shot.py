@@ -21,10 +21,10 @@ from clbench.data import (
     read_npz,
     read_rows,
 )
+from clbench.data.streams import few_shot as few_shot_streams, permutation
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import File, register_benchmark
-from clbench.streams import few_shot as few_shot_streams, permutation
 from clbench.types import Benchmark
 
 # The published shots, five of each of classes 60 … 99, as rows of CIFAR-100's training set in its published order. From

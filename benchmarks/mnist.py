@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from clbench.data import build, load
+from clbench.data.streams import permutations, rotations
 from clbench.ranges import Count, Fraction, Real, Seed
 from clbench.registry import register_benchmark
-from clbench.streams import permutations, rotations
 from clbench.types import Benchmark
 
 NOTES = "The published training and test sets."

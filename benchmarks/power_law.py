@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Literal
 
 from clbench.data import build, digits, load
+from clbench.data.streams import Reading, Schedule, permutations, rehearse
 from clbench.ranges import Count, Natural, NotNegative, Seed, Share
 from clbench.registry import register_benchmark
-from clbench.streams import Reading, Schedule, permutations, rehearse
 from clbench.types import Benchmark
 
 NOTES = (

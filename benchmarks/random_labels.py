@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from clbench.augment import Transform
 from clbench.data import Source, digits, load
+from clbench.data.streams import bits, permutation
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Seed
 from clbench.registry import register_benchmark
-from clbench.streams import bits, permutation
+from clbench.transforms.augment import Transform
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
 NOTES = (

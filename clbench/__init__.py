@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 from clbench.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
 
 if TYPE_CHECKING:
-    from clbench.api import (
-        make_benchmark as make_benchmark,
-        make_model as make_model,
-        make_strategy as make_strategy,
-        run as run,
-    )
-    from clbench.curve import Curve as Curve
     from clbench.data import from_arrays as from_arrays, from_folder as from_folder, from_npz as from_npz
     from clbench.errors import ClbenchError as ClbenchError
-    from clbench.ledger import Record as Record
     from clbench.memory import Reservoir as Reservoir
     from clbench.models import Classifier as Classifier
-    from clbench.reads import File as File
     from clbench.registry import (
         register as register,
         register_benchmark as register_benchmark,
         register_model as register_model,
+    )
+    from clbench.registry.reads import File as File
+    from clbench.results.curve import Curve as Curve
+    from clbench.results.ledger import Record as Record
+    from clbench.runs.lifecycle import (
+        make_benchmark as make_benchmark,
+        make_model as make_model,
+        make_strategy as make_strategy,
+        run as run,
     )
     from clbench.strategy import Run as Run, Strategy as Strategy, chain as chain
     from clbench.types import (
@@ -51,19 +51,19 @@ if _CHECKOUT is not None:  # where strategies/ lies beside this folder; a wheel 
     __path__.append(str(_CHECKOUT))
 
 _WHERE = {
-    "run": "api",
-    "make_benchmark": "api",
-    "make_strategy": "api",
-    "make_model": "api",
-    "Curve": "curve",
+    "run": "runs.lifecycle",
+    "make_benchmark": "runs.lifecycle",
+    "make_strategy": "runs.lifecycle",
+    "make_model": "runs.lifecycle",
+    "Curve": "results.curve",
     "from_arrays": "data",
     "from_folder": "data",
     "from_npz": "data",
     "ClbenchError": "errors",
-    "Record": "ledger",
+    "Record": "results.ledger",
     "Reservoir": "memory",
     "Classifier": "models",
-    "File": "reads",
+    "File": "registry",
     "register": "registry",
     "register_benchmark": "registry",
     "register_model": "registry",
@@ -79,13 +79,13 @@ _WHERE = {
     "Setting": "types",
     "Stream": "types",
 }
-_MODULES = ("metrics", "plots", "testing")
+_MODULES = {"metrics": "results.metrics", "plots": "reports.plots", "testing": "testing"}
 __all__ = ["__version__", *_WHERE, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"clbench.{name}")
+        return importlib.import_module(f"clbench.{_MODULES[name]}")
     if name not in _WHERE:
         raise AttributeError(f"module 'clbench' has no attribute '{name}'")
     return getattr(importlib.import_module(f"clbench.{_WHERE[name]}"), name)

@@ -26,8 +26,8 @@ from clbench.types import NEEDS, Batch, Benchmark, Data, Experience, Order, Outp
 
 if TYPE_CHECKING:
     from clbench.config import Execution, RunConfig
-    from clbench.parallel import Ranks
-    from clbench.precision import Precision
+    from clbench.machine.parallel import Ranks
+    from clbench.machine.precision import Precision
 
 State = dict[str, Any]
 """Nested dictionaries of tensors, numbers, strings, booleans, None and lists of them: what a checkpoint holds."""
@@ -67,7 +67,7 @@ class Place:
 
 
 class Run(Protocol):
-    """All that a strategy or an evaluator may ask of a run. The engine carries it out (`clbench.engine.Engine`).
+    """All that a strategy or an evaluator may ask of a run. The engine carries it out (`clbench.engine.engine.Engine`).
 
     Attributes:
         benchmark, num_classes, input_shape: what is learned; a strategy sees no examples of the test stream.
@@ -304,8 +304,8 @@ class Strategy:
             not. It holds where whatever the part decides follows from what the engine gives it and from `run.rng`, and
             where `losses` takes no gradient of its own of what `run.forward` gave. A subclass declares it anew; an
             instance may say otherwise.
-        capturable: that a GPU may record what it does in a step and do it again (`clbench.capture`): in what it wraps,
-            in `losses` and around gradient and update, the same operations at every step of an experience, on tensors,
+        capturable: that a GPU may record what it does in a step and do it again (`clbench.engine.capture`): in what it
+            wraps, in `losses` and around gradient and update, the same operations at every step of an experience, on tensors,
             with no number asked of the device and no gradient kept after the update. A subclass declares it anew.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.

@@ -22,8 +22,8 @@ from clbench.errors import ConfigError, IncompatibleError
 from clbench.names import name_mistake, version_mistake
 
 if TYPE_CHECKING:
-    from clbench.augment import Transform
-    from clbench.text import Tokenizer
+    from clbench.transforms.augment import Transform
+    from clbench.transforms.text import Tokenizer
 
 HIDDEN = -1
 """The task label of a row whose task the learner may not know."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from clbench import suite as suites
-from clbench.tables import Estimate, percent
+from clbench.reports.tables import Estimate, percent
+from clbench.runs import suite as suites
 
 DOCS = Path(__file__).resolve().parent
 OTHER = ("reliability",)

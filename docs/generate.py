@@ -19,7 +19,6 @@ from evidence import reliability, section
 from pydantic.fields import FieldInfo
 
 from clbench import cli
-from clbench.arguments import hints_of, type_name
 from clbench.config import (
     EvaluationConfig,
     Execution,
@@ -30,8 +29,9 @@ from clbench.config import (
     TrainConfig,
 )
 from clbench.interop.avalanche.known import REFUSED, all_known
-from clbench.metrics import METRICS
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
+from clbench.registry.arguments import hints_of, type_name
+from clbench.results.metrics import METRICS
 
 DOCS = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n\n"

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, ClbenchError, Experience, Order, Output, Run, Strategy, register
-from clbench.augment import auto_augment
 from clbench.ranges import Count, Natural, NotNegative
+from clbench.transforms.augment import auto_augment
 from clbench.types import MASKED
 
 Grouping = Literal["by_index", "by_label_run"]

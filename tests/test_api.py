@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import clbench
-from clbench import Benchmark, Strategy, api
+from clbench import Benchmark, Strategy
 from clbench.errors import ConfigError, IncompatibleError, LedgerError
-from clbench.ledger import Record
+from clbench.results.ledger import Record
+from clbench.runs import lifecycle
 from clbench.testing import tiny_benchmark
 
 TINY: dict[str, Any] = {"epochs": 1, "hidden": [8], "experiences": 2, "device": "cpu"}
@@ -118,11 +119,11 @@ def test_a_run_on_an_object_says_how_it_is_continued() -> None:
     assert folder is not None
     (folder / "record.json").unlink()
     with pytest.raises(LedgerError, match=r"if it was an object in memory, call clbench\.run with it again"):
-        api.resume(folder)
+        lifecycle.resume(folder)
 
 
 def test_a_run_cannot_change_the_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clbench import checkpoint
+    from clbench.machine import checkpoint
 
     folder = run().folder
     assert folder is not None
@@ -135,7 +136,7 @@ def test_a_run_cannot_change_the_kind_of_device(monkeypatch: pytest.MonkeyPatch)
     }
     checkpoint.save(folder / "checkpoint.safetensors", begun)
     with pytest.raises(LedgerError, match="began on cuda and cannot go on to the same bits on cpu"):
-        api.resume(folder)
+        lifecycle.resume(folder)
 
 
 # --- making parts ---

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from clbench._torchvision import torchvision
-from clbench.augment import (
+from clbench.errors import ConfigError
+from clbench.machine.torchvision import torchvision
+from clbench.transforms.augment import (
     IMAGE_OPS,
     SIGNED,
     Permute,
@@ -22,7 +23,6 @@ from clbench.augment import (
     crop_flip,
     image_op,
 )
-from clbench.errors import ConfigError
 
 CIFAR = Transform(mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26), ops=("crop", "flip"))
 

@@ -46,13 +46,13 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import TensorDataset
 
 from clbench import config
-from clbench.api import make_model, make_strategy
 from clbench.config import Execution
 from clbench.data import build, digits
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.engine.observer import Observer
+from clbench.machine.optim import make_optimizer
 from clbench.models import Classifier
-from clbench.observer import Observer
-from clbench.optim import make_optimizer
+from clbench.runs.lifecycle import make_model, make_strategy
 from clbench.strategy import Strategy, chain
 from clbench.types import Batch, Benchmark, Experience, Order, Output
 
@@ -122,7 +122,7 @@ class Trace:
 @pytest.fixture(scope="module")
 def avalanche() -> ModuleType:
     """Avalanche, imported once: it takes seconds."""
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     with unheard():

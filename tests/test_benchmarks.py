@@ -13,8 +13,8 @@ from PIL import Image
 
 from clbench import data
 from clbench.errors import ConfigError, DataError
-from clbench.metrics import METRICS
 from clbench.registry import benchmarks
+from clbench.results.metrics import METRICS
 from clbench.types import Benchmark, Stream
 
 DIGITS = ("split-digits", "rotated-digits", "permuted-digits")

@@ -12,14 +12,14 @@ from torch import Tensor
 
 import clbench
 from clbench import Batch, Output, Strategy, chain, make_benchmark, make_strategy
-from clbench.checkpoint import load, save
 from clbench.config import EvaluationConfig, Execution, RunConfig, Seeds, TrainConfig
-from clbench.curve import Curve
-from clbench.engine import Engine
+from clbench.data.streams import Blurred, blurred, blurry_stream, seamless
+from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.metrics import a_auc, a_auc_1000, compute
+from clbench.machine.checkpoint import load, save
 from clbench.parts import CrossEntropy
-from clbench.streams import Blurred, blurred, blurry_stream, seamless
+from clbench.results.curve import Curve
+from clbench.results.metrics import a_auc, a_auc_1000, compute
 from clbench.testing import check_benchmark, tiny_model
 from clbench.types import Benchmark, Experience, Order, Pool
 
@@ -320,7 +320,7 @@ def test_what_would_change_the_order_is_refused() -> None:
 def test_several_updates_on_a_batch() -> None:
     """New inputs and new replayed examples each, and the batch is offered to memories once."""
     images = make_benchmark("si-blurry-digits", seed=1)
-    object.__setattr__(images, "transform", clbench.augment.Transform(1 / 16, ops=("crop",)))
+    object.__setattr__(images, "transform", clbench.transforms.augment.Transform(1 / 16, ops=("crop",)))
     diary = Diary()
     run = run_of(chain(make_strategy("er", memory=50), diary), images, updates=3)
     run.fit()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from clbench import Batch, Output, Strategy, chain, make_strategy
-from clbench.capture import WARM_UP, Gradients, distance, obstacle
-from clbench.engine import Engine
+from clbench.engine.capture import WARM_UP, Gradients, distance, obstacle
+from clbench.engine.engine import Engine
 from clbench.parts import CrossEntropy
 from clbench.testing import tiny_benchmark
 from clbench.testing.tape import Tape

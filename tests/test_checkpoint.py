@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clbench import checkpoint
 from clbench.errors import LedgerError
+from clbench.machine import checkpoint
 from clbench.testing import difference
 
 STATE: dict[str, Any] = {

@@ -372,8 +372,8 @@ def test_a_run_folder_with_another_name_is_refused(clbench: Command, run: Comman
 
 
 def test_a_full_disk_is_told_in_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clbench.curve import Curve
     from clbench.files import writing
+    from clbench.results.curve import Curve
 
     def full(self: Curve, path: Path) -> None:
         with writing(path):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import make_model
-from clbench._torchvision import torchvision
-from clbench.clip import Bert, Clip, ToyClip, padded, read_clip, read_sentences
 from clbench.errors import ConfigError, DataError
+from clbench.machine.torchvision import torchvision
+from clbench.models.clip import Bert, Clip, ToyClip, padded, read_clip, read_sentences
 
 TOWER = {"num_attention_heads": 2, "intermediate_size": 24, "hidden_act": "quick_gelu"}
 CONFIG: dict[str, Any] = {

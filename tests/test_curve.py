@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clbench.curve import Curve
 from clbench.errors import LedgerError
+from clbench.results.curve import Curve
 
 R = [[0.90, 0.30, 0.10], [0.85, 0.95, 0.20], [0.80, 0.80, 0.90]]
 NAN = float("nan")
@@ -451,5 +451,5 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path):
 
 
 def test_reading_results_imports_no_torch():
-    code = "import sys, clbench.curve, clbench.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, clbench.results.curve, clbench.results.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

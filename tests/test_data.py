@@ -16,10 +16,10 @@ import torch
 
 import clbench
 from clbench import data
-from clbench._torchvision import torchvision
 from clbench.data import duplicates
 from clbench.errors import ConfigError, DataError
-from clbench.ledger import run_id
+from clbench.machine.torchvision import torchvision
+from clbench.results.ledger import run_id
 from clbench.testing import check_benchmark
 from clbench.types import Pool
 

@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from clbench.docids import END, SYMBOLS, SemanticIds, Trie, beam_search, naive, semantic, spell
 from clbench.errors import ConfigError
+from clbench.models.spelling.docids import (
+    END,
+    SYMBOLS,
+    SemanticIds,
+    Trie,
+    beam_search,
+    naive,
+    semantic,
+    spell,
+)
 
 
 def blobs(n: int, seed: int = 0) -> np.ndarray:

@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from clbench import api, cli, config, metrics, suite
-from clbench.cells import Cell, settle
+from clbench import cli, config
 from clbench.registry import benchmarks, load_plugin, models, strategies
+from clbench.results import metrics
+from clbench.runs import lifecycle, suite
+from clbench.runs.cells import Cell, settle
 from clbench.testing import checking, contract
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +112,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def in_turn(cells: Sequence[Cell], root: Path, execution: Any, **how: Any) -> None:
         for cell in cells:
-            api.start(cell.resolved, execution, root)
+            lifecycle.start(cell.resolved, execution, root)
             settle(cell, root)
 
     monkeypatch.setattr(config, "resolve", brief)

@@ -15,7 +15,7 @@ import pytest
 
 from clbench import errors
 
-MODULES = ("clbench", "clbench.parts", "clbench.memory", "clbench.testing", "clbench.api")
+MODULES = ("clbench", "clbench.parts", "clbench.memory", "clbench.testing", "clbench.runs.lifecycle")
 ERRORS = {*vars(errors), *vars(builtins)}
 IMPLIED = {"self", "cls"}
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Benchmark, Experience, Output, Strategy, chain, checkpoint, make_strategy, metrics
+from clbench import Batch, Benchmark, Experience, Output, Strategy, chain, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.curve import Curve
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.evaluation import evaluator
 from clbench.evaluation.forward import weights_of
+from clbench.machine import checkpoint
+from clbench.results import metrics
+from clbench.results.curve import Curve
 from clbench.testing import tiny_benchmark, tiny_model
 
 LEVELS: list[dict[str, Any]] = [

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from clbench import energy, make_strategy
-from clbench.energy import Meter
+from clbench import make_strategy
+from clbench.machine import energy
+from clbench.machine.energy import Meter
 from clbench.testing import tiny_benchmark, tiny_run
 
 CPU = torch.device("cpu")

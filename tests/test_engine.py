@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clbench import Batch, Benchmark, Classifier, Output, Strategy, chain, checkpoint, make_strategy
+from clbench import Batch, Benchmark, Classifier, Output, Strategy, chain, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.device import pick_device
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.engine.observer import Observer
 from clbench.errors import ConfigError, DivergedError, IncompatibleError
-from clbench.observer import Observer
-from clbench.optim import schedule_factor
+from clbench.machine import checkpoint
+from clbench.machine.device import pick_device
+from clbench.machine.optim import schedule_factor
+from clbench.machine.randomness import derive_seed
 from clbench.parts import CrossEntropy
-from clbench.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark, tiny_run
 from clbench.types import Experience, Order
 
@@ -575,7 +576,7 @@ def test_a_device_that_there_is_not_is_refused(name: str) -> None:
 FAULTS = """
 import ctypes, resource, sys
 import torch
-from clbench.device import keep_freed_memory
+from clbench.machine.device import keep_freed_memory
 
 for parameter in (-1, -3):  # glibc's first values, which it may raise by itself
     ctypes.CDLL(None).mallopt(parameter, 128 << 10)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Batch, Benchmark, Output, Strategy, make_strategy, metrics
+from clbench import Batch, Benchmark, Output, Strategy, make_strategy
 from clbench.config import RunConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.results import metrics
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.types import MASKED
 

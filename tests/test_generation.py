@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clbench.generation import QueryGenerator, Selector, Writer
+from clbench.models.spelling.generation import QueryGenerator, Selector, Writer
 
 VOCABULARY, LENGTH = 60, 10
 SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}

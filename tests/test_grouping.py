@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clbench.grouping import Named, Run, configuration, differing, names, streams
+from clbench.reports.grouping import Named, Run, configuration, differing, names, streams
 
 
 def runs(fingerprints: Sequence[str], row: str = "er", *, first: int = 0, **arguments: Any) -> list[Run]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clbench import make_strategy
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.strategy import Strategy, chain
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.types import Batch, Output

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clbench import metrics
-from clbench.ledger import read_record
+from clbench.results import metrics
+from clbench.results.ledger import read_record
 
 FOLDERS = sorted(folder for folder in (Path(__file__).parent / "historic").iterdir() if folder.is_dir())
 

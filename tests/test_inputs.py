@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import clbench
-from clbench import inputs, models
+from clbench import models
 from clbench.errors import ConfigError, DataError, DivergedError, IncompatibleError
-from clbench.inputs import unreached
-from clbench.models import Classifier, make_model
+from clbench.models import Classifier, inputs, make_model
+from clbench.models.inputs import unreached
 from clbench.testing import tiny_run
 from clbench.types import Benchmark
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.api import make_model
 from clbench.evaluation import forward as forwards
 from clbench.evaluation.forward import CLOSE, EvaluationCopy, weights_of
-from clbench.evaluation.integers import Integers, has_int8
+from clbench.evaluation.speed.integers import Integers, has_int8
 from clbench.models import Classifier
+from clbench.runs.lifecycle import make_model
 
 pytestmark = pytest.mark.skipif(
     not has_int8(), reason="this processor or this torch has no integer convolutions"

@@ -21,16 +21,18 @@ from torch import Tensor
 if importlib.util.find_spec("avalanche") is None:
     pytest.skip("the adapter needs avalanche-lib", allow_module_level=True)
 
-from clbench import api, checkpoint, config
-from clbench.engine import Engine
+from clbench import config
+from clbench.engine.engine import Engine
+from clbench.engine.observer import Observer
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError
 from clbench.interop.avalanche import PLUGINS, REFUSED, STRATEGIES
 from clbench.interop.avalanche.known import RULES_NOT_KEPT
 from clbench.interop.avalanche.lib import avalanche, quiet, seeded
 from clbench.interop.avalanche.loading import Gathered
 from clbench.interop.avalanche.strategies import AvalancheStrategy
-from clbench.observer import Observer
-from clbench.randomness import derive_seed, global_rng
+from clbench.machine import checkpoint
+from clbench.machine.randomness import derive_seed, global_rng
+from clbench.runs import lifecycle
 from clbench.strategy import Strategy
 from clbench.testing import check_strategy, tiny_benchmark, tiny_model, tiny_run
 from clbench.types import HIDDEN, MASKED, Benchmark
@@ -74,7 +76,7 @@ def stream(name: str) -> Benchmark:
 
 
 def engine(name: str, benchmark: Benchmark, **settings: Any) -> Engine:
-    strategy = api.make_strategy(f"avalanche:{name}", **PARAMS.get(name, {}))
+    strategy = lifecycle.make_strategy(f"avalanche:{name}", **PARAMS.get(name, {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = tiny_model(benchmark, norm=False)
@@ -148,7 +150,7 @@ def test_every_strategy_of_avalanche_is_known_to_run_or_not_to() -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_run_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(RegistryError, match="does not run in clbench: it ") as caught:
-        api.make_strategy(f"avalanche:{name}")
+        lifecycle.make_strategy(f"avalanche:{name}")
     assert REFUSED[name] in str(caught.value)
 
 
@@ -304,7 +306,7 @@ def test_evaluating_changes_nothing() -> None:
 
 
 def test_a_record_names_avalanche_and_its_version(tmp_path: Path) -> None:
-    record = api.run("split-digits", "avalanche:Replay", out=tmp_path, mem_size=50, every=20, subset=20)
+    record = lifecycle.run("split-digits", "avalanche:Replay", out=tmp_path, mem_size=50, every=20, subset=20)
     assert record.strategy == {"name": "avalanche:Replay", "version": "0.6.0"}
     assert record.config["params"] == {"avalanche:Replay": {"mem_size": 50}}
     assert record.budget["memory_examples"] == 50
@@ -317,10 +319,10 @@ def test_an_id_covers_the_adapter_and_the_version_of_avalanche(monkeypatch: pyte
 
     def identity() -> str:
         strategies._borrowed.clear()
-        return api.identify(config.resolve("split-digits", "avalanche:Naive")).id
+        return lifecycle.identify(config.resolve("split-digits", "avalanche:Naive")).id
 
     first, version = identity(), module.version
-    sources = api.strategies.entry("avalanche:Naive").source
+    sources = lifecycle.strategies.entry("avalanche:Naive").source
     assert sources == module.__file__
     monkeypatch.setattr(module, "version", lambda: "0.6.1")
     changed = identity()
@@ -330,7 +332,7 @@ def test_an_id_covers_the_adapter_and_the_version_of_avalanche(monkeypatch: pyte
 
 def test_what_decides_the_numbers_is_part_of_the_id(tmp_path: Path) -> None:
     from clbench.interop.avalanche import strategies as module
-    from clbench.sources import with_imports
+    from clbench.registry.sources import with_imports
 
     named = {file.name for file in with_imports(Path(str(module.__file__)))}
     assert named == {
@@ -345,9 +347,9 @@ def test_what_decides_the_numbers_is_part_of_the_id(tmp_path: Path) -> None:
 def test_a_grant_of_memory_is_heeded() -> None:
     benchmark = tiny_benchmark(images=True, memory=10)
     with pytest.raises(IncompatibleError, match="would keep 20 examples; tiny@1 grants 10"):
-        tiny_run(api.make_strategy("avalanche:Replay", mem_size=20), benchmark)
+        tiny_run(lifecycle.make_strategy("avalanche:Replay", mem_size=20), benchmark)
     with pytest.raises(IncompatibleError, match="needs memory"):
-        tiny_run(api.make_strategy("avalanche:Replay"), tiny_benchmark(memory=0))
+        tiny_run(lifecycle.make_strategy("avalanche:Replay"), tiny_benchmark(memory=0))
 
 
 # --- the loader ---
@@ -395,7 +397,7 @@ def test_memories_that_hold_other_examples_keep_avalanches_loader() -> None:
 )
 def test_mistakes_are_named_with_the_nearest_fix(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, RegistryError)) as caught:
-        api.make_strategy(f"avalanche:{name}", **params)
+        lifecycle.make_strategy(f"avalanche:{name}", **params)
     assert message in str(caught.value)
 
 
@@ -412,19 +414,19 @@ def test_settings_that_avalanches_loop_would_not_heed_are_refused(
     settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(IncompatibleError, match=message):
-        api.run("split-digits", "avalanche:Naive", out=tmp_path, **settings)
+        lifecycle.run("split-digits", "avalanche:Naive", out=tmp_path, **settings)
 
 
 def test_a_loop_of_its_own_cannot_be_chained() -> None:
     with pytest.raises(
         IncompatibleError, match=r"avalanche:Naive trains by a loop of its own.* cannot be chained"
     ):
-        api.make_strategy("avalanche:Naive+refresh")
+        lifecycle.make_strategy("avalanche:Naive+refresh")
 
 
 def test_task_labels_are_needed_where_the_network_has_columns() -> None:
     with pytest.raises(IncompatibleError, match="avalanche:PNNStrategy needs task labels"):
-        tiny_run(api.make_strategy("avalanche:PNNStrategy"), tiny_benchmark())
+        tiny_run(lifecycle.make_strategy("avalanche:PNNStrategy"), tiny_benchmark())
 
 
 def test_a_strategy_with_plugins_of_ones_own_runs() -> None:
@@ -473,7 +475,7 @@ def _no_global_change() -> Iterator[None]:
 
 
 def test_the_parts_are_one_strategy() -> None:
-    strategy = api.make_strategy("avalanche:Naive")
+    strategy = lifecycle.make_strategy("avalanche:Naive")
     assert isinstance(strategy, Strategy)
     assert strategy.parts == (strategy,)
     assert copy.copy(strategy).all_needs() == frozenset({"boundaries"})
@@ -499,10 +501,12 @@ class Stop(Observer):
 
 def test_an_interrupted_run_goes_on_from_the_last_experience_end(tmp_path: Path) -> None:
     settings = {"mem_size": 20, "epochs": 1, "every": 10, "subset": 20}
-    whole = api.run("split-digits", "avalanche:Replay", out=tmp_path / "whole", **settings)
+    whole = lifecycle.run("split-digits", "avalanche:Replay", out=tmp_path / "whole", **settings)
     with pytest.raises(KeyboardInterrupt):
-        api.run("split-digits", "avalanche:Replay", out=tmp_path / "cut", observers=[Stop(1)], **settings)
-    cut = api.resume(tmp_path / "cut" / whole.id)
+        lifecycle.run(
+            "split-digits", "avalanche:Replay", out=tmp_path / "cut", observers=[Stop(1)], **settings
+        )
+    cut = lifecycle.resume(tmp_path / "cut" / whole.id)
     assert cut.metrics == whole.metrics
     assert cut.curve.sha256() == whole.curve.sha256()
     logs = [(tmp_path / part / whole.id / "log.jsonl").read_text() for part in ("whole", "cut")]
@@ -512,16 +516,16 @@ def test_an_interrupted_run_goes_on_from_the_last_experience_end(tmp_path: Path)
 def test_an_interrupted_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
     settings = {**PARAMS["AGEM"], "epochs": 1, "every": 0}
     with pytest.raises(KeyboardInterrupt):
-        api.run("split-digits", "avalanche:AGEM", out=tmp_path, observers=[Stop(0)], **settings)
+        lifecycle.run("split-digits", "avalanche:AGEM", out=tmp_path, observers=[Stop(0)], **settings)
     (folder,) = tmp_path.iterdir()
     with pytest.raises(
         IncompatibleError, match=r"AGEM cannot be continued.*: its memory is read by a loader.* Delete"
     ):
-        api.resume(folder)
+        lifecycle.resume(folder)
 
 
 def test_a_run_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
-    record = api.run("split-digits", "avalanche:Naive", out=tmp_path, lr=1e30, epochs=1, every=0)
+    record = lifecycle.run("split-digits", "avalanche:Naive", out=tmp_path, lr=1e30, epochs=1, every=0)
     assert record.status == "diverged"
     assert "in experience 0" in record.note
 
@@ -545,7 +549,7 @@ def _fitted(strategy: Strategy) -> Engine:
 
 
 def test_a_checkpoint_makes_objects_of_avalanches_training_classes_only() -> None:
-    strategy = adapter(_fitted(api.make_strategy("avalanche:Naive")))
+    strategy = adapter(_fitted(lifecycle.make_strategy("avalanche:Naive")))
     state = strategy.state_dict()
     state["strategy"]["retain_graph"] = {"object": ["subprocess", "Popen"], "inside": {}}
     with pytest.raises(IncompatibleError, match=r"asks for subprocess\.Popen"):

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from clbench import api, make_strategy
+from clbench import make_strategy
 from clbench.errors import IncompatibleError
 from clbench.interop.mammoth import Buffer, ContinualModel, MammothStrategy
 from clbench.registry import load_plugin
+from clbench.runs import lifecycle
 from clbench.strategy import Strategy
 from clbench.testing import check_strategy, tiny_benchmark, tiny_run
 
@@ -70,7 +71,7 @@ def test_it_keeps_the_contract_but_for_precision(name: str) -> None:
 
 
 def test_a_run_of_it_is_recorded(tmp_path: Path) -> None:
-    record = api.run("split-digits", "mammoth-er", out=tmp_path, buffer_size=40, every=50, subset=10)
+    record = lifecycle.run("split-digits", "mammoth-er", out=tmp_path, buffer_size=40, every=50, subset=10)
     assert record.config["params"] == {"mammoth-er": {"buffer_size": 40, "minibatch_size": 32}}
     assert record.status == "done"
 

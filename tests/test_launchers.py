@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from clbench import suite
-from clbench.cells import Cell
 from clbench.config import Execution
 from clbench.errors import ConfigError
-from clbench.launchers import Limits, Local, Ray
+from clbench.runs import suite
+from clbench.runs.cells import Cell
+from clbench.runs.launchers import Limits, Local, Ray
 
 SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
 HOW = Execution(device="cpu", checkpoint_seconds=0.0)
@@ -136,7 +136,7 @@ def test_runs_take_turns_among_gpus_and_share_each_ones_memory(monkeypatch: pyte
 
 
 def test_runs_have_their_threads_and_no_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clbench.launchers.local.cores", lambda: 8)
+    monkeypatch.setattr("clbench.runs.launchers.local.cores", lambda: 8)
     assert [len(Local()._places("cpu", threads)) for threads in (1, 3, 16)] == [8, 2, 1]
     assert len(Local(workers=5)._places("cpu", 4)) == 5
 

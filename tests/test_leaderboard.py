@@ -14,26 +14,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench import api, config, from_arrays, ledger
+from clbench import config, from_arrays
 from clbench.cli import ranking
 from clbench.cli.judging import plot, verify
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
 from clbench.evaluation.evaluator import RULES
 from clbench.files import atomic_write, canonical_json, pretty_json, sha256
-from clbench.leaderboard import again, read_board, readme, row_id, rows_of, store, submit, write_site
-from clbench.leaderboard.board import TwiceWarning, settings_of
-from clbench.leaderboard.private import missing, needs
-from clbench.ledger import Record, read_record
 from clbench.registry import load_plugin, strategies
-from clbench.tables import Cell, table_rows
+from clbench.reports.leaderboard import read_board, readme, row_id, rows_of, store, submit, write_site
+from clbench.reports.leaderboard.board import TwiceWarning, settings_of
+from clbench.reports.leaderboard.private import missing, needs
+from clbench.reports.tables import Cell, table_rows
+from clbench.results import ledger
+from clbench.results.ledger import Record, read_record
+from clbench.runs import again, lifecycle
 
 SETTINGS = {"iterations": 4, "every": 1}
 
 
 def run(strategy: str, seed: int, folder: Path, **settings: Any) -> Path:
     resolved = config.resolve("split-digits", strategy, {**SETTINGS, **settings}, seed=seed)
-    record = api.start(resolved, Execution(checkpoint_seconds=None), folder)
+    record = lifecycle.start(resolved, Execution(checkpoint_seconds=None), folder)
     assert record.folder is not None
     return record.folder
 
@@ -214,7 +216,7 @@ def test_a_full_disk_keeps_out_what_could_not_be_written(
             raise LedgerError("The disk is full")
         atomic_write(path, content)
 
-    monkeypatch.setattr("clbench.leaderboard.store.atomic_write", full)
+    monkeypatch.setattr("clbench.reports.leaderboard.store.atomic_write", full)
     taken, refused = submit([first, second], tmp_path)
     assert (taken.refused, refused.refused) == ("", "The disk is full")
     assert {record.id for record in read_board(tmp_path)} == {first.name}
@@ -240,7 +242,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
         load_plugin(folder / "ft.py")
         resolved = config.resolve("npz", "mylab-ft", settings, seed=0)
-        api.start(resolved, Execution(checkpoint_seconds=None), folder / "runs")
+        lifecycle.start(resolved, Execution(checkpoint_seconds=None), folder / "runs")
     forget("mylab-ft")
     return folder
 
@@ -287,7 +289,7 @@ def test_an_object_in_memory_is_not_to_be_had(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
     x, y = np.zeros((8, 2), np.uint8), np.arange(8) % 2
     mine = from_arrays(x, y, x, y, experiences=1, name="split-digits")
-    record = api.run(mine, "finetune", out=tmp_path, device="cpu", iterations=1)
+    record = lifecycle.run(mine, "finetune", out=tmp_path, device="cpu", iterations=1)
     assert needs(record) == missing(record) == {"benchmark split-digits": "an object in memory"}
 
 
@@ -497,7 +499,7 @@ def test_a_seed_that_is_set_is_a_row_of_its_own_and_is_run_again_so(
         given.append(config)
         return er[0]
 
-    monkeypatch.setattr("clbench.api.start", start)
+    monkeypatch.setattr("clbench.runs.lifecycle.start", start)
     (row,) = [row for row in rows if "seeds" in row.config]
     again.reproduce(row, [3], tmp_path, Execution())
     assert given[0].seeds.model_dump() == {"order": 3, "init": 7, "data": 3}
@@ -522,7 +524,7 @@ def test_a_plot_tells_configurations_and_streams_apart(
         drawn[file.name] = {name: len(of) for name, of in curves.items()}
 
     others = [run("er", 0, tmp_path, memory=20), run("er", 1, tmp_path, experiences=2)]
-    monkeypatch.setattr("clbench.plots.stability_gap", keep)
+    monkeypatch.setattr("clbench.reports.plots.stability_gap", keep)
     plot([*runs.iterdir(), *others], tmp_path / "gap.png")
     assert drawn == {
         "gap-split-digits-experiences-2.png": {"er": 1},
@@ -610,7 +612,7 @@ def test_a_row_is_run_again_with_the_threads_of_its_record(
         given.append(config.threads)
         return row.records[0]
 
-    monkeypatch.setattr("clbench.api.start", start)
+    monkeypatch.setattr("clbench.runs.lifecycle.start", start)
     environment = {**row.records[0].environment, "threads": 7}  # where older records say so
     odd = replace(row, records=[replace(row.records[0], environment=environment)])
     again.reproduce(odd, None, tmp_path, Execution())

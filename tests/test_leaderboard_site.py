@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench import plots, report
-from clbench.curve import Curve
-from clbench.leaderboard import frame, site as site_module, svg
-from clbench.leaderboard.page import readme
-from clbench.leaderboard.site import slug, write_site
-from clbench.leaderboard.store import place
-from clbench.ledger import Record
-from clbench.metrics import compute
+from clbench.reports import plots, suite as report
+from clbench.reports.leaderboard import frame, site as site_module, svg
+from clbench.reports.leaderboard.page import readme
+from clbench.reports.leaderboard.site import slug, write_site
+from clbench.reports.leaderboard.store import place
+from clbench.results.curve import Curve
+from clbench.results.ledger import Record
+from clbench.results.metrics import compute
 
 ATTACK = '<img src=x onerror="alert(1)">"\'&'
 

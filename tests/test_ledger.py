@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from clbench import api, ledger
 from clbench.config import resolve
-from clbench.curve import Curve
 from clbench.errors import LedgerError
-from clbench.ledger import Record, code_identity, read_record, write_record
+from clbench.results import ledger
+from clbench.results.curve import Curve
+from clbench.results.ledger import Record, code_identity, read_record, write_record
+from clbench.runs import lifecycle
 
 ENVIRONMENT: dict[str, Any] = {
     **dict.fromkeys(("python", "system", "processor"), "x"),
@@ -227,7 +228,7 @@ def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
 
 
 def id_of(*overrides: dict[str, Any], strategy: str = "er", seed: int = 0) -> str:
-    return api.identify(resolve("split-digits", strategy, *overrides, seed=seed)).id
+    return lifecycle.identify(resolve("split-digits", strategy, *overrides, seed=seed)).id
 
 
 def test_the_id_does_not_depend_on_how_a_setting_is_given() -> None:
@@ -248,7 +249,7 @@ def test_another_seed_is_another_id() -> None:
 def test_ids_are_the_same_in_every_process() -> None:
     program = (
         "from clbench import api, config; import sys;"
-        "print(api.identify(config.resolve('split-digits', 'er', {'lr': 0.3})).id)"
+        "print(lifecycle.identify(config.resolve('split-digits', 'er', {'lr': 0.3})).id)"
     )
     made = {
         subprocess.run(
@@ -306,5 +307,7 @@ def test_the_folder_of_the_checkout_does_not_decide_the_id(tmp_path: Path) -> No
 
 
 def test_records_are_read_without_torch() -> None:
-    program = "import sys, clbench.ledger, clbench.curve, clbench.metrics; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys; from clbench.results import curve, ledger, metrics; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Batch, Benchmark, Output, Strategy, checkpoint, make_strategy
-from clbench.api import make_model
+from clbench import Batch, Benchmark, Output, Strategy, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, EvaluatorError, IncompatibleError
 from clbench.evaluation import evaluator, forward as forwards
 from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
-from clbench.evaluation.integers import has_int8
+from clbench.evaluation.speed.integers import has_int8
+from clbench.machine import checkpoint
+from clbench.machine.once import keeping_nothing
 from clbench.models import Classifier
-from clbench.once import keeping_nothing
+from clbench.runs.lifecycle import make_model
 from clbench.testing import difference, tiny_benchmark
 
 LEVELS: list[dict[str, Any]] = [
@@ -433,7 +434,7 @@ def test_overlap_changes_no_bit(evaluation: dict[str, Any]) -> None:
 def test_a_run_that_waits_for_a_race_helps_and_changes_no_bit(
     evaluation: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clbench.evaluation.overlap import Worker
+    from clbench.evaluation.speed.overlap import Worker
 
     submit, helped, shares = Worker.submit, Worker._helped, []
 
@@ -520,7 +521,7 @@ def test_a_killed_evaluator_ends_the_run_with_a_message() -> None:
 
 @pytest.mark.usefixtures("_no_child_left")
 def test_a_mistake_in_the_evaluator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clbench.evaluation import overlap
+    from clbench.evaluation.speed import overlap
 
     submit = overlap.Worker.submit
 

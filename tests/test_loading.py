@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from clbench import loading
 from clbench.config import Execution
-from clbench.loading import Feed
+from clbench.engine.engine import loading
+from clbench.engine.loading import Feed
 from clbench.testing import tiny_benchmark
 from clbench.types import Data
 

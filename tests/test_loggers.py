@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import clbench
-from clbench.ledger import Record
+from clbench.results.ledger import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ["csv", "tensorboard", pytest.param("wandb", marks=pytest.mark.filterwarnings("ignore"))]
@@ -31,7 +31,7 @@ def run(out: Path, log: list[str], **params: Any) -> Record:
 KILLED = """
 import os, signal
 import clbench
-from clbench.observer import Observer
+from clbench.engine.observer import Observer
 
 class Kills(Observer):
     def window(self, run, rows):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Experience, Output, Strategy, chain, make_strategy
 from clbench.config import EvaluationConfig, Execution, RunConfig, Seeds, TrainConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import CrossEntropy, TrainOnly
 from clbench.testing import tiny_benchmark, tiny_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from clbench import checkpoint
+from clbench.machine import checkpoint
 from clbench.memory import Archive, BatchReservoir, Chosen, Reservoir
 
 

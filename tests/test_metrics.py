@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clbench import metrics
-from clbench.curve import Curve, Floats
 from clbench.errors import RegistryError
-from clbench.metrics import METRICS, compute, metric
+from clbench.results import metrics
+from clbench.results.curve import Curve, Floats
+from clbench.results.metrics import METRICS, compute, metric
 
 NAN = float("nan")
 
@@ -147,7 +147,7 @@ def test_a_name_is_given_once():
 
 
 def test_a_plugin_can_add_a_metric(monkeypatch, matrix):
-    monkeypatch.setattr("clbench.metrics.core.METRICS", dict(METRICS))
+    monkeypatch.setattr("clbench.results.metrics.core.METRICS", dict(METRICS))
 
     @metric("worst_task", title="Worst", higher_is_better=True, reference="here")
     def worst_task(curve: Curve) -> float | None:

@@ -202,6 +202,6 @@ def test_importing_models_imports_neither_timm_nor_torchvision() -> None:
 
 def test_torchvision_is_imported_once_and_makes_timm_importable() -> None:
     assert not run(
-        "from clbench._torchvision import torchvision as get; module = get(); assert get() is module; "
+        "from clbench.machine.torchvision import torchvision as get; module = get(); assert get() is module; "
         "import timm, torchvision.transforms.v2, torchvision.datasets; assert torchvision is module"
     )

@@ -16,12 +16,12 @@ from clbench import from_arrays
 from clbench.cli.terminal import cleaned, console
 from clbench.config import validate
 from clbench.errors import ConfigError, RegistryError
-from clbench.metrics.core import METRICS, metric
 from clbench.names import LONGEST, full_name_mistake, name_mistake, printable, version_mistake
 from clbench.parts import CrossEntropy
 from clbench.registry import Registry, benchmarks, load_plugin, models, strategies
+from clbench.results.metrics.core import METRICS, metric
+from clbench.runs.suite import Choice
 from clbench.strategy import Strategy
-from clbench.suite import Choice
 
 GOOD = ["er", "er-ace", "ER_ACE", "vit_tiny_patch16_224.augreg_in21k", "a", "0", "x" * LONGEST]
 BAD = [

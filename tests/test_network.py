@@ -11,9 +11,16 @@ import torch
 from torch import nn
 
 import clbench
-from clbench import Classifier, Curve, make_benchmark, make_model, make_strategy, metrics
+from clbench import Classifier, Curve, make_benchmark, make_model, make_strategy
 from clbench.config import EvaluationConfig, OptimConfig
-from clbench.network import dormant_units, effective_learning_rate, effective_rank, hidden_weights, observe
+from clbench.evaluation.plasticity import (
+    dormant_units,
+    effective_learning_rate,
+    effective_rank,
+    hidden_weights,
+    observe,
+)
+from clbench.results import metrics
 from clbench.testing import tiny_benchmark, tiny_run
 
 
@@ -159,7 +166,7 @@ def test_random_labels_can_be_fitted_and_training_accuracy_is_reported(tmp_path:
 
 def test_plasticity_is_drawn(tmp_path: Path) -> None:
     """The plot with a line has other pixels than one without."""
-    from clbench import plots
+    from clbench.reports import plots
 
     drawn = plots.plasticity({"er": [fitted(network=True)]}, tmp_path / "drawn.png")
     empty = plots.plasticity({"er": [fitted()]}, tmp_path / "empty.png")

@@ -16,8 +16,8 @@ from torch import backends
 
 import clbench
 from clbench.errors import ConfigError
-from clbench.leaderboard.board import row_id
-from clbench.numerics import SWITCHES, describe, pinned
+from clbench.machine.numerics import SWITCHES, describe, pinned
+from clbench.reports.leaderboard.board import row_id
 
 Made = contextlib.AbstractContextManager[Any]
 

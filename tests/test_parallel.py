@@ -25,16 +25,17 @@ import torch
 from torch import Tensor, nn
 
 import clbench
-from clbench import Batch, Classifier, Strategy, chain, checkpoint, make_strategy, parallel, register
-from clbench.api import make_benchmark
+from clbench import Batch, Classifier, Strategy, chain, make_strategy, register
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig, place
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.engine.observer import Observer
+from clbench.engine.refusals import check_parallel
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, LedgerError
+from clbench.machine import checkpoint, parallel
 from clbench.models import make_model
-from clbench.observer import Observer
 from clbench.parts import CrossEntropy
-from clbench.refusals import check_parallel
 from clbench.registry import strategies
+from clbench.runs.lifecycle import make_benchmark
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.testing.subjects import subject
 from clbench.testing.tiny import KINDS
@@ -507,7 +508,7 @@ def test_an_environment_that_tells_half_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_suite_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from clbench import suite
+    from clbench.runs import suite
 
     for name, value in {
         "WORLD_SIZE": "2",
@@ -611,7 +612,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, clbench\n"
-        "from clbench.engine import Engine\n"
+        "from clbench.engine.engine import Engine\n"
         "step, dying = Engine._iterate, not os.environ.get('LIVES')\n"
         "def dies(self, batch):\n"
         "    if dying and self.step == 5 and self.ranks.rank == 1: os._exit(9)\n"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Strategy, chain, make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import CrossEntropy, DarkReplay, Distil, Replay, Teacher, TrainOnly, once
 from clbench.ranges import Count, NotNegative
 from clbench.testing import check_strategy

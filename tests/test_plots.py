@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from clbench import plots
-from clbench.curve import Curve, Ticks
+from clbench.reports import plots
+from clbench.results.curve import Curve, Ticks
 
 
 def run(*steps: int, dip: float = 0.5, streams: int | None = None) -> Curve:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import clbench
 from clbench import config, make_model
-from clbench.api import identify
 from clbench.errors import ConfigError, DataError
-from clbench.pretrain import pretrain, read
-from clbench.weights import Weights, find
+from clbench.models.weights import Weights, find
+from clbench.runs.lifecycle import identify
+from clbench.runs.pretrain import pretrain, read
 
 PLAN: dict[str, Any] = {
     "title": "An MLP on digits",
@@ -37,7 +37,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
 
 
 def test_the_backbone_of_the_run_is_written_and_the_head_is_not(weights: Weights, tmp_path: Path) -> None:
-    from clbench import checkpoint
+    from clbench.machine import checkpoint
 
     (run,) = (tmp_path / "pretraining").iterdir()
     trained = checkpoint.load(run / "model.safetensors")
@@ -207,7 +207,7 @@ def test_classes_of_a_data_set_are_numbered_from_zero() -> None:
 
 
 def test_a_table_says_what_its_rows_started_from() -> None:
-    from clbench.tables import Cell, note_of, table_rows
+    from clbench.reports.tables import Cell, note_of, table_rows
 
     cells = [Cell("b", name, 0, "done", substrate=text) for name, text in (("ncm", "a ViT"), ("er", ""))]
     assert note_of(table_rows(cells)).endswith("Started from a ViT: ncm. Started from random weights: er.")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import make_model, make_strategy
-from clbench._torchvision import torchvision
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
+from clbench.machine.torchvision import torchvision
 from clbench.models import Classifier
 from clbench.parts import Prompted, Prompter, Prompts, attend
 from clbench.parts.prompts import embed, prefixed, through_blocks

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from clbench import metrics
-from clbench.bounds import bounds, lower_limits
-from clbench.curve import Curve
-from clbench.evaluation.racing import Race, Request, error_of_a_bound, looks
+from clbench.evaluation.speed.racing import Race, Request, error_of_a_bound, looks
+from clbench.results import metrics
+from clbench.results.curve import Curve
+from clbench.results.limits import bounds, lower_limits
 
 RECORDED = Path(__file__).parent / "data" / "split-mnist-er.npz"
 

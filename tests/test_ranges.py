@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from clbench import api, make_strategy, suite, tuning
-from clbench.arguments import check_arguments, hints_of, type_name
+from clbench import make_strategy
 from clbench.config import resolve
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Even, Fraction, Natural, Part, Percent, Positive, Real, Share
 from clbench.registry import Registry, benchmarks, models, strategies
+from clbench.registry.arguments import check_arguments, hints_of, type_name
+from clbench.runs import lifecycle, suite, tuning
 from clbench.testing.numbers import numbers_in
 
 # --- in words ---
@@ -174,13 +175,13 @@ def test_a_run_is_refused_before_data_are_read(
 ) -> None:
     monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=says) as error:
-        api.run("split-mnist", strategy, out=tmp_path / "runs", **settings)
+        lifecycle.run("split-mnist", strategy, out=tmp_path / "runs", **settings)
     assert "{" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_suite_is_refused_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "make_benchmark", lambda *_, **__: pytest.fail("something was built"))
+    monkeypatch.setattr(lifecycle, "make_benchmark", lambda *_, **__: pytest.fail("something was built"))
     made = suite.SuiteConfig.model_validate(
         {
             "strategies": [{"name": "gdumb", "settings": {"passes": 0}}, "er"],
@@ -226,7 +227,7 @@ def test_what_means_none_is_allowed() -> None:
 
 def test_more_memory_than_there_is_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'scr' on split-digits needs more memory than there is"):
-        api.run("split-digits", "scr", out=tmp_path, projection=10**17)
+        lifecycle.run("split-digits", "scr", out=tmp_path, projection=10**17)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,7 +235,9 @@ def test_sizes_beyond_all_data_are_the_size_of_the_data(tmp_path: Path) -> None:
     """A memory, a draw and a batch: as with the number of examples itself."""
     budget = {"experiences": 2, "iterations": 3, "every": 0}
     large, enough = (
-        api.run("split-digits", "er", out=tmp_path, **budget, memory=n, draw=n, **{"train.batch_size": n})
+        lifecycle.run(
+            "split-digits", "er", out=tmp_path, **budget, memory=n, draw=n, **{"train.batch_size": n}
+        )
         for n in (2**63 - 1, 3000)
     )
     assert large.metrics == enough.metrics

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from clbench import make_strategy, metrics
+from clbench import make_strategy
 from clbench.config import EvaluationConfig
-from clbench.curve import Curve
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.evaluation.ticker import ranked
 from clbench.models import make_model
+from clbench.results import metrics
+from clbench.results.curve import Curve
 from clbench.testing import difference, tiny_benchmark, tiny_run
 from clbench.testing.tools import everything, learned
 from clbench.types import MASKED

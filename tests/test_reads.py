@@ -16,16 +16,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clbench
-from clbench import api, config
+from clbench import config
 from clbench.errors import ClbenchError, LedgerError, RegistryError
 from clbench.files import file_sha256
-from clbench.identity import identify
-from clbench.leaderboard.again import first_steps
-from clbench.leaderboard.board import names_of, row_id, rows_of, settings_of
-from clbench.leaderboard.store import check
-from clbench.ledger import read_record
-from clbench.reads import File, digest, located, with_files
 from clbench.registry import benchmarks, load_plugin, models, strategies
+from clbench.registry.reads import File, digest, located, with_files
+from clbench.reports.leaderboard.board import names_of, row_id, rows_of, settings_of
+from clbench.reports.leaderboard.store import check
+from clbench.results.ledger import read_record
+from clbench.runs import lifecycle
+from clbench.runs.again import first_steps
+from clbench.runs.identity import identify
 
 TINY: dict[str, Any] = {"iterations": 2, "every": 1, "hidden": [4]}
 
@@ -334,7 +335,7 @@ def test_a_run_goes_on_and_is_verified_from_another_folder(monkeypatch: pytest.M
     monkeypatch.chdir("elsewhere")
     assert first_steps(read_record(folder), 2).agrees
     (folder / "record.json").unlink()
-    assert api.resume(folder).curve.sha256() == curve
+    assert lifecycle.resume(folder).curve.sha256() == curve
 
 
 def test_data_that_have_changed_since_are_told_apart_from_numbers_that_differ() -> None:
@@ -361,7 +362,7 @@ def test_a_declared_file_that_has_changed_since_is_told() -> None:
 def test_a_record_with_files_is_checked_and_its_row_does_not_hang_on_a_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("clbench.ledger._commit", lambda: {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr("clbench.results.ledger._commit", lambda: {"commit": "0" * 40, "dirty": False})
     save_file({"1.weight": torch.ones(4, 64), "1.bias": torch.zeros(4)}, "m.safetensors")
     shutil.copy("m.safetensors", "n.safetensors")
     shutil.copy("data.npz", "copy.npz")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from clbench.data.rehearsal import lag_weights, share_out
+from clbench.data.streams import changed_domains, class_incremental, permutations, rehearse
 from clbench.errors import ConfigError
 from clbench.registry import benchmarks
-from clbench.rehearsal import lag_weights, share_out
-from clbench.streams import changed_domains, class_incremental, permutations, rehearse
 from clbench.testing import check_benchmark
 from clbench.types import Data, Experience, Pool, Stream
 

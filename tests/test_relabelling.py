@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clbench import Benchmark, metrics
-from clbench.curve import Curve
+from clbench import Benchmark
 from clbench.evaluation.ticker import named
 from clbench.models import Classifier
 from clbench.registry import strategies
+from clbench.results import metrics
+from clbench.results.curve import Curve
 from clbench.testing import subject, tiny_benchmark, tiny_model
 from clbench.testing.tiny import KINDS
 from clbench.types import MASKED, Data, Pool, Stream

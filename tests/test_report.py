@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from clbench import config, plots, report, statistics, tables
-from clbench.cells import reported
-from clbench.curve import Curve
+from clbench import config
 from clbench.errors import LedgerError
-from clbench.metrics import METRICS
-from clbench.tables import Cell, Estimate, Row
+from clbench.reports import plots, suite as report, tables
+from clbench.reports.tables import Cell, Estimate, Row
+from clbench.results import statistics
+from clbench.results.curve import Curve
+from clbench.results.metrics import METRICS
+from clbench.runs.cells import reported
 
 FIVE = [0.5, 0.6, 0.7, 0.8, 0.9]
 CURVE = Curve.from_trace([[0.5, 1.0, 0.2, 0.9], [0.5, 1.0]], [2])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import clbench
-from clbench import scaffold
 from clbench.errors import ConfigError
+from clbench.registry import scaffold
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from clbench import suite
 from clbench.config import resolve
+from clbench.config.selection import is_protocol
 from clbench.errors import ConfigError
-from clbench.selection import is_protocol
+from clbench.runs import suite
 
 
 def selection(strategy: str = "derpp", *overrides: dict[str, Any], **more: Any) -> str:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import clbench
-from clbench.api import make_benchmark, make_strategy
 from clbench.config import OptimConfig
-from clbench.docids import END, semantic
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.evaluation.forward import EvaluationCopy, obstacle, weights_of
 from clbench.models import make_model
-from clbench.seq2seq import START, DocidHead, SpellingIndex, pack, unpack
+from clbench.models.spelling.docids import END, semantic
+from clbench.models.spelling.seq2seq import START, DocidHead, SpellingIndex, pack, unpack
+from clbench.runs.lifecycle import make_benchmark, make_strategy
 from clbench.testing import tiny_run
 from clbench.testing.tools import everything, same
 from clbench.types import MASKED
@@ -195,7 +195,7 @@ def test_a_run_continues_to_the_same_bits() -> None:
     whole.fit()
     states: list[dict[str, Any]] = []
     cut = run_of("er+growing-head", docid="semantic", every=3, checkpoint_seconds=0.0)
-    cut.fit(lambda: states.append(clbench.checkpoint.clone(cut.state_dict())))
+    cut.fit(lambda: states.append(clbench.machine.checkpoint.clone(cut.state_dict())))
     again = run_of("er+growing-head", docid="semantic", every=3)
     again.load_state_dict(states[len(states) // 2])
     again.fit()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clbench.errors import RegistryError
-from clbench.sources import typed_source, where_defined, with_imports
+from clbench.registry.sources import typed_source, where_defined, with_imports
 
 # --- files ---
 

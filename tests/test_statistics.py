@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from clbench.statistics import (
+from clbench.results.statistics import (
     average_ranks,
     best,
     compare,

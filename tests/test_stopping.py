@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from clbench import stopping
-from clbench.stopping import SIGNALS, Stopped, ask, ending, stoppable
+from clbench.machine import stopping
+from clbench.machine.stopping import SIGNALS, Stopped, ask, ending, stoppable
 
 
 @pytest.fixture(autouse=True)

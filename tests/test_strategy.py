@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Experience, Order, Output, Reservoir, Strategy, chain, make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.engine.refusals import check_needs
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.parts import CrossEntropy
-from clbench.refusals import check_needs
 from clbench.registry import strategies
 from clbench.testing import tiny_benchmark, tiny_run
 from clbench.types import Setting

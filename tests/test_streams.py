@@ -11,8 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from clbench.errors import ConfigError, DataError
-from clbench.streams import (
+from clbench.data.streams import (
     Streams,
     bits,
     changed_domains,
@@ -25,6 +24,7 @@ from clbench.streams import (
     rotations,
     task_incremental,
 )
+from clbench.errors import ConfigError, DataError
 from clbench.types import HIDDEN, Experience, Pool, Setting
 
 

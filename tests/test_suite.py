@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from clbench import suite
-from clbench.cells import Cell
 from clbench.config import Execution
 from clbench.errors import ConfigError
-from clbench.launchers import Local
+from clbench.runs import suite
+from clbench.runs.cells import Cell
+from clbench.runs.launchers import Local
 
 SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
 HOW = Execution(device="cpu")
@@ -297,7 +297,7 @@ def test_a_suite_of_diverging_runs_ends_with_3_and_prints_json_and_nothing_else(
 
 def test_cells_planned_together_have_the_ids_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a benchmark is built once for all that differ in strategy alone: planning is linear."""
-    from clbench import identity
+    from clbench.runs import identity
 
     built: list[str] = []
     make = identity.benchmarks.make

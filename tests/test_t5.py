@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 import clbench
-from clbench._torchvision import torchvision
-from clbench.api import make_benchmark, make_strategy
-from clbench.docids import END
 from clbench.errors import ConfigError, DataError, IncompatibleError
+from clbench.machine.torchvision import torchvision
 from clbench.models import make_model
+from clbench.models.spelling.docids import END
+from clbench.models.weights import find
+from clbench.runs.lifecycle import make_benchmark, make_strategy
 from clbench.testing import tiny_run
-from clbench.text import load_tokenizer
-from clbench.weights import find
+from clbench.transforms.text import load_tokenizer
 
 pytest.importorskip("transformers")
 DIGITS = list(range(3, 13))  # T5's tokens of 0 … 9
@@ -151,7 +151,7 @@ def test_what_is_no_t5_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_the_writer_learns_and_draws_by_its_own_stream(checkpoint: Path) -> None:
-    from clbench.t5 import T5Writer
+    from clbench.models.spelling.t5 import T5Writer
 
     rng = torch.Generator().manual_seed(0)
     documents = torch.randint(13, 40, (40, 12), generator=rng)

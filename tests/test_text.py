@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clbench.errors import DataError
-from clbench.text import PAD, UNKNOWN, Tokenizer, fit_tokenizer, load_tokenizer
+from clbench.transforms.text import PAD, UNKNOWN, Tokenizer, fit_tokenizer, load_tokenizer
 
 TEXTS = [
     "The colour orange is named after the ripe orange fruit.",
@@ -51,7 +51,9 @@ def test_ids_are_below_the_size() -> None:
 
 
 def test_other_processes_learn_the_same_tokenizer() -> None:
-    code = f"from clbench.text import fit_tokenizer; print(fit_tokenizer({TEXTS!r}, 300).to_json())"
+    code = (
+        f"from clbench.transforms.text import fit_tokenizer; print(fit_tokenizer({TEXTS!r}, 300).to_json())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == fit_tokenizer(TEXTS, 300).to_json().strip()
 

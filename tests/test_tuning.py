@@ -11,8 +11,8 @@ import torch
 from clbench import config, make_benchmark
 from clbench.config import Execution, RunConfig
 from clbench.errors import ConfigError
-from clbench.suite import SuiteConfig, plan
-from clbench.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune, tune_suite
+from clbench.runs.suite import SuiteConfig, plan
+from clbench.runs.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune, tune_suite
 
 ONE = Execution(checkpoint_seconds=None)
 
@@ -63,10 +63,11 @@ def test_touching_the_test_stream_raises_and_only_while_it_is_sealed() -> None:
 
 def test_a_search_under_a_protocol_never_opens_the_test_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """A strategy that peeks at the benchmark it was built from."""
-    from clbench import Strategy, api
+    from clbench import Strategy
+    from clbench.runs import lifecycle
 
     full = make_benchmark("split-digits", valid=0.2)
-    monkeypatch.setattr(api, "make_benchmark", lambda *_, **__: full)
+    monkeypatch.setattr(lifecycle, "make_benchmark", lambda *_, **__: full)
     monkeypatch.setattr(Strategy, "setup", lambda self, run: full.test[0].data.x())
     with pytest.raises(ConfigError, match="test stream was touched"):
         tune(resolve, protocol("validation"), DEFAULT_SPACE, 1, ONE)

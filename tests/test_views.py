@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench._torchvision import torchvision
-from clbench.views import (
+from clbench.machine.torchvision import torchvision
+from clbench.transforms.views import (
     contrastive_view,
     crop_boxes,
     greyscale,

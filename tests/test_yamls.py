@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from clbench import suite
 from clbench.config import parse_pairs, read_yaml
+from clbench.config.yamls import dump
 from clbench.errors import ConfigError
-from clbench.yamls import dump
+from clbench.runs import suite
 
 
 def read(text: str, folder: Path) -> dict[str, Any]:

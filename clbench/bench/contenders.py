@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from clbench.api import make_strategy
-from clbench.augment import Transform
 from clbench.bench.turns import Contender, Gate
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import ConfigError
+from clbench.machine.once import keeping_nothing
+from clbench.machine.optim import make_optimizer
 from clbench.models import Classifier
-from clbench.once import keeping_nothing
-from clbench.optim import make_optimizer
+from clbench.runs.lifecycle import make_strategy
 from clbench.strategy import Strategy, chain
+from clbench.transforms.augment import Transform
 from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream
 
 CLASSES, MEMORY, LR = 10, 200, 0.01
@@ -175,7 +175,7 @@ def avalanche() -> Any:
     """Avalanche, or None where it is not installed."""
     if importlib.util.find_spec("avalanche") is None:
         return None
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     with unheard():
@@ -356,7 +356,7 @@ def mammoth(checkout: Path) -> type[Any]:
     Raises:
         ConfigError: no such checkout, or one that cannot be imported here.
     """
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     checkout = checkout.resolve()

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from clbench import capture, metrics
-from clbench.api import build, make_model
 from clbench.bench import contenders as make
 from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
 from clbench.bench.packing import packing
 from clbench.bench.turns import take_turns
 from clbench.config import Execution, resolve
-from clbench.device import keep_freed_memory, pick_device
-from clbench.engine import WINDOW
+from clbench.engine import capture
+from clbench.engine.engine import WINDOW
+from clbench.machine.device import keep_freed_memory, pick_device
+from clbench.results import metrics
+from clbench.runs.lifecycle import build, make_model
 
 STRETCH = 10
 """Training steps that a contender takes in a row, as a loop that runs alone finds its own weights in the caches."""
@@ -246,7 +247,7 @@ def _one_thread() -> Iterator[None]:
 
 def _machine(device: torch.device) -> dict[str, Any]:
     from clbench.config import cores
-    from clbench.ledger import environment
+    from clbench.results.ledger import environment
 
     about = environment(str(device), 1)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else about["processor"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from clbench import suite
-from clbench.cells import Cell
 from clbench.config import Execution, validate
-from clbench.launchers import Local
+from clbench.runs import suite
+from clbench.runs.cells import Cell
+from clbench.runs.launchers import Local
 
 SETTINGS: Mapping[str, Any] = {
     "batch_size": 10,

@@ -18,9 +18,9 @@ from clbench.cli import data, judging, looking, ranking, running, writing
 from clbench.cli.common import process, warn
 from clbench.cli.terminal import cleaned
 from clbench.errors import ClbenchError
-from clbench.leaving import let_go
+from clbench.machine.stopping import Stopped, ended_by, ending
 from clbench.places import HOME, VERSION
-from clbench.stopping import Stopped, ended_by, ending
+from clbench.registry.leaving import let_go
 
 AGAIN = {
     **dict.fromkeys(

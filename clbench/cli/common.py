@@ -15,7 +15,7 @@ from clbench.names import printable
 
 if TYPE_CHECKING:
     from clbench.config import Execution
-    from clbench.ledger import Record
+    from clbench.results.ledger import Record
 
 HEADLINE = (
     ("ACC", "average_accuracy"),

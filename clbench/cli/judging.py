@@ -93,9 +93,9 @@ def verify(
     as_json: Json = False,
 ) -> int:
     """Recompute every metric of a run from its curve, train its first steps again, and compare both with its record."""
-    from clbench.leaderboard.again import first_steps, outdated
-    from clbench.leaderboard.evidence import contradicted, contradictions, recomputed
-    from clbench.ledger import is_whole, read_record
+    from clbench.reports.leaderboard.evidence import contradicted, contradictions, recomputed
+    from clbench.results.ledger import is_whole, read_record
+    from clbench.runs.again import first_steps, outdated
 
     load(plugin)
     record, whole = read_record(folder, altered=True), is_whole(folder)
@@ -143,11 +143,11 @@ def plot(
 
     A PNG for each benchmark; folders without a finished run are left out.
     """
-    from clbench import plots
-    from clbench.grouping import Named, names
-    from clbench.leaderboard.board import names_of, rows_of
-    from clbench.leaderboard.site import slug
-    from clbench.ledger import has_record, read_record
+    from clbench.reports import plots
+    from clbench.reports.grouping import Named, names
+    from clbench.reports.leaderboard.board import names_of, rows_of
+    from clbench.reports.leaderboard.site import slug
+    from clbench.results.ledger import has_record, read_record
 
     load(plugin)
     records = [read_record(folder) for folder in folders if has_record(folder)]

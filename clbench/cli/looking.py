@@ -93,7 +93,7 @@ def show(
     """Show all there is to know about a strategy, benchmark, model, metric, suite or run."""
     load(plugin)
     if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():
-        from clbench.ledger import read_record
+        from clbench.results.ledger import read_record
 
         return show_record(read_record(Path(name)), as_json)
     found = [(kind, row) for kind in KINDS for row in entries(kind) if row["name"] == name]
@@ -122,7 +122,7 @@ def show(
 def entries(kind: str) -> list[dict[str, Any]]:
     """What `list` knows of a kind, without importing plugins or torch."""
     if kind == "metrics":
-        from clbench.metrics import METRICS
+        from clbench.results.metrics import METRICS
 
         return [{"name": m.name, "summary": m.summary} for m in METRICS.values()]
     if kind == "suites":
@@ -164,7 +164,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
     from clbench import registry
-    from clbench.arguments import hints_of, type_name
+    from clbench.registry.arguments import hints_of, type_name
 
     singular = {
         "strategies": "strategy",
@@ -176,7 +176,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     }
     described = {"kind": singular[kind], **row, "documentation": row["summary"]}
     if kind == "metrics":
-        from clbench.metrics import METRICS
+        from clbench.results.metrics import METRICS
 
         described["documentation"] = inspect.getdoc(METRICS[row["name"]].function) or row["summary"]
     if kind in ("metrics", "suites"):

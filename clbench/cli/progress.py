@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clbench.cli.terminal import console
-from clbench.observer import Observer, Watched
+from clbench.engine.observer import Observer, Watched
 
 if TYPE_CHECKING:
-    from clbench.cells import Cell
+    from clbench.runs.cells import Cell
 
 
 class Line(Observer):

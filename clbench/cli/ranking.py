@@ -15,8 +15,8 @@ from clbench.cli.common import Device, Json, Plugins, columns, execution, load, 
 from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clbench.leaderboard.again import Verdict
-    from clbench.statistics import Interval
+    from clbench.results.statistics import Interval
+    from clbench.runs.again import Verdict
 
 Root = Annotated[Path, typer.Option(help="The leaderboard's folder.")]
 HERE = Path("leaderboard")
@@ -28,8 +28,8 @@ def submit(
     as_json: Json = False,
 ) -> int:
     """Take finished runs, with their evidence, into the leaderboard; one that is refused keeps no other out."""
-    from clbench.leaderboard import submit as take
-    from clbench.leaderboard.private import in_words
+    from clbench.reports.leaderboard import submit as take
+    from clbench.reports.leaderboard.private import in_words
 
     left_out: list[str] = []
     done = take(folders, root, left_out)
@@ -76,7 +76,7 @@ def leaderboard(
     Records that are damaged, or contradict their evidence, are named and left out; it ends with 1 then.
     """
     from clbench.files import atomic_write, make_folder
-    from clbench.leaderboard import readme, store, write_site
+    from clbench.reports.leaderboard import readme, store, write_site
 
     if remove:
         if check:
@@ -132,7 +132,8 @@ def reproduce(
 ) -> int:
     """Run rows of the leaderboard again and compare intervals; ends with 1 where they disagree."""
     load(plugin)
-    from clbench.leaderboard import again, read_board
+    from clbench.reports.leaderboard import read_board
+    from clbench.runs import again
 
     left_out: list[str] = []
     chosen = again.chosen(read_board(root, left_out), name)
@@ -195,7 +196,7 @@ def _told(verdicts: Sequence[Verdict]) -> str:
 
 
 def _shown(interval: Interval) -> str:
-    from clbench.statistics import INTERVAL_FROM, TOO_FEW
+    from clbench.results.statistics import INTERVAL_FROM, TOO_FEW
 
     if not interval.n:
         return "nothing"

@@ -33,9 +33,9 @@ from clbench.cli.progress import Line, SuiteProgress
 from clbench.cli.terminal import console
 
 if TYPE_CHECKING:
-    from clbench.cells import Cell
     from clbench.config import RunConfig
-    from clbench.launchers import Launcher
+    from clbench.runs.cells import Cell
+    from clbench.runs.launchers import Launcher
 
 
 SHARED = ("device", "plugin")
@@ -67,10 +67,10 @@ def run(
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
     how = execution(device, log, checkpoint, overlap)
 
-    from clbench import api
+    from clbench.runs import lifecycle
 
-    root = api.runs_folder(out)
-    record = api.start(resolved, how, root, observers=[] if as_json else [Line()])
+    root = lifecycle.runs_folder(out)
+    record = lifecycle.start(resolved, how, root, observers=[] if as_json else [Line()])
     return show_record(record, as_json)
 
 
@@ -83,10 +83,10 @@ def resume(
     as_json: Json = False,
 ) -> int:
     """Continue an interrupted run, to the bits it would have ended with."""
-    from clbench import api
+    from clbench.runs import lifecycle
 
     load(plugin)
-    record = api.resume(folder, device=device, observers=[] if as_json else [Line()])
+    record = lifecycle.resume(folder, device=device, observers=[] if as_json else [Line()])
     return show_record(record, as_json)
 
 
@@ -131,9 +131,9 @@ def suite(
     as_json: Json = False,
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
-    from clbench import suite as suites
-    from clbench.api import runs_folder
     from clbench.config import read_yaml
+    from clbench.runs import suite as suites
+    from clbench.runs.lifecycle import runs_folder
 
     root = runs_folder(out)
     carry_out = _launcher(launcher, workers, per_gpu, address, cpus, gpus, retries, time_limit)
@@ -160,7 +160,7 @@ def _launcher(
     seconds: float | None,
 ) -> Launcher:
     from clbench.errors import ConfigError, suggest
-    from clbench.launchers import Limits, Local, Ray
+    from clbench.runs.launchers import Limits, Local, Ray
 
     limits = Limits(retries, seconds)
     theirs: dict[str, dict[str, Any]] = {
@@ -182,9 +182,9 @@ def _launcher(
 
 
 def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
-    from clbench import tables
-    from clbench.cells import reported
-    from clbench.report import write_report
+    from clbench.reports import tables
+    from clbench.reports.suite import write_report
+    from clbench.runs.cells import reported
 
     rows = [reported(cell) for cell in cells]
     page = write_report(rows, folder, title, command)
@@ -227,7 +227,7 @@ def pretrain(
     as_json: Json = False,
 ) -> int:
     """Train a backbone and keep it under its hash, for runs to start from: model.weights=ID."""
-    from clbench import pretrain as pretraining
+    from clbench.runs import pretrain as pretraining
 
     load(plugin)
     made, record = pretraining.pretrain(
@@ -270,11 +270,12 @@ def tune(
     as_json: Json = False,
 ) -> int:
     """Choose settings by a protocol that does not look at the test stream."""
-    from clbench import config as configuration, tuning
+    from clbench import config as configuration
+    from clbench.config.selection import Choice
+    from clbench.config.yamls import dump
     from clbench.errors import ConfigError
     from clbench.files import atomic_write, check_place, make_folder
-    from clbench.selection import Choice
-    from clbench.yamls import dump
+    from clbench.runs import tuning
 
     if out is not None:
         check_place(out, file=True)
@@ -328,9 +329,9 @@ def tune_suite(
 
     What was cut off goes on where its file is tuned in place of the suite.
     """
-    from clbench import suite as suites, tuning
+    from clbench.config.yamls import dump
     from clbench.files import atomic_write, check_place, make_folder
-    from clbench.yamls import dump
+    from clbench.runs import suite as suites, tuning
 
     check_place(out, file=True)
     load(plugin)

@@ -26,7 +26,7 @@ def new(
     ] = None,
 ) -> None:
     """Write a strategy to begin with: source, configuration, equation test, page. It passes `clbench check`."""
-    from clbench.scaffold import new_strategy
+    from clbench.registry.scaffold import new_strategy
 
     if kind not in KINDS:
         raise ConfigError(

@@ -20,4 +20,4 @@ from clbench.config.schema import (
     place as place,
     validate as validate,
 )
-from clbench.yamls import parse_pairs as parse_pairs, read_yaml as read_yaml
+from clbench.config.yamls import parse_pairs as parse_pairs, read_yaml as read_yaml

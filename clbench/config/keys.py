@@ -7,17 +7,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from clbench.arguments import (
-    plain as own,
-)
 from clbench.config.schema import (
     EvaluationConfig,
     OptimConfig,
     TrainConfig,
 )
+from clbench.config.selection import Address
 from clbench.errors import ConfigError, suggest
 from clbench.registry import benchmarks, models, strategies
-from clbench.selection import Address
+from clbench.registry.arguments import (
+    plain as own,
+)
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "optim": OptimConfig,

@@ -13,23 +13,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clbench.arguments import (
-    hints_of,
-    plain as own,
-    signature_of,
-)
 from clbench.config.keys import TREES, address_of, override, places_of
 from clbench.config.schema import (
     RunConfig,
     TrainConfig,
     validate,
 )
+from clbench.config.selection import Address, Chosen, leaves
+from clbench.config.yamls import read_yaml
 from clbench.errors import ConfigError, suggest
 from clbench.places import ROOT
-from clbench.reads import located, with_files
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
-from clbench.selection import Address, Chosen, leaves
-from clbench.yamls import read_yaml
+from clbench.registry.arguments import (
+    hints_of,
+    plain as own,
+    signature_of,
+)
+from clbench.registry.reads import located, with_files
 
 
 def resolve(

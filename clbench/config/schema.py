@@ -10,11 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clbench.arguments import (
-    refusal,
-    refuse_sets,
-    shown,
-)
+from clbench.config.selection import DEFAULTS, Selection
 from clbench.errors import ConfigError, suggest
 from clbench.ranges import (
     HELD,
@@ -28,7 +24,11 @@ from clbench.ranges import (
     Share,
     taken_apart,
 )
-from clbench.selection import DEFAULTS, Selection
+from clbench.registry.arguments import (
+    refusal,
+    refuse_sets,
+    shown,
+)
 
 
 class _Tree(BaseModel):

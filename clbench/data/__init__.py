@@ -12,7 +12,8 @@ Shapes: N examples, C channels, H × W pixels, D features.
 """
 
 from clbench.data.beir import Collection, beir_folder, read_beir
-from clbench.data.benchmark import (
+from clbench.data.duplicates import Duplicates, remarks, shared
+from clbench.data.families import (
     FEW_SHOT,
     Shift,
     build,
@@ -22,7 +23,6 @@ from clbench.data.benchmark import (
     from_folder,
     from_npz,
 )
-from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status

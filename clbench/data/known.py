@@ -217,7 +217,7 @@ def fetch(name: str) -> Path:
         return path
     if not known.dataset:
         raise DataError(_missing(name))
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     from torchvision import datasets

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clbench.augment import Transform
 from clbench.data.beir import Collection
+from clbench.data.streams import permutation
 from clbench.errors import ConfigError, DataError
-from clbench.streams import permutation
-from clbench.text import Tokenizer, fit_tokenizer, load_tokenizer
+from clbench.transforms.augment import Transform
+from clbench.transforms.text import Tokenizer, fit_tokenizer, load_tokenizer
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
 Order = Literal["file", "article", "random"]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from clbench.config import EvaluationConfig
-from clbench.curve import Curve
 from clbench.errors import IncompatibleError
 from clbench.evaluation.forward import (
     EvaluationCopy,
@@ -24,12 +23,13 @@ from clbench.evaluation.forward import (
     portion,
     weights_of,
 )
-from clbench.evaluation.overlap import Worker
-from clbench.evaluation.racing import Race, error_of_a_bound
+from clbench.evaluation.plasticity import EXAMPLES, measure
+from clbench.evaluation.speed.overlap import Worker
+from clbench.evaluation.speed.racing import Race, error_of_a_bound
 from clbench.evaluation.testset import Examples, TestSet
 from clbench.evaluation.ticker import Result, Tick, Ticker
-from clbench.network import EXAMPLES, measure
-from clbench.parallel import ALONE
+from clbench.machine.parallel import ALONE
+from clbench.results.curve import Curve
 from clbench.strategy import Run
 from clbench.types import HIDDEN, Data, Experience, Stream
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from clbench.device import onednn_on_x86
-from clbench.evaluation.integers import Integers, has_int8
+from clbench.evaluation.speed.integers import Integers, has_int8
+from clbench.machine.device import onednn_on_x86
+from clbench.machine.once import once
 from clbench.models.base import Classifier, Spelling, predicted
-from clbench.once import once
 from clbench.strategy import Run
 from clbench.types import MASKED
 
@@ -33,9 +33,7 @@ KNOWN = (
     "timm",
     "torchvision",
     "clbench.models",
-    "clbench.seq2seq",
-    "clbench.t5",
-    "clbench._torchvision",
+    "clbench.machine.torchvision",
 )
 """Packages whose modules keep what they learn in parameters and buffers alone."""
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.evaluation.forward import Forward, kernels
-from clbench.evaluation.racing import Race, Request
+from clbench.evaluation.speed.racing import Race, Request
 from clbench.evaluation.testset import TestSet
-from clbench.once import Kept
-from clbench.parallel import ALONE, Ranks
+from clbench.machine.once import Kept
+from clbench.machine.parallel import ALONE, Ranks
 from clbench.types import MASKED
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from clbench.errors import ConfigError, RegistryError, suggest
-from clbench.inputs import Shape, check_reach
+from clbench.machine.numerics import pinned
 from clbench.models.base import Classifier
+from clbench.models.inputs import Shape, check_reach
 from clbench.models.own import seq2seq, text_shape
 from clbench.models.timm import TIMM, timm_library, timm_model, timm_network
-from clbench.numerics import pinned
+from clbench.models.weights import WHOLE, find, load_into
 from clbench.registry import check_arguments, models
-from clbench.weights import WHOLE, find, load_into
 
 
 @pinned()
@@ -115,7 +115,7 @@ def _with_checkpoint(
     for key in ("width", "layers", "heads", "dropout"):
         if given.get(key, defaults[key]) != defaults[key]:
             raise ConfigError(f"model.{key} is that of the checkpoint in {folder}; leave it out.")
-    from clbench.t5 import T5Index
+    from clbench.models.spelling.t5 import T5Index
 
     (length,) = text_shape("seq2seq", input_shape)
     kept = {key: given[key] for key in ("docid", "beam", "k", "leaf") if key in given}

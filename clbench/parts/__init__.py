@@ -1,7 +1,8 @@
 """Parts that more than one strategy is made of."""
 
-from clbench.once import once
-from clbench.optim import quarter_cosine
+from clbench.data.rehearsal import lag_weights
+from clbench.machine.once import once
+from clbench.machine.optim import quarter_cosine
 from clbench.parts.documents import (
     AllDocuments,
     GeneratorName,
@@ -100,7 +101,6 @@ from clbench.parts.sessions import LearnFirst, SettleAfterFirst, Settling, featu
 from clbench.parts.sharpness import ascent, perturbed
 from clbench.parts.stages import Stage, stages
 from clbench.parts.teachers import Distil, KeepFeatures, Teacher, teacher_of
-from clbench.rehearsal import lag_weights
 
 __all__ = [
     "AllDocuments",

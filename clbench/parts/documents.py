@@ -10,13 +10,13 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
+from clbench.machine.randomness import derive_seed
 from clbench.memory import Reservoir
-from clbench.randomness import derive_seed
 from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Data, Experience, Stream
 
 if TYPE_CHECKING:
-    from clbench.generation import QueryGenerator
+    from clbench.models.spelling.generation import QueryGenerator
 
 
 class Asks(Protocol):
@@ -89,7 +89,7 @@ class LearnedQueries(Strategy):
         self.kind, self.steps, self.length = kind, steps, length
 
     def setup(self, run: Run) -> None:
-        from clbench.generation import Selector, Writer
+        from clbench.models.spelling.generation import Selector, Writer
 
         if self.kind == "t5":
             self.generator: QueryGenerator = self._pretrained(run).to(run.device)
@@ -104,7 +104,7 @@ class LearnedQueries(Strategy):
             self.generator = made(vocabulary, tokens).to(run.device)
 
     def _pretrained(self, run: Run) -> QueryGenerator:
-        from clbench.weights import find
+        from clbench.models.weights import find
 
         weights = run.config.model.weights
         folder = find(weights).path if weights is not None else None
@@ -113,7 +113,7 @@ class LearnedQueries(Strategy):
                 "generator=t5 starts from the T5 that the model starts from, and the model starts from none; set "
                 "model=seq2seq and model.weights to the folder of its checkpoint, or use generator=selector."
             )
-        from clbench.t5 import T5Writer
+        from clbench.models.spelling.t5 import T5Writer
 
         return T5Writer(folder)
 

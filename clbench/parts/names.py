@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from clbench.clip import DualEncoder, Tokens
 from clbench.errors import IncompatibleError
+from clbench.models.clip import DualEncoder, Tokens
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Experience
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
-from clbench.once import once
+from clbench.machine.once import once
 from clbench.strategy import Strategy
 from clbench.types import Experience
 
@@ -218,7 +218,7 @@ def transformer_of(model: nn.Module, part: Strategy) -> Any:
     Raises:
         IncompatibleError: it is none of timm's, or has blocks that prompts cannot enter.
     """
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     from timm.layers.attention import Attention

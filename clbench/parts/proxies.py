@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from clbench.memory import Memory
 from clbench.strategy import Run, Strategy
+from clbench.transforms.views import contrastive_view, kornia_view
 from clbench.types import MASKED, Batch, Output
-from clbench.views import contrastive_view, kornia_view
 
 
 class CosineHead(nn.Module):
@@ -76,7 +76,7 @@ def second_view(run: Run, raw: Tensor, kind: SecondView) -> Tensor:
     """(B, …) raw inputs → (B, …) what the model sees of them as a second view.
 
     A strong view is a random resized crop with flip, colour jitter and greyscale, of colour images, by the operations
-    of torchvision or of kornia 0.4.1 (`clbench.views`); other inputs are augmented as the benchmark does.
+    of torchvision or of kornia 0.4.1 (`clbench.transforms.views`); other inputs are augmented as the benchmark does.
     """
     if kind != "benchmark" and raw.dtype == torch.uint8 and raw.dim() == 4 and raw.shape[1] == 3:
         view = contrastive_view if kind == "strong" else kornia_view

@@ -1,7 +1,6 @@
 """Names, where they come from, and what can be known of them without running their code. Imports no torch."""
 
-from clbench.arguments import check_arguments as check_arguments, type_name as type_name
-from clbench.reads import File as File
+from clbench.registry.arguments import check_arguments as check_arguments, type_name as type_name
 from clbench.registry.entries import (
     Registry as Registry,
     benchmarks as benchmarks,
@@ -14,3 +13,4 @@ from clbench.registry.entries import (
     strategies as strategies,
 )
 from clbench.registry.entry import Entry as Entry, PluginWarning as PluginWarning
+from clbench.registry.reads import File as File

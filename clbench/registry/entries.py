@@ -28,14 +28,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clbench.arguments import (
+from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
+from clbench.names import name_mistake, version_mistake
+from clbench.registry.arguments import (
     check_arguments as check_arguments,
     type_name as type_name,
 )
-from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
-from clbench.leaving import noting_threads
-from clbench.names import name_mistake, version_mistake
-from clbench.reads import File as File, Watch, watched
 from clbench.registry.entry import (
     Entry,
     PluginWarning,
@@ -48,7 +46,9 @@ from clbench.registry.entry import (
     read_decorators,
     same_file,
 )
-from clbench.sources import where_defined
+from clbench.registry.leaving import noting_threads
+from clbench.registry.reads import File as File, Watch, watched
+from clbench.registry.sources import where_defined
 
 T = TypeVar("T")
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clbench.arguments import (
+from clbench.errors import ClbenchError, RegistryError
+from clbench.names import name_mistake, version_mistake
+from clbench.registry.arguments import (
     check_arguments as check_arguments,
     hints_of,
     signature_of,
     type_name as type_name,
 )
-from clbench.errors import ClbenchError, RegistryError
-from clbench.leaving import noting_threads
-from clbench.names import name_mistake, version_mistake
-from clbench.reads import File as File, with_files
+from clbench.registry.leaving import noting_threads
+from clbench.registry.reads import File as File, with_files
 
 
 class PluginWarning(UserWarning):

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from clbench import checkpoint
-from clbench.arguments import check_arguments, hints_of
-from clbench.capture import Gradients, undeclared
-from clbench.engine import Engine
+from clbench.engine.capture import Gradients, undeclared
+from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.once import keeping_nothing
+from clbench.machine import checkpoint
+from clbench.machine.once import keeping_nothing
 from clbench.parts import CrossEntropy
+from clbench.registry.arguments import check_arguments, hints_of
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.elsewhere import UnreachableError, digests, digests_elsewhere
 from clbench.testing.fair import check_forwards_counted, check_test_unseen

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clbench._torchvision import torchvision
+from clbench.machine.torchvision import torchvision
 
 if TYPE_CHECKING:
     from clbench.testing.subjects import Subject

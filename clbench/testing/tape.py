@@ -29,7 +29,7 @@ FROM_THE_HOST = ("lift_fresh", "lift_fresh_copy")
 
 
 class Tape:
-    """Records by writing down what torch is asked to do; a `clbench.capture.Recorder`."""
+    """Records by writing down what torch is asked to do; a `clbench.engine.capture.Recorder`."""
 
     def aside(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()

@@ -8,15 +8,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from clbench.augment import Transform
-from clbench.clip import Clip, Tokens, padded
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.engine.observer import Observer
+from clbench.machine.randomness import derive_seed
 from clbench.models import Classifier
+from clbench.models.clip import Clip, Tokens, padded
 from clbench.models.own import BagOfTokens
-from clbench.observer import Observer
-from clbench.randomness import derive_seed
 from clbench.strategy import Strategy
+from clbench.transforms.augment import Transform
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
 TOKENS, LENGTH = 8, 6
@@ -149,7 +149,7 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
 
     Its weights are large enough that features tell images apart although nothing has trained them.
     """
-    from clbench._torchvision import torchvision
+    from clbench.machine.torchvision import torchvision
 
     torchvision()
     from timm.layers.attention import Attention

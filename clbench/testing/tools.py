@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clbench import checkpoint
-from clbench.api import build_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import ClbenchError
+from clbench.machine import checkpoint
+from clbench.runs.lifecycle import build_strategy
 from clbench.strategy import Strategy, overrides
 from clbench.types import Batch, Benchmark, Output
 

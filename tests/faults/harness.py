@@ -115,18 +115,20 @@ class Fault:
 @functools.cache
 def _regions() -> dict[Any, str]:
     """Functions in which a region begins."""
-    from clbench import api, checkpoint, metrics
-    from clbench.curve import Curve
-    from clbench.engine import Engine
+    from clbench.engine.engine import Engine
     from clbench.evaluation import ContinualEvaluator
+    from clbench.machine import checkpoint
+    from clbench.results import metrics
+    from clbench.results.curve import Curve
+    from clbench.runs import lifecycle
 
     found = {
-        "opening": [api.start],
+        "opening": [lifecycle.start],
         "loop": [Engine.fit],
         "step": [Engine._iterate],
         "boundary": [Engine._call, ContinualEvaluator.full, ContinualEvaluator.begin_experience],
         "checkpoint": [Engine._save, checkpoint.save, checkpoint.load],
-        "record": [Curve.save, metrics.compute, api.write_record],
+        "record": [Curve.save, metrics.compute, lifecycle.write_record],
     }
     return {function.__code__: region for region, functions in found.items() for function in functions}
 
@@ -213,7 +215,7 @@ def carry_out(
         settings: over those of `setting_of`.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.api", "torch._dynamo", "sklearn.datasets", "pytest"])
+    context.set_forkserver_preload(["clbench.runs.lifecycle", "torch._dynamo", "sklearn.datasets", "pytest"])
     here, there = context.Pipe(duplex=False)
     given = (strategy, out, fault, count, settings or {})
     process = context.Process(target=_child, args=(there, *given))
@@ -239,7 +241,7 @@ def _child(
 ) -> None:
     import torch
 
-    from clbench import api, identity
+    from clbench.runs import identity, lifecycle
 
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # a kill is no power cut, and waiting for the disk would be most of the time
@@ -252,7 +254,7 @@ def _child(
     if count is not None or fault is not None:
         sys.setprofile(watch)
     try:
-        api.run(benchmark, strategy, out=out, device="cpu", execution=how, **{**chosen, **settings})
+        lifecycle.run(benchmark, strategy, out=out, device="cpu", execution=how, **{**chosen, **settings})
     except clbench.ClbenchError as error:
         code, said = 2, str(error)
     except BaseException:
@@ -416,10 +418,10 @@ def damaged(folder: Path, into: Path, file: str, content: bytes | None) -> Path:
 
 def goes_on(damaged: Path, file: str, whole: Path) -> tuple[str, str]:
     """Continue a damaged run in this process: "refused" or "harmless", and what is wrong with it, if anything is."""
-    from clbench import api
+    from clbench.runs import lifecycle
 
     try:
-        api.resume(damaged)
+        lifecycle.resume(damaged)
     except clbench.ClbenchError as error:
         named = file in str(error) or (file == "config.yaml" and str(damaged) in str(error))
         return "refused", "" if named else f"the message names another culprit: {error}"
@@ -432,7 +434,7 @@ def goes_on(damaged: Path, file: str, whole: Path) -> tuple[str, str]:
 
 def reads(damaged: Path, file: str, whole: Path) -> tuple[str, str]:
     """Read a damaged finished run: "refused" or "harmless", and what is wrong with it, if anything is."""
-    from clbench.ledger import read_record
+    from clbench.results.ledger import read_record
 
     expected = read_record(whole)
     try:

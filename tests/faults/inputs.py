@@ -250,8 +250,8 @@ def yaml_files(folder: Path) -> st.SearchStrategy[Path]:
 
 
 def take_suite(path: Path) -> None:
-    from clbench import suite
     from clbench.config import resolve
+    from clbench.runs import suite
 
     loaded = suite.load(str(path))[1]
     for benchmark in loaded.benchmarks:
@@ -652,7 +652,7 @@ def take_beir(root: Path) -> None:
 
 def run_folders(whole: Path, folder: Path) -> st.SearchStrategy[Path]:
     """Finished runs whose record or curve is bent, also with a right SHA-256 over wrong content."""
-    from clbench import ledger
+    from clbench.results import ledger
 
     record, curve = (whole / "record.json").read_bytes(), (whole / "curve.npz").read_bytes()
     tree = json.loads(record)
@@ -704,10 +704,10 @@ def _curves(draw: Any, curve: bytes) -> bytes:
 
 def take_run(folder: Path) -> None:
     """All that reads a finished run: its record, its curve, its metrics, and the leaderboard's checks."""
-    from clbench import metrics
-    from clbench.curve import Curve
-    from clbench.leaderboard import store
-    from clbench.ledger import read_record
+    from clbench.reports.leaderboard import store
+    from clbench.results import metrics
+    from clbench.results.curve import Curve
+    from clbench.results.ledger import read_record
 
     first: ClbenchError | None = None
     for read in (
@@ -729,7 +729,7 @@ def checkpoints(folder: Path) -> st.SearchStrategy[Path]:
     import torch
     from safetensors.torch import save as to_bytes
 
-    from clbench import checkpoint
+    from clbench.machine import checkpoint
 
     path = folder / "state.safetensors"
     checkpoint.save(
@@ -761,7 +761,8 @@ def take_checkpoint(path: Path) -> None:
     """As a run's state, and as weights to start from."""
     import torch
 
-    from clbench import checkpoint, weights
+    from clbench.machine import checkpoint
+    from clbench.models import weights
 
     try:
         checkpoint.load(path)

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from clbench import grouping
-from clbench.curve import Curve
 from clbench.files import pretty_json, sha256
-from clbench.leaderboard import read_board, write_site
-from clbench.leaderboard.evidence import place
-from clbench.ledger import Record, parse_record, run_id
-from clbench.metrics import compute
-from clbench.report import write_report
-from clbench.tables import Cell, is_bound
+from clbench.reports import grouping
+from clbench.reports.leaderboard import read_board, write_site
+from clbench.reports.leaderboard.evidence import place
+from clbench.reports.suite import write_report
+from clbench.reports.tables import Cell, is_bound
+from clbench.results.curve import Curve
+from clbench.results.ledger import Record, parse_record, run_id
+from clbench.results.metrics import compute
 
 BENCHMARKS = ("split-digits@1", "split-mnist@1", "split-fashion-mnist@1", "permuted-mnist@1")
 

@@ -20,7 +20,7 @@ MB = 1 << 20
 def alone(function: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     """What a function returns in a fresh child of a server that has torch loaded."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.api", "torch._dynamo", "sklearn.datasets", "pytest"])
+    context.set_forkserver_preload(["clbench.runs.lifecycle", "torch._dynamo", "sklearn.datasets", "pytest"])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(there, function, given))
     process.start()
@@ -57,8 +57,8 @@ def cpu() -> float:
 
 def curve_of(rows: int, folder: Path) -> dict[str, Any]:
     """A curve of so many rows, ten streams a tick: appended tick by tick, written, read, and turned into metrics."""
-    from clbench import metrics
-    from clbench.curve import Curve
+    from clbench.results import metrics
+    from clbench.results.curve import Curve
 
     before, began = resident(), cpu()
     curve, ticks, streams = Curve(), rows // 10, np.arange(10)
@@ -90,7 +90,7 @@ def curve_of(rows: int, folder: Path) -> dict[str, Any]:
 def stream_of(experiences: int, folder: Path) -> dict[str, Any]:
     """A stream of so many experiences, two steps each, every seen one evaluated after every step."""
     import clbench
-    from clbench.observer import Observer
+    from clbench.engine.observer import Observer
     from clbench.testing import tiny_benchmark
 
     benchmark = tiny_benchmark(shift="domain", experiences=experiences, examples=16)
@@ -127,7 +127,7 @@ def stream_of(experiences: int, folder: Path) -> dict[str, Any]:
 def steps_of(strategy: str, steps: int, folder: Path) -> dict[str, Any]:
     """Memory over so many steps: its slope after the first fifth and in the second half, and what the curve takes."""
     import clbench
-    from clbench.observer import Observer
+    from clbench.engine.observer import Observer
 
     held: list[tuple[int, int]] = []
 
@@ -178,10 +178,12 @@ CHECKPOINTS: list[tuple[str, dict[str, Any]]] = [
 
 def checkpoints_of(benchmark: str, strategy: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Size of a checkpoint, and processor time to write and to read one, beside that of a training step."""
-    from clbench import api, checkpoint, config
+    from clbench import config
+    from clbench.machine import checkpoint
+    from clbench.runs import lifecycle
 
     resolved = config.resolve(benchmark, strategy, {"evaluation.every": 0, **settings})
-    run = api.build(resolved, config.Execution(device="cpu", checkpoint_seconds=None))
+    run = lifecycle.build(resolved, config.Execution(device="cpu", checkpoint_seconds=None))
     run.until, began = 30, cpu()
     with contextlib.suppress(KeyboardInterrupt):
         run.fit()

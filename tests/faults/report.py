@@ -26,8 +26,8 @@ import measure
 import scaling
 from harness import Fault, References
 
-from clbench import identity
-from clbench.ledger import environment
+from clbench.results.ledger import environment
+from clbench.runs import identity
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "docs" / "results" / "reliability.json"

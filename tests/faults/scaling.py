@@ -9,9 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from clbench import suite
 from clbench.config import Execution, cores, validate
-from clbench.launchers import Launcher, Local, Ray
+from clbench.runs import suite
+from clbench.runs.launchers import Launcher, Local, Ray
 
 HOW = Execution(device="cpu", checkpoint_seconds=None)
 

@@ -12,10 +12,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from clbench.leaderboard import store, submit
+from clbench.reports.leaderboard import store, submit
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["clbench.leaderboard"])
+CONTEXT.set_forkserver_preload(["clbench.reports.leaderboard"])
 LASTING = (os.unlink, os.fsync, os.replace, os.mkdir)
 
 

@@ -20,7 +20,7 @@ from harness import (
     same_code,
 )
 
-from clbench import identity
+from clbench.runs import identity
 
 FULL = pytest.mark.slow
 

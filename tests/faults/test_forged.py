@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench import api, cli, config, ledger, metrics
+from clbench import cli, config
 from clbench.config import Execution
-from clbench.curve import Curve
 from clbench.errors import LedgerError
 from clbench.files import canonical_json, pretty_json, sha256
-from clbench.leaderboard import read_board, readme, submit
-from clbench.ledger import read_record, run_id
+from clbench.reports.leaderboard import read_board, readme, submit
+from clbench.results import ledger, metrics
+from clbench.results.curve import Curve
+from clbench.results.ledger import read_record, run_id
+from clbench.runs import lifecycle
 
 SCRIPT = "0</th></tr></table><script>document.title='taken'</script><img src=x onerror=alert(1)>"
 Tree = dict[str, Any]
@@ -42,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ):
             given = {"iterations": 5, "every": 1, "subset": 40, **settings}
             resolved = config.resolve(benchmark, "finetune", given, seed=seed)
-            record = api.start(resolved, Execution(checkpoint_seconds=None), root)
+            record = lifecycle.start(resolved, Execution(checkpoint_seconds=None), root)
             assert record.folder is not None
             found[name] = record.folder
     return found

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from harness import Fault, References, all_strategies, carry_out, differences, survives
 
-from clbench import api
+from clbench.runs import lifecycle
 
 SEED = 0
 
@@ -100,7 +100,7 @@ def run_command(strategy: str, out: Path, *more: str) -> list[str]:
 
 def undisturbed(strategy: str, out: Path, seed: int = 0) -> Path:
     how = {"checkpoint_seconds": 0.0, "log": ["csv"]}
-    folder = api.run(
+    folder = lifecycle.run(
         "split-digits", strategy, seed=seed, out=out, device="cpu", execution=how, **COMMON
     ).folder
     assert folder is not None

@@ -13,11 +13,11 @@ from typing import Any
 import many
 import pytest
 
-from clbench import plots, report, tables
-from clbench.curve import Curve
-from clbench.leaderboard import read_board, write_site
-from clbench.leaderboard.store import place
-from clbench.ledger import Record
+from clbench.reports import plots, suite as report, tables
+from clbench.reports.leaderboard import read_board, write_site
+from clbench.reports.leaderboard.store import place
+from clbench.results.curve import Curve
+from clbench.results.ledger import Record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ONE = many.BENCHMARKS[:1]

@@ -241,7 +241,7 @@ import signal, sys
 from pathlib import Path
 from clbench import suite
 from clbench.config import Execution
-from clbench.launchers import Ray
+from clbench.runs.launchers import Ray
 
 out, sent = Path("runs"), []
 plan = {"strategies": ["er"], "benchmarks": ["split-digits"], "seeds": 2, "settings": SETTINGS}

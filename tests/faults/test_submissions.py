@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from submissions import apart, removed, taken
 
-from clbench import api, config, ledger
+from clbench import config
 from clbench.cli import ranking
 from clbench.config import Execution
-from clbench.leaderboard import read_board, store
+from clbench.reports.leaderboard import read_board, store
+from clbench.results import ledger
+from clbench.runs import lifecycle
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def made(seeds: Sequence[int], folder: Path) -> list[Path]:
         settings = {"iterations": 1, "every": 1, "experiences": 2, "hidden": [4], "evaluation.subset": 20}
         for seed in seeds:
             resolved = config.resolve("split-digits", "finetune", settings, seed=seed)
-            api.start(resolved, Execution(checkpoint_seconds=None), folder)
+            lifecycle.start(resolved, Execution(checkpoint_seconds=None), folder)
     return sorted(folder.iterdir())
 
 

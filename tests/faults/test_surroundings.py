@@ -20,14 +20,14 @@ import yaml
 from harness import References, carry_out, differences
 
 import clbench
-from clbench import api, suite
-from clbench.cells import Cell
 from clbench.cli import running
 from clbench.config import Execution
+from clbench.engine.observer import Observer, ObserverWarning
 from clbench.errors import DataError, LedgerError
 from clbench.files import locked, make_folder
-from clbench.launchers import Local
-from clbench.observer import Observer, ObserverWarning
+from clbench.runs import lifecycle, suite
+from clbench.runs.cells import Cell
+from clbench.runs.launchers import Local
 
 TINY: dict[str, Any] = {"experiences": 2, "iterations": 6, "hidden": [8], "evaluation.subset": 10}
 
@@ -70,9 +70,9 @@ def test_data_that_vanishes_is_named_and_when_it_is_back_the_run_goes_on(npz: Pa
     folder = next((tmp_path / "runs").iterdir())
     elsewhere = npz.rename(tmp_path / "elsewhere.npz")
     with pytest.raises(DataError, match=r"mine\.npz cannot be read: No such file"):
-        api.resume(folder)
+        lifecycle.resume(folder)
     shutil.copy(elsewhere, npz)
-    api.resume(folder)
+    lifecycle.resume(folder)
     assert contents(folder) == contents(whole)
 
 
@@ -85,7 +85,7 @@ def test_data_that_has_changed_is_another_run(npz: Path, tmp_path: Path) -> None
     arrays["x_train"][0, 0, 0] ^= 1
     np.savez(npz, **arrays)
     with pytest.raises(LedgerError, match=r"this version would call the run"):
-        api.resume(folder)
+        lifecycle.resume(folder)
     assert run(tmp_path / "runs", "npz", path=str(npz)).folder != folder
 
 
@@ -308,7 +308,7 @@ def test_a_suite_goes_on_where_a_folder_is_removed(tmp_path: Path) -> None:
     planned[0].resolved = planned[0].resolved.model_copy(
         update={"train": planned[0].resolved.train.model_copy(update={"iterations": 3000})}
     )
-    planned[0].id = api.identify(planned[0].resolved).id
+    planned[0].id = lifecycle.identify(planned[0].resolved).id
     how = Execution(device="cpu", checkpoint_seconds=0)
     suite.run(planned, tmp_path / "runs", how, launcher=Local(1), watch=watch)
     assert removed
@@ -346,7 +346,7 @@ def test_a_place_where_nothing_can_be_is_refused_before_anything_is_built(
 ) -> None:
     out = place / BAD_PLACES[what]
     before = sorted(place.iterdir())
-    monkeypatch.setattr(api, "identify", None)
+    monkeypatch.setattr(lifecycle, "identify", None)
     monkeypatch.setattr(suite, "plan", None)
     start = {"run": lambda: run(out), "suite": lambda: running.suite("table", out=out)}[how]
     with pytest.raises(LedgerError, match=r"cannot be written: ") as refused:
@@ -364,4 +364,4 @@ def test_a_search_is_refused_where_its_file_cannot_be(place: Path) -> None:
 
 def test_a_folder_that_was_never_made_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"is no run folder"):
-        api.resume(tmp_path / ("x" * 500))
+        lifecycle.resume(tmp_path / ("x" * 500))

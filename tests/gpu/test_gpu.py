@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, make_strategy
 from clbench.config import Execution, RunConfig
-from clbench.engine import Engine
-from clbench.randomness import derive_seed
+from clbench.engine.engine import Engine
+from clbench.machine.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark
 
 pytestmark = [
@@ -123,7 +123,7 @@ def test_workers_bring_the_batches_that_residents_are() -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_bits() -> None:
-    from clbench import checkpoint
+    from clbench.machine import checkpoint
 
     states: list[dict[str, Any]] = []
     run = build()

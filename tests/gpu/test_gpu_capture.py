@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clbench import make_strategy
-from clbench.capture import Gradients
-from clbench.engine import Engine
+from clbench.engine.capture import Gradients
+from clbench.engine.engine import Engine
 from clbench.testing import tiny_benchmark
 from clbench.testing.tiny import tiny_run
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from clbench import suite
 from clbench.config import Execution
-from clbench.launchers import Local
+from clbench.runs import suite
+from clbench.runs.launchers import Local
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +37,7 @@ def test_seeds_that_share_a_gpu_have_the_bits_of_those_alone(tmp_path: Path) -> 
 
 
 def test_a_process_takes_no_more_than_its_share() -> None:
-    from clbench.device import free_memory, limit_memory
+    from clbench.machine.device import free_memory, limit_memory
 
     device = torch.device("cuda", 0)
     torch.cuda.empty_cache()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from clbench.augment import Transform
-from clbench.streams import few_shot
+from clbench.data.streams import few_shot
+from clbench.transforms.augment import Transform
 from clbench.types import Benchmark, Pool, Setting
 
 FewShot = Callable[..., Benchmark]

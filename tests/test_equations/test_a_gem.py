@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import Episodes, ProjectAveraged, as_vector, projected_averaged
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run, watch
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from clbench import make_strategy, metrics
+from clbench import make_strategy
+from clbench.results import metrics
 from clbench.testing import difference, tiny_run
 from clbench.types import Benchmark
 

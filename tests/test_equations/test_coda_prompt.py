@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clbench import Experience, Strategy, chain, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Strategy, chain, make_strategy
-from clbench.clip import Clip
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
+from clbench.machine.optim import schedule_factor
 from clbench.models import Classifier
-from clbench.optim import schedule_factor
+from clbench.models.clip import Clip
 from clbench.testing import tiny_benchmark, tiny_clip, tiny_model, tiny_run
 from clbench.types import Benchmark
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clbench import make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 Row = tuple[bytes, int]

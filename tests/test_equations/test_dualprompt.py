@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clbench import Experience, Strategy, chain, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import Prompted, Prompts
 from clbench.parts.prompts import embed, through_blocks

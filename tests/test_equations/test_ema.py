@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, make_strategy
 from clbench.config import OptimConfig, TrainConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.testing import difference, tiny_benchmark, tiny_model, tiny_run, watch
 from clbench.testing.tools import everything
 

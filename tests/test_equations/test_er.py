@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clbench import Batch, Output, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 Step = tuple[Batch, Output, Tensor]

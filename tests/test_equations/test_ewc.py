@@ -24,11 +24,11 @@ from clbench import (
     chain,
     make_strategy,
 )
-from clbench.augment import Transform
-from clbench.engine import Engine
-from clbench.randomness import derive_seed
+from clbench.engine.engine import Engine
+from clbench.machine.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark, tiny_run
 from clbench.testing.tools import everything
+from clbench.transforms.augment import Transform
 from clbench.types import Pool
 
 ESTIMATORS: list[Estimator] = ["sampled", "exact", "empirical", "batch"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Output, make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import KeepFeatures, teacher_of
 from clbench.testing import tiny_benchmark, tiny_run
 

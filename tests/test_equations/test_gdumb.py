@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import DivergedError, IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run
 

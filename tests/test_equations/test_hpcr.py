@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clbench import make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import CosineHead, proxy_contrast
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.testing.tools import learned, same

@@ -12,8 +12,8 @@ from clbench.strategies.icarl import class_means, herd
 from torch import Tensor
 
 from clbench import Batch, make_strategy
-from clbench.api import build_strategy
 from clbench.parts import binary_loss
+from clbench.runs.lifecycle import build_strategy
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.types import MASKED
 

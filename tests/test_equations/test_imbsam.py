@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clbench import Batch, make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import TailSharpness
 from clbench.testing import tiny_model, tiny_run
 from clbench.types import Benchmark

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clbench import Experience, Strategy, chain, make_model, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import HoldWeights
 from clbench.testing import tiny_benchmark, tiny_run

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import Prompted, Prompts
 from clbench.parts.prompts import embed, through_blocks
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit

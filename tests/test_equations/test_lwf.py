@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Classifier, Experience, Output, Strategy, chain, make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import teacher_of
 from clbench.testing import tiny_benchmark, tiny_run
 

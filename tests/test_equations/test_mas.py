@@ -10,9 +10,9 @@ from clbench.strategies.mas import sensitivity
 from torch import Tensor, nn
 
 from clbench import Benchmark, Classifier, Data, Experience, Setting, Strategy, Stream, chain, make_strategy
-from clbench.augment import Transform
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run
+from clbench.transforms.augment import Transform
 from clbench.types import Pool
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clbench import make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import Prompts
 from clbench.parts.prompts import embed, through_blocks
 from clbench.testing import subject, tiny_benchmark, tiny_run, tiny_vit

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clbench import Classifier, Strategy, chain, make_model, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.parts import Norm, group_norms, insert_norms, owners, project, scale_invariant
 from clbench.testing import tiny_benchmark, tiny_run

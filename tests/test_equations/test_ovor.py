@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
-from clbench.optim import quarter_cosine, schedule_factor
+from clbench.machine.optim import quarter_cosine, schedule_factor
 from clbench.testing import subject, tiny_benchmark, tiny_run
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Benchmark, make_strategy
-from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.memory import BatchReservoir
 from clbench.parts import CosineHead, proxy_contrast
 from clbench.testing import tiny_benchmark, tiny_run, watch
+from clbench.transforms.augment import Transform
 from clbench.types import MASKED
 
 Z = torch.tensor([(1.0, 0), (0, 2), (3, 3)], dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Experience, Output, make_strategy
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import ConfigError
 from clbench.parts import BinaryCrossEntropy, CrossEntropy, Distil, binary_loss, teacher_of
 from clbench.testing import check_strategy, tiny_benchmark, tiny_run

@@ -11,7 +11,7 @@ from torch import nn
 
 from clbench import make_model, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run
 

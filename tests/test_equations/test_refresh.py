@@ -24,12 +24,12 @@ from clbench import (
     chain,
     make_strategy,
 )
-from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.parts import fisher_of_labels
 from clbench.testing import difference, tiny_benchmark, tiny_model, tiny_run
 from clbench.testing.tools import everything
+from clbench.transforms.augment import Transform
 from clbench.types import Pool
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import make_strategy
-from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.memory import BatchReservoir, Reservoir
 from clbench.testing import tiny_benchmark, tiny_run, watch
+from clbench.transforms.augment import Transform
 from clbench.types import MASKED
 
 

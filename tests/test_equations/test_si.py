@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, make_strategy
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run, watch
 
 

@@ -11,11 +11,11 @@ from clbench.strategies.view_batch import agreement, groups, label_runs, view_or
 from torch import Tensor
 
 from clbench import Batch, ClbenchError, Output, make_strategy
-from clbench.api import build_strategy
-from clbench.augment import Transform
 from clbench.config import OptimConfig
-from clbench.engine import Engine
+from clbench.engine.engine import Engine
+from clbench.runs.lifecycle import build_strategy
 from clbench.testing import tiny_benchmark, tiny_run, watch
+from clbench.transforms.augment import Transform
 
 
 def recorded(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clbench.augment import Transform
 from clbench.errors import ConfigError, DataError
 from clbench.interop.avalanche.lib import avalanche, quiet
+from clbench.transforms.augment import Transform
 from clbench.types import HIDDEN, Benchmark, Data, Experience, Pool, Setting, Stream
 
 ROW = "clbench_row"

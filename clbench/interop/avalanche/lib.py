@@ -51,7 +51,7 @@ def avalanche() -> Any:
     """The module `avalanche` with the submodules in use; the first call takes seconds."""
     version()
     if "avalanche.training.templates" not in sys.modules:
-        from clbench._torchvision import torchvision
+        from clbench.machine.torchvision import torchvision
 
         torchvision()
         with quiet():

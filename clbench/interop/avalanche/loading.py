@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from clbench.engine.loading import Feed
 from clbench.interop.avalanche.benchmarks import rows_of
-from clbench.loading import Feed
 from clbench.strategy import Run
 from clbench.types import Data
 

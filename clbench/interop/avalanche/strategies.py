@@ -23,8 +23,8 @@ from clbench.interop.avalanche.lib import avalanche, quiet, seeded, version
 from clbench.interop.avalanche.loading import Gathered, Store, gathered
 from clbench.interop.avalanche.networks import arguments, one_task_at_a_time, readable
 from clbench.interop.avalanche.state import Graph
+from clbench.machine.randomness import derive_seed
 from clbench.memory import Memory
-from clbench.randomness import derive_seed
 from clbench.ranges import Natural, NotNegative
 from clbench.registry import Entry
 from clbench.strategy import Run, State, Strategy

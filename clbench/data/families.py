@@ -1,0 +1,485 @@
+"""Benchmarks from data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from clbench.data.duplicates import Duplicates, checked
+from clbench.data.files import read_npz
+from clbench.data.folders import read_folder
+from clbench.data.source import AxesOrder, Source, moments, source_of
+from clbench.data.streams import (
+    blurry_stream,
+    changed_domains,
+    class_incremental,
+    domain_incremental,
+    few_shot,
+    online as online_setting,
+)
+from clbench.errors import ConfigError, suggest
+from clbench.machine.numerics import pinned
+from clbench.registry.arguments import validated
+from clbench.transforms.augment import Permute, Transform, per_channel
+from clbench.types import Benchmark, Change, Setting
+
+Shift = Literal["class", "domain", "task"]
+Ordering = Literal["natural", "shuffled"] | Sequence[int | str]
+"""Which class or domain comes when: ascending, drawn from the seed, or listed, by number or by name."""
+Shares = int | Sequence[Sequence[int | str]]
+"""How many experiences share the classes evenly, or the classes of each one, by number or by name."""
+Channels = float | Sequence[float]
+"""A value for all channels, or one for each."""
+
+
+@validated
+def build(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    shift: Shift = "class",
+    experiences: Shares | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Ordering = "natural",
+    domain_order: Ordering = "natural",
+    changes: Sequence[tuple[str, Change | None]] | None = None,
+    online: bool = False,
+    valid: float = 0.0,
+    augment: Sequence[str] = (),
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    duplicates: Duplicates = "note",
+    seed: int = 0,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """A benchmark cut from a data set.
+
+    Args:
+        shift: "class": new classes in every experience; "task": the same with task labels in training and
+            test; "domain": one experience per domain, or per change.
+        experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each; or first and
+            increment: classes of the first experience and of all others. With "domain", as many as there are domains.
+        class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all, by number or name.
+        changes: names of domains and what each does to the inputs.
+        online: one pass over the stream.
+        valid: share of each class's training examples that makes the validation stream, if the data have none of
+            their own.
+        augment: training operations, of `clbench.transforms.augment.OPS`.
+        mean, std: normalisation of inputs in [0, 1], per channel or one for all; by default the data set's.
+        duplicates: whether test examples that are byte-identical to training examples are noted in records, or refused.
+        spec: the parameters that it was built from, for the record.
+
+    Raises:
+        ConfigError: parameters that do not fit the data. DataError: data that do not fit the shift.
+    """
+    if shift == "domain":
+        _unused(
+            name,
+            shift,
+            class_order=class_order != "natural",
+            first=first is not None,
+            increment=increment is not None,
+        )
+        if changes is not None:
+            _unused(name, shift, domain_order=domain_order != "natural")
+            streams = changed_domains(
+                source.train, source.test, changes, valid=source.valid, valid_fraction=valid, seed=seed
+            )
+        elif source.domain_train is None or source.domain_test is None:
+            raise ConfigError(
+                f"{name}: shift 'domain' needs the domain of every example: domain_train and domain_test, or "
+                "a folder <domain>/<class>/*. Without domains, shift may be 'class' or 'task'."
+            )
+        else:
+            streams = domain_incremental(
+                source.train,
+                source.test,
+                domain_train=source.domain_train,
+                domain_test=source.domain_test,
+                valid=source.valid,
+                domain_valid=source.domain_valid,
+                names=source.domain_names,
+                domain_order=_numbered(name, "domain", domain_order, source.domain_names),
+                valid_fraction=valid,
+                seed=seed,
+            )
+        if experiences not in (None, len(streams.train)):
+            raise ConfigError(
+                f"{name}: with shift 'domain', every domain is an experience, and there are {len(streams.train)}; "
+                f"experiences={experiences} was given. Leave it out."
+            )
+    else:
+        _unused(name, shift, domain_order=domain_order != "natural", changes=changes is not None)
+        if experiences is None and first is None and increment is None:
+            experiences = 5
+        elif experiences is not None and not isinstance(experiences, int):
+            experiences = [_numbered(name, "class", group, source.class_names) for group in experiences]
+        streams = class_incremental(
+            source.train,
+            source.test,
+            valid=source.valid,
+            experiences=experiences,  # type: ignore[arg-type]
+            first=first,
+            increment=increment,
+            class_order=_numbered(name, "class", class_order, source.class_names),
+            valid_fraction=valid,
+            seed=seed,
+            task_labels=shift == "task",
+        )
+    setting = Setting(shift, task_labels="always" if shift == "task" else "never")
+    draws = (
+        valid > 0
+        or (shift == "domain" and changes is None and domain_order == "shuffled")
+        or (shift != "domain" and class_order == "shuffled")
+        or any(isinstance(change, Permute) for _, change in changes or ())
+    )
+    benchmark = Benchmark(
+        name,
+        version,
+        online_setting(setting) if online else setting,
+        streams.train,
+        streams.test,
+        source.num_classes,
+        _transform(source, name, augment, mean, std),
+        streams.valid,
+        seed=seed if draws else 0,
+        class_names=source.class_names,
+        notes=" ".join((notes, *source.found)).strip(),
+        spec=dict(spec or {}),
+        found=source.found,
+        duplicates=source.duplicates,
+    )
+    return checked(benchmark, duplicates)
+
+
+def _unused(name: str, shift: Shift, **given: bool) -> None:
+    """Refuse parameters that would change nothing."""
+    for key, there in given.items():
+        if there:
+            raise ConfigError(f"{name}: {key} does nothing with shift '{shift}'; leave it out.")
+
+
+def _numbered(
+    name: str, what: str, order: Any, known: Sequence[str]
+) -> Sequence[int] | Literal["natural", "shuffled"]:
+    """Classes or domains by number, of those that are listed by name."""
+    if isinstance(order, str):
+        return order  # type: ignore[return-value]
+    for one in order:
+        if isinstance(one, str) and one not in known:
+            there = f"Known: {', '.join(known)}." if known else "The data name none."
+            raise ConfigError(f"{name}: there is no {what} '{one}'.{suggest(one, known)} {there}")
+    return [known.index(one) if isinstance(one, str) else one for one in order]
+
+
+def _transform(
+    source: Source,
+    name: str,
+    augment: Sequence[str],
+    mean: Channels | None,
+    std: Channels | None,
+) -> Transform:
+    """Normalisation, the data set's unless given, and augmentation."""
+    if (mean is None) != (std is None):
+        raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
+    if mean is None or std is None:
+        means, stds = source.normalisation
+    else:
+        means, stds = per_channel("mean", mean), per_channel("std", std)
+    shape = source.train.x.shape[1:]
+    channels = shape[0]
+    if len(means) not in (0, 1, channels):
+        raise ConfigError(f"{name}: mean and std need 1 or {channels} values each; {len(means)} were given.")
+    if augment and len(shape) != 3:
+        raise ConfigError(
+            f"{name}: augmentation needs images (C, H, W); the inputs have shape {tuple(shape)}."
+        )
+    return Transform(source.scale, means, stds, tuple(augment))
+
+
+FEW_SHOT = (
+    "performance_drop",
+    "base_accuracy",
+    "novel_accuracy",
+    "harmonic_mean",
+    "gacc_0",
+    "gacc_auc",
+)
+"""Metrics that are meant for few-shot class-incremental benchmarks."""
+
+
+@validated
+def build_few_shot(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    base: int,
+    ways: int,
+    shots: int,
+    sessions: int | None = None,
+    class_order: Ordering = "natural",
+    rows: Sequence[int] | None = None,
+    memory: int | None = 0,
+    valid: float = 0.0,
+    augment: Sequence[str] = (),
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    duplicates: Duplicates = "note",
+    seed: int = 0,
+    draws: bool = False,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """A few-shot class-incremental benchmark: a base session, then sessions of a few examples of new classes.
+
+    Only the present session's examples are at hand, unless `memory` grants some. It ranks by the harmonic mean of base
+    and novel accuracy: the overall accuracy is high for a model that knows the base classes only.
+
+    Args:
+        source: the data set; pixels are normalised by its published moments, or by those of the base session.
+        base, ways, shots, sessions, class_order, rows: of `clbench.data.streams.few_shot`.
+        memory: examples that a strategy may keep.
+        valid: share of each class's training examples, shots excepted, that makes the validation stream, if the data
+            have none of their own.
+        augment, mean, std, duplicates: as for `build`.
+        seed: of what is drawn. draws: whether the source was drawn by it, too.
+        notes: for people. spec: the parameters that it was built from, for the record.
+
+    Raises:
+        ConfigError: parameters that do not fit the data. DataError: a class without test examples.
+    """
+    streams = few_shot(
+        source.train,
+        source.test,
+        valid=source.valid,
+        base=base,
+        ways=ways,
+        shots=shots,
+        sessions=sessions,
+        class_order=_numbered(name, "class", class_order, source.class_names),
+        rows=rows,
+        valid_fraction=valid,
+        seed=seed,
+    )
+    if mean is None and std is None and not source.mean and source.train.x.dtype == torch.uint8:
+        mean, std = moments(streams.train[0].data.x(), source.scale)
+    drawn = draws or rows is None or class_order == "shuffled" or valid > 0
+    benchmark = Benchmark(
+        name,
+        version,
+        Setting("class", memory=memory),
+        streams.train,
+        streams.test,
+        source.num_classes,
+        _transform(source, name, augment, mean, std),
+        streams.valid,
+        primary="harmonic_mean",
+        seed=seed if drawn else 0,
+        class_names=source.class_names,
+        notes=" ".join((notes, *source.found)).strip(),
+        spec=dict(spec or {}),
+        metrics=FEW_SHOT,
+        found=source.found,
+        duplicates=source.duplicates,
+    )
+    return checked(benchmark, duplicates)
+
+
+@validated
+def build_blurry(
+    source: Source,
+    *,
+    name: str,
+    version: int = 1,
+    tasks: int = 5,
+    disjoint: int = 50,
+    blurry: int = 10,
+    varying: bool = True,
+    augment: Sequence[str] = (),
+    duplicates: Duplicates = "note",
+    seed: int = 0,
+    notes: str = "",
+    spec: dict[str, object] | None = None,
+) -> Benchmark:
+    """An online benchmark whose classes come back: one pass, no boundaries, by `clbench.data.streams.blurred`.
+
+    Args:
+        tasks, disjoint, blurry, varying, seed: as of `blurred`.
+        augment, duplicates, notes, spec: as of `build`.
+
+    Raises:
+        ConfigError: parameters that do not fit the data.
+    """
+    plain = build(source, name=name, version=version, experiences=1, augment=augment, notes=notes, spec=spec)
+    streams = blurry_stream(
+        source.train,
+        source.test,
+        valid=source.valid,
+        tasks=tasks,
+        disjoint=disjoint,
+        blurry=blurry,
+        varying=varying,
+        seed=seed,
+    )
+    benchmark = replace(
+        plain,
+        setting=Setting("class", boundaries=False, passes=1),
+        train=streams.train,
+        test=streams.test,
+        valid=streams.valid,
+        primary="a_auc",
+        metrics=("a_auc", "a_avg", "a_last", "f_last"),
+        seed=seed,
+    )
+    return checked(benchmark, duplicates)
+
+
+@pinned()
+@validated
+def from_arrays(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any,
+    y_test: Any,
+    *,
+    x_valid: Any = None,
+    y_valid: Any = None,
+    domain_train: Any = None,
+    domain_test: Any = None,
+    domain_valid: Any = None,
+    class_names: Sequence[str] = (),
+    domain_names: Sequence[str] = (),
+    layout: AxesOrder = "auto",
+    shift: Shift = "class",
+    experiences: Shares | None = None,
+    first: int | None = None,
+    increment: int | None = None,
+    class_order: Ordering = "natural",
+    domain_order: Ordering = "natural",
+    online: bool = False,
+    valid: float = 0.0,
+    augment: Sequence[str] = (),
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    duplicates: Duplicates = "note",
+    seed: int = 0,
+    name: str = "arrays",
+    version: int = 1,
+) -> Benchmark:
+    """A benchmark from arrays or tensors.
+
+    Args:
+        x_train, x_test: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W), or features (N, D);
+            floating-point features (N, D) or images with a channel axis, which are not scaled; or whole numbers
+            (N, D), which are tokens to a model that embeds them and features to any other. Arrays that need no
+            conversion are not copied, so leave them as they are.
+        y_train, y_test: (N,) labels 0 … C−1, each in both; they are never renumbered.
+        x_valid, y_valid: of the validation stream, where the data have their own.
+        domain_train, domain_test, domain_valid: (N,) domain of every example, from 0; for shift="domain".
+        class_names, domain_names: for people.
+        layout: "channels-first" for images (N, C, H, W), "channels-last" for (N, H, W, C). "auto" takes the smaller
+            one of axes 1 and 3 for the channels, where the images are square then or there are up to four channels
+            and the other reading has no square images; it refuses all else.
+        shift: what changes between experiences: "class", "domain", or "task" with its label.
+        experiences: how many, of equal size, or a list of the classes of each; or `first` and `increment`, classes of
+            the first and of each later one.
+        class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list, by number or name.
+        online: one pass over each experience.
+        valid: share of the training examples, stratified, that makes a validation stream.
+        augment: of training inputs, "crop" and "flip" for example.
+        mean, std: of the normalisation, for each channel or one for all; of uint8, computed from the training
+            examples if None.
+        duplicates: "note" says in records how many test examples are byte-identical to training examples, "refuse"
+            raises.
+        seed: of what is drawn.
+        name, version: of the benchmark, in records.
+
+    Raises:
+        DataError: an array that cannot be used; says which and what is allowed.
+        ConfigError: a parameter that does not fit.
+    """
+    source = source_of(
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        x_valid=x_valid,
+        y_valid=y_valid,
+        domain_train=domain_train,
+        domain_test=domain_test,
+        domain_valid=domain_valid,
+        class_names=class_names,
+        domain_names=domain_names,
+        layout=layout,
+        who=name,
+    )
+    return build(
+        source,
+        name=name,
+        version=version,
+        shift=shift,
+        experiences=experiences,
+        first=first,
+        increment=increment,
+        class_order=class_order,
+        domain_order=domain_order,
+        online=online,
+        valid=valid,
+        augment=augment,
+        mean=mean,
+        std=std,
+        duplicates=duplicates,
+        seed=seed,
+    )
+
+
+@pinned()
+@validated
+def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz", **params: Any) -> Benchmark:
+    """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
+
+    Args:
+        path: the file. layout: of its images, as of `from_arrays`. name: of the benchmark.
+        params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
+
+    Raises:
+        DataError: no such file, or what it holds cannot be used.
+        ConfigError: a parameter that does not fit.
+    """
+    return build(read_npz(path, layout=layout), name=name, **params)
+
+
+@pinned()
+@validated
+def from_folder(
+    path: str | Path,
+    *,
+    size: int = 64,
+    channels: Literal[1, 3] = 3,
+    test_fraction: float = 0.2,
+    name: str = "image-folder",
+    **params: Any,
+) -> Benchmark:
+    """A benchmark from a folder of images; `read_folder` says how it is laid out.
+
+    Args:
+        path: the folder. name: of the benchmark.
+        size: images are resized to size × size pixels. channels: 3 for colour, 1 for grey.
+        test_fraction: share of every class that is for testing, where the folder holds no split of its own.
+            `Benchmark.notes` says how the folder was read.
+        params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
+
+    Raises:
+        DataError: no such folder, or what it holds cannot be read.
+        ConfigError: a parameter that does not fit.
+    """
+    source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
+    return build(source, name=name, **params)

@@ -1,0 +1,703 @@
+"""The engine: one run of one strategy on one benchmark.
+
+It owns the device, precision, backward, clipping, updates, schedules, randomness, clocks and checkpoints;
+strategies own methods. One iteration:
+
+    gather → augment → extend
+    → step( gradient( forward → losses → backward ) → unscale → gradients → clip → update → after_update )
+    → after_step → [training clock stops] evaluator
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from clbench.config import Execution, OptimConfig, RunConfig
+from clbench.data.streams import seamless
+from clbench.engine.capture import Gradients
+from clbench.engine.loading import Feed
+from clbench.engine.lone import check_stream, explained, lasting
+from clbench.engine.observer import Observer, ObserverWarning
+from clbench.engine.refusals import (
+    check_loop,
+    check_losses,
+    check_memory,
+    check_needs,
+    check_parallel,
+    check_passes,
+)
+from clbench.engine.services import Services
+from clbench.engine.visible import visible, without_examples
+from clbench.errors import ClbenchError, DivergedError, IncompatibleError
+from clbench.evaluation import ContinualEvaluator
+from clbench.evaluation.forward import weights_of
+from clbench.machine.checkpoint import nbytes, tree_map
+from clbench.machine.device import keep_freed_memory
+from clbench.machine.energy import Meter
+from clbench.machine.numerics import pinned
+from clbench.machine.optim import make_optimizer, schedule_factor
+from clbench.machine.parallel import ALONE, Ranks
+from clbench.machine.precision import Precision
+from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
+from clbench.memory import Memory
+from clbench.models.base import Classifier, Spelling
+from clbench.models.inputs import check_finite, fitted, reach
+from clbench.strategy import Place, Strategy, overrides
+from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
+
+WINDOW = 50
+"""Steps between two looks at the losses; in between nothing waits for the device."""
+
+SAVING = 20.0
+"""Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
+
+
+class Engine(Services):
+    """One run, from its first step to its last. Strategies see less of it (`clbench.engine.visible`)."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        strategy: Strategy,
+        model: Classifier,
+        config: RunConfig,
+        execution: Execution | None = None,
+        observers: Sequence[Observer] = (),
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.benchmark, self.strategy, self.config = benchmark, strategy, config
+        self.execution = execution or Execution()
+        self.observers = list(observers)
+        self.ranks = ranks
+        if not ranks.alone:
+            check_parallel(strategy, self.execution)
+        self.device = ranks.device(self.execution.device)
+        self.precision, self._exact = Precision(config.precision, self.device), Precision("fp32", self.device)
+        self.num_classes, self.input_shape = benchmark.num_classes, benchmark.input_shape
+        self.batch_size = config.train.batch_size
+        check_needs(strategy, benchmark)
+
+        self.examples = 0  # of the stream
+        self.forwards = 0  # examples through the model in training, replayed ones and teachers' excluded none
+        self.updates = 0
+        self.train_seconds = 0.0
+        self.energy = Meter(self.device)
+        self.stop = False  # set by whoever wants the run to end after the present step, to be continued
+        self.until: int | None = None  # or after this one
+        self._from_features = False  # that batches bring features in place of inputs
+        self._generators: dict[str, torch.Generator] = {}
+        self.place = Place()
+        self._steps = 0  # of the experience
+        self._order: Order | None = None
+        self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
+        self._logged = 0.0  # sum of all losses
+        self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
+
+        model.prepare(without_examples(benchmark, str(strategy)))
+        self.benchmark = fitted(benchmark, model)
+        check_finite(self.benchmark, config.precision)
+        parts, seen = strategy.parts, visible(self)
+        for part in parts:
+            part.run = seen
+        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
+        for part in parts:
+            self.model = part.wrap(self.model)
+        self.model.to(self.device)
+        self.train = benchmark.train
+        for part in parts:
+            self.train = part.stream(self.train)
+        # In examples: where the stream's segments end, if the learner is not told.
+        self.ends: tuple[int, ...] = ()
+        if not benchmark.setting.boundaries and all(exp.ordered for exp in self.train):
+            self.train, self.ends = seamless(self.train)
+        check_passes(self)
+        self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
+        self.evaluator = ContinualEvaluator(self, config.evaluation)
+        self._compose(parts)
+        check_loop(self)
+        for part in parts:
+            part.setup(seen)
+        check_memory(self, self._memories())
+        check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
+        check_stream(self, self.train[1:], lasting(self))
+        self.gradients = Gradients(self, self._backward)
+
+    def optimise(
+        self,
+        batches: Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]],
+        epochs: int,
+        lr: Callable[[int], float],
+        features: bool = False,
+        **optim: Any,
+    ) -> None:
+        chosen = OptimConfig(**optim)
+        kept = self.optimizer, self._clip
+        self._from_features = features
+        self.optimizer, self._clip = make_optimizer(self._trainable, chosen), chosen.clip
+        training = self.model.training
+        self.model.train()
+        self.gradients.forget()
+        try:
+            for epoch in range(epochs):
+                self._lr = lr(epoch)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._lr
+                for raw, y, task in batches(epoch):
+                    hidden, first_view, fresh = self._constants_for(len(y))
+                    if features:
+                        self._step(Batch(raw, y, task, raw, hidden, first_view, fresh, new=len(y)))
+                    else:
+                        x, replayed = self.augment(raw), torch.ones_like(y, dtype=torch.bool)
+                        self._step(Batch(x, y, task, raw, hidden, first_view, replayed, new=0))
+                    if len(self._trace) >= WINDOW:
+                        self._flush()
+            self._flush()
+        finally:
+            self.optimizer, self._clip = kept
+            self._from_features = False
+            self.model.train(training)
+            self.gradients.forget()
+
+    def renew_optimizer(self) -> None:
+        self.optimizer = self._new_optimizer()
+
+    # --- the loop ---
+
+    @property
+    def finished(self) -> bool:
+        return self.place.phase == "done"
+
+    @property
+    def step(self) -> int:
+        return self.place.step
+
+    @property
+    def experience(self) -> int:
+        return self.place.experience
+
+    @property
+    def epoch(self) -> int:
+        return self.place.epoch
+
+    @property
+    def epochs(self) -> int:
+        return -(-self._steps // self.batches_of(len(self.train[self.experience].data)))
+
+    @property
+    def at_last_step(self) -> bool:
+        """Whether the present step is its experience's last; a foreign loop does not say which one is."""
+        return self._trainer is None and self.place.done + 1 >= self._steps
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.steps_of(exp) for exp in self.train)
+
+    def fit(self, checkpoint: Callable[[], None] | None = None) -> None:
+        """Train over the stream, or over what is left of it after resuming.
+
+        Args:
+            checkpoint: called on the execution's schedule and after every experience.
+
+        Raises:
+            DivergedError: a loss is not finite; the curve and all counters are as of then.
+        """
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self._checkpoint, self._saved_at, self._saving = checkpoint, time.monotonic(), 0.0
+        seed = derive_seed(self.config.seeds.data, "model")
+        with pinned(self.config.threads), global_rng(self.device, seed, self._global_rng):
+            self._tell("begin")
+            self.energy.start()
+            try:
+                self._fit()
+            except ClbenchError:
+                raise
+            except Exception as error:
+                self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
+                if (lone := explained(self, error, self._where())) is not None:
+                    raise lone from error
+                raise
+            finally:
+                self.energy.stop()
+                self.evaluator.close()
+                self._tell("end")
+
+    def _where(self) -> str:
+        """Between which points of the loop a run is, for a message."""
+        place, exp = self.place, f"experience {self.experience}"
+        if place.phase != "within":
+            return f"Before {exp} begins"
+        return f"In step {self.step}" if place.done < self._steps else f"At the end of {exp}"
+
+    def _tell(self, point: str, *given: Any) -> None:
+        """Speak to every observer. One that fails is left out from there on: a logger may not end a run."""
+        for observer in list(self.observers):
+            try:
+                getattr(observer, point)(self, *given)
+            except ClbenchError:
+                raise
+            except Exception as error:
+                self.observers.remove(observer)
+                warnings.warn(
+                    f"{type(observer).__name__} failed at step {self.step} and is left out from here on; the run goes "
+                    f"on. {type(error).__name__}: {error}",
+                    ObserverWarning,
+                    stacklevel=2,
+                )
+
+    def _fit(self) -> None:
+        if self.place.phase == "start":
+            self.evaluator.full(-1)
+            self.place.phase = "between"
+        self._resume_clock()
+        while self.experience < len(self.train):
+            self._fit_experience(self.train[self.experience])
+        self.place.phase, self.place.experience = "done", len(self.train) - 1
+        self._stop_clock()
+
+    def _fit_experience(self, exp: Experience) -> None:
+        self.batch_size = self.batch_size_of(exp)
+        self._feed = Feed(exp.data, self.device, self.execution)
+        self._steps = self.steps_of(exp)
+        visible = self._visible(exp)
+        if self.place.phase == "between":
+            if self.benchmark.setting.boundaries and self.config.optim.reset and self.experience > 0:
+                self.optimizer = self._new_optimizer()
+            self._admit(exp)
+            self._call("begin_experience", visible)
+            self.gradients.forget()
+            with self._clock_stopped():
+                self.evaluator.begin_experience(exp)
+            self.place = Place("within", exp.index, step=self.step)
+        self.model.train()
+        check_stream(self, [exp], [norm for norm in self.norms_of_two if norm.training])
+        began = self.step
+        if self._trainer is not None:
+            self._schedule()
+            self._trainer(visible)
+        else:
+            while self.place.done < self._steps:
+                self._fit_epoch(visible)
+        self._order = None  # also where a checkpoint was written after the very last step
+        self._flush()  # before methods compute with what they have learned: a NaN ends the run here
+        self.ranks.agree(str(self.strategy), weights_of(self.model), self._logged)
+        self.gradients.forget()
+        self._call("end_experience", visible)
+        with self._clock_stopped():
+            if self._trainer is not None and self.step > began:
+                self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
+            self.evaluator.end_experience()
+            self._tell("end_experience")
+            self.place = Place("between", self.experience + 1, step=self.step)
+            if self._may_save():
+                self._save()
+
+    def _fit_epoch(self, exp: Experience) -> None:
+        epoch, start = self.place.epoch, self.place.batch
+        if self._order is None:
+            self._order = self._new_order(exp, epoch)
+        order = self._order
+        if not len(order.rows):
+            raise IncompatibleError(
+                f"A pass over experience {exp.index} of {self.benchmark.id} has no examples."
+            )
+        # One copy to the device per pass; every batch is then a slice of what is there.
+        rows = order.rows.to(self.device).split(self.batch_size)
+        views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
+        firsts = None if order.view is None else self._first_views(order.view)
+        batches = self.batches_of(len(order.rows))
+        last = min(batches, start + self._steps - self.place.done)
+        task = self._task_of(exp)
+        feed = self._feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
+        for number, (raw, y) in enumerate(feed, start):
+            hidden, first_view, fresh = self._constants_for(len(y))
+            self._iterate(
+                Batch(
+                    x=self.augment(raw),
+                    y=y,
+                    task=hidden if task == HIDDEN else torch.full_like(y, task),
+                    raw=raw,
+                    index=rows[number],
+                    view=first_view if views is None else views[number],
+                    replayed=fresh,
+                    new=len(y),
+                    first=None if firsts is None else firsts[number],
+                )
+            )
+            self.place.batch = number + 1
+            self.place.done += 1
+            self._between_steps()
+        if self.place.batch >= batches:
+            self.place.epoch, self.place.batch, self._order = epoch + 1, 0, None
+
+    def _iterate(self, batch: Batch) -> None:
+        self._schedule()
+        for update in range(self.config.train.updates):
+            given = batch if update == 0 else batch.with_x(self.augment(batch.raw))
+            for extend in self._points["extend"]:
+                given = extend(given)
+            out = self._step(given)
+        with torch.no_grad():
+            for after_step in self._points["after_step"]:
+                after_step(given, out)
+        self._stepped(given.new)
+
+    def _stepped(self, examples: int) -> None:
+        """An iteration is over: counted, looked at, evaluated."""
+        self.place.step += 1
+        self.examples += examples
+        if len(self._trace) >= WINDOW:
+            self._flush()
+        evaluation, ends = self.config.evaluation, self.at_last_step  # the end is evaluated when all is done
+        if evaluation.due(self.step, self.examples - examples, self.examples) and not ends:
+            with self._clock_stopped():
+                self.evaluator.tick()
+        if evaluation.looks(self.step) and not ends:
+            with self._clock_stopped():
+                self.evaluator.look_at_documents()
+        while (
+            self.evaluator.segment < len(self.ends) - 1 and self.examples >= self.ends[self.evaluator.segment]
+        ):
+            with self._clock_stopped():
+                self._flush()  # a full evaluation is never taken back
+                self.evaluator.end_segment()
+
+    def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
+        self.updated(losses)
+        self._stepped(examples)
+        if self.stop:  # no checkpoint can be written here: where the foreign loop stands is not ours to save
+            self._stop_clock()
+            self._flush()
+            raise KeyboardInterrupt
+
+    def _gradient(self, batch: Batch) -> Output:
+        """The innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
+        with self.ranks.sharing(batch):
+            out, self._losses = self.gradients(batch)
+        self.ranks.average(self._trainable)
+        return out
+
+    def _backward(self, batch: Batch) -> tuple[Output, dict[str, Tensor]]:
+        """Forward, losses, backward."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._from_features:
+            out = Output(self.mask_tasks(self.logits(batch.x), batch.task), batch.x)
+        else:
+            out = self.forward(batch.x, batch.task)
+        losses: dict[str, Tensor] = {}
+        for part in self._losing:
+            named = part.losses(batch, out)
+            check_losses(named, f"losses() of {type(part).__name__} in {self.strategy}")
+            for name, loss in named.items():
+                if name in losses:
+                    raise IncompatibleError(
+                        f"Two parts of {self.strategy} both add a loss named '{name}'; the second is {part}."
+                    )
+                losses[name] = loss
+        if losses:
+            terms = iter(losses.values())
+            total = next(terms)
+            for term in terms:
+                total = total + term
+            if not total.requires_grad:
+                raise IncompatibleError(
+                    f"The loss of {self.strategy} ({', '.join(losses)}) has no gradient, as it depends on nothing that "
+                    "is trained. Compute it from `out` or `self.run.model` without detach(), item() or no_grad(), and "
+                    "do not freeze all parameters."
+                )
+            self.precision.backward(total)
+        return out, losses
+
+    def _update(self, batch: Batch) -> Output:
+        """Gradient and optimizer update: the innermost `step`."""
+        out = self._onion(batch)
+        if not self._losses:  # a method without gradients, or a batch it does not learn from
+            return out
+        self.precision.unscale(self.optimizer)
+        for gradients in self._points["gradients"]:
+            gradients()
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(self._trainable, self._clip)
+        self.precision.update(self.optimizer)
+        self.updated(self._losses)
+        with torch.no_grad():
+            for after_update in self._points["after_update"]:
+                after_update()
+        return out
+
+    def updated(self, losses: Mapping[str, Tensor]) -> None:
+        check_losses(losses, f"{self.strategy}: updated()", "takes")
+        self.updates += 1
+        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
+
+    def _flush(self) -> None:
+        """Fetch the losses since the last look in one copy per name; stop if one is not finite."""
+        self.energy.look()
+        if not self._trace:
+            return
+        place = self.experience
+        rows: list[dict[str, Any]] = [{"step": n, "experience": place, "lr": lr} for n, lr, _ in self._trace]
+        names = list(dict.fromkeys(name for _, _, losses in self._trace for name in losses))
+        for name in names:
+            having = [i for i, (_, _, losses) in enumerate(self._trace) if name in losses]
+            values = torch.stack([self._trace[i][2][name].float() for i in having]).tolist()
+            for i, value in zip(having, values, strict=True):
+                rows[i][name] = value
+                self._logged += value
+        self._trace = []
+        finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
+        bad = finite.index(False) if False in finite else None
+        self._tell("window", rows[:bad])
+        if bad is not None:
+            row = rows[bad]
+            self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve
+            terms = {n: row[n] for n in names if n in row}
+            raise DivergedError(row["step"], row["experience"], terms, reach(self.benchmark))
+
+    # --- what the loop is made of ---
+
+    def _compose(self, parts: Sequence[Strategy]) -> None:
+        """The points that are written, as lists; the around points, nested with the first part innermost."""
+        names = ("extend", "gradients", "after_update", "after_step", "begin_experience", "end_experience")
+        self._points = {name: [getattr(p, name) for p in parts if overrides(p, name)] for name in names}
+        self._losing = [part for part in parts if overrides(part, "losses")]
+        if not self._losing and not any(overrides(part, "logits") for part in parts):
+            raise IncompatibleError(
+                f"{self.strategy} neither adds a loss nor classifies, so nothing would be learned; chain it "
+                "to a strategy that does, for example finetune."
+            )
+        self._onion: Callable[[Batch], Output] = self._gradient
+        for part in parts:
+            if overrides(part, "gradient"):
+                self._onion = functools.partial(part.gradient, inner=self._onion)
+        self._step: Callable[[Batch], Output] = self._update
+        for part in parts:
+            if overrides(part, "step"):
+                self._step = functools.partial(part.step, inner=self._step)
+        orderer = [part.order for part in parts if overrides(part, "order")]
+        self._orderer = orderer[0] if orderer else None
+        trainer = [part.train_experience for part in parts if overrides(part, "train_experience")]
+        self._trainer = trainer[0] if trainer else None
+        classifier = [part.logits for part in parts if overrides(part, "logits")]
+        self._classifier = classifier[0] if classifier else None
+        self._task_classes = self._classes_of_tasks()
+
+    def _admit(self, exp: Experience) -> None:
+        """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
+        head = getattr(self.model, "head", None)  # a foreign loop's network may have none
+        if self.benchmark.setting.documents and isinstance(head, Spelling):
+            known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
+            head.seen.fill_(False)
+            head.seen[[c for t in known for c in self.benchmark.test[t].classes]] = True
+
+    def _call(self, point: str, exp: Experience) -> None:
+        if self.benchmark.setting.boundaries:
+            for call in self._points[point]:
+                call(exp)
+
+    def _memories(self) -> list[Memory]:
+        """The stores of all parts; one that parts share counts once."""
+        values = [value for part in self.strategy.parts for value in vars(part).values()]
+        return list({id(value): value for value in values if isinstance(value, Memory)}.values())
+
+    def _task_of(self, exp: Experience) -> int:
+        return exp.task if self.benchmark.setting.task_labels != "never" else HIDDEN
+
+    def _visible(self, exp: Experience) -> Experience:
+        """An experience as a strategy may see it: without the task label, where the setting tells none."""
+        task = self._task_of(exp)
+        return exp if exp.task == task else replace(exp, task=task)
+
+    def _constants_for(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Task −1, view 0 and replayed false for n rows, made once per size."""
+        if n not in self._constants:
+            zeros = torch.zeros(n, dtype=torch.int64, device=self.device)
+            self._constants[n] = (zeros + HIDDEN, zeros, torch.zeros(n, dtype=torch.bool, device=self.device))
+        return self._constants[n]
+
+    def steps_of(self, exp: Experience) -> int:
+        train = self.config.train
+        if train.iterations is not None:
+            return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
+        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
+        return epochs * self.batches_of(len(exp.data), self.batch_size_of(exp))
+
+    def batch_size_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
+
+    def batches_of(self, n: int, size: int | None = None) -> int:
+        full, rest = divmod(n, size or self.batch_size)
+        return full if self.config.train.drop_last and full else full + bool(rest)
+
+    def _first_views(self, view: Tensor) -> list[Tensor]:
+        """For every batch of a pass, the rows (n,) of it that are first views; one copy to the device."""
+        rows = [(part == 0).nonzero().squeeze(1) for part in view.split(self.batch_size)]
+        return list(torch.cat(rows).to(self.device).split([len(part) for part in rows]))
+
+    def _new_order(self, exp: Experience, epoch: int) -> Order:
+        """The rows of a pass: a part's order, or a random one."""
+        if self._orderer is not None:
+            order = self._orderer(exp, epoch)
+            if order is not None:
+                view = order.view.cpu() if order.view is not None else None
+                return Order(order.rows.cpu(), view)
+        return Order(self.permutation(exp, epoch))
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        self._trainable = [p for p in self.model.parameters() if p.requires_grad]
+        if not self._trainable:
+            # Nothing to train (SLDA, NCM), and an optimizer wants something.
+            self._trainable = [nn.Parameter(torch.zeros((), device=self.device))]
+        return make_optimizer(self._trainable, self.config.optim)
+
+    def _schedule(self) -> None:
+        optim = self.config.optim
+        lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
+        epochs = 1 if self.config.train.iterations is not None else self.epochs
+        self._lr = lr * schedule_factor(optim, self.place.done, self._steps, epochs)
+        if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._lr * group.get("lr_scale", 1.0)
+
+    # --- clocks ---
+
+    def _resume_clock(self) -> None:
+        self._began = time.perf_counter()
+
+    def _stop_clock(self) -> None:
+        self.train_seconds += time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """What happens inside is no training time."""
+        self._stop_clock()
+        yield
+        self._resume_clock()
+
+    # --- checkpoints ---
+
+    def _between_steps(self) -> None:
+        """End here if that was asked for; write a checkpoint if it is time."""
+        seconds = self.execution.checkpoint_seconds
+        due = seconds is not None and time.monotonic() - self._saved_at >= seconds and self._may_save()
+        stop, due = self.ranks.any(self.stop or self.step == self.until, due)  # clocks and signals differ
+        if stop:
+            self._interrupt()
+        if due:
+            with self._clock_stopped():
+                self._flush()
+                self._save()
+
+    def _may_save(self) -> bool:
+        """Whether the last checkpoint lies far enough back; always, if one is wanted after every step."""
+        if self._checkpoint is None:
+            return False
+        return (
+            not self.execution.checkpoint_seconds
+            or time.monotonic() - self._saved_at >= SAVING * self._saving
+        )
+
+    def _interrupt(self) -> NoReturn:
+        """End between two steps, with a checkpoint, as was asked by setting `stop`."""
+        self._stop_clock()
+        self._flush()
+        self._save()
+        raise KeyboardInterrupt
+
+    def _save(self) -> None:
+        if self._checkpoint is not None and self.execution.checkpoint_seconds is not None:
+            began = time.monotonic()
+            self._checkpoint()
+            self._saved_at = time.monotonic()
+            self._saving = self._saved_at - began
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the rest of the run, to the bit."""
+        self._flush()
+        order = self._order
+        return {
+            "place": asdict(self.place),
+            "counters": {name: getattr(self, name) for name in self._COUNTERS},
+            "order": None if order is None else {"rows": order.rows, "view": order.view},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
+            "strategy": [part.state_dict() for part in self.strategy.parts],
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "global_rng": global_rng_state(self.device),
+            "evaluator": self.evaluator.state_dict(),
+            "energy": self.energy.state_dict(),
+        }
+
+    _COUNTERS = ("examples", "forwards", "updates", "train_seconds")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state back; `fit` then continues to the same bits."""
+        self.place = Place(**state["place"])
+        for name in self._COUNTERS:
+            setattr(self, name, state["counters"][name])
+        order = state["order"]
+        self._order = None if order is None else Order(order["rows"], order["view"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        for part, saved in zip(self.strategy.parts, state["strategy"], strict=True):
+            part.load_state_dict(tree_map(lambda t: t.to(self.device), saved))
+        for name, saved in state["generators"].items():
+            self.rng(name).set_state(saved.cpu())
+        self._global_rng = state["global_rng"]
+        self.evaluator.load_state_dict(state["evaluator"])
+        self.energy.load_state_dict(state.get("energy", {}))
+
+    # --- what it cost ---
+
+    def budget(self) -> dict[str, float | int | None]:
+        """What the run cost so far, units in the names.
+
+        Joules are those of the whole machine's processors and of the whole GPU while the run trained and evaluated,
+        whatever else they did; None where they cannot be read, and of several processes.
+        """
+        memories = self._memories()
+        offered = sum(len(exp.data) for exp in self.train)
+        held = [min(memory.capacity, offered) for memory in memories]  # no more than the whole stream
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return {
+            "steps": self.step,
+            "updates": self.updates,
+            "stream_examples": self.examples,
+            "forward_examples": self.forwards,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "memory_examples": sum(held),
+            "memory_bytes": sum(
+                m.nbytes * n // max(m.capacity, 1) for m, n in zip(memories, held, strict=True)
+            ),
+            "strategy_state_bytes": nbytes([part.state_dict() for part in self.strategy.parts]),
+            "train_seconds": round(self.train_seconds, 3),
+            "eval_seconds": round(self.evaluator.seconds, 3),
+            "peak_memory_bytes": peak,
+            "whole_cpu_joules": self._joules(self.energy.cpu),
+            "whole_gpu_joules": self._joules(self.energy.gpu),
+        }
+
+    def _joules(self, found: float | None) -> float | None:
+        return None if found is None or not self.ranks.alone else round(found, 1)

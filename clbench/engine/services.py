@@ -1,0 +1,244 @@
+"""What a strategy may ask of its run: passes, gradients' surroundings, random streams, predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from clbench.engine.lone import check_pass, norms
+from clbench.errors import IncompatibleError
+from clbench.machine.precision import Precision
+from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
+from clbench.models.base import Spelling, predicted
+from clbench.strategy import Moment, Run
+from clbench.types import MASKED, Data, Experience, LateOutput, Output
+
+
+class Services(Run):
+    """The part of the engine that answers; its loop is the other."""
+
+    forwards: int
+    precision: Precision
+    _exact: Precision
+    _format: torch.memory_format
+    _generators: dict[str, torch.Generator]
+    _classifier: Callable[[Tensor, Tensor], Tensor] | None
+    _task_classes: Tensor | None
+
+    def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
+        self.count(x)
+        head: nn.Module = self.model.head  # type: ignore[assignment]
+        if isinstance(head, Spelling) and self._task_classes is None:
+            return self._late(head, self._through(self.model, x, scored=False)[0])
+        features, logits = self._through(self.model, x)
+        return Output(self.mask_tasks(logits, task), features)
+
+    def _through(self, model: nn.Module, x: Tensor, scored: bool = True) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and logits (B, C), float32; within a gradient, the run's processes share the rows.
+
+        Not `scored`, the head is left out, and the logits are (B, 0).
+        """
+
+        def network(rows: Tensor) -> tuple[Tensor, Tensor]:
+            with self.precision.autocast():
+                features = model.features(rows)  # type: ignore[operator]
+                logits = model.head(features) if scored else features[:, :0]  # type: ignore[operator]
+            return features.float(), logits.float()
+
+        return self.ranks.through(network, model, x)
+
+    def count(self, x: Tensor, model: nn.Module | None = None) -> None:
+        passes: int = getattr(self.model if model is None else model, "passes", 1)
+        self.forwards += len(x) * passes
+
+    def _late(self, head: Spelling, features: Tensor) -> Output:
+        """An output whose logits wait until they are asked for, under the precision that the run has now."""
+        precision = self.precision
+
+        def score() -> Tensor:
+            with precision.autocast():
+                logits: Tensor = head(features)
+            return logits.float()
+
+        def log_prob(y: Tensor) -> Tensor:
+            with precision.autocast():
+                return head.log_prob(features, y)
+
+        return LateOutput(features, score, log_prob, next(head.parameters()))
+
+    def logits(self, features: Tensor) -> Tensor:
+        with self.precision.autocast():
+            logits: Tensor = self.model.head(features)  # type: ignore[operator]
+        return logits.float()
+
+    def mask_tasks(self, logits: Tensor, task: Tensor | None) -> Tensor:
+        if task is None or self._task_classes is None:
+            return logits
+        return logits.masked_fill(~self._task_classes[task], MASKED)
+
+    def augment(self, raw: Tensor) -> Tensor:
+        return self._shape(self.benchmark.transform.train(raw, self._augment_rng))
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        return self._shape(self.benchmark.transform.normalise(raw))
+
+    def rng(self, consumer: str) -> torch.Generator:
+        if consumer not in self._generators:
+            generator = torch.Generator(self.device)
+            generator.manual_seed(derive_seed(self.config.seeds.data, consumer))
+            self._generators[consumer] = generator
+        return self._generators[consumer]
+
+    def generators(self) -> list[torch.Generator]:
+        return list(self._generators.values())
+
+    def permutation(self, exp: Experience, epoch: int) -> Tensor:
+        if exp.ordered:
+            return torch.arange(len(exp.data))
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.config.seeds.data, f"order/{exp.index}/{epoch}"))
+        return torch.randperm(len(exp.data), generator=generator)
+
+    def frozen(self) -> nn.Module:
+        # deepcopy keeps gradients, and a teacher needs none
+        model = copy.deepcopy(self.model)
+        for parameter in model.parameters():
+            parameter.grad = None
+        return model.eval().requires_grad_(False)
+
+    def anew(self, consumer: str) -> nn.Module:
+        model = copy.deepcopy(self.model)
+        state = self.rng(consumer)
+        seed = torch.randint(2**62, (), generator=state, device=state.device).item()
+        with global_rng(self.device, int(seed), None):
+            for module in model.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+                elif next(module.parameters(False), None) is not None:
+                    raise IncompatibleError(
+                        f"A {type(module).__name__} has parameters and no reset_parameters(), by which they would be "
+                        "drawn again; give it one."
+                    )
+        return model
+
+    def output_of(self, model: nn.Module, x: Tensor, task: Tensor | None = None) -> Output:
+        self.count(x, model)
+        with torch.no_grad():
+            features, logits = self._through(model, x)
+        return Output(self.mask_tasks(logits, task), features)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def visit(self, data: Data, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        size = batch_size or self.batch_size
+        for rows in torch.arange(len(data)).split(size):
+            raw, y = data.take(rows)
+            yield self.normalise(raw.to(self.device)), y.to(self.device)
+
+    def foresee(self, rows: int, size: int, what: str) -> None:
+        check_pass(self, rows, size, what)
+
+    def foresee_draw(self, capacity: int, draw: int | None) -> None:
+        n = min(capacity, self.batch_size if draw is None else draw)
+        self.foresee(n, n, "what is drawn from the memory (memory, draw)")
+
+    @functools.cached_property
+    def norms_of_two(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        return norms(self)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        modes = [(module, module.training) for module in self.model.modules()]
+        for module, _ in modes:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    @contextlib.contextmanager
+    def tentatively(self) -> Iterator[None]:
+        before = self.moment()
+        try:
+            yield
+        finally:
+            self._return_to(before)
+
+    @contextlib.contextmanager
+    def repeating(self, moment: Moment) -> Iterator[None]:
+        now = self.moment()
+        self._return_to(moment)
+        try:
+            yield
+        finally:
+            self._return_to(now)
+
+    def moment(self) -> Moment:
+        drawn = {name: generator.get_state() for name, generator in self._generators.items()}
+        return Moment([b.clone() for b in self.model.buffers()], drawn, global_rng_state(self.device))
+
+    def _return_to(self, moment: Moment) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), moment.buffers, strict=True):
+                buffer.copy_(value)
+        for name in list(self._generators):
+            if name in moment.drawn:
+                self._generators[name].set_state(moment.drawn[name])
+            else:  # first asked for since
+                self._generators[name].manual_seed(derive_seed(self.config.seeds.data, name))
+        set_global_rng_state(self.device, moment.noise)
+
+    def gradient_scale(self) -> Tensor:
+        return self.precision.scale(torch.ones((), device=self.device))
+
+    def forget_moments(self, entries: Mapping[Tensor, Tensor]) -> None:
+        for parameter, which in entries.items():
+            for value in self.optimizer.state[parameter].values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(which, 0.0)
+
+    # --- prediction ---
+
+    @property
+    def classifier(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        return self._classifier
+
+    @property
+    def task_classes(self) -> Tensor | None:
+        return self._task_classes
+
+    def predict(self, x: Tensor, task: Tensor) -> Tensor:
+        if self._classifier is not None:
+            kept = self.forwards, self.precision
+            self.precision = self._exact  # also for what the classifier asks of the run
+            try:
+                return self._classifier(x, task)
+            finally:
+                self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
+        logits = predicted(self.model.head, self.model.features(x))  # type: ignore[operator, arg-type]
+        return self.mask_tasks(logits.float(), task)
+
+    def _classes_of_tasks(self) -> Tensor | None:
+        """(tasks, C) bool: which classes a task has; None where task labels are not told."""
+        if self.benchmark.setting.task_labels == "never":
+            return None
+        tasks = max(exp.task for exp in self.benchmark.train) + 1
+        table = torch.zeros((tasks + 1, self.num_classes), dtype=torch.bool)
+        table[-1] = True  # HIDDEN is −1, the last row: nothing is ruled out
+        for exp in self.benchmark.train:
+            table[exp.task, list(exp.classes)] = True
+        return table.to(self.device)
+
+    def _shape(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self._format) if x.dim() == 4 else x
+
+    @functools.cached_property
+    def _augment_rng(self) -> torch.Generator:
+        return self.rng("augment")

@@ -1,7 +1,0 @@
-"""How the runs of a suite are carried out: by processes of this machine, or on a Ray cluster."""
-
-from clbench.launchers.base import Job, Launcher, Limits
-from clbench.launchers.cluster import Ray
-from clbench.launchers.local import Local
-
-__all__ = ["Job", "Launcher", "Limits", "Local", "Ray"]

@@ -1,8 +1,0 @@
-"""The leaderboard: records with their evidence, what follows from them, and runs that confirm it. Imports no torch."""
-
-from clbench.leaderboard.board import Row, row_id, rows_of
-from clbench.leaderboard.page import readme
-from clbench.leaderboard.site import write_site
-from clbench.leaderboard.store import Submission, check, read_board, submit
-
-__all__ = ["Row", "Submission", "check", "read_board", "readme", "row_id", "rows_of", "submit", "write_site"]

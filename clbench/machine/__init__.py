@@ -1,0 +1,1 @@
+"""What lies between clbench and torch: device, precision, randomness, processes, checkpoints, energy."""

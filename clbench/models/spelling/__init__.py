@@ -1,0 +1,1 @@
+"""Networks that spell their labels piece by piece."""

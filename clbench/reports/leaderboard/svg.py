@@ -1,0 +1,208 @@
+"""Plots as SVG that takes its colours from the page, so that it is right in the dark, too. Equal input, equal bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from clbench.reports.markup import tag
+
+Floats = NDArray[np.float64]
+
+WIDTH, HEIGHT = 760, 330
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+POINTS = 1500
+"""Of a line at most; where there are more, each stretch keeps its lowest and highest, so that no dip is lost."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with a band: x, mean and half width (P,) each, the last None without a band; y from 0 to 1."""
+
+    name: str
+    color: str
+    x: Floats
+    mean: Floats
+    half: Floats | None = None
+    dashed: bool = False
+
+
+def lines(
+    curves: Sequence[Line], *, title: str, x_label: str, y_label: str, marks: Sequence[float] = ()
+) -> Markup:
+    """Curves over x, y from 0 to 100 %, with vertical lines at `marks`."""
+    low = min((float(c.x.min()) for c in curves), default=0.0)
+    high = max((float(c.x.max()) for c in curves), default=1.0)
+    span = high - low or 1.0
+
+    def place(x: Floats, y: Floats) -> str:
+        across = LEFT + (x - low) / span * (WIDTH - LEFT - RIGHT)
+        down = TOP + (1 - np.clip(y, 0, 1)) * (HEIGHT - TOP - BOTTOM)
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, down, strict=True))
+
+    parts = _percent_axis()
+    for mark in marks:
+        across = LEFT + (mark - low) / span * (WIDTH - LEFT - RIGHT)
+        parts.append(_line("mark", across, across, TOP, HEIGHT - BOTTOM))
+    for tick in _round_numbers(low, high):
+        across = LEFT + (tick - low) / span * (WIDTH - LEFT - RIGHT)
+        parts.append(_text(f"{tick:g}", across, HEIGHT - BOTTOM + 15))
+    for curve in curves:
+        if curve.half is not None:
+            keep = thinned(curve.mean, POINTS // 2)
+            x, half = curve.x[keep], np.nan_to_num(curve.half[keep])
+            upper, lower = curve.mean[keep] + half, curve.mean[keep] - half
+            band = f"{place(x, upper)} {place(x[::-1], lower[::-1])}"
+            parts.append(tag("polygon", points=band, fill=curve.color, fill_opacity=".14"))
+    for curve in curves:
+        keep = thinned(curve.mean, POINTS)
+        parts.append(
+            tag(
+                "polyline",
+                tag("title", curve.name),
+                points=place(curve.x[keep], curve.mean[keep]),
+                fill="none",
+                stroke=curve.color,
+                stroke_width="1.6",
+                stroke_dasharray="5 3" if curve.dashed else None,
+            )
+        )
+    return _figure(parts, title, x_label, y_label)
+
+
+def swatch(curve: Line) -> Markup:
+    """A piece of a curve, for a legend."""
+    dash = "5 3" if curve.dashed else None
+    line = tag("line", x2=22, y1=1.5, y2=1.5, stroke=curve.color, stroke_width=3, stroke_dasharray=dash)
+    return tag("svg", line, viewBox="0 0 22 3")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a scatter plot: y from 0 to 1, with half the height of its bar, NaN without one; size its radius."""
+
+    name: str
+    color: str
+    x: float
+    y: float
+    half: float
+    best: bool = False
+    size: float = 5.0
+
+
+def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
+    """Points over a logarithmic x, y from 0 to 100 %; those on the Pareto front (`best`) are filled."""
+    low, high = min(p.x for p in points), max(p.x for p in points)
+    start, end = math.log10(low) - 0.15, math.log10(high) + 0.15
+    parts = _percent_axis()
+
+    def across(x: float) -> float:
+        return LEFT + (math.log10(x) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
+
+    def down(y: float) -> float:
+        return TOP + (1 - min(max(y, 0.0), 1.0)) * (HEIGHT - TOP - BOTTOM)
+
+    for decade in range(math.floor(start), math.ceil(end) + 1):
+        for factor in (1, 2, 5):
+            value = factor * 10.0**decade
+            if start <= math.log10(value) <= end:
+                parts.append(_text(f"{value:,g}", across(value), HEIGHT - BOTTOM + 15))
+    for p in points:
+        x, y = f"{across(p.x):.1f}", down(p.y)
+        if not math.isnan(p.half):
+            ends = {"y1": f"{down(p.y - p.half):.1f}", "y2": f"{down(p.y + p.half):.1f}"}
+            parts.append(tag("line", x1=x, x2=x, **ends, stroke=p.color))
+        look = {"fill": p.color if p.best else "var(--paper)", "stroke": p.color, "stroke_width": 2}
+        parts.append(tag("circle", tag("title", p.name), cx=x, cy=f"{y:.1f}", r=f"{p.size:.1f}", **look))
+        side, shift = ("end", -9) if across(p.x) > WIDTH - 130 else ("start", 9)
+        parts.append(_text(p.name, across(p.x) + shift, f"{y - 6:.1f}", side))
+    return _figure(parts, title, x_label, y_label)
+
+
+def critical_differences(
+    names: Sequence[str], places: Sequence[float], bars: Sequence[tuple[int, int]], *, title: str
+) -> Markup:
+    """A critical-difference plot: average ranks on a line, names beside it, bars over those that are not told apart.
+
+    Args:
+        names, places: the best first. bars: first and last place in that order.
+    """
+    inner, line = 190, 30 + 9 * len(bars)
+    rows = (len(names) + 1) // 2
+    height = line + 26 + 20 * rows
+    most = max(math.ceil(max(places)), 2)
+
+    def across(place: float) -> float:
+        return inner + (place - 1) / (most - 1) * (WIDTH - 2 * inner)
+
+    parts = [_line("grid", across(1), across(most), line, line)]
+    for place in range(1, most + 1):
+        parts += [_text(str(place), across(place), 14), _line("grid", across(place), across(place), 18, line)]
+    for i, (name, rank) in enumerate(zip(names, places, strict=True)):
+        left, at = i < rows, f"{across(rank):.1f}"
+        down = line + 26 + 20 * (i if left else len(names) - 1 - i)
+        edge, anchor = (inner - 14, "end") if left else (WIDTH - inner + 14, "start")
+        thread = f"{at},{line} {at},{down} {edge},{down}"
+        parts.append(tag("polyline", class_="thread", fill="none", points=thread))
+        parts.append(tag("circle", class_="dot", cx=at, cy=line, r=3))
+        parts.append(_text(f"{name} ({rank:.1f})", edge + (-6 if left else 6), down + 4, anchor))
+    for level, (first, last) in enumerate(bars):
+        height_of_bar = line - 8 - 9 * level
+        ends = across(places[first]) - 5, across(places[last]) + 5
+        parts.append(_line("bar", *ends, height_of_bar, height_of_bar))
+    return _svg(parts, title, height)
+
+
+def thinned(y: Floats, most: int) -> NDArray[np.int64]:
+    """Indices of at most about `most` places: of each stretch the lowest and the highest, and both ends."""
+    if len(y) <= most:
+        return np.arange(len(y))
+    stretches = np.array_split(np.arange(len(y)), most // 2)
+    kept = {0, len(y) - 1}
+    for part in stretches:
+        kept |= {int(part[y[part].argmin()]), int(part[y[part].argmax()])}
+    return np.array(sorted(kept))
+
+
+def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
+    return tag("line", class_=kind, x1=f"{x1:.1f}", x2=f"{x2:.1f}", y1=f"{y1:.1f}", y2=f"{y2:.1f}")
+
+
+def _text(text: str, x: float, y: object, anchor: str = "middle") -> Markup:
+    return tag("text", text, class_="tick", x=f"{x:.1f}", y=y, text_anchor=anchor)
+
+
+def _percent_axis() -> list[Markup]:
+    rows = []
+    for percent in range(0, 101, 20):
+        down = TOP + (1 - percent / 100) * (HEIGHT - TOP - BOTTOM)
+        rows.append(_line("grid", LEFT, WIDTH - RIGHT, down, down))
+        rows.append(_text(str(percent), LEFT - 6, f"{down + 4:.1f}", "end"))
+    return rows
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Five to ten round numbers between two."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 5)) if high > low else 1.0
+    while (high - low) / step > 10:
+        step *= 2 if (high - low) / (2 * step) <= 10 else 5
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _figure(parts: Sequence[Markup], title: str, x_label: str, y_label: str) -> Markup:
+    middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
+    axis = {"class_": "axis", "text_anchor": "middle"}
+    across = tag("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, **axis)
+    up = tag("text", y_label, x=12, y=middle, transform=f"rotate(-90 12 {middle})", **axis)
+    return _svg([*parts, across, up], title, HEIGHT)
+
+
+def _svg(parts: Sequence[Markup], title: str, height: float) -> Markup:
+    about = {"viewBox": f"0 0 {WIDTH} {height}", "role": "img", "aria_label": title}
+    return tag("svg", tag("title", title), *parts, **about)

@@ -1,0 +1,543 @@
+"""Plots of curves and accuracy matrices as PNG files: no display, equal bytes for equal results, no torch.
+
+Colours are those of Okabe & Ito (2008), which people with colour-vision deficiencies can tell apart; bounds
+are grey, black or brown, and dashed. A strategy keeps its style across plots given the same `styles`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clbench.files import atomic_write, make_folder
+from clbench.results.curve import NETWORK, Curve, Ticks
+from clbench.results.statistics import INTERVAL_FROM, TOO_FEW, mean_and_half
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+Floats = NDArray[np.float64]
+Path_ = str | os.PathLike[str]
+Line = tuple[Floats, Floats, Floats | None]
+"""Progress (P,), mean (P,), and half the width of the 95 % interval (P,), None for too few runs."""
+
+MOST = 30
+"""Rows of a table that are drawn: nobody can tell more lines apart, and to draw hundreds takes minutes."""
+
+DPI = 150
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900")
+"""Blue, vermilion, green, purple, orange, sky blue, and yellow, darkened as theirs does not show on white."""
+
+BOUNDS = {"finetune": "#8A8A8A", "joint": "#000000", "offline": "#8C6D46"}
+"""Strategies that others are measured against, not rivals."""
+BOUND_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (4, 1.5)), (0, (2, 1)), (0, (7, 2, 1, 2)))
+"""Of a bound, and of further ones of the same strategy."""
+
+INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
+LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
+"""Accuracies from 0 to 1 in a heat map: lightness alone orders them."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a strategy is drawn; `behind` the others where it is none of them."""
+
+    color: str
+    dashes: str | tuple[float, tuple[float, ...]] = "-"
+    behind: bool = False
+
+
+def styles(names: Iterable[str], strategies: Mapping[str, str] | None = None) -> dict[str, Style]:
+    """A style for each name: bounds have theirs, others take the palette in turn, then with other dashes.
+
+    Args:
+        names: of strategies, or labels.
+        strategies: label → the strategy that it stands for.
+    """
+    chosen: dict[str, Style] = {}
+    patterns: tuple[Any, ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)))
+    rivals = 0
+    for name in dict.fromkeys(names):
+        strategy = (strategies or {}).get(name, name)
+        if strategy in BOUNDS:
+            color = BOUNDS[strategy]
+            again = sum(style.color == color for style in chosen.values())
+            chosen[name] = Style(color, BOUND_DASHES[again % len(BOUND_DASHES)], behind=True)
+            continue
+        turn, place = divmod(rivals, len(OKABE_ITO))
+        chosen[name] = Style(OKABE_ITO[place], patterns[turn % len(patterns)])
+        rivals += 1
+    return chosen
+
+
+_default_styles = styles  # where a parameter has its name
+
+
+# --- what is drawn, as numbers ---
+
+
+def progress(curve: Curve) -> Floats:
+    """(K,) Where in the stream each tick is: e at the beginning of experience e, e + 1 at its end.
+
+    Strategies take different numbers of steps (joint training sees more data in every experience), so steps
+    do not align; progress does. A run cut short seems to end its last experience.
+    """
+    ticks = curve.ticks()
+    ends = np.zeros(curve.experiences + 1)  # ends[e + 1]: the last step of experience e
+    np.maximum.at(ends, curve.experience + 1, curve.step)
+    ends = np.maximum.accumulate(ends)
+    begin, end = ends[ticks.experience], ends[ticks.experience + 1]
+    fraction: Floats = (ticks.steps - begin) / np.maximum(end - begin, 1)
+    return ticks.experience + fraction
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is drawn of a run: a small part of its curve, so that those of thousands fit into memory.
+
+    Attributes:
+        experiences: that were begun.
+        x: (K,) progress of its ticks. one, seen: (K,) accuracy on one test stream, and the mean over those seen so far.
+        matrix: (T, S) the accuracy matrix; None without full evaluations.
+        network: (T, 4) what was measured of the network at the ends of experiences; None if nothing was.
+    """
+
+    experiences: int
+    x: Floats
+    one: Floats
+    seen: Floats
+    matrix: Floats | None
+    network: Floats | None
+
+    @staticmethod
+    def of(curve: Curve, evaluated: int = 0) -> Trace:
+        """Of a curve; `one` is its test stream `evaluated`, from 0."""
+        ticks = curve.ticks()
+        known = evaluated < ticks.accuracy.shape[1]
+        return Trace(
+            curve.experiences,
+            progress(curve),
+            ticks.accuracy[:, evaluated].copy() if known else np.full(len(ticks), np.nan),
+            seen_so_far(ticks),
+            curve.matrix().R if curve.full.any() else None,
+            curve.network[-curve.experiences :] if len(curve.network) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of the runs of one strategy: means, and half the widths of their intervals.
+
+    Attributes:
+        runs: how many. experiences: of the longest. ticks: whether any was evaluated between the ends of experiences.
+        one, seen: lines, as of `mean_curve`.
+        matrices, networks: as of `Trace`, of each run; empty if one has none.
+    """
+
+    runs: int
+    experiences: int
+    ticks: bool
+    one: Line | None
+    seen: Line | None
+    matrices: tuple[Floats, ...] = ()
+    networks: tuple[Floats, ...] = ()
+
+    @staticmethod
+    def of(traces: Sequence[Trace]) -> Drawn:
+        matrices = tuple(trace.matrix for trace in traces if trace.matrix is not None)
+        networks = tuple(trace.network for trace in traces if trace.network is not None)
+        return Drawn(
+            len(traces),
+            max((trace.experiences for trace in traces), default=0),
+            any(len(trace.x) for trace in traces),
+            _mean_line([(trace.x, trace.one) for trace in traces]),
+            _mean_line([(trace.x, trace.seen) for trace in traces]),
+            matrices if len(matrices) == len(traces) else (),
+            networks if len(networks) == len(traces) else (),
+        )
+
+    @property
+    def matrix(self) -> Floats:
+        """(T, S) the mean accuracy matrix; NaN where a run was not evaluated."""
+        mean: Floats = np.mean(self.matrices, axis=0)
+        return mean
+
+    def panels(self) -> list[tuple[Floats, Floats | None]]:
+        """(T,) the accuracy at the end of its own experience, and each column of `NETWORK`, with their intervals."""
+        columns = [[network[:, i] for network in self.networks] for i in range(len(NETWORK))]
+        return [mean_and_half(values) for values in ([R.diagonal() for R in self.matrices], *columns)]
+
+
+Runs = Drawn | Sequence[Curve]
+
+
+def drawn(curves: Mapping[str, Runs], evaluated: int = 0) -> dict[str, Drawn]:
+    """Strategy → what is drawn of its runs, where that is not given already."""
+    return {
+        name: runs if isinstance(runs, Drawn) else Drawn.of([Trace.of(curve, evaluated) for curve in runs])
+        for name, runs in curves.items()
+    }
+
+
+def seen_so_far(ticks: Ticks) -> Floats:
+    """(K,) The mean accuracy over the streams that each tick has seen."""
+    seen = ticks.total > 0
+    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / seen.sum(axis=1)
+    return mean  # of one stream at least, or there was no tick
+
+
+def mean_curve(curves: Sequence[Curve], value: Callable[[Ticks], Floats]) -> Line | None:
+    """Mean over runs: progress (P,), mean (P,), half the width of the 95 % interval (P,), None for too few runs.
+
+    Args:
+        curves: of one strategy.
+        value: (K,) of the ticks of a curve; NaN where there is nothing to draw.
+
+    The grid has the ticks of all runs, between which each run is interpolated linearly: runs with the same
+    steps are not resampled, so that no dip gets lost. It spans what all runs have. None if a run has nothing
+    to draw.
+    """
+    return _mean_line([(progress(curve), value(curve.ticks())) for curve in curves])
+
+
+def _mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:
+    there = [(x[known], y[known]) for x, y in runs for known in [~np.isnan(y)]]
+    if not there or not all(len(x) for x, _ in there):
+        return None
+    grid = np.unique(np.concatenate([x for x, _ in there]).round(9))
+    grid = grid[(grid >= max(x[0] for x, _ in there) - 1e-9) & (grid <= min(x[-1] for x, _ in there) + 1e-9)]
+    if not len(grid):
+        return None
+    mean, half = mean_and_half([np.interp(grid, x, y) for x, y in there])
+    return grid, mean, half
+
+
+def mean_matrix(curves: Sequence[Curve]) -> Floats:
+    """(T, S) The mean accuracy matrix of runs of one strategy; NaN where a run was not evaluated."""
+    mean: Floats = np.mean([curve.matrix().R for curve in curves], axis=0)
+    return mean
+
+
+# --- plots ---
+
+
+def stability_gap(
+    curves: Mapping[str, Runs],
+    path: Path_,
+    *,
+    evaluated: int = 0,
+    title: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> Path:
+    """Accuracy on one experience after every step: its drops after boundaries are the stability gap.
+
+    Args:
+        curves: strategy → its runs, or what is drawn of them.
+        path: the PNG file to write.
+        evaluated: the test stream, from 0; of what is given as drawn, it is the first.
+        title: above the plot.
+        styles: strategy → style, for plots that belong together.
+    """
+
+    ordinal = "the first experience" if evaluated == 0 else f"experience {evaluated + 1}"
+    heading = f"Accuracy on {ordinal}" if title is None else title
+    lines = {name: (runs, runs.one) for name, runs in drawn(curves, evaluated).items()}
+    return _lines(lines, path, heading, f"test accuracy on {ordinal}", styles)
+
+
+def seen_accuracy(
+    curves: Mapping[str, Runs],
+    path: Path_,
+    *,
+    title: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> Path:
+    """Accuracy after every step, averaged over the experiences seen so far; its mean over steps is AAA.
+
+    Args: as of `stability_gap`.
+    """
+
+    heading = "Accuracy on the experiences seen so far" if title is None else title
+    lines = {name: (runs, runs.seen) for name, runs in drawn(curves).items()}
+    return _lines(lines, path, heading, "test accuracy, mean over seen experiences", styles)
+
+
+def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: str | None = None) -> Path:
+    """Heat maps, side by side: accuracy on every experience (columns) after learning each one (rows).
+
+    Args:
+        matrices: strategy → (T, S) accuracies, NaN where there is none.
+        path: the PNG file to write.
+        title: above the plot.
+    """
+    shown = {name: np.atleast_2d(np.asarray(R, dtype=np.float64)) for name, R in matrices.items()}
+    rows, columns = (max(R.shape[k] for R in shown.values()) for k in (0, 1))
+    numbers = columns <= 10  # more are not legible side by side
+    cell = max(0.44, 1.9 / columns) if numbers else 2.3 / columns  # inches
+    across = min(len(shown), max(1, int(9.5 / (columns * cell + 0.35))))
+    down = math.ceil(len(shown) / across)
+    across = math.ceil(len(shown) / down)  # six as three and three, not four and two
+    width = max(across * (columns * cell + 0.35) + (0.5 if numbers else 1.4), 3.6)
+    with _figure() as new:
+        figure = new(width, down * (rows * cell + 0.4) + 0.5 + (0.4 if title else 0))
+        axes = figure.subplots(down, across, squeeze=False)  # shared ones tell each other everything
+        for k, axis in enumerate(axes.flat):
+            if k >= len(shown):
+                axis.set_axis_off()
+                continue
+            name = list(shown)[k]
+            image = _heat_map(axis, shown[name], size=8.5 if numbers else 0)
+            axis.set_title(name, fontsize=10.5, loc="left", pad=5)
+            if k % across == 0:
+                axis.set_ylabel("after learning")
+            if k + across >= len(shown):
+                axis.set_xlabel("accuracy on")
+            axis.tick_params(labelleft=k % across == 0, labelbottom=k + across >= len(shown))
+        if not numbers:
+            bar = figure.colorbar(
+                image, ax=axes, shrink=1 / down, anchor=(0, 1), pad=0.02, aspect=18, format=_percent
+            )
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(length=0)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
+        return save(figure, path)
+
+
+def plasticity(
+    curves: Mapping[str, Runs],
+    path: Path_,
+    *,
+    title: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> Path:
+    """Per experience: how well it was learned, and what was measured of the network at its end (`Curve.network`).
+
+    Args: as of `stability_gap`; of curves without the table there is nothing to draw.
+    """
+    look = {**_default_styles(curves), **(styles or {})}
+    measured = {name: runs.panels() for name, runs in drawn(curves).items() if runs.networks}
+    labels = ("accuracy on the experience at its end", *(name.replace("_", " ") for name in NETWORK))
+    with _figure() as new:
+        figure = new(10.5, 6.0)
+        axes = figure.subplots(2, 3)
+        for i, (axis, label) in enumerate(zip(axes.flat, labels, strict=False)):
+            for name, panels in measured.items():
+                mean, half = panels[i]
+                x, style = np.arange(1, len(mean) + 1), look[name]
+                axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, label=name)
+                if half is not None:
+                    axis.fill_between(x, mean - half, mean + half, color=style.color, alpha=0.12, linewidth=0)
+            axis.set_title(label, loc="left", fontsize=10)
+            axis.grid(axis="y", color=GRID, linewidth=0.8)
+            axis.set_axisbelow(True)
+            axis.set_ylim(bottom=0)
+        axes[0, 0].yaxis.set_major_formatter(_percent)
+        axes[1, 0].set_xlabel("experience")
+        axes[1, 1].set_xlabel("experience")
+        last = axes[1, 2]
+        last.axis("off")
+        last.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper left", frameon=False)
+        figure.suptitle(title or "Plasticity", x=0.01, ha="left", fontsize=12.5, fontweight="bold")
+        return save(figure, path)
+
+
+def save(figure: Figure, path: Path_) -> Path:
+    """Write a PNG whole or not at all, without time or version, so that equal figures have equal bytes."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    target = Path(path)
+    make_folder(target.parent)
+    atomic_write(target, content.getvalue())
+    return target
+
+
+# --- how ---
+
+
+def _lines(
+    runs: Mapping[str, tuple[Drawn, Line | None]],
+    path: Path_,
+    title: str,
+    ylabel: str,
+    given: Mapping[str, Style] | None,
+) -> Path:
+    """One line a strategy over the progress of the stream, named at its right end."""
+    look = {**styles(runs), **(given or {})}
+    drawn = {name: line for name, (_, line) in runs.items() if line is not None}
+    experiences = max((of.experiences for of, _ in runs.values() if of.runs), default=1)
+    with _figure() as new:
+        height = max(4.4, 0.21 * len(drawn) + 1.2)
+        figure = new(8.4, height)
+        axis = figure.subplots()
+        for name, (x, mean, half) in drawn.items():
+            style = look[name]
+            front = 2.5 if style.behind else 3.0
+            axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, zorder=front)
+            if half is not None:
+                low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+                axis.fill_between(x, low, high, color=style.color, alpha=0.12, linewidth=0, zorder=2)
+        _accuracy_axis(axis, [mean for _, mean, _ in drawn.values()])
+        axis.set_ylabel(ylabel)
+        _experience_axis(axis, experiences)
+        _name_ends(axis, {name: (x[-1], mean[-1]) for name, (x, mean, _) in drawn.items()}, look, height)
+        if not drawn:
+            axis.text(0.5, 0.5, "nothing was evaluated", transform=axis.transAxes, ha="center", color=FAINT)
+        axis.set_title(title, loc="left", fontsize=12.5, fontweight="bold", pad=22)
+        axis.text(
+            0,
+            1.025,
+            _subtitle([of.runs for of, _ in runs.values()]),
+            transform=axis.transAxes,
+            fontsize=9,
+            color=FAINT,
+        )
+        return save(figure, path)
+
+
+def _subtitle(of: Iterable[int]) -> str:
+    counts = sorted({runs for runs in of if runs})
+    if not counts:
+        return ""
+    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    if counts[-1] == 1:
+        told = "one run each"
+    elif counts[-1] < INTERVAL_FROM:
+        told = f"mean of {runs} runs, {TOO_FEW} for an interval"
+    else:
+        few = f" of {INTERVAL_FROM} runs and more" if counts[0] < INTERVAL_FROM else ""
+        told = f"mean of {runs} runs, band: 95 % interval of the mean{few}"
+    return f"{told}; dashed verticals: a new experience begins"
+
+
+def _accuracy_axis(axis: Axes, means: Sequence[Floats]) -> None:
+    """From 0, or from a round number below where all is high; to 100 %."""
+    lowest = min((float(mean.min()) for mean in means), default=0.0)
+    floor = 0.0 if lowest < 0.4 else math.floor(10 * lowest - 0.5) / 10
+    margin = 0.02 * (1 - floor)
+    axis.set_ylim(floor - margin, 1 + margin)
+    axis.yaxis.set_major_formatter(_percent)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def _experience_axis(axis: Axes, experiences: int) -> None:
+    """A unit for each experience, its number in the middle, dashed lines between."""
+    axis.set_xlim(0, experiences)
+    for boundary in range(1, experiences):
+        axis.axvline(boundary, color="#B5B5B5", linewidth=0.8, linestyle=(0, (4, 3)), zorder=2.2)
+    every = math.ceil(experiences / 20)
+    numbers = np.arange(0, experiences, every)
+    axis.set_xticks(numbers + 0.5, [str(e + 1) for e in numbers])
+    axis.set_xlabel("experience being learned")
+    axis.tick_params(axis="x", length=0)
+
+
+def _name_ends(
+    axis: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Style], height: float
+) -> None:
+    """Names to the right of the lines' ends, moved apart where they would overlap and tied by thin lines."""
+    low, high = axis.get_ylim()
+    right = axis.get_xlim()[1]
+    order = sorted(ends, key=lambda name: ends[name][1])
+    gap = (high - low) * 0.2 / (height - 1.1)  # a line of text in data units
+    places = spread([ends[name][1] for name in order], gap, low + gap / 2, high - gap / 2)
+    for name, place in zip(order, places, strict=True):
+        x, y = ends[name]
+        arm = [x, right, right * 1.012, right * 1.032, right * 1.045]
+        axis.plot(
+            arm, [y, y, y, place, place], color=look[name].color, linewidth=1.1, clip_on=False, zorder=4
+        )
+        axis.text(right * 1.052, place, name, va="center", fontsize=9.5, color=INK)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending places near the wanted ones, at least `gap` apart, within [low, high] if they fit there.
+
+    Places that touch form a block, centred on the mean of what its members want (isotonic regression).
+    """
+    blocks: list[tuple[float, int]] = []  # (lowest place, size)
+    for want in wanted:
+        start, size = min(max(want, low), high), 1
+        while blocks and start < blocks[-1][0] + gap * blocks[-1][1]:
+            before, count = blocks.pop()
+            start = (before * count + (start - gap * count) * size) / (count + size)
+            size += count
+            start = max(min(start, high - gap * (size - 1)), low)
+        blocks.append((start, size))
+    return [start + gap * k for start, size in blocks for k in range(size)]
+
+
+def _heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
+    """A matrix with its numbers in percent (size 0: without); a line sets apart what is not yet learned."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    T, S = R.shape
+    stairs = T == S > 1 and not np.isnan(R[-1]).all()  # as many experiences as streams
+    colors = LinearSegmentedColormap.from_list("light to dark", LIGHT_TO_DARK)
+    image = axis.imshow(np.ma.masked_invalid(R), vmin=0, vmax=1, cmap=colors, aspect="equal")
+    for i, j in zip(*np.nonzero(~np.isnan(R) & (size > 0)), strict=True):
+        unseen = stairs and j > i and R[i, j] < 0.25
+        color = "white" if R[i, j] > 0.6 else FAINT if unseen else INK
+        text = axis.text(j, i, f"{100 * R[i, j]:.0f}", ha="center", va="center", fontsize=size, color=color)
+        text.set_in_layout(False)  # it is inside
+    if stairs:
+        edges = np.arange(T + 1).repeat(2) - 0.5
+        axis.plot(edges[2:-1], edges[1:-2], color=INK, linewidth=1)
+    for ticks, count in ((axis.set_xticks, S), (axis.set_yticks, T)):
+        numbers = range(0, count, math.ceil(count / 10))
+        ticks(list(numbers), [str(k + 1) for k in numbers])
+    axis.tick_params(length=0, labelsize=8.5)
+    axis.spines[:].set_color("#C9D3DC")
+    axis.spines[:].set_visible(True)
+    return image
+
+
+def _percent(value: float, _: float = 0.0) -> str:
+    return f"{100 * value:.0f} %"
+
+
+@contextlib.contextmanager
+def _figure() -> Iterator[Callable[[float, float], Figure]]:
+    """Makes figures (width, height in inches) in one style, whatever the user's matplotlib is set to."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def new(width: float, height: float) -> Figure:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "font.size": 10,
+                "axes.labelsize": 10,
+                "axes.edgecolor": "#9A9A9A",
+                "axes.labelcolor": INK,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "text.color": INK,
+                "xtick.color": INK,
+                "ytick.color": INK,
+                "xtick.labelsize": 9.5,
+                "ytick.labelsize": 9.5,
+                "ytick.major.size": 0,
+                "figure.constrained_layout.h_pad": 0.08,
+                "figure.constrained_layout.w_pad": 0.08,
+            }
+        )
+        yield new

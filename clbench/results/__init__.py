@@ -1,0 +1,1 @@
+"""What a run leaves behind: curve, record, and the metrics and statistics made of them. Imports no torch."""

@@ -1,0 +1,714 @@
+"""The curve of a run: what was evaluated, when, and with which result. Counts, never averages.
+
+A run appends rows and every number of a record is computed from them later (`clbench.results.metrics`), so a
+definition can be added or corrected without running anything again. Imports no torch: results can be read on
+any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clbench.errors import LedgerError
+from clbench.files import UNREADABLE
+from clbench.results.columns import (
+    ALL,
+    BEYOND,
+    COLUMNS as COLUMNS,
+    FORMAT,
+    INDEXED,
+    NETWORK as NETWORK,
+    PARTIAL as PARTIAL,
+    RANKS,
+    ROWS,
+    SLOW,
+    TABLES,
+    Arrays,
+    Ints as Ints,
+    check_shapes,
+    read,
+    write,
+)
+from clbench.results.limits import bounds
+
+Floats = NDArray[np.float64]
+
+_KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """The per-iteration evaluations, dense: K ticks, S streams; NaN accuracy and zero counts where unseen.
+
+    Where only `total` of the `of` examples of a tick were evaluated, `accuracy` is an estimate, and what it would be
+    over all of them lies between `lowest` and `highest`.
+    """
+
+    steps: Ints  # (K,)
+    examples: Ints  # (K,)
+    experience: Ints  # (K,)
+    accuracy: Floats  # (K, S)
+    correct: Ints  # (K, S)
+    total: Ints  # (K, S)
+    of: Ints  # (K, S)
+    lowest: Floats  # (K, S)
+    highest: Floats  # (K, S)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tick evaluated all that it was to."""
+        return bool((self.total == self.of).all())
+
+
+class Matrix(NamedTuple):
+    """The accuracy matrix, from full test sets; NaN where nothing was evaluated.
+
+    `R[i, j]` is the accuracy on stream j after experience i, `b[j]` that before training, `totals[j]` the
+    number of test examples of stream j.
+    """
+
+    R: Floats  # (T, S)
+    b: Floats  # (S,)
+    totals: Ints  # (S,)
+
+
+VIEWS = ("experiences", "streams", "learned", "finished", "_ticks", "_matrix")
+"""Of a curve, each made once until there are more rows."""
+
+
+class Curve:
+    """Append-only columns of equal length, one row for each evaluation of one test stream.
+
+    Columns:
+        step: optimizer steps done so far.
+        examples: stream examples consumed so far.
+        experience: the experience being learned, from 0; −1 before training.
+        evaluated: the test stream evaluated, from 0.
+        correct, total: examples classified correctly, examples evaluated.
+        loss: summed over the examples.
+        full: the full test set (before training, and at every experience's end); otherwise a *tick*: the
+            fixed subset of every stream seen so far, after an update (or at step 0, before the first).
+        of: the examples that the subset or test set has; more than `total` where a tick was *partial*: cut short
+            because the rest could change no extremum (`evaluation.level=racing`). The evaluated ones are the first of a
+            fixed random order.
+        hits_at_10, reciprocal_at_10: of a retrieval stream: examples with a right answer among the first ten, and the
+            sum of 1 / rank of the first right answer over those. −1 and NaN where no ranks were kept: in all other
+            curves, which are stored without these columns, and in ticks of a racing evaluation.
+
+    `bound_error` is the probability that a bound of a partial row may fail (`results.limits`), 0 for certain ones.
+
+    The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
+    tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
+    total 0 was not evaluated. `network` has what was measured of the network then; it is empty where nothing was.
+    `indexed` says of every document whether it was mapped to itself at the steps `indexed_step`, where that was looked
+    at; document d is bit d of a row, the highest bit of a byte first.
+    """
+
+    __hash__ = None  # type: ignore[assignment]  # a curve grows; its content has `sha256()`
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._sizes: Ints = np.zeros(0, np.int64)  # of the full test sets, 0 where there was none yet
+        self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in ALL.items()}
+        self.bound_error = 0.0
+        self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
+        self._network: Floats = np.empty((0, len(NETWORK)))
+        self._indexed: Arrays = {"indexed": np.empty((0, 0), "|u1"), "indexed_step": np.empty(0, "<i8")}
+
+    # --- rows in ---
+
+    def append(
+        self,
+        *,
+        step: ArrayLike,
+        examples: ArrayLike,
+        experience: ArrayLike,
+        evaluated: ArrayLike,
+        correct: ArrayLike,
+        total: ArrayLike,
+        loss: ArrayLike,
+        full: ArrayLike,
+        of: ArrayLike | None = None,
+        hits_at_10: ArrayLike | None = None,
+        reciprocal_at_10: ArrayLike | None = None,
+    ) -> None:
+        """Add rows: arrays of one length, scalars standing for all rows; without `of`, all rows are complete.
+
+        Args:
+            step, examples, experience, evaluated, correct, total, loss, full, of: the columns, see the class.
+            hits_at_10, reciprocal_at_10: columns of retrieval streams.
+
+        Raises:
+            ValueError: the rows contradict each other or those before; nothing was added then.
+        """
+        given = (
+            step,
+            examples,
+            experience,
+            evaluated,
+            correct,
+            total,
+            loss,
+            full,
+            total if of is None else of,
+            -1 if hits_at_10 is None else hits_at_10,
+            np.nan if reciprocal_at_10 is None else reciprocal_at_10,
+        )
+        arrays = [_typed(name, value, ALL[name]) for name, value in zip(ALL, given, strict=True)]
+        block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
+        if block[0].ndim != 1:
+            raise ValueError(f"Columns have one dimension; shape {block[0].shape} was given.")
+        start, stop = self._length, self._length + len(block[0])
+        if stop > ROWS:
+            raise ValueError(f"A curve has at most {ROWS:,} rows; evaluate less often (evaluation.every).")
+        for name, values in zip(ALL, block, strict=True):
+            if stop > len(self._columns[name]):  # doubling: a row costs O(1) however long the run is
+                grown = np.empty(max(stop, 2 * start, 64), ALL[name])
+                grown[:start] = self._columns[name][:start]
+                self._columns[name] = grown
+            self._columns[name][start:stop] = values
+        for name in ("loss", "reciprocal_at_10"):
+            values = self._columns[name][start:stop]
+            values[np.isnan(values)] = np.nan  # one NaN and one zero, so that equal content has equal bytes
+            values += 0.0
+        if stop > start:
+            self._check(start, stop)
+        self._length = stop
+        self._forget()
+
+    def refine(self, step: int, evaluated: int, correct: int, total: int, loss: float) -> None:
+        """More examples of a partial row of a tick were evaluated; the counts are those of all so far.
+
+        Args:
+            step, evaluated: which row.
+            correct, total, loss: its counts and its summed loss, of all examples so far.
+
+        Raises:
+            ValueError: there is no such row, or the counts are not of more examples.
+        """
+        start, stop = np.searchsorted(self.step, [step, step + 1])
+        here = slice(int(start), int(stop))
+        rows = np.flatnonzero((self.evaluated[here] == evaluated) & ~self.full[here])
+        if len(rows) != 1:
+            raise ValueError(f"There is no tick of stream {evaluated} at step {step}.")
+        row = here.start + int(rows[0])
+        before, seen = int(self.correct[row]), int(self.total[row])
+        if not (seen <= total <= self.of[row] and before <= correct <= before + total - seen):
+            raise ValueError(
+                f"Row {row} has {before} of {seen} right; it cannot become {correct} of {total}."
+            )
+        for name, value in (("correct", correct), ("total", total), ("loss", loss)):
+            self._columns[name][row] = value
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in VIEWS:
+            self.__dict__.pop(name, None)
+
+    def append_classes(self, correct: ArrayLike, total: ArrayLike) -> None:
+        """Add the counts of each class at the latest full evaluation: (C,) correct and (C,) total.
+
+        Raises:
+            ValueError: the counts do not fit together or the rows before.
+        """
+        right, of = (np.asarray(value) for value in (correct, total))
+        width = self.class_total.shape[1] if len(self.class_total) else right.size
+        if right.ndim != 1 or right.shape != of.shape or len(right) != width:
+            raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
+        for name, rows in _class_tables(right[None], of[None]).items():
+            self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), rows])
+
+    def append_network(self, values: ArrayLike) -> None:
+        """Add what was measured of the network at the latest full evaluation: (4,), in the order of `NETWORK`.
+
+        Raises:
+            ValueError: other than so many numbers.
+        """
+        row = _typed("network", values, "<f8")
+        if row.shape != (len(NETWORK),):
+            raise ValueError(f"A network is measured by {len(NETWORK)} numbers; shape {row.shape} was given.")
+        self._network = np.concatenate([self._network, row[None]])
+
+    def append_indexed(self, step: int, indexed: ArrayLike) -> None:
+        """Add which documents are mapped to themselves after so many steps: (N,) bool, all documents of the stream.
+
+        Raises:
+            ValueError: other than so many, or a step that is not after the last one.
+        """
+        self._append_packed(step, np.packbits(_typed("indexed", indexed, "|b1")))
+
+    def _append_packed(self, step: int, row: NDArray[np.uint8]) -> None:
+        rows, steps = self._indexed["indexed"], self._indexed["indexed_step"]
+        if len(rows) and (row.shape != rows.shape[1:] or step <= steps[-1]):
+            raise ValueError(
+                f"A look at step {step} with {row.size} bytes cannot follow one at {steps[-1]} with {rows.shape[1]}."
+            )
+        self._indexed["indexed"] = np.concatenate([rows.reshape(-1, len(row)), row[None]])
+        self._indexed["indexed_step"] = np.append(steps, np.int64(step))
+
+    def _check(self, start: int, stop: int) -> None:
+        """Refuse rows that no run can have written; [start, stop) are new."""
+        column = {name: values[max(start - 1, 0) : stop] for name, values in self._columns.items()}
+        for name in ("step", "examples", "experience"):
+            if (np.diff(column[name]) < 0).any():
+                raise ValueError(f"The column '{name}' decreases; rows are appended in the order of the run.")
+        new = {name: values[start:stop] for name, values in self._columns.items()}
+        for name in ("step", "examples", "experience", "evaluated", "of"):  # which bounds the other counts
+            if new[name].max() >= BEYOND:
+                raise ValueError(f"The column '{name}' holds {new[name].max()}; counts stay below 2⁴⁰.")
+        if min(new["step"].min(), new["examples"].min(), new["evaluated"].min()) < 0:
+            raise ValueError("The columns 'step', 'examples' and 'evaluated' cannot be negative.")
+        if new["experience"].min() < -1 or (new["experience"][~new["full"]] < 0).any():
+            raise ValueError("Experiences count from 0; only a full evaluation can be before training (−1).")
+        if ((new["correct"] < 0) | (new["correct"] > new["total"]) | (new["total"] <= 0)).any():
+            raise ValueError("Counts must satisfy 0 ≤ correct ≤ total and total > 0.")
+        if (new["of"] < new["total"]).any() or (new["full"] & (new["of"] > new["total"])).any():
+            raise ValueError(
+                "A row evaluates at most all of its examples, and a full evaluation all of them."
+            )
+        kept = new["hits_at_10"] >= 0
+        if (kept != ~np.isnan(new["reciprocal_at_10"])).any() or (
+            kept & ((new["hits_at_10"] < new["correct"]) | (new["hits_at_10"] > new["total"]))
+        ).any():
+            raise ValueError(
+                "Ranks must satisfy correct ≤ hits_at_10 ≤ total, with a sum of reciprocal ranks."
+            )
+        # A tick may come in several pieces, so rows that share the first new step are looked at again.
+        again = int(np.searchsorted(self._columns["step"][:start], new["step"][0]))
+        last = {name: values[again:stop] for name, values in self._columns.items()}
+        tick = ~last["full"]
+        steps, streams, experiences = (last[name][tick] for name in ("step", "evaluated", "experience"))
+        if _repeats(steps, streams):
+            raise ValueError("A tick evaluates a stream twice.")
+        if ((np.diff(steps) == 0) & (np.diff(experiences) != 0)).any():
+            raise ValueError("A tick belongs to two experiences.")
+        if new["full"].any():
+            # As with ticks, rows that share the first new experience are looked at again, and none before them.
+            again = int(np.searchsorted(self._columns["experience"][:start], new["experience"][0]))
+            last = {name: values[again:stop] for name, values in self._columns.items()}
+            experiences, streams = (last[name][last["full"]] for name in ("experience", "evaluated"))
+            if _repeats(experiences, streams):
+                raise ValueError("An experience has two full evaluations of one stream.")
+            streams, totals = (new[name][new["full"]] for name in ("evaluated", "total"))
+            sizes = np.zeros(max(len(self._sizes), int(streams.max()) + 1), np.int64)
+            sizes[: len(self._sizes)] = self._sizes
+            sizes[streams] = np.where(sizes[streams] > 0, sizes[streams], totals)
+            if (sizes[streams] != totals).any():
+                raise ValueError("The full test set of a stream changed its size.")
+            self._sizes = sizes
+
+    # --- rows out ---
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _column(self, name: str) -> NDArray[Any]:
+        view = self._columns[name][: self._length]
+        view.flags.writeable = False
+        return view
+
+    @property
+    def step(self) -> Ints:
+        return self._column("step")
+
+    @property
+    def examples(self) -> Ints:
+        return self._column("examples")
+
+    @property
+    def experience(self) -> Ints:
+        return self._column("experience")
+
+    @property
+    def evaluated(self) -> Ints:
+        return self._column("evaluated")
+
+    @property
+    def correct(self) -> Ints:
+        return self._column("correct")
+
+    @property
+    def total(self) -> Ints:
+        return self._column("total")
+
+    @property
+    def loss(self) -> Floats:
+        return self._column("loss")
+
+    @property
+    def full(self) -> NDArray[np.bool_]:
+        return self._column("full")
+
+    @property
+    def of(self) -> Ints:
+        return self._column("of")
+
+    @property
+    def hits_at_10(self) -> Ints:
+        return self._column("hits_at_10")
+
+    @property
+    def reciprocal_at_10(self) -> Floats:
+        return self._column("reciprocal_at_10")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether ranks were kept: of a retrieval stream."""
+        return bool((self.hits_at_10 >= 0).any())
+
+    @property
+    def indexed(self) -> NDArray[np.bool_]:
+        """(K, N) which documents were mapped to themselves at each of K looks; N is a multiple of 8, filled with
+        false."""
+        return np.unpackbits(self._indexed["indexed"], axis=1).astype(bool)
+
+    @property
+    def indexed_step(self) -> Ints:
+        """(K,) the steps of these looks."""
+        return self._indexed["indexed_step"]
+
+    @property
+    def class_correct(self) -> Ints:
+        return self._tables["class_correct"]
+
+    @property
+    def class_total(self) -> Ints:
+        return self._tables["class_total"]
+
+    @property
+    def network(self) -> Floats:
+        """(full evaluations, 4) what was measured of the network, in the order of `NETWORK`; no row if nothing was."""
+        return self._network
+
+    def columns(self) -> Arrays:
+        """All columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
+        return self._rows(slice(None)) | dict(self._tables) | self._measured()
+
+    def _measured(self, looks: slice | NDArray[np.bool_] = slice(None)) -> Arrays:
+        """The side tables that not every curve has, of those looks at documents."""
+        measured: Arrays = {"network": self._network} if len(self._network) else {}
+        if len(self.indexed_step):
+            measured |= {name: table[looks] for name, table in self._indexed.items()}
+        return measured
+
+    def _rows(self, chosen: slice | NDArray[np.bool_]) -> Arrays:
+        """The columns of some rows."""
+        columns = {name: self._column(name)[chosen] for name in COLUMNS}
+        if (self.of > self.total).any():
+            columns |= {"of": self.of[chosen], "bound_error": np.array(self.bound_error)}
+        if self.ranked:
+            columns |= {name: self._column(name)[chosen] for name in RANKS}
+        return columns
+
+    def before(self, step: int) -> Curve:
+        """The curve without what was evaluated after more than `step` steps."""
+        measured = self._measured(self.indexed_step <= step)
+        return Curve.from_columns(self._rows(self.step <= step) | self._tables | measured)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, ArrayLike]) -> Curve:
+        """The curve that has these columns and tables.
+
+        Raises:
+            ValueError: a column lacks, is too many, or does not fit the others.
+        """
+        check_shapes({name: np.shape(value) for name, value in columns.items()})
+        curve = cls()
+        optional = {name: columns[name] for name in ("of", *RANKS) if name in columns}
+        curve.append(**{name: columns[name] for name in COLUMNS}, **optional)
+        error = np.asarray(columns.get("bound_error", 0.0))
+        if error.dtype.kind != "f" or not 0 <= error < 1:
+            raise ValueError(f"'bound_error' is a probability; {error!r} was given.")
+        curve.bound_error = float(error)
+        partial = np.unique([(curve.total, curve.of)], axis=-1)[0] if error else np.zeros((2, 0))
+        if partial[0].sum() > SLOW:
+            raise ValueError("bounds of so many and so large partial ticks would take too long")
+        curve._tables = _class_tables(*(columns[name] for name in TABLES))
+        if np.size(network := columns.get("network", ())):
+            curve._network = _typed("network", network, "<f8")
+        full = len(np.unique(curve.experience[curve.full]))
+        for words, table in (
+            ("class tables have", curve.class_total),
+            ("table 'network' has", curve.network),
+        ):
+            if len(table) not in (0, full):
+                raise ValueError(f"The {words} {len(table)} rows for {full} full evaluations.")
+        looks, steps = (np.asarray(columns.get(name, ())) for name in INDEXED)
+        if len(looks) and (looks.dtype != np.uint8 or (np.diff(steps) <= 0).any()):
+            raise ValueError(
+                f"Looks at documents are bytes, at rising steps; {looks.dtype}, {steps} was given."
+            )
+        if len(looks):
+            curve._indexed = {"indexed": looks, "indexed_step": _typed("indexed_step", steps, "<i8")}
+        return curve
+
+    # --- views ---
+
+    @cached_property
+    def experiences(self) -> int:
+        """E: experiences that were begun."""
+        return int(self.experience.max(initial=-1)) + 1
+
+    @cached_property
+    def streams(self) -> int:
+        """S: test streams that were evaluated, future ones included."""
+        return int(self.evaluated.max(initial=-1)) + 1
+
+    @cached_property
+    def learned(self) -> Ints:
+        """(S,) The experience in which each stream was first seen by a tick; E where none has seen it yet.
+
+        A curve without ticks says nothing of it: stream j is then taken to be learned in experience j.
+        """
+        ticks = self.ticks()
+        if not len(ticks):
+            return np.arange(self.streams)
+        seen = ticks.total > 0  # (K, S)
+        return np.where(seen.any(0), ticks.experience[seen.argmax(0)], self.experiences)
+
+    @cached_property
+    def finished(self) -> bool:
+        """Whether every stream was learned and the last experience has its full evaluation, if any has.
+
+        Of a run that was cut off between two experiences when all its streams had been seen (streams with
+        repetition) the rows cannot tell; its record's status does.
+        """
+        if not len(self) or (self.learned >= self.experiences).any():
+            return False
+        return not self.full.any() or bool(self.experience[self.full][-1] == self.experiences - 1)
+
+    def ticks(self) -> Ticks:
+        """The per-iteration evaluations as dense arrays."""
+        return self._ticks
+
+    @cached_property
+    def _ticks(self) -> Ticks:
+        rows = np.flatnonzero(~self.full)
+        step = self.step[rows]
+        begins = np.flatnonzero(np.diff(step, prepend=-1))  # steps never decrease and are not negative
+        k = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(rows)))  # row → tick
+        correct = np.zeros((len(begins), self.streams), np.int64)
+        total, of, lowest, highest = (np.zeros_like(correct) for _ in range(4))
+        place = k, self.evaluated[rows]
+        counts = self.correct[rows], self.total[rows], self.of[rows]
+        correct[place], total[place], of[place] = counts
+        lowest[place], highest[place] = bounds(*counts, self.bound_error)
+        first = rows[begins]
+        return Ticks(
+            steps=step[begins],
+            examples=self.examples[first],
+            experience=self.experience[first],
+            accuracy=divide(correct, total),
+            correct=correct,
+            total=total,
+            of=of,
+            lowest=divide(lowest, of),
+            highest=divide(highest, of),
+        )
+
+    def matrix(self) -> Matrix:
+        """The accuracy matrix R, the accuracies b before training, and the sizes of the full test sets.
+
+        R has a row for each experience and a column for each stream. Where there are fewer experiences than
+        streams (a run cut short), rows of NaN make it square.
+        """
+        return self._matrix
+
+    @cached_property
+    def _matrix(self) -> Matrix:
+        return self._matrix_of(self.correct)
+
+    def rank_matrix(self, column: str) -> Matrix:
+        """`matrix` of another column per example: `hits_at_10`, or `reciprocal_at_10`; NaN where there are no ranks."""
+        values = self._column(column).astype(np.float64)
+        return self._matrix_of(np.where(self.hits_at_10 >= 0, values, np.nan))
+
+    def _matrix_of(self, values: NDArray[Any]) -> Matrix:
+        """Values (rows) of the full evaluations over their totals."""
+        rows = np.flatnonzero(self.full)
+        place = self.experience[rows] + 1, self.evaluated[rows]  # row 0: before training
+        part = np.zeros((max(self.experiences, self.streams) + 1, self.streams), values.dtype)
+        total = np.zeros(part.shape, np.int64)
+        part[place], total[place] = values[rows], self.total[rows]
+        share = divide(part, total)
+        return Matrix(share[1:], share[0], total.max(0, initial=0))
+
+    def upto(self, experiences: int) -> Curve:
+        """The curve as if the stream had ended after so many experiences: metrics "after task k"."""
+        streams = np.flatnonzero(self.learned < experiences)
+        rows = (self.experience < experiences) & np.isin(self.evaluated, streams)
+        ends = np.unique(self.experience[self.full]) < experiences
+        tables = {name: table[ends] if len(table) else table for name, table in self._tables.items()}
+        if len(self._network):
+            tables["network"] = self._network[ends]
+        if len(self.indexed_step):
+            looks = self.indexed_step <= self.step[rows].max(initial=-1)
+            tables |= {name: table[looks] for name, table in self._indexed.items()}
+        return Curve.from_columns(self._rows(rows) | tables)
+
+    # --- identity ---
+
+    def sha256(self) -> str:
+        """Hash of the content: equal for equal curves on every machine, however their files were packed."""
+        digest = hashlib.sha256(f"clbench curve {FORMAT}\n".encode())
+        for name, array in self._canonical():
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.sha256() == other.sha256() if isinstance(other, Curve) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Curve({len(self)} rows, {len(self.ticks())} ticks, {self.experiences} experiences)"
+
+    def _canonical(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        for name, array in sorted(self.columns().items()):
+            yield name, np.asarray(array, order="C")
+
+    # --- files ---
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an `.npz` that numpy can read, whole or not at all; equal content gives equal bytes.
+
+        Compression may differ between versions of zlib: across machines compare `sha256()`, not files.
+        """
+        write(Path(path), self._canonical())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Curve:
+        """Read what `save` wrote.
+
+        Raises:
+            LedgerError: the file is missing, damaged, of another version, or no curve; says which.
+        """
+        try:
+            return cls.from_columns(read(Path(path)))
+        except FileNotFoundError:
+            raise LedgerError(f"There is no curve {path}.") from None
+        except UNREADABLE as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise LedgerError(f"The curve {path} is damaged or not a curve: {reason}.") from error
+
+    # --- curves from accuracies ---
+
+    @classmethod
+    def from_matrix(
+        cls, R: ArrayLike, b: ArrayLike | None = None, totals: int | Sequence[int] = 100
+    ) -> Curve:
+        """A curve of full evaluations only, from R (E, S) and b (S,) or a scalar; NaN where not evaluated.
+
+        Raises:
+            ValueError: an accuracy is no whole number out of `totals` examples.
+        """
+        rows = np.atleast_2d(np.asarray(R, np.float64))
+        before = np.broadcast_to(np.asarray(np.nan if b is None else b, np.float64), rows.shape[1])
+        sizes = np.broadcast_to(np.asarray(totals), rows.shape[1])
+        curve = cls()
+        for i, row in enumerate([before, *rows]):
+            curve._append_accuracies(row[None], sizes, np.array([i]), i - 1, full=True)
+        return curve
+
+    @classmethod
+    def from_trace(
+        cls,
+        traces: Sequence[Sequence[float | None]],
+        boundaries: Sequence[int],
+        totals: int | Sequence[int] = 100,
+        *,
+        first_step: int = 1,
+        examples_per_step: int = 1,
+    ) -> Curve:
+        """A curve of consecutive ticks, from the accuracies of each stream.
+
+        Every experience ends with full evaluations that repeat its last tick.
+
+        Args:
+            traces: `traces[j]` has a value for each tick, None or NaN where stream j was not evaluated; a shorter
+                one belongs to the last ticks, as a stream seen later has fewer.
+            boundaries: the ticks at which the second experience begins, the third, …
+            totals: examples of each stream, or of all.
+            first_step: of the first tick. examples_per_step: stream examples of a step.
+
+        Raises:
+            ValueError: an accuracy is no whole number out of `totals` examples.
+        """
+        K = max(map(len, traces))
+        accuracy = np.full((K, len(traces)), np.nan)
+        for j, trace in enumerate(traces):
+            accuracy[K - len(trace) :, j] = [np.nan if value is None else value for value in trace]
+        sizes = np.broadcast_to(np.asarray(totals), len(traces))
+        steps = first_step + np.arange(K)
+        curve = cls()
+        for i, (start, stop) in enumerate(itertools.pairwise([0, *boundaries, K])):
+            for rows, full in ((slice(start, stop), False), (slice(stop - 1, stop), True)):
+                curve._append_accuracies(accuracy[rows], sizes, steps[rows], i, examples_per_step, full=full)
+        return curve
+
+    def _append_accuracies(
+        self, accuracy: Floats, sizes: Ints, step: Ints, experience: int, per_step: int = 1, *, full: bool
+    ) -> None:
+        """Rows for accuracies (K, S) out of sizes (S,) at steps (K,), with counts that are exactly those."""
+        k, j = np.nonzero(~np.isnan(accuracy))
+        share, total = accuracy[k, j], sizes[j]
+        correct = np.rint(share * total)
+        if (wrong := np.abs(correct - share * total) > 1e-6).any():
+            raise ValueError(
+                f"An accuracy of {share[wrong][0]} is no whole number out of {total[wrong][0]} examples; "
+                "give other totals."
+            )
+        self.append(
+            step=step[k],
+            examples=step[k] * per_step,
+            experience=experience,
+            evaluated=j,
+            correct=correct.astype(np.int64),
+            total=total,
+            loss=0.0,
+            full=full,
+        )
+
+
+def _typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
+    """The values as the column's type; a float is no count, so nothing is rounded silently."""
+    array = np.asarray(value)
+    kinds, words = _KINDS[np.dtype(dtype).kind]
+    if array.dtype.kind not in kinds and array.size:
+        raise ValueError(f"The column '{name}' takes {words}; {array.dtype} was given.")
+    return array.astype(dtype)
+
+
+def _class_tables(correct: ArrayLike, total: ArrayLike) -> Arrays:
+    """Both tables, (evaluations, C) each, checked."""
+    right, of = (_typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
+    if ((right < 0) | (right > of)).any():
+        raise ValueError("A class has more correct examples than examples, or a negative count.")
+    return {"class_correct": right, "class_total": of}
+
+
+def _repeats(a: Ints, b: Ints) -> bool:
+    """Whether a pair (a, b) occurs twice; a never decreases."""
+    if ((np.diff(a) > 0) | (np.diff(b) > 0)).all():  # as clbench writes them
+        return False
+    order = np.lexsort((b, a))
+    return bool(((np.diff(a[order]) == 0) & (np.diff(b[order]) == 0)).any())
+
+
+def divide(part: ArrayLike, whole: Ints) -> Floats:
+    """part / whole; NaN where the whole is 0."""
+    ratio = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio

@@ -1,0 +1,365 @@
+"""Records: one finished run with its evidence. Imports no torch, so that results can be read on any laptop.
+
+A run folder `runs/<id>/` holds `config.yaml`, `environment.json`, `log.jsonl`, `checkpoint.safetensors` while
+it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what decides the numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import platform
+import subprocess
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from clbench.errors import LedgerError
+from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
+from clbench.places import CHECKOUT, HOME, VERSION
+from clbench.registry.sources import with_imports
+from clbench.results import schema as of
+from clbench.results.curve import Curve
+
+SCHEMA = 3
+"""Of records as they are written; 2 added their own SHA-256, 3 the files that were read."""
+ID_LENGTH = 12
+IN_MEMORY = "an object in memory"
+"""The origin of what nobody can name: it was handed over as it was."""
+LARGEST = 1 << 24
+"""Bytes of a record's file; those that there are have some thousands."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        id: hash of benchmark, strategy, configuration, seeds and code.
+        status: done, diverged (a loss was not finite), or timeout.
+        config: the resolved configuration.
+        benchmark, strategy, model: name and version; the benchmark with its fingerprint and, where there is something
+            to say of its data, `notes`: how a folder was read, test examples that were trained on.
+        seeds: of the stream's order, the initialisation, and the data.
+        code: version, digest of the sources that decide the numbers, commit where there is one; `parts`, those that are
+            not clbench's, `strategy mine` → `origin`, a distribution or the name of a file, and its `sha256`; older
+            records do not tell.
+        environment: machine, Python, libraries, device, threads, how torch's switches stood (`numerics`), and processes
+            where there were several.
+        budget: what it cost; units in the names. `whole_cpu_joules` and `whole_gpu_joules` are of the whole machine
+            and GPU, None where they cannot be read; records from before they were read lack them.
+        metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
+        curve_file: file name and SHA-256 of the evidence; `curve` in the file.
+        selection: how the hyper-parameters were chosen.
+        note: for a run that diverged, where.
+        evaluation: how ticks were computed, by which rules they count (`clbench.evaluation.evaluator.RULES`), and their
+            measured distance from exact ones.
+        files: what the run has read, by the setting or plug-in that names it: `path`, where it lay, and `sha256`, None
+            where the benchmark's fingerprint tells.
+    """
+
+    id: of.Name
+    status: Literal["done", "diverged", "timeout"]
+    config: of.Config
+    benchmark: of.Benchmark
+    strategy: of.Method
+    seeds: of.Seeds
+    code: of.Code
+    environment: of.Environment
+    budget: of.Budget
+    metrics: of.Metrics
+    curve_file: of.Evidence
+    selection: of.Name
+    note: of.Text = ""
+    model: of.Model = field(default_factory=dict)
+    evaluation: of.Evaluation = field(
+        default_factory=dict
+    )  # records of 0.1 have none: all of their ticks are exact
+    files: of.Files = field(default_factory=dict)
+    schema: int = SCHEMA
+    folder: Path | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        accuracy = self.metrics.get("average_accuracy")
+        shown = "" if accuracy is None else f", ACC {100 * float(accuracy):.1f}"
+        return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
+
+    def to_json(self) -> str:
+        """As it stands in `record.json`."""
+        content = asdict(self)
+        content.pop("folder")
+        content["curve"] = content.pop("curve_file")
+        return pretty_json({**content, "sha256": _digest(content)})
+
+    @property
+    def curve(self) -> Curve:
+        """The evidence, checked against its SHA-256.
+
+        Raises:
+            LedgerError: the record has no folder, or the curve is missing or altered.
+        """
+        if self.folder is None:
+            raise LedgerError(f"Record {self.id} has no folder to read its curve from.")
+        path = self.folder / self.curve_file["file"]
+        curve = Curve.load(path)
+        if curve.sha256() != self.curve_file["sha256"]:
+            raise LedgerError(f"{path} is not the curve that record {self.id} names: its SHA-256 differs.")
+        return curve
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the record in a run folder is what its SHA-256 says; those of schema 1 have none."""
+    return _is_whole(read_json(folder / "record.json"))
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    bare = {key: value for key, value in content.items() if key != "sha256"}
+    return (content["schema"] == 1 and "sha256" not in content) or content.get("sha256") == _digest(bare)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return sha256(canonical_json(content))
+
+
+_HELD = typing.get_type_hints(Record, include_extras=True)
+_LATER = ("evaluation", "files")  # of 0.1's records, no field
+_READS = TypeAdapter[dict[str, Any]](
+    Annotated[
+        dict[str, Any],
+        of.Keys(
+            {name: _HELD[name] for name in _LATER},
+            curve=_HELD["curve_file"],
+            **{k: v for k, v in _HELD.items() if k not in (*_LATER, "curve_file", "folder")},
+        ),
+    ]
+)
+
+
+def write_record(record: Record, folder: Path) -> Record:
+    """Write `record.json` so that it is there whole or not at all; returns the record with its folder."""
+    atomic_write(folder / "record.json", record.to_json())
+    return read_record(folder)
+
+
+def read_record(folder: Path, id: str | None = None, *, altered: bool = False) -> Record:
+    """The record in a run folder.
+
+    Args:
+        folder: of the run.
+        id: that the record must have; None takes any.
+        altered: whether to take one that is not what its SHA-256 says, to tell what differs.
+
+    Raises:
+        LedgerError: missing, damaged, another run's, or of a later schema than this version reads.
+    """
+    path = folder / "record.json"
+    if not path.is_file() and (folder / "config.yaml").is_file():
+        raise LedgerError(f"The run {folder} is not finished; `clbench resume {folder}` continues it.")
+    record = replace(parse_record(path, altered=altered), folder=folder)
+    if id is not None and record.id != id:
+        raise LedgerError(
+            f"{path} is the record of the run {record.id}, not of {id}; put the right one back, or delete {folder} "
+            "to run it again."
+        )
+    return record
+
+
+def parse_record(path: Path, *, altered: bool = False) -> Record:
+    """The record in a file, without a folder to read its curve from.
+
+    Raises:
+        LedgerError: missing, damaged, or of a later schema than this version reads.
+    """
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise LedgerError(f"{path} is damaged: no record has more than {LARGEST >> 20} MB.")
+    return record_of(read_json(path), path, altered=altered)
+
+
+def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
+    """The record that JSON holds, without a folder; `path` is for messages.
+
+    Raises:
+        LedgerError: as of `parse_record`; names the field.
+    """
+    if not isinstance(content, dict) or type(content.get("schema")) is not int:
+        raise LedgerError(f"{path} is no record: it names no schema.")
+    for wrong in of.unfit(content):
+        raise LedgerError(f"{path} is damaged: {wrong}.")
+    if content["schema"] > SCHEMA:
+        raise LedgerError(
+            f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "
+            "Upgrade clbench."
+        )
+    if not altered and not _is_whole(content):
+        raise LedgerError(f"{path} was altered or is damaged: its SHA-256 is not the one that it names.")
+    content.pop("sha256", None)
+    try:
+        read = _READS.validate_python(content, strict=True)
+    except ValidationError as error:
+        raise LedgerError(f"{path} is damaged: {of.told(error)}.") from None
+    return Record(curve_file=read.pop("curve"), **read)
+
+
+def has_record(folder: Path) -> bool:
+    return os.path.isfile(folder / "record.json")  # no name is too long for this
+
+
+def run_id(
+    config: Mapping[str, Any],
+    benchmark: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+    model: Mapping[str, Any],
+    code: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, str | None]] | None = None,
+) -> str:
+    """The id of a run: the first digits of the SHA-256 over what decides its numbers; the benchmark's notes do not."""
+    decides = {
+        **by_content(config, files or {}),
+        "benchmark": {key: value for key, value in benchmark.items() if key != "notes"},
+        "strategy": strategy,
+        "model": model,
+        "code": [code["version"], code["sources"]],
+    }
+    return sha256(canonical_json(decides))[:ID_LENGTH]
+
+
+def by_content(
+    config: Mapping[str, Any], files: Mapping[str, Mapping[str, str | None]]
+) -> dict[str, dict[str, Any]]:
+    """A configuration for a hash: files count by what they hold, and not by their paths."""
+    bare = copy.deepcopy(dict(config))
+    for address in files:
+        name, *places = address.replace("]", "").split("[")  # in a parameter's lists
+        section, _, rest = name.partition(".")
+        *steps, last = section, *rest.rsplit(".", 1), *places
+        inside: Any = bare
+        for step in steps:
+            inside = _at(inside, step)
+        if _at(inside, last) is None:  # a plug-in's own files are no settings
+            continue
+        if isinstance(inside, list):
+            inside[int(last)] = None
+        else:
+            inside[last] = None
+    return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
+
+
+def _at(tree: Any, step: str) -> Any:
+    """What stands under a key, or at a place in a list; None where nothing does."""
+    if isinstance(tree, list):
+        return tree[int(step)] if step.isdecimal() and int(step) < len(tree) else None
+    return tree.get(step) if isinstance(tree, dict) else None
+
+
+def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[str, Any]:
+    """Which code runs: version, a digest of the sources that decide the numbers, and the commit in a
+    checkout.
+
+    Those are clbench itself without what only shows, reads or starts runs, and the files of the parts that
+    take part, so that a new strategy, or another plot, leaves every other run what it was.
+
+    Args:
+        files: where the parts are defined: strategies, benchmark, model, built in or of plugins.
+        typed: the text of those that are defined in a notebook.
+    """
+    parts = {
+        sha256(file.read_bytes())
+        for name in files
+        for file in with_imports(Path(name))
+        if file.parent != HOME
+    } | {sha256(text) for text in typed}
+    return {
+        "version": VERSION,
+        "sources": sha256(_core_digest() + "".join(sorted(parts))),
+        **_commit(),
+    }
+
+
+_SHOWING = frozenset(
+    (
+        "__main__",
+        "bench",
+        "cli",
+        "grouping",
+        "launchers",
+        "leaderboard",
+        "loggers",
+        "markup",
+        "observer",
+        "plots",
+        "report",
+        "scaffold",
+        "statistics",
+        "suite",
+        "tables",
+        "testing",
+        "tuning",
+    )
+)
+_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs", "interop"))  # count where they take part
+
+
+@functools.cache
+def _core_digest() -> str:
+    """SHA-256 over clbench's own modules: the same in a checkout and in a wheel."""
+    inside = {file.relative_to(HOME): file for file in HOME.rglob("*.py")}
+    deciding = {
+        name: file
+        for name, file in inside.items()
+        if Path(name.parts[0]).stem not in _SHOWING | _PLUGIN_FOLDERS
+    }
+    return sha256(
+        canonical_json({name.as_posix(): sha256(file.read_bytes()) for name, file in deciding.items()})
+    )
+
+
+@functools.cache
+def _commit() -> dict[str, Any]:
+    if CHECKOUT is None:
+        return {"commit": None, "dirty": None}
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {"commit": None, "dirty": None}
+    if head.returncode != 0:
+        return {"commit": None, "dirty": None}
+    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Machine, Python, libraries and device."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for package in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "device": device,
+        "threads": threads,
+        "libraries": versions,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,192 @@
+"""The registry of metrics, and what their formulas stand on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clbench.errors import RegistryError, suggest
+from clbench.names import name_mistake
+from clbench.results.curve import Curve, Floats, Ints, Matrix, Ticks
+
+Formula = Callable[[Curve], float | None]
+
+# Papers that several metrics are from.
+GEM = "Lopez-Paz & Ranzato, NeurIPS 2017, arXiv 1706.08840"
+RWALK = "Chaudhry et al., ECCV 2018, arXiv 1801.10112"
+ICARL = "Rebuffi et al., CVPR 2017, arXiv 1611.07725"
+STABILITY_GAP = "De Lange et al., ICLR 2023, arXiv 2205.13452"
+ONLINE_SURVEY = "Soutif-Cormerais et al., ICCV-W 2023, arXiv 2308.10328"
+I_BLURRY = "Koh et al., ICLR 2022, arXiv 2110.10031"
+MAMMOTH = "Mammoth library, of Buzzega et al., NeurIPS 2020, arXiv 2004.07211"
+JOINT_FSCIL = "Kim et al., ICCV-W 2025, arXiv 2503.10003"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric.
+
+    Attributes:
+        name: the key in records.
+        title: the short form of tables.
+        function: Curve → number, None where it is not defined.
+        higher_is_better: None where neither direction is good in itself.
+        reference: where the definition is from.
+        unit: "fraction" for accuracies and their differences.
+        default: whether `compute` includes it unasked; of metrics of retrieval, for curves with ranks.
+        retrieval: whether it is meant for retrieval streams alone.
+        summary: the first line of the function's docstring.
+        formula: its second paragraph.
+        since: the schema of records from which on every run that defines it has it; None of a plug-in's.
+    """
+
+    name: str
+    title: str
+    function: Formula
+    higher_is_better: bool | None
+    reference: str
+    unit: str
+    default: bool
+    retrieval: bool
+    summary: str
+    formula: str
+    since: int | None = None
+
+
+METRICS: dict[str, Metric] = {}
+"""All metrics by name, in the order of their definition."""
+
+
+class UndefinedError(Exception):
+    """A formula has no value for this curve; `metric` turns it into None."""
+
+
+def metric(
+    name: str,
+    *,
+    title: str,
+    higher_is_better: bool | None,
+    reference: str,
+    unit: str = "fraction",
+    default: bool = True,
+    retrieval: bool = False,
+    since: int = 1,
+) -> Callable[[Formula], Formula]:
+    """Decorator: register a function of the curve under a name.
+
+    The function may return None or NaN where it is not defined. Its docstring is a sentence, the formula as a
+    paragraph of its own, then remarks. A metric that is new says the schema of the records that have it (`since`):
+    older ones stay as they are.
+
+    Raises:
+        RegistryError: the name is taken, or is none.
+    """
+
+    def add(formula: Formula) -> Formula:
+        if wrong := name_mistake(name):
+            raise RegistryError(f"A metric of {formula.__module__} cannot be registered: {wrong}.")
+        if name in METRICS:
+            raise RegistryError(f"There is a metric '{name}' already; rename that of {formula.__module__}.")
+
+        @functools.wraps(formula)
+        def function(curve: Curve) -> float | None:
+            try:
+                value = formula(curve)
+            except UndefinedError:
+                return None
+            return None if value is None or np.isnan(value) else float(value)
+
+        summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
+        shown = textwrap.dedent(rest.partition("\n\n")[0])
+        about = unit, default, retrieval, summary, shown
+        own = since if formula.__module__.partition(".")[0] == "clbench" else None
+        METRICS[name] = Metric(name, title, function, higher_is_better, reference, *about, own)
+        return function
+
+    return add
+
+
+def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float | None]:
+    """Metrics of a curve by name, None where one is not defined; all default ones if no names are given.
+
+    Raises:
+        RegistryError: an unknown name.
+    """
+    if names is None:
+        names = [m.name for m in METRICS.values() if m.default and (curve.ranked or not m.retrieval)]
+    chosen = list(names)
+    for name in chosen:
+        if name not in METRICS:
+            known = ", ".join(METRICS)
+            raise RegistryError(f"There is no metric named '{name}'.{suggest(name, METRICS)} Known: {known}.")
+    return {name: METRICS[name].function(curve) for name in chosen}
+
+
+# --- what formulas stand on: it is there, or the metric is not defined ---
+
+
+def mean(values: ArrayLike) -> float:
+    """The mean; undefined for no values, NaN where one is missing."""
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        raise UndefinedError
+    return float(array.mean())
+
+
+def weighted_mean(values: Floats, counts: Ints) -> float:
+    """Σ counts · values / Σ counts; NaN for no counts."""
+    return float((counts * values).sum() / counts.sum()) if counts.sum() else float("nan")
+
+
+def full_matrix(curve: Curve) -> Matrix:
+    """The accuracy matrix of a finished run, (experiences, T): one row where all is learned at once."""
+    if not curve.finished or not curve.full.any():
+        raise UndefinedError
+    R, b, totals = curve.matrix()
+    return Matrix(R[: curve.experiences], b, totals)
+
+
+def task_matrix(curve: Curve, tasks: int = 1) -> Matrix:
+    """The (T, T) accuracy matrix of a finished run of at least so many tasks."""
+    _need_tasks(curve)
+    if curve.experiences < tasks:
+        raise UndefinedError
+    return full_matrix(curve)
+
+
+def all_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
+    """The ticks of a finished run; those of a racing evaluation only for formulas that know of partial ticks."""
+    if not curve.finished or not len(curve.ticks()):
+        raise UndefinedError
+    if not partial and not curve.ticks().complete:
+        raise UndefinedError
+    return curve.ticks()
+
+
+def task_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
+    """The ticks of a finished run of tasks."""
+    _need_tasks(curve)
+    return all_ticks(curve, partial=partial)
+
+
+def settled(at_least: float, at_most: float | None = None) -> float:
+    """The value of a formula, computed from the lowest and the highest that partial ticks can be; one if these are one.
+
+    Where both are one, nothing that was left out can change it, and it is exact; otherwise there is none. Counts make
+    steps far wider than rounding.
+    """
+    if at_most is not None and not abs(at_most - at_least) < 1e-12:
+        raise UndefinedError
+    return at_least
+
+
+def _need_tasks(curve: Curve) -> None:
+    """Formulas of "task j" need experience j to teach stream j, which streams with repetition do not."""
+    if not np.array_equal(curve.learned, np.arange(curve.experiences)):
+        raise UndefinedError

@@ -1,0 +1,88 @@
+"""A run of a suite: what it is, what became of it, and what its report says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clbench.reports import grouping
+from clbench.reports import tables
+from clbench.config import RunConfig
+from clbench.errors import ClbenchError
+from clbench.results.ledger import Record, read_record
+
+
+@dataclass
+class Cell:
+    """One run of a suite: what it is, and what became of it.
+
+    Attributes:
+        benchmark, strategy: labels, of one table and of one row in it. seed: of the run. resolved: its configuration.
+        id: its run folder's name.
+        state: waiting, running, done, diverged, failed, timeout.
+        message: of a failure.
+        steps, total: progress. attempts: how often it was started.
+    """
+
+    benchmark: str
+    strategy: str
+    seed: int
+    resolved: RunConfig
+    id: str
+    state: str = "waiting"
+    message: str = ""
+    steps: int = 0
+    total: int = 0
+    attempts: int = 0
+    fresh: bool = True
+    record: Record | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.benchmark} · {self.strategy} · seed {self.seed}"
+
+
+def settle(cell: Cell, root: Path) -> None:
+    """Take over what a cell's record says."""
+    try:
+        cell.record = read_record(root / cell.id, cell.id)
+    except ClbenchError as error:
+        cell.state, cell.message = "failed", str(error)
+        return
+    cell.state, cell.message = cell.record.status, ""
+
+
+def reported(cell: Cell) -> tables.Cell:
+    """A cell as its suite's report needs it."""
+    record, name = cell.record, cell.resolved.strategy
+    settings = grouping.configuration(cell.resolved.model_dump(mode="json"), cell.seed)
+    if record is None:
+        return tables.Cell(
+            cell.benchmark,
+            cell.strategy,
+            cell.seed,
+            cell.state,
+            note=cell.message,
+            bound=tables.is_bound(name),
+            name=name,
+            config=settings,
+        )
+    code, environment = record.code, record.environment
+    commit = f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
+    libraries = [f"{name} {version}" for name, version in environment["libraries"].items() if version]
+    return tables.Cell(
+        cell.benchmark,
+        cell.strategy,
+        cell.seed,
+        record.status,
+        record.metrics,
+        record.budget["train_seconds"],
+        record.budget["eval_seconds"],
+        lambda: record.curve,
+        record.note,
+        tables.is_bound(name),
+        f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
+        f"{environment['device']} on {environment['processor']}, {environment['system']}",
+        tables.substrate_of(record),
+        name,
+        settings,
+    )

@@ -1,0 +1,474 @@
+"""Running: from names and numbers to a record. What the command line and Python callers share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+
+from clbench.machine import checkpoint
+from clbench.runs import loggers
+from clbench.results import metrics
+from clbench.machine import parallel
+from clbench import config
+from clbench.config import Execution, RunConfig
+from clbench.data.duplicates import remarks
+from clbench.machine.device import enough_memory, pick_device
+from clbench.engine.engine import Engine
+from clbench.errors import ConfigError, DivergedError, LedgerError
+from clbench.files import atomic_write, check_place, locked, make_folder, pretty_json, read_json, writing
+from clbench.runs.identity import Identity, identify as identify, reading_what_is_declared
+from clbench.results.ledger import Record, environment, has_record, read_record, record_of, write_record
+from clbench.models import make_model as make_model
+from clbench.machine.numerics import describe, pinned
+from clbench.engine.observer import Observer, Watched
+from clbench.machine.parallel import ALONE, Ranks
+from clbench.machine.processes import refuse_while_importing
+from clbench.machine.randomness import derive_seed
+from clbench.registry import benchmarks, chain_parts, strategies
+from clbench.machine.stopping import stoppable
+from clbench.strategy import Strategy, chain
+from clbench.types import Benchmark
+from clbench.config.yamls import dump
+
+CHECKPOINT = "checkpoint.safetensors"
+EXECUTION = "execution.json"
+
+
+def runs_folder(out: str | Path | None = None) -> Path:
+    """Where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`.
+
+    Raises:
+        LedgerError: no folder can be there.
+    """
+    return check_place(Path(out or os.environ.get("CLBENCH_RUNS") or "runs"))
+
+
+@pinned()
+def make_benchmark(name: str, **spec: Any) -> Benchmark:
+    """A registered benchmark, built: `make_benchmark("split-cifar100", experiences=20, seed=1)`."""
+    benchmark: Benchmark = benchmarks.make(name, **spec)
+    return benchmark
+
+
+def make_strategy(name: str, **params: Any) -> Strategy:
+    """A registered strategy, or a chain of them: `make_strategy("derpp+refresh", memory=500)`.
+
+    Of a chain, a parameter belongs to the strategy that has it; one that several have is given as
+    `derpp__alpha`.
+    """
+    parts = chain_parts(name)
+    given: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for key, value in params.items():
+        owner, _, inner = key.partition("__")
+        if inner and owner in given:
+            given[owner][inner] = value
+            continue
+        owners = [part for part in parts if key in strategies.entry(part).signature().parameters]
+        if len(owners) > 1:
+            raise ConfigError(
+                f"'{key}' could mean {' or '.join(f'{o}__{key}' for o in owners)}; write which."
+            )
+        given[owners[0] if owners else parts[0]][key] = value
+    return build_strategy(name, given)
+
+
+@pinned()
+def build_strategy(name: str, params: Mapping[str, Mapping[str, Any]]) -> Strategy:
+    """A chain from its parts' names and their parameters, with its registered name stamped on."""
+    made = []
+    for part in chain_parts(name):
+        strategy = strategies.make(part, **params.get(part, {}))
+        strategy.name = part
+        made.append(strategy)
+    whole = chain(*made)
+    whole.name = name
+    return whole
+
+
+def run(
+    benchmark: str | Benchmark,
+    strategy: str,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    file: Mapping[str, Any] | None = None,
+    execution: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
+    **params: Any,
+) -> Record:
+    """Run a strategy on a benchmark, or return the record if that very run is already there.
+
+    A run that was interrupted continues from its last checkpoint, to the same bits. Processes that torchrun started
+    make it together and all return its record; the first one alone writes and has observers.
+
+    Args:
+        benchmark: a registered name, or a benchmark of your own (`clbench.from_arrays`, …).
+        strategy: a registered name, or a chain: `"derpp+refresh"`.
+        seed: of everything drawn; see `Seeds` for separate ones.
+        out: folder for run folders; `CLBENCH_RUNS` or `runs/` if None.
+        device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
+        file: a configuration as read from YAML.
+        execution: fields of `Execution`, which are no part of the run's id.
+        observers: progress displays, loggers.
+        params: settings by key, as on the command line: `memory=200`, `lr=0.1`, `**{"derpp.alpha": 0.5}`.
+
+    Raises:
+        ClbenchError: bad input, in one message. A run that diverges raises nothing; its record says so.
+    """
+    own = benchmark if isinstance(benchmark, Benchmark) else None
+    name = own.name if own is not None else str(benchmark)
+    resolved = config.resolve(name, strategy, params, seed=seed, file=file, given_benchmark=own is not None)
+    how = config.validate(Execution, {"device": device, **(execution or {})})
+    return start(resolved, how, runs_folder(out), benchmark=own, observers=observers)
+
+
+def start(
+    resolved: RunConfig,
+    execution: Execution,
+    root: Path,
+    *,
+    benchmark: Benchmark | None = None,
+    observers: Sequence[Observer] = (),
+) -> Record:
+    """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
+
+    Args:
+        resolved: what runs. execution: how it is carried out. root: folder of run folders.
+        benchmark: an object of the caller's, in place of the registered one.
+        observers: progress displays, loggers.
+
+    Raises:
+        ClbenchError: bad input, or a run folder in another process's hands.
+    """
+    refuse_while_importing()
+    with pinned(resolved.threads):
+        ranks = parallel.join()
+        identity = identify(resolved, benchmark)
+        resolved, folder = identity.resolved, root / identity.id
+        _same_run(ranks, identity.id)
+        if record := _finished(ranks, folder, identity.id):
+            return record
+        log = _Log(folder / "log.jsonl")
+        watching: list[Observer] = []
+        if ranks.first:
+            watching = [log, *loggers.observers(execution, folder, identity.id), *observers]
+        with contextlib.ExitStack() as stack:
+
+            def hold() -> bytes:
+                stack.enter_context(locked(make_folder(folder), f"Run {folder}"))
+                return b""
+
+            known = ranks.lead(lambda: b"yes" if folder.is_dir() else b"")
+            if known:  # whether somebody works on it is told before anything is built
+                ranks.lead(hold)
+            if not known:
+                ranks.lead(lambda: bytes(check_place(folder)))
+            engine = build(resolved, execution, benchmark=identity.built, observers=watching, ranks=ranks)
+            if not known:  # built before: a run that is refused leaves no folder
+                ranks.lead(hold)
+            if record := _finished(ranks, folder, identity.id):  # in the meantime
+                return record
+            return _carry_out(engine, folder, identity, log)
+
+
+def _same_run(ranks: Ranks, run: str) -> None:
+    """Several processes must have the same run in mind.
+
+    Raises:
+        LedgerError: their code, data or settings differ.
+    """
+    first = ranks.lead(run.encode).decode()
+    if first != run:
+        raise LedgerError(
+            f"Process {ranks.rank} would make the run {run} and process 0 the run {first}: clbench, the data or the "
+            "settings differ between their machines."
+        )
+
+
+def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
+    """The record in a folder that the first process sees, if there is one."""
+
+    def tell() -> bytes:
+        if not has_record(folder):
+            return b""
+        record = read_record(folder, id)
+        if (folder / CHECKPOINT).is_file():  # killed between the record and this
+            with contextlib.suppress(OSError):  # results may lie where nothing can be written
+                (folder / CHECKPOINT).unlink()
+        return record.to_json().encode()
+
+    told = ranks.lead(tell)
+    return replace(record_of(json.loads(told), folder), folder=folder) if told else None
+
+
+def _kept(folder: Path) -> Execution:
+    """How a run was carried out; a version before wrote the number of threads there, which its id tells now."""
+    path = folder / EXECUTION
+    tree = read_json(path) if path.is_file() else {}
+    if isinstance(tree, dict):
+        tree.pop("threads", None)
+    kept: Execution = config.validate(Execution, tree, f"{path}: ")
+    return kept
+
+
+def resume(folder: str | Path, *, device: str | None = None, observers: Sequence[Observer] = ()) -> Record:
+    """Continue an interrupted run to the bits it would have ended with.
+
+    Raises:
+        LedgerError: no run folder, damaged, of another code version, or in another process's hands.
+    """
+    folder = Path(os.path.abspath(folder))
+    if record := _finished(parallel.join(), folder, folder.name):
+        return record
+    if not os.path.isfile(folder / "config.yaml"):
+        raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
+    resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
+    for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
+        if missing := [name for name in names if not registry.knows(name)]:
+            raise LedgerError(
+                f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the "
+                "plugin it comes from with --plugin; if it was an object in memory, call clbench.run with it "
+                "again."
+            )
+    with _said_in(folder / "config.yaml"):
+        identity = identify(resolved)
+    if identity.id != folder.name:
+        raise LedgerError(
+            f"{folder} was renamed, its config.yaml altered, or it was begun by other code: this version would call "
+            f"the run {identity.id}. Continue it with the version that began it, or run it again."
+        )
+    kept = _kept(folder)
+    if device is None:
+        with _said_in(folder / EXECUTION):
+            pick_device(kept.device)
+    execution = kept.model_copy(update={"device": device}) if device else kept
+    return start(resolved, execution, folder.parent, observers=observers)
+
+
+@contextlib.contextmanager
+def _said_in(path: Path) -> Iterator[None]:
+    """Name the file that says what is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def build(
+    resolved: RunConfig,
+    execution: Execution,
+    *,
+    benchmark: Benchmark | None = None,
+    observers: Sequence[Observer] = (),
+    ranks: Ranks = ALONE,
+) -> Engine:
+    """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
+
+    Args:
+        resolved: what runs. execution: how it is carried out.
+        benchmark: an object of the caller's, in place of the registered one.
+        observers: progress displays, loggers.
+        ranks: the processes that make the run together.
+
+    Raises:
+        ClbenchError: parts that do not fit together.
+    """
+    if benchmark is None:
+        benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
+    network = dict(resolved.model.params)
+    if network.get("vocabulary", 0) is None and benchmark.tokenizer is not None:
+        network["vocabulary"] = benchmark.tokenizer.size
+    with pinned(resolved.threads), reading_what_is_declared(resolved), torch.random.fork_rng(devices=[]):
+        strategy = build_strategy(resolved.strategy, resolved.params)
+        torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
+        model = make_model(
+            resolved.model.name,
+            benchmark.input_shape,
+            benchmark.num_classes,
+            weights=resolved.model.weights,
+            **network,
+        )
+        with enough_memory(f"'{resolved.strategy}' on {benchmark.name}"):
+            return Engine(benchmark, strategy, model, resolved, execution, observers, ranks)
+
+
+def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> Record:
+    """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
+    ranks, env = engine.ranks, environment(str(engine.device), torch.get_num_threads())
+    if engine.device.type == "cuda":
+        env["device_name"] = torch.cuda.get_device_name(engine.device)
+    if not ranks.alone:
+        env["processes"] = ranks.size
+    env["numerics"] = describe()
+    if ranks.first:
+        _describe(engine, folder, env)
+
+    path, kind = folder / CHECKPOINT, engine.device.type
+    of = {"id": identity.id, "device": kind, "processes": ranks.size}
+    found = ranks.lead(lambda: checkpoint.read(path) if path.is_file() else b"")
+    saved: dict[str, Any] = {**of, "run": None, "log": {"bytes": 0, "sha256": log.sha256()}}
+    if found:
+        saved = checkpoint.parse(found, path)
+        _same_place(saved, of, path)
+    if saved["run"] is not None:
+        engine.load_state_dict(saved["run"])
+    if ranks.first:
+        log.cut(**saved["log"])
+
+    def save() -> None:
+        if ranks.first:
+            state = engine.state_dict()  # which writes the last losses
+            checkpoint.save(path, {**of, "run": state, "log": {"bytes": log.bytes(), "sha256": log.sha256()}})
+
+    status: Literal["done", "diverged"] = "done"
+    note = ""
+    with stoppable(lambda: setattr(engine, "stop", True)):
+        try:
+            with log if ranks.first else contextlib.nullcontext():
+                engine.fit(save)
+        except DivergedError as error:
+            status, note = "diverged", str(error)
+        if engine.device.type == "cuda":
+            env["gradients"] = engine.gradients.describe()
+        if ranks.first:
+            _conclude(engine, folder, identity, env, status, note)
+            path.unlink(missing_ok=True)
+    record = _finished(ranks, folder, identity.id)
+    if record is None:
+        raise LedgerError(
+            f"{folder} was removed before its record could be read; the same command runs it again."
+        )
+    return record
+
+
+def _describe(engine: Engine, folder: Path, env: Mapping[str, Any]) -> None:
+    """What runs, how and where, into its folder."""
+    for part in folder.glob(".*.part"):  # of writes that were killed
+        part.unlink()
+    atomic_write(folder / "config.yaml", dump(engine.config.model_dump(mode="json"), sort_keys=False))
+    atomic_write(folder / EXECUTION, pretty_json(engine.execution.model_dump(mode="json")))
+    atomic_write(folder / "environment.json", pretty_json(dict(env)))
+
+
+def _same_place(saved: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with another run's checkpoint, or where the bits would be others.
+
+    Args:
+        saved: the checkpoint. here: what it should say of run, device and processes.
+    """
+    if saved.get("id") != here["id"]:
+        raise LedgerError(
+            f"The checkpoint {path} is of the run {saved.get('id')}, not of {here['id']}. Put the right one back, or "
+            "delete it to start from the beginning."
+        )
+    began, now, use = "", "", ""
+    if saved["device"] != here["device"]:
+        began, now, use = f"on {saved['device']}", f"on {here['device']}", f"--device {saved['device']}"
+    elif saved["processes"] != here["processes"]:
+        n = saved["processes"]
+        began, now = f"with {n} process{'es' if n > 1 else ''}", f"with {here['processes']}"
+        use = f"torchrun with {n} processes" if n > 1 else "clbench without torchrun"
+    if began:
+        raise LedgerError(
+            f"{path.parent} began {began} and cannot go on to the same bits {now}; use {use}, or delete {path} to "
+            "start from the beginning."
+        )
+
+
+def _conclude(
+    engine: Engine,
+    folder: Path,
+    identity: Identity,
+    env: dict[str, Any],
+    status: Literal["done", "diverged"],
+    note: str,
+) -> None:
+    """Curve, weights and record, into the run's folder."""
+    curve, resolved = engine.evaluator.curve, engine.config
+    notes = remarks(engine.benchmark)
+    curve.save(folder / "curve.npz")
+    checkpoint.save(folder / "model.safetensors", engine.model.state_dict())
+    record = Record(
+        id=identity.id,
+        status=status,
+        config=resolved.model_dump(mode="json"),
+        benchmark=identity.benchmark | ({"notes": notes} if notes else {}),
+        strategy=identity.strategy,
+        model=identity.model,
+        seeds=resolved.seeds.model_dump(),
+        code=identity.code,
+        environment=env,
+        budget=engine.budget(),
+        metrics=metrics.compute(curve) | metrics.compute(curve, engine.benchmark.metrics),
+        evaluation=engine.evaluator.describe(),
+        files=identity.files,
+        curve_file={"file": "curve.npz", "sha256": curve.sha256()},
+        selection=resolved.selection,
+        note=note,
+    )
+    write_record(record, folder)
+
+
+class _Log(Observer):
+    """`log.jsonl`: one line per step with its losses, written in windows; what a resumed run repeats is cut
+    off."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> _Log:
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with writing(self.path):
+                self._file.close()
+
+    def cut(self, bytes: int, sha256: str) -> None:
+        """Back to what it held at a checkpoint.
+
+        Raises:
+            LedgerError: that is not what it holds.
+        """
+        with writing(self.path):
+            if self.path.exists() and self.path.stat().st_size > bytes:
+                os.truncate(self.path, bytes)
+            if bytes:
+                with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+                    while part := file.read(1 << 20):
+                        self._digest.update(part)
+        if self.sha256() != sha256:
+            raise LedgerError(
+                f"{self.path} was altered since the checkpoint was written. Put it back as it was, or delete "
+                f"{self.path.with_name(CHECKPOINT)} to start from the beginning."
+            )
+
+    def sha256(self) -> str:
+        """Of all that was written."""
+        return self._digest.hexdigest()
+
+    def bytes(self) -> int:
+        assert self._file is not None
+        with writing(self.path):
+            self._file.flush()
+            return self.path.stat().st_size
+
+    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
+        assert self._file is not None
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        self._digest.update(text.encode())
+        with writing(self.path):
+            self._file.write(text)

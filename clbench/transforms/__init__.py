@@ -1,0 +1,1 @@
+"""From raw inputs to what a network sees: texts to tokens, normalisation, augmentation, views."""
