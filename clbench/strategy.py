@@ -305,8 +305,9 @@ class Strategy:
             where `losses` takes no gradient of its own of what `run.forward` gave. A subclass declares it anew; an
             instance may say otherwise.
         capturable: that a GPU may record what it does in a step and do it again (`clbench.engine.capture`): in what it
-            wraps, in `losses` and around gradient and update, the same operations at every step of an experience, on tensors,
-            with no number asked of the device and no gradient kept after the update. A subclass declares it anew.
+            wraps, in `losses` and around gradient and update, the same operations at every step of an experience, on
+            tensors, with no number asked of the device and no gradient kept after the update. A subclass declares it
+            anew.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
         keeps_rows: that its `extend` gives the rows that it got, no more and no fewer.
