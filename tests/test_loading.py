@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clbench.config import Execution
-from clbench.engine.engine import loading
+from clbench.engine import loading
 from clbench.engine.loading import Feed
 from clbench.testing import tiny_benchmark
 from clbench.types import Data

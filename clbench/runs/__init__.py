@@ -1,0 +1,1 @@
+"""Runs from configuration to record, alone, in suites and in searches."""
