@@ -59,7 +59,7 @@ def test_files_are_as_readable_as_the_umask_allows(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="cannot be written: No such file or directory"):
+    with pytest.raises(LedgerError, match="cannot be written: its folder is not there"):
         atomic_write(tmp_path / "no" / "a", "x")
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import clbench
-from clbench import models
 from clbench.errors import ConfigError, DataError, DivergedError, IncompatibleError
 from clbench.models import Classifier, inputs, make_model
 from clbench.models.inputs import unreached
+from clbench.registry import models as registered
 from clbench.testing import tiny_run
 from clbench.types import Benchmark
 
@@ -230,8 +230,8 @@ def test_a_model_may_leave_pixels_out_on_purpose(monkeypatch: pytest.MonkeyPatch
         model.crops = on_purpose
         return model
 
-    monkeypatch.setattr(models.models, "_made", dict(models.models._made))
-    models.models.register("test-centre")(centre)
+    monkeypatch.setattr(registered, "_made", dict(registered._made))
+    registered.register("test-centre")(centre)
     make_model("test-centre", (1, 8, 8), 2, on_purpose=True)
     with pytest.raises(ConfigError, match=r"would not see 48 of the 64 pixels.*take another model"):
         make_model("test-centre", (1, 8, 8), 2)

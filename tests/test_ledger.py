@@ -248,7 +248,7 @@ def test_another_seed_is_another_id() -> None:
 
 def test_ids_are_the_same_in_every_process() -> None:
     program = (
-        "from clbench import api, config; import sys;"
+        "from clbench import config; from clbench.runs import lifecycle; import sys;"
         "print(lifecycle.identify(config.resolve('split-digits', 'er', {'lr': 0.3})).id)"
     )
     made = {

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from clbench import models
 from clbench.errors import ConfigError, DataError, RegistryError
 from clbench.models import Classifier, make_model
+from clbench.models.timm import timm_library
+from clbench.registry import models as registered
 
 OWN = ["mlp", "slim-resnet18", "resnet18"]
 ROOT = Path(__file__).parent.parent
@@ -161,7 +162,7 @@ def test_refusals(name: str, shape: tuple[int, ...], params: dict[str, object], 
 
 
 def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    timm = models._timm()
+    timm = timm_library()
 
     def offline(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host\nretried")
@@ -181,9 +182,9 @@ def test_plugins_register_models_that_must_be_classifiers(monkeypatch: pytest.Mo
     def headless(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         return nn.Flatten()
 
-    monkeypatch.setattr(models.models, "_made", dict(models.models._made))
-    models.models.register("test-shallow")(shallow)
-    models.models.register("test-headless")(headless)
+    monkeypatch.setattr(registered, "_made", dict(registered._made))
+    registered.register("test-shallow")(shallow)
+    registered.register("test-headless")(headless)
     assert make_model("test-shallow", (3, 2), 4)(torch.zeros(1, 3, 2)).shape == (1, 4)
     with pytest.raises(RegistryError, match=r"'test-headless' must return a Classifier; .* a Flatten"):
         make_model("test-headless", (3, 2), 4)

@@ -26,7 +26,7 @@ def registry() -> Registry[Any]:
         package="clbench._nothing",
         decorator="register",
         group="clbench.no-such-group",
-        base=lambda: Strategy,
+        base="clbench.strategy.Strategy",
     )
 
 

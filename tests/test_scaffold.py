@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import clbench
 from clbench.errors import ConfigError
 from clbench.registry import scaffold
 
@@ -36,7 +35,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):  # what tells ruff that clbench is no other library
         (tmp_path / "clbench" / f"{module}.py").touch()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    monkeypatch.setattr(clbench, "__file__", str(tmp_path / "clbench" / "__init__.py"))
+    monkeypatch.setattr(scaffold, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path / "tests")
     return tmp_path
 

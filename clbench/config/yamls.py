@@ -51,6 +51,22 @@ Resolvers = dict[Any, list[tuple[str, re.Pattern[str]]]]
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[Resolvers] = {}  # type: ignore[misc]
+    _around: tuple[yaml.Node | None, ...] = ()
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The node of the next events, which is not one that it lies in."""
+        before = self._around
+        self._around = (*before, parent)
+        if (
+            self.check_event(yaml.AliasEvent)
+            and self.anchors.get(self.peek_event().anchor) in self._around[1:]
+        ):
+            raise _Refused(
+                self.peek_event().start_mark, f"*{self.peek_event().anchor} lies within what it names"
+            )
+        node = super().compose_node(parent, index)
+        self._around = before
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys are words, each once; what `<<` merges in lies under it."""

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clbench.models import weights
 from clbench.config import Execution, Seeds
-from clbench.results.curve import COLUMNS
 from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
+from clbench.models import weights
+from clbench.registry import Registry, benchmarks, models, strategies
+from clbench.registry.reads import digest
 from clbench.reports.leaderboard.board import SHOWN, Row, rows_of
 from clbench.reports.leaderboard.evidence import config_of
 from clbench.reports.leaderboard.private import in_words, missing
+from clbench.results.curve import COLUMNS
 from clbench.results.ledger import Record
-from clbench.registry.reads import digest
-from clbench.registry import Registry, benchmarks, models, strategies
 from clbench.results.statistics import Interval, prediction_half, t_interval
 
 RESOLUTION = 0.005
@@ -236,9 +236,9 @@ def first_steps(record: Record, steps: int) -> Beginning:
     """
     import numpy as np
 
-    from clbench.runs import lifecycle
     from clbench.evaluation.evaluator import RULES
     from clbench.results.ledger import environment
+    from clbench.runs import lifecycle
 
     recorded = record.curve
     later = recorded.step[recorded.step > 0]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clbench.reports import grouping
-from clbench.reports import tables
 from clbench.config import RunConfig
 from clbench.errors import ClbenchError
+from clbench.reports import grouping, tables
 from clbench.results.ledger import Record, read_record
 
 

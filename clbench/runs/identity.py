@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clbench.models import weights
 from clbench.config import RunConfig
 from clbench.errors import DataError
 from clbench.files import canonical_json, file_sha256, sha256
-from clbench.results.ledger import IN_MEMORY, code_identity, run_id
 from clbench.machine.numerics import pinned
-from clbench.registry.reads import digest, watched
+from clbench.models import weights
 from clbench.registry import Entry, benchmarks, models, strategies
+from clbench.registry.reads import digest, watched
 from clbench.registry.sources import typed_source
+from clbench.results.ledger import IN_MEMORY, code_identity, run_id
 from clbench.types import Benchmark
 
 Files = dict[str, dict[str, str | None]]

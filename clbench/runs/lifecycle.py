@@ -13,30 +13,29 @@ from typing import IO, Any, Literal
 
 import torch
 
-from clbench.machine import checkpoint
-from clbench.runs import loggers
-from clbench.results import metrics
-from clbench.machine import parallel
 from clbench import config
 from clbench.config import Execution, RunConfig
+from clbench.config.yamls import dump
 from clbench.data.duplicates import remarks
-from clbench.machine.device import enough_memory, pick_device
 from clbench.engine.engine import Engine
+from clbench.engine.observer import Observer, Watched
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, check_place, locked, make_folder, pretty_json, read_json, writing
-from clbench.runs.identity import Identity, identify as identify, reading_what_is_declared
-from clbench.results.ledger import Record, environment, has_record, read_record, record_of, write_record
-from clbench.models import make_model as make_model
+from clbench.machine import checkpoint, parallel
+from clbench.machine.device import enough_memory, pick_device
 from clbench.machine.numerics import describe, pinned
-from clbench.engine.observer import Observer, Watched
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.processes import refuse_while_importing
 from clbench.machine.randomness import derive_seed
-from clbench.registry import benchmarks, chain_parts, strategies
 from clbench.machine.stopping import stoppable
+from clbench.models import make_model as make_model
+from clbench.registry import benchmarks, chain_parts, strategies
+from clbench.results import metrics
+from clbench.results.ledger import Record, environment, has_record, read_record, record_of, write_record
+from clbench.runs import loggers
+from clbench.runs.identity import Identity, identify as identify, reading_what_is_declared
 from clbench.strategy import Strategy, chain
 from clbench.types import Benchmark
-from clbench.config.yamls import dump
 
 CHECKPOINT = "checkpoint.safetensors"
 EXECUTION = "execution.json"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clbench.engine.observer import Observer, Watched
 from clbench.errors import ConfigError
 from clbench.files import writing
-from clbench.engine.observer import Observer, Watched
 
 if TYPE_CHECKING:
     from clbench.config import Execution

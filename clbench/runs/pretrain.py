@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clbench.runs import lifecycle
-from clbench.machine import checkpoint
-from clbench.models import weights
 from clbench import config
 from clbench.config import Execution
+from clbench.engine.observer import Observer
 from clbench.errors import ConfigError, suggest
 from clbench.files import atomic_write, check_place
-from clbench.results.ledger import Record
-from clbench.engine.observer import Observer
+from clbench.machine import checkpoint
+from clbench.models import weights
 from clbench.models.weights import Weights
+from clbench.results.ledger import Record
+from clbench.runs import lifecycle
 
 FOLDER = "pretrain"
 

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from clbench.reports import grouping
 from clbench import config
-from clbench.runs.cells import Cell, settle
 from clbench.config import (
     Execution,
     config_file,
@@ -24,10 +22,12 @@ from clbench.config import (
 )
 from clbench.errors import ConfigError, suggest
 from clbench.files import make_folder
-from clbench.results.ledger import has_record
-from clbench.names import one_line
 from clbench.machine.processes import refuse_while_importing
+from clbench.names import one_line
 from clbench.ranges import Seed
+from clbench.reports import grouping
+from clbench.results.ledger import has_record
+from clbench.runs.cells import Cell, settle
 
 if TYPE_CHECKING:
     from clbench.runs.launchers import Launcher

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import ConfigError, DivergedError, suggest
 from clbench.config.selection import CHOOSING, Choice as Selected, experiences_of
+from clbench.errors import ConfigError, DivergedError, suggest
 from clbench.types import Benchmark, Data, Pool, Stream
 
 if TYPE_CHECKING:
@@ -158,16 +158,15 @@ def space_of(tree: Mapping[str, Any]) -> dict[str, Range]:
         kind, values = next(iter(one.items()))
         listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
         takes = (int,) if kind == "int" else (int, float)
-        numbers = (
-            listed and len(values) == 2 and all(type(v) in takes and -LARGEST < v < LARGEST for v in values)
-        )
+        most = LARGEST if kind == "int" else math.inf
+        numbers = listed and len(values) == 2 and all(type(v) in takes and -most < v < most for v in values)
         if kind == "choice" and listed:
             space[key] = Range(choices=tuple(values))
             continue
         if kind not in kinds or not numbers or values[0] >= values[1] or (kind == "log" and values[0] <= 0):
             raise ConfigError(
                 f"The space of '{key}' is one of {{log: [low, high]}}, {{uniform: [low, high]}}, {{int: [low, high]}}, "
-                f"{{choice: [a, b, …]}} with low < high, above 0 for log, below 2⁶³; {given!r} was given."
+                f"{{choice: [a, b, …]}} with low < high, above 0 for log, below 2⁶³ for int; {given!r} was given."
             )
         space[key] = Range(float(values[0]), float(values[1]), log=kind == "log", whole=kind == "int")
     return space
@@ -211,8 +210,8 @@ def tune(
         import optuna
     except ImportError as error:
         raise ConfigError("Tuning needs Optuna: pip install 'clbench[tune]'.") from error
-    from clbench.runs import lifecycle
     from clbench.results.metrics import METRICS, compute
+    from clbench.runs import lifecycle
 
     try_ends(resolve, space)
     higher = METRICS[metric].higher_is_better is not False

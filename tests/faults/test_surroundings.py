@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from harness import References, carry_out, differences
 
@@ -339,6 +340,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+CONTEXT = typer.Context(typer.core.TyperCommand("clbench"))
+
+
 @pytest.mark.parametrize("what", BAD_PLACES)
 @pytest.mark.parametrize("how", ["run", "suite"])
 def test_a_place_where_nothing_can_be_is_refused_before_anything_is_built(
@@ -348,7 +352,7 @@ def test_a_place_where_nothing_can_be_is_refused_before_anything_is_built(
     before = sorted(place.iterdir())
     monkeypatch.setattr(lifecycle, "identify", None)
     monkeypatch.setattr(suite, "plan", None)
-    start = {"run": lambda: run(out), "suite": lambda: running.suite("table", out=out)}[how]
+    start = {"run": lambda: run(out), "suite": lambda: running.suite(CONTEXT, "table", out=out)}[how]
     with pytest.raises(LedgerError, match=r"cannot be written: ") as refused:
         start()
     assert len(str(refused.value)) < 1000
@@ -357,9 +361,9 @@ def test_a_place_where_nothing_can_be_is_refused_before_anything_is_built(
 
 def test_a_search_is_refused_where_its_file_cannot_be(place: Path) -> None:
     with pytest.raises(LedgerError, match=r"cannot be written: .*/file is a file, not a folder"):
-        running.tune("split-digits", "er", out=place / "file" / "a")
+        running.tune(CONTEXT, "split-digits", "er", out=place / "file" / "a")
     with pytest.raises(LedgerError, match=r"is a folder; name a file in it"):
-        running.tune_suite("table", out=place)
+        running.tune_suite(CONTEXT, "table", out=place)
 
 
 def test_a_folder_that_was_never_made_is_no_run(tmp_path: Path) -> None:

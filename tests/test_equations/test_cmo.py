@@ -97,7 +97,7 @@ def test_the_loss_is_mixed_by_area(also: str, few_shot_benchmark: Callable[..., 
     )
     mix = next(part for part in run.strategy.parts if isinstance(part, Mix))
     loss = run._losing[0]
-    run.experience, run._steps = 2, 8
+    run.place.experience, run._steps = 2, 8
     for part in run.strategy.parts:
         part.begin_experience(run.train[2])
     raw, y = run.train[2].data.take(torch.arange(0, 108, 9))

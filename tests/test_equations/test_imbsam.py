@@ -26,7 +26,7 @@ def _run(strategy: str, benchmark: Benchmark, norm: bool) -> Engine:
     run = tiny_run(make_strategy(strategy), benchmark, model=model)
     for part in run.strategy.parts:
         part.begin_experience(run.train[0])
-    run.experience, run._steps = 1, 8
+    run.place.experience, run._steps = 1, 8
     for part in run.strategy.parts:
         part.begin_experience(run.train[1])
     run.model.train()

@@ -33,6 +33,6 @@ def test_joint_from_scratch_does_not_depend_on_earlier_experiences() -> None:
     run.fit()
     weights = [p.clone() for p in run.model.parameters()]
     short = tiny_run(make_strategy("joint+restart"), benchmark)
-    short.experience, short._place["phase"] = 2, "between"  # nothing but the last experience
+    short.place.experience, short.place.phase = 2, "between"  # nothing but the last experience
     short.fit()
     assert all(torch.equal(a, b) for a, b in zip(weights, short.model.parameters(), strict=True))

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.errors import BusyError, ConfigError, LedgerError
 from clbench.files import locked, writing
-from clbench.runs.launchers.base import Job, Launcher, Limits, hear, timed_out
-from clbench.results.ledger import has_record
 from clbench.machine.stopping import kept, stoppable
+from clbench.results.ledger import has_record
+from clbench.runs.launchers.base import Job, Launcher, Limits, hear, timed_out
 
 if TYPE_CHECKING:
     from clbench.runs.cells import Cell

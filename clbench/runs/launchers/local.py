@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.config import cores
 from clbench.machine.device import gpus, limit_memory
-from clbench.runs.launchers.base import Job, Launcher, Limits, hear, timed_out
-from clbench.registry.leaving import let_go
-from clbench.results.ledger import has_record
 from clbench.machine.processes import starting
 from clbench.machine.stopping import ask, ignore, stoppable
+from clbench.registry.leaving import let_go
+from clbench.results.ledger import has_record
+from clbench.runs.launchers.base import Job, Launcher, Limits, hear, timed_out
 
 if TYPE_CHECKING:
     from clbench.runs.cells import Cell
