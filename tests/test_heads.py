@@ -49,7 +49,11 @@ class Pairs(nn.Module):
 
     def predict(self, features: Tensor) -> Tensor:
         scores: Tensor = self(features)
-        known = torch.tensor(self.admitted[-1], dtype=torch.int64) if self.admitted else torch.arange(scores.shape[1])
+        known = (
+            torch.tensor(self.admitted[-1], dtype=torch.int64)
+            if self.admitted
+            else torch.arange(scores.shape[1])
+        )
         return torch.full_like(scores, MASKED).index_copy(1, known, scores[:, known])
 
 

@@ -91,7 +91,12 @@ def test_names_match_wildcards() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(RegistryError) as error:
         make_strategy("derp")
-    assert str(error.value).startswith("There is no strategy named 'derp'. Did you mean 'derpp'? Known: ")
+    begins, ends = (
+        "There is no strategy named 'derp'. Did you mean 'derpp'? Also near: der, er; ",
+        "shows all",
+    )
+    assert str(error.value).startswith(f"{begins}`clbench list strategies` {ends}")
+    assert len(str(error.value)) < 150
 
 
 # --- parameters ---

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
-from clbench.errors import ClbenchError, ConfigError, suggest
+from clbench.errors import ClbenchError, ConfigError, choices, suggest
 
 KINDS = ("strategies", "avalanche", "benchmarks", "models", "metrics", "suites")
 
@@ -30,9 +30,7 @@ def list_(
     A plugin with a mistake is named on standard error, all others are listed, and the exit code is 2.
     """
     if kind is not None and kind not in KINDS:
-        raise ConfigError(
-            f"There is no kind '{kind}' to list.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}."
-        )
+        raise ConfigError(f"There is no kind '{kind}' to list.{choices(kind, KINDS)}")
     kinds = (kind,) if kind else KINDS
     problems = _load_each(plugin or ()) + _problems(kinds, load_all)
     rows = {k: entries(k) for k in kinds}

@@ -28,7 +28,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
+from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError, choices
 from clbench.names import name_mistake, version_mistake
 from clbench.registry.arguments import (
     check_arguments as check_arguments,
@@ -384,26 +384,30 @@ class Registry(Generic[T]):
         )
 
     def _unknown(self, name: str) -> RegistryError:
-        known = self.names()
-        return RegistryError(
-            f"There is no {self.kind} named '{name}'.{suggest(name, known)} "
-            f"Known: {', '.join(known) or 'none'}."
-        )
+        instead = choices(name, self.names(), f"clbench list {self.plural}")
+        return RegistryError(f"There is no {self.kind} named '{name}'.{instead}")
 
 
 def chain_parts(name: str) -> list[str]:
     """The names of a chain, `"er+refresh"` → `["er", "refresh"]`.
 
     Raises:
-        RegistryError: nothing stands on one side of a plus.
+        RegistryError: nothing stands on one side of a plus. IncompatibleError: one stands there twice that is not
+            `idempotent`.
     """
     parts = name.split("+")
     if not all(parts):
         named = "+".join(part for part in parts if part)
         raise RegistryError(
             f"'{name}' is no chain of strategies: a name is missing beside a '+'."
-            + (f" Did you mean '{named}'?" if named else f" Known: {', '.join(strategies.names())}.")
+            + (f" Did you mean '{named}'?" if named else " `clbench list strategies` shows all.")
         )
+    for part in parts:
+        if parts.count(part) > 1 and not all(made.idempotent for made in strategies.make(part).parts):
+            raise IncompatibleError(
+                f"'{name}' holds {part} more than once, and the second would learn or remember beside the first; name "
+                f"it once: '{'+'.join(dict.fromkeys(parts))}'."
+            )
     return parts
 
 
