@@ -83,7 +83,26 @@ class BusyError(LedgerError):
     """A run folder that another process holds; it can be used when that process has ended."""
 
 
+FEW, MANY = 5, 20
+"""Of names that are known: so many of the nearest are shown; more than so many are not shown all."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest of the known names, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def choices(name: str, known: Iterable[str], command: str = "") -> str:
+    """What to write in place of an unknown name: the nearest, and all that are known or, of many, a few.
+
+    Args:
+        command: what to ask for the rest.
+    """
+    names = list(known)
+    if len(names) <= MANY:
+        return f"{suggest(name, names)} Known: {', '.join(names) or 'none'}."
+    meant, near = suggest(name, names), difflib.get_close_matches(name, names, n=FEW, cutoff=0.5)
+    others = ", ".join(near[1:] if meant else near)
+    rest = f"`{command}` shows all {len(names)}" if command else f"{len(names)} are known"
+    return f"{meant} {f'Also near: {others}; {rest}' if others else rest}."

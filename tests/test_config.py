@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from clbench import make_strategy
 from clbench.config import Execution, RunConfig, layers, parse_pairs, read_yaml, resolve, validate
-from clbench.errors import ClbenchError, ConfigError
+from clbench.errors import ClbenchError, ConfigError, IncompatibleError
 
 
 def made(strategy: str = "er", *overrides: dict[str, Any], **more: Any) -> RunConfig:
@@ -138,7 +140,16 @@ def test_text_that_is_no_yaml_is_text() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("memry", 1, r"There is no setting 'memry'\. Did you mean 'memory'\? Known: batch_size, "),
+        (
+            "memry",
+            1,
+            r"There is no setting 'memry'\. Did you mean 'memory'\? Also near: every; \d+ are known",
+        ),
+        ("device", "cpu", r"^'device' says how runs are carried out, .* give it as --device cpu"),
+        ("workers", 2, r"give it as --workers N of `clbench suite`, or .*execution=\{'workers': N\}"),
+        ("out", "x", "give it as --out FOLDER"),
+        ("seeds", 3, "give it as --seed N of a run, --seeds N of a suite"),
+        ("prefetch", 3, r"give it as execution=\{'prefetch': …\} of clbench.run"),
         ("optm.lr", 1, r"There is no setting 'optm\.lr'\. Did you mean 'optim\.lr'\?"),
         ("optim.lrr", 1, r"There is no setting 'optim\.lrr'\. Did you mean 'lr'\? Known: name, lr, "),
         (
@@ -212,7 +223,7 @@ def test_a_wrong_pair_is_refused(pairs: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ({"optimm": {}}, r"there is no setting 'optimm'\. Did you mean 'optim'\?"),
+        ({"optimm": {}}, r"There is no setting 'optimm'\. Did you mean 'optim'\?"),
         ({"optim": 5}, r"'optim' takes `key: value` lines; 5 was given"),
         ({"model": ["mlp"]}, r"'model' takes `key: value` lines; \['mlp'\] was given"),
         ({"seeds": 3}, r"'seeds' takes `key: value` lines; 3 was given"),
@@ -257,9 +268,23 @@ def test_an_empty_file_is_an_empty_configuration(tmp_path: Path) -> None:
 )
 def test_an_unknown_name_is_refused_with_the_nearest(names: tuple[str, str]) -> None:
     with pytest.raises(
-        ClbenchError, match=r"^There is no (benchmark|strategy) named '\S+'\. Did you mean '\S+'\? Known: "
+        ClbenchError,
+        match=r"^There is no (\w+) named '\S+'\. Did you mean '\S+'\? .*`clbench list \w+` shows all",
     ):
         resolve(*names)
+
+
+@pytest.mark.parametrize("chain", ["ewc+er+ewc", "lwf+lwf", "er+er"])
+def test_a_strategy_that_a_chain_holds_twice_is_refused(chain: str) -> None:
+    with pytest.raises(IncompatibleError, match=rf"'{re.escape(chain)}' holds \w+ more than once"):
+        resolve("split-digits", chain)
+
+
+def test_a_second_copy_that_changes_nothing_is_allowed() -> None:
+    """And dropped when the strategy is made."""
+    chain = "finetune+growing-head+growing-head"
+    assert resolve("split-digits", chain).strategy == chain
+    assert len(make_strategy(chain).parts) == 2
 
 
 def test_wrong_execution_is_refused() -> None:

@@ -84,6 +84,33 @@ def test_what_is_read_from_the_source_is_what_is_registered(name: str) -> None:
     )
 
 
+def test_a_library_is_known_by_what_its_adapter_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the adapter is imported when something of it is asked for, not before."""
+    folder = tmp_path / "adapters_of_mine"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "helper.py").write_text("1 / 0\n")
+    (folder / "other.py").write_text(
+        "from clbench.registry import Entry\nLIBRARY = 'lib'\ndef entry(name): return Entry(f'lib:{name}')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = Registry[Any](
+        "strategy",
+        plural="strategies",
+        package="clbench._nothing",
+        decorator="register",
+        group="clbench.no-such-group",
+        base="clbench.strategy.Strategy",
+        adapters="adapters_of_mine",
+    )
+    assert own.libraries == {"lib": "adapters_of_mine.other"}
+    assert (own.knows("lib:Method"), own.knows("bil:Method")) == (True, False)
+    assert "adapters_of_mine.other" not in sys.modules
+    assert own.entry("lib:Method").name == "lib:Method"
+
+
 def test_names_match_wildcards() -> None:
     assert strategies.names("e?") == ["er"]
 
@@ -91,7 +118,12 @@ def test_names_match_wildcards() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(RegistryError) as error:
         make_strategy("derp")
-    assert str(error.value).startswith("There is no strategy named 'derp'. Did you mean 'derpp'? Known: ")
+    begins, ends = (
+        "There is no strategy named 'derp'. Did you mean 'derpp'? Also near: der, er; ",
+        "shows all",
+    )
+    assert str(error.value).startswith(f"{begins}`clbench list strategies` {ends}")
+    assert len(str(error.value)) < 150
 
 
 # --- parameters ---

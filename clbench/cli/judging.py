@@ -33,8 +33,7 @@ def check(
     """
     from clbench import testing
     from clbench.config import parse_pairs
-    from clbench.interop.avalanche.known import PREFIX, RULES_NOT_KEPT
-    from clbench.registry import benchmarks
+    from clbench.registry import benchmarks, strategies
 
     load(plugin)
     given = parse_pairs(settings or [])
@@ -45,7 +44,8 @@ def check(
         testing.subject(name)
         raise ConfigError(f"A strategy is checked with its defaults; leave out {' '.join(settings or [])}.")
     else:
-        expected = RULES_NOT_KEPT if name.startswith(PREFIX) else None
+        adapter = strategies.adapter(name)
+        expected = None if adapter is None else adapter.RULES_NOT_KEPT
         results = list(testing.check_strategy(name, expected_failures=expected))
     if as_json:
         print(json.dumps([r.as_dict() for r in results], indent=2, ensure_ascii=False))
@@ -191,14 +191,14 @@ def bench(
         int,
         typer.Option(min=0, max=64, help="Seeds that share the device: 1, 2, 4 … up to so many; 0: none."),
     ] = 0,
-    rivals: Annotated[bool, typer.Option(help="Avalanche as well, where it is installed.")] = True,
+    rivals: Annotated[bool, typer.Option(help="Other libraries as well, where they are installed.")] = True,
     mammoth: Annotated[
         Path | None, typer.Option(help="A checkout of Mammoth, whose ER joins the steps with replay.")
     ] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
-    """Measure steps and evaluations beside a bare PyTorch loop, Avalanche and Mammoth, in turns in one process."""
+    """Measure steps and evaluations beside a bare PyTorch loop and other libraries, in turns in one process."""
     from clbench import bench as benching
     from clbench.files import atomic_write, make_folder, pretty_json
 

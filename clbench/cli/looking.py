@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
-from clbench.errors import ClbenchError, ConfigError, suggest
+from clbench.errors import ClbenchError, ConfigError, choices, suggest
+from clbench.registry import strategies
 
-KINDS = ("strategies", "avalanche", "benchmarks", "models", "metrics", "suites")
+KINDS = ("strategies", *strategies.libraries, "benchmarks", "models", "metrics", "suites")
 
 
 def list_(
@@ -25,14 +26,12 @@ def list_(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """List strategies, Avalanche's that run here, benchmarks, models, metrics or suites.
+    """List strategies, those of another library that run here, benchmarks, models, metrics or suites.
 
     A plugin with a mistake is named on standard error, all others are listed, and the exit code is 2.
     """
     if kind is not None and kind not in KINDS:
-        raise ConfigError(
-            f"There is no kind '{kind}' to list.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}."
-        )
+        raise ConfigError(f"There is no kind '{kind}' to list.{choices(kind, KINDS)}")
     kinds = (kind,) if kind else KINDS
     problems = _load_each(plugin or ()) + _problems(kinds, load_all)
     rows = {k: entries(k) for k in kinds}
@@ -133,12 +132,10 @@ def entries(kind: str) -> list[dict[str, Any]]:
             name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None
         }
         return [{"name": name, "summary": " ".join(text.split())} for name, text in texts.items()]
-    if kind == "avalanche":
-        from clbench.interop.avalanche import known
-
-        run = [{"name": known.PREFIX + name, "summary": k.summary} for name, k in known.all_known().items()]
-        refused = {known.PREFIX + name: f"does not run: it {why}" for name, why in known.REFUSED.items()}
-        return [*run, *({"name": name, "summary": why} for name, why in refused.items())]
+    if (adapter := strategies.adapter(kind)) is not None:
+        runs, refused = adapter.offers()
+        told = {**runs, **{name: f"does not run: it {why}" for name, why in refused.items()}}
+        return [{"name": f"{kind}:{name}", "summary": summary} for name, summary in told.items()]
     from clbench import registry
 
     entries = getattr(registry, kind)
@@ -166,22 +163,16 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     from clbench import registry
     from clbench.registry.arguments import hints_of, type_name
 
-    singular = {
-        "strategies": "strategy",
-        "avalanche": "strategy",
-        "benchmarks": "benchmark",
-        "models": "model",
-        "metrics": "metric",
-        "suites": "suite",
-    }
-    described = {"kind": singular[kind], **row, "documentation": row["summary"]}
+    registered = "strategies" if kind in strategies.libraries else kind
+    singular = "strategy" if registered == "strategies" else kind.removesuffix("s")
+    described = {"kind": singular, **row, "documentation": row["summary"]}
     if kind == "metrics":
         from clbench.results.metrics import METRICS
 
         described["documentation"] = inspect.getdoc(METRICS[row["name"]].function) or row["summary"]
     if kind in ("metrics", "suites"):
         return described
-    entry = getattr(registry, "strategies" if kind == "avalanche" else kind).entry(row["name"])
+    entry = getattr(registry, registered).entry(row["name"])
     described["documentation"] = inspect.getdoc(entry.build) or ""
     hints = hints_of(entry.name, entry.build)
     described["parameters"] = [

@@ -159,7 +159,7 @@ def _launcher(
     retries: int,
     seconds: float | None,
 ) -> Launcher:
-    from clbench.errors import ConfigError, suggest
+    from clbench.errors import ConfigError, choices
     from clbench.runs.launchers import Limits, Local, Ray
 
     limits = Limits(retries, seconds)
@@ -168,9 +168,7 @@ def _launcher(
         "ray": {"address": address, "cpus": cpus, "gpus": gpus},
     }
     if name not in theirs:
-        raise ConfigError(
-            f"There is no launcher '{name}'.{suggest(name, list(theirs))} Known: {', '.join(theirs)}."
-        )
+        raise ConfigError(f"There is no launcher '{name}'.{choices(name, theirs)}")
     for other, options in theirs.items():
         given = [key for key, value in options.items() if value is not None]
         if other != name and given:

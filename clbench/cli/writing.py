@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from clbench.errors import ClbenchError, ConfigError, suggest
+from clbench.errors import ClbenchError, ConfigError, choices
 
 KINDS = ("strategy",)
 
@@ -29,9 +29,7 @@ def new(
     from clbench.registry.scaffold import new_strategy
 
     if kind not in KINDS:
-        raise ConfigError(
-            f"There is no template of a '{kind}'.{suggest(kind, KINDS)} Known: {', '.join(KINDS)}."
-        )
+        raise ConfigError(f"There is no template of a '{kind}'.{choices(kind, KINDS)}")
     files = new_strategy(name, out)
     inside = files[0].parent.name == "strategies" and out is None
     if inside:

@@ -9,11 +9,12 @@ from pydantic import BaseModel
 
 from clbench.config.schema import (
     EvaluationConfig,
+    Execution,
     OptimConfig,
     TrainConfig,
 )
 from clbench.config.selection import Address
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices, suggest
 from clbench.registry import benchmarks, models, strategies
 from clbench.registry.arguments import (
     plain as own,
@@ -29,6 +30,20 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 _SECTIONS = ("evaluation", "model", "optim", "seeds", "stream", "train")
 """What may stand before the dot of a key, beside the strategies' names."""
+
+
+ELSEWHERE = {
+    "device": "--device cpu, cuda, cuda:1 …",
+    "overlap": "--overlap",
+    "log": "--log csv, tensorboard or wandb",
+    "checkpoint": "--checkpoint SECONDS",
+    "checkpoint_seconds": "--checkpoint SECONDS",
+    "out": "--out FOLDER",
+    "plugin": "--plugin FILE",
+    "seeds": "--seed N of a run, --seeds N of a suite",
+    "workers": "--workers N of `clbench suite`, or for loading as execution={'workers': N} of clbench.run",
+}
+"""What is given beside the settings, with the option that takes it."""
 
 
 TREES = (*_SECTIONS, "params")
@@ -93,11 +108,17 @@ def address_of(
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ConfigError(
-            f"There is no setting '{key}'.{suggest(key, known)} Known: {', '.join(sorted(places))}."
-        )
+        raise ConfigError(no_setting(key, sorted(places), parts))
     full = [".".join(p[1:] if p[0] == "params" else p) for p in found]
     raise ConfigError(f"'{key}' could mean {' or '.join(full)}; write which.")
+
+
+def no_setting(key: str, known: Sequence[str], parts: Sequence[str]) -> str:
+    """What to write in place of a key that is no setting: the option that it is, or the nearest settings."""
+    if key in ELSEWHERE or key in Execution.model_fields:
+        option = ELSEWHERE.get(key, f"execution={{'{key}': …}} of clbench.run")
+        return f"'{key}' says how runs are carried out, and is no setting of one; give it as {option}."
+    return f"There is no setting '{key}'.{choices(key, known)} `clbench show {parts[0]}` lists the strategy's own."
 
 
 def places_of(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clbench.config.keys import TREES, address_of, override, places_of
+from clbench.config.keys import TREES, address_of, no_setting, override, places_of
 from clbench.config.schema import (
     RunConfig,
     TrainConfig,
@@ -21,7 +21,7 @@ from clbench.config.schema import (
 )
 from clbench.config.selection import Address, Chosen, leaves
 from clbench.config.yamls import read_yaml
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices
 from clbench.places import ROOT
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
 from clbench.registry.arguments import (
@@ -156,9 +156,7 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str],
     known, settings = list(RunConfig.model_fields), set[Address]()
     for key, value in layer.items():
         if key not in known:
-            raise ConfigError(
-                f"{where}: there is no setting '{key}'.{suggest(key, known)} Known: {', '.join(known)}."
-            )
+            raise ConfigError(f"{where}: there is no setting '{key}'.{choices(key, known)}")
         if key == "params" and value is not None:
             value = _params_by_part(value, parts, where)
         if key == "model" and isinstance(value, str):
@@ -203,9 +201,7 @@ def _merge_file(
     for key in keys:
         if "." not in key and key not in (places := places_of(benchmark, parts, tree, given_benchmark)):
             known = sorted({*RunConfig.model_fields, *places})
-            raise ConfigError(
-                f"{where}: there is no setting '{key}'.{suggest(key, known)} Known: {', '.join(known)}."
-            )
+            raise ConfigError(f"{where}: {no_setting(key, known, parts)}")
         address = address_of(key, benchmark, parts, tree, given_benchmark)
         inside: Any = sections
         for step in address:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clbench.config.selection import DEFAULTS, Selection
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices
 from clbench.ranges import (
     HELD,
     Count,
@@ -310,8 +310,7 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
         if first["type"] == "extra_forbidden":
             known = list(getattr(_hint_at(model, first["loc"][:-1]), "model_fields", ()))
             raise ConfigError(
-                f"{where}There is no setting '{key}'.{suggest(str(first['loc'][-1]), known)} "
-                f"Known: {', '.join(known)}."
+                f"{where}There is no setting '{key}'.{choices(str(first['loc'][-1]), known)}"
             ) from None
         if first["type"] == "missing":
             raise ConfigError(f"{where}'{key}' is missing.") from None

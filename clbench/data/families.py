@@ -21,7 +21,7 @@ from clbench.data.streams import (
     few_shot,
     online as online_setting,
 )
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices
 from clbench.machine.numerics import pinned
 from clbench.registry.arguments import validated
 from clbench.transforms.augment import Permute, Transform, per_channel
@@ -174,8 +174,8 @@ def _numbered(
         return order  # type: ignore[return-value]
     for one in order:
         if isinstance(one, str) and one not in known:
-            there = f"Known: {', '.join(known)}." if known else "The data name none."
-            raise ConfigError(f"{name}: there is no {what} '{one}'.{suggest(one, known)} {there}")
+            there = choices(one, known) if known else " The data name none."
+            raise ConfigError(f"{name}: there is no {what} '{one}'.{there}")
     return [known.index(one) if isinstance(one, str) else one for one in order]
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clbench.data.files import data_folder, read_arrays, read_npz, sha256, sidecar, write
 from clbench.data.folders import read_folder
 from clbench.data.source import Source, channels_first, pool, source_of
-from clbench.errors import ConfigError, DataError, suggest
+from clbench.errors import ConfigError, DataError, choices
 
 
 @dataclass(frozen=True)
@@ -283,9 +283,7 @@ def _status(name: str) -> Status:
 
 def _known(name: str) -> Known:
     if name not in KNOWN:
-        raise ConfigError(
-            f"There is no data set named '{name}'.{suggest(name, KNOWN)} Known: {', '.join(KNOWN)}."
-        )
+        raise ConfigError(f"There is no data set named '{name}'.{choices(name, KNOWN)}")
     return KNOWN[name]
 
 

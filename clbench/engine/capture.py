@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clbench.memory import Memory
-from clbench.models.base import Spelling
+from clbench.models.base import head_of
 from clbench.strategy import Run, overrides
 from clbench.types import Batch, Output
 
@@ -50,8 +50,8 @@ def obstacle(run: Run) -> str:
 
 def undeclared(run: Run) -> str:
     """Which part does not say that it can be recorded; empty if all do."""
-    if isinstance(getattr(run.model, "head", None), Spelling):
-        return "the network spells its labels"
+    if not (head := head_of(run.model)).recordable:
+        return f"its head, a {type(head).__name__}, cannot be recorded"
     for part in run.strategy.parts:
         if not vars(type(part)).get("capturable", False) and any(overrides(part, point) for point in WITHIN):
             return f"{type(part).__name__} does not say that it can be recorded (capturable)"

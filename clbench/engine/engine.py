@@ -52,7 +52,7 @@ from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
 from clbench.memory import Memory
-from clbench.models.base import Classifier, Spelling
+from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
 from clbench.strategy import Place, Strategy, overrides
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
@@ -497,12 +497,10 @@ class Engine(Services):
         self._task_classes = self._classes_of_tasks()
 
     def _admit(self, exp: Experience) -> None:
-        """Of a retrieval stream, the documents of this corpus and of those before may be spelled from now on."""
-        head = getattr(self.model, "head", None)  # a foreign loop's network may have none
-        if self.benchmark.setting.documents and isinstance(head, Spelling):
+        """Let the head of a retrieval stream name the documents of this corpus and of those before."""
+        if self.benchmark.setting.documents:
             known = [t for past in self.train.experiences[: exp.index + 1] for t in past.tests]
-            head.seen.fill_(False)
-            head.seen[[c for t in known for c in self.benchmark.test[t].classes]] = True
+            head_of(self.model).admit([c for t in known for c in self.benchmark.test[t].classes])
 
     def _call(self, point: str, exp: Experience) -> None:
         if self.benchmark.setting.boundaries:

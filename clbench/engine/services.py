@@ -14,9 +14,9 @@ from clbench.engine.lone import check_pass, norms
 from clbench.errors import IncompatibleError
 from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
-from clbench.models.base import Spelling, predicted
+from clbench.models.base import head_of
 from clbench.strategy import Moment, Run
-from clbench.types import MASKED, Data, Experience, LateOutput, Output
+from clbench.types import MASKED, Data, Experience, Output
 
 
 class Services(Run):
@@ -32,9 +32,9 @@ class Services(Run):
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
         self.count(x)
-        head: nn.Module = self.model.head  # type: ignore[assignment]
-        if isinstance(head, Spelling) and self._task_classes is None:
-            return self._late(head, self._through(self.model, x, scored=False)[0])
+        head = head_of(self.model)
+        if head.on_request and self._task_classes is None:
+            return head.output(self._through(self.model, x, scored=False)[0], self.precision.autocast)
         features, logits = self._through(self.model, x)
         return Output(self.mask_tasks(logits, task), features)
 
@@ -55,21 +55,6 @@ class Services(Run):
     def count(self, x: Tensor, model: nn.Module | None = None) -> None:
         passes: int = getattr(self.model if model is None else model, "passes", 1)
         self.forwards += len(x) * passes
-
-    def _late(self, head: Spelling, features: Tensor) -> Output:
-        """An output whose logits wait until they are asked for, under the precision that the run has now."""
-        precision = self.precision
-
-        def score() -> Tensor:
-            with precision.autocast():
-                logits: Tensor = head(features)
-            return logits.float()
-
-        def log_prob(y: Tensor) -> Tensor:
-            with precision.autocast():
-                return head.log_prob(features, y)
-
-        return LateOutput(features, score, log_prob, next(head.parameters()))
 
     def logits(self, features: Tensor) -> Tensor:
         with self.precision.autocast():
@@ -222,7 +207,7 @@ class Services(Run):
                 return self._classifier(x, task)
             finally:
                 self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
-        logits = predicted(self.model.head, self.model.features(x))  # type: ignore[operator, arg-type]
+        logits = head_of(self.model).predict(self.model.features(x))  # type: ignore[operator]
         return self.mask_tasks(logits.float(), task)
 
     def _classes_of_tasks(self) -> Tensor | None:

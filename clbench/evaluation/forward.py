@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from clbench.evaluation.speed.integers import Integers, has_int8
 from clbench.machine.device import onednn_on_x86
 from clbench.machine.once import once
-from clbench.models.base import Classifier, Spelling, predicted
+from clbench.models.base import Classifier, head_of
 from clbench.strategy import Run
 from clbench.types import MASKED
 
@@ -145,8 +145,8 @@ class EvaluationCopy:
             self.notes.append(f"this {device.type} has no bfloat16")
         self._sample: Tensor | None = None
         self.model.to(dtype=self.dtype)
-        if not isinstance(self.model.head, Spelling):
-            self.model.head.float()  # scores of few bits are often equal, and equal ones name no class
+        if head_of(self.model).in_float32:
+            self.model.head.float()
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         done = {f"{layer}.{end}" for layer, _ in pairs for end in ("weight", "bias")}
@@ -200,8 +200,8 @@ class EvaluationCopy:
         return logits.index_copy_(0, closest, self._logits(self.features(again), task[closest]))
 
     def _logits(self, features: Tensor, task: Tensor) -> Tensor:
-        head: nn.Module = self.model.head  # type: ignore[assignment]
-        logits = predicted(head, features if isinstance(head, Spelling) else features.float()).float()
+        head = head_of(self.model)
+        logits = head.predict(features.float() if head.in_float32 else features).float()
         if self.task_classes is not None:
             logits = logits.masked_fill(~self.task_classes[task], MASKED)
         return logits

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from clbench.types import Output
 
 if TYPE_CHECKING:
     from clbench.types import Benchmark
@@ -19,7 +24,7 @@ class Classifier(nn.Module):
         num_classes: C, all classes of the stream; who trains masks those not seen yet, the model does not.
 
     Attributes:
-        head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place.
+        head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place, which may be a `Head`.
         passes: forward passes through the backbone that the features of an example take, for the budget.
         crops: that it leaves out pixels of its images on purpose; otherwise it is refused if it does.
     """
@@ -48,29 +53,58 @@ class Classifier(nn.Module):
         return logits
 
 
-class Spelling(nn.Module):
-    """A head that spells a label piece by piece, so that scoring all of them is costly: it also scores on request.
+@runtime_checkable
+class Head(Protocol):
+    """What the core asks of a head; a module that lacks it, such as a linear layer, is a `Scorer` (`head_of`).
 
-    Calling it gives (B, C) log p(y|x) of all labels.
+    A head that derives from it begins as a scorer of all classes, and writes what it does otherwise.
 
     Attributes:
-        seen: (C,) bool, the labels that may be named.
+        on_request: that scoring every class is costly, so that the logits of `output` wait until they are asked for.
+        recordable: that a GPU may record what it does in a step (`Strategy.capturable`).
+        in_float32: that it stays in float32 where evaluation computes in fewer bits: scores of few bits are often
+            equal, and equal ones name no class.
     """
 
-    seen: Tensor
+    on_request: bool = False
+    recordable: bool = True
+    in_float32: bool = True
 
-    def log_prob(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, W) log p(y|x), float32, of the labels (B, W) that are asked for."""
+    def __call__(self, features: Tensor) -> Tensor:
+        """(B, D) → (B, C) logits of every class."""
         raise NotImplementedError
+
+    def admit(self, classes: Sequence[int]) -> None:
+        """Name these classes and no others from now on; a scorer leaves that to who compares its scores."""
+        return
+
+    def output(self, features: Tensor, within: Callable[[], AbstractContextManager[object]]) -> Output:
+        """Say of features (B, D) how probable the classes are, for a loss.
+
+        Args:
+            within: makes the context, autocast for one, that every computation needs, now or on request.
+        """
+        with within():
+            logits = self(features)
+        return Output(logits.float(), features)
 
     def predict(self, features: Tensor) -> Tensor:
-        """(B, D) → (B, C) log p(y|x) of the likeliest labels, `MASKED` for the others."""
-        raise NotImplementedError
+        """(B, D) → (B, C) scores by which to classify."""
+        return self(features)
 
 
-def predicted(head: nn.Module, features: Tensor) -> Tensor:
-    """(B, C) scores by which a head classifies features (B, D)."""
-    if isinstance(head, Spelling):
-        return head.predict(features)
-    scores: Tensor = head(features)
-    return scores
+@dataclass(frozen=True)
+class Scorer(Head):
+    """A module as a head that scores every class at once, and may name any."""
+
+    module: nn.Module
+
+    def __call__(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.module(features)
+        return logits
+
+
+def head_of(model: nn.Module) -> Head:
+    """The head of a network; one that has none, as a foreign loop's may, counts as a scorer itself."""
+    head = getattr(model, "head", model)
+    return head if isinstance(head, Head) else Scorer(head)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
-from clbench.models.base import Spelling
+from clbench.models.base import Head
 from clbench.parts.replay import DarkReplay
 from clbench.strategy import Run, Strategy
 from clbench.types import MASKED, Experience
 
 
-class SeenOutputs(nn.Module):
+class SeenOutputs(nn.Module, Head):
     """A head whose outputs of classes not seen yet are `MASKED`: no probability, no gradient, no prediction."""
 
     seen: Tensor
@@ -28,6 +30,10 @@ class SeenOutputs(nn.Module):
         """(C, D) of the head inside."""
         weight: Tensor = self.inner.weight  # type: ignore[assignment]
         return weight
+
+    def admit(self, classes: Sequence[int]) -> None:
+        self.seen.fill_(False)
+        self.seen[list(classes)] = True
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C)."""
@@ -97,10 +103,9 @@ class GrowingHead(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         head: nn.Module = model.head  # type: ignore[assignment]
-        if isinstance(head, Spelling):  # its search must know
-            head.seen = torch.zeros_like(head.seen)
-        else:
-            model.head = SeenOutputs(head, self.run.num_classes)
+        if not isinstance(head, Head):
+            head = model.head = SeenOutputs(head, self.run.num_classes)
+        head.admit(())
         return model
 
     def setup(self, run: Run) -> None:
@@ -111,5 +116,5 @@ class GrowingHead(Strategy):
             )
 
     def begin_experience(self, exp: Experience) -> None:
-        seen = next(m.seen for m in self.run.model.modules() if isinstance(m, SeenOutputs | Spelling))
-        seen[list(exp.classes)] = True
+        head = next(m for m in self.run.model.modules() if isinstance(m, Head))
+        head.admit([c for past in self.run.train.experiences[: exp.index + 1] for c in past.classes])

@@ -22,13 +22,13 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clbench.errors import ClbenchError, ConfigError, RegistryError, suggest
+from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError, choices
 from clbench.names import name_mistake, version_mistake
 from clbench.registry.arguments import (
     check_arguments as check_arguments,
@@ -43,6 +43,7 @@ from clbench.registry.entry import (
     module_file,
     named,
     raised_by,
+    read_constant,
     read_decorators,
     same_file,
 )
@@ -67,7 +68,10 @@ class Registry(Generic[T]):
         group: entry-point group for other distributions.
         base: what a factory must return, by its address, since the registry lies below what is registered.
         mistake: address of a function that says what is wrong with what a factory returned, or nothing.
-        libraries: prefix of a name, as in `avalanche:Replay` → module whose `entry(name)` knows what follows it.
+        adapters: package whose modules adapt other libraries, whose names begin with the library's, `library:name`.
+            A module says by `LIBRARY = "library"` which one, by `entry(name)` what follows the colon, by `offers()`
+            what runs (name → summary) and what does not (name → why), and by `RULES_NOT_KEPT` which checks of the
+            contract its methods cannot pass (name → why).
         told_by_data: what a factory reads is told by what it returns, and need not be declared.
     """
 
@@ -81,11 +85,11 @@ class Registry(Generic[T]):
         group: str,
         base: str,
         mistake: str = "",
-        libraries: Mapping[str, str] | None = None,
+        adapters: str = "",
         told_by_data: bool = False,
     ) -> None:
         self.told_by_data = told_by_data
-        self.libraries = dict(libraries or {})
+        self.adapters = adapters
         self._borrowed: dict[str, Entry] = {}
         self.kind, self.plural, self.package, self.decorator, self.group = (
             kind,
@@ -134,6 +138,26 @@ class Registry(Generic[T]):
             if not name_mistake(point.name) and point not in points.setdefault(point.name, []):
                 points[point.name].append(point)
         return points
+
+    @functools.cached_property
+    def libraries(self) -> dict[str, str]:
+        """Other libraries that are adapted → the adapter's module, read from the syntax trees."""
+        spec = importlib.util.find_spec(self.adapters) if self.adapters else None
+        places = (spec and spec.submodule_search_locations) or ()
+        files = [file for place in places for file in sorted(Path(place).rglob("*.py"))]
+        return {
+            library: f"{self.adapters}.{file.parent.name if file.stem == '__init__' else file.stem}"
+            for file in files
+            if (library := read_constant(file, "LIBRARY")) is not None
+        }
+
+    def adapter(self, name: str) -> Any:
+        """The module that adapts the library whose prefix a name has, which imports none of it; None where it has none.
+
+        It is not imported before it is asked for.
+        """
+        module = self.libraries.get(name.partition(":")[0])
+        return None if module is None else importlib.import_module(module)
 
     def problems(self) -> list[str]:
         """What is wrong with entry points of other distributions, as far as can be seen without running them."""
@@ -204,12 +228,10 @@ class Registry(Generic[T]):
 
     def _borrow(self, name: str) -> Entry | None:
         """The entry of another library's `library:name`; None where the name has no library's prefix."""
-        library, colon, inner = name.partition(":")
-        if not colon or library not in self.libraries:
-            return None
-        if name not in self._borrowed:
-            self._borrowed[name] = importlib.import_module(self.libraries[library]).entry(inner)
-        return self._borrowed[name]
+        _, colon, inner = name.partition(":")
+        if name not in self._borrowed and colon and (adapter := self.adapter(name)) is not None:
+            self._borrowed[name] = adapter.entry(inner)
+        return self._borrowed.get(name)
 
     def peek(self, name: str) -> Entry:
         """What is known of a name without importing it."""
@@ -384,26 +406,30 @@ class Registry(Generic[T]):
         )
 
     def _unknown(self, name: str) -> RegistryError:
-        known = self.names()
-        return RegistryError(
-            f"There is no {self.kind} named '{name}'.{suggest(name, known)} "
-            f"Known: {', '.join(known) or 'none'}."
-        )
+        instead = choices(name, self.names(), f"clbench list {self.plural}")
+        return RegistryError(f"There is no {self.kind} named '{name}'.{instead}")
 
 
 def chain_parts(name: str) -> list[str]:
     """The names of a chain, `"er+refresh"` → `["er", "refresh"]`.
 
     Raises:
-        RegistryError: nothing stands on one side of a plus.
+        RegistryError: nothing stands on one side of a plus. IncompatibleError: one stands there twice that is not
+            `idempotent`.
     """
     parts = name.split("+")
     if not all(parts):
         named = "+".join(part for part in parts if part)
         raise RegistryError(
             f"'{name}' is no chain of strategies: a name is missing beside a '+'."
-            + (f" Did you mean '{named}'?" if named else f" Known: {', '.join(strategies.names())}.")
+            + (f" Did you mean '{named}'?" if named else " `clbench list strategies` shows all.")
         )
+    for part in parts:
+        if parts.count(part) > 1 and not all(made.idempotent for made in strategies.make(part).parts):
+            raise IncompatibleError(
+                f"'{name}' holds {part} more than once, and the second would learn or remember beside the first; name "
+                f"it once: '{'+'.join(dict.fromkeys(parts))}'."
+            )
     return parts
 
 
@@ -415,7 +441,7 @@ strategies: Registry[Any] = Registry(
     group="clbench.strategies",
     base="clbench.strategy.Strategy",
     mistake="clbench.strategy.mistake",
-    libraries={"avalanche": "clbench.interop.avalanche"},
+    adapters="clbench.interop",
 )
 
 

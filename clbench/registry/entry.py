@@ -121,6 +121,15 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
     return found
 
 
+def read_constant(file: Path, name: str) -> Any:
+    """The literal that a file gives a name at its top level, `NAME = …`; None where it gives none."""
+    text = file.read_text(encoding="utf-8")
+    for node in ast.parse(text).body if name in text else ():
+        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [name]:
+            return ast.literal_eval(node.value)
+    return None
+
+
 def check_factory(kind: str, entry: Entry) -> None:
     """Parameters are annotated keywords with defaults: the command line, configs and checks are read from
     them."""

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices
 from clbench.models import Classifier
 from clbench.registry import strategies
 from clbench.strategy import Strategy
@@ -93,4 +93,4 @@ def _known_checks(names: Iterable[str]) -> None:
     known = [name_of(check) for check in CHECKS]
     for name in names:
         if name not in known:
-            raise ConfigError(f"There is no check '{name}'.{suggest(name, known)} Known: {', '.join(known)}.")
+            raise ConfigError(f"There is no check '{name}'.{choices(name, known)}")

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices
 
 OPS = {
     "crop": "zero padding by `padding` pixels on each side, then a random crop of the old size",
@@ -58,9 +58,7 @@ class Transform:
                 object.__setattr__(self, name, one * len(other))
         for op in self.ops:
             if op not in OPS:
-                raise ConfigError(
-                    f"There is no training operation '{op}'.{suggest(op, OPS)} Known: {', '.join(OPS)}."
-                )
+                raise ConfigError(f"There is no training operation '{op}'.{choices(op, OPS)}")
         if len(self.mean) != len(self.std):
             raise ConfigError(
                 f"Normalisation needs one std per mean; given: {len(self.mean)} means, {len(self.std)} stds."

@@ -9,24 +9,42 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clbench.interop.avalanche.known import PLUGINS, REFUSED, STRATEGIES
+from clbench.interop.avalanche.known import PLUGINS, REFUSED, RULES_NOT_KEPT, STRATEGIES, all_known, look_up
 
 if TYPE_CHECKING:
     from clbench.interop.avalanche.benchmarks import from_avalanche, to_avalanche
     from clbench.interop.avalanche.strategies import AvalancheStrategy
     from clbench.registry import Entry
 
-__all__ = ["PLUGINS", "REFUSED", "STRATEGIES", "AvalancheStrategy", "entry", "from_avalanche", "to_avalanche"]
+__all__ = [
+    "LIBRARY",
+    "PLUGINS",
+    "REFUSED",
+    "RULES_NOT_KEPT",
+    "STRATEGIES",
+    "AvalancheStrategy",
+    "entry",
+    "from_avalanche",
+    "offers",
+    "to_avalanche",
+]
+
+LIBRARY = "avalanche"
 
 _WHERE = {"AvalancheStrategy": "strategies", "from_avalanche": "benchmarks", "to_avalanche": "benchmarks"}
 
 
 def entry(name: str) -> Entry:
     """What the registry knows of `avalanche:NAME`; see `clbench.interop.avalanche.strategies.entry`."""
-    from clbench.interop.avalanche import known, strategies
+    look_up(name)  # what does not run is told without importing Avalanche
+    from clbench.interop.avalanche import strategies
 
-    known.look_up(name)  # what does not run is told without importing Avalanche
     return strategies.entry(name)
+
+
+def offers() -> tuple[dict[str, str], dict[str, str]]:
+    """What runs, with a summary of each, and what does not, with the reason."""
+    return {name: known.summary for name, known in all_known().items()}, REFUSED
 
 
 def __getattr__(name: str) -> Any:

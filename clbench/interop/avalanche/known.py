@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clbench.errors import RegistryError, suggest
+from clbench.errors import RegistryError, choices
 
 PREFIX = "avalanche:"
 
@@ -186,8 +186,6 @@ def look_up(name: str) -> Known:
         raise RegistryError(f"'{PREFIX}{name}' does not run in clbench: it {REFUSED[name]}.")
     known = all_known()
     if name not in known:
-        nearest = suggest(PREFIX + name, [PREFIX + other for other in known])
-        raise RegistryError(
-            f"There is no strategy named '{PREFIX}{name}'.{nearest} Known of Avalanche: {', '.join(known)}."
-        )
+        instead = choices(PREFIX + name, [PREFIX + other for other in known], "clbench list avalanche")
+        raise RegistryError(f"There is no strategy named '{PREFIX}{name}'.{instead}")
     return known[name]

@@ -6,7 +6,8 @@ beginnings of one text, t symbols of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, cast
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.models.base import Classifier, Spelling
+from clbench.models.base import Classifier, Head
 from clbench.models.spelling.docids import SYMBOLS, Trie, beam_search, naive, semantic, spell
-from clbench.types import MASKED, Benchmark
+from clbench.types import MASKED, Benchmark, LateOutput, Output
 
 START = SYMBOLS
 """What the decoder reads before the first symbol."""
@@ -149,7 +150,7 @@ class Decoder(nn.Module):
         return logits
 
 
-class DocidHead(Spelling):
+class DocidHead(nn.Module, Head):
     """A head whose outputs are documents, each spelled symbol by symbol: log p(d|x) = Σ_t log p(s_t | s_<t, x).
 
     Calling it scores all documents, which is costly; `predict` scores those that a beam search finds among the seen
@@ -161,9 +162,13 @@ class DocidHead(Spelling):
         beam: W of the search; so many documents get a score.
 
     Attributes:
-        seen: (C,) bool, the documents that may be named; all, unless a growing head says otherwise.
+        seen: (C,) bool, the documents that may be named; all, until some are admitted.
     """
 
+    on_request = True
+    recordable = False
+    in_float32 = False  # it adds up in float32 whatever its weights are
+    seen: Tensor
     symbols: Tensor
     follows: Tensor
     document: Tensor
@@ -197,6 +202,22 @@ class DocidHead(Spelling):
         }
         for name, table in tables.items():
             self.register_buffer(name, table.to(device))
+
+    def admit(self, classes: Sequence[int]) -> None:
+        self.seen.fill_(False)
+        self.seen[list(classes)] = True
+
+    def output(self, features: Tensor, within: Callable[[], AbstractContextManager[object]]) -> Output:
+        def score() -> Tensor:
+            with within():
+                logits: Tensor = self(features)
+            return logits.float()
+
+        def log_prob(documents: Tensor) -> Tensor:
+            with within():
+                return self.log_prob(features, documents)
+
+        return LateOutput(features, score, log_prob, next(self.parameters()))
 
     def log_prob(self, features: Tensor, documents: Tensor) -> Tensor:
         """log p(d|x), (B, W) float32, of the documents (B, W) asked for, by their own identifiers as beginnings."""

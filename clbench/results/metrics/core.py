@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clbench.errors import RegistryError, suggest
+from clbench.errors import RegistryError, choices
 from clbench.names import name_mistake
 from clbench.results.curve import Curve, Floats, Ints, Matrix, Ticks
 
@@ -123,8 +123,8 @@ def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float
     chosen = list(names)
     for name in chosen:
         if name not in METRICS:
-            known = ", ".join(METRICS)
-            raise RegistryError(f"There is no metric named '{name}'.{suggest(name, METRICS)} Known: {known}.")
+            instead = choices(name, METRICS, "clbench list metrics")
+            raise RegistryError(f"There is no metric named '{name}'.{instead}")
     return {name: METRICS[name].function(curve) for name in chosen}
 
 
