@@ -15,13 +15,14 @@ from clbench.data import (
     Source,
     build_few_shot,
     chosen,
+    few_shot as few_shot_streams,
     load,
     omniglot,
+    permutation,
     read_folder,
     read_npz,
     read_rows,
 )
-from clbench.data.streams import few_shot as few_shot_streams, permutation
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import File, register_benchmark
