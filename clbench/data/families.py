@@ -54,8 +54,9 @@ def build(
     Args:
         shift: "class": new classes in every experience; "task": the same with task labels in training and
             test; "domain": one experience per domain, or per change.
-        experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each; or first and
-            increment: classes of the first experience and of all others. With "domain", as many as there are domains.
+        experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each. With "domain",
+            as many as there are domains.
+        first, increment: in their place, how many classes the first one and all others have.
         class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all, by number or name.
         changes: names of domains and what each does to the inputs.
         online: one pass over the stream.
@@ -241,8 +242,8 @@ def from_arrays(
             one of axes 1 and 3 for the channels, where the images are square then or there are up to four channels
             and the other reading has no square images; it refuses all else.
         shift: what changes between experiences: "class", "domain", or "task" with its label.
-        experiences: how many, of equal size, or a list of the classes of each; or `first` and `increment`, classes of
-            the first and of each later one.
+        experiences: how many, of equal size, or a list of the classes of each.
+        first, increment: in their place, how many classes the first one and each later one have.
         class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list, by number or name.
         online: one pass over each experience.
         valid: share of the training examples, stratified, that makes a validation stream.
@@ -299,7 +300,9 @@ def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz",
     """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
 
     Args:
-        path: the file. layout: of its images, as of `from_arrays`. name: of the benchmark.
+        path: the file.
+        layout: of its images, as of `from_arrays`.
+        name: of the benchmark.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
 
     Raises:
@@ -323,8 +326,10 @@ def from_folder(
     """A benchmark from a folder of images; `read_folder` says how it is laid out.
 
     Args:
-        path: the folder. name: of the benchmark.
-        size: images are resized to size × size pixels. channels: 3 for colour, 1 for grey.
+        path: the folder.
+        name: of the benchmark.
+        size: images are resized to size × size pixels.
+        channels: 3 for colour, 1 for grey.
         test_fraction: share of every class that is for testing, where the folder holds no split of its own.
             `Benchmark.notes` says how the folder was read.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
+
+SECTION = r"^{}:\n((?: .*\n?|\n)+)"
+
+
+def section(doc: str | None, title: str) -> list[str]:
+    """The entries of a section of a docstring, each in one line.
+
+    An entry begins at the section's own indentation; what is indented further goes on.
+    """
+    found = re.search(SECTION.format(title), inspect.cleandoc(doc or ""), re.MULTILINE)
+    entries = re.split(r"\n(?=\S)", textwrap.dedent(found[1]).strip()) if found else []
+    return [" ".join(entry.split()) for entry in entries]
 
 
 def meanings(doc: str | None) -> dict[str, str]:
-    """The text of each parameter in the section `Args` of a docstring; `a, b: …` is the text of both.
-
-    An entry begins at the section's own indentation, with names and a colon; what is indented further goes on.
-    """
-    found: dict[str, str] = {}
-    section = re.search(r"^Args:\n((?: .*\n?|\n)+)", inspect.cleandoc(doc or ""), re.MULTILINE)
-    for entry in re.split(r"\n(?=\S)", inspect.cleandoc(section[1])) if section else ():
+    """The text of each parameter in the section `Args` of a docstring; `a, b: …` is the text of both."""
+    said: dict[str, str] = {}
+    for entry in section(doc, "Args"):
         names, _, text = entry.partition(": ")
-        found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return found
+        said |= dict.fromkeys(names.split(", "), text)
+    return said
+
+
+def without_arguments(doc: str) -> str:
+    """A docstring without its section `Args`."""
+    return re.sub(SECTION.format("Args"), "", inspect.cleandoc(doc), flags=re.MULTILINE).strip()
