@@ -7,12 +7,14 @@ configuration with anytime inference (i-Blurry; ICLR 2022, arXiv:2110.10031).
 
 from __future__ import annotations
 
-from clbench.data import AxesOrder, Duplicates, build_blurry, digits, load, only, read_npz
+from typing import Any
+
+from clbench.data import AxesOrder, Duplicates, build_blurry, load, only, read_npz
 from clbench.ranges import Count, Natural, Percent, Seed
-from clbench.registry import File, register_benchmark
+from clbench.registry import File, register_benchmark, register_benchmarks
 from clbench.types import Benchmark
 
-from .cifar import OPS
+from .split import OPS
 
 NOTES = (
     "One pass in one order, of whose segments nothing is told; classes not exposed yet are masked at evaluation. "
@@ -20,98 +22,40 @@ NOTES = (
 )
 
 
-@register_benchmark("si-blurry-cifar100", version=1, paper="arXiv:2308.09303")
-def si_blurry_cifar100(
+@register_benchmarks("blurry.yaml")
+def si_blurry(
+    told: dict[str, Any],
+    *,
+    data: str,
     tasks: Count = 5,
     disjoint: Percent = 50,
     blurry: Percent = 10,
+    varying: bool = True,
     classes: tuple[Natural, Count] | None = None,
-    augment: bool = True,
+    augment: bool = False,
     seed: Seed = 0,
 ) -> Benchmark:
-    """CIFAR-100 once, in five segments of random size that are not told; half of the classes stray.
-
-    Args:
-        tasks: segments.
-        disjoint: N, percent of the classes that come in one segment only.
-        blurry: M, percent of the examples of the other classes that are dealt out anew.
-        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
-            backbone pretrained on [0, 50] has not seen.
-        augment: random crop and flip in training.
-        seed: of the stream.
-    """
-    spec: dict[str, object] = dict(locals())
-    return build_blurry(
-        load("cifar100") if classes is None else only(load("cifar100"), *classes),
-        name="si-blurry-cifar100",
-        tasks=tasks,
-        disjoint=disjoint,
-        blurry=blurry,
-        augment=OPS if augment else (),
-        seed=seed,
-        notes=NOTES,
-        spec=spec,
-    )
-
-
-@register_benchmark("i-blurry-cifar100", version=1, paper="arXiv:2110.10031")
-def i_blurry_cifar100(
-    tasks: Count = 5,
-    disjoint: Percent = 50,
-    blurry: Percent = 10,
-    classes: tuple[Natural, Count] | None = None,
-    augment: bool = True,
-    seed: Seed = 0,
-) -> Benchmark:
-    """CIFAR-100 once, in five segments of equal size that are not told; half of the classes stray.
-
-    Args:
-        tasks: segments.
-        disjoint: N, percent of the classes that come in one segment only.
-        blurry: M, percent of the examples of the other classes that are dealt out anew.
-        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0.
-        augment: random crop and flip in training.
-        seed: of the stream.
-    """
-    spec: dict[str, object] = dict(locals())
-    return build_blurry(
-        load("cifar100") if classes is None else only(load("cifar100"), *classes),
-        name="i-blurry-cifar100",
-        tasks=tasks,
-        disjoint=disjoint,
-        blurry=blurry,
-        varying=False,
-        augment=OPS if augment else (),
-        seed=seed,
-        notes=NOTES,
-        spec=spec,
-    )
-
-
-@register_benchmark("si-blurry-digits", version=1, paper="arXiv:2308.09303")
-def si_blurry_digits(
-    tasks: Count = 5, disjoint: Percent = 50, blurry: Percent = 10, varying: bool = True, seed: Seed = 0
-) -> Benchmark:
-    """Small handwritten digits once, in segments that are not told; half of the classes stray: nothing to download.
+    """A data set once, in segments that are not told; some of the classes stray.
 
     Args:
         tasks: segments.
         disjoint: N, percent of the classes that come in one segment only.
         blurry: M, percent of the examples of the other classes that are dealt out anew.
         varying: segments of random size, as in Si-Blurry, or of equal size, as in i-Blurry.
+        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0.
+        augment: random crop and flip in training.
         seed: of the stream.
     """
-    spec: dict[str, object] = dict(locals())
+    source = load(data)
     return build_blurry(
-        digits(),
-        name="si-blurry-digits",
+        source if classes is None else only(source, *classes),
+        **{**told, "notes": NOTES},
         tasks=tasks,
         disjoint=disjoint,
         blurry=blurry,
         varying=varying,
+        augment=OPS if augment else (),
         seed=seed,
-        notes=NOTES,
-        spec=spec,
     )
 
 

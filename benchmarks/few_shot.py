@@ -15,13 +15,14 @@ from clbench.data import (
     Source,
     build_few_shot,
     chosen,
+    few_shot as few_shot_streams,
     load,
     omniglot,
+    permutation,
     read_folder,
     read_npz,
     read_rows,
 )
-from clbench.data.streams import few_shot as few_shot_streams, permutation
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import File, register_benchmark
@@ -69,7 +70,9 @@ def fscil_cifar100(
 
     Args:
         base: classes of the base session, with all their images.
-        ways: classes of each later session. shots: images of each of them. sessions: how many later ones there are.
+        ways: classes of each later session.
+        shots: images of each of them.
+        sessions: how many later ones there are.
         class_order: natural, as all published work has it, drawn from the seed, or a list of all.
         shot_list: which images the later sessions have. auto: the published ones where the file's training images come
             in the published order, as `clbench data fetch cifar100` leaves them, and the other parameters are the
@@ -152,8 +155,9 @@ def fscil_omniglot(
 
     Args:
         base: characters of the base session, of 964.
-        ways: characters of each later session, of 659 in all. shots: drawings of each of them. sessions: how many later
-            ones there are.
+        ways: characters of each later session, of 659 in all.
+        shots: drawings of each of them.
+        sessions: how many later ones there are.
         class_order: natural, as the characters are numbered, or drawn from the seed.
         test_drawers: how many of the 20 drawers are for testing.
         memory: drawings that a strategy may keep.
@@ -212,8 +216,9 @@ def few_shot(
     Args:
         path: an .npz file with x_train, y_train, x_test and y_test, or a folder of images as for `image-folder`.
         base: classes of the base session, with all their examples.
-        ways: classes of each later session. shots: examples of each of them. sessions: how many later ones there are;
-            as many as there are classes for unless given.
+        ways: classes of each later session.
+        shots: examples of each of them.
+        sessions: how many later ones there are; as many as there are classes for unless given.
         class_order: ascending, drawn from the seed, or a list of all.
         shot_list: drawn from the seed, or a file of row numbers of the training examples, as text or .npz, session by
             session.

@@ -166,7 +166,8 @@ class Run(Protocol):
         For `setup`, so that it is said before anything is trained.
 
         Args:
-            rows: examples of the pass. size: of a batch.
+            rows: examples of the pass.
+            size: of a batch.
             what: the pass, and which settings decide its numbers, for the message.
 
         Raises:

@@ -95,7 +95,8 @@ class Batch:
 
         Args:
             x: (M, …) float inputs as the model sees them.
-            y: (M,) int64 labels. task: (M,) int64 task labels.
+            y: (M,) int64 labels.
+            task: (M,) int64 task labels.
             raw: (M, …) the inputs as stored.
         """
         outside = torch.full_like(y, -1)

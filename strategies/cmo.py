@@ -37,7 +37,8 @@ def cmo(
     Args:
         probability: p; 0.5 by default in the authors' code, 0.2 in the best combination for few-shot streams.
         power: q.
-        start: the first passes 0 … `start` over an experience are not mixed. end: nor are the last so many.
+        start: the first passes 0 … `start` over an experience are not mixed.
+        end: nor are the last so many.
 
     Reference: Park et al., "The Majority Can Help The Minority: Context-rich Minority Oversampling for Long-tailed
     Classification", CVPR 2022, arXiv:2112.00412; for few-shot streams Kim et al., ICCV-W 2025, arXiv:2503.10003.

@@ -22,7 +22,8 @@ def derpp(
     Args:
         memory: examples the reservoir holds.
         draw: examples in each of the two draws; as many as the stream brings if none is given.
-        alpha: α, weight of the stored logits. beta: β, weight of the stored labels.
+        alpha: α, weight of the stored logits.
+        beta: β, weight of the stored labels.
 
     Reference: Buzzega et al., "Dark Experience for General Continual Learning: a Strong, Simple Baseline", NeurIPS
     2020, arXiv:2004.07211. The defaults are the authors' for Split CIFAR-10 with a memory of 200.

@@ -178,8 +178,8 @@ def l2p(
             where prompts enter block 0 as a prefix, the head sees the class token and the pull is Σ (1 − γ) over all
             pairs of images and choices in a batch; coda-deep: that in blocks 0 to 4; ovor: the code of OVOR, where the
             pull is their mean.
-        pool: M; 10, of coda and ovor 30. length: L, rows of a prompt; 10, 5 (pilot), 20 (coda, ovor: 10 keys and 10
-            values).
+        pool: M; 10, of coda and ovor 30.
+        length: L, rows of a prompt; 10, 5 (pilot), 20 (coda, ovor: 10 keys and 10 values).
         top: k; 4, of the others 5.
         layers: blocks that prompts enter as a prefix, each with a pool of its own; empty: as tokens at the start.
         pull: λ; 1, of pilot 0.1.

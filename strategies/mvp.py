@@ -317,9 +317,11 @@ def mvp(
             masses, by a slip in broadcasting; later: of the authors' second release, −ln(mean exp(D_pp / (c_p + 1)) /
             A), in which no query is left; pull: the mean of d_p, as the authors' code has it without the contrast,
             where prompts are chosen by distance alone, whatever their counts.
-        scaling: whether features are divided. margin: μ.
+        scaling: whether features are divided.
+        margin: μ.
         focal: paper, as above; released: the mean cross-entropy times the mean factor; none.
-        alpha: α. gamma: γ.
+        alpha: α.
+        gamma: γ.
         last_block: whether the query passes the last block.
         tuning: prompt, as above; prefix: rows join those that a block makes keys of, and others those that it makes
             values of, so that they pass W_k and W_v as its normalised tokens do, and no query is formed for them.

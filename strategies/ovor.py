@@ -232,11 +232,14 @@ def ovor(
         epochs: passes of this, beside those of the run: 4 beside 16 on CIFAR-100, 10 beside 40 on ImageNet-R.
         variant: paper: outliers lie around the features at the edge of the data (NPOS). as_released: the authors' code
             computes that edge and does not use it; its outliers lie around the origin, and each is there many times.
-        strength: λ. m_in, m_out: for a strong transformer's outputs.
+        strength: λ.
+        m_in, m_out: for a strong transformer's outputs.
         thresholds: fixed, those; measured, for weaker networks: the lower quartile of the features' energies at the
             phase's start less 0.1, and the upper quartile of the outliers'.
         neighbours: K, by whose distance a point is near the edge or far away.
-        boundary: features taken as the edge. draws: candidates around each. noise: their standard deviation.
+        boundary: features taken as the edge.
+        draws: candidates around each.
+        noise: their standard deviation.
         per_class: outliers kept for each class of the experience.
         batch_size: features in a batch, which get an equal share of the outliers, at least one.
 

@@ -25,7 +25,8 @@ def pred_kd(
 
     Args:
         loss: bce, the paper's, with a growing head; softmax, its comparison.
-        alpha: α, of the softmax form only. temperature: T, of the same.
+        alpha: α, of the softmax form only.
+        temperature: T, of the same.
 
     Reference: Smith, Tian, Halbe, Hsu, Kira, "A Closer Look at Rehearsal-Free Continual Learning", CVPR-W 2023,
     arXiv:2203.17269.

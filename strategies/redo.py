@@ -85,7 +85,8 @@ def redo(threshold: NotNegative = 0.025, period: Count = 1000) -> Strategy:
     (`mlp`).
 
     Args:
-        threshold: τ. period: F, steps between two looks.
+        threshold: τ.
+        period: F, steps between two looks.
 
     Reference: Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023,
     arXiv:2302.12902.

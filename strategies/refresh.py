@@ -165,7 +165,8 @@ def refresh(
         mode: the released code's step, or the paper's. They are different methods: the first is a relative step of
             10⁻⁵, whatever the gradient's size.
         steps: J, unlearning steps before a learning step.
-        delta: δ of the released step. rate: of its scratch network; only rounding depends on it.
+        delta: δ of the released step.
+        rate: of its scratch network; only rounding depends on it.
         gamma: γ of the paper's step; it searched 0.02 to 0.04.
         noise: σ, of the Gaussian part; 1 is the paper's Langevin step.
         damping: λ; with 0 the Fisher information is left out, and no boundaries are needed.

@@ -85,7 +85,8 @@ def si(strength: NotNegative = 0.1, xi: Positive = 0.1) -> Strategy:
     L = CE(stream) + c · Σ_j Ω_j (θ_j − θ̃_j)², Ω_j adding up over experiences −∫ g_j dθ_j / (Δ_j² + ξ).
 
     Args:
-        strength: c. xi: ξ, which bounds the importance of weights that hardly moved.
+        strength: c.
+        xi: ξ, which bounds the importance of weights that hardly moved.
 
     Reference: Zenke, Poole, Ganguli, "Continual Learning Through Synaptic Intelligence", ICML 2017, arXiv:1703.04200.
     The defaults are theirs for permuted MNIST.

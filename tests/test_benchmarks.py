@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from clbench.benchmarks.domains import rotated
 from PIL import Image
 
 from clbench import data
-from clbench.errors import ConfigError, DataError
-from clbench.registry import benchmarks
+from clbench.config.yamls import read_yaml
+from clbench.errors import ConfigError, DataError, RegistryError
+from clbench.registry import Registry, benchmarks
+from clbench.registry.entry import read_decorators
+from clbench.registry.rows import Row, factory, read_rows
 from clbench.results.metrics import METRICS
 from clbench.types import Benchmark, Stream
 
@@ -81,8 +87,7 @@ def test_what_the_list_shows(name: str) -> None:
     assert parameters["seed"].default == 0
     for parameter in parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty
-        if parameter.name not in ("experiences", "class_order"):
-            assert parameter.name in str(entry.build.__doc__)
+        assert parameter.name in str(entry.build.__doc__)
 
 
 # Recorded once: data, split, order, normalisation and setting of a benchmark at a version never change.
@@ -391,3 +396,87 @@ def test_omniglot_of_another_form_is_refused(tmp_path: Path, monkeypatch: pytest
     np.savez(tmp_path / "omniglot.npz", **arrays)
     with pytest.raises(DataError, match="has no drawer"):
         data.omniglot(5)
+
+
+# --- tables ---
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = sorted((ROOT / "benchmarks").glob("*.yaml"))
+ROW = {"says": "One.", "fixed": {"data": "digits"}, "takes": {"experiences": 5}}
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_a_table_is_strict_yaml_and_its_rows_are_short(table: Path) -> None:
+    assert [row.name for row in read_rows(table)] == list(read_yaml(table))
+    rows = re.split(r"\n(?=\S)", table.read_text(encoding="utf-8").strip())
+    assert max(len(row.splitlines()) for row in rows) <= 12
+
+
+def test_the_row_of_the_documentation_is_one_more_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the page shows, on images in place of the real ones."""
+    page = (ROOT / "docs" / "add-a-benchmark.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```yaml\n(rotated.*?)```", page, re.DOTALL)[0]
+    assert len(shown.splitlines()) <= 12
+    table = tmp_path / "table.yaml"
+    table.write_text(shown, encoding="utf-8")
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
+    split = {"x_train": images, "y_train": np.arange(20) % 10, "x_test": images[:10], "y_test": np.arange(10)}
+    np.savez(tmp_path / "fashion_mnist.npz", **split)
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path))
+    [row] = read_rows(table)
+    more = fresh()
+    more.register(row.name, version=row.version)(factory(row, rotated))
+    made = more.make("rotated-fashion-mnist", angles=[0, 90])
+    assert (made.name, made.spec["angles"]) == ("rotated-fashion-mnist", (0.0, 90.0))
+    assert [experience.domain for experience in made.train] == ["0°", "90°"]
+    assert made.train[1].data.x().shape == (20, 1, 28, 28)
+
+
+def fresh() -> Registry[Any]:
+    """A registry without entries."""
+    return Registry(
+        "benchmark",
+        plural="benchmarks",
+        package="no_such_package",
+        decorator="register_benchmark",
+        group="no.such.group",
+        base="clbench.types.Benchmark",
+        told_by_data=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"one": {**ROW, "take": {}}}, "row 'one' has a key 'take'. Did you mean 'takes'?"),
+        ({"one": {"fixed": {}}}, "row 'one' needs a text under 'says'"),
+        ({"one": {**ROW, "version": -1}}, "cannot be a version"),
+        ({"One!": ROW}, "One!"),
+        (["one"], "must map names to rows"),
+        ("one: [", "cannot be read"),
+    ],
+)
+def test_rows_that_cannot_be(table: Any, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text(table if isinstance(table, str) else json.dumps(table), encoding="utf-8")
+    with pytest.raises(RegistryError, match=re.escape(message)):
+        read_rows(file)
+
+
+def test_a_row_names_arguments_that_the_function_has() -> None:
+    row = Row("one", "One.", fixed={"data": "digits"}, takes={"angle": 0.0})
+    with pytest.raises(RegistryError, match=r"takes no 'angle'\. Did you mean 'angles'\?"):
+        factory(row, rotated)
+
+
+def test_a_file_of_ones_own_has_tables_too(tmp_path: Path) -> None:
+    """They are read without running it."""
+    plugin = tmp_path / "own.py"
+    plugin.write_text(
+        "raise SystemExit\n@register_benchmarks('rows.yaml')\ndef own(told): ...\n", encoding="utf-8"
+    )
+    (tmp_path / "rows.yaml").write_text("one:\n  says: The one. And more.\n  version: 3\n", encoding="utf-8")
+    [entry] = read_decorators(plugin, "own", "register_benchmark")
+    assert (entry.name, entry.version, entry.summary) == ("one", 3, "The one.")

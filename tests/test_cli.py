@@ -171,6 +171,21 @@ def test_every_kind_is_shown(clbench: Command, name: str) -> None:
     assert said.out.partition("\n")[0].partition("@")[0].endswith(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("derpp", "    beta = 0.5   (a number ≥ 0)\n        β, weight of the stored labels.\n"),
+        ("split-digits", "    experiences = 5   (a whole number ≥ 1)\n        1, 2, 5 or 10.\n"),
+        ("dsi", "    folder required   (a file)\n        its path, or its name in CLBENCH_DATA.\n"),
+        ("mlp", "    num_classes required   (a whole number)\n        Given by the benchmark.\n"),
+    ],
+)
+def test_arguments_are_shown_with_their_meaning(clbench: Command, name: str, shown: str) -> None:
+    said = clbench("show", name)
+    assert shown in said.out
+    assert "Args:" not in said.out
+
+
 @pytest.mark.parametrize("name", ["er", "split-digits", "mlp", "forgetting", "quickstart"])
 def test_every_kind_is_shown_as_json(clbench: Command, name: str) -> None:
     assert json.loads(clbench("show", name, "--json").out)["name"] == name

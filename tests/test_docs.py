@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from clbench import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,6 +33,17 @@ def test_generated_pages_are_current() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}: run `make docs`"
+
+
+@pytest.mark.parametrize("kind", ["strategies", "benchmarks", "models"])
+def test_generated_pages_say_what_every_parameter_means(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    generate = importlib.import_module("generate")
+    for entry in generate._own(getattr(registry, kind)):
+        page = "\n".join(generate._prose(inspect.getdoc(entry.build)))
+        heads = re.findall(r"^- ((?:`\w+`(?:, )?)+): \S", page, re.MULTILINE)
+        told = {name for head in heads for name in re.findall(r"\w+", head)}
+        assert told == entry.signature().parameters.keys() - {"input_shape", "num_classes"}, entry.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}/{p.name}")

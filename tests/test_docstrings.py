@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 
 from clbench import errors
+from clbench.registry import Registry, benchmarks, models, strategies
+from clbench.registry.meanings import meanings, section
 
 MODULES = ("clbench", "clbench.parts", "clbench.memory", "clbench.testing", "clbench.runs.lifecycle")
 ERRORS = {*vars(errors), *vars(builtins)}
 IMPLIED = {"self", "cls"}
+GIVEN = {"input_shape", "num_classes"}
+"""What every network is told of the data."""
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
@@ -44,36 +48,15 @@ def documented() -> dict[str, Any]:
 
 
 THINGS = documented()
-each = pytest.mark.parametrize("name", THINGS)
 
 
-def section(thing: Any, title: str) -> list[str]:
-    """The entries of a docstring's section, each one line."""
-    found = re.search(rf"^{title}:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(thing) or "", re.MULTILINE)
-    if found is None:
-        return []
-    lines = inspect.cleandoc("\n" + found.group(1)).splitlines()
-    entries: list[str] = []
-    for line in filter(str.strip, lines):
-        if line[0] == " ":
-            entries[-1] += " " + line.strip()
-        else:
-            entries.append(line)
-    return entries
-
-
-def named(entries: list[str]) -> set[str]:
-    """`x, y: …` and `x: … y: …` name x and y."""
-    heads = [re.match(r"[\w, ]+(?=:)", entry) for entry in entries]
-    return {name.strip() for head in heads if head for name in head.group().split(",")}
+def with_section(title: str) -> list[str]:
+    return [name for name, thing in THINGS.items() if section(inspect.getdoc(thing), title)]
 
 
 def parameters(thing: Any) -> set[str]:
-    return set(inspect.signature(thing).parameters) - IMPLIED
-
-
-def build(thing: Any) -> Callable[..., Any]:
-    return thing.__init__ if inspect.isclass(thing) else thing  # type: ignore[no-any-return]
+    build: Callable[..., Any] = thing.__init__ if inspect.isclass(thing) else thing
+    return set(inspect.signature(build).parameters) - IMPLIED
 
 
 def inherits(name: str) -> bool:
@@ -83,45 +66,59 @@ def inherits(name: str) -> bool:
     return any(name.rpartition(".")[2] in vars(base) for base in bases)
 
 
-@each
+def registered(registry: Registry[Any]) -> list[Any]:
+    names = [name for name in registry.names() if registry.peek(name).own]
+    return [pytest.param(registry, name, id=name) for name in names]
+
+
+@pytest.mark.parametrize("name", [name for name in THINGS if not inherits(name)])
 def test_it_says_what_it_is(name: str) -> None:
-    own = inspect.isclass(THINGS[name]) and not vars(THINGS[name]).get("__doc__")
-    assert inherits(name) or (not own and inspect.getdoc(THINGS[name])), "no docstring"
+    thing = THINGS[name]
+    assert vars(thing).get("__doc__") if inspect.isclass(thing) else inspect.getdoc(thing)
 
 
-@each
+@pytest.mark.parametrize("name", with_section("Args"))
 def test_its_arguments_are_those_of_the_signature(name: str) -> None:
-    thing, entries = THINGS[name], section(THINGS[name], "Args")
-    if entries:
-        assert named(entries) <= parameters(build(thing))
-        text = " ".join(entries)
-        assert {p for p in parameters(build(thing)) if not re.search(rf"\b{p}\b", text)} == set()
+    """Each on a line of its own, with a text."""
+    said = meanings(inspect.getdoc(THINGS[name]))
+    assert set(said) == parameters(THINGS[name])
+    assert all(said.values())
 
 
-@each
+@pytest.mark.parametrize(
+    "name",
+    [n for n, t in THINGS.items() if inspect.isfunction(t) and len(parameters(t)) >= 4 and not inherits(n)],
+)
+def test_a_function_of_many_arguments_explains_them(name: str) -> None:
+    assert section(inspect.getdoc(THINGS[name]), "Args"), "four arguments or more, and no Args section"
+
+
+@pytest.mark.parametrize("name", with_section("Raises"))
 def test_the_errors_it_names_exist(name: str) -> None:
-    text = " ".join(section(THINGS[name], "Raises"))
+    text = " ".join(section(inspect.getdoc(THINGS[name]), "Raises"))
+    assert re.match(r"\w+: ", text)
     assert {error for error in re.findall(r"\b(\w+):(?= )", text) if error[0].isupper()} <= ERRORS
-    assert not text or re.match(r"\w+: ", text)
 
 
-@each
+@pytest.mark.parametrize("name", with_section("Attributes"))
 def test_its_attributes_are_there(name: str) -> None:
     thing = THINGS[name]
-    if inspect.isclass(thing) and dataclasses.is_dataclass(thing):
-        fields = {field.name for field in dataclasses.fields(thing)}
-        entries = section(thing, "Attributes")
-        assert named(entries) <= fields | set(dir(thing))
-        text = " ".join(entries)
-        assert not entries or {f for f in fields if not re.search(rf"\b{f}\b", text)} <= {
-            "schema",
-            "folder",
-            "spec",
-        }
+    entries = section(inspect.getdoc(thing), "Attributes")
+    heads = [re.match(r"[\w, ]+(?=:)", entry) for entry in entries]
+    named = {name.strip() for head in heads if head for name in head.group().split(",")}
+    fields = {field.name for field in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else set()
+    annotated = {name for base in thing.__mro__ for name in inspect.get_annotations(base)}
+    assert named <= {*dir(thing), *annotated, *re.findall(r"\bself\.(\w+)", inspect.getsource(thing))}
+    text = " ".join(entries)
+    unsaid = {field for field in fields if not re.search(rf"\b{field}\b", text)}
+    assert unsaid <= {"schema", "folder", "spec"}
 
 
-@each
-def test_a_function_of_many_arguments_explains_them(name: str) -> None:
-    thing = THINGS[name]
-    if inspect.isfunction(thing) and len(parameters(thing)) >= 4 and not inherits(name):
-        assert section(thing, "Args"), "four arguments or more, and no Args section"
+@pytest.mark.parametrize(
+    ("registry", "name"), [*registered(strategies), *registered(benchmarks), *registered(models)]
+)
+def test_every_parameter_of_what_is_registered_has_a_meaning(registry: Registry[Any], name: str) -> None:
+    entry = registry.entry(name)
+    said = meanings(inspect.getdoc(entry.build))
+    assert set(said) == set(entry.signature().parameters) - GIVEN
+    assert all(said.values())

@@ -26,7 +26,8 @@ def test_site_packages_gains_clbench_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["strategies/er.py", "benchmarks/digits.py", "configs/defaults.yaml", "py.typed"]
+    "file",
+    ["strategies/er.py", "benchmarks/split.py", "benchmarks/split.yaml", "configs/defaults.yaml", "py.typed"],
 )
 def test_the_wheel_holds(wheel: Path, file: str) -> None:
     assert f"clbench/{file}" in zipfile.ZipFile(wheel).namelist()

@@ -11,21 +11,19 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from clbench.data.streams import (
-    Streams,
+from clbench.data import (
     bits,
     changed_domains,
     class_incremental,
     domain_incremental,
     few_shot,
-    online,
     permutation,
     permutations,
     rotations,
-    task_incremental,
 )
+from clbench.data.shares import Streams
 from clbench.errors import ConfigError, DataError
-from clbench.types import HIDDEN, Experience, Pool, Setting
+from clbench.types import HIDDEN, Experience, Pool
 
 
 def pools(labels: list[int], test_labels: list[int] | None = None) -> tuple[Pool, Pool]:
@@ -76,7 +74,6 @@ def test_every_example_is_in_one_experience() -> None:
     [
         ({"experiences": 1}, [4]),
         ({"experiences": 4}, [1, 1, 1, 1]),
-        ({"classes_per_experience": 2}, [2, 2]),
         ({"first": 2, "increment": 1}, [2, 1, 1]),
         ({"first": 4, "increment": 3}, [4]),
     ],
@@ -93,7 +90,6 @@ def test_ways_to_share_out_classes(how: dict[str, int], sizes: list[int]) -> Non
             "4 classes cannot be shared out evenly over 3 experiences; experiences may be 1, 2, 4",
         ),
         ({"experiences": 0}, "experiences may be 1, 2, 4"),
-        ({"classes_per_experience": 3}, "classes_per_experience may be 1, 2, 4"),
         ({"first": 1, "increment": 2}, "increment must divide the 3 classes that remain"),
         ({"first": 5, "increment": 1}, "first must lie in 1 … 4"),
         ({"first": 2}, "First and increment go together"),
@@ -132,7 +128,7 @@ def test_classes_may_have_gaps() -> None:
 
 
 def test_task_labels_count_experiences() -> None:
-    streams = task_incremental(TRAIN, TEST, experiences=2, valid_fraction=0.2)
+    streams = class_incremental(TRAIN, TEST, experiences=2, valid_fraction=0.2, task_labels=True)
     assert streams.valid is not None
     for stream in (streams.train, streams.test, streams.valid):
         assert [e.task for e in stream] == [0, 1]
@@ -233,10 +229,6 @@ def test_more_permutations_continue_a_stream() -> None:
     assert places(3, 0)[1] != places(3, 1)[1]
     with pytest.raises(ConfigError, match="at least one domain"):
         permutations(0, 9, 0)
-
-
-def test_online_is_one_pass() -> None:
-    assert online(Setting()) == Setting(passes=1)
 
 
 def test_a_seed_means_the_same_everywhere() -> None:

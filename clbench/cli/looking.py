@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ import typer
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
 from clbench.errors import ClbenchError, ConfigError, choices, suggest
 from clbench.registry import strategies
+from clbench.registry.meanings import without_arguments
 
+GIVEN = {"input_shape": "Given by the benchmark.", "num_classes": "Given by the benchmark."}
+"""What a network is told of the data, and nobody sets."""
 KINDS = ("strategies", *strategies.libraries, "benchmarks", "models", "metrics", "suites")
 
 
@@ -107,10 +111,13 @@ def show(
         return 0
     for entry in described:
         head = f"{entry['kind']} {entry['name']}" + (f"@{entry['version']}" if "version" in entry else "")
-        print(head, "=" * len(head), entry["documentation"], sep="\n")
-        for parameter in entry.get("parameters", []):
+        parameters = entry.get("parameters", [])
+        text = without_arguments(entry["documentation"]) if parameters else entry["documentation"]
+        print(head, "=" * len(head), text, *([""] if parameters else []), sep="\n")
+        for parameter in parameters:
             default = "required" if parameter["required"] else f"= {parameter['default']!r}"
             print(f"    {parameter['name']} {default}   ({parameter['type']})")
+            print(textwrap.indent(textwrap.fill(parameter["meaning"], 100), " " * 8))
         for key in ("paper", "needs", "module", "origin"):
             if entry.get(key):
                 print(f"{key}: {', '.join(entry[key]) if isinstance(entry[key], list) else entry[key]}")
@@ -162,6 +169,7 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
 
     from clbench import registry
     from clbench.registry.arguments import hints_of, type_name
+    from clbench.registry.meanings import meanings
 
     registered = "strategies" if kind in strategies.libraries else kind
     singular = "strategy" if registered == "strategies" else kind.removesuffix("s")
@@ -174,13 +182,14 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         return described
     entry = getattr(registry, registered).entry(row["name"])
     described["documentation"] = inspect.getdoc(entry.build) or ""
-    hints = hints_of(entry.name, entry.build)
+    hints, said = hints_of(entry.name, entry.build), meanings(described["documentation"])
     described["parameters"] = [
         {
             "name": name,
             "default": None if p.default is p.empty else p.default,
             "required": p.default is p.empty,
             "type": type_name(hints[name]),
+            "meaning": said.get(name, GIVEN.get(name, "")),
         }
         for name, p in entry.signature().parameters.items()
     ]

@@ -12,22 +12,24 @@ Shapes: N examples, C channels, H × W pixels, D features.
 """
 
 from clbench.data.beir import Collection, beir_folder, read_beir
+from clbench.data.blurry import build_blurry
+from clbench.data.draws import bits, permutation
 from clbench.data.duplicates import Duplicates, remarks, shared
-from clbench.data.families import (
-    FEW_SHOT,
-    Shift,
-    build,
-    build_blurry,
-    build_few_shot,
-    from_arrays,
-    from_folder,
-    from_npz,
-)
+from clbench.data.families import Shift, build, from_arrays, from_folder, from_npz
+from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
+from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
 from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of
+from clbench.data.streams import (
+    changed_domains,
+    class_incremental,
+    domain_incremental,
+    permutations,
+    rotations,
+)
 
 __all__ = [
     "DRAWERS",
@@ -39,18 +41,25 @@ __all__ = [
     "Duplicates",
     "Known",
     "Omniglot",
+    "Reading",
+    "Schedule",
     "Shift",
     "Source",
     "Status",
     "Titles",
     "beir_folder",
+    "bits",
     "build",
     "build_blurry",
     "build_few_shot",
+    "changed_domains",
     "chosen",
+    "class_incremental",
     "data_folder",
     "digits",
+    "domain_incremental",
     "fetch",
+    "few_shot",
     "from_arrays",
     "from_folder",
     "from_npz",
@@ -58,12 +67,16 @@ __all__ = [
     "moments",
     "omniglot",
     "only",
+    "permutation",
+    "permutations",
     "read_beir",
     "read_folder",
     "read_npz",
     "read_rows",
+    "rehearse",
     "remarks",
     "retrieval",
+    "rotations",
     "shared",
     "source_of",
     "status",

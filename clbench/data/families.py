@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
-from clbench.data.source import AxesOrder, Source, moments, source_of
-from clbench.data.streams import (
-    blurry_stream,
-    changed_domains,
-    class_incremental,
-    domain_incremental,
-    few_shot,
-    online as online_setting,
-)
+from clbench.data.source import AxesOrder, Source, source_of
+from clbench.data.streams import changed_domains, class_incremental, domain_incremental
 from clbench.errors import ConfigError, choices
 from clbench.machine.numerics import pinned
 from clbench.registry.arguments import validated
@@ -64,8 +54,9 @@ def build(
     Args:
         shift: "class": new classes in every experience; "task": the same with task labels in training and
             test; "domain": one experience per domain, or per change.
-        experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each; or first and
-            increment: classes of the first experience and of all others. With "domain", as many as there are domains.
+        experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each. With "domain",
+            as many as there are domains.
+        first, increment: in their place, how many classes the first one and all others have.
         class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all, by number or name.
         changes: names of domains and what each does to the inputs.
         online: one pass over the stream.
@@ -106,7 +97,7 @@ def build(
                 valid=source.valid,
                 domain_valid=source.domain_valid,
                 names=source.domain_names,
-                domain_order=_numbered(name, "domain", domain_order, source.domain_names),
+                domain_order=numbered(name, "domain", domain_order, source.domain_names),
                 valid_fraction=valid,
                 seed=seed,
             )
@@ -120,7 +111,7 @@ def build(
         if experiences is None and first is None and increment is None:
             experiences = 5
         elif experiences is not None and not isinstance(experiences, int):
-            experiences = [_numbered(name, "class", group, source.class_names) for group in experiences]
+            experiences = [numbered(name, "class", group, source.class_names) for group in experiences]
         streams = class_incremental(
             source.train,
             source.test,
@@ -128,12 +119,12 @@ def build(
             experiences=experiences,  # type: ignore[arg-type]
             first=first,
             increment=increment,
-            class_order=_numbered(name, "class", class_order, source.class_names),
+            class_order=numbered(name, "class", class_order, source.class_names),
             valid_fraction=valid,
             seed=seed,
             task_labels=shift == "task",
         )
-    setting = Setting(shift, task_labels="always" if shift == "task" else "never")
+    task_labels: Literal["always", "never"] = "always" if shift == "task" else "never"
     draws = (
         valid > 0
         or (shift == "domain" and changes is None and domain_order == "shuffled")
@@ -143,11 +134,11 @@ def build(
     benchmark = Benchmark(
         name,
         version,
-        online_setting(setting) if online else setting,
+        Setting(shift, task_labels=task_labels, passes=1 if online else None),
         streams.train,
         streams.test,
         source.num_classes,
-        _transform(source, name, augment, mean, std),
+        transform_of(source, name, augment, mean, std),
         streams.valid,
         seed=seed if draws else 0,
         class_names=source.class_names,
@@ -166,7 +157,7 @@ def _unused(name: str, shift: Shift, **given: bool) -> None:
             raise ConfigError(f"{name}: {key} does nothing with shift '{shift}'; leave it out.")
 
 
-def _numbered(
+def numbered(
     name: str, what: str, order: Any, known: Sequence[str]
 ) -> Sequence[int] | Literal["natural", "shuffled"]:
     """Classes or domains by number, of those that are listed by name."""
@@ -179,7 +170,7 @@ def _numbered(
     return [known.index(one) if isinstance(one, str) else one for one in order]
 
 
-def _transform(
+def transform_of(
     source: Source,
     name: str,
     augment: Sequence[str],
@@ -202,144 +193,6 @@ def _transform(
             f"{name}: augmentation needs images (C, H, W); the inputs have shape {tuple(shape)}."
         )
     return Transform(source.scale, means, stds, tuple(augment))
-
-
-FEW_SHOT = (
-    "performance_drop",
-    "base_accuracy",
-    "novel_accuracy",
-    "harmonic_mean",
-    "gacc_0",
-    "gacc_auc",
-)
-"""Metrics that are meant for few-shot class-incremental benchmarks."""
-
-
-@validated
-def build_few_shot(
-    source: Source,
-    *,
-    name: str,
-    version: int = 1,
-    base: int,
-    ways: int,
-    shots: int,
-    sessions: int | None = None,
-    class_order: Ordering = "natural",
-    rows: Sequence[int] | None = None,
-    memory: int | None = 0,
-    valid: float = 0.0,
-    augment: Sequence[str] = (),
-    mean: Channels | None = None,
-    std: Channels | None = None,
-    duplicates: Duplicates = "note",
-    seed: int = 0,
-    draws: bool = False,
-    notes: str = "",
-    spec: dict[str, object] | None = None,
-) -> Benchmark:
-    """A few-shot class-incremental benchmark: a base session, then sessions of a few examples of new classes.
-
-    Only the present session's examples are at hand, unless `memory` grants some. It ranks by the harmonic mean of base
-    and novel accuracy: the overall accuracy is high for a model that knows the base classes only.
-
-    Args:
-        source: the data set; pixels are normalised by its published moments, or by those of the base session.
-        base, ways, shots, sessions, class_order, rows: of `clbench.data.streams.few_shot`.
-        memory: examples that a strategy may keep.
-        valid: share of each class's training examples, shots excepted, that makes the validation stream, if the data
-            have none of their own.
-        augment, mean, std, duplicates: as for `build`.
-        seed: of what is drawn. draws: whether the source was drawn by it, too.
-        notes: for people. spec: the parameters that it was built from, for the record.
-
-    Raises:
-        ConfigError: parameters that do not fit the data. DataError: a class without test examples.
-    """
-    streams = few_shot(
-        source.train,
-        source.test,
-        valid=source.valid,
-        base=base,
-        ways=ways,
-        shots=shots,
-        sessions=sessions,
-        class_order=_numbered(name, "class", class_order, source.class_names),
-        rows=rows,
-        valid_fraction=valid,
-        seed=seed,
-    )
-    if mean is None and std is None and not source.mean and source.train.x.dtype == torch.uint8:
-        mean, std = moments(streams.train[0].data.x(), source.scale)
-    drawn = draws or rows is None or class_order == "shuffled" or valid > 0
-    benchmark = Benchmark(
-        name,
-        version,
-        Setting("class", memory=memory),
-        streams.train,
-        streams.test,
-        source.num_classes,
-        _transform(source, name, augment, mean, std),
-        streams.valid,
-        primary="harmonic_mean",
-        seed=seed if drawn else 0,
-        class_names=source.class_names,
-        notes=" ".join((notes, *source.found)).strip(),
-        spec=dict(spec or {}),
-        metrics=FEW_SHOT,
-        found=source.found,
-        duplicates=source.duplicates,
-    )
-    return checked(benchmark, duplicates)
-
-
-@validated
-def build_blurry(
-    source: Source,
-    *,
-    name: str,
-    version: int = 1,
-    tasks: int = 5,
-    disjoint: int = 50,
-    blurry: int = 10,
-    varying: bool = True,
-    augment: Sequence[str] = (),
-    duplicates: Duplicates = "note",
-    seed: int = 0,
-    notes: str = "",
-    spec: dict[str, object] | None = None,
-) -> Benchmark:
-    """An online benchmark whose classes come back: one pass, no boundaries, by `clbench.data.streams.blurred`.
-
-    Args:
-        tasks, disjoint, blurry, varying, seed: as of `blurred`.
-        augment, duplicates, notes, spec: as of `build`.
-
-    Raises:
-        ConfigError: parameters that do not fit the data.
-    """
-    plain = build(source, name=name, version=version, experiences=1, augment=augment, notes=notes, spec=spec)
-    streams = blurry_stream(
-        source.train,
-        source.test,
-        valid=source.valid,
-        tasks=tasks,
-        disjoint=disjoint,
-        blurry=blurry,
-        varying=varying,
-        seed=seed,
-    )
-    benchmark = replace(
-        plain,
-        setting=Setting("class", boundaries=False, passes=1),
-        train=streams.train,
-        test=streams.test,
-        valid=streams.valid,
-        primary="a_auc",
-        metrics=("a_auc", "a_avg", "a_last", "f_last"),
-        seed=seed,
-    )
-    return checked(benchmark, duplicates)
 
 
 @pinned()
@@ -389,8 +242,8 @@ def from_arrays(
             one of axes 1 and 3 for the channels, where the images are square then or there are up to four channels
             and the other reading has no square images; it refuses all else.
         shift: what changes between experiences: "class", "domain", or "task" with its label.
-        experiences: how many, of equal size, or a list of the classes of each; or `first` and `increment`, classes of
-            the first and of each later one.
+        experiences: how many, of equal size, or a list of the classes of each.
+        first, increment: in their place, how many classes the first one and each later one have.
         class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list, by number or name.
         online: one pass over each experience.
         valid: share of the training examples, stratified, that makes a validation stream.
@@ -447,7 +300,9 @@ def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz",
     """A benchmark from an `.npz` file, read without pickle; `read_npz` says what it holds.
 
     Args:
-        path: the file. layout: of its images, as of `from_arrays`. name: of the benchmark.
+        path: the file.
+        layout: of its images, as of `from_arrays`.
+        name: of the benchmark.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
 
     Raises:
@@ -471,8 +326,10 @@ def from_folder(
     """A benchmark from a folder of images; `read_folder` says how it is laid out.
 
     Args:
-        path: the folder. name: of the benchmark.
-        size: images are resized to size × size pixels. channels: 3 for colour, 1 for grey.
+        path: the folder.
+        name: of the benchmark.
+        size: images are resized to size × size pixels.
+        channels: 3 for colour, 1 for grey.
         test_fraction: share of every class that is for testing, where the folder holds no split of its own.
             `Benchmark.notes` says how the folder was read.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …

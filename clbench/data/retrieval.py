@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clbench.data.beir import Collection
-from clbench.data.streams import permutation
+from clbench.data.draws import permutation
 from clbench.errors import ConfigError, DataError
 from clbench.transforms.augment import Transform
 from clbench.transforms.text import Tokenizer, fit_tokenizer, load_tokenizer

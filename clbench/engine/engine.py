@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.data.streams import seamless
+from clbench.data.blurry import seamless
 from clbench.engine.capture import Gradients
 from clbench.engine.loading import Feed
 from clbench.engine.lone import check_stream, explained, lasting

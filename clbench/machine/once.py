@@ -36,7 +36,8 @@ def once(name: str, network: nn.Module, x: Tensor, compute: Callable[[Tensor], T
     `network`, which is in eval mode. The contract's check `once` finds what else it depends on.
 
     Args:
-        name: tells several answers of one network apart. network: stays as it is.
+        name: tells several answers of one network apart.
+        network: stays as it is.
         x: (n, …) the very tensor that the model was given; another one is never kept.
         compute: inputs (m, …) → (m, …), row by row.
     """

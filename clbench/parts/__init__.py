@@ -1,6 +1,6 @@
 """Parts that more than one strategy is made of."""
 
-from clbench.data.rehearsal import lag_weights
+from clbench.data.recurrence import lag_weights
 from clbench.machine.once import once
 from clbench.machine.optim import quarter_cosine
 from clbench.parts.documents import (

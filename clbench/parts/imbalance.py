@@ -180,7 +180,8 @@ class Mix(Strategy):
     Args:
         probability: that a batch is mixed.
         power: q, of the weights 1 / n_c^q that an example of class c is drawn by.
-        start: mixing begins after so many passes, the first not counted; end: and ends so many before the last.
+        start: mixing begins after so many passes, the first not counted.
+        end: and ends so many before the last.
     """
 
     needs = frozenset({"boundaries"})
@@ -253,7 +254,8 @@ def box(sides: Sequence[int], share: Tensor, centre: Tensor) -> tuple[Tensor, Te
 
     Args:
         sides: of the input, (H, W) of images.
-        share: () λ. centre: (k,) int64, a place of the input.
+        share: () λ.
+        centre: (k,) int64, a place of the input.
 
     Returns:
         Places of shape `sides`, bool, and what is left, (). Tensors both, so that nothing waits for the device.

@@ -93,8 +93,10 @@ def binary_loss(logits: Tensor, y: Tensor, seen: Tensor, old: Tensor, teacher: T
     Targets are those of the labels; in columns `old`, those of the teacher.
 
     Args:
-        logits: (B, C). y: (B,) labels.
-        seen: (C,) bool, the columns that count. old: (C,) bool, those whose target is σ(teacher).
+        logits: (B, C).
+        y: (B,) labels.
+        seen: (C,) bool, the columns that count.
+        old: (C,) bool, those whose target is σ(teacher).
         teacher: (B, C) logits; None leaves all columns to the labels.
     """
     target = torch.zeros_like(logits).scatter_(1, y.unsqueeze(1), 1.0)

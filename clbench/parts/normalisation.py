@@ -50,8 +50,10 @@ def insert_norms(backbone: nn.Module, x: Tensor, kind: NormKind, eps: float) -> 
     that are rescaled. Which layer has a norm right after it is seen by sending inputs through.
 
     Args:
-        backbone: changed in place. x: (B, …) some inputs.
-        kind: of the norms. eps: added to their variances.
+        backbone: changed in place.
+        x: (B, …) some inputs.
+        kind: of the norms.
+        eps: added to their variances.
 
     Raises:
         IncompatibleError: a layer's weight is used without calling the layer, so that nothing can follow it.

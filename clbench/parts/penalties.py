@@ -48,7 +48,8 @@ class HoldWeights(Strategy):
     would hold them near random numbers.
 
     Args:
-        strength: ε. parameters: which are held.
+        strength: ε.
+        parameters: which are held.
         from_start: whether the initial weights are the first experience's anchor.
     """
 
@@ -113,8 +114,10 @@ def per_example_gradients(
     """(B, …) the gradient of one loss per example, by parameter name.
 
     Args:
+        run: the engine.
         loss: of an example's logits (1, C) and its rows of `rest`, a scalar.
-        x: (B, …) inputs. rest: (B, …) what else the loss needs, labels for example.
+        x: (B, …) inputs.
+        rest: (B, …) what else the loss needs, labels for example.
         model: whose logits; the run's model in its present mode if None.
 
     Raises:
@@ -266,7 +269,8 @@ def fisher_of_labels(run: Run, exp: Experience, consumer: str) -> dict[str, Tens
     normalises each by its own statistics. Nothing is left of it in the running ones, and dropout is off.
 
     Args:
-        run: the engine. exp: whose training examples.
+        run: the engine.
+        exp: whose training examples.
         consumer: whose random stream augments.
     """
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}

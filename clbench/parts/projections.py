@@ -80,7 +80,9 @@ class ProjectEach(Strategy):
     """The step's gradient, if it points against that of a past experience's examples, turned until it does not (GEM).
 
     Args:
-        episodes: the memory. margin: γ, see `projected_each`. running: as of `ProjectAveraged`.
+        episodes: the memory.
+        margin: γ, see `projected_each`.
+        running: as of `ProjectAveraged`.
     """
 
     keeps_rows = True
@@ -125,8 +127,10 @@ def projected_each(g: Tensor, references: Tensor, margin: float, ridge: float = 
     """g (P,) + Gᵀv where any ⟨G_i, g⟩ < 0, else g; v = argmin ½ vᵀ(GGᵀ + ridge · I)v + (Gg)ᵀv with v_i ≥ margin.
 
     Args:
-        g: the step's gradient. references: (k, P) the gradients G_i of past experiences.
-        margin: γ, least weight of every reference. ridge: added to the diagonal of GGᵀ.
+        g: the step's gradient.
+        references: (k, P) the gradients G_i of past experiences.
+        margin: γ, least weight of every reference.
+        ridge: added to the diagonal of GGᵀ.
 
     v is also argmin ‖Gᵀv + g‖² + ridge ‖v‖², and so w = v − margin is non-negative least squares of k unknowns. It is
     solved on the CPU by an active set, which ends at the solution and not near it. All that it needs of gradients of
@@ -176,7 +180,8 @@ def replayed_gradient(run: Run, x: Tensor, y: Tensor, task: Tensor, running: boo
     """(P,) gradient of the mean cross-entropy of inputs x (B, …), of all trainable parameters.
 
     Args:
-        run: the engine. x, y, task: the rows.
+        run: the engine.
+        x, y, task: the rows.
         running: whether BatchNorm layers use their running statistics and leave them alone.
     """
     theta = list(run.parameters().values())

@@ -314,7 +314,8 @@ def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     Without dropout: the network is in eval mode.
 
     Args:
-        attention: of timm. x: (B, N, D) tokens.
+        attention: of timm.
+        x: (B, N, D) tokens.
         keys, values: (B, m, D) the prefix; where the network normalises its keys, these are taken as they are.
     """
     images, n, _ = x.shape

@@ -19,7 +19,8 @@ class CosineHead(nn.Module):
 
     Args:
         proxies: (C, D) to begin with.
-        temperature: τ. eps: see `unit`.
+        temperature: τ.
+        eps: see `unit`.
     """
 
     def __init__(self, proxies: Tensor, temperature: float, eps: float = 1e-6) -> None:
@@ -104,7 +105,8 @@ def replay_two_views(
     """A draw of n examples, each twice (all as they are, then all second views), and what the model says of them.
 
     Args:
-        run: the engine. memory: with columns x, y and task.
+        run: the engine.
+        memory: with columns x, y and task.
         n: examples drawn.
         second: how second views are made.
 
@@ -123,7 +125,8 @@ def proxy_contrast(scores: Tensor, y: Tensor, weighting: Literal["count", "unifo
     The candidates of a row are the proxies of all rows' labels, with multiplicity; classes without a row are none.
 
     Args:
-        scores: (N, C). y: (N,).
+        scores: (N, C).
+        y: (N,).
         weighting: "uniform" takes each class among the labels once.
     """
     counts = torch.zeros_like(scores[0]).index_add_(0, y, torch.ones_like(scores[:, 0]))  # (C,)

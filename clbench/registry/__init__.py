@@ -9,6 +9,7 @@ from clbench.registry.entries import (
     models as models,
     register as register,
     register_benchmark as register_benchmark,
+    register_benchmarks as register_benchmarks,
     register_model as register_model,
     strategies as strategies,
 )

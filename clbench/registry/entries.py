@@ -49,6 +49,7 @@ from clbench.registry.entry import (
 )
 from clbench.registry.leaving import noting_threads
 from clbench.registry.reads import File as File, Watch, watched
+from clbench.registry.rows import factory, read_rows
 from clbench.registry.sources import where_defined
 
 T = TypeVar("T")
@@ -355,6 +356,16 @@ class Registry(Generic[T]):
 
         return add
 
+    def register_rows(self, table: str) -> Callable[[F], F]:
+        """Decorator: give the function a name for each row of a table that lies beside it (`clbench.registry.rows`)."""
+
+        def add(build: F) -> F:
+            for row in read_rows(Path(where_defined(build)).with_name(table)):
+                self.register(row.name, version=row.version, paper=row.paper)(factory(row, build))
+            return build
+
+        return add
+
     def _origin(self, name: str, module: str, source: str) -> str:
         if module.partition(".")[0] == "clbench":
             return "clbench"
@@ -470,6 +481,7 @@ register = strategies.register
 
 
 register_benchmark = benchmarks.register
+register_benchmarks = benchmarks.register_rows
 
 
 register_model = models.register

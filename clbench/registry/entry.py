@@ -24,6 +24,7 @@ from clbench.registry.arguments import (
 )
 from clbench.registry.leaving import noting_threads
 from clbench.registry.reads import File as File, with_files
+from clbench.registry.rows import read_rows
 
 
 class PluginWarning(UserWarning):
@@ -87,19 +88,20 @@ class Entry:
 
 
 def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
-    """Entries that a file registers, by its decorators `@register("name", version=…)`."""
+    """Entries that a file registers, by decorators `@register("name", version=…)` and `@registers("table.yaml")`."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise RegistryError(f"{file} cannot be read: line {error.lineno}: {error.msg}") from error
-    found = []
+    found: list[Entry] = []
+    here: dict[str, Any] = {"source": str(file), "origin": "clbench"}
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
         for call in node.decorator_list:
-            if not (
-                isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator
-            ):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                continue
+            if call.func.id not in (decorator, f"{decorator}s"):
                 continue
             try:
                 name = ast.literal_eval(call.args[0])
@@ -109,15 +111,19 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
                     f"{file}, line {call.lineno}: the arguments of @{decorator} must be literals, as clbench "
                     "reads them without running the file."
                 ) from None
+            if call.func.id != decorator:
+                found += [
+                    Entry(row.name, row.version, module, first_sentence(row.says), row.paper, **here)
+                    for row in read_rows(file.with_name(name))
+                ]
+                continue
             if wrong := name_mistake(name) or version_mistake(options.get("version", 1)):
                 raise RegistryError(f"{file}, line {call.lineno}: {wrong}.")
             summary = first_sentence(ast.get_docstring(node))
             fields = ("version", "paper", "null", "modifier", "tiny")
             known = {k: v for k, v in options.items() if k in fields}
             known["reads"] = tuple(options.get("reads", ()))
-            found.append(
-                Entry(name, module=module, summary=summary, source=str(file), origin="clbench", **known)
-            )
+            found.append(Entry(name, module=module, summary=summary, **here, **known))
     return found
 
 

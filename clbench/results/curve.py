@@ -641,7 +641,8 @@ class Curve:
                 one belongs to the last ticks, as a stream seen later has fewer.
             boundaries: the ticks at which the second experience begins, the third, …
             totals: examples of each stream, or of all.
-            first_step: of the first tick. examples_per_step: stream examples of a step.
+            first_step: of the first tick.
+            examples_per_step: stream examples of a step.
 
         Raises:
             ValueError: an accuracy is no whole number out of `totals` examples.

@@ -141,7 +141,9 @@ def start(
     """Run a resolved configuration in `root/<id>`, continue it if it was interrupted, or return its record.
 
     Args:
-        resolved: what runs. execution: how it is carried out. root: folder of run folders.
+        resolved: what runs.
+        execution: how it is carried out.
+        root: folder of run folders.
         benchmark: an object of the caller's, in place of the registered one.
         observers: progress displays, loggers.
 
@@ -273,7 +275,8 @@ def build(
     """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
 
     Args:
-        resolved: what runs. execution: how it is carried out.
+        resolved: what runs.
+        execution: how it is carried out.
         benchmark: an object of the caller's, in place of the registered one.
         observers: progress displays, loggers.
         ranks: the processes that make the run together.

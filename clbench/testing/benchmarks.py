@@ -51,7 +51,8 @@ def check_benchmark(benchmark: str | Benchmark, **spec: Any) -> list[Result]:
     """Put a benchmark, or a registered one, through what every benchmark must keep.
 
     Args:
-        benchmark: an object or a name. spec: the parameters to build a named one with; the others are the defaults.
+        benchmark: an object or a name.
+        spec: the parameters to build a named one with; the others are the defaults.
 
     Raises:
         RegistryError: an unknown name. ConfigError: a parameter that the benchmark does not have, or a wrong value.

@@ -48,7 +48,8 @@ class Subject:
         """A run of it, before its first step.
 
         Args:
-            benchmark: to run on. strategy: in place of a new one of the subject.
+            benchmark: to run on.
+            strategy: in place of a new one of the subject.
             norm: whether a model that is not given has batch normalisation.
             how: the rest of `tiny_run`.
         """

@@ -239,7 +239,8 @@ def tiny_run(
         strategy, benchmark, model: what runs. A strategy that needs a vision transformer or a dual encoder gets
             `tiny_vit` or `tiny_clip`, and needs a benchmark with images.
         seed: of the initialisation and of everything drawn.
-        batch_size, epochs: of training. optim: SGD, 0.02 with momentum 0.9, never reset, if None.
+        batch_size, epochs: of training.
+        optim: SGD, 0.02 with momentum 0.9, never reset, if None.
         every: steps between evaluations; 0 evaluates at experience ends.
         precision, device: as on the command line.
         checkpoint_seconds: time between checkpoints; None for none.

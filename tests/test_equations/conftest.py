@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from clbench.data.streams import few_shot
+from clbench.data import few_shot
 from clbench.transforms.augment import Transform
 from clbench.types import Benchmark, Pool, Setting
 

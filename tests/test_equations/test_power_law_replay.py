@@ -9,7 +9,7 @@ import torch
 from clbench.strategies.power_law_replay import draw_by_age
 
 from clbench import Batch, make_strategy
-from clbench.data.rehearsal import lag_weights
+from clbench.data.recurrence import lag_weights
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 LAGS = torch.tensor([0] * 30 + [1] * 10 + [2] * 60 + [3] * 20 + [4] * 5)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from clbench.data.rehearsal import lag_weights, share_out
-from clbench.data.streams import changed_domains, class_incremental, permutations, rehearse
+from clbench.data import changed_domains, class_incremental, permutations, rehearse
+from clbench.data.recurrence import lag_weights, share_out
 from clbench.errors import ConfigError
 from clbench.registry import benchmarks
 from clbench.testing import check_benchmark

@@ -1,0 +1,67 @@
+"""Streams of new classes: those of a data set of images, shared out to experiences.
+
+MNIST: LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998.
+Fashion-MNIST: Xiao, Rasul, Vollgraf, arXiv:1708.07747. CIFAR-10 and CIFAR-100: Krizhevsky: Learning multiple layers of
+features from tiny images, 2009. The digits are scikit-learn's 1 797, 8 × 8 pixels: they come with it, so that their
+benchmarks run anywhere in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from clbench.data import build, load, only
+from clbench.ranges import Count, Fraction, Natural, Seed
+from clbench.registry import register_benchmarks
+from clbench.types import Benchmark
+
+OPS = ("crop", "flip")
+"""The augmentation of nearly all class-incremental work: random crop of the image padded by 4, and flip."""
+
+
+@register_benchmarks("split.yaml")
+def split(
+    told: dict[str, Any],
+    *,
+    data: str,
+    experiences: Count = 5,
+    first: Count | None = None,
+    increment: Count | None = None,
+    classes: tuple[Natural, Count] | None = None,
+    class_order: Literal["natural", "shuffled"] = "natural",
+    task_labels: bool = False,
+    online: bool = False,
+    augment: bool = False,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
+) -> Benchmark:
+    """New classes in each experience.
+
+    Args:
+        experiences: 1, 2, 5 or 10.
+        first: classes of the first experience, in place of `experiences`; 50, with an increment of 10, is the protocol
+            that starts with half of the classes.
+        increment: classes of each experience but the first.
+        classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
+            backbone pretrained on [0, 50] has not seen.
+        class_order: natural, or drawn from the seed.
+        task_labels: task-incremental: labels of the task in training and test.
+        online: one pass over the stream.
+        augment: random crop and flip in training.
+        valid: share of the training examples that makes a validation stream.
+        seed: of a shuffled class order and of the validation split.
+    """
+    source = load(data)
+    return build(
+        source if classes is None else only(source, *classes),
+        **told,
+        shift="task" if task_labels else "class",
+        experiences=10 if experiences is None and first is None and increment is None else experiences,
+        first=first,
+        increment=increment,
+        class_order=class_order,
+        online=online,
+        augment=OPS if augment else (),
+        valid=valid,
+        seed=seed,
+    )

@@ -1,0 +1,150 @@
+"""Entries that differ in names and numbers only: rows of a table in YAML, which one function builds.
+
+    split-usps:
+      says: USPS, two new digits in each of five experiences.
+      notes: The published training and test sets.
+      fixed: {data: usps}
+      takes: {experiences: 5, class_order: natural, online: false, valid: 0.0, seed: 0}
+      texts: {experiences: "1, 2, 5 or 10."}
+
+A row fixes some arguments of the function, needs some (`needs: [path]`) and takes others, with these defaults; one that
+it does not name keeps the function's default. Types and meanings of parameters are the function's, unless the row has a
+text of its own. The function gets the row's name, version, notes and parameters first, as keywords of what it builds:
+
+    @register_benchmarks("split.yaml")
+    def split(told: dict[str, Any], *, data: str, experiences: Count = 5, …) -> Benchmark:
+        return build(load(data), **told, experiences=experiences, …)
+
+Imports no torch: a table is read without running the file beside it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clbench.errors import RegistryError, suggest
+from clbench.names import name_mistake, version_mistake
+from clbench.ranges import UNIONS
+from clbench.registry.meanings import meanings
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of a table.
+
+    Attributes:
+        says: its documentation, without the parameters.
+        version, paper: as of any entry.
+        notes: for people who read its records.
+        fixed: arguments of the function that are no parameters.
+        needs: its parameters without a default.
+        takes: its other parameters, in order, with their defaults.
+        texts: what parameters mean, where it is not what the function says.
+    """
+
+    name: str
+    says: str
+    version: int = 1
+    paper: str = ""
+    notes: str = ""
+    fixed: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    takes: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def read_rows(table: Path) -> list[Row]:
+    """The rows of a table.
+
+    Raises:
+        RegistryError: there is no such file, or a row that cannot be one; names it.
+    """
+    try:
+        rows = yaml.load(table.read_text(encoding="utf-8"), Loader=LOADER)
+    except (OSError, yaml.YAMLError) as error:
+        raise RegistryError(f"The table {table} cannot be read: {error}") from error
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise RegistryError(f"The table {table} must map names to rows.")
+    known = [key.name for key in fields(Row)][1:]
+    for name, row in rows.items():
+        if wrong := name_mistake(name) or version_mistake(row.get("version", 1)):
+            raise RegistryError(f"{table}: {wrong}.")
+        if strange := [key for key in row if key not in known]:
+            raise RegistryError(
+                f"{table}: row '{name}' has a key '{strange[0]}'.{suggest(str(strange[0]), known)} "
+                f"It may have: {', '.join(known)}."
+            )
+        if not row.get("says"):
+            raise RegistryError(f"{table}: row '{name}' needs a text under 'says'.")
+    return [Row(name, **{key: _tuples(value) for key, value in row.items()}) for name, row in rows.items()]
+
+
+def _tuples(value: Any) -> Any:
+    """The same with tuples for lists, as defaults are not to be changed."""
+    if isinstance(value, dict):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def factory(row: Row, build: Callable[..., Any]) -> Callable[..., Any]:
+    """A row's factory: `build` with what is fixed, as a function of what the row takes.
+
+    Raises:
+        RegistryError: the row names an argument that `build` does not have.
+    """
+    hints, texts = typing.get_type_hints(build, include_extras=True), meanings(build.__doc__) | row.texts
+    for key in (*row.fixed, *row.needs, *row.takes):
+        if key not in hints:
+            raise RegistryError(f"Row '{row.name}': {build.__name__} takes no '{key}'.{suggest(key, hints)}")
+    defaults = {**dict.fromkeys(row.needs, inspect.Parameter.empty), **row.takes}
+    annotations = {key: _admitting(hints[key], default) for key, default in defaults.items()}
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(
+                key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotations[key]
+            )
+            for key, default in defaults.items()
+        ]
+    )
+
+    def make(**given: Any) -> Any:
+        bound = signature.bind(**given)
+        bound.apply_defaults()
+        params = bound.arguments
+        told = {"name": row.name, "version": row.version, "notes": row.notes, "spec": dict(params)}
+        return build(told, **row.fixed, **params)
+
+    about = [_entry(key, texts[key]) for key in defaults if key in texts]
+    make.__doc__ = "\n".join([row.says.strip(), *(["", "Args:", *about] if about else [])])
+    make.__name__ = make.__qualname__ = row.name
+    make.__module__, make.__annotations__ = build.__module__, annotations
+    make.__wrapped__, make.__signature__ = build, signature  # type: ignore[attr-defined]
+    return make
+
+
+def _admitting(hint: Any, default: Any) -> Any:
+    """A hint that also takes none where the default is none."""
+    unions = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else ()
+    return hint | None if default is None and type(None) not in unions else hint
+
+
+def _entry(key: str, text: str) -> str:
+    """An argument with its meaning, as a docstring has them."""
+    return textwrap.fill(
+        f"{key}: {text}",
+        width=112,
+        initial_indent="    ",
+        subsequent_indent="        ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
