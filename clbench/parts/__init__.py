@@ -11,10 +11,10 @@ from clbench.parts.documents import (
     LearnedQueries as LearnedQueries,
     PseudoQueries as PseudoQueries,
     RememberDocuments as RememberDocuments,
-    Restart as Restart,
     Spans as Spans,
     give_way as give_way,
     pairs as pairs,
+    pseudo_queries as pseudo_queries,
     questioner as questioner,
     spans as spans,
 )
@@ -94,7 +94,12 @@ from clbench.parts.proxies import (
     second_view as second_view,
     unit as unit,
 )
-from clbench.parts.replay import DarkReplay as DarkReplay, Episodes as Episodes, Replay as Replay
+from clbench.parts.replay import (
+    DarkReplay as DarkReplay,
+    Episodes as Episodes,
+    Rehearsal as Rehearsal,
+    Replay as Replay,
+)
 from clbench.parts.sessions import (
     LearnFirst as LearnFirst,
     SettleAfterFirst as SettleAfterFirst,
