@@ -7,6 +7,7 @@ arXiv:2308.07815.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class TailSharpness(SplitsRows):
     ε = ρ g_tail(θ) / ‖g_tail(θ)‖₂, of Σ_head ℓ / B and 2 Σ_tail ℓ / B. Other losses of the chain go with the head.
     """
 
+    exempt: ClassVar[dict[str, str]] = {"takes_effect": "on a domain-incremental stream no class is rare"}
     needs = frozenset({"boundaries"})
     state = ("rare",)
     parallel = True
