@@ -312,6 +312,8 @@ class Strategy:
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
         keeps_rows: that its `extend` gives the rows that it got, no more and no fewer.
+        exempt: checks of the contract that it cannot pass by itself, by name, each with the reason; that it passes one
+            after all is a failure, too.
         architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
             takes any.
 
@@ -323,6 +325,7 @@ class Strategy:
     state: ClassVar[tuple[str, ...]] = ()
     idempotent: ClassVar[bool] = False
     replaces: ClassVar[tuple[type[Strategy], ...]] = ()
+    exempt: ClassVar[Mapping[str, str]] = {}
     parallel: bool | str = False
     capturable: bool = False
     from_start: bool = False

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from clbench import Strategy, chain, register
-from clbench.parts import GrowingHead, InverseWeights
+from clbench.parts import Counts, CrossEntropy, GrowingHead, PlainRows, RowLoss
+
+
+class InverseWeights(Counts, RowLoss):
+    """Cross-entropy whose rows are weighted by the inverse of their class's number of examples."""
+
+    replaces = (CrossEntropy, PlainRows)
+    parallel = True
+
+    def weight(self) -> Tensor:
+        return inverse_weights(self.n)
+
+
+def inverse_weights(n: Tensor) -> Tensor:
+    """(C,) 1 / n_c of counts (C,), scaled to a sum of 1; 0 for a class without an example."""
+    inverse = torch.where(n > 0, 1 / n.double().clamp(min=1), 0.0)
+    return (inverse / inverse.sum()).to(n.dtype)
 
 
 @register("balanced-loss", paper="arXiv:2503.10003", modifier=True)

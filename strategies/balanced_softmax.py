@@ -5,8 +5,28 @@ Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from clbench import Strategy, chain, register
-from clbench.parts import BalancedSoftmax, GrowingHead
+from clbench.parts import Counts, CrossEntropy, GrowingHead, PlainRows, RowLoss
+from clbench.types import MASKED
+
+
+class BalancedSoftmax(Counts, RowLoss):
+    """Cross-entropy of logits that are shifted by the logarithm of each class's share of the examples."""
+
+    replaces = (CrossEntropy, PlainRows)
+    parallel = True
+
+    def scores(self, logits: Tensor, y: Tensor) -> Tensor:
+        return logits + log_prior(self.n)
+
+
+def log_prior(n: Tensor) -> Tensor:
+    """(C,) ln n_c / Σ n of counts (C,); `MASKED` for a class without an example, which is then out of the question."""
+    share = n.double() / n.sum()
+    return torch.where(n > 0, share.log(), MASKED).to(n.dtype)
 
 
 @register("balanced-softmax", paper="arXiv:2007.10740", modifier=True)

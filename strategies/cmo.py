@@ -6,13 +6,108 @@ CVPR 2022, arXiv:2112.00412.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from clbench import Strategy, chain, register
-from clbench.parts import Mix, PlainRows
+from clbench import Batch, Experience, Run, Strategy, chain, register
+from clbench.parts import MixesLabels, PlainRows
 from clbench.ranges import Natural, NotNegative, Share
+
+
+class Mix(MixesLabels):
+    """CMO: with a probability, a box of other images is pasted into a batch, rare classes in front.
+
+    The other images are drawn with replacement from the experience's examples, a class as often as any other; one box
+    for the whole batch, as large as 1 − λ of the image with λ uniform. Of inputs that are no images, a run of features.
+
+    Args:
+        probability: that a batch is mixed.
+        power: q, of the weights 1 / n_c^q that an example of class c is drawn by.
+        start: mixing begins after so many passes, the first not counted; end: and ends so many before the last.
+    """
+
+    needs = frozenset({"boundaries"})
+    state = ("deck", "dealt")
+    parallel = True
+
+    def __init__(self, probability: float, power: float, start: int, end: int) -> None:
+        self.probability, self.power, self.start, self.end = probability, power, start, end
+
+    def setup(self, run: Run) -> None:
+        self.deck = torch.zeros(0, dtype=torch.int64)  # rows of the experience, as they will be drawn
+        self.dealt = 0
+        self._active = False
+
+    def begin_experience(self, exp: Experience) -> None:
+        self.deck, self.dealt = self.deck[:0], 0
+
+    def extend(self, batch: Batch) -> Batch:
+        run = self.run
+        self._active = run.experience > 0 and self.start < run.epoch < run.epochs - self.end
+        if not self._active:
+            return batch
+        rng, device = run.rng("mix"), run.device
+        raw, self._other = self._draw(len(batch))
+        self.mixed = torch.rand((), generator=rng, device=device) < self.probability
+        sides = batch.x.shape[2:] if batch.x.dim() == 4 else batch.x.shape[1:]
+        share = torch.rand((), generator=rng, device=device)
+        centre = torch.stack([torch.randint(n, (), generator=rng, device=device) for n in sides])
+        inside, left = box(sides, share, centre)
+        self.share = torch.where(self.mixed, left, 1.0)
+        return batch.with_x(
+            torch.where(inside & self.mixed, run.benchmark.transform.train(raw, rng), batch.x)
+        )
+
+    def other(self, batch: Batch) -> Tensor | None:
+        if not self._active or batch.new == 0:  # what is trained on at an experience's end is not mixed
+            return None
+        return torch.cat([self._other, batch.y[len(self._other) :]])  # what joined later stands for itself
+
+    def _draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """Raw inputs (n, …) and labels (n,) of the next rows; when a deck ends, a new one of as many as there are."""
+        data = self.run.train[self.run.experience].data
+        parts = []
+        while n > 0:
+            if self.dealt >= len(self.deck):
+                y = data.y()
+                weight = (1 / torch.bincount(y).double() ** self.power)[y]
+                seed = self.run.rng("foreground")
+                self.deck = torch.multinomial(
+                    weight.to(self.run.device), len(y), replacement=True, generator=seed
+                ).to("cpu")
+                self.dealt = 0
+            part = self.deck[self.dealt : self.dealt + n]
+            self.dealt += len(part)
+            n -= len(part)
+            parts.append(part)
+        raw, y = data.take(torch.cat(parts).to("cpu"))
+        return raw.to(self.run.device), y.to(self.run.device)
+
+
+def box(sides: Sequence[int], share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Which places of an input lie in a box, and the share of places that do not.
+
+    The box has (1 − λ)^(1/k) of each of the k sides, in whole steps of two, and is cut where the input ends.
+
+    Args:
+        sides: of the input, (H, W) of images.
+        share: () λ. centre: (k,) int64, a place of the input.
+
+    Returns:
+        Places of shape `sides`, bool, and what is left, (). Tensors both, so that nothing waits for the device.
+    """
+    inside, area = torch.ones((), dtype=torch.bool, device=share.device), torch.ones((), device=share.device)
+    for axis, size in enumerate(sides):
+        half = (size * (1 - share) ** (1 / len(sides))).floor().div(2, rounding_mode="floor")
+        low, high = (centre[axis] - half).clamp(0, size), (centre[axis] + half).clamp(0, size)
+        place = torch.arange(size, device=share.device)
+        inside = inside & ((place >= low) & (place < high)).view(-1, *(1 for _ in sides[axis + 1 :]))
+        area = area * (high - low) / size
+    return inside, 1 - area
 
 
 @register(

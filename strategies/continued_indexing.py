@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from clbench import Strategy, chain, register
-from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueries, questioner
+from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, pseudo_queries
 from clbench.ranges import Count, Share
 
 
@@ -40,8 +40,5 @@ def continued_indexing(
     Differences from the paper:
         1. Set `train.iterations` for equal numbers of updates; the paper's are not published in a readable form.
     """
-    parts: list[Strategy] = [AllDocuments(queries=False)] if scope == "all" else []
-    if pseudo:
-        asks = questioner(generator, span, generator_steps)
-        parts += [asks, PseudoQueries(pseudo, asks)]
-    return chain(*parts, CrossEntropy())
+    documents = AllDocuments(queries=False) if scope == "all" else Strategy()
+    return chain(documents, pseudo_queries(pseudo, generator, span, generator_steps), CrossEntropy())

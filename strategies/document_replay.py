@@ -6,7 +6,7 @@ Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 202
 from __future__ import annotations
 
 from clbench import Strategy, chain, register
-from clbench.parts import CrossEntropy, GeneratorName, PseudoQueries, RememberDocuments, questioner
+from clbench.parts import CrossEntropy, GeneratorName, RememberDocuments, pseudo_queries
 from clbench.ranges import Count, Natural, Share
 
 
@@ -45,10 +45,5 @@ def document_replay(
     Differences from the paper:
         1. Every step replays by default, where the paper interleaves batches of replay at a low rate.
     """
-    parts: list[Strategy] = (
-        [RememberDocuments(memory, share, rate, queries=queries)] if share and rate else []
-    )
-    if pseudo:
-        asks = questioner(generator, span, generator_steps)
-        parts += [asks, PseudoQueries(pseudo, asks)]
-    return chain(*parts, CrossEntropy())
+    replay = RememberDocuments(memory, share, rate, queries=queries) if share and rate else Strategy()
+    return chain(replay, pseudo_queries(pseudo, generator, span, generator_steps), CrossEntropy())

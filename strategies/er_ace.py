@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, register
-from clbench.memory import ReservoirKind, reservoir
-from clbench.parts import CosineHead, CrossEntropy, linear_weight
+from clbench.memory import ReservoirKind
+from clbench.parts import CosineHead, CrossEntropy, Rehearsal, linear_weight
 from clbench.ranges import Natural, Share
 from clbench.types import MASKED
 
@@ -23,7 +23,7 @@ Head = Literal["linear", "cosine"]
 Rivals = Literal["batch", "unseen"]
 
 
-class AsymmetricReplay(Strategy):
+class AsymmetricReplay(Rehearsal):
     """New examples compete only with the classes they came with, replayed ones with every class.
 
     `new` is the cross-entropy of the stream over the classes present in its batch, `replay` that of a draw from a
@@ -35,7 +35,6 @@ class AsymmetricReplay(Strategy):
     """
 
     replaces = (CrossEntropy,)  # the labels are learned here
-    needs = frozenset({"memory"})
     state = ("memory", "highest")
     parallel = True
     capturable = True
@@ -49,7 +48,8 @@ class AsymmetricReplay(Strategy):
         rivals: Rivals,
         kind: ReservoirKind,
     ) -> None:
-        self.capacity, self.draw, self.head, self.rivals, self.kind = capacity, draw, head, rivals, kind
+        super().__init__(capacity, draw, kind)
+        self.head, self.rivals = head, rivals
         self.weights = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -61,17 +61,15 @@ class AsymmetricReplay(Strategy):
 
     def setup(self, run: Run) -> None:
         run.foresee_draw(self.capacity, self.draw)
-        self.memory = reservoir(self.kind, self.capacity)
+        super().setup(run)
         self.highest = torch.zeros((), dtype=torch.int64, device=run.device)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         new, replay = self.weights
         above = torch.maximum(self.highest, batch.y.max()) if self.rivals == "unseen" else None
         losses = {"new": new * within_batch(out.logits, batch.y, above)}
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
-        if n:
-            old = self.memory.draw(n, self.run.rng("replay"))
-            past = self.run.forward(self.run.augment(old["x"]), old["task"])
+        if n := self.due(batch):
+            old, past = self.replayed(n)
             losses["replay"] = replay * F.cross_entropy(past.logits, old["y"])
         return losses
 

@@ -20,7 +20,7 @@ from clbench.parts import (
     head_rows,
     members_of,
     quadratic_penalty,
-    squared_gradients,
+    summed_gradients,
 )
 from clbench.ranges import NotNegative, Share
 
@@ -187,7 +187,7 @@ def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> 
     def loss(logits: Tensor, y1: Tensor) -> Tensor:
         return F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], task)), y1[None])
 
-    return squared_gradients(run, loss, x, y, weights=weights)
+    return summed_gradients(torch.square, run, loss, x, y, weights=weights)
 
 
 @register("ewc", version=2, paper="arXiv:1612.00796", null={"strength": 0.0})

@@ -5,9 +5,35 @@ Smith, Tian, Halbe, Hsu, Kira, "A Closer Look at Rehearsal-Free Continual Learni
 
 from __future__ import annotations
 
-from clbench import Strategy, chain, register
-from clbench.parts import CrossEntropy, KeepFeatures, Teacher
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench import Batch, Output, Run, Strategy, chain, register
+from clbench.parts import CrossEntropy, Teacher, teacher_of
 from clbench.ranges import NotNegative
+
+
+class KeepFeatures(Strategy):
+    """Features stay near the teacher's: `features` is μ · mean over rows and features of (φ − φ_teacher)².
+
+    Needs a `Teacher` in the chain. With `from_start`, the initial model is the first experience's teacher.
+    """
+
+    parallel = True
+    capturable = True
+
+    def __init__(self, strength: float, from_start: bool) -> None:
+        self.strength, self.from_start = strength, from_start
+
+    def setup(self, run: Run) -> None:
+        self.teacher = teacher_of(run)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if self.strength == 0 or not (self.teacher.taught or self.from_start):
+            return {}
+        return {"features": self.strength * F.mse_loss(out.features, self.teacher.output(batch).features)}
 
 
 @register("feat-kd", paper="arXiv:2203.17269", null={"strength": 0.0})

@@ -15,13 +15,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
-from clbench.memory import BatchReservoir
-from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views, unit
+from clbench.parts import (
+    CrossEntropy,
+    Proxies,
+    Rehearsal,
+    SecondView,
+    TwoViews,
+    proxy_contrast,
+    replay_two_views,
+    unit,
+)
 from clbench.ranges import Count, NotNegative, Positive
 from clbench.types import MASKED
 
 
-class HolisticReplay(Strategy):
+class HolisticReplay(Rehearsal):
     """Contrast with proxies, of a weight that goes up and down, and two distillations of what examples once were.
 
     `contrast` is κ(i) times the contrast of PCR, i the steps since the experience began. From the second experience
@@ -45,12 +53,12 @@ class HolisticReplay(Strategy):
         contrast: bool,
         second: SecondView,
     ) -> None:
-        self.capacity, self.draw, self.temperature = capacity, draw, temperature
-        self.kappa, self.period = kappa, period
+        super().__init__(capacity, draw, "batch")
+        self.temperature, self.kappa, self.period = temperature, kappa, period
         self.alpha, self.beta, self.contrast, self.second = alpha, beta, contrast, second
 
     def setup(self, run: Run) -> None:
-        self.memory = BatchReservoir(self.capacity)
+        super().setup(run)
         self.since = 0  # steps since the experience began
         self.later = False  # whether it is the second experience or a later one
 
@@ -58,7 +66,7 @@ class HolisticReplay(Strategy):
         self.since, self.later = 0, exp.index > 0
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        n = self.due(batch)
         if n == 0:
             return {}
         old, past = replay_two_views(self.run, self.memory, n, self.second)
@@ -76,11 +84,8 @@ class HolisticReplay(Strategy):
         return losses
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        stored = {
-            "logits": batch.firsts(out.logits),
-            "features": batch.firsts(out.features),
-        }  # of the plain views
-        self.memory.add(self.run.rng("memory"), **batch.examples(), **stored)
+        logits, features = batch.firsts(out.logits), batch.firsts(out.features)  # of the plain views
+        self.memory.add(self.run.rng("memory"), **batch.examples(), logits=logits, features=features)
         self.since += 1
 
 

@@ -6,9 +6,73 @@ arXiv:2308.07815.
 
 from __future__ import annotations
 
-from clbench import Strategy, chain, register
-from clbench.parts import PlainRows, TailSharpness
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
+from clbench.parts import PlainRows, RowLoss, SplitsRows, ascent, perturbed
 from clbench.ranges import NotNegative
+
+
+class TailSharpness(SplitsRows):
+    """ImbSAM: rows of rare classes are fitted where their loss is about worst within ρ of the weights, and count twice.
+
+    Rare are the classes that came after the first experience. The gradient is g_head(θ) + g_tail(θ + ε) with
+    ε = ρ g_tail(θ) / ‖g_tail(θ)‖₂, of Σ_head ℓ / B and 2 Σ_tail ℓ / B. Other losses of the chain go with the head.
+    """
+
+    exempt: ClassVar[dict[str, str]] = {"takes_effect": "on a domain-incremental stream no class is rare"}
+    needs = frozenset({"boundaries"})
+    state = ("rare",)
+    parallel = True
+
+    def __init__(self, rho: float) -> None:
+        self.rho = rho
+
+    def setup(self, run: Run) -> None:
+        self.rare = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,)
+        self.loss = next(part for part in run.strategy.parts if isinstance(part, RowLoss))
+
+    def begin_experience(self, exp: Experience) -> None:
+        if exp.index == 0:
+            self.rare = torch.ones_like(self.rare)
+            self.rare[list(exp.classes)] = False
+
+    def tail(self, batch: Batch) -> Tensor:
+        """(B,) bool, rows of which a label is of a rare class."""
+        rows, mix = self.rare[batch.y], self.loss.mix
+        other = mix.other(batch) if mix is not None else None
+        return rows if mix is None or other is None else rows | (self.rare[other] & mix.mixed)
+
+    def head(self, batch: Batch, logits: Tensor) -> Tensor:
+        """() Σ_head ℓ / B."""
+        return (self.loss.mixed(batch, logits, "none") * ~self.tail(batch)).sum() / len(batch)
+
+    def gradient(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
+        if not bool(self.tail(batch).any()):  # one look saves two passes, and most batches have none
+            return inner(batch)
+        run = self.run
+        before = run.moment()
+        out = inner(batch)
+        theta = list(run.parameters().values())
+        with run.repeating(before):
+            up = ascent(self._tail_gradient(batch, theta), self.rho)
+        with run.repeating(before), perturbed(theta, up):
+            worst = self._tail_gradient(batch, theta)
+        scale = run.gradient_scale()
+        for p, g in zip(theta, worst, strict=True):
+            if g is not None:
+                p.grad = g * scale if p.grad is None else p.grad + g * scale
+        return out
+
+    def _tail_gradient(self, batch: Batch, theta: list[torch.nn.Parameter]) -> list[Tensor | None]:
+        """The gradient of 2 Σ_tail ℓ / B where the weights are."""
+        rows = self.loss.mixed(batch, self.run.forward(batch.x, batch.task).logits, "none")
+        loss = 2 * (rows * self.tail(batch)).sum() / len(batch)
+        return list(torch.autograd.grad(loss, theta, allow_unused=True))
 
 
 @register("imbsam", paper="arXiv:2308.07815", modifier=True)

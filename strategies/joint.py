@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clbench import Data, Experience, Strategy, Stream, chain, register
 from clbench.parts import CrossEntropy
 
@@ -13,21 +15,12 @@ class PastData(Strategy):
     parallel = True
 
     def stream(self, train: Stream) -> Stream:
-        so_far = [train.experiences[: exp.index + 1] for exp in train]
-        return Stream(
-            train.name,
-            tuple(
-                Experience(
-                    exp.index,
-                    tuple(sorted({c for past in seen for c in past.classes})),
-                    Data.union([past.data for past in seen]),
-                    exp.task,
-                    exp.domain,
-                    exp.tests,
-                )
-                for exp, seen in zip(train, so_far, strict=True)
-            ),
-        )
+        return Stream(train.name, tuple(self._so_far(train.experiences[: exp.index + 1]) for exp in train))
+
+    def _so_far(self, seen: tuple[Experience, ...]) -> Experience:
+        classes = tuple(sorted({c for exp in seen for c in exp.classes}))
+        data = Data.union([exp.data for exp in seen])
+        return replace(seen[-1], classes=classes, data=data, documents=None, ordered=False)
 
 
 @register("joint")

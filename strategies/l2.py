@@ -5,9 +5,64 @@ Smith, Tian, Halbe, Hsu, Kira, "A Closer Look at Rehearsal-Free Continual Learni
 
 from __future__ import annotations
 
-from clbench import Strategy, chain, register
-from clbench.parts import CrossEntropy, Group, HoldWeights
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
+from clbench.parts import CrossEntropy, Group, head_rows, members_of, quadratic_penalty
 from clbench.ranges import NotNegative
+
+
+class HoldWeights(Strategy):
+    """A quadratic penalty holds weights near their values at the end of the last experience: L2.
+
+    `l2` is ε · Σ_j (θ_j − θ*_j)². Rows of the head that belong to classes not learned yet are left free: an anchor
+    would hold them near random numbers.
+
+    Args:
+        strength: ε. parameters: which are held.
+        from_start: whether the initial weights are the first experience's anchor.
+    """
+
+    needs = frozenset({"boundaries"})
+    state = ("anchor", "learned")
+    parallel = True
+    capturable = True
+
+    def __init__(self, strength: float, parameters: Group, from_start: bool) -> None:
+        self.strength, self.parameters, self.from_start = strength, parameters, from_start
+        self.anchor: dict[str, Tensor] = {}
+
+    def setup(self, run: Run) -> None:
+        self.learned = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,)
+        members_of(self.parameters, run.parameters())  # refused now rather than at the first end
+        if self.from_start:
+            self._anchor()
+
+    def held(self) -> Sequence[dict[str, Tensor]]:
+        """The one anchor there is."""
+        return [self.anchor]
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if not self.anchor or self.strength == 0:
+            return {}
+        weights = {name: self._weight(name, anchor) for name, anchor in self.anchor.items()}
+        return {"l2": self.strength * quadratic_penalty(self.run.parameters(), [self.anchor], [weights])}
+
+    def _weight(self, name: str, anchor: Tensor) -> Tensor:
+        """1, but for the rows of the head 0 until their class was learned."""
+        rows = head_rows(name, anchor, self.learned)
+        return torch.ones((), device=anchor.device) if rows is None else rows.to(anchor.dtype)
+
+    def end_experience(self, exp: Experience) -> None:
+        self.learned[list(exp.classes)] = True
+        self._anchor()
+
+    def _anchor(self) -> None:
+        chosen = members_of(self.parameters, self.run.parameters())
+        self.anchor = {name: p.detach().clone() for name, p in chosen.items()}
 
 
 @register("l2", paper="arXiv:2203.17269", null={"strength": 0.0})
@@ -29,6 +84,6 @@ def l2(strength: NotNegative = 0.05, parameters: Group = "all", from_start: bool
     Differences from the paper:
         1. Rows of the head that belong to classes not learned yet are not held: it would be near random numbers.
     """
-    return (
-        chain(CrossEntropy(), HoldWeights(strength, parameters, from_start)) if strength else CrossEntropy()
-    )
+    if strength == 0:
+        return CrossEntropy()
+    return chain(CrossEntropy(), HoldWeights(strength, parameters, from_start))

@@ -19,7 +19,6 @@ from clbench.parts import (
     Prompter,
     Prompting,
     Prompts,
-    check_halves,
     check_layers,
     cosines,
     halves,
@@ -203,6 +202,8 @@ def l2p(
     settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     if settings.top > settings.pool:
         raise ValueError(f"top is 1 to pool, {settings.pool}; {settings.top} was given")
-    if settings.layers:
-        check_halves(settings.length)
+    if settings.layers and (settings.length < 2 or settings.length % 2):
+        raise ValueError(
+            f"a prefix has as many keys as values, so its rows are 2, 4, 6 …; {settings.length} was given"
+        )
     return chain(LearnToPrompt(settings, selection), GrowingHead(), LocalCrossEntropy())

@@ -5,9 +5,52 @@ Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin L
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from clbench import Strategy, chain, register
-from clbench.parts import GrowingHead, Margins, Normalised
+from clbench.parts import Counts, CrossEntropy, GrowingHead, Normalised, PlainRows, RowLoss
 from clbench.ranges import Fraction, Natural, NotNegative, Positive
+
+
+class Margins(Counts, RowLoss):
+    """LDAM: each row's own score is lowered by its class's margin, all are multiplied by s; rare classes count more
+    late.
+
+    Args:
+        margin: of the rarest class.
+        scale: s.
+        defer: passes over an experience before rows are weighted.
+        beta: of the weights.
+    """
+
+    replaces = (CrossEntropy, PlainRows)
+    parallel = True
+
+    def __init__(self, margin: float, scale: float, defer: int, beta: float) -> None:
+        self.margin, self.scale, self.defer, self.beta = margin, scale, defer, beta
+
+    def scores(self, logits: Tensor, y: Tensor) -> Tensor:
+        own = F.one_hot(y, logits.shape[1]) * ldam_margins(self.n, self.margin)  # (B, C)
+        return self.scale * (logits - own)
+
+    def weight(self) -> Tensor:
+        return effective_weights(self.n, self.beta if self.run.epoch >= self.defer else 0.0)
+
+
+def ldam_margins(n: Tensor, largest: float) -> Tensor:
+    """(C,) m_c = m · n_c^−¼ / max_k n_k^−¼ of counts (C,); 0 for a class without an example."""
+    root = torch.where(n > 0, n.double().clamp(min=1) ** -0.25, 0.0)
+    return (largest * root / root.max()).to(n.dtype)
+
+
+def effective_weights(n: Tensor, beta: float) -> Tensor:
+    """(C,) (1 − β) / (1 − β^n_c) of counts (C,), scaled to mean 1 over the classes with examples; 0 for others."""
+    there = n > 0
+    few = n.double().clamp(min=1)  # in single precision 1 − β and 1 − β^n would be rounded away
+    weight = torch.where(there, (1 - beta) / (1 - beta**few), 0.0)
+    return (weight * there.sum() / weight.sum()).to(n.dtype)
 
 
 @register("ldam-drw", paper="arXiv:1906.07413", modifier=True)

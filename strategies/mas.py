@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
-from clbench.parts import CrossEntropy, absolute_gradients, quadratic_penalty
+from clbench.parts import CrossEntropy, quadratic_penalty, summed_gradients
 from clbench.ranges import NotNegative
 
 Tensors = dict[str, Tensor]
@@ -60,7 +60,7 @@ def sensitivity(run: Run, exp: Experience) -> Tensors:
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
     for x, _ in run.visit(exp.data):
         task, ones = torch.full((len(x),), exp.task, device=x.device), torch.ones(len(x), device=x.device)
-        for name, g in absolute_gradients(run, norm, x, task, weights=ones).items():
+        for name, g in summed_gradients(torch.abs, run, norm, x, task, weights=ones).items():
             total[name] += g
     return {name: value / len(exp) for name, value in total.items()}
 

@@ -14,30 +14,29 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, chain, register
-from clbench.memory import ReservoirKind, reservoir
-from clbench.parts import CrossEntropy
+from clbench.memory import ReservoirKind
+from clbench.parts import CrossEntropy, Rehearsal
 from clbench.ranges import Count, Natural
 
 
-class InterferedReplay(Strategy):
+class InterferedReplay(Rehearsal):
     """Of a random draw, those examples are replayed whose loss a step on the stream's batch would raise most.
 
     `replay` is their mean cross-entropy, in a forward pass of their own.
     """
 
-    needs = frozenset({"memory"})
-    state = ("memory",)
     parallel = "its loss takes a gradient of its own, of which each process would have a part"
 
     def __init__(self, capacity: int, draw: int | None, candidates: int, kind: ReservoirKind) -> None:
-        self.capacity, self.draw, self.candidates, self.kind = capacity, draw, candidates, kind
+        super().__init__(capacity, draw, kind)
+        self.candidates = candidates
 
     def setup(self, run: Run) -> None:
         run.foresee_draw(self.capacity, self.draw)
-        self.memory = reservoir(self.kind, self.capacity)
+        super().setup(run)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        n = self.due(batch)
         if n == 0:
             return {}
         old = self.memory.draw(max(self.candidates, n), self.run.rng("replay"))
@@ -47,11 +46,6 @@ class InterferedReplay(Strategy):
             chosen = rise.topk(n).indices
             x, y, task = x[chosen], y[chosen], task[chosen]
         return {"replay": F.cross_entropy(self.run.forward(x, task).logits, y)}
-
-    def after_step(self, batch: Batch, out: Output) -> None:
-        if self.draw == 0:  # nothing will ever be drawn
-            return
-        self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
 def interference(run: Run, loss: Tensor, x: Tensor, y: Tensor, task: Tensor) -> Tensor:

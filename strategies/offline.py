@@ -15,9 +15,8 @@ class AllAtOnce(Strategy):
     def stream(self, train: Stream) -> Stream:
         classes = tuple(sorted({c for exp in train for c in exp.classes}))
         tests = tuple(t for exp in train for t in exp.tests)
-        return Stream(
-            train.name, (Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests),)
-        )
+        everything = Data.union([exp.data for exp in train])
+        return Stream(train.name, (Experience(0, classes, everything, tests=tests),))
 
 
 @register("offline")

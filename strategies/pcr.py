@@ -12,13 +12,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clbench import Batch, Output, Run, Strategy, chain, register
-from clbench.memory import BatchReservoir
-from clbench.parts import CrossEntropy, Proxies, SecondView, TwoViews, proxy_contrast, replay_two_views
+from clbench import Batch, Output, Strategy, chain, register
+from clbench.parts import (
+    CrossEntropy,
+    Proxies,
+    Rehearsal,
+    SecondView,
+    TwoViews,
+    proxy_contrast,
+    replay_two_views,
+)
 from clbench.ranges import Count, Positive
 
 
-class ProxyReplay(Strategy):
+class ProxyReplay(Rehearsal):
     """Rows of the stream and rows of a reservoir, each with a forward pass of their own, are contrasted together.
 
     `contrast` pulls every row to the proxy of its class, and away from the proxies of all rows' labels. With an empty
@@ -26,29 +33,22 @@ class ProxyReplay(Strategy):
     """
 
     replaces = (CrossEntropy,)  # the labels are learned here
-    needs = frozenset({"memory"})
-    state = ("memory",)
     parallel = True
     capturable = True
 
     def __init__(
         self, capacity: int, draw: int | None, weighting: Literal["count", "uniform"], second: SecondView
     ) -> None:
-        self.capacity, self.draw, self.weighting, self.second = capacity, draw, weighting, second
-
-    def setup(self, run: Run) -> None:
-        self.memory = BatchReservoir(self.capacity)
+        super().__init__(capacity, draw, "batch")
+        self.weighting, self.second = weighting, second
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        n = self.due(batch)
         if n == 0:
             return {}
         old, past = replay_two_views(self.run, self.memory, n, self.second)
         scores, y = torch.cat([past.logits, out.logits]), torch.cat([old["y"], batch.y])
         return {"contrast": proxy_contrast(scores, y, self.weighting)}
-
-    def after_step(self, batch: Batch, out: Output) -> None:
-        self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
 @register("pcr", paper="arXiv:2304.04408")

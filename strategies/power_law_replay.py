@@ -11,14 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clbench import Batch, Experience, Output, Reservoir, Run, Strategy, chain, register
-from clbench.parts import CrossEntropy, lag_weights
+from clbench import Batch, Experience, Output, Run, Strategy, chain, register
+from clbench.parts import CrossEntropy, Rehearsal, lag_weights
 from clbench.ranges import Natural, NotNegative
 
 Decay = Literal["power", "exponential", "uniform", "recency"]
 
 
-class AgedReplay(Strategy):
+class AgedReplay(Rehearsal):
     """Examples of earlier experiences join every batch, an experience of lag ℓ with a share in proportion to
     w_ℓ.
 
@@ -32,11 +32,12 @@ class AgedReplay(Strategy):
     parallel = True
 
     def __init__(self, capacity: int, draw: int | None, decay: Decay, rate: float) -> None:
-        self.capacity, self.draw, self.decay, self.rate = capacity, draw, decay, rate
+        super().__init__(capacity, draw)
+        self.decay, self.rate = decay, rate
         self.experience = 0
 
     def setup(self, run: Run) -> None:
-        self.memory = Reservoir(self.capacity)
+        super().setup(run)
         self.weights = torch.zeros(0, device=run.device)  # (experience,) of lags 1, 2, …
 
     def begin_experience(self, exp: Experience) -> None:
@@ -45,7 +46,7 @@ class AgedReplay(Strategy):
         self.weights = torch.tensor(weights, dtype=torch.float32, device=self.run.device)
 
     def extend(self, batch: Batch) -> Batch:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        n = self.due(batch)
         if n == 0 or self.experience == 0:
             return batch
         lag = self.experience - self.memory["experience"]

@@ -5,9 +5,24 @@ Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 202
 
 from __future__ import annotations
 
-from clbench import Strategy, chain, register
-from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueries, Restart, questioner
+from clbench import Experience, Run, Strategy, chain, register
+from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, pseudo_queries
 from clbench.ranges import Count, Share
+
+
+class Restart(Strategy):
+    """Weights, running statistics and the optimizer are as at the start whenever a later experience begins."""
+
+    needs = frozenset({"boundaries"})
+    parallel = True
+
+    def setup(self, run: Run) -> None:
+        self.start = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+
+    def begin_experience(self, exp: Experience) -> None:
+        if exp.index:
+            self.run.model.load_state_dict(self.start)
+            self.run.renew_optimizer()
 
 
 @register("retrain", paper="arXiv:2212.09744")
@@ -33,8 +48,5 @@ def retrain(
     Differences from the paper:
         1. The weights that it begins with are the same every time.
     """
-    parts: list[Strategy] = []
-    if pseudo:
-        asks = questioner(generator, span, generator_steps)
-        parts = [asks, PseudoQueries(pseudo, asks)]
-    return chain(Restart(), AllDocuments(queries=True), *parts, CrossEntropy())
+    asked = pseudo_queries(pseudo, generator, span, generator_steps)
+    return chain(Restart(), AllDocuments(queries=True), asked, CrossEntropy())

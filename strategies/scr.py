@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, register
-from clbench.memory import ReservoirKind, reservoir
-from clbench.parts import CrossEntropy, SecondView, second_view
+from clbench.memory import ReservoirKind
+from clbench.parts import CrossEntropy, Rehearsal, SecondView, second_view
 from clbench.ranges import Count, Natural, Positive
 from clbench.strategy import State
 from clbench.types import MASKED
@@ -26,7 +26,7 @@ CHUNK = 512
 """Stored examples in one forward pass when class means are taken."""
 
 
-class ContrastiveReplay(Strategy):
+class ContrastiveReplay(Rehearsal):
     """Projected features of stream and memory, in two views, are contrasted; the nearest mean of a class predicts.
 
     `contrast` is the supervised contrastive loss over all views. The linear head is neither trained nor used. With an
@@ -34,8 +34,6 @@ class ContrastiveReplay(Strategy):
     """
 
     replaces = (CrossEntropy,)  # the labels are learned here
-    needs = frozenset({"memory"})
-    state = ("memory",)
     parallel = True
     capturable = True
 
@@ -48,8 +46,8 @@ class ContrastiveReplay(Strategy):
         second: SecondView,
         kind: ReservoirKind,
     ) -> None:
-        self.capacity, self.draw, self.temperature = capacity, draw, temperature
-        self.size, self.second, self.kind = projection, second, kind
+        super().__init__(capacity, draw, kind)
+        self.temperature, self.size, self.second = temperature, projection, second
 
     def wrap(self, model: nn.Module) -> nn.Module:
         features: int = model.feature_size  # type: ignore[assignment]
@@ -68,13 +66,13 @@ class ContrastiveReplay(Strategy):
         return made
 
     def setup(self, run: Run) -> None:
-        self.memory = reservoir(self.kind, self.capacity)
+        super().setup(run)
         self._means: tuple[int, Tensor] | None = None
 
     def extend(self, batch: Batch) -> Batch:
         """The first view: the stream's rows and a draw as they are."""
         plain = batch.with_x(self.run.normalise(batch.raw))
-        n = min(self.draw, len(self.memory))
+        n = self.due(batch)
         if n == 0:
             return plain
         old = self.memory.draw(n, self.run.rng("replay"))

@@ -95,10 +95,10 @@ def test_there_is_a_plot(results: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_number_of_threads_is_given_back() -> None:
-    from clbench.bench.measure import _one_thread
+    from clbench.testing.tools import one_thread
 
     before = torch.get_num_threads()
-    with _one_thread():
+    with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 

@@ -13,7 +13,7 @@ from clbench import make_strategy
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.models import Classifier
-from clbench.parts import penalties, squared_gradients
+from clbench.parts import penalties, summed_gradients
 from clbench.testing import tiny_benchmark, tiny_run
 
 
@@ -55,7 +55,10 @@ def test_the_sum_is_that_over_single_examples(backbone: Callable[[], nn.Module])
     torch.manual_seed(0)
     run = run_of(backbone(), 7)
     x, y, weights = torch.randn(9, 8), torch.randint(0, 6, (9,)), torch.rand(9)
-    found, wanted = squared_gradients(run, loss, x, y, weights=weights), one_by_one(run, x, y, weights)
+    found, wanted = (
+        summed_gradients(torch.square, run, loss, x, y, weights=weights),
+        one_by_one(run, x, y, weights),
+    )
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert torch.allclose(found[name], wanted[name], rtol=1e-5, atol=1e-9), name
@@ -64,14 +67,16 @@ def test_the_sum_is_that_over_single_examples(backbone: Callable[[], nn.Module])
 def test_linear_networks_take_no_gradient_per_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(penalties, "per_example_gradients", None)
     run = run_of(linear(), 7)
-    squared_gradients(run, loss, torch.randn(4, 8), torch.zeros(4, dtype=torch.int64), weights=torch.ones(4))
+    summed_gradients(
+        torch.square, run, loss, torch.randn(4, 8), torch.zeros(4, dtype=torch.int64), weights=torch.ones(4)
+    )
 
 
 def test_frozen_weights_are_left_out() -> None:
     run = run_of(linear(), 7)
     next(run.model.parameters()).requires_grad_(False)
-    found = squared_gradients(
-        run, loss, torch.randn(4, 8), torch.zeros(4, dtype=torch.int64), weights=torch.ones(4)
+    found = summed_gradients(
+        torch.square, run, loss, torch.randn(4, 8), torch.zeros(4, dtype=torch.int64), weights=torch.ones(4)
     )
     assert found.keys() == run.parameters().keys()
     assert len(found) == len(list(run.model.parameters())) - 1
@@ -81,7 +86,12 @@ def test_a_layer_in_two_places_is_refused_and_left_whole() -> None:
     layer = nn.Linear(8, 8)
     run = run_of(nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(8, 7)), 7)
     with pytest.raises(IncompatibleError, match="one layer in two places"):
-        squared_gradients(
-            run, loss, torch.randn(4, 8), torch.zeros(4, dtype=torch.int64), weights=torch.ones(4)
+        summed_gradients(
+            torch.square,
+            run,
+            loss,
+            torch.randn(4, 8),
+            torch.zeros(4, dtype=torch.int64),
+            weights=torch.ones(4),
         )
     assert isinstance(layer.weight, nn.Parameter)

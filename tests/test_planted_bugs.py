@@ -673,7 +673,7 @@ def forward_under_a_zero_coefficient(memory: int = 20, alpha: float = 0.1, beta:
         def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
             if not len(self.memory):
                 return {}
-            old, past = self._replay(8)
+            old, past = self.replayed(8)
             return {"dark": self.alpha * F.mse_loss(past.logits, old["logits"])}
 
     return chain(CrossEntropy(), Bug(memory, None, alpha, beta))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ import torch
 from clbench.bench import contenders as make
 from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
 from clbench.bench.packing import packing
-from clbench.bench.turns import take_turns
+from clbench.bench.turns import Contender, take_turns
 from clbench.config import Execution, resolve
 from clbench.engine import capture
 from clbench.engine.engine import WINDOW
 from clbench.machine.device import keep_freed_memory, pick_device
 from clbench.results import metrics
 from clbench.runs.lifecycle import build, make_model
+from clbench.testing.tools import one_thread
 
 STRETCH = 10
 """Training steps that a contender takes in a row, as a loop that runs alone finds its own weights in the caches."""
@@ -72,7 +72,7 @@ def measure(
     """
     where = pick_device(device)
     keep_freed_memory()  # of all contenders alike, as a run does it for the whole process
-    with _one_thread():
+    with one_thread():  # so that the figures are of work and not of waiting for another thread
         module = make.avalanche() if rivals else None
         er = make.mammoth(mammoth) if mammoth is not None else None
         results: dict[str, Any] = {
@@ -93,14 +93,8 @@ def measure(
         for strategy in FROZEN if rounds else ():
             results["frozen"].append(_frozen(strategy, rounds, where))
             keep(results)
-        for name, model, many in (
-            (
-                ("split-mnist", "mlp", run_steps),
-                ("split-cifar10", "slim-resnet18", max(run_steps // 10, 2)),
-            )
-            if run_steps
-            else ()
-        ):
+        runs = ("split-mnist", "mlp", run_steps), ("split-cifar10", "slim-resnet18", max(run_steps // 10, 2))
+        for name, model, many in runs if run_steps else ():
             results["runs"].append(_runs(name, "split-digits", model, many, where))
             keep(results)
         for name, many in PACKED[where.type] if packed else ():
@@ -146,14 +140,7 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
             make.avalanche_evaluation(module, case, benchmark, model, device, images=images, batch_size=size)
             for images, size in how
         ]
-    take_turns(rivals, 1 + rounds, device)
-    return {
-        "case": case.model,
-        "streams": STREAMS,
-        "images": IMAGES,
-        "rounds": rounds,
-        "ms": {rival.name: rival.summary(1) for rival in rivals},
-    }
+    return _timed(case.model, rivals, rounds, device, IMAGES)
 
 
 def _frozen(strategy: str, rounds: int, device: torch.device) -> dict[str, Any]:
@@ -165,14 +152,15 @@ def _frozen(strategy: str, rounds: int, device: torch.device) -> dict[str, Any]:
         make.evaluation(benchmark, model, device, "exact", name, strategy=strategy, keep=keep)
         for name, keep in (("asked once", True), ("asked every time", False))
     ]
+    return _timed(strategy, rivals, rounds, device, VIT_IMAGES)
+
+
+def _timed(
+    case: str, rivals: Sequence[Contender], rounds: int, device: torch.device, images: int
+) -> dict[str, Any]:
     take_turns(rivals, 1 + rounds, device)
-    return {
-        "case": strategy,
-        "streams": STREAMS,
-        "images": VIT_IMAGES,
-        "rounds": rounds,
-        "ms": {rival.name: rival.summary(1) for rival in rivals},
-    }
+    times = {rival.name: rival.summary(1) for rival in rivals}
+    return {"case": case, "streams": STREAMS, "images": images, "rounds": rounds, "ms": times}
 
 
 def _runs(benchmark: str, instead: str, model: str, steps: int, device: torch.device) -> dict[str, Any]:
@@ -201,21 +189,9 @@ def _runs(benchmark: str, instead: str, model: str, steps: int, device: torch.de
 def _run(
     benchmark: str, model: str, steps: int, device: torch.device, overlap: bool = False, **settings: Any
 ) -> dict[str, Any]:
-    config = resolve(
-        benchmark,
-        "er",
-        {
-            "model": model,
-            "iterations": steps,
-            "batch_size": 10,
-            "subset": IMAGES,
-            "memory": 500,
-            "lr": 0.05,
-            "momentum": 0.0,
-            "evaluation.future": False,
-            **settings,
-        },
-    )
+    given = {"model": model, "iterations": steps, "batch_size": 10, "subset": IMAGES, "memory": 500}
+    plain = {"lr": 0.05, "momentum": 0.0, "evaluation.future": False}
+    config = resolve(benchmark, "er", {**given, **plain, **settings})
     run = build(config, Execution(device=str(device), overlap=overlap, checkpoint_seconds=None))
     began = time.perf_counter()
     run.fit()
@@ -234,17 +210,6 @@ def _run(
     }
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread, so that the figures are of work and not of waiting for another thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _machine(device: torch.device) -> dict[str, Any]:
     from clbench.config import cores
     from clbench.results.ledger import environment
@@ -253,9 +218,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else about["processor"]
     flags = Path("/proc/cpuinfo")
     text = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
-    found = [
-        flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f" {flag} " in text
-    ]
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    found = [flag for flag in known if f" {flag} " in text]
     return {
         "device": f"{name}, {cores()} cores" + (f" ({', '.join(found)})" if found else ""),
         "torch": torch.__version__,

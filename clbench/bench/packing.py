@@ -49,16 +49,9 @@ def packing(most: int, steps: int, device: torch.device, **settings: Any) -> dic
         for count in counts:
             seconds, bits = _carry_out(config, Path(folder) / str(count), device, count)
             alone = alone or bits
-            first = rows[0]["seconds"] if rows else seconds
-            rows.append(
-                {
-                    "at_once": count,
-                    "seconds": seconds,
-                    "runs_per_second": most / seconds,
-                    "gain": first / seconds,
-                    "same_bits": bits == alone,
-                }
-            )
+            gain = (rows[0]["seconds"] if rows else seconds) / seconds
+            found = {"at_once": count, "seconds": seconds, "runs_per_second": most / seconds}
+            rows.append({**found, "gain": gain, "same_bits": bits == alone})
     return {"case": settings.get("model", "mlp"), "seeds": most, "steps": steps, "rows": rows}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,112 +18,93 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _grid(head: str, rows: Sequence[str]) -> list[str]:
+    """A Markdown table behind an empty line; none without rows. Names that end in a colon align a column right."""
+    names = head.split(" | ")
+    marks = "|".join("---:" if name.endswith(":") else "---" for name in names)
+    lines = ["", f"| {' | '.join(name.rstrip(':') for name in names)} |", f"|{marks}|"]
+    return [*lines, *(f"| {row} |" for row in rows)] if rows else []
+
+
 def _steps(results: dict[str, Any]) -> list[str]:
-    if not results["steps"]:
-        return []
-    lines = [
-        "",
-        "| a step of | laps | contender | ms | CPU ms | × the bare loop | above it, CPU ms |",
-        "|---|---:|---|---:|---:|---:|---:|",
-    ]
-    for row in results["steps"]:
-        floor = row["ms"]["bare loop"]["cpu"]
-        for name, ms in row["ms"].items():
-            lines.append(
-                f"| {row['case']} | {row['laps']} | {name} | {_spread(ms)} | {ms['cpu']:.3f} "
-                f"| {ms['cpu'] / floor:.2f} | {ms['cpu'] - floor:+.3f} |"
-            )
-    return lines
+    return _grid(
+        "a step of | laps: | contender | ms: | CPU ms: | × the bare loop: | above it, CPU ms:",
+        [
+            f"{row['case']} | {row['laps']} | {name} | {_spread(ms)} | {ms['cpu']:.3f} | {ms['cpu'] / floor:.2f} "
+            f"| {ms['cpu'] - floor:+.3f}"
+            for row in results["steps"]
+            for floor in [row["ms"]["bare loop"]["cpu"]]
+            for name, ms in row["ms"].items()
+        ],
+    )
 
 
 def _evaluations(results: dict[str, Any]) -> list[str]:
-    if not results["evaluations"]:
-        return []
-    first = results["evaluations"][0]
-    lines = [
-        "",
-        f"| {first['streams']} × {first['images']:,} images | contender | ms | CPU ms | × faster than Avalanche |",
-        "|---|---|---:|---:|---:|",
-    ]
+    rows = []
     for row in results["evaluations"]:
         theirs = [ms["cpu"] for name, ms in row["ms"].items() if name.startswith("Avalanche")]
         for name, ms in row["ms"].items():
             ratio = f"{theirs[0] / ms['cpu']:.1f}" if theirs else "–"
-            lines.append(f"| {row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {ratio} |")
-    return lines
+            rows.append(f"{row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {ratio}")
+    head = "images | contender | ms: | CPU ms: | × faster than Avalanche:"
+    return _grid(_many(results["evaluations"]) + head, rows)
 
 
 def _frozen(results: dict[str, Any]) -> list[str]:
-    if not results["frozen"]:
-        return []
-    first = results["frozen"][0]
-    lines = [
-        "",
-        f"| {first['streams']} × {first['images']:,} images, frozen | network | ms | CPU ms | ticks per second, × |",
-        "|---|---|---:|---:|---:|",
-    ]
+    rows = []
     for row in results["frozen"]:
         anew = row["ms"]["asked every time"]["cpu"]
         for name, ms in row["ms"].items():
-            lines.append(
-                f"| {row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {anew / ms['cpu']:.2f} |"
-            )
-    return lines
+            rows.append(f"{row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {anew / ms['cpu']:.2f}")
+    head = "images, frozen | network | ms: | CPU ms: | ticks per second, ×:"
+    return _grid(_many(results["frozen"]) + head, rows)
+
+
+def _many(rows: Sequence[dict[str, Any]]) -> str:
+    return f"{rows[0]['streams']} × {rows[0]['images']:,} " if rows else ""
 
 
 def _runs(results: dict[str, Any]) -> list[str]:
     lines: list[str] = []
-    for row in results["runs"]:
-        exact = row["rows"]["exact"]
-        theirs = _theirs(results, row["case"])
-        lines += [
-            "",
-            f"{row['benchmark']}, {row['case']}, replay, batch 10+10, {row['steps']} steps in each experience, "
-            "evaluated after every step:",
-            "",
-            "| level | ms for 5 × 1,000 images | × faster than Avalanche | images evaluated | judged differently "
-            "| min-ACC | WC-ACC | whole run, s |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        for name, found in row["rows"].items():
+    for case in results["runs"]:
+        exact, theirs, rows = case["rows"]["exact"], _theirs(results, case["case"]), []
+        for name, found in case["rows"].items():
             differ = "–" if found["disagreement"] is None else f"{100 * found['disagreement']:.2f} %"
             ratio = "–" if theirs is None else f"{theirs / found['ms']:.1f}"
             gaps = " | ".join(_against(found[key], exact[key]) for key in ("min_acc", "wc_acc"))
-            lines.append(
-                f"| {name} | {found['ms']:.1f} | {ratio} | {100 * found['share']:.0f} % | {differ} | {gaps} "
-                f"| {found['wall_s']:.1f} |"
+            rows.append(
+                f"{name} | {found['ms']:.1f} | {ratio} | {100 * found['share']:.0f} % | {differ} | {gaps} "
+                f"| {found['wall_s']:.1f}"
             )
+        said = (
+            f"{case['benchmark']}, {case['case']}, replay, batch 10+10, {case['steps']} steps in each experience, "
+            "evaluated after every step:"
+        )
+        head = (
+            "level | ms for 5 × 1,000 images: | × faster than Avalanche: | images evaluated: | judged differently: "
+            "| min-ACC: | WC-ACC: | whole run, s:"
+        )
+        lines += ["", said, *_grid(head, rows)]
     return lines
 
 
 def _packing(results: dict[str, Any]) -> list[str]:
-    if not results["packing"]:
-        return []
-    lines = [
-        "",
-        "Seeds of replay on split-digits that share the device, one thread each, starts of processes included:",
-        "",
-        "| network | seeds | at a time | seconds | runs in a minute | × one at a time | curves |",
-        "|---|---:|---:|---:|---:|---:|---|",
+    rows = [
+        f"{case['case']} | {case['seeds']} | {row['at_once']} | {row['seconds']:.1f} "
+        f"| {60 * row['runs_per_second']:.1f} | {row['gain']:.2f} | "
+        + ("the same bits" if row["same_bits"] else "**other bits**")
+        for case in results["packing"]
+        for row in case["rows"]
     ]
-    for case in results["packing"]:
-        for row in case["rows"]:
-            bits = "the same bits" if row["same_bits"] else "**other bits**"
-            lines.append(
-                f"| {case['case']} | {case['seeds']} | {row['at_once']} | {row['seconds']:.1f} "
-                f"| {60 * row['runs_per_second']:.1f} | {row['gain']:.2f} | {bits} |"
-            )
-    return lines
+    said = "Seeds of replay on split-digits that share the device, one thread each, starts of processes included:"
+    head = "network | seeds: | at a time: | seconds: | runs in a minute: | × one at a time: | curves"
+    return ["", said, *_grid(head, rows)] if rows else []
 
 
 def _theirs(results: dict[str, Any], case: str) -> float | None:
     """Milliseconds of Avalanche's evaluation of PIL images."""
-    for row in results["evaluations"]:
-        if row["case"] == case:
-            for name, ms in row["ms"].items():
-                if "PIL" in name:
-                    return float(ms["median"])
-    return None
+    found = (row["ms"] for row in results["evaluations"] if row["case"] == case)
+    return next((float(ms["median"]) for row in found for name, ms in row.items() if "PIL" in name), None)
 
 
 def _against(value: float | None, exact: float | None) -> str:

@@ -105,13 +105,12 @@ def _main() -> NoReturn:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         fail(error.format_message())
-    if (
-        isinstance(code, int) and code > 128 and process() in ("", "0")
-    ):  # 130 is what Typer makes of an interrupt
+    code = code if isinstance(code, int) else 0
+    if code > 128 and process() in ("", "0"):  # 130 is what Typer makes of an interrupt
         command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
         how = f"; {AGAIN[command]}" if command in AGAIN else ""
         print(f"clbench: {ended_by(code - 128)}{how}.", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -140,9 +139,7 @@ def _unexpected(error: Exception) -> NoReturn:
 
 def fail(message: str) -> NoReturn:
     who = "clbench" if process() in ("", "0") else f"clbench, process {process()}"
-    print(
-        f"{who}: {' '.join(message.split())}", file=sys.stderr
-    )  # one line, whatever a library's message had
+    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)  # in one line, whatever a library wrote
     sys.exit(2)
 
 

@@ -26,6 +26,13 @@ HEADLINE = (
     ("WF10", "wf10"),
 )
 
+Benchmark = Annotated[str, typer.Argument(help="A benchmark's name; see `clbench list benchmarks`.")]
+StrategyName = Annotated[str, typer.Argument(help="A strategy's name, or a chain: derpp+refresh.")]
+Suite = Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")]
+Folders = Annotated[list[Path], typer.Argument(help="Run folders.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
+Protocol = Annotated[str, typer.Option(help="first-k-experiences, validation or oracle.")]
+Trials = Annotated[int, typer.Option(min=1, help="Configurations to try of every strategy.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for run folders.  [default: CLBENCH_RUNS or runs/]")]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", help="Python file that registers something; repeatable.")
@@ -123,21 +130,12 @@ def settings_of(pairs: Sequence[str] | None, **options: Any) -> dict[str, Any]:
 
 
 def execution(
-    device: str,
-    log: list[str] | None = None,
-    checkpoint: float = 60.0,
-    overlap: bool = False,
+    device: str, log: list[str] | None = None, checkpoint: float = 60.0, overlap: bool = False
 ) -> Execution:
     from clbench.config import Execution, validate
 
-    given = {
-        "device": device,
-        "log": log or [],
-        "checkpoint_seconds": checkpoint,
-        "overlap": overlap,
-    }
-    how: Execution = validate(Execution, given)
-    return how
+    given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
+    return validate(Execution, given)
 
 
 def show_record(record: Record, as_json: bool) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clbench.cli.common import Device, Json, Plugins, load
+from clbench.cli.common import Device, Folders, Json, Plugins, load
 from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def check(
     return int(any(r.status == "failed" for r in results))
 
 
+GAP = Path("stability-gap.png")
 MARKS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
 
 
@@ -105,9 +106,7 @@ def verify(
     contrary = list(contradictions(record, curve))
     again = {} if contrary else recomputed(record, curve)
     wrong = contradicted(record.metrics, again) if again else {}
-    begun = None
-    if steps and not contrary:
-        begun = first_steps(record, steps)
+    begun = first_steps(record, steps) if steps and not contrary else None
     agrees = whole and not contrary and not wrong and (begun is None or begun.agrees)
     if as_json:
         found = {"id": record.id, "agrees": agrees, "altered": not whole, "differs": sorted(wrong)}
@@ -133,10 +132,8 @@ def verify(
 
 
 def plot(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path, typer.Option(help="PNG file, or a folder for all plots.")] = Path(
-        "stability-gap.png"
-    ),
+    folders: Folders,
+    out: Annotated[Path, typer.Option(help="PNG file, or a folder for all plots.")] = GAP,
     plugin: Plugins = None,
 ) -> None:
     """Plot the stability gap of runs: accuracy of the first experience at every iteration.
@@ -169,7 +166,7 @@ def plot(
     if out.suffix not in ("", ".png"):
         raise ConfigError(f"--out takes a PNG file or a folder; {out} was given.")
     for title, ending, rows in zip(titles, endings, tables.values(), strict=True):
-        file = out if out.suffix else out / "stability-gap.png"
+        file = out if out.suffix else out / GAP
         if len(tables) > 1:
             file = file.with_name(f"{file.stem}-{ending}.png")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from clbench.runs.cells import Cell
 
 
+def _bars(time: str, **how: Any) -> Any:
+    """Bars of Rich, with one of its columns for the time."""
+    from rich import progress
+
+    text = progress.TextColumn("{task.description}", markup=False)
+    columns = text, progress.BarColumn(), progress.MofNCompleteColumn(), getattr(progress, time)()
+    return progress.Progress(*columns, console=console(sys.stderr), **how)
+
+
 class Line(Observer):
     """Progress of a single run: a bar on a terminal, a line per experience elsewhere; on standard error."""
 
@@ -25,15 +34,7 @@ class Line(Observer):
         for remark in remarks(run.benchmark):
             print(f"{run.benchmark.name}: {remark}", file=sys.stderr)
         if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=console(sys.stderr), transient=True)
+            self._bar = _bars("TimeRemainingColumn", transient=True)
             self._task = self._bar.add_task("", total=run.total_steps, completed=run.step)
             self._bar.start()
         elif run.step:
@@ -64,15 +65,7 @@ class SuiteProgress:
 
     def __enter__(self) -> SuiteProgress:
         if not self.quiet and sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            self._bar = Progress(*columns, console=console(sys.stderr))
+            self._bar = _bars("TimeElapsedColumn")
             self._all = self._bar.add_task("all runs", total=len(self.cells))
             self._tasks: dict[str, Any] = {}
             self._bar.start()
@@ -83,13 +76,13 @@ class SuiteProgress:
             self._bar.stop()
 
     def update(self, cells: Sequence[Cell]) -> None:
-        if self._bar is not None:
-            self._draw(cells)
-        elif not self.quiet:
-            self._tell(cells)
-
-    def _draw(self, cells: Sequence[Cell]) -> None:
         ended = [cell for cell in cells if cell.state not in ("waiting", "running")]
+        if self._bar is not None:
+            self._draw(cells, ended)
+        elif not self.quiet:
+            self._tell(cells, ended)
+
+    def _draw(self, cells: Sequence[Cell], ended: Sequence[Cell]) -> None:
         self._bar.update(self._all, completed=len(ended))
         for cell in cells:
             if cell.state == "running":
@@ -100,8 +93,7 @@ class SuiteProgress:
             if cell.id in self._tasks:
                 self._bar.remove_task(self._tasks.pop(cell.id))
 
-    def _tell(self, cells: Sequence[Cell]) -> None:
-        ended = [cell for cell in cells if cell.state not in ("waiting", "running")]
+    def _tell(self, cells: Sequence[Cell], ended: Sequence[Cell]) -> None:
         old = [cell for cell in ended if not cell.fresh and cell.id not in self._told]
         if old:
             print(f"{len(old)} of {len(cells)} runs are already there", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clbench.cli.common import Device, Json, Plugins, columns, execution, load, warn
+from clbench.cli.common import Device, Folders, Json, Plugins, columns, execution, load, warn
 from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ HERE = Path("leaderboard")
 
 
 def submit(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    folders: Folders,
     root: Root = HERE,
     as_json: Json = False,
 ) -> int:
@@ -177,21 +177,11 @@ def _as_dict(v: Verdict) -> dict[str, object]:
 
 
 def _told(verdicts: Sequence[Verdict]) -> str:
-    head = ("row", "strategy", "metric", "recorded", "again", "may differ by", "verdict")
-    lines = [head]
+    lines = [("row", "strategy", "metric", "recorded", "again", "may differ by", "verdict")]
     for v in verdicts:
         verdict = "the same numbers" if v.same_bits else "agrees" if v.agrees else "DISAGREES"
-        lines.append(
-            (
-                v.row.id,
-                v.row.strategy,
-                v.metric,
-                _shown(v.recorded),
-                _shown(v.again),
-                f"{100 * v.allowed:.2f}",
-                verdict,
-            )
-        )
+        numbers = _shown(v.recorded), _shown(v.again), f"{100 * v.allowed:.2f}"
+        lines.append((v.row.id, v.row.strategy, v.metric, *numbers, verdict))
     return columns(lines, indent=0)
 
 

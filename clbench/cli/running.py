@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clbench.cli.common import (
+    Benchmark,
     Checkpoint,
     Config,
     Device,
@@ -22,7 +23,12 @@ from clbench.cli.common import (
     Pairs,
     Plugins,
     Precision,
+    Protocol,
+    Seed,
+    StrategyName,
+    Suite,
     Threads,
+    Trials,
     command,
     execution,
     load,
@@ -38,15 +44,17 @@ if TYPE_CHECKING:
     from clbench.runs.launchers import Launcher
 
 
+CODES = {"failed": 2, "diverged": 3, "timeout": 1}
+"""What a suite ends with, by what became of a run; the first that there is counts."""
 SHARED = ("device", "plugin")
 """Options of a search without which what it chose would be used otherwise."""
 
 
 def run(
-    benchmark: Annotated[str, typer.Argument(help="A benchmark's name; see `clbench list benchmarks`.")],
-    strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain: derpp+refresh.")],
+    benchmark: Benchmark,
+    strategy: StrategyName,
     settings: Pairs = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    seed: Seed = 0,
     out: Out = None,
     device: Device = "auto",
     precision: Precision = None,
@@ -92,7 +100,7 @@ def resume(
 
 def suite(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")],
+    name: Suite,
     settings: Pairs = None,
     out: Out = None,
     device: Device = "auto",
@@ -136,7 +144,8 @@ def suite(
     from clbench.runs.lifecycle import runs_folder
 
     root = runs_folder(out)
-    carry_out = _launcher(launcher, workers, per_gpu, address, cpus, gpus, retries, time_limit)
+    options = {"workers": workers, "per_gpu": per_gpu}, {"address": address, "cpus": cpus, "gpus": gpus}
+    carry_out = _launcher(launcher, *options, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
     how = execution(device, log, checkpoint, overlap)
@@ -150,23 +159,12 @@ def suite(
 
 
 def _launcher(
-    name: str,
-    workers: int | None,
-    per_gpu: int | None,
-    address: str | None,
-    cpus: int | None,
-    gpus: float | None,
-    retries: int,
-    seconds: float | None,
+    name: str, local: Mapping[str, Any], ray: Mapping[str, Any], retries: int, seconds: float | None
 ) -> Launcher:
     from clbench.errors import ConfigError, choices
     from clbench.runs.launchers import Limits, Local, Ray
 
-    limits = Limits(retries, seconds)
-    theirs: dict[str, dict[str, Any]] = {
-        "local": {"workers": workers, "per_gpu": per_gpu},
-        "ray": {"address": address, "cpus": cpus, "gpus": gpus},
-    }
+    theirs = {"local": local, "ray": ray}
     if name not in theirs:
         raise ConfigError(f"There is no launcher '{name}'.{choices(name, theirs)}")
     for other, options in theirs.items():
@@ -176,7 +174,7 @@ def _launcher(
                 f"--{given[0].replace('_', '-')} is for --launcher {other}; the launcher is {name}."
             )
     options = {key: value for key, value in theirs[name].items() if value is not None}
-    return Local(**options, limits=limits) if name == "local" else Ray(**options, limits=limits)
+    return (Local if name == "local" else Ray)(**options, limits=Limits(retries, seconds))
 
 
 def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
@@ -196,16 +194,12 @@ def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_jso
             # Rich pads every line to the table's width.
             screen.file.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
         for cell in cells:
-            if cell.state not in ("done",):
-                screen.print(
-                    f"{cell}: {cell.state}: {cell.message or (cell.record.note if cell.record else '')}"
-                )
+            if cell.state != "done":
+                why = cell.message or (cell.record.note if cell.record else "")
+                screen.print(f"{cell}: {cell.state}: {why}")
         screen.print(f"report: {page}", soft_wrap=True)
-    if any(cell.state == "failed" for cell in cells):
-        return 2
-    if any(cell.state == "diverged" for cell in cells):
-        return 3
-    return 1 if any(cell.state == "timeout" for cell in cells) else 0
+    ended = {cell.state for cell in cells}
+    return next((code for state, code in CODES.items() if state in ended), 0)
 
 
 def pretrain(
@@ -213,7 +207,7 @@ def pretrain(
         str, typer.Argument(metavar="CONFIG", help="A shipped pretraining configuration, or a YAML file.")
     ],
     settings: Pairs = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    seed: Seed = 0,
     out: Out = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder for weights.  [default: CLBENCH_WEIGHTS or weights/]")
@@ -248,17 +242,15 @@ def pretrain(
 
 def tune(
     context: typer.Context,
-    benchmark: Annotated[str, typer.Argument(help="A benchmark's name.")],
-    strategy: Annotated[str, typer.Argument(help="A strategy's name, or a chain.")],
+    benchmark: Benchmark,
+    strategy: StrategyName,
     settings: Pairs = None,
     space: Annotated[
         Path | None, typer.Option(help="YAML file, `lr: {log: [0.001, 1]}` …  [default: just that line]")
     ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="first-k-experiences, validation or oracle.")
-    ] = "first-2-experiences",
-    trials: Annotated[int, typer.Option(min=1, help="Configurations to try.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the search and of every run.")] = 0,
+    protocol: Protocol = "first-2-experiences",
+    trials: Trials = 20,
+    seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="YAML file to write the best settings to, for --config.")
     ] = None,
@@ -311,14 +303,12 @@ def tune(
 
 def tune_suite(
     context: typer.Context,
-    suite: Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")],
+    suite: Suite,
     out: Annotated[Path, typer.Option(help="YAML file for the suite with the settings that were chosen.")],
     settings: Pairs = None,
-    protocol: Annotated[
-        str, typer.Option(help="first-k-experiences, validation or oracle.")
-    ] = "first-2-experiences",
-    trials: Annotated[int, typer.Option(min=1, help="Configurations to try of every strategy.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the searches and of every run.")] = 0,
+    protocol: Protocol = "first-2-experiences",
+    trials: Trials = 20,
+    seed: Seed = 0,
     device: Device = "auto",
     plugin: Plugins = None,
     threads: Threads = None,

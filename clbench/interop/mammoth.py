@@ -60,13 +60,8 @@ class ContinualModel:
     def __init__(
         self, backbone: nn.Module, loss: Any, args: Namespace, transform: Transform, dataset: Any = None
     ) -> None:
-        self.net, self.loss, self.args, self.transform, self.dataset = (
-            backbone,
-            loss,
-            args,
-            transform,
-            dataset,
-        )
+        self.net, self.loss, self.args = backbone, loss, args
+        self.transform, self.dataset = transform, dataset
         self.device = next(backbone.parameters()).device
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,14 +180,8 @@ class MammothStrategy(Strategy):
     def setup(self, run: Run) -> None:
         self._check(run)
         self.data = TaskData(run)
-        args = Namespace(
-            **{
-                "lr": run.config.optim.lr,
-                "batch_size": run.batch_size,
-                "n_epochs": run.config.train.epochs,
-                **self.args,
-            }
-        )
+        given = {"lr": run.config.optim.lr, "batch_size": run.batch_size, "n_epochs": run.config.train.epochs}
+        args = Namespace(**{**given, **self.args})
         # The budget's forward passes: those of training, as the run takes back what predictions count.
         run.model.backbone.register_forward_pre_hook(lambda _, given: run.count(given[0]))  # type: ignore[union-attr]
         self.method = method = self.make(run.model, F.cross_entropy, args, run.augment, self.data)
@@ -205,11 +194,8 @@ class MammothStrategy(Strategy):
             raise IncompatibleError(
                 f"{self} is for {', '.join(supported)}; {run.benchmark.name} is {self.data.SETTING}."
             )
-        method.num_classes, method.n_tasks, method.cpt = (
-            run.num_classes,
-            len(run.train),
-            self.data.N_CLASSES_PER_TASK,
-        )
+        method.num_classes, method.n_tasks = run.num_classes, len(run.train)
+        method.cpt = self.data.N_CLASSES_PER_TASK
         method.opt = run.optimizer
         for name, buffer in self._buffers().items():
             buffer.rng = run.rng
@@ -266,11 +252,8 @@ class MammothStrategy(Strategy):
 
     def state_dict(self) -> State:
         """The method's attributes: buffers, tensors, numbers, copies of the network, and containers of them."""
-        return {
-            name: save_value(value)
-            for name, value in vars(self.method).items()
-            if name not in _GIVEN | set(_TOLD)
-        }
+        kept = vars(self.method).keys() - _GIVEN - set(_TOLD)
+        return {name: save_value(value) for name, value in vars(self.method).items() if name in kept}
 
     def load_state_dict(self, state: State) -> None:
         for name, saved in state.items():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clbench.errors import IncompatibleError
 from clbench.machine.randomness import derive_seed
 from clbench.memory import Reservoir
-from clbench.strategy import Run, Strategy
+from clbench.strategy import Run, Strategy, chain
 from clbench.types import Batch, Data, Experience, Stream
 
 if TYPE_CHECKING:
@@ -158,14 +158,16 @@ that draws words, or that writes, from the start or from the T5 that the model i
 
 
 def questioner(generator: GeneratorName, span: int, steps: int) -> Spans | LearnedQueries:
-    """What makes pseudo-queries, by name.
-
-    Raises:
-        ValueError: no tokens of a span, or no steps of a network.
-    """
-    if span < 1 or steps < 1:
-        raise ValueError(f"span and generator_steps are 1 or more; {span} and {steps} were given")
+    """What makes pseudo-queries, by name."""
     return Spans(span) if generator == "spans" else LearnedQueries(generator, steps)
+
+
+def pseudo_queries(share: float, generator: GeneratorName, span: int, steps: int) -> Strategy:
+    """`PseudoQueries` behind what asks them; nothing for a share of 0."""
+    if share == 0:
+        return Strategy()
+    asks = questioner(generator, span, steps)
+    return chain(asks, PseudoQueries(share, asks))
 
 
 class RememberDocuments(Strategy):
@@ -286,18 +288,3 @@ class AllDocuments(Strategy):
             data=Data.union([part for part in data if len(part)]),
             documents=sum(sizes),
         )
-
-
-class Restart(Strategy):
-    """Weights, running statistics and the optimizer are as at the start whenever a later experience begins."""
-
-    needs = frozenset({"boundaries"})
-    parallel = True
-
-    def setup(self, run: Run) -> None:
-        self.start = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-
-    def begin_experience(self, exp: Experience) -> None:
-        if exp.index:
-            self.run.model.load_state_dict(self.start)
-            self.run.renew_optimizer()

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench.errors import IncompatibleError
-from clbench.parts.groups import Group, members_of
-from clbench.strategy import Run, Strategy
-from clbench.types import Batch, Experience, Output
+from clbench.strategy import Run
+from clbench.types import Experience
 
 
 def quadratic_penalty(
@@ -39,57 +38,6 @@ class Anchored(Protocol):
     def held(self) -> Sequence[dict[str, Tensor]]:
         """The anchors, by parameter name, as they are kept: what is written into them in place counts."""
         ...
-
-
-class HoldWeights(Strategy):
-    """A quadratic penalty holds weights near their values at the end of the last experience: L2.
-
-    `l2` is ε · Σ_j (θ_j − θ*_j)². Rows of the head that belong to classes not learned yet are left free: an anchor
-    would hold them near random numbers.
-
-    Args:
-        strength: ε.
-        parameters: which are held.
-        from_start: whether the initial weights are the first experience's anchor.
-    """
-
-    needs = frozenset({"boundaries"})
-    state = ("anchor", "learned")
-    parallel = True
-    capturable = True
-
-    def __init__(self, strength: float, parameters: Group, from_start: bool) -> None:
-        self.strength, self.parameters, self.from_start = strength, parameters, from_start
-        self.anchor: dict[str, Tensor] = {}
-
-    def setup(self, run: Run) -> None:
-        self.learned = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,)
-        members_of(self.parameters, run.parameters())  # refused now rather than at the first end
-        if self.from_start:
-            self._anchor()
-
-    def held(self) -> Sequence[dict[str, Tensor]]:
-        """The one anchor there is."""
-        return [self.anchor]
-
-    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        if not self.anchor or self.strength == 0:
-            return {}
-        weights = {name: self._weight(name, anchor) for name, anchor in self.anchor.items()}
-        return {"l2": self.strength * quadratic_penalty(self.run.parameters(), [self.anchor], [weights])}
-
-    def _weight(self, name: str, anchor: Tensor) -> Tensor:
-        """1, but for the rows of the head 0 until their class was learned."""
-        rows = head_rows(name, anchor, self.learned)
-        return torch.ones((), device=anchor.device) if rows is None else rows.to(anchor.dtype)
-
-    def end_experience(self, exp: Experience) -> None:
-        self.learned[list(exp.classes)] = True
-        self._anchor()
-
-    def _anchor(self) -> None:
-        chosen = members_of(self.parameters, self.run.parameters())
-        self.anchor = {name: p.detach().clone() for name, p in chosen.items()}
 
 
 def head_rows(name: str, tensor: Tensor, classes: Tensor) -> Tensor | None:
@@ -152,55 +100,25 @@ def by_example() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def squared_gradients(
-    run: Run,
-    loss: Callable[..., Tensor],
-    x: Tensor,
-    *rest: Tensor,
-    weights: Tensor,
-    model: nn.Module | None = None,
-) -> dict[str, Tensor]:
-    """Σ_b w_b (∂ℓ_b/∂θ)², the sum over examples of squared gradients, by parameter name.
-
-    Of a linear layer y = W a + c, ∂ℓ_b/∂W = g_b a_bᵀ with g_b = ∂ℓ_b/∂y_b, so that the sum is (w g²)ᵀ a², one product
-    of matrices. Networks with other layers take `per_example_gradients`, a few examples at a time.
-
-    Args:
-        run, loss, x, rest, model: as of `per_example_gradients`.
-        weights: (B,) w.
-    """
-    return _summed(torch.square, run, loss, x, *rest, weights=weights, model=model)
-
-
-def absolute_gradients(
-    run: Run,
-    loss: Callable[..., Tensor],
-    x: Tensor,
-    *rest: Tensor,
-    weights: Tensor,
-    model: nn.Module | None = None,
-) -> dict[str, Tensor]:
-    """Σ_b w_b |∂ℓ_b/∂θ|, the sum over examples of absolute gradients, by parameter name.
-
-    As `squared_gradients`; of a linear layer (w |g|)ᵀ |a|.
-
-    Args:
-        run, loss, x, rest, model: as of `per_example_gradients`.
-        weights: (B,) w.
-    """
-    return _summed(torch.abs, run, loss, x, *rest, weights=weights, model=model)
-
-
-def _summed(
+def summed_gradients(
     size: Callable[[Tensor], Tensor],
     run: Run,
     loss: Callable[..., Tensor],
     x: Tensor,
     *rest: Tensor,
     weights: Tensor,
-    model: nn.Module | None,
+    model: nn.Module | None = None,
 ) -> dict[str, Tensor]:
-    """Σ_b w_b size(∂ℓ_b/∂θ), where size(u v) = size(u) size(v) element by element."""
+    """Σ_b w_b size(∂ℓ_b/∂θ), the sum over examples of squared or absolute gradients, by parameter name.
+
+    Of a linear layer y = W a + c, ∂ℓ_b/∂W = g_b a_bᵀ with g_b = ∂ℓ_b/∂y_b, so that the sum is (w size(g))ᵀ size(a), one
+    product of matrices. Networks with other layers take `per_example_gradients`, a few examples at a time.
+
+    Args:
+        size: torch.square or torch.abs: size(u v) = size(u) size(v), element by element.
+        run, loss, x, rest, model: as of `per_example_gradients`.
+        weights: (B,) w.
+    """
     network = run.model if model is None else model
     found = _summed_of_linear_layers(size, run, network, loss, x, *rest, weights=weights)
     if found is not None:
@@ -222,7 +140,7 @@ def _summed_of_linear_layers(
     *rest: Tensor,
     weights: Tensor,
 ) -> dict[str, Tensor] | None:
-    """`_summed` of a network whose only layers with weights are linear, each used once on vectors.
+    """`summed_gradients` of a network whose only layers with weights are linear, each used once on vectors.
 
     None for other networks.
     """
@@ -287,7 +205,9 @@ def fisher_of_labels(run: Run, exp: Experience, consumer: str) -> dict[str, Tens
         network = network or normalising_alone(run, x[:1])
         log_p = F.log_softmax(run.mask_tasks(logits_of(run, network, x), torch.full_like(y, exp.task)), 1)
         p = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
-        for name, value in squared_gradients(run, log_likelihood, x, y, weights=p, model=network).items():
+        for name, value in summed_gradients(
+            torch.square, run, log_likelihood, x, y, weights=p, model=network
+        ).items():
             total[name] += value
     return {name: value / (len(batches) * run.batch_size) for name, value in total.items()}
 

@@ -384,15 +384,3 @@ def as_prefixes(*prompts: tuple[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]
             prefix = torch.cat(keys, dim=1), torch.cat(values, dim=1)
         prefixes[layer] = prefix
     return prefixes
-
-
-def check_halves(length: int) -> None:
-    """Refuse a number of rows that has no halves.
-
-    Raises:
-        ValueError: it is odd or less than 2.
-    """
-    if length < 2 or length % 2:
-        raise ValueError(
-            f"a prefix has as many keys as values, so its rows are 2, 4, 6 …; {length} was given"
-        )

@@ -3,48 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.memory import Archive, Reservoir
+from clbench.memory import Archive, ReservoirKind, reservoir
 from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Experience, Output
 
 
-class Replay(Strategy):
-    """Examples drawn from a reservoir join every batch; the stream's examples are offered to it after the step.
+class Rehearsal(Strategy):
+    """A reservoir, to which the stream's examples are offered after every step; subclasses say what is drawn for.
 
     Args:
         capacity: examples the reservoir holds.
-        draw: examples that join a batch; as many as the stream brings if None, fewer while there are not so many.
+        draw: examples in a draw; as many as the stream brings if None, fewer while there are not so many.
+        kind: which slots of the reservoir an example may take.
     """
 
     needs = frozenset({"memory"})
-    state = ("memory",)
-    parallel = True
+    state: ClassVar[tuple[str, ...]] = ("memory",)
 
-    def __init__(self, capacity: int, draw: int | None = None) -> None:
-        self.capacity, self.draw = capacity, draw
+    def __init__(self, capacity: int, draw: int | None = None, kind: ReservoirKind = "example") -> None:
+        self.capacity, self.draw, self.kind = capacity, draw, kind
 
     def setup(self, run: Run) -> None:
-        self.memory = Reservoir(self.capacity)
+        self.memory = reservoir(self.kind, self.capacity)
+
+    def due(self, batch: Batch) -> int:
+        """How many examples are drawn for a batch."""
+        return min(batch.new if self.draw is None else self.draw, len(self.memory))
+
+    def replayed(self, n: int) -> tuple[dict[str, Tensor], Output]:
+        """A draw of n examples, augmented anew, and what the model says of it now."""
+        old = self.memory.draw(n, self.run.rng("replay"))
+        return old, self.run.forward(self.run.augment(old["x"]), old["task"])
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        if self.draw != 0:  # else nothing will ever be drawn
+            self.memory.add(self.run.rng("memory"), **batch.examples())
+
+
+class Replay(Rehearsal):
+    """Examples drawn from a reservoir join every batch."""
+
+    parallel = True
 
     def extend(self, batch: Batch) -> Batch:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
+        n = self.due(batch)
         if n == 0:
             return batch
         old = self.memory.draw(n, self.run.rng("replay"))
         return batch.join(self.run.augment(old["x"]), old["y"], old["task"], old["x"])
 
-    def after_step(self, batch: Batch, out: Output) -> None:
-        if self.draw == 0:  # nothing will ever be drawn
-            return
-        self.memory.add(self.run.rng("memory"), **batch.examples())
 
-
-class DarkReplay(Strategy):
+class DarkReplay(Rehearsal):
     """Two draws from a reservoir, each with its own forward pass: one must keep its logits, one its labels.
 
     `dark` is α · mean squared difference between stored and present logits, over all columns; `replay` is
@@ -52,37 +67,30 @@ class DarkReplay(Strategy):
     which the example came.
     """
 
-    needs = frozenset({"memory"})
-    state = ("memory",)
     parallel = True
     capturable = True
 
     def __init__(self, capacity: int, draw: int | None, alpha: float, beta: float) -> None:
-        self.capacity, self.draw, self.alpha, self.beta = capacity, draw, alpha, beta
+        super().__init__(capacity, draw)
+        self.alpha, self.beta = alpha, beta
 
     def setup(self, run: Run) -> None:
         if self.alpha or self.beta:
             run.foresee_draw(self.capacity, self.draw)
-        self.memory = Reservoir(self.capacity)
+        super().setup(run)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        n = min(batch.new if self.draw is None else self.draw, len(self.memory))
-        losses: dict[str, Tensor] = {}
+        n, losses = self.due(batch), dict[str, Tensor]()
         if n == 0:
             return losses
         # A forward pass in training mode moves BatchNorm statistics: a zero coefficient must not make one.
         if self.alpha:
-            old, past = self._replay(n)
+            old, past = self.replayed(n)
             losses["dark"] = self.alpha * F.mse_loss(past.logits, old["logits"])
         if self.beta:
-            old, past = self._replay(n)
+            old, past = self.replayed(n)
             losses["replay"] = self.beta * F.cross_entropy(past.logits, old["y"])
         return losses
-
-    def _replay(self, n: int) -> tuple[dict[str, Tensor], Output]:
-        """A draw of n examples, augmented anew, and what the model says of it now."""
-        old = self.memory.draw(n, self.run.rng("replay"))
-        return old, self.run.forward(self.run.augment(old["x"]), old["task"])
 
     def after_step(self, batch: Batch, out: Output) -> None:
         self.memory.add(self.run.rng("memory"), **batch.examples(), logits=batch.firsts(out.logits))

@@ -98,24 +98,3 @@ class Distil(Strategy):
         if self.run.benchmark.setting.task_labels == "never":
             return out.logits[: batch.new]
         return self.run.logits(out.features[: batch.new])
-
-
-class KeepFeatures(Strategy):
-    """Features stay near the teacher's: `features` is μ · mean over rows and features of (φ − φ_teacher)².
-
-    Needs a `Teacher` in the chain. With `from_start`, the initial model is the first experience's teacher.
-    """
-
-    parallel = True
-    capturable = True
-
-    def __init__(self, strength: float, from_start: bool) -> None:
-        self.strength, self.from_start = strength, from_start
-
-    def setup(self, run: Run) -> None:
-        self.teacher = teacher_of(run)
-
-    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
-        if self.strength == 0 or not (self.teacher.taught or self.from_start):
-            return {}
-        return {"features": self.strength * F.mse_loss(out.features, self.teacher.output(batch).features)}

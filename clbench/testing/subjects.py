@@ -99,6 +99,14 @@ class Subject:
                 yield (f"{part}__{name}" if part else name), factory, name
 
     @functools.cached_property
+    def exempt(self) -> Mapping[str, str]:
+        """Checks that it declares not to pass, and why; nothing is declared of what is chained to others."""
+        named = [part for part in self.name.split("+") if part != "finetune"]
+        if len(named) > 1:
+            return {}
+        return {check: why for part in self.make().parts for check, why in part.exempt.items()}
+
+    @functools.cached_property
     def architecture(self) -> str:
         return architecture_of(self.make())
 

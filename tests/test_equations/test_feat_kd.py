@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from clbench.strategies.feat_kd import KeepFeatures
 from torch import Tensor, nn
 
 from clbench import Batch, Classifier, Output, make_strategy
 from clbench.engine.engine import Engine
-from clbench.parts import KeepFeatures, teacher_of
+from clbench.parts import teacher_of
 from clbench.testing import tiny_benchmark, tiny_run
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from clbench.strategies.imbsam import TailSharpness
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from clbench import Batch, make_strategy
 from clbench.engine.engine import Engine
-from clbench.parts import TailSharpness
 from clbench.testing import tiny_model, tiny_run
 from clbench.types import Benchmark
 

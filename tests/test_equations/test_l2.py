@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from clbench.strategies.l2 import HoldWeights
 from torch import Tensor
 
 from clbench import Experience, Strategy, chain, make_model, make_strategy
 from clbench.config import OptimConfig
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
-from clbench.parts import HoldWeights
 from clbench.testing import tiny_benchmark, tiny_run
 
 

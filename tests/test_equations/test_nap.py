@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from clbench.strategies.nap import Norm, group_norms, insert_norms, owners, project, scale_invariant
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +16,6 @@ from clbench import Classifier, Strategy, chain, make_model, make_strategy
 from clbench.config import OptimConfig
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
-from clbench.parts import Norm, group_norms, insert_norms, owners, project, scale_invariant
 from clbench.testing import tiny_benchmark, tiny_run
 from clbench.types import Benchmark
 

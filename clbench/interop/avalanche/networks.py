@@ -67,10 +67,9 @@ def _tasked() -> type[nn.Module]:
         def forward(self, x: Tensor, task_labels: Tensor | None = None) -> Any:
             if task_labels is None:  # Avalanche's way to ask for every task's output
                 return self.forward_all_tasks(x)
-            logits: Tensor = self.net(x)
-            return logits.masked_fill(~self.classes[task_labels.long()], MASKED)
+            return self.forward_single_task(x, task_labels.long())
 
-        def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
+        def forward_single_task(self, x: Tensor, task_label: int | Tensor) -> Tensor:
             logits: Tensor = self.net(x)
             return logits.masked_fill(~self.classes[task_label], MASKED)
 
@@ -110,99 +109,73 @@ def arguments(
     Raises:
         IncompatibleError: a network that the strategy cannot use.
     """
-    if name in _SPECIAL:
-        return _SPECIAL[name](model, benchmark, params)
-    if benchmark.setting.task_labels != "never":
-        model = _tasked()(model, task_table(benchmark))
-    return model, {"model": model}
-
-
-def _icarl(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    return model, {"feature_extractor": Features(model), "classifier": model.head, "buffer_transform": None}
-
-
-def _er_aml(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    return model, {"model": model, "feature_extractor": Features(model)}
-
-
-def _scr(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    size = model.feature_size
-    projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTED))
-    net = avalanche().models.SCRModel(Features(model), projection)
+    match name:
+        case "ICaRL":
+            parts = {"feature_extractor": Features(model), "classifier": model.head}
+            return model, {**parts, "buffer_transform": None}
+        case "ER_AML":
+            return model, {"model": model, "feature_extractor": Features(model)}
+        case "StreamingLDA":
+            net = Features(model)
+            sizes = {"input_size": model.feature_size, "num_classes": benchmark.num_classes}
+            return net, {"slda_model": net, **sizes}
+        case "CWRStar":
+            return model, {"model": model, "cwr_layer_name": "head"}
+        case "FeatureReplay":
+            return model, {"model": model, "last_layer_name": "head"}
+        case "CoPE":  # its embedding, in place of class scores
+            model.head = nn.Linear(model.feature_size, int(params["p_size"]))
+            return model, {"model": model, "n_classes": benchmark.num_classes}
+        case "GSS_greedy":
+            return model, {"model": model, "input_size": list(benchmark.input_shape)}
+        case "GenerativeReplay":
+            return model, {"model": model, "generator_strategy": _generator(benchmark, params)}
+    net = _network(name, model, benchmark)
     return net, {"model": net}
 
 
-def _slda(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    net = Features(model)
-    return net, {"slda_model": net, "input_size": model.feature_size, "num_classes": benchmark.num_classes}
+def _network(name: str, model: Any, benchmark: Benchmark) -> nn.Module:
+    """What is trained, where the constructor asks for that alone."""
+    net: nn.Module = model
+    match name:
+        case "SCR":
+            size = model.feature_size
+            projection = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, PROJECTED))
+            net = avalanche().models.SCRModel(Features(model), projection)
+        case "LFL" | "LFLPlugin":
+            net = _with_features()(model)
+        case "PNNStrategy":
+            net = avalanche().models.PNN(in_features=torch.Size(benchmark.input_shape).numel())
+        case "FeatureDistillationPlugin":
+            net = avalanche().models.utils.FeatureExtractorModel(Features(model), model.head)
+        case "PackNet":
+            try:
+                net = avalanche().models.packnet.PackNetModel(model)
+            except ValueError as error:
+                raise IncompatibleError(
+                    f"avalanche:PackNet cannot prune this model: {error}. Take model=mlp."
+                ) from error
+        case _ if benchmark.setting.task_labels != "never":
+            net = _tasked()(model, task_table(benchmark))
+    return net
 
 
-def _cwr(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    return model, {"model": model, "cwr_layer_name": "head"}
-
-
-def _feature_replay(
-    model: Any, benchmark: Benchmark, params: Mapping[str, Any]
-) -> tuple[nn.Module, Arguments]:
-    return model, {"model": model, "last_layer_name": "head"}
-
-
-def _cope(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    model.head = nn.Linear(
-        model.feature_size, int(params["p_size"])
-    )  # its embedding, in place of class scores
-    return model, {"model": model, "n_classes": benchmark.num_classes}
-
-
-def _gss(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    return model, {"model": model, "input_size": list(benchmark.input_shape)}
-
-
-def _lfl(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    net = _with_features()(model)
-    return net, {"model": net}
-
-
-def _generative(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
+def _generator(benchmark: Benchmark, params: Mapping[str, Any]) -> Callable[..., Any]:
     """As Avalanche's default generator, which is for 28 × 28 pixels only."""
     av = avalanche()
 
-    def generator_strategy(
-        train_mb_size: int, train_epochs: int, device: torch.device, evaluator: Any
-    ) -> Any:
+    def generator_strategy(*, device: torch.device, **given: Any) -> Any:
         generator = av.models.MlpVAE(tuple(benchmark.input_shape), nhid=2, device=device)
         return av.training.supervised.VAETraining(
             model=generator,
             optimizer=torch.optim.Adam(generator.parameters(), lr=0.01, weight_decay=0.0001),
             criterion=av.models.VAE_loss,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
             device=device,
             plugins=[av.training.plugins.GenerativeReplayPlugin(**params)],
-            evaluator=evaluator,
+            **given,
         )
 
-    return model, {"model": model, "generator_strategy": generator_strategy}
-
-
-def _pnn(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    net = avalanche().models.PNN(in_features=torch.Size(benchmark.input_shape).numel())
-    return net, {"model": net}
-
-
-def _packnet(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    try:
-        net = avalanche().models.packnet.PackNetModel(model)
-    except ValueError as error:
-        raise IncompatibleError(
-            f"avalanche:PackNet cannot prune this model: {error}. Take model=mlp."
-        ) from error
-    return net, {"model": net}
-
-
-def _distilled(model: Any, benchmark: Benchmark, params: Mapping[str, Any]) -> tuple[nn.Module, Arguments]:
-    net = avalanche().models.utils.FeatureExtractorModel(Features(model), model.head)
-    return net, {"model": net}
+    return generator_strategy
 
 
 def one_task_at_a_time(net: nn.Module) -> bool:
@@ -225,21 +198,3 @@ def readable(net: Any) -> Any:
             module._state.fill_(module.State.EVAL.value)
             module._active_task.fill_(-1)  # none, so that whichever comes first is made visible
     return asked
-
-
-_SPECIAL: dict[str, Callable[[Any, Benchmark, Mapping[str, Any]], tuple[nn.Module, Arguments]]] = {
-    "ICaRL": _icarl,
-    "ER_AML": _er_aml,
-    "SCR": _scr,
-    "StreamingLDA": _slda,
-    "CWRStar": _cwr,
-    "FeatureReplay": _feature_replay,
-    "CoPE": _cope,
-    "FeatureDistillationPlugin": _distilled,
-    "GSS_greedy": _gss,
-    "LFL": _lfl,
-    "LFLPlugin": _lfl,
-    "GenerativeReplay": _generative,
-    "PNNStrategy": _pnn,
-    "PackNet": _packnet,
-}

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,17 @@ from clbench.strategy import State
 
 FRESH = frozenset(
     (
-        "model",
-        "optimizer",
-        "optimized_param_id",
-        "plugins",
-        "experience",
-        "evaluator",
-        "clock",
-        "dataloader",
-        "adapted_dataset",
-        "mbatch",
-        "mb_output",
-        "loss",
-        "device",
-        "_eval_streams",
-        "_experiences",
+        *(
+            "model",
+            "optimizer",
+            "optimized_param_id",
+            "plugins",
+            "experience",
+            "evaluator",
+            "clock",
+            "dataloader",
+        ),
+        *("adapted_dataset", "mbatch", "mb_output", "loss", "device", "_eval_streams", "_experiences"),
     )
 )
 """Attributes of a strategy that the engine saves, that its plugins share, or that an experience begins by setting."""
@@ -136,13 +133,35 @@ class Graph:
 
     def _unpack(self, saved: Any, current: Any) -> Any:
         if not isinstance(saved, dict):
-            return (
-                saved.to(self.theirs.device)
-                if isinstance(saved, Tensor) and self._on_device(current)
-                else saved
-            )
-        ((kind, content), *_) = saved.items()
-        return _UNPACK[kind](self, content, current, saved)
+            move = isinstance(saved, Tensor) and self._on_device(current)
+            return saved.to(self.theirs.device) if move else saved
+        kind, content = next(iter(saved.items()))
+        match kind:
+            case "array":
+                return content.numpy()
+            case "same":
+                return current
+            case "device":
+                return torch.device("cpu") if content == "cpu" else self.theirs.device
+            case "dict":  # in place: a default's factory and sharers keep it
+                made = current if isinstance(current, dict) else {}
+                values = {key: self._unpack(value, made.get(key)) for key, value in content}
+                made.clear()
+                made.update(values)
+                return made
+            case "list":
+                kept = current if isinstance(current, list) else []
+                old = itertools.chain(kept, itertools.repeat(None))
+                kept[:] = [self._unpack(value, before) for value, before in zip(content, old, strict=False)]
+                return kept
+            case "object":
+                return self._unpack_object(content, current, saved["inside"])
+            case "module":
+                return self._unpack_module(content, current, saved)
+            case "data":
+                return self._unpack_data(content, saved)
+        make: Callable[..., Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}[kind]
+        return make(self._unpack(value, None) for value in content)
 
     def _on_device(self, current: Any) -> bool:
         """Buffers' weights lie on the CPU whatever the device; all else is where the constructor would put it."""
@@ -152,38 +171,7 @@ class Graph:
         for name, saved in attributes.items():
             setattr(owner, name, self._unpack(saved, getattr(owner, name, None)))
 
-    def _unpack_array(self, content: Tensor, current: Any, saved: Any) -> Any:
-        return content.numpy()
-
-    def _unpack_dict(self, content: list[list[Any]], current: Any, saved: Any) -> Any:
-        before = dict(current) if isinstance(current, dict) else {}
-        made = (
-            current if isinstance(current, dict) else {}
-        )  # in place: a default's factory and sharers keep it
-        values = {key: self._unpack(value, before.get(key)) for key, value in content}
-        made.clear()
-        made.update(values)
-        return made
-
-    def _unpack_list(self, content: list[Any], current: Any, saved: Any) -> Any:
-        before = current if isinstance(current, list) else []
-        old = [*before, *[None] * len(content)]
-        values = [self._unpack(value, old[i]) for i, value in enumerate(content)]
-        before[:] = values
-        return before
-
-    def _unpack_others(self, content: list[Any], current: Any, saved: Any) -> Any:
-        ((kind, _),) = saved.items()
-        make: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-        return make[kind]([self._unpack(value, None) for value in content])
-
-    def _unpack_same(self, content: str, current: Any, saved: Any) -> Any:
-        return current
-
-    def _unpack_device(self, content: str, current: Any, saved: Any) -> Any:
-        return torch.device("cpu") if content == "cpu" else self.theirs.device
-
-    def _unpack_object(self, content: list[str], current: Any, saved: Any) -> Any:
+    def _unpack_object(self, content: list[str], current: Any, inside: Mapping[str, Any]) -> Any:
         module, name = content
         if not module.startswith(TRAINING) or module not in sys.modules or "." in name:
             raise IncompatibleError(
@@ -191,7 +179,7 @@ class Graph:
             )
         cls = getattr(sys.modules[module], name)
         made = current if type(current) is cls else cls.__new__(cls)
-        for key, value in saved["inside"].items():
+        for key, value in inside.items():
             # Buffers of several groups show their union as `buffer`, which cannot be set; vars() held none of it.
             vars(made)[key] = self._unpack(value, vars(made).get(key))
         return made
@@ -203,14 +191,13 @@ class Graph:
         if not weights:
             return {"same": type(module).__name__}
         own = self.theirs.model.state_dict()
-        if type(module) is not type(self.theirs.model) or {k: v.shape for k, v in weights.items()} != {
-            k: v.shape for k, v in own.items()
-        }:
+        shapes, ours = ({k: v.shape for k, v in state.items()} for state in (weights, own))
+        if type(module) is not type(self.theirs.model) or shapes != ours:
             raise _RefusedError(f"{path} is a {type(module).__name__} other than the network")
         frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
         return {"module": weights, "frozen": frozen, "training": [m.training for m in module.modules()]}
 
-    def _unpack_module(self, content: State, current: Any, saved: Any) -> Any:
+    def _unpack_module(self, content: State, current: Any, saved: State) -> Any:
         module = current if isinstance(current, nn.Module) else copy.deepcopy(self.theirs.model)
         module.load_state_dict(content)
         for name, parameter in module.named_parameters():
@@ -240,7 +227,7 @@ class Graph:
             "extra": {name: torch.stack(column) for name, column in extra.items()},
         }
 
-    def _unpack_data(self, content: Tensor, current: Any, saved: Any) -> Any:
+    def _unpack_data(self, content: Tensor, saved: State) -> Any:
         utils = avalanche().benchmarks.utils
         with quiet():
             if not len(content):
@@ -257,18 +244,3 @@ class Graph:
                 for name, column in saved["extra"].items()
             ]
             return utils.make_avalanche_dataset(data, data_attributes=columns)
-
-
-_UNPACK: dict[str, Callable[..., Any]] = {
-    "array": Graph._unpack_array,
-    "dict": Graph._unpack_dict,
-    "list": Graph._unpack_list,
-    "tuple": Graph._unpack_others,
-    "set": Graph._unpack_others,
-    "frozenset": Graph._unpack_others,
-    "same": Graph._unpack_same,
-    "device": Graph._unpack_device,
-    "object": Graph._unpack_object,
-    "module": Graph._unpack_module,
-    "data": Graph._unpack_data,
-}

@@ -31,20 +31,8 @@ from clbench.strategy import Run, State, Strategy
 from clbench.types import MASKED, Benchmark, Data, Experience, Stream
 
 COMMON = (
-    "self",
-    "model",
-    "optimizer",
-    "criterion",
-    "train_mb_size",
-    "train_epochs",
-    "eval_mb_size",
-    "device",
-    "plugins",
-    "evaluator",
-    "eval_every",
-    "peval_mode",
-    "kwargs",
-    "base_kwargs",
+    *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
+    *("plugins", "evaluator", "eval_every", "peval_mode", "kwargs", "base_kwargs"),
 )
 """Parameters of Avalanche's constructors that clbench gives."""
 
@@ -82,9 +70,8 @@ class AvalancheStrategy(Strategy):
         self._check(self.run)
         with quiet():
             net, self._given = self.network(model, self.run.benchmark)
-        return Holder(
-            net, f"{self} cannot be continued from a checkpoint: {self.resumes}" if self.resumes else ""
-        )
+        refusal = f"{self} cannot be continued from a checkpoint: {self.resumes}" if self.resumes else ""
+        return Holder(net, refusal)
 
     def setup(self, run: Run) -> None:
         self.scenario = to_avalanche(run.benchmark, streams=("train",))
@@ -243,9 +230,8 @@ class _Named(AvalancheStrategy):
             return train
         classes = tuple(sorted({c for exp in train for c in exp.classes}))
         tests = tuple(t for exp in train for t in exp.tests)
-        return Stream(
-            train.name, (Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests),)
-        )
+        everything = Data.union([exp.data for exp in train])
+        return Stream(train.name, (Experience(0, classes, everything, tests=tests),))
 
     def _taught(self, exp: Experience) -> Any:
         return self.stream_ if self.theirs_name == "JointTraining" else super()._taught(exp)
@@ -390,14 +376,8 @@ def entry(name: str) -> Entry:
     build.__name__ = name
     build.__annotations__ = {p.name: p.annotation for p in parameters}
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return Entry(
-        PREFIX + name,
-        version=release,
-        module=__name__,
-        summary=known.summary,
-        source=__file__,
-        build=build,
-    )
+    told = {"module": __name__, "summary": known.summary, "source": __file__}
+    return Entry(PREFIX + name, version=release, build=build, **told)
 
 
 def _hints(constructor: Any) -> dict[str, Any]:
