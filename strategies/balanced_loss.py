@@ -6,7 +6,7 @@ from clbench import Strategy, chain, register
 from clbench.parts import GrowingHead, InverseWeights
 
 
-@register("balanced-loss", paper="arXiv:2503.10003", modifier=True)
+@register("balanced-loss", family="rare classes", paper="arXiv:2503.10003", modifier=True)
 def balanced_loss() -> Strategy:
     """Cross-entropy in which a row counts by the inverse of its class's number of examples.
 

@@ -9,7 +9,7 @@ from clbench import Strategy, chain, register
 from clbench.parts import BalancedSoftmax, GrowingHead
 
 
-@register("balanced-softmax", paper="arXiv:2007.10740", modifier=True)
+@register("balanced-softmax", family="rare classes", paper="arXiv:2007.10740", modifier=True)
 def balanced_softmax() -> Strategy:
     """Cross-entropy of logits shifted by the logarithm of each class's share of the examples; prediction is not
     shifted.

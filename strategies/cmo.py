@@ -17,6 +17,7 @@ from clbench.ranges import Natural, NotNegative, Share
 
 @register(
     "cmo",
+    family="rare classes",
     paper="arXiv:2112.00412",
     modifier=True,
     null={"probability": 0.0},

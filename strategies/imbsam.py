@@ -11,7 +11,7 @@ from clbench.parts import PlainRows, TailSharpness
 from clbench.ranges import NotNegative
 
 
-@register("imbsam", paper="arXiv:2308.07815", modifier=True)
+@register("imbsam", family="rare classes", paper="arXiv:2308.07815", modifier=True)
 def imbsam(rho: NotNegative = 0.05) -> Strategy:
     """ImbSAM: the gradient of rare classes' rows is taken a step of length ρ up their loss, and counts twice.
 

@@ -30,7 +30,7 @@ class PastData(Strategy):
         )
 
 
-@register("joint")
+@register("joint", family="bounds")
 def joint() -> Strategy:
     """Trains, at every experience, on the data of all experiences so far: the upper bound with a stability gap.
 

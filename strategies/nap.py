@@ -120,7 +120,7 @@ def _of_norm(name: str, p: Tensor) -> bool:
     return name.startswith("backbone.") and p.ndim == 1
 
 
-@register("nap", paper="arXiv:2407.01800", modifier=True)
+@register("nap", family="plasticity", paper="arXiv:2407.01800", modifier=True)
 def nap(
     norm: NormKind = "layer",
     projection: bool = True,

@@ -20,7 +20,7 @@ class AllAtOnce(Strategy):
         )
 
 
-@register("offline")
+@register("offline", family="bounds")
 def offline() -> Strategy:
     """Trains once, on the shuffled data of the whole stream: what the model reaches without a stream at all.
 

@@ -51,7 +51,7 @@ class ProxyReplay(Strategy):
         self.memory.add(self.run.rng("memory"), **batch.examples())
 
 
-@register("pcr", paper="arXiv:2304.04408")
+@register("pcr", family="contrast", paper="arXiv:2304.04408")
 def pcr(
     memory: Count = 200,
     draw: Count | None = None,

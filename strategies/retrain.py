@@ -10,7 +10,7 @@ from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, PseudoQueri
 from clbench.ranges import Count, Share
 
 
-@register("retrain", paper="arXiv:2212.09744")
+@register("retrain", family="retrieval", paper="arXiv:2212.09744")
 def retrain(
     pseudo: Share = 0.0, generator: GeneratorName = "spans", span: Count = 8, generator_steps: Count = 300
 ) -> Strategy:
