@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from clbench.registry import benchmarks, models, strategies
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,6 +32,20 @@ def test_generated_pages_are_current() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}: run `make docs`"
+
+
+def test_the_readme_names_all_that_is_shipped() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    entries = [registry.entry(n) for registry in (strategies, benchmarks, models) for n in registry.names()]
+    assert [e.name for e in entries if e.own and f"[`{e.name}`](docs/" not in text] == []
+
+
+def test_a_strategy_without_a_family_is_told_which_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    catalogue = importlib.import_module("catalogue")
+    monkeypatch.delitem(catalogue.FAMILIES, "bounds")
+    with pytest.raises(SystemExit, match=r"finetune.* has the family 'bounds'; write .*replay, contrast"):
+        catalogue.families()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}/{p.name}")
