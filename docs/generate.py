@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
+import catalogue
 import typer
+from catalogue import own, paper
 from evidence import reliability, section
 from pydantic.fields import FieldInfo
 
@@ -40,8 +42,9 @@ NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
 def pages() -> dict[str, str]:
     """File name → content of every generated page."""
     return {
-        "strategies.md": _strategies(),
-        **{f"strategies/{entry.name}.md": _strategy(entry) for entry in _own(strategies)},
+        "../README.md": _within("../README.md", catalogue.readme()),
+        "strategies.md": NOTE + catalogue.strategies_page(),
+        **{f"strategies/{entry.name}.md": _strategy(entry) for entry in own(strategies)},
         "benchmarks.md": _plugins("Benchmarks", "benchmark", benchmarks),
         "models.md": _plugins("Models", "model", models),
         "metrics.md": _metrics(),
@@ -53,28 +56,13 @@ def pages() -> dict[str, str]:
     }
 
 
-def _own(registry: Registry[Any]) -> list[Entry]:
-    """Entries of the project itself."""
-    entries = [registry.entry(name) for name in registry.names()]
-    return [entry for entry in entries if entry.module.startswith("clbench.")]
-
-
-def _strategies() -> str:
-    lines = ["# Strategies", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
-    for e in _own(strategies):
-        link = f"[`{e.name}`](strategies/{e.name}.md){' (modifier)' if e.modifier else ''}"
-        lines.append(f"| {link} | {e.version} | {e.summary} | {_paper(e.paper)} |")
-    lines += ["", "```{toctree}", ":hidden:", ":glob:", "", "strategies/*", "```"]
-    return NOTE + "\n".join(lines) + "\n"
-
-
 def _strategy(entry: Entry) -> str:
     kind = "A modifier: it changes another strategy, as in" if entry.modifier else "Run it:"
     name = f"er+{entry.name}" if entry.modifier else entry.name
     lines = [f"# {entry.name}", "", *_body("strategy", entry)]
     lines += ["", f"{kind} `clbench run split-digits {name}`. Version {entry.version}."]
     if entry.paper:
-        lines += ["", f"Paper: {_paper(entry.paper)}."]
+        lines += ["", f"Paper: {paper(entry.paper)}."]
     lines += ["", "## Configurations", ""]
     files = sorted((DOCS.parent / "configs").glob(f"*/{entry.name}.yaml"))
     for file in files:
@@ -111,17 +99,12 @@ def _avalanche() -> str:
 
 
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:
-    entries = _own(registry)
+    entries = own(registry)
     lines = [f"# {title}", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
-    lines += [f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {_paper(e.paper)} |" for e in entries]
+    lines += [f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {paper(e.paper)} |" for e in entries]
     for entry in entries:
         lines += ["", f"## {entry.name}", "", *_body(kind, entry)]
     return NOTE + "\n".join(lines) + "\n"
-
-
-def _paper(paper: str) -> str:
-    number = paper.removeprefix("arXiv:")
-    return f"[{paper}](https://arxiv.org/abs/{number})" if number != paper else paper
 
 
 SECTION = re.compile(r"^(Args|Returns|Raises|Differences from [^:]*):$")

@@ -10,7 +10,7 @@ from clbench.parts import CrossEntropy, Episodes, ProjectAveraged
 from clbench.ranges import Natural
 
 
-@register("a-gem", version=2, paper="arXiv:1812.00420", null={"memory": 0})
+@register("a-gem", family="projection", version=2, paper="arXiv:1812.00420", null={"memory": 0})
 def a_gem(memory: Natural = 200, draw: Natural | None = None, first: bool = False) -> Strategy:
     """A-GEM: no step may raise the average loss of past experiences, judged by one batch of their examples.
 

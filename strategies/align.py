@@ -26,7 +26,7 @@ class FixedNames(ByName):
         return fixed
 
 
-@register("align", paper="arXiv:2103.00020")
+@register("align", family="dual encoders", paper="arXiv:2103.00020")
 def align() -> Strategy:
     """Aligns images with the names of their classes: what pretrains the image tower of a toy dual encoder.
 

@@ -25,7 +25,7 @@ def inverse_weights(n: Tensor) -> Tensor:
     return (inverse / inverse.sum()).to(n.dtype)
 
 
-@register("balanced-loss", paper="arXiv:2503.10003", modifier=True)
+@register("balanced-loss", family="rare classes", paper="arXiv:2503.10003", modifier=True)
 def balanced_loss() -> Strategy:
     """Cross-entropy in which a row counts by the inverse of its class's number of examples.
 

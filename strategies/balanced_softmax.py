@@ -29,7 +29,7 @@ def log_prior(n: Tensor) -> Tensor:
     return torch.where(n > 0, share.log(), MASKED).to(n.dtype)
 
 
-@register("balanced-softmax", paper="arXiv:2007.10740", modifier=True)
+@register("balanced-softmax", family="rare classes", paper="arXiv:2007.10740", modifier=True)
 def balanced_softmax() -> Strategy:
     """Cross-entropy of logits shifted by the logarithm of each class's share of the examples; prediction is not
     shifted.

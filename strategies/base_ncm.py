@@ -50,7 +50,7 @@ class Means(Strategy):
         return self.run.mask_tasks((-distance).masked_fill(self.counts == 0, MASKED), task)
 
 
-@register("base-ncm")
+@register("base-ncm", family="few-shot")
 def base_ncm(cosine: bool = False) -> Strategy:
     """Nearest class mean after base training: the first experience trains the network, means of features do the rest.
 

@@ -6,7 +6,7 @@ from clbench import Strategy, chain, register
 from clbench.parts import LearnFirst, SettleAfterFirst
 
 
-@register("base-only")
+@register("base-only", family="few-shot")
 def base_only() -> Strategy:
     """Trains in the first experience and never again; classes that come later are never predicted.
 

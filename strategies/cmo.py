@@ -112,6 +112,7 @@ def box(sides: Sequence[int], share: Tensor, centre: Tensor) -> tuple[Tensor, Te
 
 @register(
     "cmo",
+    family="rare classes",
     paper="arXiv:2112.00412",
     modifier=True,
     null={"probability": 0.0},

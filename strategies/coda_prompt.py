@@ -150,7 +150,12 @@ class Decomposed(SlicedPrompting):
         return {"orthogonality": self.strength * torch.stack(terms).sum()}
 
 
-@register("coda-prompt", paper="arXiv:2211.13218", tiny={"pool": 12, "length": 4, "layers": (0, 1)})
+@register(
+    "coda-prompt",
+    family="prompts",
+    paper="arXiv:2211.13218",
+    tiny={"pool": 12, "length": 4, "layers": (0, 1)},
+)
 def coda_prompt(
     pool: Count = 100,
     length: Even = 8,

@@ -12,7 +12,7 @@ from clbench.parts import AllDocuments, CrossEntropy, GeneratorName, pseudo_quer
 from clbench.ranges import Count, Share
 
 
-@register("continued-indexing", paper="arXiv:2212.09744", null={"scope": "new"})
+@register("continued-indexing", family="retrieval", paper="arXiv:2212.09744", null={"scope": "new"})
 def continued_indexing(
     scope: Literal["new", "all"] = "all",
     pseudo: Share = 0.0,

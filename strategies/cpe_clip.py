@@ -100,7 +100,7 @@ class SharedPrompts(ByName):
         return weights
 
 
-@register("cpe-clip", paper="arXiv:2303.04751")
+@register("cpe-clip", family="dual encoders", paper="arXiv:2303.04751")
 def cpe_clip(
     layers: Count = 12, length: Count = 2, mode: Mode = "accumulate", scale: bool = True
 ) -> Strategy:

@@ -46,7 +46,7 @@ class Prototypes(Strategy):
         self.learned.admit(new.nonzero().flatten().tolist())  # a class without an example has no weight
 
 
-@register("decoupled-cosine", paper="arXiv:2104.03047")
+@register("decoupled-cosine", family="few-shot", paper="arXiv:2104.03047")
 def decoupled_cosine(temperature: Positive = 16.0, base: Literal["learned", "means"] = "learned") -> Strategy:
     """Decoupled cosine: a cosine classifier is trained in the first experience; later classes get their mean features.
 

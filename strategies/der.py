@@ -11,7 +11,7 @@ from clbench.parts import CrossEntropy, DarkReplay
 from clbench.ranges import Natural, NotNegative
 
 
-@register("der", paper="arXiv:2004.07211", null={"alpha": 0.0})
+@register("der", family="replay", paper="arXiv:2004.07211", null={"alpha": 0.0})
 def der(memory: Natural = 200, draw: Natural | None = None, alpha: NotNegative = 0.3) -> Strategy:
     """Dark Experience Replay: stored examples must keep the logits they once had; their labels are not used.
 

@@ -11,7 +11,7 @@ from clbench.parts import CrossEntropy, DarkReplay
 from clbench.ranges import Natural, NotNegative
 
 
-@register("derpp", paper="arXiv:2004.07211", null={"alpha": 0.0, "beta": 0.0})
+@register("derpp", family="replay", paper="arXiv:2004.07211", null={"alpha": 0.0, "beta": 0.0})
 def derpp(
     memory: Natural = 200, draw: Natural | None = None, alpha: NotNegative = 0.1, beta: NotNegative = 0.5
 ) -> Strategy:

@@ -10,7 +10,7 @@ from clbench.parts import CrossEntropy, GeneratorName, RememberDocuments, pseudo
 from clbench.ranges import Count, Natural, Share
 
 
-@register("document-replay", paper="arXiv:2212.09744", null={"share": 0.0})
+@register("document-replay", family="retrieval", paper="arXiv:2212.09744", null={"share": 0.0})
 def document_replay(
     memory: Natural = 10_000,
     share: Share = 0.5,

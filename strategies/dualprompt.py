@@ -175,6 +175,7 @@ class Dual(SlicedPrompting):
 
 @register(
     "dualprompt",
+    family="prompts",
     version=2,
     paper="arXiv:2204.04799",
     tiny={"pool": 4, "general_layers": (0,), "expert_layers": (1,)},

@@ -62,7 +62,14 @@ def entries(model: nn.Module) -> list[Tensor]:
     return [*(p.detach() for p in model.parameters()), *model.buffers()]
 
 
-@register("ema", version=2, paper="arXiv:2306.16817", modifier=True, null={"momentum": 0.0, "start": 0.0})
+@register(
+    "ema",
+    family="training",
+    version=2,
+    paper="arXiv:2306.16817",
+    modifier=True,
+    null={"momentum": 0.0, "start": 0.0},
+)
 def ema(momentum: Fraction = 0.99, start: Fraction = 0.9, warmup: Natural | None = None) -> Strategy:
     """Temporal ensemble: a moving average of the weights predicts, and training goes on as if it were not there.
 

@@ -10,7 +10,7 @@ from clbench.parts import CrossEntropy, Replay
 from clbench.ranges import Natural
 
 
-@register("er", paper="arXiv:1902.10486", null={"draw": 0})
+@register("er", family="replay", paper="arXiv:1902.10486", null={"draw": 0})
 def er(memory: Natural = 200, draw: Natural | None = None) -> Strategy:
     """Experience replay: examples from a reservoir join every batch of the stream.
 

@@ -90,7 +90,7 @@ def within_batch(logits: Tensor, y: Tensor, above: Tensor | None = None) -> Tens
     return F.cross_entropy(logits.masked_fill(~present, MASKED), y)
 
 
-@register("er-ace", paper="arXiv:2104.05025")
+@register("er-ace", family="replay", paper="arXiv:2104.05025")
 def er_ace(
     memory: Natural = 200,
     draw: Natural | None = None,

@@ -30,7 +30,7 @@ class Recall(Strategy):
         return batch.join(self.run.augment(old["x"]), old["y"], old["task"], old["x"])
 
 
-@register("er-projected", version=2, paper="arXiv:2311.04898", null={"memory": 0})
+@register("er-projected", family="projection", version=2, paper="arXiv:2311.04898", null={"memory": 0})
 def er_projected(
     memory: Natural = 200,
     draw: Natural | None = None,

@@ -190,7 +190,7 @@ def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> 
     return summed_gradients(torch.square, run, loss, x, y, weights=weights)
 
 
-@register("ewc", version=2, paper="arXiv:1612.00796", null={"strength": 0.0})
+@register("ewc", family="regularisation", version=2, paper="arXiv:1612.00796", null={"strength": 0.0})
 def ewc(
     strength: NotNegative = 3.0,
     fisher: Estimator = "sampled",

@@ -36,7 +36,7 @@ class KeepFeatures(Strategy):
         return {"features": self.strength * F.mse_loss(out.features, self.teacher.output(batch).features)}
 
 
-@register("feat-kd", paper="arXiv:2203.17269", null={"strength": 0.0})
+@register("feat-kd", family="distillation", paper="arXiv:2203.17269", null={"strength": 0.0})
 def feat_kd(strength: NotNegative = 50.0, from_start: bool = True) -> Strategy:
     """FeatKD: the features of new examples stay near what the last experience's model makes of them.
 

@@ -8,7 +8,7 @@ from clbench import Strategy, chain, register
 from clbench.parts import BinaryCrossEntropy, CrossEntropy, GrowingHead, LocalCrossEntropy
 
 
-@register("finetune", null={})
+@register("finetune", family="bounds", null={})
 def finetune(loss: Literal["softmax", "local", "bce", "local-bce"] = "softmax") -> Strategy:
     """Trains on each experience as it comes and does nothing about forgetting: the lower bound.
 

@@ -11,7 +11,7 @@ from clbench import Strategy, register
 from clbench.parts import TrainOnly
 
 
-@register("freeze", paper="arXiv:2203.17269", modifier=True)
+@register("freeze", family="fixed features", paper="arXiv:2203.17269", modifier=True)
 def freeze(train: Literal["head", "qkv", "encoder"] = "head") -> Strategy:
     """Trains a part of the model only, around any other strategy: the attention's projections, for example.
 

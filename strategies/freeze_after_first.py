@@ -6,7 +6,7 @@ from clbench import Strategy, register
 from clbench.parts import SettleAfterFirst
 
 
-@register("freeze-after-first", modifier=True)
+@register("freeze-after-first", family="few-shot", modifier=True)
 def freeze_after_first() -> Strategy:
     """Trains the backbone in the first experience only, around any other strategy; the head goes on learning.
 

@@ -179,7 +179,7 @@ def cut_and_paste(
     return torch.where(box, x[other], x), y[other], stayed
 
 
-@register("gdumb")
+@register("gdumb", family="replay")
 def gdumb(
     memory: Count = 200,
     passes: Count = 32,

@@ -10,7 +10,7 @@ from clbench.parts import CrossEntropy, Episodes, ProjectEach
 from clbench.ranges import Natural, NotNegative
 
 
-@register("gem", version=2, paper="arXiv:1706.08840", null={"memory": 0})
+@register("gem", family="projection", version=2, paper="arXiv:1706.08840", null={"memory": 0})
 def gem(memory: Natural = 200, margin: NotNegative = 0.5, first: bool = False) -> Strategy:
     """GEM: no step may raise the loss of any past experience, judged by all examples that are stored of it.
 

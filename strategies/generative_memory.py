@@ -10,7 +10,9 @@ from clbench.parts import CrossEntropy, GeneratorName, PseudoQueries, RememberDo
 from clbench.ranges import Count, Natural, Share
 
 
-@register("generative-memory", paper="arXiv:2212.09744", null={"share": 0.0, "pseudo": 0.0})
+@register(
+    "generative-memory", family="retrieval", paper="arXiv:2212.09744", null={"share": 0.0, "pseudo": 0.0}
+)
 def generative_memory(
     memory: Natural = 10_000,
     share: Share = 0.5,

@@ -6,7 +6,7 @@ from clbench import Strategy, register
 from clbench.parts import GrowingHead
 
 
-@register("growing-head", modifier=True)
+@register("growing-head", family="training", modifier=True)
 def growing_head() -> Strategy:
     """Only classes seen so far have an output, around any other strategy: cross-entropy and prediction are over these.
 

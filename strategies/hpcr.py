@@ -134,7 +134,7 @@ def similarities(features: Tensor, temperature: float) -> Tensor:
     return F.log_softmax((z @ z.T / temperature).masked_fill(oneself, MASKED), 1)
 
 
-@register("hpcr", paper="arXiv:2309.15038")
+@register("hpcr", family="contrast", paper="arXiv:2309.15038")
 def hpcr(
     memory: Count = 200,
     draw: Count | None = None,

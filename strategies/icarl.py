@@ -163,7 +163,7 @@ def class_means(features: Tensor, y: Tensor, num_classes: int) -> Tensor:
     return (member.T @ features) / member.sum(0).clamp(min=1).unsqueeze(1)
 
 
-@register("icarl", version=2, paper="arXiv:1611.07725")
+@register("icarl", family="replay", version=2, paper="arXiv:1611.07725")
 def icarl(memory: Natural = 200) -> Strategy:
     """iCaRL: exemplars chosen by herding, sigmoids taught by labels and the last model, nearest class mean.
 

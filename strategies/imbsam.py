@@ -75,7 +75,7 @@ class TailSharpness(SplitsRows):
         return list(torch.autograd.grad(loss, theta, allow_unused=True))
 
 
-@register("imbsam", paper="arXiv:2308.07815", modifier=True)
+@register("imbsam", family="rare classes", paper="arXiv:2308.07815", modifier=True)
 def imbsam(rho: NotNegative = 0.05) -> Strategy:
     """ImbSAM: the gradient of rare classes' rows is taken a step of length ρ up their loss, and counts twice.
 

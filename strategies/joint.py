@@ -23,7 +23,7 @@ class PastData(Strategy):
         return replace(seen[-1], classes=classes, data=data, documents=None, ordered=False)
 
 
-@register("joint")
+@register("joint", family="bounds")
 def joint() -> Strategy:
     """Trains, at every experience, on the data of all experiences so far: the upper bound with a stability gap.
 

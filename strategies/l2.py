@@ -65,7 +65,7 @@ class HoldWeights(Strategy):
         self.anchor = {name: p.detach().clone() for name, p in chosen.items()}
 
 
-@register("l2", paper="arXiv:2203.17269", null={"strength": 0.0})
+@register("l2", family="regularisation", paper="arXiv:2203.17269", null={"strength": 0.0})
 def l2(strength: NotNegative = 0.05, parameters: Group = "all", from_start: bool = True) -> Strategy:
     """L2: a quadratic penalty holds the weights near those at the end of the last experience.
 

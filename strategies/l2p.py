@@ -154,7 +154,9 @@ class LearnToPrompt(Prompting):
         return {"pull": self.settings.pull * self.prompter.pull(out.features[:, self.size :])}
 
 
-@register("l2p", version=2, paper="arXiv:2112.08654", tiny={"pool": 4, "length": 2, "top": 2})
+@register(
+    "l2p", family="prompts", version=2, paper="arXiv:2112.08654", tiny={"pool": 4, "length": 2, "top": 2}
+)
 def l2p(
     variant: Literal["released", "pilot", "coda", "coda-deep", "ovor"] = "released",
     pool: Count | None = None,

@@ -53,7 +53,7 @@ def effective_weights(n: Tensor, beta: float) -> Tensor:
     return (weight * there.sum() / weight.sum()).to(n.dtype)
 
 
-@register("ldam-drw", paper="arXiv:1906.07413", modifier=True)
+@register("ldam-drw", family="rare classes", paper="arXiv:1906.07413", modifier=True)
 def ldam_drw(
     margin: NotNegative = 0.5, scale: Positive = 30.0, defer: Natural = 160, beta: Fraction = 0.9999
 ) -> Strategy:

@@ -6,7 +6,7 @@ from clbench import Strategy, chain, register
 from clbench.parts import CrossEntropy, TrainOnly
 
 
-@register("linear-probe")
+@register("linear-probe", family="fixed features")
 def linear_probe() -> Strategy:
     """Trains the head alone, on features of a backbone that stays as it is, experience by experience.
 

@@ -12,7 +12,7 @@ from clbench.parts import CrossEntropy, Distil, Teacher
 from clbench.ranges import NotNegative, Positive
 
 
-@register("lwf", paper="arXiv:1606.09282", null={"alpha": 0.0})
+@register("lwf", family="distillation", paper="arXiv:1606.09282", null={"alpha": 0.0})
 def lwf(
     alpha: NotNegative = 1.0, temperature: Positive = 2.0, columns: Literal["old", "all"] = "old"
 ) -> Strategy:

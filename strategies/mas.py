@@ -65,7 +65,7 @@ def sensitivity(run: Run, exp: Experience) -> Tensors:
     return {name: value / len(exp) for name, value in total.items()}
 
 
-@register("mas", version=2, paper="arXiv:1711.09601", null={"strength": 0.0})
+@register("mas", family="regularisation", version=2, paper="arXiv:1711.09601", null={"strength": 0.0})
 def mas(strength: NotNegative = 0.03) -> Strategy:
     """Memory Aware Synapses: weights that the output for past examples depends on are held near their values then.
 

@@ -82,7 +82,7 @@ class Elsewhere(nn.Module):
         return logits
 
 
-@register("mir", paper="arXiv:1908.04742", null={"draw": 0})
+@register("mir", family="replay", paper="arXiv:1908.04742", null={"draw": 0})
 def mir(
     memory: Natural = 200,
     draw: Natural | None = None,

@@ -267,6 +267,7 @@ def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) ->
 
 @register(
     "mvp",
+    family="prompts",
     version=2,
     paper="arXiv:2308.09303",
     tiny={

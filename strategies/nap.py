@@ -302,7 +302,7 @@ def present(groups: Sequence[Sequence[str]], tensors: Mapping[str, Tensor]) -> l
     return [i for i, group in enumerate(groups) if all(name in tensors for name in group)]
 
 
-@register("nap", paper="arXiv:2407.01800", modifier=True)
+@register("nap", family="plasticity", paper="arXiv:2407.01800", modifier=True)
 def nap(
     norm: NormKind = "layer",
     projection: bool = True,

@@ -50,7 +50,7 @@ class NearestMean(Strategy):
         return self.run.mask_tasks((-distance).masked_fill(self.counts == 0, MASKED), task)
 
 
-@register("ncm")
+@register("ncm", family="fixed features")
 def ncm(cosine: bool = False) -> Strategy:
     """Nearest class mean: nothing is trained; the class whose mean feature is nearest wins.
 

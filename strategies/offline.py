@@ -19,7 +19,7 @@ class AllAtOnce(Strategy):
         return Stream(train.name, (Experience(0, classes, everything, tests=tests),))
 
 
-@register("offline")
+@register("offline", family="bounds")
 def offline() -> Strategy:
     """Trains once, on the shuffled data of the whole stream: what the model reaches without a stream at all.
 

@@ -63,7 +63,9 @@ class One(Prompting):
         return Shared(drawn)
 
 
-@register("oneprompt", paper="arXiv:2402.04129", tiny={"early_layers": (0,), "late_layers": (1,)})
+@register(
+    "oneprompt", family="prompts", paper="arXiv:2402.04129", tiny={"early_layers": (0,), "late_layers": (1,)}
+)
 def oneprompt(
     early: Even = 10,
     late: Even = 40,

@@ -201,6 +201,7 @@ def released_outliers(
 
 @register(
     "ovor",
+    family="prompts",
     version=2,
     paper="arXiv:2402.04129",
     modifier=True,

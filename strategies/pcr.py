@@ -51,7 +51,7 @@ class ProxyReplay(Rehearsal):
         return {"contrast": proxy_contrast(scores, y, self.weighting)}
 
 
-@register("pcr", paper="arXiv:2304.04408")
+@register("pcr", family="contrast", paper="arXiv:2304.04408")
 def pcr(
     memory: Count = 200,
     draw: Count | None = None,

@@ -81,7 +81,7 @@ def draw_by_age(n: int, lag: Tensor, weights: Tensor, generator: torch.Generator
     return score.topk(n).indices
 
 
-@register("power-law-replay", paper="arXiv:2401.10393", null={"draw": 0})
+@register("power-law-replay", family="replay", paper="arXiv:2401.10393", null={"draw": 0})
 def power_law_replay(
     memory: Natural = 200, draw: Natural | None = None, decay: Decay = "power", rate: NotNegative = 1.0
 ) -> Strategy:

@@ -12,7 +12,7 @@ from clbench.parts import BinaryCrossEntropy, CrossEntropy, Distil, GrowingHead,
 from clbench.ranges import NotNegative, Positive
 
 
-@register("pred-kd", paper="arXiv:2203.17269", null={"loss": "softmax", "alpha": 0.0})
+@register("pred-kd", family="distillation", paper="arXiv:2203.17269", null={"loss": "softmax", "alpha": 0.0})
 def pred_kd(
     loss: Literal["bce", "softmax"] = "bce", alpha: NotNegative = 1.0, temperature: Positive = 2.0
 ) -> Strategy:

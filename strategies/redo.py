@@ -122,7 +122,14 @@ class RecycleDormant(Strategy):
         self.run.forget_moments(masks)
 
 
-@register("redo", version=2, paper="arXiv:2302.12902", modifier=True, tiny={"threshold": 0.2, "period": 3})
+@register(
+    "redo",
+    family="plasticity",
+    version=2,
+    paper="arXiv:2302.12902",
+    modifier=True,
+    tiny={"threshold": 0.2, "period": 3},
+)
 def redo(threshold: NotNegative = 0.025, period: Count = 1000) -> Strategy:
     """ReDo: units that hardly ever respond are recycled, with fresh incoming and zero outgoing weights.
 

@@ -144,7 +144,7 @@ def standard_normal(run: Run, theta: list[Tensor]) -> list[Tensor]:
     return like(theta, torch.randn(size, generator=rng, device=run.device, dtype=theta[0].dtype))
 
 
-@register("refresh", paper="arXiv:2403.13249", modifier=True, null={"steps": 0})
+@register("refresh", family="training", paper="arXiv:2403.13249", modifier=True, null={"steps": 0})
 def refresh(
     mode: Literal["released", "paper"] = "released",
     steps: Natural = 1,

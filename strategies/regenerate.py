@@ -40,7 +40,7 @@ class Regenerate(Strategy):
         return {"regenerate": self.strength * penalty}
 
 
-@register("regenerate", paper="arXiv:2308.11958", modifier=True, null={"strength": 0.0})
+@register("regenerate", family="plasticity", paper="arXiv:2308.11958", modifier=True, null={"strength": 0.0})
 def regenerate(strength: NotNegative = 1e-3) -> Strategy:
     """Regenerative regularisation: a quadratic penalty draws all weights back to their initial values.
 

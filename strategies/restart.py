@@ -40,7 +40,7 @@ class Restart(Strategy):
         self.run.forget_moments({p: torch.ones_like(p, dtype=torch.bool) for p in parameters})
 
 
-@register("restart", paper="arXiv:2503.10003", modifier=True)
+@register("restart", family="few-shot", paper="arXiv:2503.10003", modifier=True)
 def restart() -> Strategy:
     """Begins every experience with the weights that the first one began with, around any other strategy.
 

@@ -25,7 +25,7 @@ class Restart(Strategy):
             self.run.renew_optimizer()
 
 
-@register("retrain", paper="arXiv:2212.09744")
+@register("retrain", family="retrieval", paper="arXiv:2212.09744")
 def retrain(
     pseudo: Share = 0.0, generator: GeneratorName = "spans", span: Count = 8, generator_steps: Count = 300
 ) -> Strategy:

@@ -48,7 +48,7 @@ class SharpnessAware(Strategy):
         return out
 
 
-@register("sam", paper="arXiv:2010.01412", modifier=True, null={"rho": 0.0})
+@register("sam", family="training", paper="arXiv:2010.01412", modifier=True, null={"rho": 0.0})
 def sam(rho: NotNegative = 0.05) -> Strategy:
     """Sharpness-aware minimisation: the gradient is taken a step of length ρ up the loss, around any other strategy.
 

@@ -140,7 +140,7 @@ def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:
     return F.normalize(member.T @ F.normalize(features))
 
 
-@register("scr", version=2, paper="arXiv:2103.13885")
+@register("scr", family="contrast", version=2, paper="arXiv:2103.13885")
 def scr(
     memory: Count = 200,
     draw: Natural = 100,

@@ -45,7 +45,13 @@ class ShrinkPerturb(Strategy):
             torch._foreach_add_(theta, like(theta, draw), alpha=self.noise)
 
 
-@register("shrink-perturb", paper="arXiv:1910.08475", modifier=True, null={"shrink": 1.0, "noise": 0.0})
+@register(
+    "shrink-perturb",
+    family="plasticity",
+    paper="arXiv:1910.08475",
+    modifier=True,
+    null={"shrink": 1.0, "noise": 0.0},
+)
 def shrink_perturb(
     shrink: Share = 0.6, noise: NotNegative = 0.01, of: Literal["normal", "network"] = "normal"
 ) -> Strategy:

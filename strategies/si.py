@@ -78,7 +78,7 @@ class PathIntegral(Strategy):
             self.path[name] = torch.zeros_like(p)
 
 
-@register("si", paper="arXiv:1703.04200", null={"strength": 0.0})
+@register("si", family="regularisation", paper="arXiv:1703.04200", null={"strength": 0.0})
 def si(strength: NotNegative = 0.1, xi: Positive = 0.1) -> Strategy:
     """Synaptic Intelligence: weights whose path lowered past losses are held near their values then.
 

@@ -174,7 +174,7 @@ def agreement(logits: Tensor, view: Tensor, detach: bool) -> Tensor:
     return (divergence * later).sum() / later.sum().clamp(min=1)
 
 
-@register("view-batch", paper="arXiv:2503.18371", null={"views": 1}, modifier=True)
+@register("view-batch", family="training", paper="arXiv:2503.18371", null={"views": 1}, modifier=True)
 def view_batch(
     views: Count = 4,
     grouping: Grouping = "by_index",

@@ -28,7 +28,7 @@ class ZeroShot(ByName):
         return self.run.forward(x, task).logits
 
 
-@register("zero-shot", paper="arXiv:2103.00020")
+@register("zero-shot", family="dual encoders", paper="arXiv:2103.00020")
 def zero_shot() -> Strategy:
     """Zero-shot: a dual encoder as it is names the class, of those seen so far, whose name lies nearest to the image.
 

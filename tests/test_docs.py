@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clbench import registry
+from clbench.registry import benchmarks, models, strategies
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,6 +45,20 @@ def test_generated_pages_say_what_every_parameter_means(kind: str, monkeypatch: 
         heads = re.findall(r"^- ((?:`\w+`(?:, )?)+): \S", page, re.MULTILINE)
         told = {name for head in heads for name in re.findall(r"\w+", head)}
         assert told == entry.signature().parameters.keys() - {"input_shape", "num_classes"}, entry.name
+
+
+def test_the_readme_names_all_that_is_shipped() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    entries = [kind.entry(n) for kind in (strategies, benchmarks, models) for n in kind.names()]
+    assert [e.name for e in entries if e.own and f"[`{e.name}`](docs/" not in text] == []
+
+
+def test_a_strategy_without_a_family_is_told_which_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    catalogue = importlib.import_module("catalogue")
+    monkeypatch.delitem(catalogue.FAMILIES, "bounds")
+    with pytest.raises(SystemExit, match=r"finetune.* has the family 'bounds'; write .*replay, contrast"):
+        catalogue.families()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}/{p.name}")

@@ -323,11 +323,13 @@ class Registry(Generic[T]):
         modifier: bool = False,
         tiny: dict[str, Any] | None = None,
         reads: Sequence[str] = (),
+        family: str = "",
     ) -> Callable[[F], F]:
         """Decorator: give a factory (a function or class with annotated keyword parameters) a name.
 
         Files that the factory reads are named in `reads`, as seen from the file that it is written in, or are
-        parameters of the type `clbench.File`; a run's id counts what they hold.
+        parameters of the type `clbench.File`; a run's id counts what they hold. `family` is the group in which
+        the documentation lists a strategy of clbench's own.
         """
 
         def add(build: F) -> F:
@@ -348,6 +350,7 @@ class Registry(Generic[T]):
                 build,
                 tiny,
                 tuple(reads),
+                family,
             )
             check_factory(self.kind, entry)
             self._refuse_taken(entry)

@@ -47,6 +47,7 @@ class Entry:
         source: the file that defines it, or the cell of a notebook.
         origin: who brings it, for people: clbench, a distribution and its version, or a file.
         reads: files and folders that the factory reads, as seen from where it is defined; what they hold counts.
+        family: the group in which the documentation lists a strategy.
         build: the factory, once imported.
     """
 
@@ -62,6 +63,7 @@ class Entry:
     build: Callable[..., Any] | None = field(default=None, compare=False)
     tiny: dict[str, Any] | None = None
     reads: tuple[str, ...] = ()
+    family: str = ""
 
     @property
     def own(self) -> bool:
@@ -120,7 +122,7 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
             if wrong := name_mistake(name) or version_mistake(options.get("version", 1)):
                 raise RegistryError(f"{file}, line {call.lineno}: {wrong}.")
             summary = first_sentence(ast.get_docstring(node))
-            fields = ("version", "paper", "null", "modifier", "tiny")
+            fields = ("version", "paper", "null", "modifier", "tiny", "family")
             known = {k: v for k, v in options.items() if k in fields}
             known["reads"] = tuple(options.get("reads", ()))
             found.append(Entry(name, module=module, summary=summary, **here, **known))
