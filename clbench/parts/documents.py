@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Asks(Protocol):
-    """What makes a query of a document."""
+    """What makes a query from a document."""
 
     def ask(self, documents: Tensor, generator: Generator) -> Tensor:
-        """(B, L) documents → (B, L) a query for each, in tokens with 0 behind; what is drawn is of `generator`."""
+        """Return a query (B, L) for each document (B, L), in tokens with 0 behind, drawn from `generator`."""
         ...
 
 
@@ -45,12 +45,12 @@ class Spans(Strategy):
 
 
 def spans(documents: Tensor, width: int, generator: Generator) -> Tensor:
-    """A run of `width` tokens of every document, its start uniform among those where it fits.
+    """Return a run of `width` tokens of every document, its start uniform among those where it fits.
 
     Args:
         documents: (B, L) int64, each filled up with 0 behind.
         width: tokens of a run.
-        generator: of the starts.
+        generator: draws the starts.
 
     Returns:
         (B, L) int64, filled up with 0 behind.
@@ -74,7 +74,7 @@ class LearnedQueries(Strategy):
     Args:
         kind: selector draws words of the document and words that ask; writer writes a query word by word; so does t5,
             from the checkpoint that the model starts from.
-        steps: of its training, in batches of 64.
+        steps: how long it trains, in batches of 64.
         length: tokens of a query, at most.
     """
 
@@ -141,7 +141,7 @@ class LearnedQueries(Strategy):
 def pairs(exp: Experience) -> tuple[Tensor, Tensor]:
     """Documents (P, L) and labelled queries (P, L) of an experience, row for row.
 
-    Of several passages of a document its first one; queries of documents that are not of the experience are left out.
+    A document of several passages counts by its first; queries of documents of other experiences are left out.
     """
     documents = exp.documents or 0
     x, y = exp.data.take(torch.arange(documents))
@@ -158,12 +158,17 @@ that draws words, or that writes, from the start or from the T5 that the model i
 
 
 def questioner(generator: GeneratorName, span: int, steps: int) -> Spans | LearnedQueries:
-    """What makes pseudo-queries, by name."""
+    """Return what makes pseudo-queries, by name."""
     return Spans(span) if generator == "spans" else LearnedQueries(generator, steps)
 
 
 def pseudo_queries(share: float, generator: GeneratorName, span: int, steps: int) -> Strategy:
-    """`PseudoQueries` behind what asks them; nothing for a share of 0."""
+    """Chain `PseudoQueries` behind what asks them; nothing for a share of 0.
+
+    Args:
+        share: as for `PseudoQueries`.
+        generator, span, steps: as for `questioner`.
+    """
     if share == 0:
         return Strategy()
     asks = questioner(generator, span, steps)
@@ -171,13 +176,13 @@ def pseudo_queries(share: float, generator: GeneratorName, span: int, steps: int
 
 
 class RememberDocuments(Strategy):
-    """Documents of old corpora take the place of some of the stream's rows, or queries that are made of them do.
+    """Replay documents of old corpora, or queries made from them, in place of some of the stream's rows.
 
     Steps and batch size are those without. A uniform sample of all documents is kept when their corpus ends.
 
     Args:
         capacity: documents kept.
-        share: of a batch's rows that are replayed.
+        share: which part of a batch's rows is replayed.
         rate: share of the steps that replay, evenly spread.
         asks: makes the query that stands for a document; None replays documents themselves.
         queries: keep labelled queries, too, which are replayed as they are.
@@ -216,11 +221,11 @@ class RememberDocuments(Strategy):
 
 
 def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
-    """The batch with other rows in place of the stream's last ones, so that it keeps its size.
+    """Return the batch with other rows in place of the stream's last ones, so that it keeps its size.
 
     Args:
         batch: the batch.
-        x, y, task, raw: as of `Batch.join`; not more rows than the stream brings.
+        x, y, task, raw: as for `Batch.join`; not more rows than the stream brings.
     """
     kept = batch.new - len(y)
     rows = torch.cat([torch.arange(kept), torch.arange(batch.new, len(batch))]).to(batch.y.device)
@@ -237,7 +242,7 @@ class PseudoQueries(Strategy):
     corpus on, and in a first one that has no labelled queries. Chained after what takes rows away.
 
     Args:
-        share: of the stream's rows in a batch.
+        share: which part of the stream's rows in a batch is shown as queries.
         asks: makes the queries.
     """
 

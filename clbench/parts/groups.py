@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Tensor)
 
 
 def members_of(group: Group, parameters: Mapping[str, T]) -> dict[str, T]:
-    """The parameters of a group, out of those by name.
+    """Return the parameters of a group, out of those by name.
 
     Raises:
         IncompatibleError: there are none.
@@ -48,13 +48,13 @@ class AsIs(nn.Module):
         self.inner = inner.eval()
 
     def train(self, mode: bool = True) -> AsIs:
-        """The network inside is in eval mode whatever `mode` is."""
+        """Keep the network inside in eval mode, whatever `mode` is."""
         super().train(mode)
         self.inner.eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, …) → (B, D); of what does not learn, for a test example once."""
+        """(B, …) → (B, D); what does not learn is asked once for each test example."""
         return once("features", self.inner, x, self.inner)
 
 
@@ -80,6 +80,6 @@ class TrainOnly(Strategy):
         return model
 
     def frozen(self) -> Mapping[str, Tensor]:
-        """The buffers, too, of a backbone in eval mode."""
+        """Include the buffers of a backbone in eval mode."""
         as_is = [module for module in self.run.model.modules() if isinstance(module, AsIs)]
         return {name: buffer for module in as_is for name, buffer in module.named_buffers()}

@@ -60,7 +60,7 @@ class NormalisedHead(nn.Module):
 
 
 def linear_weight(model: nn.Module, part: Strategy) -> Tensor:
-    """(C, D) the weights of a model's linear head, of which a part makes a cosine one.
+    """Return the weights (C, D) of a model's linear head, from which a part makes a cosine one.
 
     Raises:
         IncompatibleError: the head has none.

@@ -22,12 +22,12 @@ EARLIER = -9999.0
 class NamesHead(nn.Module):
     """Image embeddings (B, E) of length 1 → (B, C) logits: 100 · cos to the embedding of each class's name.
 
-    In train mode of the present experience's classes only: those of earlier ones are the constant −9999, which takes no
-    pass of their texts and gives them no gradient. In eval mode of all seen ones. Classes to come are `MASKED`.
+    In train mode only the present experience's classes have cosines: earlier ones have the constant −9999, which takes
+    no pass of their texts and gives them no gradient. In eval mode all seen ones do. Classes to come are `MASKED`.
 
     Args:
         encoder: has `text(tokens)` → (n, E); it stays the backbone's, so this head has no parameters.
-        tokens: of the names of all classes.
+        tokens: the names of all classes, as tokens.
     """
 
     ids: Tensor
@@ -41,7 +41,7 @@ class NamesHead(nn.Module):
         self.tell((), ())
 
     def tell(self, present: Sequence[int], seen: Sequence[int]) -> None:
-        """Which classes the present experience has, and which ones came up to now, those included."""
+        """Tell which classes the present experience has, and which ones came up to now, those included."""
         earlier = [c for c in seen if c not in set(present)]
         device = self.ids.device
         self._present, self._seen, self._earlier = (
@@ -63,7 +63,7 @@ class NamesHead(nn.Module):
         return logits.index_copy(1, classes, SCALE * cosines.float())
 
     def _texts(self, classes: Tensor) -> Tensor:
-        """(n, E) of these classes' names; computed anew only where they can have changed."""
+        """Return the embeddings (n, E) of these classes' names, computed anew only where they can have changed."""
         encoder: Any = self._encoder[0]
         if self._learns and torch.is_grad_enabled():
             learned: Tensor = encoder.text((self.ids[classes], self.mask[classes]))
@@ -112,7 +112,7 @@ class ByName(Strategy):
         return model
 
     def put_into(self, encoder: DualEncoder) -> nn.Module:
-        """What stands in the place of the encoder: images → embeddings, and `text`."""
+        """Return what stands in place of the encoder: images → embeddings, and `text`."""
         return encoder
 
     def begin_experience(self, exp: Experience) -> None:
@@ -126,7 +126,7 @@ class ByName(Strategy):
 
 
 def dual_encoder(model: nn.Module, part: Strategy) -> DualEncoder:
-    """The dual encoder that is the model's backbone.
+    """Return the dual encoder that is the model's backbone.
 
     Raises:
         IncompatibleError: it is none.

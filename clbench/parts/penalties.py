@@ -36,12 +36,12 @@ class Anchored(Protocol):
     """A part that holds weights near anchors; who constrains the weights constrains these, too."""
 
     def held(self) -> Sequence[dict[str, Tensor]]:
-        """The anchors, by parameter name, as they are kept: what is written into them in place counts."""
+        """Return the anchors, by parameter name, as they are kept: what is written into them in place counts."""
         ...
 
 
 def head_rows(name: str, tensor: Tensor, classes: Tensor) -> Tensor | None:
-    """(C, 1, …) bool, the rows of a parameter of the head that belong to `classes` (C,); None of other parameters."""
+    """(C, 1, …) bool, the rows of a parameter of the head that belong to `classes` (C,); None for other parameters."""
     if name.split(".")[0] != "head" or tensor.ndim == 0 or len(tensor) != len(classes):
         return None
     return classes.view(-1, *(1 for _ in tensor.shape[1:]))
@@ -52,7 +52,7 @@ PER_EXAMPLE_FLOATS = 1 << 23
 
 
 def examples_at_once(run: Run) -> int:
-    """How many examples' gradients may be held at once."""
+    """Return how many examples' gradients may be held at once."""
     return max(1, PER_EXAMPLE_FLOATS // sum(p.numel() for p in run.parameters().values()))
 
 
@@ -63,7 +63,7 @@ def per_example_gradients(
 
     Args:
         run: the engine.
-        loss: of an example's logits (1, C) and its rows of `rest`, a scalar.
+        loss: takes an example's logits (1, C) and its rows of `rest`, and gives a scalar.
         x: (B, …) inputs.
         rest: (B, …) what else the loss needs, labels for example.
         model: whose logits; the run's model in its present mode if None.
@@ -96,7 +96,7 @@ def per_example_gradients(
 
 
 def by_example() -> AbstractContextManager[None]:
-    """Attention in products and a softmax, which torch computes for many examples apart; its fused one it does not."""
+    """Compute attention by products and a softmax, which torch does for many examples apart, unlike its fused one."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
@@ -111,12 +111,12 @@ def summed_gradients(
 ) -> dict[str, Tensor]:
     """Σ_b w_b size(∂ℓ_b/∂θ), the sum over examples of squared or absolute gradients, by parameter name.
 
-    Of a linear layer y = W a + c, ∂ℓ_b/∂W = g_b a_bᵀ with g_b = ∂ℓ_b/∂y_b, so that the sum is (w size(g))ᵀ size(a), one
-    product of matrices. Networks with other layers take `per_example_gradients`, a few examples at a time.
+    For a linear layer y = W a + c, ∂ℓ_b/∂W = g_b a_bᵀ with g_b = ∂ℓ_b/∂y_b, so that the sum is (w size(g))ᵀ size(a),
+    one product of matrices. Networks with other layers take `per_example_gradients`, a few examples at a time.
 
     Args:
         size: torch.square or torch.abs: size(u v) = size(u) size(v), element by element.
-        run, loss, x, rest, model: as of `per_example_gradients`.
+        run, loss, x, rest, model: as for `per_example_gradients`.
         weights: (B,) w.
     """
     network = run.model if model is None else model
@@ -221,7 +221,7 @@ def logits_of(run: Run, network: nn.Module, x: Tensor) -> Tensor:
 
 
 def normalising_alone(run: Run, x: Tensor) -> nn.Module:
-    """A copy of the model whose BatchNorm layers use the statistics of what they are given and keep none.
+    """Return a copy of the model whose BatchNorm layers use the statistics of what they are given and keep none.
 
     A layer that sees one value per channel of the example x (1, …) has no statistics of it; it uses its running ones.
     """

@@ -25,7 +25,7 @@ class Keeper(Protocol):
 
 
 class ProjectAveraged(Strategy):
-    """The step's gradient, if it points against that of kept examples, without the part that does (A-GEM).
+    """Take the part out of the step's gradient that points against the gradient of kept examples (A-GEM).
 
     The reference gradient is taken before the stream's pass, in training mode; with `running`, after it, and
     BatchNorm layers use their running statistics and leave them alone.
@@ -77,7 +77,7 @@ class ProjectAveraged(Strategy):
 
 
 class ProjectEach(Strategy):
-    """The step's gradient, if it points against that of a past experience's examples, turned until it does not (GEM).
+    """Turn the step's gradient until it points against that of no past experience's examples (GEM).
 
     Args:
         episodes: the memory.
@@ -177,7 +177,7 @@ def with_products(products: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray
 
 
 def replayed_gradient(run: Run, x: Tensor, y: Tensor, task: Tensor, running: bool = False) -> Tensor:
-    """(P,) gradient of the mean cross-entropy of inputs x (B, …), of all trainable parameters.
+    """Return the gradient (P,) of the mean cross-entropy of inputs x (B, …) in all trainable parameters.
 
     Args:
         run: the engine.
@@ -206,7 +206,7 @@ def by_running_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def moved_gradient(run: Run) -> tuple[Tensor, list[nn.Parameter]]:
-    """The step's gradient (P',) and the parameters of which it is: those that the step's loss depends on."""
+    """Return the step's gradient (P',) and its parameters: those that the step's loss depends on."""
     moved = with_gradients(run)
     return as_vector(gradients_of(moved)), moved
 
@@ -220,12 +220,12 @@ def of_moved(run: Run, vectors: Tensor) -> Tensor:
 
 
 def with_gradients(run: Run) -> list[nn.Parameter]:
-    """The parameters that the step's loss depends on."""
+    """Return the parameters that the step's loss depends on."""
     return [p for p in run.parameters().values() if p.grad is not None]
 
 
 def gradients_of(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradients of those of the parameters that have one, themselves and not copies."""
+    """Return the gradients of the parameters that have one: the tensors themselves, no copies."""
     return [p.grad for p in parameters if p.grad is not None]
 
 
@@ -241,6 +241,6 @@ def as_vector(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def like(tensors: Sequence[Tensor], vector: Tensor) -> list[Tensor]:
-    """The entries of a vector (P,) in the shapes of these tensors: the inverse of `as_vector`."""
+    """Return the entries of a vector (P,) in the shapes of these tensors: the inverse of `as_vector`."""
     pieces = vector.split([tensor.numel() for tensor in tensors])
     return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]

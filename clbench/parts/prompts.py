@@ -73,7 +73,7 @@ class Prompter(nn.Module):
         return features
 
     def forward(self, query: Tensor) -> Prompts:
-        """The prompts of images with these queries (B, D), which are float32 in any precision below it.
+        """Return the prompts of images with these queries (B, D), which are float32 in any precision below it.
 
         In train mode those for training, which may know the present experience; in eval mode those for prediction.
         """
@@ -144,11 +144,11 @@ class Prompting(Strategy):
     prompter: Prompter
 
     def make_prompter(self, vit: Any) -> Prompter:
-        """What is to be learned in this transformer; drawn from `self.run.rng`."""
+        """Return what is to be learned in this transformer; drawn from `self.run.rng`."""
         raise NotImplementedError
 
     def make_head(self, head: nn.Module) -> nn.Module:
-        """The head to use in place of the model's."""
+        """Return the head to use in place of the model's."""
         return FeatureHead(head, self.size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -175,7 +175,7 @@ class SlicedPrompter(Prompter):
     current = 0
 
     def slices(self) -> Mapping[str, Sequence[Tensor]]:
-        """By what they are, the slices of all experiences."""
+        """Return the slices of all experiences, by what they are."""
         raise NotImplementedError
 
 
@@ -199,7 +199,7 @@ class SlicedPrompting(Prompting):
         self.current = exp.index
 
     def frozen(self) -> Mapping[str, Tensor]:
-        """Beside the transformer, the slices of other experiences."""
+        """Return the transformer, and the slices of other experiences."""
         others = {
             f"{kind} {t}": values.detach()
             for kind, slices in self.prompter.slices().items()
@@ -213,7 +213,7 @@ class SlicedPrompting(Prompting):
 
 
 def transformer_of(model: nn.Module, part: Strategy) -> Any:
-    """The vision transformer that is the model's backbone.
+    """Return the vision transformer that is the model's backbone.
 
     Raises:
         IncompatibleError: it is none of timm's, or has blocks that prompts cannot enter.
@@ -372,7 +372,7 @@ def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_prefixes(*prompts: tuple[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
-    """Block → keys and values, of prompts for blocks, rows (B, m, D) each, half of them keys and half values.
+    """Make keys and values of prompts, by block: rows (B, m, D) each, half of them keys and half values.
 
     A block with several prompts meets the keys of all, and then the values of all.
     """

@@ -102,7 +102,8 @@ class TwoViews(Strategy):
 def replay_two_views(
     run: Run, memory: Memory, n: int, second: SecondView
 ) -> tuple[dict[str, Tensor], Output]:
-    """A draw of n examples, each twice (all as they are, then all second views), and what the model says of them.
+    """Return a draw of n examples, each twice (all as they are, then all second views), and what the model says of
+    them.
 
     Args:
         run: the engine.

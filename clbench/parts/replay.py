@@ -33,11 +33,11 @@ class Rehearsal(Strategy):
         self.memory = reservoir(self.kind, self.capacity)
 
     def due(self, batch: Batch) -> int:
-        """How many examples are drawn for a batch."""
+        """Return how many examples are drawn for a batch."""
         return min(batch.new if self.draw is None else self.draw, len(self.memory))
 
     def replayed(self, n: int) -> tuple[dict[str, Tensor], Output]:
-        """A draw of n examples, augmented anew, and what the model says of it now."""
+        """Return a draw of n examples, augmented anew, and what the model says of it now."""
         old = self.memory.draw(n, self.run.rng("replay"))
         return old, self.run.forward(self.run.augment(old["x"]), old["task"])
 
@@ -130,7 +130,7 @@ class Episodes(Strategy):
         self.memory.add(x=x.to(self.run.device), y=y, task=torch.full_like(y, exp.task))
 
     def by_experience(self) -> list[dict[str, Tensor]]:
-        """The rows of each experience of which there are any."""
+        """Return the rows of each experience of which there are any."""
         if not len(self.memory):
             return []
         columns = {name: self.memory[name].split(self.counts) for name in ("x", "y", "task")}

@@ -31,11 +31,11 @@ class Settling(nn.Module):
         self._still = False  # `settled`, where asking costs nothing
 
     def settle(self) -> None:
-        """From the next call of `train` on it stays as it is."""
+        """Stay as it is, from the next call of `train` on."""
         self.settled.fill_(True)
 
     def train(self, mode: bool = True) -> Settling:
-        """The network inside is in eval mode, whatever `mode` is, once it has settled."""
+        """Keep the network inside in eval mode, whatever `mode` is, once it has settled."""
         super().train(mode)
         self._still = bool(self.settled)
         if self._still:
@@ -93,7 +93,7 @@ class LearnFirst(Strategy):
             self.admit(exp.classes)
 
     def admit(self, classes: Iterable[int]) -> None:
-        """These classes may be predicted from now on."""
+        """Let these classes be predicted from now on."""
         self.head.seen[list(classes)] = True
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:

@@ -33,7 +33,7 @@ def ascent(gradients: Sequence[Tensor | None], rho: float) -> list[Tensor | None
 
 @contextlib.contextmanager
 def perturbed(parameters: Sequence[Tensor], by: Sequence[Tensor | None]) -> Iterator[None]:
-    """The parameters moved by `by`, row for row, and afterwards as they were, to the bit: copies are put back.
+    """Move the parameters by `by`, row for row, and put them back afterwards, to the bit, from copies.
 
     Args:
         parameters: θ, of any shapes; written in place.

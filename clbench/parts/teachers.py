@@ -37,7 +37,7 @@ class Teacher(Strategy):
         self._asked: tuple[Batch, Output] | None = None
 
     def output(self, batch: Batch) -> Output:
-        """What the teacher says of a batch's rows, of every class whatever the task."""
+        """Return what the teacher says of a batch's rows, for every class whatever the task."""
         if self._asked is None or self._asked[0] is not batch:
             self._asked = batch, self.run.output_of(self.network, batch.x)
         return self._asked[1]
@@ -48,7 +48,7 @@ class Teacher(Strategy):
 
 
 def teacher_of(run: Run) -> Teacher:
-    """The teacher in a run's chain.
+    """Return the teacher in a run's chain.
 
     Raises:
         IncompatibleError: there is none.
@@ -94,7 +94,7 @@ class Distil(Strategy):
         return {"distil": self.alpha * terms.sum(1).mean()}
 
     def _present(self, batch: Batch, out: Output) -> Tensor:
-        """(B, C) logits of the stream's rows, of every class."""
+        """Return the logits (B, C) of the stream's rows, for every class."""
         if self.run.benchmark.setting.task_labels == "never":
             return out.logits[: batch.new]
         return self.run.logits(out.features[: batch.new])
