@@ -18,8 +18,8 @@ def a_gem(memory: Natural = 200, draw: Natural | None = None, first: bool = Fals
     g − (⟨g, g_ref⟩ / (‖g_ref‖² + 10⁻⁷)) g_ref. The stored examples are not learned from.
 
     Args:
-        memory: examples of all experiences together; each experience has an equal share, and of fewer than there are
-            experiences the first have one each, so that later ones constrain nothing.
+        memory: examples of all experiences together, in equal shares. With fewer examples than experiences, the first
+            experiences have one each, and later ones constrain nothing.
         draw: stored examples, of all past experiences alike, that g_ref is taken on; as many as the stream brings if
             none is given.
         first: keep an experience's first examples, as GEM's authors do, and not random ones.

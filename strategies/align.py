@@ -38,7 +38,7 @@ def align() -> Strategy:
 
     Differences from the paper:
         1. Only the image tower learns, and the temperature does not: 100, where the paper's ends.
-        2. An image is told from other classes' names and not from the batch's captions, of which many would be equal;
+        2. An image is told from other classes' names and not from the batch's captions, many of which would be equal;
            the loss has one direction.
     """
     return chain(FixedNames(), CrossEntropy())

@@ -22,11 +22,12 @@ class Mix(MixesLabels):
     """CMO: with a probability, a box of other images is pasted into a batch, rare classes in front.
 
     The other images are drawn with replacement from the experience's examples, a class as often as any other; one box
-    for the whole batch, as large as 1 − λ of the image with λ uniform. Of inputs that are no images, a run of features.
+    for the whole batch, as large as 1 − λ of the image with λ uniform. Where inputs are no images, it is a run of
+    features.
 
     Args:
         probability: that a batch is mixed.
-        power: q, of the weights 1 / n_c^q that an example of class c is drawn by.
+        power: q in the weights 1 / n_c^q by which an example of class c is drawn.
         start: mixing begins after so many passes, the first not counted; end: and ends so many before the last.
     """
 
@@ -89,16 +90,16 @@ class Mix(MixesLabels):
 
 
 def box(sides: Sequence[int], share: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Which places of an input lie in a box, and the share of places that do not.
+    """Return which places of an input lie in a box, and the share of places that do not.
 
     The box has (1 − λ)^(1/k) of each of the k sides, in whole steps of two, and is cut where the input ends.
 
     Args:
-        sides: of the input, (H, W) of images.
+        sides: those of the input, (H, W) for images.
         share: () λ. centre: (k,) int64, a place of the input.
 
     Returns:
-        Places of shape `sides`, bool, and what is left, (). Tensors both, so that nothing waits for the device.
+        Places of shape `sides`, bool, and what is left, (). Both are tensors, so that nothing waits for the device.
     """
     inside, area = torch.ones((), dtype=torch.bool, device=share.device), torch.ones((), device=share.device)
     for axis, size in enumerate(sides):

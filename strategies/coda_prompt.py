@@ -48,7 +48,7 @@ class Components(SlicedPrompter):
             setattr(self, kind, nn.ParameterList(slices))
 
     def slices(self) -> Mapping[str, Sequence[Tensor]]:
-        """The prompts, their keys and their attention vectors."""
+        """Return the prompts, their keys and their attention vectors."""
         return {kind: list(getattr(self, kind)) for kind in KINDS}
 
     def forward(self, query: Tensor) -> Prompts:
@@ -63,7 +63,7 @@ class Components(SlicedPrompter):
 
     @torch.no_grad()
     def draw(self, index: int, rng: torch.Generator) -> None:
-        """The slice of an experience anew: unit rows, by Gram–Schmidt against those of the experiences before."""
+        """Draw the slice of an experience anew: unit rows, by Gram–Schmidt against those of the experiences before."""
         for kind in KINDS:
             slices = getattr(self, kind)
             for layer, fresh in enumerate(slices[index]):
@@ -73,7 +73,7 @@ class Components(SlicedPrompter):
 
 
 def weights(query: Tensor, keys: Tensor, attentions: Tensor) -> Tensor:
-    """(B, M) α_bm = cos(q_b ⊙ a_m, k_m), of queries (B, D), keys and attention vectors (M, D)."""
+    """Return α_bm = cos(q_b ⊙ a_m, k_m), (B, M), from queries (B, D), keys and attention vectors (M, D)."""
     products = query @ (attentions * F.normalize(keys, dim=1)).T
     lengths = (query.square() @ attentions.square().T).clamp(min=1e-24).sqrt()  # ‖q_b ⊙ a_m‖
     return products / lengths
@@ -99,7 +99,7 @@ def orthonormal(before: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
 
 def orthogonality(rows: Tensor) -> Tensor:
-    """Mean over the M² entries of (X Xᵀ − I)², of rows X (M, …), each flattened."""
+    """Return the mean over the M² entries of (X Xᵀ − I)² for rows X (M, …), each flattened."""
     x = rows.flatten(1)
     return (x @ x.T - torch.eye(len(x), device=x.device)).square().mean()
 

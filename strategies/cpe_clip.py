@@ -26,8 +26,9 @@ class Prompted(nn.Module):
 
     Args:
         encoder: frozen, and in eval mode whatever mode this is in.
-        layers, length: D and L. mode: what becomes of earlier layers' prompts in the image tower.
-        rng: of the initialisation.
+        layers, length: D and L.
+        mode: what becomes of earlier layers' prompts in the image tower.
+        rng: draws the initial prompts.
     """
 
     def __init__(self, encoder: Any, layers: int, length: int, mode: Mode, rng: torch.Generator) -> None:
@@ -41,7 +42,7 @@ class Prompted(nn.Module):
             nn.init.uniform_(tensor, -1 / math.sqrt(text), 1 / math.sqrt(text), generator=rng)
 
     def train(self, mode: bool = True) -> Prompted:
-        """The encoder stays in eval mode."""
+        """Keep the encoder in eval mode."""
         super().train(mode)
         self.encoder.eval()
         return self
@@ -57,7 +58,7 @@ class Prompted(nn.Module):
         return embedded
 
     def text_sources(self) -> list[Tensor]:
-        """What the embeddings of names depend on."""
+        """Return what the embeddings of names depend on."""
         return [self.prompts, *self.encoder.text_sources()]
 
 
@@ -95,7 +96,7 @@ class SharedPrompts(ByName):
                     tensor.grad.mul_(share)
 
     def frozen(self) -> Mapping[str, Tensor]:
-        """The dual encoder."""
+        """Return the dual encoder."""
         weights: Mapping[str, Tensor] = self.prompted.encoder.state_dict()
         return weights
 
@@ -110,7 +111,7 @@ def cpe_clip(
     prompts G (D, L, W_t) enter the text tower behind the first token, new ones in place of the last layer's; mapped to
     the image tower's width by a linear layer, its only other parameters, they join the end of its sequence, and stay
     there beside those of later layers. After the first experience, gradients are multiplied by λ_t = n_t / Σ_{i≤t} n_i,
-    the share of the experience's classes, just before the update. Of CLIP ViT-B/16, 406,272 parameters are trained.
+    the share of the experience's classes, just before the update. With CLIP ViT-B/16, 406,272 parameters are trained.
 
     Needs a dual encoder (`model=clip` or `toy-clip`) and a benchmark with class names. What it is worth shows beside
     `zero-shot`, since the encoder may know the classes by name already.

@@ -28,16 +28,16 @@ def document_replay(
 
     Args:
         memory: documents kept, a uniform sample of all so far.
-        share: of a batch that is replayed.
+        share: which part of a batch is replayed.
         rate: share of the steps that replay; 1/32 = 0.03125 with `share=1` is sparse replay.
         queries: keep the labelled queries of the first corpus, too.
         pseudo: share of a batch's new documents that are shown as pseudo-queries, where a corpus has no labelled
             queries.
-        generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
-            the first corpus, which draws words (selector) or writes (writer; t5 is the
-            T5 that the model starts from).
+        generator: what makes them: spans, random runs of a document's tokens; or a network trained on the labelled
+            queries of the first corpus, which draws words (selector) or writes (writer; t5 is the T5 that the model
+            starts from).
         span: tokens of a run.
-        generator_steps: of the network's training.
+        generator_steps: how long that network trains.
 
     Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744; a
     baseline there.

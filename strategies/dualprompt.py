@@ -86,7 +86,7 @@ class Slots(SlicedPrompter):
         self.general_layers, self.expert_layers, self.candidates = general_layers, expert_layers, candidates
 
     def slices(self) -> Mapping[str, Sequence[Tensor]]:
-        """The E-prompts, and their keys."""
+        """Return the E-prompts, and their keys."""
         return {"E-prompt": list(self.experts), "key": list(self.keys)}
 
     def forward(self, query: Tensor) -> Prompts:
@@ -115,7 +115,7 @@ class Slots(SlicedPrompter):
         return torch.stack([prompts[index] for prompts, index in zip(experts, nearest, strict=True)])
 
     def pull(self, query: Tensor, form: Pull) -> Tensor:
-        """How far the queries (B, D) are from the present experience's keys.
+        """Return how far the queries (B, D) are from the present experience's keys.
 
         cosine: −(1/B) Σ cos(q_b, k) over images b and keys k. sum: Σ (1 − cos(q_b, k)). mean: their mean.
         """
@@ -201,9 +201,9 @@ def dualprompt(
             PILOT; coda: the code of CODA-Prompt, with a key for each block and a pull that is the sum of 1 − cos over
             batch and blocks; ovor: the code of OVOR, where it is their mean.
         pool: M, E-prompts; 10.
-        general: rows of a G-prompt in a block, half of them keys and half values; 10, of coda 6.
+        general: rows of a G-prompt in a block, half of them keys and half values; 10, or 6 for coda.
         expert: rows of an E-prompt in a block; 10, 20 (coda), 40 (ovor).
-        pull: λ; 1, of pilot 0.1.
+        pull: λ; 1, or 0.1 for pilot.
         general_layers, expert_layers: the blocks they enter.
         candidates: E-prompts among which the nearest key is looked for at prediction: those of experiences that have
             begun, or the whole pool, untrained ones too.

@@ -19,7 +19,7 @@ class TemporalEnsemble(Strategy):
     """Follows the weights and BatchNorm statistics of the model it trains with, and predicts in its place.
 
     θ̄ ← m θ̄ + (1 − m) θ after every update; m is `start` for the first `warmup` of them and `momentum` afterwards. If no
-    `warmup` is given, the first are those of the first experience; of a stream in one piece, as many as the average is
+    `warmup` is given, the first are those of the first experience; in a stream of one piece, as many as the average is
     long.
     """
 
@@ -81,7 +81,7 @@ def ema(momentum: Fraction = 0.99, start: Fraction = 0.9, warmup: Natural | None
         momentum: λ.
         start: m of the first updates.
         warmup: how many updates those are. If none is given, those of the first experience, however many an iteration
-            brings; of a stream in one piece, which tells no boundaries, 1 / (1 − λ): so long is the average.
+            brings; in a stream of one piece, which tells no boundaries, 1 / (1 − λ), the length of the average.
 
     Reference: Soutif-Cormerais, Carta, van de Weijer, "Improving Online Continual Learning Performance and Stability
     with Temporal Ensembles", CoLLAs 2023, arXiv:2306.16817. The defaults are the authors' in every configuration.
@@ -90,6 +90,6 @@ def ema(momentum: Fraction = 0.99, start: Fraction = 0.9, warmup: Natural | None
         1. The head has all outputs from the start, so that nothing grows and has to be aligned.
         2. An iteration that brings no update, having no loss, is not averaged; an iteration of several updates is
            averaged after each.
-        3. The authors' streams have a first experience; of one in one piece, m changes after 1 / (1 − λ) updates.
+        3. The authors' streams have a first experience; in a stream of one piece, m changes after 1 / (1 − λ) updates.
     """
     return TemporalEnsemble(momentum, start, warmup)

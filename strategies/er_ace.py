@@ -111,7 +111,7 @@ def er_ace(
         head: linear; or, as in the authors' code, 10 · cos(features, weights), without bias.
         rivals: what new examples compete with: the classes of their batch; or, as in the authors' code, also all from
             the highest label on that the stream has brought.
-        fill: which slots of the reservoir an example may take: of as many as there were examples up to itself, or up to
+        fill: which slots of the reservoir an example may take: as many as there were examples up to itself, or up to
             its batch, as in the authors' code, which keeps late examples a little more often.
 
     Reference: Caccia et al., "New Insights on Reducing Abrupt Representation Change in Online Continual Learning",
@@ -123,7 +123,7 @@ def er_ace(
         2. New examples compete with their batch's classes alone, from the first experience on. In the authors' last
            code they compete with classes never seen, too, if labels come in ascending order (`rivals=unseen`); in
            earlier ones, with all classes in the first experience.
-        3. The head is linear; in the authors' code cosine, of scale 10 (`head=cosine`).
+        3. The head is linear; in the authors' code it is cosine, with scale 10 (`head=cosine`).
         4. The reservoir is exact (`fill`).
     """
     return AsymmetricReplay(memory, draw, alpha, head, rivals, fill)

@@ -101,9 +101,10 @@ class Consolidate(Strategy):
 
 
 def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
-    """The diagonal of the Fisher information of the model's class probabilities over an experience, by parameter name.
+    """Return the diagonal of the Fisher information of the model's class probabilities over an experience, by parameter
+    name.
 
-    Of the estimators, only the first two estimate it; the others are what code in use computes. In eval mode, on the
+    Only the first two of the estimators estimate it; the others are what code in use computes. In eval mode, on the
     experience's N examples as they are, in batches of B, with cross-entropy ℓ over all classes, unless said otherwise.
     Nothing is left of a pass in training mode in BatchNorm's statistics.
 
@@ -137,7 +138,7 @@ def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tenso
 
 
 def _of_batches(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
-    """The mean of squared gradients of batches' mean losses."""
+    """Return the mean of squared gradients of batches' mean losses."""
     local = list(exp.classes)
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -210,9 +211,9 @@ def ewc(
             that square batch means depend on the batch size.
         online: one penalty around the latest weights, with F ← decay · F + F_k, in place of one for each experience
             (Schwarz et al. 2018, arXiv:1805.06370).
-        decay: of the online form; "convex" is F ← α F + (1 − α) F_k, α the share of past classes among those seen; in
-            rows of the head whose class is no past one, F ← F_k.
-        parameters: which weights are held: all; encoder, all but the head; qkv, of a timm transformer; head.
+        decay: how the online form forgets; "convex" is F ← α F + (1 − α) F_k, α the share of past classes among those
+            seen; in rows of the head whose class is no past one, F ← F_k.
+        parameters: which weights are held: all; encoder, all but the head; qkv, those of a timm transformer; head.
 
     Other conventions: without the ½, as in "A Closer Look at Rehearsal-Free Continual Learning" (arXiv:2203.17269, with
     fisher=closer-look, online=true), in Avalanche and in Mammoth, the coefficient μ is strength = 2 μ; PyCIL's is

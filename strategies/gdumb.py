@@ -111,10 +111,10 @@ class Dumb(Strategy):
 def greedy_balance(
     held: Sequence[int], offered: Sequence[int], capacity: int, seen: Sequence[int], rng: random.Random
 ) -> list[int]:
-    """Which examples a memory keeps, of the labels `held` and then those `offered`, one after the other.
+    """Return which examples a memory keeps that holds the labels `held` and is offered `offered`, one by one.
 
     An example enters if its class is new or has fewer than capacity / classes seen; where there is no room, a random
-    example of the largest class leaves, of several the one seen first.
+    example of the largest class leaves; where several are as large, of the one seen first.
 
     Returns:
         Positions in `held` followed by `offered`, sorted.
@@ -141,7 +141,8 @@ def greedy_balance(
 
 
 def warm_restarts(epoch: int, highest: float, lowest: float) -> float:
-    """The learning rate of a pass: a tenth of the highest, then cosines to the lowest over 1, 2, 4, 8 … passes."""
+    """Return the learning rate of a pass: a tenth of the highest, then cosines to the lowest over 1, 2, 4, 8 …
+    passes."""
     if epoch == 0:
         return 0.1 * highest
     length = 2 ** (epoch.bit_length() - 1)  # of the present cosine, which began at pass `length`
@@ -153,7 +154,8 @@ def cut_and_paste(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CutMix: with a probability, one box of every image is that of another image of the batch.
 
-    Of a box with a share 1 − λ of the area, λ uniform in [0, 1], around a uniform centre, what lies inside the image.
+    The box has a share 1 − λ of the area, λ uniform in [0, 1], around a uniform centre; what lies inside the image
+    counts.
 
     Args:
         x: (B, C, H, W) images. y: (B,) labels.

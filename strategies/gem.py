@@ -18,8 +18,8 @@ def gem(memory: Natural = 200, margin: NotNegative = 0.5, first: bool = False) -
     along g + Gᵀv, v = argmin ½ vᵀ(GGᵀ + 10⁻³ I)v + (Gg)ᵀv subject to v_i ≥ γ. The stored examples are not learned from.
 
     Args:
-        memory: examples of all experiences together; each experience has an equal share, and of fewer than there are
-            experiences the first have one each, so that later ones constrain nothing.
+        memory: examples of all experiences together, in equal shares. With fewer examples than experiences, the first
+            experiences have one each, and later ones constrain nothing.
         margin: γ, what every v_i is at least; a positive one favours past experiences.
         first: keep an experience's first examples, as the authors do, and not random ones. Where classes come one
             after the other in a data set, the first examples are of one class.

@@ -24,19 +24,19 @@ def generative_memory(
 ) -> Strategy:
     """Generative memory: queries that a generator asks of old documents are replayed, and new ones are learned by them.
 
-    Part of every batch are pairs (q̂ → d) with q̂ = G(x_d) of old documents d; of the rest, new documents, part is shown
-    as such queries, too, since later corpora come without labelled ones. Steps and batch size are those without.
+    Part of every batch is pairs (q̂ → d) with q̂ = G(x_d) for old documents d; part of the new documents in the rest is
+    shown as such queries, too, since later corpora come without labelled ones. Steps and batch size are those without.
 
     Args:
         memory: documents kept to ask queries of, a uniform sample of all so far.
-        share: of a batch that is replayed.
+        share: which part of a batch is replayed.
         rate: share of the steps that replay; 1/32 = 0.03125 with `share=1` is sparse replay.
         pseudo: share of a batch's new documents that are shown as queries, where a corpus has no labelled ones.
         generator: spans, random runs of a document's tokens, which need no training; or a network trained on the
             labelled queries of the first corpus when that ends, which draws words (selector) or writes (writer; t5 is
             the T5 that the model starts from).
         span: tokens of a run.
-        generator_steps: of the network's training, which count in the time of a run and not in its updates.
+        generator_steps: how long that network trains; it counts in the time of a run and not in its updates.
 
     Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744.
 

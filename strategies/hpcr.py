@@ -30,7 +30,7 @@ from clbench.types import MASKED
 
 
 class HolisticReplay(Rehearsal):
-    """Contrast with proxies, of a weight that goes up and down, and two distillations of what examples once were.
+    """Contrast with proxies, weighted up and down in a cycle, and two distillations of what examples once were.
 
     `contrast` is κ(i) times the contrast of PCR, i the steps since the experience began. From the second experience
     on, `pcd` holds the scores and `scd` the similarities among replayed rows near those stored when they came.
@@ -97,7 +97,7 @@ def cycle(i: int, low: float, high: float, period: int) -> float:
 def sample_contrast(features: Tensor, scores: Tensor, y: Tensor, temperature: float) -> Tensor:
     """Contrast in which a row's candidates are all other rows' features as well as the proxies of all rows' labels.
 
-    Positives are, among both, those of the row's own label.
+    Those of the row's own label, among both, are its positives.
 
     Args:
         features: (N, D). scores: (N, C), cos(features, proxies) / τ. y: (N,).
@@ -164,9 +164,9 @@ def hpcr(
         beta: β, weight of the distillation of similarities (SCD).
         contrast: contrasts rows with one another as well as with proxies.
         seen_only: whether classes not seen yet are out of the question at prediction.
-        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, of colour
-            images, by torchvision's operations; kornia: the same by those of kornia 0.4.1, as in the authors' code;
-            otherwise, and of other inputs, the benchmark's augmentation.
+        second_view: how the second view of a colour image is made: strong, by a random resized crop, a flip, colour
+            jitter and greyscale of torchvision's; kornia, by those of kornia 0.4.1, as in the authors' code. Otherwise,
+            and for other inputs, it is the benchmark's augmentation.
 
     Reference: Lin et al., "HPCR: Holistic Proxy-based Contrastive Replay for Online Continual Learning", IEEE
     Transactions on Neural Networks and Learning Systems 2025, arXiv:2309.15038.

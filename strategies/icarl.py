@@ -58,7 +58,7 @@ class NearestMean(Strategy):
         return torch.randperm(len(self.memory), generator=rng, device=rng.device)
 
     def extend(self, batch: Batch) -> Batch:
-        """Of M exemplars, as many as keep pace with the stream: each comes once in a pass over N rows."""
+        """Add as many of the M exemplars as keep pace with the stream: each comes once in a pass over N rows."""
         held = len(self.memory)
         self.given += batch.new
         n = self.given * held // self.size - self.dealt
@@ -87,7 +87,7 @@ class NearestMean(Strategy):
         self.settled, self.means = True, None
 
     def _choose(self, exp: Experience) -> None:
-        """Exemplars anew: the first of each old class, and of each present one those that herding chooses."""
+        """Choose exemplars anew: the first of each old class, and of each present one those that herding chooses."""
         labels = exp.data.y()
         present = sorted(set(labels.tolist()))
         each = self.capacity // int(self.seen.sum())
@@ -141,7 +141,7 @@ class NearestMean(Strategy):
 
 
 def herd(features: Tensor, n: int) -> Tensor:
-    """(≤ n,) rows of features (N, D) such that the mean of the first k of them is ever near the mean of all.
+    """Return ≤ n rows of features (N, D) such that the mean of the first k of them is always near the mean of all.
 
     Greedy: the k-th row minimises ‖μ − (φ + Σ of those chosen) / k‖.
     """

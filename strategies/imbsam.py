@@ -20,7 +20,7 @@ from clbench.ranges import NotNegative
 class TailSharpness(SplitsRows):
     """ImbSAM: rows of rare classes are fitted where their loss is about worst within ρ of the weights, and count twice.
 
-    Rare are the classes that came after the first experience. The gradient is g_head(θ) + g_tail(θ + ε) with
+    Classes that came after the first experience are rare. The gradient is g_head(θ) + g_tail(θ + ε) with
     ε = ρ g_tail(θ) / ‖g_tail(θ)‖₂, of Σ_head ℓ / B and 2 Σ_tail ℓ / B. Other losses of the chain go with the head.
     """
 
@@ -42,7 +42,7 @@ class TailSharpness(SplitsRows):
             self.rare[list(exp.classes)] = False
 
     def tail(self, batch: Batch) -> Tensor:
-        """(B,) bool, rows of which a label is of a rare class."""
+        """(B,) bool: rows that have a label of a rare class."""
         rows, mix = self.rare[batch.y], self.loss.mix
         other = mix.other(batch) if mix is not None else None
         return rows if mix is None or other is None else rows | (self.rare[other] & mix.mixed)
@@ -69,7 +69,7 @@ class TailSharpness(SplitsRows):
         return out
 
     def _tail_gradient(self, batch: Batch, theta: list[torch.nn.Parameter]) -> list[Tensor | None]:
-        """The gradient of 2 Σ_tail ℓ / B where the weights are."""
+        """Return the gradient of 2 Σ_tail ℓ / B where the weights are."""
         rows = self.loss.mixed(batch, self.run.forward(batch.x, batch.task).logits, "none")
         loss = 2 * (rows * self.tail(batch)).sum() / len(batch)
         return list(torch.autograd.grad(loss, theta, allow_unused=True))

@@ -42,7 +42,7 @@ class HoldWeights(Strategy):
             self._anchor()
 
     def held(self) -> Sequence[dict[str, Tensor]]:
-        """The one anchor there is."""
+        """Return the one anchor there is."""
         return [self.anchor]
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
@@ -52,7 +52,7 @@ class HoldWeights(Strategy):
         return {"l2": self.strength * quadratic_penalty(self.run.parameters(), [self.anchor], [weights])}
 
     def _weight(self, name: str, anchor: Tensor) -> Tensor:
-        """1, but for the rows of the head 0 until their class was learned."""
+        """Return 1 for each entry, but 0 for rows of the head whose class was not learned yet."""
         rows = head_rows(name, anchor, self.learned)
         return torch.ones((), device=anchor.device) if rows is None else rows.to(anchor.dtype)
 

@@ -94,7 +94,7 @@ class Pool(Prompter):
         return majority(index, len(keys)) if self.selection == "batch" else index
 
     def pull(self, query: Tensor) -> Tensor:
-        """The loss that pulls the keys of the chosen prompts to the queries (B, D), over all layers."""
+        """Return the loss that pulls the keys of the chosen prompts to the queries (B, D), over all layers."""
         form = self.settings.form
         terms = [pull_loss(cosines(query, keys), self.chosen(query, keys), form) for keys in self.keys]
         return torch.stack(terms).mean() if form == "pairs-mean" else torch.stack(terms).sum()
@@ -110,10 +110,10 @@ def majority(index: Tensor, pool: int) -> Tensor:
 
 
 def pull_loss(cosine: Tensor, index: Tensor, form: Pull) -> Tensor:
-    """How far queries are from the keys of chosen prompts.
+    """Return how far queries are from the keys of chosen prompts.
 
     cosine: −(1/B) Σ_b Σ_{m chosen by b} cos(q_b, k_m). pairs-sum: Σ_b Σ_b' Σ_{m chosen by b'} (1 − cos(q_b, k_m)), all
-    pairs of images. pairs-mean: their mean. Of several layers the first two are summed and means averaged.
+    pairs of images. pairs-mean: their mean. Over several layers the first two are summed and means averaged.
 
     Args:
         cosine: (B, M). index: (B, k).
@@ -183,9 +183,9 @@ def l2p(
         length: L, rows of a prompt; 10, 5 (pilot), 20 (coda, ovor: 10 keys and 10 values).
         top: k; 4, of the others 5.
         layers: blocks that prompts enter as a prefix, each with a pool of its own; empty: as tokens at the start.
-        pull: λ; 1, of pilot 0.1.
-        form: of the pull: cosine, as above; pairs-sum; pairs-mean, which is a mean over layers, too, where there are
-            several and the others are summed.
+        pull: λ; 1, or 0.1 for pilot.
+        form: how the pull is computed: cosine, as above; pairs-sum; pairs-mean, which is a mean over layers, too,
+            where there are several and the others are summed.
         selection: instance, each image gets its own prompts; batch, all images of a batch get those that most of them
             chose, in training and prediction, as the authors do. The latter leaks: predictions of test images that come
             one experience at a time know of each other.
@@ -196,7 +196,7 @@ def l2p(
     Differences from the authors' code:
         1. Prompts are chosen for each image, unless `selection=batch`; see there.
         2. Outputs of classes not seen yet are no candidates.
-        3. Of a transformer without a class token, query and feature are what it gives: a mean of its tokens, for
+        3. Without a class token, query and feature are what the transformer gives: a mean of its tokens, for
            example.
         4. Images are as the benchmark gives them, neither enlarged to 224 × 224 nor left without mean and deviation.
     """

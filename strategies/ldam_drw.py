@@ -19,10 +19,10 @@ class Margins(Counts, RowLoss):
     late.
 
     Args:
-        margin: of the rarest class.
+        margin: that of the rarest class.
         scale: s.
         defer: passes over an experience before rows are weighted.
-        beta: of the weights.
+        beta: β in `effective_weights`.
     """
 
     replaces = (CrossEntropy, PlainRows)
@@ -64,7 +64,7 @@ def ldam_drw(
     strategy.
 
     Args:
-        margin: m, of the rarest class.
+        margin: m, that of the rarest class.
         scale: s.
         defer: passes over an experience with equal weights; 160 of 200 in both papers' code. Set it with the epochs.
         beta: β.

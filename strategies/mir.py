@@ -20,7 +20,7 @@ from clbench.ranges import Count, Natural
 
 
 class InterferedReplay(Rehearsal):
-    """Of a random draw, those examples are replayed whose loss a step on the stream's batch would raise most.
+    """Replay those examples of a random draw whose loss a step on the stream's batch would raise most.
 
     `replay` is their mean cross-entropy, in a forward pass of their own.
     """
@@ -98,7 +98,7 @@ def mir(
         memory: examples the reservoir holds.
         draw: replayed examples; as many as the stream brings if none is given.
         candidates: examples among which they are chosen.
-        fill: which slots of the reservoir an example may take: of as many as there were examples up to itself, or up to
+        fill: which slots of the reservoir an example may take: as many as there were examples up to itself, or up to
             its batch, as in the authors' code, which keeps late examples a little more often.
 
     Reference: Aljundi et al., "Online Continual Learning with Maximally Interfered Retrieval", NeurIPS 2019,

@@ -90,12 +90,12 @@ class CountedPool(Prompter):
 
 
 def choose(distance: Tensor, counts: Tensor, top: int) -> Tensor:
-    """(B, k) the k prompts of smallest d · (c + 1), of distances (B, M) and counts (M,)."""
+    """Return the k prompts (B, k) of smallest d · (c + 1), from distances (B, M) and counts (M,)."""
     return (distance * (counts + 1)).topk(top, dim=1, largest=False).indices
 
 
 def contrast(query: Tensor, keys: Tensor, counts: Tensor, index: Tensor, form: Contrast) -> Tensor:
-    """The loss on the keys. With w the masses c + 1, d(b, m) = 1 − cos(q_b, k_m) and D the distances of keys:
+    """Return the loss on the keys. With w the masses c + 1, d(b, m) = 1 − cos(q_b, k_m) and D the distances of keys:
 
     paper: −ln(A / (A + B) + 10⁻⁶), A the mean of exp(D[p, :] / w_p) and B that of exp(d(b, p) / w_p), over images b and
     their prompts p. released: the same with every image's distances divided by every image's masses. later:
@@ -126,8 +126,10 @@ class InstanceMasked(nn.Module):
 
     Args:
         inner: (B, D) → (B, C), linear.
-        pool: M, prompts. top: k; of several, the mean of their masks counts.
-        size: D. use: whether outputs are multiplied at all.
+        pool: M, prompts.
+        top: k; where there are several, the mean of their masks counts.
+        size: D.
+        use: whether outputs are multiplied at all.
     """
 
     def __init__(self, inner: nn.Module, pool: int, top: int, size: int, use: bool) -> None:
@@ -143,7 +145,7 @@ class InstanceMasked(nn.Module):
         return weight
 
     def mask(self, features: Tensor) -> Tensor:
-        """(B, C) what outputs are multiplied by, of features (B, D + D + k) whose last columns are the prompts."""
+        """Return the factors (B, C) of the outputs for features (B, D + D + k) whose last columns are the prompts."""
         if not self.use:
             return features.new_ones((len(features), self.masks.shape[1]))
         index = features[:, -self.top :].long()
@@ -246,7 +248,7 @@ class MaskAndPrompt(Prompting):
 
 
 def feature_scores(feature: Tensor, own: Tensor, margin: float) -> Tensor:
-    """(B,) 1 − cos(w_y, f) + μ, of features (B, D) and the head's rows of their labels (B, D)."""
+    """Return 1 − cos(w_y, f) + μ (B,) for features (B, D) and the head's rows of their labels (B, D)."""
     return 1 - F.cosine_similarity(own, feature, dim=1) + margin
 
 
@@ -254,7 +256,7 @@ def gradient_scores(logits: Tensor, feature: Tensor, mask: Tensor, y: Tensor) ->
     """(B,) 1 − cos(g_i, ḡ), the gradients of an image's and of the batch's mean cross-entropy w.r.t. row y_i of the
     head.
 
-    Of outputs z = (W f + b) ⊙ mask, the gradient w.r.t. row c of an image's cross-entropy is (p_c − 1[c = y]) mask_c f.
+    With z = (W f + b) ⊙ mask, the gradient w.r.t. row c of an image's cross-entropy is (p_c − 1[c = y]) mask_c f.
 
     Args:
         logits: (B, C) z. feature: (B, D). mask: (B, C). y: (B,).
@@ -309,13 +311,13 @@ def mvp(
 
     Args:
         pool: M, prompts with a key and a mask each.
-        general, expert: rows in a block of the prompt that all images share, and of a chosen one; of a prefix, so many
+        general, expert: rows in a block of the prompt that all images share, and of a chosen one; a prefix has so many
             keys and as many values.
         general_layers, expert_layers: the blocks they join; they are dropped after each.
         top: prompts that an image gets.
         mask: whether outputs are multiplied.
         contrast: the loss on the keys. paper, as above; released: with every image's distances divided by every image's
-            masses, by a slip in broadcasting; later: of the authors' second release, −ln(mean exp(D_pp / (c_p + 1)) /
+            masses, by a slip in broadcasting; later: as in the second release, −ln(mean exp(D_pp / (c_p + 1)) /
             A), in which no query is left; pull: the mean of d_p, as the authors' code has it without the contrast,
             where prompts are chosen by distance alone, whatever their counts.
         scaling: whether features are divided.
@@ -336,7 +338,7 @@ def mvp(
            the contrast fails.
         2. Several updates for a batch are the run's (`train.updates`), not the method's.
         3. Gradients w.r.t. the head's rows are computed by their formula, not by one backward pass for each image.
-        4. Of a transformer without a class token, the query is the mean of its patches' states.
+        4. Without a class token, the query is the mean of the transformer's states of patches.
         5. `contrast=later` is the formula of the second release, each image's distances divided by its own mass; the
            file itself cannot be imported. Later copies of the code have one more form, which is not here: the paper's,
            with every query's distance divided by the masses of all prompts.

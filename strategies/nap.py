@@ -109,7 +109,7 @@ class NormalizeAndProject(Strategy):
             project([theta[name] for name in self.names], self.owner, self.norms)
 
     def begin_experience(self, exp: Experience) -> None:
-        """What holds weights near anchors must hold them near points that they can reach."""
+        """Project the anchors that others hold weights near, so that weights can reach them."""
         for part in self.run.strategy.parts:
             for anchor in part.held() if isinstance(part, Anchored) else ():
                 if chosen := present(self.groups, anchor):
@@ -127,7 +127,7 @@ class Norm(nn.Module):
     """σ ⊙ N(x) + μ: each example, or token, over its own mean and deviation ("layer") or root mean square ("rms").
 
     Args:
-        size: of σ and μ: features of vectors (…, size), channels of feature maps (B, size, …).
+        size: how many σ and μ there are: features of vectors (…, size), channels of feature maps (B, size, …).
         kind: which statistics.
         maps: whether inputs are feature maps, which are normalised as a whole.
         pieces: equal parts of the last axis that are normalised each on its own, 3 for queries, keys and values.
@@ -157,7 +157,8 @@ def insert_norms(backbone: nn.Module, x: Tensor, kind: NormKind, eps: float) -> 
 
     Args:
         backbone: changed in place. x: (B, …) some inputs.
-        kind: of the norms. eps: added to their variances.
+        kind: which norms.
+        eps: added to their variances.
 
     Raises:
         IncompatibleError: a layer's weight is used without calling the layer, so that nothing can follow it.
@@ -182,7 +183,7 @@ def insert_norms(backbone: nn.Module, x: Tensor, kind: NormKind, eps: float) -> 
 
 
 def _instead_of(batch_norm: nn.modules.batchnorm._BatchNorm, kind: NormKind, eps: float) -> nn.Module:
-    """A norm with the scale and offset of a batch normalisation, and the activation that timm's may contain."""
+    """Return a norm with the scale and offset of a batch normalisation, and the activation that timm's may contain."""
     maps = not isinstance(batch_norm, nn.BatchNorm1d)
     norm = Norm(batch_norm.num_features, kind, maps=maps, eps=eps)
     if batch_norm.affine:
@@ -268,7 +269,7 @@ def scale_invariant(
 
 
 def _candidates(network: nn.Module) -> tuple[list[list[str]], list[list[str]]]:
-    """The weight of each layer; scale and offset of each norm."""
+    """Return the weight of each layer; scale and offset of each norm."""
     known = dict(network.named_parameters())
     weights, norms = [], []
     for name, module in network.named_modules():
@@ -292,13 +293,13 @@ def group_norms(tensors: Sequence[Tensor], owner: Tensor, groups: int) -> Tensor
 
 @torch.no_grad()
 def project(tensors: Sequence[Tensor], owner: Tensor, norms: Tensor) -> None:
-    """Each group's tensors, taken as one vector, back to its norm (G,), in place: W ← ρ W / ‖W‖."""
+    """Bring each group's tensors, taken as one vector, back to its norm (G,), in place: W ← ρ W / ‖W‖."""
     scales = norms / group_norms(tensors, owner, len(norms))
     torch._foreach_mul_(list(tensors), list(scales[owner].unbind()))
 
 
 def present(groups: Sequence[Sequence[str]], tensors: Mapping[str, Tensor]) -> list[int]:
-    """The groups all of whose names there are."""
+    """Return the groups all of whose names there are."""
     return [i for i, group in enumerate(groups) if all(name in tensors for name in group)]
 
 
@@ -327,7 +328,8 @@ def nap(
             where that changes no output: where only ReLUs and layers lie between the norm and the next one. Those of
             the last hidden layer, before GELU or before a sum of branches go with `strength`. regularise: all of them
             go with `strength`. drift: they are left alone.
-        strength: of a penalty strength · Σ ((σ − σ₀)² + (μ − μ₀)²) on those that are not projected; none is published.
+        strength: weight of a penalty strength · Σ ((σ − σ₀)² + (μ − μ₀)²) on those that are not projected; none is
+            published.
         period: updates between projections.
         eps: added to variances.
 

@@ -130,7 +130,7 @@ class VirtualOutliers(Strategy):
 
     @torch.no_grad()
     def measured(self, features: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
-        """The quartiles of present energies: the lower one of features, less 0.1, and the upper one of outliers."""
+        """Return quartiles of present energies: the lower one of features, less 0.1, and the upper one of outliers."""
         inside, outside = (energy(self.run.logits(rows), self.present) for rows in (features, outliers))
         return inside.quantile(0.25) - 0.1, outside.quantile(0.75)
 
@@ -151,7 +151,7 @@ class VirtualOutliers(Strategy):
 
 
 def energy(logits: Tensor, classes: list[int]) -> Tensor:
-    """(B,) −ln Σ exp z_c over some classes, of logits (B, C)."""
+    """Return −ln Σ exp z_c (B,) over some classes for logits (B, C)."""
     return -logits[:, classes].logsumexp(dim=1)
 
 
@@ -174,7 +174,7 @@ def paper_outliers(
     """(count, D) points around the edge of the features (N, D), as NPOS makes them.
 
     The `boundary` features whose k-th neighbour is farthest, on the unit sphere, are each moved `draws` times by normal
-    noise; of what results, the points farthest from the features, again on the unit sphere, are kept.
+    noise; the points that lie farthest from the features, again on the unit sphere, are kept.
     """
     directions = F.normalize(features, dim=1)
     edge = kth_distance(directions, directions, k).topk(min(boundary, len(features))).indices
@@ -189,7 +189,7 @@ def released_outliers(
 ) -> Tensor:
     """(count, D) as the released code makes them: noise around the origin, each vector `boundary` times.
 
-    Of `draws` vectors of normal noise times `noise`, those farthest from the features (N, D) on the unit sphere are
+    Among `draws` vectors of normal noise times `noise`, those farthest from the features (N, D) on the unit sphere are
     kept; as every vector stands there as often as there are boundary points, few different ones are.
     """
     moves = noise * torch.randn((draws, features.shape[1]), generator=rng, device=features.device)

@@ -71,9 +71,9 @@ def pcr(
         temperature: τ.
         weighting: n_c as counted, as in the authors' code, or 1 for every class at hand.
         seen_only: whether classes not seen yet are out of the question at prediction, as in the authors' later code.
-        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, of colour
-            images, by torchvision's operations; kornia: the same by those of kornia 0.4.1, as in the authors' code;
-            otherwise, and of other inputs, the benchmark's augmentation.
+        second_view: how the second view of a colour image is made: strong, by a random resized crop, a flip, colour
+            jitter and greyscale of torchvision's; kornia, by those of kornia 0.4.1, as in the authors' code. Otherwise,
+            and for other inputs, it is the benchmark's augmentation.
 
     Reference: Lin et al., "PCR: Proxy-based Contrastive Replay for Online Class-Incremental Continual Learning", CVPR
     2023, arXiv:2304.04408.

@@ -95,7 +95,7 @@ def power_law_replay(
         draw: examples that join a batch; as many as the stream brings if none is given.
         decay: how the weight falls with ℓ: power, exponential (e^−rate·(ℓ−1)), uniform over the experiences,
             or recency (the last experience, older ones only where its examples run out).
-        rate: of the fall.
+        rate: how fast it falls.
 
     Reference: Gandhi et al., "Natural Mitigation of Catastrophic Interference: Continual Learning in
     Power-Law Learning Environments", 2024, arXiv:2401.10393.

@@ -22,7 +22,9 @@ class Stage(NamedTuple):
 
     Attributes:
         into: the linear map into its units. norms: what stands between that and the activation and has a number for
-            each unit. activation: of its units. out: the linear map that comes next, the head at last.
+            each unit.
+        activation: that of its units.
+        out: the linear map that comes next, the head at last.
     """
 
     into: nn.Linear
@@ -32,7 +34,7 @@ class Stage(NamedTuple):
 
 
 def stages(model: nn.Module) -> list[Stage]:
-    """The hidden layers of a network. Norms and dropout may stand in between.
+    """Return the hidden layers of a network. Norms and dropout may stand in between.
 
     Raises:
         IncompatibleError: the backbone is no row of linear layers with an activation each.

@@ -77,7 +77,7 @@ class Unlearn(Strategy):
         return inner(batch)
 
     def unlearn(self, new: Batch) -> None:
-        """One step up, written to the parameters themselves: the optimizer does not hear of it."""
+        """Take one step up, written to the parameters themselves: the optimizer does not hear of it."""
         theta: list[Tensor] = list(self.run.parameters().values())
         with self.run.tentatively():  # the scratch network: of this forward pass nothing is left
             loss = F.cross_entropy(self.run.forward(new.x, new.task).logits, new.y)
@@ -120,7 +120,7 @@ class Ascend(Strategy):
 
     @torch.no_grad()
     def ascend(self) -> None:
-        """One step up the gradients that are there."""
+        """Take one step up the gradients that are there."""
         theta: list[Tensor] = list(self.run.parameters().values())
         if all(p.grad is None for p in theta):  # nothing is learned from this batch
             return
@@ -139,7 +139,7 @@ class Ascend(Strategy):
 
 
 def standard_normal(run: Run, theta: list[Tensor]) -> list[Tensor]:
-    """A draw in the shape of each parameter, from one kernel."""
+    """Return a draw in the shape of each parameter, from one kernel."""
     size, rng = sum(p.numel() for p in theta), run.rng("refresh")
     return like(theta, torch.randn(size, generator=rng, device=run.device, dtype=theta[0].dtype))
 
@@ -168,7 +168,7 @@ def refresh(
         delta: δ of the released step.
         rate: of its scratch network; only rounding depends on it.
         gamma: γ of the paper's step; it searched 0.02 to 0.04.
-        noise: σ, of the Gaussian part; 1 is the paper's Langevin step.
+        noise: σ of the Gaussian part; 1 is the paper's Langevin step.
         damping: λ; with 0 the Fisher information is left out, and no boundaries are needed.
         decay: τ in F ← τ F + F_new.
 

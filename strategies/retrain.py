@@ -37,11 +37,11 @@ def retrain(
     Args:
         pseudo: share of a batch's documents that are shown as pseudo-queries, once there are corpora
             without labelled queries.
-        generator: of them: spans, random runs of a document's tokens; or a network trained on the labelled queries of
-            the first corpus, which draws words (selector) or writes (writer; t5 is the
-            T5 that the model starts from).
+        generator: what makes them: spans, random runs of a document's tokens; or a network trained on the labelled
+            queries of the first corpus, which draws words (selector) or writes (writer; t5 is the T5 that the model
+            starts from).
         span: tokens of a run.
-        generator_steps: of the network's training.
+        generator_steps: how long that network trains.
 
     Reference: Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 2023, arXiv:2212.09744.
 

@@ -58,7 +58,7 @@ class ContrastiveReplay(Rehearsal):
         return model
 
     def _linear(self, size_in: int, size_out: int) -> nn.Linear:
-        """A layer as torch initialises it, by a generator of its own."""
+        """Return a layer as torch initialises it, by a generator of its own."""
         made: nn.Linear = nn.utils.skip_init(nn.Linear, size_in, size_out, device=self.run.device)
         bound, generator = 1 / math.sqrt(size_in), self.run.rng("projection")
         nn.init.uniform_(made.weight, -bound, bound, generator=generator)
@@ -70,7 +70,7 @@ class ContrastiveReplay(Rehearsal):
         self._means: tuple[int, Tensor] | None = None
 
     def extend(self, batch: Batch) -> Batch:
-        """The first view: the stream's rows and a draw as they are."""
+        """Return the first view: the stream's rows and a draw as they are."""
         plain = batch.with_x(self.run.normalise(batch.raw))
         n = self.due(batch)
         if n == 0:
@@ -79,7 +79,7 @@ class ContrastiveReplay(Rehearsal):
         return plain.join(self.run.normalise(old["x"]), old["y"], old["task"], old["x"])
 
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
-        """Of the pass of a batch from which nothing is learned, nothing may be left."""
+        """Leave no trace of the pass of a batch from which nothing is learned."""
         with contextlib.nullcontext() if len(self.memory) else self.run.tentatively():
             return inner(batch)
 
@@ -159,10 +159,10 @@ def scr(
         draw: replayed examples.
         temperature: τ.
         projection: size of the projected features.
-        second_view: of an example; strong: a random resized crop, a flip, colour jitter and greyscale, of colour
-            images, by torchvision's operations; kornia: the same by those of kornia 0.4.1, as in the authors' code;
-            otherwise, and of other inputs, the benchmark's augmentation.
-        fill: which slots of the reservoir an example may take: of as many as there were examples up to itself, or up to
+        second_view: how the second view of a colour image is made: strong, by a random resized crop, a flip, colour
+            jitter and greyscale of torchvision's; kornia, by those of kornia 0.4.1, as in the authors' code. Otherwise,
+            and for other inputs, it is the benchmark's augmentation.
+        fill: which slots of the reservoir an example may take: as many as there were examples up to itself, or up to
             its batch, as in the authors' code, which keeps late examples a little more often.
 
     Reference: Mai et al., "Supervised Contrastive Replay: Revisiting the Nearest Class Mean Classifier in Online

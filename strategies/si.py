@@ -56,7 +56,7 @@ class PathIntegral(Strategy):
         }
 
     def pull(self, name: str, p: Tensor) -> Tensor | float:
-        """The penalty's gradient, 2 c Ω (θ − θ̃)."""
+        """Return the penalty's gradient, 2 c Ω (θ − θ̃)."""
         if not self.importance:
             return 0.0
         return 2 * self.strength * self.importance[name] * (p - self.anchor[name])

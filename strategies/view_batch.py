@@ -77,7 +77,7 @@ class ViewBatch(Strategy):
         return batch.with_x(self._strengthened(batch))
 
     def _regroup(self, batch: Batch) -> Batch:
-        """Of m examples that have joined, the first m/V in V views each, so that the batch stays as large."""
+        """Show the first m/V of the m examples that have joined in V views each, so that the batch stays as large."""
         new, m = batch.new, len(batch) - batch.new
         if m == 0:
             return batch
@@ -189,8 +189,8 @@ def view_batch(
 
     L = L(base, on all views) + 1 / (B (V−1)) Σ_i Σ_{j>1} KL(p_i^1 ‖ p_i^j). A pass shows N/V images in V
     views each, V passes show all: as many images and steps as without it. The first view is augmented as the
-    benchmark does (weak), later ones by AutoAugment on top (strong). Of m replayed examples, m/V come, in V
-    views each; a memory takes an image once a pass, with the logits of its first view. Chain it last:
+    benchmark does (weak), later ones by AutoAugment on top (strong). m/V of the m replayed examples come, in
+    V views each; a memory takes an image once a pass, with the logits of its first view. Chain it last:
     `er+view-batch`.
 
     Args:
@@ -200,7 +200,7 @@ def view_batch(
         strong: how later views are augmented: AutoAugment's CIFAR-10 policy; uniform noise on normalised
             inputs that grows with the view, up to 0.2; or not. Inputs that are no uint8 images of 1 or 3
             channels are not augmented by AutoAugment.
-        weight: of the KL divergence.
+        weight: that of the KL divergence.
         scale: whether it is summed over classes (the paper) or averaged over those seen (the released code).
         start: pass of an experience, from 0, with which the divergence begins; 6 in the released code.
         detach: whether the first view is a fixed target, as in the released code; the paper does not say.

@@ -14,7 +14,7 @@ from clbench.parts import AsIs, ByName
 
 
 class ZeroShot(ByName):
-    """Nothing is trained; the classes seen so far are in question."""
+    """Train nothing; predict among the classes seen so far."""
 
     exempt: ClassVar[dict[str, str]] = {"learns": "it does not learn"}
     parallel = True
@@ -30,7 +30,7 @@ class ZeroShot(ByName):
 
 @register("zero-shot", family="dual encoders", paper="arXiv:2103.00020")
 def zero_shot() -> Strategy:
-    """Zero-shot: a dual encoder as it is names the class, of those seen so far, whose name lies nearest to the image.
+    """Zero-shot: a dual encoder as it is predicts the seen class whose name lies nearest to the image.
 
     The number to print beside whatever is learned on top of such an encoder. Needs a dual encoder (`model=clip` or
     `toy-clip`) and a benchmark with class names; a name is written with a full stop, as `cpe-clip` does.
