@@ -32,7 +32,7 @@ class Transform:
 
     Attributes:
         scale: what brings uint8 inputs to [0, 1].
-        mean, std: one value per channel (of images) or feature, or one for all; empty leaves [0, 1].
+        mean, std: one value per channel of images, or per feature, or one for all; empty leaves [0, 1].
         ops: training-time operations, of `OPS`; they act on the raw inputs, so padding is black.
         padding: pixels that "crop" pads with; 4 is what papers on 32- and 64-pixel images use.
         reads: what integers are to the model: "numbers", treated as floating-point inputs are, or "tokens". The engine
@@ -116,7 +116,7 @@ class Transform:
         return crop_flip(raw, top, offset - top * offsets, side, padding)
 
     def describe(self) -> dict[str, object]:
-        """What determines the transform, JSON-able; it enters the fingerprint."""
+        """Return what determines the transform, JSON-able; it enters the fingerprint."""
         described: dict[str, object] = {"scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
         if self.ops:
             described["ops"] = sorted(self.ops)
@@ -126,7 +126,7 @@ class Transform:
 
 
 def per_channel(name: str, given: Any) -> tuple[float, ...]:
-    """Means or stds as a tuple: of a list, an array or a tensor, or of one number for all channels.
+    """Return means or stds as a tuple, from a list, an array, a tensor, or one number for all channels.
 
     Raises:
         ConfigError: they are something else.
@@ -249,7 +249,7 @@ class Rotate:
 
 @functools.lru_cache(maxsize=64)
 def _bilinear(degrees: float, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The four source pixels of every pixel: places (4, H·W) int64, weights (4, H·W) int32, 0 if outside.
+    """Return the four source pixels of every pixel: places (4, H·W) int64, weights (4, H·W) int32, 0 if outside.
 
     Source coordinates are rounded once, to `FRACTION` bits. Machines may differ in the last bit of a cosine,
     but that moves no rounding: a coordinate lies halfway between two steps of 2⁻¹¹ only where the cosine is
@@ -348,7 +348,7 @@ def auto_augment(raw: Tensor, generator: Generator) -> Tensor:
 
 
 def image_op(raw: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
-    """(B, C, H, W) uint8 → the same: to each image the operation `IMAGE_OPS[op]` of its own magnitude.
+    """Apply the operation `IMAGE_OPS[op]` to each image (B, C, H, W) uint8, with its own magnitude.
 
     Every kind of operation is computed for all images and then selected, so that nothing waits for the
     device.
@@ -410,7 +410,7 @@ def _blend(raw: Tensor, op: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _autocontrast(raw: Tensor) -> Tensor:
-    """Each channel stretched to 0 … 255; a channel of one value stays as it is."""
+    """Return each channel stretched to 0 … 255; a channel of one value stays as it is."""
     image = raw.float()
     low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
     flat = high == low
@@ -419,7 +419,7 @@ def _autocontrast(raw: Tensor) -> Tensor:
 
 
 def _equalize(raw: Tensor) -> Tensor:
-    """Each channel's histogram flattened."""
+    """Return each channel's histogram flattened."""
     batch, channels = raw.shape[:2]
     values = raw.flatten(2).long()  # (B, C, H·W)
     counts = torch.zeros((batch, channels, 256), dtype=torch.int64, device=raw.device)

@@ -63,18 +63,18 @@ class Tokenizer:
         return texts
 
     def token(self, piece: str) -> int | None:
-        """The token of a piece of text as it stands in the vocabulary; None if there is none."""
+        """Return the token of a piece of text as it stands in the vocabulary; None if there is none."""
         found: int | None = self._inner.token_to_id(piece)
         return found
 
     def to_json(self) -> str:
-        """All that determines it; equal tokenizers have equal texts."""
+        """Return all that determines it; equal tokenizers have equal texts."""
         text: str = self._inner.to_str()
         return text
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
-        """The tokenizer of `to_json`, or of a file tokenizer.json.
+        """Return the tokenizer of `to_json`, or of a file tokenizer.json.
 
         Raises:
             DataError: the text describes no tokenizer, or one whose token 0 does not fill up.
@@ -97,7 +97,7 @@ class Tokenizer:
 
 
 def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A tokenizer of lower-cased words and pieces of words, the most frequent ones of some texts.
+    """Return a tokenizer of lower-cased words and pieces of words, the most frequent ones of some texts.
 
     The pieces are those of byte-pair encoding (Sennrich et al., arXiv:1508.07909), learned within words and
     punctuation; accents are dropped. Deterministic.
@@ -128,7 +128,7 @@ def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a file tokenizer.json, or of a folder that holds one, such as a checkpoint's of T5.
+    """Return the tokenizer of a file tokenizer.json, or of a folder that holds one, such as a checkpoint's of T5.
 
     Raises:
         DataError: there is no such file, or it holds no tokenizer.

@@ -136,7 +136,7 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def kornia_view(raw: Tensor, generator: Generator) -> Tensor:
-    """As `contrastive_view` with its defaults, of 3 channels, by the operations of kornia 0.4.1.
+    """Do as `contrastive_view` with its defaults, on 3 channels, by the operations of kornia 0.4.1.
 
     Crops are cut at whole pixels and drawn a little larger and off their place, black where they leave the image; the
     whole batch is jittered in one order; brightness is added, contrast has no middle, saturation is HSV's.
@@ -187,7 +187,7 @@ def kornia_jitter(x: Tensor, amount: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue of images (B, 3, H, W) in [0, 1].
 
     Args:
-        amount: (B, 4) factors of the first three, of which brightness adds what it is above 1; shift of the last.
+        amount: (B, 4) factors of the first three, where brightness adds what it is above 1; shift of the last.
         order: (4,) which of the four, 0 … 3, comes when, for all images.
     """
     brightness, contrast, saturation, hue = amount.view(-1, 4, 1, 1, 1).unbind(1)
