@@ -47,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> bytes:
-    """A checkpoint's bytes.
+    """Return a checkpoint's bytes.
 
     Raises:
         LedgerError: they cannot be read.
@@ -59,7 +59,7 @@ def read(path: Path) -> bytes:
 
 
 def parse(data: bytes, path: Path) -> dict[str, Any]:
-    """The state that a checkpoint's bytes hold; `path` is for messages.
+    """Return the state that a checkpoint's bytes hold; `path` is for messages.
 
     Raises:
         LedgerError: damaged, or of another format.
@@ -126,12 +126,12 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def clone(state: Any) -> Any:
-    """A copy that later training does not change."""
+    """Return a copy that later training does not change."""
     return tree_map(lambda tensor: tensor.detach().clone(), state)
 
 
 def tree_map(function: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """The state with every tensor replaced by what the function makes of it."""
+    """Return the state with every tensor replaced by what the function makes of it."""
     if isinstance(state, Tensor):
         return function(state)
     if isinstance(state, dict):

@@ -13,7 +13,7 @@ import torch
 from clbench.errors import ConfigError
 
 _NO_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed")
-"""What torch says where there is too little memory, of a CPU in a plain RuntimeError."""
+"""What torch says where there is too little memory; for a CPU, in a plain RuntimeError."""
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def enough_memory(who: str) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA if there is one.
+    """Return the device of that name; `auto` is CUDA if there is one.
 
     Raises:
         ConfigError: no such device here.
@@ -60,7 +60,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def gpus(name: str) -> list[str]:
-    """The GPUs of that name: one, or of `cuda` and `auto` all that this process sees.
+    """Return the GPUs of that name: one, or for `cuda` and `auto` all that this process sees.
 
     Raises:
         ConfigError: there is none.
@@ -77,7 +77,7 @@ def gpus(name: str) -> list[str]:
 
 
 def limit_memory(name: str, share: float) -> None:
-    """From now on this process takes no more than a share of that GPU's memory; for several on one GPU."""
+    """Limit this process to a share of that GPU's memory, for several on one GPU."""
     torch.cuda.set_per_process_memory_fraction(share, pick_device(name))
 
 
@@ -89,7 +89,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def keep_freed_memory() -> None:
-    """From now on, what tensors on the CPU free stays with this process, up to 1 GiB, where the C library is glibc.
+    """Keep what tensors on the CPU free with this process, up to 1 GiB, where the C library is glibc.
 
     By default glibc hands large blocks back to the system at once and asks for them again, and the system clears every
     page before it gives it: 7 to 27 % of a slim ResNet-18's time in a fresh process. Environment variables that
@@ -106,7 +106,7 @@ def keep_freed_memory() -> None:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h: free memory at the end of the heap, and the size of a block, from which on it is handed back."""
+"""glibc's names (malloc.h) for the free memory at the heap's end, and the size of a block, that go back at once."""
 
 
 def onednn_on_x86() -> bool:

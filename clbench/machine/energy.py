@@ -39,7 +39,7 @@ class Zone:
 
 
 def zones(root: Path = POWERCAP) -> list[Zone]:
-    """The zones of this machine that are added up; none if one of them cannot be read."""
+    """Return the zones of this machine that are added up; none if one of them cannot be read."""
     found = []
     try:
         for path in sorted(root.glob("intel-rapl:*")):
@@ -91,7 +91,7 @@ class Meter:
         self._millijoules = 0
 
     def start(self) -> None:
-        """From now on what is spent counts."""
+        """Count what is spent from now on."""
         self._look()
         self._running = True
 
@@ -101,7 +101,7 @@ class Meter:
             self._look()
 
     def stop(self) -> None:
-        """Until the next `start` nothing counts."""
+        """Count nothing until the next `start`."""
         if self._running:
             self._look()
         self._running = False

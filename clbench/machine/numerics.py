@@ -22,7 +22,7 @@ import torch
 _C: Any = torch._C
 _backends: Any = torch.backends
 _UNKNOWN = "unknown"
-"""Of an older setting while newer ones contradict it: torch refuses to tell."""
+"""The value of an older setting while newer ones contradict it: torch refuses to tell."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def _attribute(of: str, name: str, wanted: Any) -> _Switch:
 
 
 def _fp32(backend: str, op: str, wanted: str) -> _Switch:
-    """In what float32 is computed: ieee is float32, none leaves it to what is more general, and at last to torch."""
+    """Return how float32 is computed: ieee is float32, none leaves it to the more general setting, and at last to
+    torch."""
     read, write = _C._get_fp32_precision_getter, _C._set_fp32_precision_setter
     return _Switch(
         f"fp32.{backend}.{op}",
@@ -144,12 +145,12 @@ _threads: ContextVar[int | None] = ContextVar("threads", default=None)
 _lock = threading.Lock()
 _inside = 0
 _found: list[Any] = []
-"""How many are inside `pinned`, in all threads; and what the first of them found."""
+"""The number of callers inside `pinned`, in all threads, and what the first of them found."""
 
 
 @contextlib.contextmanager
 def pinned(threads: int | None = None) -> Iterator[None]:
-    """Inside, every switch stands as runs want it; afterwards, as the caller had it.
+    """Set every switch as runs want it inside, and as the caller had it afterwards.
 
     Args:
         threads: CPU threads of the numeric libraries; None leaves their number as it is.
@@ -171,7 +172,7 @@ def pinned(threads: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _of_process() -> Iterator[None]:
-    """The first to enter sets the process's switches, the last to leave gives them back: runs may share a process."""
+    """Let the first to enter set the process's switches and the last to leave give them back: runs may share it."""
     global _inside, _found
     with _lock:
         if not _inside:
@@ -194,7 +195,7 @@ def _write(switches: tuple[_Switch, ...], values: list[Any]) -> None:
 
 @contextlib.contextmanager
 def _with_threads(threads: int) -> Iterator[None]:
-    """Of torch, and of the libraries below NumPy, SciPy and scikit-learn."""
+    """Set the threads of torch, and of the libraries below NumPy, SciPy and scikit-learn, for a while."""
     from threadpoolctl import threadpool_limits
 
     before, token = torch.get_num_threads(), _threads.set(threads)
@@ -208,7 +209,7 @@ def _with_threads(threads: int) -> Iterator[None]:
 
 
 def describe() -> dict[str, Any]:
-    """How every switch stands, for the record."""
+    """Return how every switch stands, for the record."""
     plain = (bool, int, str, list)
     values = {switch.name: switch.read() for switch in SWITCHES}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

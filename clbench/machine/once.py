@@ -59,10 +59,12 @@ class Kept:
 
     @contextlib.contextmanager
     def evaluating(self, test: object, everyone: Tensor, portion: int) -> Iterator[Asked]:
-        """An evaluation: what `once` gives inside is of the rows that `Asked.show` has last shown.
+        """Begin an evaluation: inside, `once` answers for the rows that `Asked.show` has last shown.
 
         Args:
-            test: whose answers are kept as long as it is. everyone: (N, …) its inputs. portion: of a forward pass.
+            test: whose answers are kept as long as it is.
+            everyone: (N, …) its inputs.
+            portion: rows of a forward pass.
         """
         asked = Asked(self, self.answers.setdefault(test, {}), everyone, portion)
         token = _asked.set(None if _nothing.get() else asked)
@@ -72,12 +74,13 @@ class Kept:
             _asked.reset(token)
 
     def inherit(self, before: object, after: object, sizes: tuple[int, int], portion: int) -> None:
-        """What is kept of one test set is also kept of another that begins with its examples.
+        """Keep what is known of one test set for another that begins with its examples, too.
 
         Portions that lie in both as a whole are taken over, so that each is still computed as it would have been.
 
         Args:
-            sizes: of the two. portion: of a forward pass, in both.
+            sizes: those of the two.
+            portion: rows of a forward pass, in both.
         """
         same = sizes[0] // portion
         heir = self.answers.setdefault(after, {})
@@ -91,7 +94,7 @@ class Kept:
             heir[asked] = answers
 
     def version(self, network: nn.Module) -> int:
-        """How often a network has moved between two looks at it, this one included."""
+        """Return how often a network has moved between two looks at it, this one included."""
         now = [*(p.detach() for p in network.parameters()), *network.buffers()]
         known = self.networks.get(network)
         if known is None:
@@ -101,12 +104,12 @@ class Kept:
         return known.version
 
     def moved(self) -> dict[nn.Module, int]:
-        """Every network that was asked, and how often it has moved after all."""
+        """Return every network that was asked, and how often it has moved after all."""
         return {network: known.version for network, known in self.networks.items()}
 
     def describe(self) -> dict[str, dict[str, int]]:
-        """By name of what was asked: examples and bytes that are kept now, examples for which there is no room, and
-        how often the network has moved."""
+        """Describe, by name of what was asked, the examples and bytes that are kept now, the examples for which there
+        is no room, and how often the network has moved."""
         found: dict[str, dict[str, int]] = {}
         for test, answers in self.answers.items():
             for (name, network), known in answers.items():
@@ -121,7 +124,7 @@ class Kept:
 
 @contextlib.contextmanager
 def keeping_nothing() -> Iterator[None]:
-    """Evaluations that begin inside compute everything anew: what those that keep are compared with."""
+    """Let evaluations that begin inside compute everything anew, to compare those with that keep."""
     token = _nothing.set(True)
     try:
         yield
@@ -163,11 +166,11 @@ class Asked:
         self._versions: dict[nn.Module, int] = {}
 
     def show(self, x: Tensor, rows: slice | Tensor) -> None:
-        """What goes through next: inputs `x` (n, …), which are the test set's at `rows`, a slice or (n,)."""
+        """Tell what goes through next: inputs `x` (n, …), which are the test set's at `rows`, a slice or (n,)."""
         self.x, self.rows = x, rows
 
     def answer(self, name: str, network: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """(n, …) of the rows, of which only portions that nobody has asked for are computed."""
+        """Return the answers (n, …) for the rows; only portions that nobody has asked for are computed."""
         assert self.x is not None
         if network not in self._versions:
             self._versions[network] = self.kept.version(network)
@@ -191,7 +194,7 @@ class Asked:
         return known.values[self.rows]
 
     def _portions(self) -> list[int]:
-        """Those that the rows lie in."""
+        """Return those that the rows lie in."""
         if isinstance(self.rows, slice):
             return list(range(self.rows.start // self.portion, -(-self.rows.stop // self.portion)))
         numbers: list[int] = (self.rows // self.portion).unique().tolist()
@@ -208,7 +211,7 @@ def _hold(beside: dict[tuple[str, nn.Module], _Answers], known: _Answers, like: 
 
 
 def _same(before: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
-    """Whether no bit differs; of what is on a GPU, with one wait."""
+    """Whether no bit differs; on a GPU, it takes one wait."""
     if len(before) != len(now) or any(a.shape != b.shape for a, b in zip(before, now, strict=True)):
         return False
     pairs = list(zip(before, now, strict=True))

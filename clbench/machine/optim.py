@@ -12,7 +12,7 @@ from clbench.config import OptimConfig
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that a configuration names."""
+    """Return the optimizer that a configuration names."""
     if optim.name == "sgd":
         return torch.optim.SGD(
             parameters,

@@ -38,7 +38,9 @@ class Ranks:
     """The processes of a run, and which one this is; without torchrun, the only one.
 
     Attributes:
-        rank: of this process, from 0. size: W, how many there are. local: of this process on its machine.
+        rank: that of this process, from 0.
+        size: W, how many there are.
+        local: rank of this process on its machine.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
@@ -56,7 +58,7 @@ class Ranks:
         return self.size == 1
 
     def device(self, name: str) -> torch.device:
-        """The device of that name; of several GPUs, this process's own.
+        """Return the device of that name; where there are several GPUs, this process's own.
 
         Raises:
             ConfigError: there is none for this process.
@@ -72,14 +74,14 @@ class Ranks:
     # --- who does what ---
 
     def share(self, n: int) -> slice:
-        """The rows of n that are this process's: as many for each, one more for the first ones."""
+        """Return the rows of n that are this process's: as many for each, one more for the first ones."""
         each, more = divmod(n, self.size)
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
     @contextlib.contextmanager
     def sharing(self, batch: Batch | None = None) -> Iterator[None]:
-        """Inside, forward passes are shared; outside, every process makes them whole."""
+        """Share forward passes inside; outside, every process makes them whole."""
         if not self.alone:
             self._sharing, self._batch = True, batch
         try:
@@ -136,7 +138,7 @@ class Ranks:
         return torch.cat([rows[: n // self.size + (r < n % self.size)] for r, rows in enumerate(found)])
 
     def sum(self, values: Tensor) -> Tensor:
-        """Of all processes, in place."""
+        """Add up the values of all processes, in place."""
         if not self.alone:
             _talk(distributed.all_reduce, values)
         return values
@@ -153,7 +155,7 @@ class Ranks:
             torch._foreach_copy_(same, [piece.view(g.shape) for piece, g in zip(pieces, same, strict=True)])
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag, whether it is up in any process."""
+        """Return each flag, whether it is up in any process."""
         if self.alone:
             return flags
         told = torch.tensor(flags, dtype=torch.int32)
@@ -161,7 +163,7 @@ class Ranks:
         return tuple(bool(flag) for flag in told.tolist())
 
     def lead(self, act: Callable[[], bytes]) -> bytes:
-        """What the first process's `act` returns, in every process.
+        """Return what the first process's `act` returns, in every process.
 
         Raises:
             ClbenchError: in the others, with the message of what it raised in the first.
@@ -181,7 +183,7 @@ class Ranks:
         return self._told(answer)[1:]
 
     def _told(self, words: bytes) -> bytes:
-        """The first process's bytes."""
+        """Return the first process's bytes."""
         length = torch.tensor(len(words))
         _talk(distributed.broadcast, length, 0)
         text = torch.empty(int(length), dtype=torch.uint8)
@@ -229,7 +231,7 @@ ALONE = Ranks()
 
 @functools.cache
 def join() -> Ranks:
-    """The processes that torchrun has started, this one among them; `ALONE` without torchrun."""
+    """Return the processes that torchrun has started, this one among them; `ALONE` without torchrun."""
     rank, size, local = place()
     if size == 1:
         return ALONE
@@ -243,7 +245,7 @@ def join() -> Ranks:
 
 
 def _talk(how: Callable[..., object], *what: object) -> None:
-    """A message that every process takes part in.
+    """Exchange a message that every process takes part in.
 
     Raises:
         ClbenchError: another one has gone.

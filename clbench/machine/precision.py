@@ -34,7 +34,7 @@ class Precision:
         self._scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Around a forward pass."""
+        """Wrap a forward pass."""
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self._dtype)
@@ -44,7 +44,7 @@ class Precision:
         self.scale(loss).backward()
 
     def scale(self, value: Tensor) -> Tensor:
-        """Times what `backward` multiplies losses, and therefore gradients, by."""
+        """Return the factor by which `backward` multiplies losses, and therefore gradients."""
         return value if self._scaler is None else self._scaler.scale(value)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
@@ -53,7 +53,7 @@ class Precision:
             self._scaler.unscale_(optimizer)
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer update; fp16 leaves it out when a gradient overflowed."""
+        """Make one optimizer update; fp16 leaves it out when a gradient overflowed."""
         if self._scaler is None:
             optimizer.step()
         else:

@@ -80,7 +80,8 @@ def refuse_while_importing() -> None:
 
 
 def _defined_in_script(sent: object) -> str | None:
-    """The first function or class that pickling `sent` would look up in the caller's script; None if there is none."""
+    """Return the first function or class that pickling `sent` would look up in the caller's script; None if there is
+    none."""
     finder = _Finder(_Nowhere())
     # What cannot be pickled is told by whoever sends it.
     with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):

@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, consumer: str) -> int:
-    """A 63-bit seed for one consumer of randomness; equal on every machine."""
+    """Return a 63-bit seed for one consumer of randomness; equal on every machine."""
     digest = hashlib.sha256(f"clbench {seed} {consumer}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextlib.contextmanager
 def global_rng(device: torch.device, seed: int, state: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """torch's global generator, which dropout draws from, is the run's inside and the caller's again afterwards.
+    """Lend torch's global generator, which dropout draws from, to the run inside; it is the caller's again afterwards.
 
     Args:
         device: the run's; its generator is lent besides the CPU's.
@@ -36,7 +36,7 @@ def global_rng(device: torch.device, seed: int, state: Mapping[str, Tensor] | No
 
 
 def global_rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Where the global generators stand now."""
+    """Return where the global generators stand now."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

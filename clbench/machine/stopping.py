@@ -37,7 +37,7 @@ _stops: list[Callable[[], object]] = []
 
 @contextlib.contextmanager
 def stoppable(stop: Callable[[], object]) -> Iterator[None]:
-    """Inside, the first signal calls `stop`, and what runs is to end where it can go on from; then the program ends.
+    """Let the first signal inside call `stop`, so that what runs ends where it can go on from; then end the program.
 
     A signal whose handler is not the default one keeps it, and all do in threads beside the main one.
 
@@ -92,7 +92,7 @@ def stoppable(stop: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Handlers that are taken inside, by another package, are given back."""
+    """Give back the handlers that another package takes inside."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -103,14 +103,14 @@ def kept() -> Iterator[None]:
 
 
 def ask() -> bool:
-    """Ask all that is `stoppable` in this process to end; whether there was something."""
+    """Ask all that is `stoppable` in this process to end; return whether there was something."""
     for stop in (stops := [*_stops]):
         stop()
     return bool(stops)
 
 
 def ended_by(number: int) -> str:
-    """For a message."""
+    """Name what ended it, for a message."""
     return "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
 
 
@@ -122,7 +122,7 @@ def _end(number: int, frame: object = None) -> NoReturn:
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Stopped`, as SIGINT raises `KeyboardInterrupt` in any program of Python's."""
+    """Let SIGTERM and SIGHUP raise `Stopped` inside, as SIGINT raises `KeyboardInterrupt` in any Python program."""
     taken: list[int] = []
     if threading.current_thread() is threading.main_thread():
         taken = [n for n in SIGNALS if signal.getsignal(n) == signal.SIG_DFL]
@@ -136,6 +136,6 @@ def ending() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """In a process beside a run's own: the run decides when it ends."""
+    """Ignore signals in a process beside a run's own: the run decides when it ends."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

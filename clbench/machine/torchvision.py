@@ -20,7 +20,7 @@ _kept: list[Any] = []
 
 
 def torchvision() -> ModuleType:
-    """The torchvision module. Call this before importing timm or another library that imports it itself.
+    """Return the torchvision module. Call this before importing timm or another library that imports it itself.
 
     On Linux the package index serves torchvision built against CUDA. Beside a torch without CUDA its compiled
     operators do not load, and `import torchvision` raises `operator torchvision::nms does not exist`, as it
