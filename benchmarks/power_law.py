@@ -48,7 +48,7 @@ def power_law(
         class_order: natural, or drawn from the seed.
         schedule: how the weight of an experience falls with its age ℓ: power (ℓ^−rate), exponential, uniform,
             recency (the last one only), none; or blocked: all old examples with the last experience.
-        rate: of the fall.
+        rate: how fast it falls.
         old: old examples in each experience but the first, in all; in the other readings of each that recurs.
         reading: block (the same total for every schedule), probabilistic, or renewal.
         chance: of the last two: probability that the last experience recurs.
