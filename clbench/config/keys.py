@@ -63,7 +63,7 @@ def override(
     parts: Sequence[str],
     given_benchmark: bool,
 ) -> set[Address]:
-    """Values by key over the tree; which settings they are."""
+    """Write values by key over the tree; return which settings they are."""
     addresses: dict[Address, str] = {}
     # The model first: which other keys there are depends on it, and its parameters go with the old one.
     for key in sorted(given, key=lambda key: key not in ("model", "model.name")):
@@ -78,7 +78,7 @@ def override(
 def address_of(
     key: str, benchmark: str, parts: Sequence[str], tree: Mapping[str, Any], given_benchmark: bool
 ) -> Address:
-    """Where a key of the command line belongs in the tree."""
+    """Return where a key of the command line belongs in the tree."""
     places = places_of(benchmark, parts, tree, given_benchmark)
     known = sorted({*places, *(f"{p[0][0]}.{k}" for k, p in places.items() if p[0][0] in SECTIONS)})
     if "." in key:
@@ -114,7 +114,7 @@ def address_of(
 
 
 def no_setting(key: str, known: Sequence[str], parts: Sequence[str]) -> str:
-    """What to write in place of a key that is no setting: the option that it is, or the nearest settings."""
+    """Return what to write in place of a key that is no setting: the option that it is, or the nearest settings."""
     if key in ELSEWHERE or key in Execution.model_fields:
         option = ELSEWHERE.get(key, f"execution={{'{key}': …}} of clbench.run")
         return f"'{key}' says how runs are carried out, and is no setting of one; give it as {option}."
@@ -124,7 +124,7 @@ def no_setting(key: str, known: Sequence[str], parts: Sequence[str]) -> str:
 def places_of(
     benchmark: str, parts: Sequence[str], tree: Mapping[str, Any], given_benchmark: bool
 ) -> dict[str, list[Address]]:
-    """Every key that may stand alone, with the addresses it could mean."""
+    """Return every key that may stand alone, with the addresses it could mean."""
     places: dict[str, list[Address]] = {}
 
     def add(key: str, address: Address) -> None:

@@ -41,14 +41,14 @@ def resolve(
     suite: Sequence[Mapping[str, Any]] = (),
     given_benchmark: bool = False,
 ) -> RunConfig:
-    """The configuration of a run, complete and checked.
+    """Return the configuration of a run, complete and checked.
 
     Args:
         benchmark, strategy: registered names; the strategy may be a chain, `derpp+refresh`.
         overrides: `key → value`, as on the command line: `memory`, `optim.lr`, `derpp.alpha`,
             `stream.experiences`; of several, each over the one before. A key without a dot means the one
             parameter or field of that name there is.
-        seed: of everything, unless `seeds.order`, `seeds.init` or `seeds.data` says otherwise.
+        seed: for everything, unless `seeds.order`, `seeds.init` or `seeds.data` says otherwise.
         file: a configuration as read from YAML: the sections of `RunConfig`, and keys as on the command line.
         suite: `key → value` of a suite, under the file.
         given_benchmark: the benchmark is an object of the caller's, not a registered name.
@@ -122,23 +122,23 @@ def resolve(
 
 
 def config_file(*parts: str) -> Path | None:
-    """A file of the shipped `configs/`, or None."""
+    """Return a file of the shipped `configs/`, or None."""
     file = _configs().joinpath(*parts)
     return file if file.is_file() else None
 
 
 def suite_names() -> list[str]:
-    """The shipped suites."""
+    """Return the shipped suites."""
     return shipped("suites")
 
 
 def shipped(folder: str) -> list[str]:
-    """The names of the configurations in a folder of the shipped `configs/`."""
+    """Return the names of the configurations in a folder of the shipped `configs/`."""
     return sorted(file.stem for file in (_configs() / folder).glob("*.yaml"))
 
 
 def _configs() -> Path:
-    """The folder of shipped configurations: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of shipped configurations: inside the package in a wheel, beside it in a checkout."""
     return ROOT / "configs"
 
 
@@ -152,7 +152,7 @@ def _layers(benchmark: str, parts: Sequence[str]) -> list[tuple[str, dict[str, A
 
 
 def _merge(tree: dict[str, Any], layer: Mapping[str, Any], parts: Sequence[str], where: str) -> set[Address]:
-    """A layer over the tree; which settings it sets. `params` may leave out the name of a single strategy."""
+    """Merge a layer over the tree; return what it sets. `params` may leave out the name of a single strategy."""
     known, settings = list(RunConfig.model_fields), set[Address]()
     for key, value in layer.items():
         if key not in known:
@@ -183,7 +183,7 @@ def _merge_file(
     parts: Sequence[str],
     given_benchmark: bool,
 ) -> set[Address]:
-    """A user's file over the tree: sections as in a run's `config.yaml`, and keys as on the command line.
+    """Merge a user's file over the tree: sections as in a run's `config.yaml`, and keys as on the command line.
 
     Returns:
         which settings it sets.
@@ -245,7 +245,7 @@ def _all_arguments(who: str, build: Any, given: dict[str, Any]) -> dict[str, Any
 
 
 def plain(value: Any) -> Any:
-    """A value as YAML and JSON hold it."""
+    """Return a value as YAML and JSON hold it."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):

@@ -145,7 +145,7 @@ class EvaluationConfig(_Tree):
         error: racing: probability that an extremum is wrong, over the whole run; 0 is certain.
         future: whether the full evaluations at experience ends include experiences that are still to come, as
             forward transfer needs; false saves time on long streams.
-        seed: of the choice and the order of test examples.
+        seed: for the choice and the order of test examples.
         batch_size: examples in one forward pass; None chooses by device, network and cache.
         network: whether full evaluations measure the network, too: norms of its weights, effective learning rate,
             dormant units and effective rank of its features.
@@ -195,7 +195,7 @@ class EvaluationConfig(_Tree):
 
 
 class Seeds(_Tree):
-    """Separate seeds: of the stream (class order, permutations), the initialisation, and all that training
+    """Separate seeds: for the stream (class order, permutations), the initialisation, and all that training
     draws."""
 
     order: Seed
@@ -228,7 +228,7 @@ class RunConfig(_Tree):
     selection: Selection = DEFAULTS
 
     def parts(self) -> list[str]:
-        """The registered names of a chain, in order."""
+        """Return the registered names of a chain, in order."""
         return self.strategy.split("+")
 
 
@@ -247,7 +247,7 @@ class Execution(_Tree):
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
             closer than twenty times what writing one takes, unless this is 0: after every step. None writes none.
         log: observers: csv, tensorboard, wandb.
-        project, group: of wandb; None takes what its own variables say, or clbench, and benchmark and strategy.
+        project, group: those of wandb; None takes what its own variables say, or clbench, and benchmark and strategy.
     """
 
     device: str = "auto"
@@ -290,7 +290,7 @@ def cores() -> int:
 
 
 def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
-    """A checked configuration object.
+    """Return a checked configuration object.
 
     Raises:
         ConfigError: names the key, what is allowed and what was given.
@@ -323,7 +323,7 @@ def validate(model: type[Any], tree: Mapping[str, Any], where: str = "") -> Any:
 
 
 def _hint_at(model: type[BaseModel], path: tuple[Any, ...]) -> Any:
-    """The annotation of what stands at a path; None where it is not known."""
+    """Return the annotation of what stands at a path; None where it is not known."""
     hint: Any = model
     for key in path:
         inner = taken_apart(hint)[0]

@@ -42,7 +42,7 @@ REPLACED: dict[Address, tuple[Address, ...]] = {
 
 
 def experiences_of(name: str) -> int | None:
-    """The k of first-k-experiences; None of any other name."""
+    """Return the k of first-k-experiences; None for any other name."""
     found = _FIRST.fullmatch(name)
     return int(found[1]) if found else None
 
@@ -52,7 +52,7 @@ def is_protocol(name: Any) -> bool:
 
 
 def known(name: str) -> str:
-    """A protocol's name, as it is.
+    """Return a protocol's name, as it is.
 
     Raises:
         ConfigError: there is no such protocol; says the nearest one.
@@ -82,7 +82,7 @@ class Choice(NamedTuple):
 
 
 def read(given: Any, benchmark: str, strategy: str) -> Choice:
-    """What a layer says under `selection`.
+    """Return what a layer says under `selection`.
 
     Args:
         benchmark, strategy: what the layer is for, if it names a protocol alone.
@@ -118,7 +118,7 @@ class Chosen:
         self._settings: dict[Address, Any] = {}
 
     def laid(self, settings: Iterable[Address], tree: Mapping[str, Any], strategy: str = "") -> None:
-        """A layer lies over those before.
+        """Lay a layer over those before.
 
         Args:
             settings: which it sets. tree: with it. strategy: what it is for, if not for what runs.
@@ -136,7 +136,8 @@ class Chosen:
             self._settings = {at: _at(tree, at) for at in chosen}
 
     def now(self, tree: Mapping[str, Any]) -> str:
-        """The protocol of a configuration: that named last, unless a setting that it chose was changed or replaced."""
+        """Return the protocol of a configuration: that named last, unless a setting that it chose was changed or
+        replaced."""
         same = all(_at(tree, at) == value for at, value in self._settings.items())
         return self.protocol if same or self.protocol == DEFAULTS else FIXED
 
@@ -148,7 +149,7 @@ def _at(tree: Any, address: Address) -> Any:
 
 
 def leaves(tree: Any, above: Address) -> Iterator[Address]:
-    """Where the settings of a part of a tree stand, which itself stands at `above`."""
+    """Yield where the settings of a part of a tree stand, which itself stands at `above`."""
     if not isinstance(tree, Mapping):
         yield above
         return

@@ -19,7 +19,7 @@ import yaml
 from clbench.errors import ConfigError
 
 _NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""What YAML's reader raises, of a thousand brackets, too."""
+"""What YAML's reader raises, for a thousand brackets, too."""
 
 _BOOL, _INT, _FLOAT, _NULL, _MERGE = (
     f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "merge")
@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
     _around: tuple[yaml.Node | None, ...] = ()
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The node of the next events, which is not one that it lies in."""
+        """Return the node of the next events, which is not one that it lies in."""
         before = self._around
         self._around = (*before, parent)
         if (
@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys are words, each once; what `<<` merges in lies under it."""
+        """Return a mapping whose keys are words, each once; what `<<` merges in lies under it."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == _MERGE:
@@ -145,7 +145,7 @@ def dump(tree: Any, **how: Any) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
         ConfigError: missing, unreadable, not a mapping, a key twice or a value that is refused; names file and line.
@@ -171,7 +171,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str) -> Any:
-    """The tree that a text holds, not to be changed: each of thousands of runs reads the same few files."""
+    """Return the tree that a text holds, not to be changed: each of thousands of runs reads the same few files."""
     return yaml.load(text, _Loader)
 
 

@@ -105,6 +105,6 @@ class Scorer(Head):
 
 
 def head_of(model: nn.Module) -> Head:
-    """The head of a network; one that has none, as a foreign loop's may, counts as a scorer itself."""
+    """Return the head of a network; one that has none, as a foreign loop's may, counts as a scorer itself."""
     head = getattr(model, "head", model)
     return head if isinstance(head, Head) else Scorer(head)

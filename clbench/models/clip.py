@@ -59,7 +59,7 @@ class DualEncoder(nn.Module):
         raise NotImplementedError
 
     def text_sources(self) -> list[Tensor]:
-        """What `text` depends on beside its arguments."""
+        """Return what `text` depends on beside its arguments."""
         raise NotImplementedError
 
     def expects(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -298,7 +298,7 @@ def _encoder(config: Mapping[str, Any]) -> nn.Module:
 
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of pixels in [0, 1], as CLIP normalises them."""
+"""Mean and deviation by which CLIP normalises pixels in [0, 1]."""
 
 TEXT: dict[str, Any] = {
     "vocab_size": 49408,
@@ -440,7 +440,8 @@ def read_clip(folder: str | Path) -> Clip:
 
 
 def read_sentences(name: str) -> tuple[Bert, Tokeniser]:
-    """A sentence encoder from a folder, or from an installed package that holds one in `model/`, and its tokeniser.
+    """Return a sentence encoder from a folder, or from an installed package that holds one in `model/`, and its
+    tokeniser.
 
     The package is found and not imported.
 
@@ -455,7 +456,7 @@ def read_sentences(name: str) -> tuple[Bert, Tokeniser]:
 
 
 def tokeniser(folder: Path, longest: int) -> Tokeniser:
-    """The tokeniser of a folder's tokenizer.json.
+    """Return the tokeniser of a folder's tokenizer.json.
 
     Raises:
         DataError: there is none, or it is damaged.

@@ -111,7 +111,8 @@ def check_reach(model: Classifier, name: str, input_shape: Shape, build: Build, 
 
 
 def padded(build: Build, trial: Build, input_shape: Shape, usual: int) -> Classifier:
-    """The model for the smallest images, not smaller than these, all of whose pixels it sees; it fills these up itself.
+    """Return the model for the smallest images, not smaller than these, all of whose pixels it sees; it fills these up
+    itself.
 
     Zeros come in on all sides, after normalisation, so that they are the mean; an odd one more below and on the right.
 
@@ -152,7 +153,8 @@ class Pad:
 
 
 def _fitting(build: Build, first: tuple[Shape, Classifier], step: int) -> Shape | None:
-    """The nearest shape, going up or down, all of whose pixels the model sees; the first one if it does so already.
+    """Return the nearest shape, going up or down, all of whose pixels the model sees; the first one if it does so
+    already.
 
     Args:
         first: the shape to begin with, and the model for it; its windows are those at every size.
@@ -182,7 +184,7 @@ def _fitting(build: Build, first: tuple[Shape, Classifier], step: int) -> Shape 
 
 
 def _taken(build: Build, input_shape: Shape, usual: int) -> tuple[Shape, Classifier]:
-    """The smallest images, not smaller than these, that the model takes at all, and the model for them.
+    """Return the smallest images, not smaller than these, that the model takes at all, and the model for them.
 
     That it takes any is found out first, at its usual size. Then sizes grow on a coarse grid until it takes one, and
     finer grids are looked through below that one.
@@ -192,7 +194,7 @@ def _taken(build: Build, input_shape: Shape, usual: int) -> tuple[Shape, Classif
     """
 
     def on(grid: int, side: int) -> Shape:
-        """The next shape on a grid, no side shorter than this."""
+        """Return the next shape on a grid, no side shorter than this."""
         return (input_shape[0], *(-(-max(n, side) // grid) * grid for n in input_shape[1:]))
 
     with contextlib.suppress(ConfigError):
@@ -224,7 +226,7 @@ def _axes(missing: Tensor) -> list[bool]:
 
 
 def _seeing(model: nn.Module, input_shape: Shape) -> list[nn.Module]:
-    """The modules that are given the images as they are."""
+    """Return the modules that are given the images as they are."""
     return [module for module, given in _calls(model, input_shape) if tuple(given.shape[1:]) == input_shape]
 
 
@@ -247,7 +249,7 @@ def _windows(model: nn.Module, input_shape: Shape) -> list[list[tuple[int, int, 
 
 
 def _at(value: Any, axis: int) -> int | None:
-    """A setting of an axis; None where it is a word, such as "same"."""
+    """Return a setting of an axis; None where it is a word, such as "same"."""
     one = value[axis % len(value)] if isinstance(value, tuple | list) else value
     return one if isinstance(one, int) else None
 
@@ -261,7 +263,8 @@ def _clear(windows: Sequence[Sequence[tuple[int, int, int]]], axis: int, size: i
 
 
 def _calls(model: nn.Module, input_shape: Shape) -> list[tuple[nn.Module, Tensor]]:
-    """The modules below a model, in the order in which they are called with images, and what they are given first."""
+    """Return the modules below a model, in the order in which they are called with images, and what they are given
+    first."""
     calls: list[tuple[nn.Module, Tensor]] = []
 
     def look(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -335,7 +338,7 @@ def _probing(model: nn.Module, generator: torch.Generator | None) -> Iterator[No
 
 
 def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
-    """A benchmark whose inputs come to the model as it wants them: whole numbers as tokens, or as numbers.
+    """Return a benchmark whose inputs come to the model as it wants them: whole numbers as tokens, or as numbers.
 
     Tokens are for a network that embeds them; to any other, whole numbers are features like those with a point.
 
@@ -386,7 +389,7 @@ def _check_tokens(pool: Pool, size: int, who: str) -> None:
 
 @torch.no_grad()
 def vocabulary(model: Classifier, input_shape: Shape) -> int | None:
-    """How many tokens a network tells apart; None if it computes with the inputs' values.
+    """Return how many tokens a network tells apart; None if it computes with the inputs' values.
 
     Raises:
         IncompatibleError: it takes neither.
@@ -455,7 +458,8 @@ def check_finite(benchmark: Benchmark, precision: str) -> None:
 
 
 def reach(benchmark: Benchmark) -> float | None:
-    """The largest magnitude, to be expected from the pools, of a training input once normalised; None of tokens."""
+    """Return the largest magnitude, to be expected from the pools, of a training input once normalised; None for
+    tokens."""
     ends = [_ends(benchmark, pool).abs().max() for pool in _pools(benchmark.train)]
     return max((float(end) for end in ends), default=None)
 
@@ -479,7 +483,7 @@ def _ends(benchmark: Benchmark, pool: Pool) -> Tensor:
 
 
 def _largest_lost(benchmark: Benchmark, stream: Stream, dtype: torch.dtype) -> tuple[float, int, bool] | None:
-    """Of the inputs that are infinite in a type once normalised: the largest as stored, its experience, and whether it
+    """Return the largest input, as stored, that is infinite in a type once normalised; its experience; and whether it
     is infinite in float32 already. None where there is none.
     """
     found: tuple[float, int, bool] | None = None

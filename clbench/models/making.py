@@ -95,7 +95,7 @@ def _unknown(name: str) -> RegistryError:
 def _with_timm_weights(
     name: str, file: Path, input_shape: tuple[int, ...], num_classes: int, params: dict[str, Any]
 ) -> Classifier:
-    """A timm model with the weights of a file of timm's, fitted to the inputs as timm fits downloaded ones."""
+    """Return a timm model with the weights of a file of timm's, fitted to the inputs as timm fits downloaded ones."""
     bare = name.removeprefix(TIMM)
     if not timm_library().is_model(bare.split(".")[0]):
         raise _unknown(name)
@@ -106,7 +106,7 @@ def _with_timm_weights(
 def _with_checkpoint(
     name: str, folder: Path, input_shape: tuple[int, ...], num_classes: int, params: dict[str, Any]
 ) -> Classifier:
-    """A model of whole checkpoints: an index made of a T5."""
+    """Return a model of whole checkpoints: an index made of a T5."""
     if name != "seq2seq":
         raise ConfigError(f"{folder} is a folder, a checkpoint for the model seq2seq; '{name}' is another.")
     given = {"input_shape": input_shape, "num_classes": num_classes, **params}

@@ -31,7 +31,7 @@ def timm_model(
     num_heads: Count | None = None,
     pad: bool = False,
 ) -> Classifier:
-    """A timm backbone for images of any size, and a new linear head.
+    """Return a timm backbone for images of any size, and a new linear head.
 
     Args:
         name: a model of timm, with the tag of its weights if wanted (`vit_base_patch16_224.augreg_in21k`).

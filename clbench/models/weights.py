@@ -49,7 +49,7 @@ class Weights:
 
 
 def weights_folder(folder: str | Path | None = None) -> Path:
-    """Where weights lie: `folder`, else `CLBENCH_WEIGHTS`, else `weights/`."""
+    """Return where weights lie: `folder`, else `CLBENCH_WEIGHTS`, else `weights/`."""
     return Path(folder or os.environ.get("CLBENCH_WEIGHTS") or "weights")
 
 
@@ -58,7 +58,7 @@ WHOLE = frozenset(("clip",))
 
 
 def find(name: str, *, whole: bool = False) -> Weights:
-    """The weights of an id in the folder, or of a path; the bytes must be those that the id names.
+    """Return the weights of an id in the folder, or of a path; the bytes must be those that the id names.
 
     A path may also be that of a folder with a checkpoint as on the Hugging Face hub, weights in safetensors, or, if
     `whole`, of a file in such a folder.
@@ -94,7 +94,7 @@ def find(name: str, *, whole: bool = False) -> Weights:
 
 
 def id_of(sha256: str) -> str:
-    """The id of weights; with a letter that is no digit, so that no configuration takes it for a number."""
+    """Return the id of weights; with a letter that is no digit, so that no configuration takes it for a number."""
     return f"w{sha256[:DIGITS]}"
 
 
@@ -103,7 +103,7 @@ def _is_id(name: str) -> bool:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """What a file's header says of where it comes from."""
+    """Return what a file's header says of where it comes from."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -119,7 +119,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path) -> Weights:
-    """A checkpoint of several files: its hash is over all that decide what it computes."""
+    """Read a checkpoint of several files: its hash is over all that decide what it computes."""
     files = sorted([*folder.glob(f"*{SUFFIX}"), *folder.glob("*.json")])
     if not any(file.suffix == SUFFIX for file in files):
         raise DataError(
@@ -134,7 +134,7 @@ def _damaged(path: Path) -> DataError:
 
 
 def tensors_of(weights: Weights) -> dict[str, Tensor]:
-    """What a file of weights holds, on the CPU.
+    """Return what a file of weights holds, on the CPU.
 
     Raises:
         DataError: it is damaged.

@@ -34,7 +34,7 @@ SYMBOLS = 11
 
 
 def naive(n: int, width: int | None = None) -> list[str]:
-    """The numbers 0 … n − 1 in decimal, "naively structured" identifiers (Tay et al., arXiv:2202.06991).
+    """Return the numbers 0 … n − 1 in decimal, "naively structured" identifiers (Tay et al., arXiv:2202.06991).
 
     Args:
         width: digits of each, with leading zeros; None writes numbers as they are.
@@ -79,7 +79,7 @@ class SemanticIds:
         self.ids = [path + str(node.take()) for node, path in paths]
 
     def _split(self, x: Floats) -> tuple[_Cluster, list[tuple[_Cluster, str]]]:
-        """The tree over rows (N, E), and for each row its leaf and the path there."""
+        """Return the tree over rows (N, E), and for each row its leaf and the path there."""
         distinct = len(np.unique(x, axis=0))
         if len(x) <= self.leaf or distinct == 1:  # what is equal cannot be told apart
             node = _Cluster()
@@ -242,7 +242,7 @@ class Trie:
 
     @staticmethod
     def of(symbols: Tensor) -> Trie:
-        """The tree of identifiers (C, L), as `spell` gives them."""
+        """Return the tree of identifiers (C, L), as `spell` gives them."""
         node = torch.zeros(len(symbols), dtype=torch.int64)  # (C,) where each identifier has arrived
         going = torch.ones(len(symbols), dtype=torch.bool)
         edges, paths, nodes = [], [], 1
@@ -278,7 +278,7 @@ def beam_search(
     width: int = 10,
     seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest documents, found from left to right with `width` beginnings kept at each symbol.
+    """Return the likeliest documents, found from left to right with `width` beginnings kept at each symbol.
 
     No document comes twice. With a width of all documents or more, the search is exact.
 

@@ -89,7 +89,7 @@ def pack(states: Tensor, present: Tensor) -> Tensor:
 
 
 def unpack(features: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """What `pack` packed, from features (B, T·(D + 1)) with D = width."""
+    """Return what `pack` packed, from features (B, T·(D + 1)) with D = width."""
     states: Tensor = features.unflatten(1, (-1, width + 1))
     return states[..., :-1], states[..., -1] > 0.5
 
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor, prefix: Tensor) -> Tensor:
         """Features (B, T·(D + 1)) and beginnings (B, W, t) → (B, W, t + 1, SYMBOLS) logits.
 
-        Of each beginning, what follows 0, 1 … t symbols of it.
+        They say what follows the first 0, 1 … t symbols of each beginning.
         """
         source, present = unpack(features, self.width)
         symbols = F.pad(prefix, (1, 0), value=START)
@@ -234,7 +234,7 @@ class DocidHead(nn.Module, Head):
         return torch.cat(parts, dim=1).masked_fill(~self.seen, MASKED)
 
     def best(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The documents (B, K) that a beam search finds, the likeliest first, and log p(d|x); −1 where there are
+        """Return the documents (B, K) that a beam search finds, the likeliest first, and log p(d|x); −1 where there are
         fewer."""
         tree = Trie(self.follows, self.document, self.paths)
 
