@@ -30,9 +30,8 @@ FAMILIES = {
 """The families of strategies in the order of the documentation."""
 
 SOURCES = {
-    "digits": "scikit-learn's digits, nothing to download",
-    "mnist": "MNIST, Fashion-MNIST",
-    "cifar": "CIFAR-10, CIFAR-100",
+    "split": "classes in turn: digits need no download",
+    "domains": "the same classes, permuted or rotated pixels",
     "pacs": "styles of images",
     "power_law": "recurring environments",
     "random_labels": "plasticity",

@@ -40,7 +40,7 @@ def test_generated_pages_are_current() -> None:
 def test_generated_pages_say_what_every_parameter_means(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     generate = importlib.import_module("generate")
-    for entry in generate._own(getattr(registry, kind)):
+    for entry in generate.own(getattr(registry, kind)):
         page = "\n".join(generate._prose(inspect.getdoc(entry.build)))
         heads = re.findall(r"^- ((?:`\w+`(?:, )?)+): \S", page, re.MULTILINE)
         told = {name for head in heads for name in re.findall(r"\w+", head)}
