@@ -57,13 +57,9 @@ class _Loader(yaml.SafeLoader):
         """Return the node of the next events, which is not one that it lies in."""
         before = self._around
         self._around = (*before, parent)
-        if (
-            self.check_event(yaml.AliasEvent)
-            and self.anchors.get(self.peek_event().anchor) in self._around[1:]
-        ):
-            raise _Refused(
-                self.peek_event().start_mark, f"*{self.peek_event().anchor} lies within what it names"
-            )
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) and self.anchors.get(event.anchor) in self._around[1:]:
+            raise _Refused(event.start_mark, f"*{event.anchor} lies within what it names")
         node = super().compose_node(parent, index)
         self._around = before
         return node

@@ -116,7 +116,7 @@ def arguments(
         case "ER_AML":
             return model, {"model": model, "feature_extractor": Features(model)}
         case "StreamingLDA":
-            net = Features(model)
+            net: nn.Module = Features(model)
             sizes = {"input_size": model.feature_size, "num_classes": benchmark.num_classes}
             return net, {"slda_model": net, **sizes}
         case "CWRStar":
