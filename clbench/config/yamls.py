@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         before = self._around
         self._around = (*before, parent)
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) and self.anchors.get(event.anchor) in self._around[1:]:
+        if self.check_event(yaml.AliasEvent) and self.anchors.get(event.anchor) in self._around[1:]:
             raise _Refused(event.start_mark, f"*{event.anchor} lies within what it names")
         node = super().compose_node(parent, index)
         self._around = before
