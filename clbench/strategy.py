@@ -114,6 +114,9 @@ class Run(Protocol):
         One pass for an example, and more where a network asks a query first.
         """
 
+    def uncounted(self) -> contextlib.AbstractContextManager[None]:
+        """What passes inside is no part of a method's price: predictions for the evaluator, and rehearsals."""
+
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
 

@@ -521,7 +521,7 @@ def check_capture(subject: Subject) -> None:
     run = subject.run(subject.benchmark(), strategy, **how)
     if reason := undeclared(run):
         raise NotApplicable(reason)
-    run.gradients = Gradients(run, run._backward, Tape())
+    run.gradients = Gradients(run, run.backward, Tape())
     run.fit()
     require(not run.gradients.reason, f"a GPU could not record it: {run.gradients.reason}")
     require(
