@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
 from clbench.data.blurry import seamless
+from clbench.engine.batch_of_one import check_stream, explained, lasting
 from clbench.engine.capture import Gradients
 from clbench.engine.costs import costs, memories_of, peak_memory
 from clbench.engine.loading import Feed
-from clbench.engine.lone import check_stream, explained, lasting
 from clbench.engine.observer import Observer, ObserverWarning
 from clbench.engine.points import Points
 from clbench.engine.refusals import (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from clbench.engine.lone import check_pass, norms
+from clbench.engine.batch_of_one import check_pass, norms
 from clbench.engine.points import Points
 from clbench.errors import IncompatibleError
 from clbench.machine.precision import Precision

@@ -16,7 +16,7 @@ from clbench.engine.capture import Gradients, undeclared
 from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.machine import checkpoint
-from clbench.machine.once import keeping_nothing
+from clbench.machine.caching import keeping_nothing
 from clbench.parts import CrossEntropy
 from clbench.registry.arguments import check_arguments, hints_of
 from clbench.strategy import Strategy, chain, overrides
