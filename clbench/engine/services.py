@@ -168,12 +168,9 @@ class Services(Run):
 
     @contextlib.contextmanager
     def repeating(self, moment: Moment) -> Iterator[None]:
-        now = self.moment()
-        self._return_to(moment)
-        try:
+        with self.tentatively():
+            self._return_to(moment)
             yield
-        finally:
-            self._return_to(now)
 
     def moment(self) -> Moment:
         drawn = {name: generator.get_state() for name, generator in self._generators.items()}
