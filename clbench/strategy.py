@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
+from clbench.machine.checkpoint import load_value, save_value
 from clbench.types import NEEDS, Batch, Benchmark, Data, Experience, Order, Output, Stream
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ class Run(Protocol):
 
         One pass for an example, and more where a network asks a query first.
         """
+
+    def uncounted(self) -> contextlib.AbstractContextManager[None]:
+        """What passes inside is no part of a method's price: predictions for the evaluator, and rehearsals."""
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, C) float32 logits of features (B, D), of every class whatever the task."""
@@ -415,7 +419,9 @@ class Strategy:
     def load_state_dict(self, state: State) -> None:
         """Take `state` back; `setup` has run before."""
         for name in self.state:
-            setattr(self, name, load_value(getattr(self, name), state[name], self.run))
+            setattr(
+                self, name, load_value(getattr(self, name), state[name], self.run.frozen, self.run.device)
+            )
 
     # --- what there is to know about it ---
 
@@ -568,53 +574,6 @@ def _nearly(name: str, value: object) -> str:
         known = (
             []
             if callable(value)
-            else [
-                "needs",
-                "state",
-                "idempotent",
-                "replaces",
-                "parallel",
-                "capturable",
-                "from_start",
-                "architecture",
-            ]
+            else [name for name in Strategy.__annotations__ if name not in ("name", "run")]
         )
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
-
-
-MODULE = "__module__"
-"""Marks saved weights of a module, so that a teacher is told from a dictionary of anchors."""
-
-
-def save_value(value: Any) -> Any:
-    """An attribute as a checkpoint holds it: tensors, modules, memories, numbers, and containers of them."""
-    if isinstance(value, nn.Module):
-        return {MODULE: value.state_dict()}
-    if hasattr(value, "state_dict"):
-        return value.state_dict()
-    if isinstance(value, Mapping):
-        return {str(k): save_value(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [save_value(v) for v in value]
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    return value
-
-
-def load_value(current: Any, saved: Any, run: Run) -> Any:
-    """`saved` in the form of `current`. A module that does not exist yet is rebuilt as a frozen copy of the model."""
-    if isinstance(saved, dict) and MODULE in saved:
-        module = current if current is not None else run.frozen()
-        module.load_state_dict(saved[MODULE])
-        return module
-    if hasattr(current, "load_state_dict"):
-        current.load_state_dict(saved)
-        return current
-    if isinstance(saved, dict):
-        inner = current if isinstance(current, Mapping) else {}
-        return {k: load_value(inner.get(k), v, run) for k, v in saved.items()}
-    if isinstance(saved, list):
-        return [load_value(None, v, run) for v in saved]
-    if isinstance(saved, torch.Tensor):
-        return saved.to(run.device)
-    return saved

@@ -45,7 +45,6 @@ class Batch:
         raw: (B, …) as stored in the data set, before augmentation: what a memory may keep.
         index: (B,) int64 row of each example in its experience's data; −1 for rows that are not of it.
         view: (B,) int64, 0 for the first view of an example, 1, 2 … for further ones.
-        replayed: (B,) bool, true for rows that a part has added.
         new: how many rows come from the stream; they are the first ones, so `batch.x[:batch.new]`
             selects them without asking the device.
         first: (n,) int64, which of the stream's rows are first views; None where all are (`firsts`).
@@ -57,12 +56,16 @@ class Batch:
     raw: Tensor
     index: Tensor
     view: Tensor
-    replayed: Tensor
     new: int
     first: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def replayed(self) -> Tensor:
+        """(B,) bool, true for rows that a part has added."""
+        return torch.arange(len(self), device=self.y.device) >= self.new
 
     def stream(self) -> Batch:
         """The rows that come from the stream, without those that parts have added."""
@@ -76,7 +79,6 @@ class Batch:
             self.raw[:n],
             self.index[:n],
             self.view[:n],
-            self.replayed[:n],
             n,
             self.first,
         )
@@ -91,7 +93,7 @@ class Batch:
         return {"x": self.firsts(self.raw), "y": self.firsts(self.y), "task": self.firsts(self.task)}
 
     def join(self, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
-        """This batch with further rows that are not of the stream, marked `replayed`.
+        """This batch with further rows that are not of the stream.
 
         Args:
             x: (M, …) float inputs as the model sees them.
@@ -107,7 +109,6 @@ class Batch:
             torch.cat([self.raw, raw]),
             torch.cat([self.index, outside]),
             torch.cat([self.view, torch.zeros_like(y)]),
-            torch.cat([self.replayed, torch.ones_like(y, dtype=torch.bool)]),
             self.new,
             self.first,
         )

@@ -92,7 +92,6 @@ class ViewBatch(Strategy):
             raw,
             batch.index[row],
             torch.cat([batch.view[:new], view]),
-            batch.replayed[row],
             new,
             batch.first,
         )

@@ -22,7 +22,7 @@ def taped(strategy: str | Strategy = "finetune", **how: Any) -> Engine:
     """A run whose gradients are recorded on a tape."""
     made = make_strategy(strategy) if isinstance(strategy, str) else strategy
     run = tiny_run(made, tiny_benchmark(), **how)
-    run.gradients = Gradients(run, run._backward, Tape())
+    run.gradients = Gradients(run, run.backward, Tape())
     return run
 
 
@@ -107,7 +107,7 @@ def test_a_recording_that_is_wrong_is_not_used() -> None:
         tiny_run(make_strategy("er", memory=20), tiny_benchmark()),
         taped(make_strategy("er", memory=20)),
     )
-    run.gradients = Gradients(run, run._backward, Worn())
+    run.gradients = Gradients(run, run.backward, Worn())
     run.fit()
     plain.fit()
     assert run.gradients.reason.startswith("what was recorded is off by")

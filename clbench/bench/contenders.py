@@ -23,7 +23,7 @@ from clbench.bench.turns import Contender, Gate
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine.engine import Engine
 from clbench.errors import ConfigError
-from clbench.machine.once import keeping_nothing
+from clbench.machine.caching import keeping_nothing
 from clbench.machine.optim import make_optimizer
 from clbench.models import Classifier
 from clbench.runs.lifecycle import make_strategy

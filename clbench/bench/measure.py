@@ -16,7 +16,7 @@ from clbench.bench.packing import packing
 from clbench.bench.turns import Contender, take_turns
 from clbench.config import Execution, resolve
 from clbench.engine import capture
-from clbench.engine.engine import WINDOW
+from clbench.engine.trace import WINDOW
 from clbench.machine.device import keep_freed_memory, pick_device
 from clbench.results import metrics
 from clbench.runs.lifecycle import build, make_model
@@ -202,8 +202,8 @@ def _run(
     values = metrics.compute(curve, ("min_acc", "wc_acc"))
     return {
         **values,
-        "ms": 1e3 * run.evaluator.tick_seconds / whole * STREAMS * IMAGES,
-        "train_ms": 1e3 * run.train_seconds / run.step,
+        "ms": 1e3 * run.evaluator.clock.by["ticks"] / whole * STREAMS * IMAGES,
+        "train_ms": 1e3 * run.clock.seconds / run.step,
         "wall_s": wall,
         "share": float(curve.total[ticks].sum() / whole),
         "disagreement": run.evaluator.describe().get("disagreement", {}).get("judged_differently"),

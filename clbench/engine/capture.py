@@ -159,22 +159,22 @@ class Gradients:
 
     def _record(self, shape: Any, batch: Batch, recorder: Recorder) -> None:
         """Record the gradient of this batch's shape; keep that if it proves right for this batch."""
-        run, counted = self.run, self.run.forwards
-        with run.tentatively(), recorder.aside():
-            self.eager(batch)
-            wanted = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
-        try:
-            with run.tentatively():
-                recording = _Recording(run, self.eager, batch, recorder)
-        except RuntimeError as error:
-            self.reason = f"it cannot be recorded: {str(error).splitlines()[0][:200]}"
-        else:
-            with run.tentatively():
-                recording(batch)
-            apart = distance(wanted, [p.grad for p in run.model.parameters()])
-            if not apart <= TOLERANCE[run.precision.name]:
-                self.reason = f"what was recorded is off by {apart:.1g} of the gradient's norm"
-        run.forwards = counted
+        run = self.run
+        with run.uncounted():
+            with run.tentatively(), recorder.aside():
+                self.eager(batch)
+                wanted = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
+            try:
+                with run.tentatively():
+                    recording = _Recording(run, self.eager, batch, recorder)
+            except RuntimeError as error:
+                self.reason = f"it cannot be recorded: {str(error).splitlines()[0][:200]}"
+            else:
+                with run.tentatively():
+                    recording(batch)
+                apart = distance(wanted, [p.grad for p in run.model.parameters()])
+                if not apart <= TOLERANCE[run.precision.name]:
+                    self.reason = f"what was recorded is off by {apart:.1g} of the gradient's norm"
         if self.reason:
             self._recorder = None
             self.forget()

@@ -10,26 +10,22 @@ strategies own methods. One iteration:
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
-import resource
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
 from clbench.data.blurry import seamless
+from clbench.engine.batch_of_one import check_stream, explained, lasting
 from clbench.engine.capture import Gradients
+from clbench.engine.costs import costs, memories_of, peak_memory
 from clbench.engine.loading import Feed
-from clbench.engine.lone import check_stream, explained, lasting
 from clbench.engine.observer import Observer, ObserverWarning
+from clbench.engine.points import Points
 from clbench.engine.refusals import (
     check_loop,
     check_losses,
@@ -38,12 +34,15 @@ from clbench.engine.refusals import (
     check_parallel,
     check_passes,
 )
+from clbench.engine.saving import Saving
 from clbench.engine.services import Services
+from clbench.engine.trace import Trace, is_finite, losses_of
 from clbench.engine.visible import visible, without_examples
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
-from clbench.machine.checkpoint import nbytes, tree_map
+from clbench.machine.checkpoint import tree_map
+from clbench.machine.clock import Clock
 from clbench.machine.device import keep_freed_memory
 from clbench.machine.energy import Meter
 from clbench.machine.numerics import pinned
@@ -51,17 +50,10 @@ from clbench.machine.optim import make_optimizer, schedule_factor
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
-from clbench.memory import Memory
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
-from clbench.strategy import Place, Strategy, overrides
+from clbench.strategy import Place, Strategy
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
-
-WINDOW = 50
-"""Steps between two looks at the losses; in between nothing waits for the device."""
-
-SAVING = 20.0
-"""Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
 
 
 class Engine(Services):
@@ -92,7 +84,7 @@ class Engine(Services):
         self.examples = 0  # of the stream
         self.forwards = 0  # examples through the model in training, replayed ones and teachers' excluded none
         self.updates = 0
-        self.train_seconds = 0.0
+        self.clock = Clock()  # of training, "train"
         self.energy = Meter(self.device)
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
@@ -101,9 +93,8 @@ class Engine(Services):
         self.place = Place()
         self._steps = 0  # of the experience
         self._order: Order | None = None
-        self._trace: list[tuple[int, float, dict[str, Tensor]]] = []  # step, lr, losses still on the device
-        self._logged = 0.0  # sum of all losses
-        self._constants: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._trace = Trace()
+        self._constants: dict[int, tuple[Tensor, Tensor]] = {}
         self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
 
         model.prepare(without_examples(benchmark, str(strategy)))
@@ -127,14 +118,15 @@ class Engine(Services):
         check_passes(self)
         self.optimizer, self._clip = self._new_optimizer(), config.optim.clip
         self.evaluator = ContinualEvaluator(self, config.evaluation)
-        self._compose(parts)
+        self.points = Points(strategy, self._gradient, self._update)
+        self._task_classes = self._classes_of_tasks()
         check_loop(self)
         for part in parts:
             part.setup(seen)
-        check_memory(self, self._memories())
+        check_memory(self, memories_of(strategy))
         check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
         check_stream(self, self.train[1:], lasting(self))
-        self.gradients = Gradients(self, self._backward)
+        self.gradients = Gradients(self, self.backward)
 
     def optimise(
         self,
@@ -157,13 +149,10 @@ class Engine(Services):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self._lr
                 for raw, y, task in batches(epoch):
-                    hidden, first_view, fresh = self._constants_for(len(y))
-                    if features:
-                        self._step(Batch(raw, y, task, raw, hidden, first_view, fresh, new=len(y)))
-                    else:
-                        x, replayed = self.augment(raw), torch.ones_like(y, dtype=torch.bool)
-                        self._step(Batch(x, y, task, raw, hidden, first_view, replayed, new=0))
-                    if len(self._trace) >= WINDOW:
+                    hidden, first_view = self._constants_for(len(y))
+                    x, new = (raw, len(y)) if features else (self.augment(raw), 0)
+                    self.points.step(Batch(x, y, task, raw, hidden, first_view, new))
+                    if self._trace.full:
                         self._flush()
             self._flush()
         finally:
@@ -182,29 +171,9 @@ class Engine(Services):
         return self.place.phase == "done"
 
     @property
-    def step(self) -> int:
-        return self.place.step
-
-    @property
-    def experience(self) -> int:
-        return self.place.experience
-
-    @property
-    def epoch(self) -> int:
-        return self.place.epoch
-
-    @property
-    def epochs(self) -> int:
-        return -(-self._steps // self.batches_of(len(self.train[self.experience].data)))
-
-    @property
     def at_last_step(self) -> bool:
         """Whether the present step is its experience's last; a foreign loop does not say which one is."""
-        return self._trainer is None and self.place.done + 1 >= self._steps
-
-    @property
-    def total_steps(self) -> int:
-        return sum(self.steps_of(exp) for exp in self.train)
+        return self.points.train_experience is None and self.place.done + 1 >= self._steps
 
     def fit(self, checkpoint: Callable[[], None] | None = None) -> None:
         """Train over the stream, or over what is left of it after resuming.
@@ -217,13 +186,14 @@ class Engine(Services):
         """
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._checkpoint, self._saved_at, self._saving = checkpoint, time.monotonic(), 0.0
+        self._save = Saving(checkpoint, self.execution.checkpoint_seconds)
         seed = derive_seed(self.config.seeds.data, "model")
         with pinned(self.config.threads), global_rng(self.device, seed, self._global_rng):
             self._tell("begin")
             self.energy.start()
             try:
-                self._fit()
+                with self.clock.running("train"):
+                    self._fit()
             except ClbenchError:
                 raise
             except Exception as error:
@@ -261,13 +231,12 @@ class Engine(Services):
 
     def _fit(self) -> None:
         if self.place.phase == "start":
-            self.evaluator.full(-1)
+            with self.clock.stopped():
+                self.evaluator.full(-1)
             self.place.phase = "between"
-        self._resume_clock()
         while self.experience < len(self.train):
             self._fit_experience(self.train[self.experience])
         self.place.phase, self.place.experience = "done", len(self.train) - 1
-        self._stop_clock()
 
     def _fit_experience(self, exp: Experience) -> None:
         self.batch_size = self.batch_size_of(exp)
@@ -280,30 +249,31 @@ class Engine(Services):
             self._admit(exp)
             self._call("begin_experience", visible)
             self.gradients.forget()
-            with self._clock_stopped():
+            with self.clock.stopped():
                 self.evaluator.begin_experience(exp)
             self.place = Place("within", exp.index, step=self.step)
         self.model.train()
         check_stream(self, [exp], [norm for norm in self.norms_of_two if norm.training])
         began = self.step
-        if self._trainer is not None:
+        trainer = self.points.train_experience
+        if trainer is not None:
             self._schedule()
-            self._trainer(visible)
+            trainer(visible)
         else:
             while self.place.done < self._steps:
                 self._fit_epoch(visible)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
-        self.ranks.agree(str(self.strategy), weights_of(self.model), self._logged)
+        self.ranks.agree(str(self.strategy), weights_of(self.model), self._trace.total)
         self.gradients.forget()
         self._call("end_experience", visible)
-        with self._clock_stopped():
-            if self._trainer is not None and self.step > began:
+        with self.clock.stopped():
+            if trainer is not None and self.step > began:
                 self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
             self.evaluator.end_experience()
             self._tell("end_experience")
             self.place = Place("between", self.experience + 1, step=self.step)
-            if self._may_save():
+            if self._save.worth:
                 self._save()
 
     def _fit_epoch(self, exp: Experience) -> None:
@@ -324,7 +294,7 @@ class Engine(Services):
         task = self._task_of(exp)
         feed = self._feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
         for number, (raw, y) in enumerate(feed, start):
-            hidden, first_view, fresh = self._constants_for(len(y))
+            hidden, first_view = self._constants_for(len(y))
             self._iterate(
                 Batch(
                     x=self.augment(raw),
@@ -333,7 +303,6 @@ class Engine(Services):
                     raw=raw,
                     index=rows[number],
                     view=first_view if views is None else views[number],
-                    replayed=fresh,
                     new=len(y),
                     first=None if firsts is None else firsts[number],
                 )
@@ -348,11 +317,11 @@ class Engine(Services):
         self._schedule()
         for update in range(self.config.train.updates):
             given = batch if update == 0 else batch.with_x(self.augment(batch.raw))
-            for extend in self._points["extend"]:
+            for extend in self.points.extend:
                 given = extend(given)
-            out = self._step(given)
+            out = self.points.step(given)
         with torch.no_grad():
-            for after_step in self._points["after_step"]:
+            for after_step in self.points.after_step:
                 after_step(given, out)
         self._stepped(given.new)
 
@@ -360,19 +329,19 @@ class Engine(Services):
         """An iteration is over: counted, looked at, evaluated."""
         self.place.step += 1
         self.examples += examples
-        if len(self._trace) >= WINDOW:
+        if self._trace.full:
             self._flush()
         evaluation, ends = self.config.evaluation, self.at_last_step  # the end is evaluated when all is done
         if evaluation.due(self.step, self.examples - examples, self.examples) and not ends:
-            with self._clock_stopped():
+            with self.clock.stopped():
                 self.evaluator.tick()
         if evaluation.looks(self.step) and not ends:
-            with self._clock_stopped():
+            with self.clock.stopped():
                 self.evaluator.look_at_documents()
         while (
             self.evaluator.segment < len(self.ends) - 1 and self.examples >= self.ends[self.evaluator.segment]
         ):
-            with self._clock_stopped():
+            with self.clock.stopped():
                 self._flush()  # a full evaluation is never taken back
                 self.evaluator.end_segment()
 
@@ -380,7 +349,6 @@ class Engine(Services):
         self.updated(losses)
         self._stepped(examples)
         if self.stop:  # no checkpoint can be written here: where the foreign loop stands is not ours to save
-            self._stop_clock()
             self._flush()
             raise KeyboardInterrupt
 
@@ -391,15 +359,15 @@ class Engine(Services):
         self.ranks.average(self._trainable)
         return out
 
-    def _backward(self, batch: Batch) -> tuple[Output, dict[str, Tensor]]:
-        """Forward, losses, backward."""
+    def backward(self, batch: Batch) -> tuple[Output, dict[str, Tensor]]:
+        """Forward, losses, backward: the output of a batch and its losses, gradients in `.grad`."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._from_features:
             out = Output(self.mask_tasks(self.logits(batch.x), batch.task), batch.x)
         else:
             out = self.forward(batch.x, batch.task)
         losses: dict[str, Tensor] = {}
-        for part in self._losing:
+        for part in self.points.losing:
             named = part.losses(batch, out)
             check_losses(named, f"losses() of {type(part).__name__} in {self.strategy}")
             for name, loss in named.items():
@@ -424,77 +392,39 @@ class Engine(Services):
 
     def _update(self, batch: Batch) -> Output:
         """Gradient and optimizer update: the innermost `step`."""
-        out = self._onion(batch)
+        out = self.points.gradient(batch)
         if not self._losses:  # a method without gradients, or a batch it does not learn from
             return out
         self.precision.unscale(self.optimizer)
-        for gradients in self._points["gradients"]:
+        for gradients in self.points.gradients:
             gradients()
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self._trainable, self._clip)
         self.precision.update(self.optimizer)
         self.updated(self._losses)
         with torch.no_grad():
-            for after_update in self._points["after_update"]:
+            for after_update in self.points.after_update:
                 after_update()
         return out
 
     def updated(self, losses: Mapping[str, Tensor]) -> None:
         check_losses(losses, f"{self.strategy}: updated()", "takes")
         self.updates += 1
-        self._trace.append((self.step, self._lr, {name: loss.detach() for name, loss in losses.items()}))
+        self._trace.add(self.step, self.experience, self._lr, losses)
 
     def _flush(self) -> None:
         """Fetch the losses since the last look in one copy per name; stop if one is not finite."""
         self.energy.look()
-        if not self._trace:
+        if not (rows := self._trace.fetch()):
             return
-        place = self.experience
-        rows: list[dict[str, Any]] = [{"step": n, "experience": place, "lr": lr} for n, lr, _ in self._trace]
-        names = list(dict.fromkeys(name for _, _, losses in self._trace for name in losses))
-        for name in names:
-            having = [i for i, (_, _, losses) in enumerate(self._trace) if name in losses]
-            values = torch.stack([self._trace[i][2][name].float() for i in having]).tolist()
-            for i, value in zip(having, values, strict=True):
-                rows[i][name] = value
-                self._logged += value
-        self._trace = []
-        finite = [all(math.isfinite(row.get(name, 0.0)) for name in names) for row in rows]
-        bad = finite.index(False) if False in finite else None
+        bad = next((i for i, row in enumerate(rows) if not is_finite(row)), None)
         self._tell("window", rows[:bad])
         if bad is not None:
             row = rows[bad]
             self.evaluator.cut(row["step"])  # when it was noticed must not show in the curve
-            terms = {n: row[n] for n in names if n in row}
-            raise DivergedError(row["step"], row["experience"], terms, reach(self.benchmark))
+            raise DivergedError(row["step"], row["experience"], losses_of(row), reach(self.benchmark))
 
     # --- what the loop is made of ---
-
-    def _compose(self, parts: Sequence[Strategy]) -> None:
-        """The points that are written, as lists; the around points, nested with the first part innermost."""
-        names = ("extend", "gradients", "after_update", "after_step", "begin_experience", "end_experience")
-        self._points = {name: [getattr(p, name) for p in parts if overrides(p, name)] for name in names}
-        self._losing = [part for part in parts if overrides(part, "losses")]
-        if not self._losing and not any(overrides(part, "logits") for part in parts):
-            raise IncompatibleError(
-                f"{self.strategy} neither adds a loss nor classifies, so nothing would be learned; chain it "
-                "to a strategy that does, for example finetune."
-            )
-        self._onion: Callable[[Batch], Output] = self._gradient
-        for part in parts:
-            if overrides(part, "gradient"):
-                self._onion = functools.partial(part.gradient, inner=self._onion)
-        self._step: Callable[[Batch], Output] = self._update
-        for part in parts:
-            if overrides(part, "step"):
-                self._step = functools.partial(part.step, inner=self._step)
-        orderer = [part.order for part in parts if overrides(part, "order")]
-        self._orderer = orderer[0] if orderer else None
-        trainer = [part.train_experience for part in parts if overrides(part, "train_experience")]
-        self._trainer = trainer[0] if trainer else None
-        classifier = [part.logits for part in parts if overrides(part, "logits")]
-        self._classifier = classifier[0] if classifier else None
-        self._task_classes = self._classes_of_tasks()
 
     def _admit(self, exp: Experience) -> None:
         """Let the head of a retrieval stream name the documents of this corpus and of those before."""
@@ -504,13 +434,8 @@ class Engine(Services):
 
     def _call(self, point: str, exp: Experience) -> None:
         if self.benchmark.setting.boundaries:
-            for call in self._points[point]:
+            for call in getattr(self.points, point):
                 call(exp)
-
-    def _memories(self) -> list[Memory]:
-        """The stores of all parts; one that parts share counts once."""
-        values = [value for part in self.strategy.parts for value in vars(part).values()]
-        return list({id(value): value for value in values if isinstance(value, Memory)}.values())
 
     def _task_of(self, exp: Experience) -> int:
         return exp.task if self.benchmark.setting.task_labels != "never" else HIDDEN
@@ -520,27 +445,12 @@ class Engine(Services):
         task = self._task_of(exp)
         return exp if exp.task == task else replace(exp, task=task)
 
-    def _constants_for(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Task −1, view 0 and replayed false for n rows, made once per size."""
+    def _constants_for(self, n: int) -> tuple[Tensor, Tensor]:
+        """Task −1 and view 0 for n rows, made once per size."""
         if n not in self._constants:
             zeros = torch.zeros(n, dtype=torch.int64, device=self.device)
-            self._constants[n] = (zeros + HIDDEN, zeros, torch.zeros(n, dtype=torch.bool, device=self.device))
+            self._constants[n] = zeros + HIDDEN, zeros
         return self._constants[n]
-
-    def steps_of(self, exp: Experience) -> int:
-        train = self.config.train
-        if train.iterations is not None:
-            return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
-        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
-        return epochs * self.batches_of(len(exp.data), self.batch_size_of(exp))
-
-    def batch_size_of(self, exp: Experience) -> int:
-        train = self.config.train
-        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
-
-    def batches_of(self, n: int, size: int | None = None) -> int:
-        full, rest = divmod(n, size or self.batch_size)
-        return full if self.config.train.drop_last and full else full + bool(rest)
 
     def _first_views(self, view: Tensor) -> list[Tensor]:
         """For every batch of a pass, the rows (n,) of it that are first views; one copy to the device."""
@@ -549,12 +459,10 @@ class Engine(Services):
 
     def _new_order(self, exp: Experience, epoch: int) -> Order:
         """The rows of a pass: a part's order, or a random one."""
-        if self._orderer is not None:
-            order = self._orderer(exp, epoch)
-            if order is not None:
-                view = order.view.cpu() if order.view is not None else None
-                return Order(order.rows.cpu(), view)
-        return Order(self.permutation(exp, epoch))
+        order = None if self.points.order is None else self.points.order(exp, epoch)
+        if order is None:
+            return Order(self.permutation(exp, epoch))
+        return Order(order.rows.cpu(), None if order.view is None else order.view.cpu())
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         self._trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -572,57 +480,19 @@ class Engine(Services):
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
 
-    # --- clocks ---
-
-    def _resume_clock(self) -> None:
-        self._began = time.perf_counter()
-
-    def _stop_clock(self) -> None:
-        self.train_seconds += time.perf_counter() - self._began
-
-    @contextlib.contextmanager
-    def _clock_stopped(self) -> Iterator[None]:
-        """What happens inside is no training time."""
-        self._stop_clock()
-        yield
-        self._resume_clock()
-
     # --- checkpoints ---
 
     def _between_steps(self) -> None:
         """End here if that was asked for; write a checkpoint if it is time."""
-        seconds = self.execution.checkpoint_seconds
-        due = seconds is not None and time.monotonic() - self._saved_at >= seconds and self._may_save()
-        stop, due = self.ranks.any(self.stop or self.step == self.until, due)  # clocks and signals differ
-        if stop:
-            self._interrupt()
-        if due:
-            with self._clock_stopped():
+        stop, due = self.ranks.any(
+            self.stop or self.step == self.until, self._save.due
+        )  # clocks and signals differ
+        if stop or due:
+            with self.clock.stopped():
                 self._flush()
                 self._save()
-
-    def _may_save(self) -> bool:
-        """Whether the last checkpoint lies far enough back; always, if one is wanted after every step."""
-        if self._checkpoint is None:
-            return False
-        return (
-            not self.execution.checkpoint_seconds
-            or time.monotonic() - self._saved_at >= SAVING * self._saving
-        )
-
-    def _interrupt(self) -> NoReturn:
-        """End between two steps, with a checkpoint, as was asked by setting `stop`."""
-        self._stop_clock()
-        self._flush()
-        self._save()
-        raise KeyboardInterrupt
-
-    def _save(self) -> None:
-        if self._checkpoint is not None and self.execution.checkpoint_seconds is not None:
-            began = time.monotonic()
-            self._checkpoint()
-            self._saved_at = time.monotonic()
-            self._saving = self._saved_at - began
+        if stop:
+            raise KeyboardInterrupt
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the run, to the bit."""
@@ -630,7 +500,10 @@ class Engine(Services):
         order = self._order
         return {
             "place": asdict(self.place),
-            "counters": {name: getattr(self, name) for name in self._COUNTERS},
+            "counters": {
+                **{name: getattr(self, name) for name in self._COUNTERS},
+                "train_seconds": self.clock.seconds,
+            },
             "order": None if order is None else {"rows": order.rows, "view": order.view},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -642,13 +515,14 @@ class Engine(Services):
             "energy": self.energy.state_dict(),
         }
 
-    _COUNTERS = ("examples", "forwards", "updates", "train_seconds")
+    _COUNTERS = ("examples", "forwards", "updates")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a state back; `fit` then continues to the same bits."""
         self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
+        self.clock.by = {"before": float(state["counters"]["train_seconds"])}
         order = state["order"]
         self._order = None if order is None else Order(order["rows"], order["view"])
         self.model.load_state_dict(state["model"])
@@ -670,29 +544,11 @@ class Engine(Services):
         Joules are those of the whole machine's processors and of the whole GPU while the run trained and evaluated,
         whatever else they did; None where they cannot be read, and of several processes.
         """
-        memories = self._memories()
-        offered = sum(len(exp.data) for exp in self.train)
-        held = [min(memory.capacity, offered) for memory in memories]  # no more than the whole stream
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {
-            "steps": self.step,
-            "updates": self.updates,
-            "stream_examples": self.examples,
-            "forward_examples": self.forwards,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            "memory_examples": sum(held),
-            "memory_bytes": sum(
-                m.nbytes * n // max(m.capacity, 1) for m, n in zip(memories, held, strict=True)
-            ),
-            "strategy_state_bytes": nbytes([part.state_dict() for part in self.strategy.parts]),
-            "train_seconds": round(self.train_seconds, 3),
-            "eval_seconds": round(self.evaluator.seconds, 3),
-            "peak_memory_bytes": peak,
+            **costs(self),
+            "train_seconds": round(self.clock.seconds, 3),
+            "eval_seconds": round(self.evaluator.clock.seconds, 3),
+            "peak_memory_bytes": peak_memory(self.device),
             "whole_cpu_joules": self._joules(self.energy.cpu),
             "whole_gpu_joules": self._joules(self.energy.gpu),
         }

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from clbench.engine.lone import check_pass, norms
+from clbench.engine.batch_of_one import check_pass, norms
+from clbench.engine.points import Points
 from clbench.errors import IncompatibleError
 from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
@@ -27,7 +28,8 @@ class Services(Run):
     _exact: Precision
     _format: torch.memory_format
     _generators: dict[str, torch.Generator]
-    _classifier: Callable[[Tensor, Tensor], Tensor] | None
+    points: Points
+    _steps: int
     _task_classes: Tensor | None
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Output:
@@ -55,6 +57,14 @@ class Services(Run):
     def count(self, x: Tensor, model: nn.Module | None = None) -> None:
         passes: int = getattr(self.model if model is None else model, "passes", 1)
         self.forwards += len(x) * passes
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        counted = self.forwards
+        try:
+            yield
+        finally:
+            self.forwards = counted
 
     def logits(self, features: Tensor) -> Tensor:
         with self.precision.autocast():
@@ -158,12 +168,9 @@ class Services(Run):
 
     @contextlib.contextmanager
     def repeating(self, moment: Moment) -> Iterator[None]:
-        now = self.moment()
-        self._return_to(moment)
-        try:
+        with self.tentatively():
+            self._return_to(moment)
             yield
-        finally:
-            self._return_to(now)
 
     def moment(self) -> Moment:
         drawn = {name: generator.get_state() for name, generator in self._generators.items()}
@@ -189,24 +196,61 @@ class Services(Run):
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.masked_fill_(which, 0.0)
 
+    # --- where it stands, and how far it goes ---
+
+    @property
+    def step(self) -> int:
+        return self.place.step
+
+    @property
+    def experience(self) -> int:
+        return self.place.experience
+
+    @property
+    def epoch(self) -> int:
+        return self.place.epoch
+
+    @property
+    def epochs(self) -> int:
+        return -(-self._steps // self.batches_of(len(self.train[self.experience].data)))
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.steps_of(exp) for exp in self.train)
+
+    def steps_of(self, exp: Experience) -> int:
+        train = self.config.train
+        if train.iterations is not None:
+            return train.iterations if exp.index == 0 else train.later_iterations or train.iterations
+        epochs = train.epochs if exp.index == 0 else train.later_epochs or train.epochs
+        return epochs * self.batches_of(len(exp.data), self.batch_size_of(exp))
+
+    def batch_size_of(self, exp: Experience) -> int:
+        train = self.config.train
+        return train.batch_size if exp.index == 0 else train.later_batch_size or train.batch_size
+
+    def batches_of(self, n: int, size: int | None = None) -> int:
+        full, rest = divmod(n, size or self.batch_size)
+        return full if self.config.train.drop_last and full else full + bool(rest)
+
     # --- prediction ---
 
     @property
     def classifier(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        return self._classifier
+        return self.points.logits
 
     @property
     def task_classes(self) -> Tensor | None:
         return self._task_classes
 
     def predict(self, x: Tensor, task: Tensor) -> Tensor:
-        if self._classifier is not None:
-            kept = self.forwards, self.precision
-            self.precision = self._exact  # also for what the classifier asks of the run
+        if self.classifier is not None:
+            kept, self.precision = self.precision, self._exact  # also for what the classifier asks of the run
             try:
-                return self._classifier(x, task)
+                with self.uncounted():  # what evaluation costs is no part of a method's price
+                    return self.classifier(x, task)
             finally:
-                self.forwards, self.precision = kept  # what evaluation costs is no part of a method's price
+                self.precision = kept
         logits = head_of(self.model).predict(self.model.features(x))  # type: ignore[operator]
         return self.mask_tasks(logits.float(), task)
 

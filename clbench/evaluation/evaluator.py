@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +24,13 @@ from clbench.evaluation.forward import (
 from clbench.evaluation.plasticity import EXAMPLES, measure
 from clbench.evaluation.speed.overlap import Worker
 from clbench.evaluation.speed.racing import Race, error_of_a_bound
-from clbench.evaluation.testset import Examples, TestSet
+from clbench.evaluation.testset import Examples, TestSet, arrivals, chosen, drawing
 from clbench.evaluation.ticker import Result, Tick, Ticker
+from clbench.machine.clock import Clock
 from clbench.machine.parallel import ALONE
 from clbench.results.curve import Curve
 from clbench.strategy import Run
-from clbench.types import HIDDEN, Data, Experience, Stream
+from clbench.types import HIDDEN, Experience
 
 RULES = 2
 """Which rules the counts follow, in a record's `evaluation`; without it, the first.
@@ -54,6 +53,7 @@ class ContinualEvaluator:
     classes has come. Only seen ones are evaluated then, and classes of others are out of the question (`MASKED`).
 
     Attributes:
+        clock: the seconds that evaluation took, by "ticks", waiting for another process included, and "full".
         segment: how many segments of the present experience have ended, of those that the learner is not told.
     """
 
@@ -64,8 +64,7 @@ class ContinualEvaluator:
                 f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
             )
         self.curve = Curve()
-        self.seconds = 0.0
-        self.tick_seconds = 0.0  # of them, what ticks took here, waiting for another process included
+        self.clock = Clock(run.device if run.device.type == "cuda" else None)
         self.segment = 0
         self._seen: list[int] = []
         self._began = 0  # stream examples before the present experience
@@ -73,7 +72,6 @@ class ContinualEvaluator:
         self._ticked = -1  # the step of the last tick
         self._last_step = -1  # of the experience
         self._pending: list[tuple[Tick, Result | int]] = []  # an int is the worker's number of it
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event, bool]] = []
         self._built_for: tuple[object, ...] = ()
         self._ticks: TestSet | None = None
         self._full: TestSet | None = None
@@ -139,7 +137,7 @@ class ContinualEvaluator:
         """
         run, config = self.run, self.config
         self._arrived()
-        with self._clock(tick=True), run.evaluating():
+        with self.clock.running("ticks"), run.evaluating():
             weights = weights_of(run.model)
             self._prepare(weights)
             self._gather_ticks()
@@ -189,7 +187,7 @@ class ContinualEvaluator:
     def look_at_documents(self) -> None:
         """Which documents of the corpora so far are mapped to themselves now, by the exact forward pass."""
         run = self.run
-        with self._clock(), run.evaluating(), torch.no_grad():
+        with self.clock.running("full"), run.evaluating(), torch.no_grad():
             weights = weights_of(run.model)
             self._prepare(weights)
             if self._documents is None:
@@ -215,7 +213,7 @@ class ContinualEvaluator:
         streams = list(range(len(run.benchmark.test))) if future else sorted(self._seen)
         if not streams:
             return
-        with self._clock(), run.evaluating(), torch.no_grad():
+        with self.clock.running("full"), run.evaluating(), torch.no_grad():
             weights = weights_of(run.model)
             self._prepare(weights)
             if self._full is None or self._full.streams != streams:
@@ -252,13 +250,9 @@ class ContinualEvaluator:
     def fetch(self) -> None:
         """Bring the counts of all ticks since the last call into the curve, from the device in one copy."""
         if self._pending:
-            with self._clock(tick=True):
+            with self.clock.running("ticks"):
                 self._fetch()
-        if self._events:
-            torch.cuda.synchronize(self.run.device)
-            for start, end, tick in self._events:
-                self.spent(start.elapsed_time(end) / 1e3, tick)
-            self._events.clear()
+        self.clock.settle()
 
     def _fetch(self) -> None:
         test, worker = self._ticks, self._worker
@@ -390,7 +384,7 @@ class ContinualEvaluator:
             "began": self._began,
             "segment": self.segment,
             "ticked": self._ticked,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "portions": dict(self._portions),
             "checks": dict(self._checks),
             "ticker": ticker,
@@ -399,7 +393,8 @@ class ContinualEvaluator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.curve = Curve.from_columns({name: column.numpy() for name, column in state["curve"].items()})
         self._began, self.segment = state["began"], state["segment"]
-        self._seen, self._ticked, self.seconds = list(state["seen"]), state["ticked"], float(state["seconds"])
+        self._seen, self._ticked = list(state["seen"]), state["ticked"]
+        self.clock.by = {"before": float(state["seconds"])}
         self._portions, self._checks = dict(state["portions"]), dict(state["checks"])
         self._ticker_state = state["ticker"] or None
         self._ticks = None
@@ -547,12 +542,14 @@ class ContinualEvaluator:
         run, parts = self.run, []
         for i in indices:
             stream = run.benchmark.test[i]
-            data = self._subset(i, stream.data, subset)
+            data = chosen(stream.data, subset, self.config.seed, i)
             x, y = run.normalise(data.x().to(run.device)), data.y().to(run.device)
             also = data.also()
             also = None if also is None else also.to(run.device)
             if shuffled:
-                order = torch.from_numpy(self._rng("order", i).permutation(len(y))).to(run.device)
+                order = torch.from_numpy(drawing("order", self.config.seed, i).permutation(len(y))).to(
+                    run.device
+                )
                 x, y = x.index_select(0, order), y.index_select(0, order)
                 also = None if also is None else also.index_select(0, order)
             told = run.benchmark.setting.task_labels == "always"
@@ -560,16 +557,6 @@ class ContinualEvaluator:
             parts.append(Examples(i, x, y, task, also))
         documents = run.benchmark.setting.documents
         return TestSet(parts, by.dtype, by.channels_last, self._answers, documents)
-
-    def _subset(self, stream: int, data: Data, size: int | None) -> Data:
-        if size is None or size >= len(data):
-            return data
-        chosen = self._rng("subset", stream).choice(len(data), size, replace=False)
-        return data.subset(torch.from_numpy(np.sort(chosen)))
-
-    def _rng(self, what: str, stream: int) -> np.random.Generator:
-        digest = hashlib.sha256(f"clbench evaluation {what} {self.config.seed} {stream}".encode()).digest()
-        return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
     # --- bookkeeping ---
 
@@ -587,48 +574,9 @@ class ContinualEvaluator:
             self._worker.close()
             self._worker = None
 
-    def spent(self, seconds: float, tick: bool) -> None:
-        self.seconds += seconds
-        self.tick_seconds += seconds if tick else 0.0
-
-    def _clock(self, tick: bool = False) -> _Clock:
-        return _Clock(self, tick)
-
 
 def _ranks(counts: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """The columns of a curve that ranks fill, from counts (4, …, S); nothing from (2, …, S)."""
     if len(counts) == 2:
         return {}
     return {"hits_at_10": counts[2].reshape(-1).astype(np.int64), "reciprocal_at_10": counts[3].reshape(-1)}
-
-
-def arrivals(exp: Experience, test: Stream) -> list[tuple[int, int]]:
-    """The row of an ordered experience with which each test stream that it names is seen, and the stream, in order.
-
-    It is the one with which the last of the stream's classes, of those that the experience holds, comes first.
-    """
-    classes, first = np.unique(exp.data.y().numpy(), return_index=True)
-    row = dict(zip(classes.tolist(), first.tolist(), strict=True))
-    return sorted((max(row[c] for c in test[i].classes if c in row), i) for i in exp.tests)
-
-
-class _Clock:
-    """Evaluation's own time: by wall clock on a CPU, by events on a GPU, so that no step waits for it."""
-
-    def __init__(self, evaluator: ContinualEvaluator, tick: bool) -> None:
-        self.evaluator, self.tick = evaluator, tick
-
-    def __enter__(self) -> None:
-        if self.evaluator.run.device.type == "cuda":
-            self.start = torch.cuda.Event(enable_timing=True)
-            self.start.record()
-        else:
-            self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self.evaluator.run.device.type == "cuda":
-            end = torch.cuda.Event(enable_timing=True)
-            end.record()
-            self.evaluator._events.append((self.start, end, self.tick))
-        else:
-            self.evaluator.spent(time.perf_counter() - self.began, self.tick)

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from clbench.evaluation.speed.integers import Integers, has_int8
+from clbench.machine.caching import once
 from clbench.machine.device import onednn_on_x86
-from clbench.machine.once import once
 from clbench.models.base import Classifier, head_of
 from clbench.strategy import Run
 from clbench.types import MASKED

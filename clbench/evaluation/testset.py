@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from clbench.types import Data, Experience, Stream
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,27 @@ def _right(parts: Sequence[Examples]) -> list[Tensor]:
             further[:, : part.also.shape[1]] = part.also
         tables.append(torch.cat([part.y[:, None], further], 1))
     return tables
+
+
+def chosen(data: Data, size: int | None, seed: int, stream: int) -> Data:
+    """The examples of a test stream that ticks look at, as many as `size` and the same at every tick; None: all."""
+    if size is None or size >= len(data):
+        return data
+    rows = drawing("subset", seed, stream).choice(len(data), size, replace=False)
+    return data.subset(torch.from_numpy(np.sort(rows)))
+
+
+def drawing(what: str, seed: int, stream: int) -> np.random.Generator:
+    """The random stream of one choice among a test stream's examples."""
+    digest = hashlib.sha256(f"clbench evaluation {what} {seed} {stream}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+def arrivals(exp: Experience, test: Stream) -> list[tuple[int, int]]:
+    """The row of an ordered experience with which each test stream that it names is seen, and the stream, in order.
+
+    It is the one with which the last of the stream's classes, of those that the experience holds, comes first.
+    """
+    classes, first = np.unique(exp.data.y().numpy(), return_index=True)
+    row = dict(zip(classes.tolist(), first.tolist(), strict=True))
+    return sorted((max(row[c] for c in test[i].classes if c in row), i) for i in exp.tests)

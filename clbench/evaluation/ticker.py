@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clbench.evaluation.forward import Forward, kernels
 from clbench.evaluation.speed.racing import Race, Request
 from clbench.evaluation.testset import TestSet
-from clbench.machine.once import Kept
+from clbench.machine.caching import Kept
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.types import MASKED
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
+from clbench.machine.checkpoint import load_value, save_value
 from clbench.memory import Reservoir
-from clbench.strategy import Run, State, Strategy, load_value, save_value
+from clbench.strategy import Run, State, Strategy
 from clbench.types import Batch, Experience, Output
 
 Transform = Callable[[Tensor], Tensor]
@@ -257,7 +258,11 @@ class MammothStrategy(Strategy):
 
     def load_state_dict(self, state: State) -> None:
         for name, saved in state.items():
-            setattr(self.method, name, load_value(getattr(self.method, name, None), saved, self.run))
+            setattr(
+                self.method,
+                name,
+                load_value(getattr(self.method, name, None), saved, self.run.frozen, self.run.device),
+            )
         if self.run.benchmark.setting.boundaries and self.run.experience < len(self.run.train):
             self._tell(self.run.experience)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clbench.errors import LedgerError
 from clbench.files import atomic_write
@@ -151,3 +151,46 @@ def nbytes(state: Any) -> int:
 
     tree_map(count, state)
     return sum(sizes)
+
+
+MODULE = "__module__"
+"""Marks saved weights of a module, so that a teacher is told from a dictionary of anchors."""
+
+
+def save_value(value: Any) -> Any:
+    """An attribute as a checkpoint holds it: tensors, modules, memories, numbers, and containers of them."""
+    if isinstance(value, nn.Module):
+        return {MODULE: value.state_dict()}
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    if isinstance(value, Mapping):
+        return {str(k): save_value(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [save_value(v) for v in value]
+    if isinstance(value, Tensor):
+        return value.detach()
+    return value
+
+
+def load_value(current: Any, saved: Any, frozen: Callable[[], nn.Module], device: torch.device) -> Any:
+    """Return `saved` in the form of `current`.
+
+    Args:
+        frozen: copies the model, for a module that does not exist yet, such as a teacher.
+        device: where tensors go.
+    """
+    if isinstance(saved, dict) and MODULE in saved:
+        module = current if current is not None else frozen()
+        module.load_state_dict(saved[MODULE])
+        return module
+    if hasattr(current, "load_state_dict"):
+        current.load_state_dict(saved)
+        return current
+    if isinstance(saved, dict):
+        inner = current if isinstance(current, Mapping) else {}
+        return {k: load_value(inner.get(k), v, frozen, device) for k, v in saved.items()}
+    if isinstance(saved, list):
+        return [load_value(None, v, frozen, device) for v in saved]
+    if isinstance(saved, Tensor):
+        return saved.to(device)
+    return saved

@@ -3,7 +3,7 @@
 import types
 
 from clbench.data.recurrence import lag_weights as lag_weights
-from clbench.machine.once import once as once
+from clbench.machine.caching import once as once
 from clbench.machine.optim import quarter_cosine as quarter_cosine
 from clbench.parts.documents import (
     AllDocuments as AllDocuments,

@@ -229,7 +229,7 @@ def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> B
     """
     kept = batch.new - len(y)
     rows = torch.cat([torch.arange(kept), torch.arange(batch.new, len(batch))]).to(batch.y.device)
-    names = ("x", "y", "task", "raw", "index", "view", "replayed")
+    names = ("x", "y", "task", "raw", "index", "view")
     columns = {name: getattr(batch, name).index_select(0, rows) for name in names}
     first = None if batch.first is None else batch.first[batch.first < kept]
     return Batch(**columns, new=kept, first=first).join(x, y, task, raw)

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
-from clbench.machine.once import once
+from clbench.machine.caching import once
 from clbench.strategy import Strategy
 
 Group = Literal["all", "encoder", "qkv", "head"]

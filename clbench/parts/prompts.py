@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
-from clbench.machine.once import once
+from clbench.machine.caching import once
 from clbench.strategy import Strategy
 from clbench.types import Experience
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.machine.once import once
+from clbench.machine.caching import once
 from clbench.parts.heads import SeenOutputs
 from clbench.parts.losses import CrossEntropy
 from clbench.strategy import Run, Strategy

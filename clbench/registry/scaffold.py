@@ -109,7 +109,7 @@ def test_a_run_s_loss_is_the_equation() -> None:
     """λ Σ_j θ_j² with λ = 0.5, in float64."""
     run = tiny_run(make_strategy("$name", strength=0.5), tiny_benchmark(experiences=1), epochs=1)
     none = torch.zeros(0)  # the penalty does not look at the batch
-    batch = Batch(none, none, none, none, none, none, none, new=0)
+    batch = Batch(none, none, none, none, none, none, new=0)
     penalty = run.strategy.parts[1].losses(batch, Output(none, none))["penalty"]
     expected = 0.5 * torch.stack([(p.detach().double() ** 2).sum() for p in run.model.parameters()]).sum()
     torch.testing.assert_close(penalty.detach().double(), expected, rtol=1e-5, atol=0.0)

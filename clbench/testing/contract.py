@@ -16,7 +16,7 @@ from clbench.engine.capture import Gradients, undeclared
 from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.machine import checkpoint
-from clbench.machine.once import keeping_nothing
+from clbench.machine.caching import keeping_nothing
 from clbench.parts import CrossEntropy
 from clbench.registry.arguments import check_arguments, hints_of
 from clbench.strategy import Strategy, chain, overrides
@@ -521,7 +521,7 @@ def check_capture(subject: Subject) -> None:
     run = subject.run(subject.benchmark(), strategy, **how)
     if reason := undeclared(run):
         raise NotApplicable(reason)
-    run.gradients = Gradients(run, run._backward, Tape())
+    run.gradients = Gradients(run, run.backward, Tape())
     run.fit()
     require(not run.gradients.reason, f"a GPU could not record it: {run.gradients.reason}")
     require(

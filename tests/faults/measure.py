@@ -98,7 +98,7 @@ def stream_of(experiences: int, folder: Path) -> dict[str, Any]:
 
     class Ends(Observer):
         def end_experience(self, run: Any) -> None:
-            ends.append((run.train_seconds, resident()))
+            ends.append((run.clock.seconds, resident()))
 
     before, began = resident(), cpu()
     record = clbench.run(
@@ -187,7 +187,7 @@ def checkpoints_of(benchmark: str, strategy: str, settings: dict[str, Any], fold
     run.until, began = 30, cpu()
     with contextlib.suppress(KeyboardInterrupt):
         run.fit()
-    step = run.train_seconds / run.step
+    step = run.clock.seconds / run.step
     path, times = folder / "checkpoint.safetensors", []
     for _ in range(3):
         before = cpu(), time.perf_counter()

@@ -74,7 +74,9 @@ def test_no_step_waits_for_the_device(strategy: str, precision: str, monkeypatch
     iterate = run._iterate
 
     def strictly(batch: Any) -> None:
-        if run.step < 2 or len(run._trace) >= 49:  # first calls choose algorithms; windows fetch losses
+        if (
+            run.step < 2 or len(run._trace._steps) >= 49
+        ):  # first calls choose algorithms; windows fetch losses
             return iterate(batch)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -23,7 +23,7 @@ pytestmark = [
 def fitted(strategy: str, capture: str, **how: Any) -> Engine:
     run = tiny_run(make_strategy(strategy), tiny_benchmark(images=True), batch_size=8, device="cuda", **how)
     run.execution = run.execution.model_copy(update={"capture": capture})
-    run.gradients = Gradients(run, run._backward)
+    run.gradients = Gradients(run, run.backward)
     run.fit()
     return run
 

@@ -69,4 +69,4 @@ def _batch(x: torch.Tensor, y: torch.Tensor):  # type: ignore[no-untyped-def]
     from clbench import Batch
 
     zeros = torch.zeros_like(y)
-    return Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y))
+    return Batch(x, y, zeros - 1, x, zeros, zeros, len(y))

@@ -96,7 +96,7 @@ def test_the_loss_is_mixed_by_area(also: str, few_shot_benchmark: Callable[..., 
         few_shot_benchmark(images=True),
     )
     mix = next(part for part in run.strategy.parts if isinstance(part, Mix))
-    loss = run._losing[0]
+    loss = run.points.losing[0]
     run.place.experience, run._steps = 2, 8
     for part in run.strategy.parts:
         part.begin_experience(run.train[2])
@@ -104,7 +104,7 @@ def test_the_loss_is_mixed_by_area(also: str, few_shot_benchmark: Callable[..., 
     from clbench import Batch
 
     zeros = torch.zeros_like(y)
-    batch = mix.extend(Batch(run.normalise(raw), y, zeros - 1, raw, zeros, zeros, zeros.bool(), len(y)))
+    batch = mix.extend(Batch(run.normalise(raw), y, zeros - 1, raw, zeros, zeros, len(y)))
     out = run.forward(batch.x)
     other, share = mix._other, float(mix.share)
     assert 0 <= share < 1

@@ -25,7 +25,7 @@ def test_by_hand() -> None:
     stored = logits + torch.tensor([[1.0], [0.0]])
     zeros = torch.zeros(2, dtype=torch.int64)
     dark.memory.add(run.rng("memory"), x=x, y=zeros, task=zeros - 1, logits=stored)
-    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, zeros.bool(), 2)
+    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, 2)
     losses = dark.losses(batch, Output(logits, logits))
     assert set(losses) == {"dark"}
     assert losses["dark"].item() == pytest.approx(0.25, abs=1e-6)

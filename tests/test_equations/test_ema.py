@@ -46,7 +46,7 @@ def test_every_entry_over_a_run(warmup: int | None) -> None:
         seen.append({k: v.double().clone() for k, v in run.model.state_dict().items()})
         call()
 
-    run._points["after_update"] = [recorded]
+    run.points.after_update = [recorded]
     run.fit()
     assert len(seen) == run.updates == 12
     for n, state in enumerate(seen):
@@ -66,14 +66,14 @@ def rates_of(strategy: str, benchmark: Benchmark, updates: int = 1) -> tuple[lis
         update={"train": TrainConfig(batch_size=32, epochs=2, updates=updates)}
     )
     part = next(p for p in run.strategy.parts if hasattr(p, "average"))
-    for call in run._points["after_update"]:
+    for call in run.points.after_update:
         if call.__self__ is part:
 
             def recorded(call: Any = call) -> None:
                 call()
                 found.append((run.experience, part.start if part.warming else part.momentum))
 
-            run._points["after_update"] = [recorded]
+            run.points.after_update = [recorded]
     run.fit()
     return found, run
 

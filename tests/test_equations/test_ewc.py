@@ -222,7 +222,7 @@ def test_loss_of_the_stream_is_cross_entropy() -> None:
     x = torch.randn((5, 8), generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2, 3, 4])
     zeros = torch.zeros(5, dtype=torch.int64)
-    batch = Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), 5)
+    batch = Batch(x, y, zeros - 1, x, zeros, zeros, 5)
     out = run.forward(x)
     expected = -F.log_softmax(out.logits.double(), 1)[torch.arange(5), y].mean()
     torch.testing.assert_close(run.strategy.parts[0].losses(batch, out)["fit"].double(), expected)

@@ -27,7 +27,7 @@ class Says(nn.Module):
 def penalty(run: Engine, features: Tensor) -> Tensor:
     zeros = torch.zeros(len(features), dtype=torch.int64)
     x = torch.zeros((len(features), 8))
-    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, zeros.bool(), len(features))
+    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, len(features))
     part = next(part for part in run.strategy.parts if isinstance(part, KeepFeatures))
     return part.losses(batch, Output(torch.zeros((len(features), 6)), features))["features"]
 
@@ -67,5 +67,5 @@ def test_not_from_the_start_waits_for_a_boundary() -> None:
     part = next(part for part in run.strategy.parts if isinstance(part, KeepFeatures))
     zeros = torch.zeros(2, dtype=torch.int64)
     x = torch.zeros((2, 8))
-    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, zeros.bool(), 2)
+    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, 2)
     assert part.losses(batch, Output(torch.zeros((2, 6)), torch.zeros((2, 16)))) == {}

@@ -103,7 +103,7 @@ def test_the_stream_itself_teaches_nothing() -> None:
     run = tiny_run(make_strategy("gdumb", memory=20, passes=1), tiny_benchmark(), epochs=2)
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     seen: list[bool] = []
-    end = run._points["end_experience"][0]
+    end = run.points.end_experience[0]
 
     def at_the_end(exp: object) -> None:
         if not seen:
@@ -111,7 +111,7 @@ def test_the_stream_itself_teaches_nothing() -> None:
             assert run.updates == run.forwards == 0
         end(exp)
 
-    run._points["end_experience"][0] = at_the_end
+    run.points.end_experience[0] = at_the_end
     run.fit()
     assert seen == [True]
 

@@ -41,8 +41,7 @@ def test_rows_that_give_way() -> None:
     """Six rows of the stream and one that a part has added; the stream's last two go."""
     x = torch.arange(7)[:, None]
     y, index = torch.arange(7), torch.tensor([0, 1, 2, 3, 4, 5, -1])
-    view, replayed = torch.zeros(7, dtype=torch.int64), index < 0
-    batch = Batch(x, y, y - y - 1, x, index, view, replayed, new=6)
+    batch = Batch(x, y, y - y - 1, x, index, torch.zeros(7, dtype=torch.int64), new=6)
     old = torch.tensor([[50], [60]])
     found = give_way(batch, old, old[:, 0], old[:, 0], old)
     assert found.y.tolist() == [0, 1, 2, 3, 6, 50, 60]

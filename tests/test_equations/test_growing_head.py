@@ -18,7 +18,7 @@ from clbench.testing import check_strategy, tiny_benchmark, tiny_run
 def local_loss(logits: Tensor, y: Tensor, present: list[bool], replayed: int = 0) -> Tensor:
     n = len(logits)
     zeros = torch.zeros(n, dtype=torch.int64)
-    batch = Batch(logits, y, zeros - 1, logits, zeros, zeros, zeros.bool(), n - replayed)
+    batch = Batch(logits, y, zeros - 1, logits, zeros, zeros, n - replayed)
     part = LocalCrossEntropy()
     part.present = torch.tensor(present)
     return part.losses(batch, Output(logits, logits))["fit"]

@@ -36,7 +36,7 @@ def _run(strategy: str, benchmark: Benchmark, norm: bool) -> Engine:
 def _batch(run: Engine, rows: Tensor) -> Batch:
     x, y = run.train[1].data.take(rows)
     zeros = torch.zeros_like(y)
-    return Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y))
+    return Batch(x, y, zeros - 1, x, zeros, zeros, len(y))
 
 
 def _gradient(

@@ -45,7 +45,7 @@ def distil(run: Engine, logits: Tensor, x: Tensor | None = None, replayed: int =
     n = len(logits)
     zeros = torch.zeros(n, dtype=torch.int64)
     inputs = torch.zeros((n, 8)) if x is None else x
-    batch = Batch(inputs, zeros, zeros - 1, inputs, zeros, zeros, zeros.bool(), n - replayed)
+    batch = Batch(inputs, zeros, zeros - 1, inputs, zeros, zeros, n - replayed)
     return run.strategy.parts[1].losses(batch, Output(logits, inputs))["distil"]
 
 
@@ -114,7 +114,7 @@ def test_old_tasks_are_distilled_where_task_labels_mask_them() -> None:
     taught(run, constant([math.log(3), 0, 9, -9, 9, 9]), 2)
     x = torch.randn((4, 8), generator=torch.Generator().manual_seed(6))
     ones = torch.ones(4, dtype=torch.int64)
-    batch = Batch(x, 2 * ones, ones, x, ones, ones, ones.bool(), 4)
+    batch = Batch(x, 2 * ones, ones, x, ones, ones, 4)
     with run.evaluating():
         out = run.forward(x, batch.task)
         q = run.model(x)[:, :2].detach().double().softmax(1)

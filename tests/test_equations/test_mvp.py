@@ -37,7 +37,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def batch_of(run: Engine, n: int = 8) -> Batch:
     raw, y = run.benchmark.train[0].data.take(torch.arange(n))
     hidden, zero = torch.full_like(y, -1), torch.zeros_like(y)
-    return Batch(run.normalise(raw), y, hidden, raw, zero, zero, zero.bool(), n)
+    return Batch(run.normalise(raw), y, hidden, raw, zero, zero, n)
 
 
 def test_selection_by_hand() -> None:

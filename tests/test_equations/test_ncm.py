@@ -49,7 +49,7 @@ def test_classes_that_did_not_come_are_not_predicted() -> None:
     from clbench import Batch
 
     zeros = torch.zeros_like(y)
-    batch = Batch(batch_x, y, zeros - 1, batch_x, zeros, zeros, zeros.bool(), 8)
+    batch = Batch(batch_x, y, zeros - 1, batch_x, zeros, zeros, 8)
     with torch.no_grad(), run.evaluating():
         run.strategy.parts[1].after_step(batch, run.forward(batch.x))
         predicted = run.predict(run.train[2].data.x(), torch.full((len(run.train[2]),), -1)).argmax(1)

@@ -23,7 +23,7 @@ def part_of(run: Engine, kind: type) -> object:
 def fit(run: Engine, logits: Tensor, y: Tensor) -> Tensor:
     zeros = torch.zeros_like(y)
     x = torch.zeros((len(y), 8))
-    batch = Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y))
+    batch = Batch(x, y, zeros - 1, x, zeros, zeros, len(y))
     return next(p for p in run.strategy.parts if isinstance(p, BinaryCrossEntropy)).losses(
         batch, Output(logits, x)
     )["fit"]

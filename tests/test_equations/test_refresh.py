@@ -50,7 +50,7 @@ def linear(weight: list[list[float]], dtype: torch.dtype = torch.float64) -> Cla
 
 def batch_of(x: Tensor, y: Tensor, new: int | None = None) -> Batch:
     zeros = torch.zeros_like(y)
-    return Batch(x, y, zeros - 1, x, zeros, zeros, zeros.bool(), len(y) if new is None else new)
+    return Batch(x, y, zeros - 1, x, zeros, zeros, len(y) if new is None else new)
 
 
 def unlearning(model: Classifier, benchmark: Benchmark, **params: Any) -> tuple[Engine, Unlearn]:

@@ -129,5 +129,5 @@ def test_nothing_is_held_in_the_first_experience() -> None:
     run = tiny_run(make_strategy("si"), tiny_benchmark())
     x = torch.zeros((2, 8))
     zeros = torch.zeros(2, dtype=torch.int64)
-    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, zeros.bool(), 2)
+    batch = Batch(x, zeros, zeros - 1, x, zeros, zeros, 2)
     assert run.strategy.parts[1].losses(batch, run.forward(x)) == {}

@@ -85,7 +85,7 @@ def test_released_scale_is_the_mean_over_seen_classes(logits: list[list[float]],
     strategy.setup(run)
     strategy.seen[:3] = True  # type: ignore[attr-defined]
     n, zeros = len(z), torch.zeros(len(z), dtype=torch.int64)
-    batch = Batch(z, zeros, zeros - 1, z, zeros, torch.arange(n), zeros.bool(), n)
+    batch = Batch(z, zeros, zeros - 1, z, zeros, torch.arange(n), n)
     assert float(strategy.losses(batch, Output(z, z))["views"]) == pytest.approx(expected, abs=2e-6)
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import clbench.machine.once
+import clbench.machine.caching
 from clbench import Strategy, chain
 from clbench.config import EvaluationConfig
 from clbench.engine.engine import Engine
-from clbench.machine.once import Kept, keeping_nothing, once
+from clbench.machine.caching import Kept, keeping_nothing, once
 from clbench.parts import CrossEntropy, Settling
 from clbench.testing import difference, subject, tiny_benchmark, tiny_run
 
@@ -123,7 +123,7 @@ def test_what_a_moved_network_said_is_not_inherited() -> None:
 
 
 def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clbench.machine.once, "LIMIT", 39)
+    monkeypatch.setattr(clbench.machine.caching, "LIMIT", 39)
     asker, test = Asker(), Test(5)  # 5 rows of 2 floats, 40 bytes
     for _ in range(2):
         assert torch.equal(asker.evaluate(test, 4), asker.anew(test))
