@@ -84,17 +84,6 @@ def si_blurry_npz(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of the stream.
     """
-    spec: dict[str, object] = dict(locals())
-    return build_blurry(
-        read_npz(path, layout=layout),
-        name="si-blurry-npz",
-        tasks=tasks,
-        disjoint=disjoint,
-        blurry=blurry,
-        varying=varying,
-        augment=augment,
-        duplicates=duplicates,
-        seed=seed,
-        notes=NOTES,
-        spec=spec,
-    )
+    spec: dict[str, Any] = dict(locals())
+    given = {key: value for key, value in spec.items() if key not in ("path", "layout")}
+    return build_blurry(read_npz(path, layout=layout), name="si-blurry-npz", notes=NOTES, spec=spec, **given)

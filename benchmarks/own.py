@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from clbench.data import AxesOrder, Duplicates, from_folder, from_npz
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
@@ -42,23 +42,8 @@ def npz(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
-    spec: dict[str, object] = dict(locals())
-    return from_npz(
-        path,
-        layout=layout,
-        shift=shift,
-        experiences=experiences,
-        first=first,
-        increment=increment,
-        class_order=class_order,
-        domain_order=domain_order,
-        online=online,
-        augment=augment,
-        valid=valid,
-        duplicates=duplicates,
-        seed=seed,
-        spec=spec,
-    )
+    spec: dict[str, Any] = dict(locals())
+    return from_npz(**spec, spec=spec)
 
 
 @register_benchmark("image-folder", version=2)
@@ -97,23 +82,5 @@ def image_folder(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
-    spec: dict[str, object] = dict(locals())
-    return from_folder(
-        path,
-        size=size,
-        channels=channels,
-        test_fraction=test_fraction,
-        version=2,
-        shift=shift,
-        experiences=experiences,
-        first=first,
-        increment=increment,
-        class_order=class_order,
-        domain_order=domain_order,
-        online=online,
-        augment=augment,
-        valid=valid,
-        duplicates=duplicates,
-        seed=seed,
-        spec=spec,
-    )
+    spec: dict[str, Any] = dict(locals())
+    return from_folder(**spec, version=2, spec=spec)

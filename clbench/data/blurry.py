@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from clbench.data.draws import Ints
-from clbench.data.duplicates import Duplicates, checked
-from clbench.data.families import build
+from clbench.data.duplicates import Duplicates
+from clbench.data.families import made, transform_of
 from clbench.data.shares import Streams, classes_of, labels_of, refuse_unmatched, validation_labels
 from clbench.data.source import Source
 from clbench.errors import ConfigError, DataError
@@ -217,7 +216,6 @@ def build_blurry(
     Raises:
         ConfigError: parameters that do not fit the data.
     """
-    plain = build(source, name=name, version=version, experiences=1, augment=augment, notes=notes, spec=spec)
     streams = blurry_stream(
         source.train,
         source.test,
@@ -228,14 +226,17 @@ def build_blurry(
         varying=varying,
         seed=seed,
     )
-    benchmark = replace(
-        plain,
-        setting=Setting("class", boundaries=False, passes=1),
-        train=streams.train,
-        test=streams.test,
-        valid=streams.valid,
+    return made(
+        source,
+        streams,
+        Setting("class", boundaries=False, passes=1),
+        transform_of(source, name, augment, None, None),
+        duplicates,
+        name=name,
+        version=version,
         primary="a_auc",
         metrics=("a_auc", "a_avg", "a_last", "f_last"),
         seed=seed,
+        notes=notes,
+        spec=spec,
     )
-    return checked(benchmark, duplicates)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
+from clbench.data.shares import Streams
 from clbench.data.source import AxesOrder, Source, source_of
 from clbench.data.streams import changed_domains, class_incremental, domain_incremental
 from clbench.errors import ConfigError, choices
@@ -131,21 +132,45 @@ def build(
         or (shift != "domain" and class_order == "shuffled")
         or any(isinstance(change, Permute) for _, change in changes or ())
     )
-    benchmark = Benchmark(
-        name,
-        version,
+    return made(
+        source,
+        streams,
         Setting(shift, task_labels=task_labels, passes=1 if online else None),
-        streams.train,
-        streams.test,
-        source.num_classes,
         transform_of(source, name, augment, mean, std),
-        streams.valid,
+        duplicates,
+        name=name,
+        version=version,
         seed=seed if draws else 0,
+        notes=notes,
+        spec=spec,
+    )
+
+
+def made(
+    source: Source,
+    streams: Streams,
+    setting: Setting,
+    transform: Transform,
+    duplicates: Duplicates,
+    *,
+    notes: str,
+    spec: dict[str, object] | None,
+    **others: Any,
+) -> Benchmark:
+    """The benchmark of streams of a data set, with what records tell of that; `others` are its own fields."""
+    benchmark = Benchmark(
+        setting=setting,
+        train=streams.train,
+        test=streams.test,
+        valid=streams.valid,
+        num_classes=source.num_classes,
+        transform=transform,
         class_names=source.class_names,
         notes=" ".join((notes, *source.found)).strip(),
         spec=dict(spec or {}),
         found=source.found,
         duplicates=source.duplicates,
+        **others,
     )
     return checked(benchmark, duplicates)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clbench.data.draws import Ints, permutation
-from clbench.data.duplicates import Duplicates, checked
-from clbench.data.families import Channels, Ordering as Named, numbered, transform_of
+from clbench.data.duplicates import Duplicates
+from clbench.data.families import Channels, Ordering as Named, made, numbered, transform_of
 from clbench.data.shares import (
     Ordering,
     Streams,
@@ -200,8 +200,10 @@ def build_few_shot(
         valid: share of each class's training examples, shots excepted, that makes the validation stream, if the data
             have none of their own.
         augment, mean, std, duplicates: as for `build`.
-        seed: of what is drawn. draws: whether the source was drawn by it, too.
-        notes: for people. spec: the parameters that it was built from, for the record.
+        seed: of what is drawn.
+        draws: whether the source was drawn by it, too.
+        notes: for people.
+        spec: the parameters that it was built from, for the record.
 
     Raises:
         ConfigError: parameters that do not fit the data. DataError: a class without test examples.
@@ -222,22 +224,17 @@ def build_few_shot(
     if mean is None and std is None and not source.mean and source.train.x.dtype == torch.uint8:
         mean, std = moments(streams.train[0].data.x(), source.scale)
     drawn = draws or rows is None or class_order == "shuffled" or valid > 0
-    benchmark = Benchmark(
-        name,
-        version,
+    return made(
+        source,
+        streams,
         Setting("class", memory=memory),
-        streams.train,
-        streams.test,
-        source.num_classes,
         transform_of(source, name, augment, mean, std),
-        streams.valid,
+        duplicates,
+        name=name,
+        version=version,
         primary="harmonic_mean",
-        seed=seed if drawn else 0,
-        class_names=source.class_names,
-        notes=" ".join((notes, *source.found)).strip(),
-        spec=dict(spec or {}),
         metrics=FEW_SHOT,
-        found=source.found,
-        duplicates=source.duplicates,
+        seed=seed if drawn else 0,
+        notes=notes,
+        spec=spec,
     )
-    return checked(benchmark, duplicates)
