@@ -108,10 +108,8 @@ class Slots(SlicedPrompter):
         count = self.current + 1 if self.candidates == "learned" else len(self.keys)
         keys = torch.stack(list(self.keys)[:count], dim=1)  # (1 or E blocks, M, D)
         experts = torch.stack(list(self.experts)[:count], dim=1)  # (E blocks, M, rows, D)
-        nearest = torch.stack(
-            [cosines(query, of_layer).argmax(dim=1) for of_layer in keys]
-        )  # (1 or E blocks, B)
-        nearest = nearest.expand(len(experts), -1)
+        nearest = torch.stack([cosines(query, of_layer).argmax(dim=1) for of_layer in keys])
+        nearest = nearest.expand(len(experts), -1)  # (E blocks, B)
         return torch.stack([prompts[index] for prompts, index in zip(experts, nearest, strict=True)])
 
     def pull(self, query: Tensor, form: Pull) -> Tensor:

@@ -51,9 +51,8 @@ class Dumb(Strategy):
         first = run.train[0]
         counts = first.data.y().bincount()
         left_out = max(len(first) - run.steps_of(first) * run.batch_size, 0)
-        if (int(counts[counts > 0].min()) - left_out) * int(
-            (counts > 0).sum()
-        ) >= self.capacity:  # then it is full
+        few = int(counts[counts > 0].min()) - left_out
+        if few * int((counts > 0).sum()) >= self.capacity:  # then it is full
             run.foresee(self.capacity, self.batch_size, "the memory (memory, mini_batch)")
         self.memory = Chosen(self.capacity)
         self.seen: list[int] = []  # classes, in the order of their first example
@@ -61,9 +60,8 @@ class Dumb(Strategy):
 
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
         if batch.new:  # of the stream
-            return Output(
-                batch.x.new_zeros((len(batch), self.run.num_classes)), batch.x.new_zeros((len(batch), 0))
-            )
+            sizes = self.run.num_classes, 0
+            return Output(*(batch.x.new_zeros((len(batch), size)) for size in sizes))
         self.pasted, self.share = batch.y, torch.ones((), device=batch.x.device)
         if self.cutmix:
             x, self.pasted, self.share = cut_and_paste(batch.x, batch.y, self.cutmix, self.run.rng("cutmix"))

@@ -73,9 +73,7 @@ class CountedPool(Prompter):
         general = self.general.unsqueeze(1).expand(-1, len(query), -1, -1)  # (G blocks, B, rows, D)
         rows = [*zip(self.general_layers, general, strict=True)]
         for place, layer in enumerate(self.expert_layers):
-            rows += [
-                (layer, expert) for expert in self.experts[index, place].unbind(1)
-            ]  # k times (B, rows, D)
+            rows += [(layer, rows) for rows in self.experts[index, place].unbind(1)]  # k times (B, rows, D)
         if self.tuning == "prefix":
             return Prompts(prefixes=as_prefixes(*rows), projected=False, note=note)
         tokens: dict[int, Tensor] = {}
@@ -199,17 +197,8 @@ class MaskAndPrompt(Prompting):
             (self.pool, self.size),
         )
         drawn = [torch.randn(shape, generator=rng, device=device) for shape in shapes]
-        return CountedPool(
-            drawn[0],
-            drawn[1],
-            drawn[2],
-            general_layers,
-            expert_layers,
-            self.top,
-            self.last_block,
-            self.tuning,
-            self.contrast != "pull",
-        )
+        how = self.top, self.last_block, self.tuning, self.contrast != "pull"
+        return CountedPool(*drawn, general_layers, expert_layers, *how)
 
     def make_head(self, head: nn.Module) -> nn.Module:
         self.masked = InstanceMasked(head.to(self.run.device), self.pool, self.top, self.size, self.mask)

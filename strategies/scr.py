@@ -51,9 +51,8 @@ class ContrastiveReplay(Rehearsal):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         features: int = model.feature_size  # type: ignore[assignment]
-        self.projection = nn.Sequential(
-            self._linear(features, features), nn.ReLU(), self._linear(features, self.size)
-        )
+        hidden, last = self._linear(features, features), self._linear(features, self.size)
+        self.projection = nn.Sequential(hidden, nn.ReLU(), last)
         model.projection = self.projection  # so that it is trained, saved and counted with the model
         return model
 

@@ -77,15 +77,8 @@ def random_benchmark(case: Case, steps: int, streams: int = 1, images: int = 10)
     classes, tests = tuple(range(CLASSES)), tuple(range(streams))
     train = Experience(0, classes, data(steps * case.batch_size), tests=tests)
     test = tuple(Experience(i, classes, data(images)) for i in tests)
-    return Benchmark(
-        "bench",
-        1,
-        Setting("domain"),
-        Stream("train", (train,)),
-        Stream("test", test),
-        CLASSES,
-        Transform(mean=(MEAN,), std=(STD,)),
-    )
+    streams = Stream("train", (train,)), Stream("test", test)
+    return Benchmark("bench", 1, Setting("domain"), *streams, CLASSES, Transform(mean=(MEAN,), std=(STD,)))
 
 
 def bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.device) -> Contender:
@@ -109,10 +102,8 @@ def bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.devi
             if case.replay and seen:
                 drawn = torch.randperm(min(seen, MEMORY), generator=draws, device=device)[: case.batch_size]
                 old = memory_x.index_select(0, drawn).mul(gain).add_(shift)
-                inputs, targets = (
-                    torch.cat([inputs, old]),
-                    torch.cat([labels, memory_y.index_select(0, drawn)]),
-                )
+                inputs = torch.cat([inputs, old])
+                targets = torch.cat([labels, memory_y.index_select(0, drawn)])
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
@@ -201,9 +192,8 @@ class _Images(torch.utils.data.Dataset[Any]):
         from torchvision import transforms
 
         arrays = x.permute(0, 2, 3, 1).numpy()
-        self.images = [
-            Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a)) for a in arrays
-        ]
+        plain = (a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a) for a in arrays)
+        self.images = [Image.fromarray(a) for a in plain]
         self.targets = y.tolist()
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
 
@@ -276,8 +266,7 @@ def avalanche_training(
         )
         with unheard():
             if case.replay:
-                first = streams.train_stream[0]
-                strategy.train(first)  # fills the memory
+                strategy.train(streams.train_stream[0])  # fills the memory
             plugin.counting = True
             strategy.train(streams.train_stream[0])
 
@@ -410,10 +399,8 @@ def mammoth_training(
         theirs.buffer = module.Buffer(MEMORY, device)
         theirs.train()
         data = benchmark.train[0].data
-        batches = torch.utils.data.DataLoader(
-            _Triples(data.x(), data.y()), case.batch_size, shuffle=True, generator=torch.Generator()
-        )
-        for x, y, raw in batches:
+        triples, how = _Triples(data.x(), data.y()), {"shuffle": True, "generator": torch.Generator()}
+        for x, y, raw in torch.utils.data.DataLoader(triples, case.batch_size, **how):  # type: ignore[arg-type]
             gate()
             theirs.observe(x.to(device), y.to(device), raw.to(device), epoch=0)
         gate()

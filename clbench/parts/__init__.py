@@ -30,6 +30,7 @@ from clbench.parts.heads import (
     NormalisedHead as NormalisedHead,
     SeenOutputs as SeenOutputs,
     linear_weight as linear_weight,
+    nearness as nearness,
 )
 from clbench.parts.imbalance import (
     Counts as Counts,

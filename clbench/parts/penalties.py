@@ -73,9 +73,7 @@ def per_example_gradients(
     """
     network = run.model if model is None else model
     layers = [module for _, module in network.named_modules(remove_duplicate=False)]
-    if len(layers) > len(
-        set(layers)
-    ):  # torch would lose the layer's parameters (`functional_call`, as of 2.13)
+    if len(layers) > len(set(layers)):  # torch would lose the parameters (`functional_call`, as of 2.13)
         raise IncompatibleError(
             f"{run.strategy} takes gradients of single examples, which a model that has one layer in two places does "
             "not allow; give each place a layer of its own."
