@@ -5,6 +5,7 @@ import types
 from clbench.data.recurrence import lag_weights as lag_weights
 from clbench.machine.once import once as once
 from clbench.machine.optim import quarter_cosine as quarter_cosine
+from clbench.parts.boxes import box as box
 from clbench.parts.documents import (
     AllDocuments as AllDocuments,
     GeneratorName as GeneratorName,
