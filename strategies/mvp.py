@@ -190,7 +190,8 @@ class MaskAndPrompt(Prompting):
             (s.pool, len(expert_layers), expert, self.size),
             (s.pool, self.size),
         )
-        return CountedPool(*(torch.randn(shape, **how) for shape in shapes), s)  # type: ignore[call-overload]
+        prompts, experts, keys = (torch.randn(shape, **how) for shape in shapes)  # type: ignore[call-overload]
+        return CountedPool(prompts, experts, keys, s)
 
     def make_head(self, head: nn.Module) -> nn.Module:
         s = self.settings

@@ -135,7 +135,8 @@ def execution(
     from clbench.config import Execution, validate
 
     given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
-    return validate(Execution, given)
+    how: Execution = validate(Execution, given)
+    return how
 
 
 def show_record(record: Record, as_json: bool) -> int:

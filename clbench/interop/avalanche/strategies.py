@@ -374,7 +374,7 @@ def entry(name: str) -> Entry:
     build.__name__ = name
     build.__annotations__ = {p.name: p.annotation for p in parameters}
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    told = {"module": __name__, "summary": known.summary, "source": __file__}
+    told: dict[str, Any] = {"module": __name__, "summary": known.summary, "source": __file__}
     return Entry(PREFIX + name, version=release, build=build, **told)
 
 
