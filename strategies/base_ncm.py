@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Experience, Run, Strategy, chain, register
-from clbench.parts import LearnFirst, SettleAfterFirst, feature_sums
-from clbench.types import MASKED
+from clbench.parts import LearnFirst, SettleAfterFirst, feature_sums, nearness
 
 
 class Means(Strategy):
@@ -46,8 +45,7 @@ class Means(Strategy):
         features = out.features
         if self.cosine:
             features, means = F.normalize(features, dim=1), F.normalize(means, dim=1)
-        distance = torch.cdist(features, means, compute_mode="donot_use_mm_for_euclid_dist")
-        return self.run.mask_tasks((-distance).masked_fill(self.counts == 0, MASKED), task)
+        return self.run.mask_tasks(nearness(features, means, self.counts > 0), task)
 
 
 @register("base-ncm", family="few-shot")

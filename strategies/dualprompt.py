@@ -92,26 +92,20 @@ class Slots(SlicedPrompter):
     def forward(self, query: Tensor) -> Prompts:
         n = len(query)
         general = self.general.unsqueeze(1).expand(-1, n, -1, -1)  # (G blocks, B, rows, D)
-        experts = self.of_present(n) if self.training else self.matching(query)  # (E blocks, B, rows, D)
+        present = self.experts[self.current].unsqueeze(1).expand(-1, n, -1, -1)  # (E blocks, B, rows, D)
+        experts = present if self.training else self.matching(query)
         prefixes = as_prefixes(
             *zip(self.general_layers, general, strict=True), *zip(self.expert_layers, experts, strict=True)
         )
         return Prompts(prefixes=prefixes, note=query)
-
-    def of_present(self, n: int) -> Tensor:
-        """(E blocks, B, rows, D) the E-prompt of the present experience, for n images."""
-        prompt: Tensor = self.experts[self.current]
-        return prompt.unsqueeze(1).expand(-1, n, -1, -1)
 
     def matching(self, query: Tensor) -> Tensor:
         """(E blocks, B, rows, D) the E-prompts whose keys are nearest to the queries (B, D)."""
         count = self.current + 1 if self.candidates == "learned" else len(self.keys)
         keys = torch.stack(list(self.keys)[:count], dim=1)  # (1 or E blocks, M, D)
         experts = torch.stack(list(self.experts)[:count], dim=1)  # (E blocks, M, rows, D)
-        nearest = torch.stack(
-            [cosines(query, of_layer).argmax(dim=1) for of_layer in keys]
-        )  # (1 or E blocks, B)
-        nearest = nearest.expand(len(experts), -1)
+        nearest = torch.stack([cosines(query, of_layer).argmax(dim=1) for of_layer in keys])
+        nearest = nearest.expand(len(experts), -1)  # (E blocks, B)
         return torch.stack([prompts[index] for prompts, index in zip(experts, nearest, strict=True)])
 
     def pull(self, query: Tensor, form: Pull) -> Tensor:

@@ -5,7 +5,7 @@ Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNA
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -80,13 +80,12 @@ class Consolidate(Strategy):
         new = members_of(self.parameters, fisher_information(self.run, exp, self.fisher))
         chosen = members_of(self.parameters, self.run.parameters())
         anchor = {name: p.detach().clone() for name, p in chosen.items()}
-        if self.online and self.fishers:
-            new = {name: self._merged(name, self.fishers[0][name], value, exp) for name, value in new.items()}
         if self.online:
-            self.anchors, self.fishers = [anchor], [new]
-        else:
-            self.anchors.append(anchor)
-            self.fishers.append(new)
+            for old in self.fishers:  # one or none
+                new = {name: self._merged(name, old[name], value, exp) for name, value in new.items()}
+            self.anchors, self.fishers = [], []
+        self.anchors.append(anchor)
+        self.fishers.append(new)
         self.past = sorted({*self.past, *exp.classes})
 
     def _merged(self, name: str, old: Tensor, new: Tensor, exp: Experience) -> Tensor:
@@ -125,15 +124,18 @@ def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tenso
         return _of_batches(run, exp, estimator)
     if estimator == "mammoth":
         return fisher_of_labels(run, exp, "ewc/augment")
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(run.mask_tasks(logits, torch.full_like(y[None], exp.task)), y[None])
+
     with run.evaluating():
         total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
         for x, y in run.visit(exp.data):
             for weights, labels in _labels(run, x, y, exp.task, estimator):
-                for name, value in _per_example(run, x, labels, weights, exp.task).items():
+                squares = summed_gradients(torch.square, run, loss, x, labels, weights=weights)
+                for name, value in squares.items():
                     total[name] += value
-    n = len(exp.data)
-    if estimator == "van-de-ven":
-        n = max(n - 1, 1)
+    n = max(len(exp.data) - (estimator == "van-de-ven"), 1)
     return {name: value / n for name, value in total.items()}
 
 
@@ -162,33 +164,18 @@ def _of_batches(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
     return dict(zip(run.parameters(), means, strict=True))
 
 
-def _labels(
-    run: Run, x: Tensor, y: Tensor, task: int, estimator: Estimator
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _labels(run: Run, x: Tensor, y: Tensor, task: int, estimator: Estimator) -> list[tuple[Tensor, Tensor]]:
     """Weights (B,) and labels (B,) whose weighted squared gradients add up to the estimate."""
     one = torch.ones(len(x), device=x.device)
     if estimator == "empirical":
-        yield one, y
-        return
+        return [(one, y)]
     with torch.no_grad():
         probabilities = run.forward(x, torch.full_like(y, task)).logits.softmax(1)  # (B, C)
     if estimator == "predicted":
-        yield one, probabilities.argmax(1)
-        return
+        return [(one, probabilities.argmax(1))]
     if estimator == "sampled":
-        yield one, torch.multinomial(probabilities, 1, generator=run.rng("fisher")).squeeze(1)
-        return
-    for label in range(run.num_classes):
-        yield probabilities[:, label], torch.full_like(y, label)
-
-
-def _per_example(run: Run, x: Tensor, y: Tensor, weights: Tensor, task: int) -> Tensors:
-    """Σ_b w_b (∂ℓ_b/∂θ)² for each parameter."""
-
-    def loss(logits: Tensor, y1: Tensor) -> Tensor:
-        return F.cross_entropy(run.mask_tasks(logits, torch.full_like(y1[None], task)), y1[None])
-
-    return summed_gradients(torch.square, run, loss, x, y, weights=weights)
+        return [(one, torch.multinomial(probabilities, 1, generator=run.rng("fisher")).squeeze(1))]
+    return [(probabilities[:, label], torch.full_like(y, label)) for label in range(run.num_classes)]
 
 
 @register("ewc", family="regularisation", version=2, paper="arXiv:1612.00796", null={"strength": 0.0})

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.memory import Chosen
-from clbench.parts import CrossEntropy
+from clbench.parts import CrossEntropy, box
 from clbench.ranges import Count, NotNegative, Positive, Share
 from clbench.strategy import overrides
 
@@ -51,9 +51,8 @@ class Dumb(Strategy):
         first = run.train[0]
         counts = first.data.y().bincount()
         left_out = max(len(first) - run.steps_of(first) * run.batch_size, 0)
-        if (int(counts[counts > 0].min()) - left_out) * int(
-            (counts > 0).sum()
-        ) >= self.capacity:  # then it is full
+        few = int(counts[counts > 0].min()) - left_out
+        if few * int((counts > 0).sum()) >= self.capacity:  # then it is full
             run.foresee(self.capacity, self.batch_size, "the memory (memory, mini_batch)")
         self.memory = Chosen(self.capacity)
         self.seen: list[int] = []  # classes, in the order of their first example
@@ -61,9 +60,8 @@ class Dumb(Strategy):
 
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
         if batch.new:  # of the stream
-            return Output(
-                batch.x.new_zeros((len(batch), self.run.num_classes)), batch.x.new_zeros((len(batch), 0))
-            )
+            sizes = self.run.num_classes, 0
+            return Output(*(batch.x.new_zeros((len(batch), size)) for size in sizes))
         self.pasted, self.share = batch.y, torch.ones((), device=batch.x.device)
         if self.cutmix:
             x, self.pasted, self.share = cut_and_paste(batch.x, batch.y, self.cutmix, self.run.rng("cutmix"))
@@ -163,22 +161,12 @@ def cut_and_paste(
     Returns:
         x (B, C, H, W); the labels (B,) of what was pasted; the share () of the area that stayed.
     """
-    device, height, width = x.device, x.shape[2], x.shape[3]
-    other = torch.randperm(len(x), generator=generator, device=device)
-    do, share, at_row, at_column = torch.rand(4, generator=generator, device=device)
-    side = (1 - share).sqrt() * (do < probability)
-
-    def inside(size: int, centre: Tensor) -> Tensor:
-        """(size,) bool: which lines the box covers."""
-        half = (size * side).long() // 2
-        line, middle = torch.arange(size, device=device), (size * centre).long()
-        covered: Tensor = (line >= middle - half) & (line < middle + half)
-        return covered
-
-    rows, columns = inside(height, at_row), inside(width, at_column)
-    box = rows[:, None] & columns  # (H, W)
-    stayed = 1 - box.float().mean()
-    return torch.where(box, x[other], x), y[other], stayed
+    sides = x.shape[2:]
+    other = torch.randperm(len(x), generator=generator, device=x.device)
+    do, share, *places = torch.rand(4, generator=generator, device=x.device)
+    centre = torch.stack([size * place for size, place in zip(sides, places, strict=True)]).long()
+    inside, _ = box(sides, torch.where(do < probability, share, 1.0), centre)  # (H, W)
+    return torch.where(inside, x[other], x), y[other], 1 - inside.float().mean()
 
 
 @register("gdumb", family="replay")

@@ -105,10 +105,9 @@ def sample_contrast(features: Tensor, scores: Tensor, y: Tensor, temperature: fl
     z = unit(features)
     oneself = torch.eye(len(y), dtype=torch.bool, device=y.device)
     samples = (z @ z.T / temperature).masked_fill(oneself, float("-inf"))  # (N, N)
-    # A product, since the gradient of a selection with repeats has no fixed order of sums on a GPU.
-    proxies = (
-        scores @ F.one_hot(y, scores.shape[1]).to(scores.dtype).T
-    )  # (N, N), the scores of all rows' labels
+    # The scores of all rows' labels, (N, N); a product, since the gradient of a selection with repeats has no fixed
+    # order of sums on a GPU.
+    proxies = scores @ F.one_hot(y, scores.shape[1]).to(scores.dtype).T
     same = y.unsqueeze(0) == y.unsqueeze(1)
     positive = samples.masked_fill(~same | oneself, 0).sum(1) + proxies.masked_fill(~same, 0).sum(1)
     among = torch.cat([samples, proxies], 1).logsumexp(1)

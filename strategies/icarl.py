@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.memory import Chosen
-from clbench.parts import CrossEntropy, binary_loss
+from clbench.parts import CrossEntropy, binary_loss, nearness
 from clbench.ranges import Natural
 from clbench.types import MASKED
 
@@ -95,11 +95,8 @@ class NearestMean(Strategy):
             self.memory.clear()
             return
         features = torch.cat([self.run.forward(x).features for x, _ in self.run.visit(exp.data)])  # (N, D)
-        held = (
-            self.memory["y"]
-            if len(self.memory)
-            else torch.zeros(0, dtype=torch.int64, device=self.run.device)
-        )
+        none = torch.zeros(0, dtype=torch.int64, device=self.run.device)
+        held = self.memory["y"] if len(self.memory) else none
         kept: list[dict[str, Tensor]] = []
         for c in held.unique().tolist():
             if c not in present:
@@ -134,10 +131,9 @@ class NearestMean(Strategy):
         held = self.memory["y"]
         if self.means is None:
             self.means = class_means(self._features(self.memory["x"]), held, self.run.num_classes)
-        distance = torch.cdist(out.features, self.means, compute_mode="donot_use_mm_for_euclid_dist")
         # A seen class may have no exemplars where an experience names it and brings none of it.
-        without = torch.ones_like(self.seen).index_fill(0, held, False)
-        return self.run.mask_tasks((-distance).masked_fill(without, MASKED), task)
+        known = torch.zeros_like(self.seen).index_fill(0, held, True)
+        return self.run.mask_tasks(nearness(out.features, self.means, known), task)
 
 
 def herd(features: Tensor, n: int) -> Tensor:

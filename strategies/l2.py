@@ -48,13 +48,11 @@ class HoldWeights(Strategy):
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if not self.anchor or self.strength == 0:
             return {}
-        weights = {name: self._weight(name, anchor) for name, anchor in self.anchor.items()}
+        one = torch.ones((), device=self.run.device)
+        rows = {name: head_rows(name, anchor, self.learned) for name, anchor in self.anchor.items()}
+        # 1, but for the rows of the head 0 until their class was learned.
+        weights = {name: one if learned is None else learned.to(one.dtype) for name, learned in rows.items()}
         return {"l2": self.strength * quadratic_penalty(self.run.parameters(), [self.anchor], [weights])}
-
-    def _weight(self, name: str, anchor: Tensor) -> Tensor:
-        """Return 1 for each entry, but 0 for rows of the head whose class was not learned yet."""
-        rows = head_rows(name, anchor, self.learned)
-        return torch.ones((), device=anchor.device) if rows is None else rows.to(anchor.dtype)
 
     def end_experience(self, exp: Experience) -> None:
         self.learned[list(exp.classes)] = True

@@ -54,13 +54,9 @@ def interference(run: Run, loss: Tensor, x: Tensor, y: Tensor, task: Tensor) -> 
     Both passes are in the model's present mode, on copies of its running statistics.
     """
     now = {name: p.detach() for name, p in run.parameters().items()}
-    gradients = torch.autograd.grad(
-        loss, list(run.parameters().values()), retain_graph=True, allow_unused=True
-    )
-    rate = run.optimizer.param_groups[0]["lr"]
-    ahead = {
-        name: p if g is None else p - rate * g for (name, p), g in zip(now.items(), gradients, strict=True)
-    }
+    theta, rate = list(run.parameters().values()), run.optimizer.param_groups[0]["lr"]
+    gradients = torch.autograd.grad(loss, theta, retain_graph=True, materialize_grads=True)
+    ahead = {name: p - rate * g for (name, p), g in zip(now.items(), gradients, strict=True)}
     before, after = (
         F.cross_entropy(run.output_of(Elsewhere(run.model, weights), x, task).logits, y, reduction="none")
         for weights in (now, ahead)

@@ -7,6 +7,7 @@ ICCV 2023, arXiv:2308.09303.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,39 +32,48 @@ Focal = Literal["paper", "released", "none"]
 Tuning = Literal["prompt", "prefix"]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What `mvp` is asked for, which says what it means; `rows` and `layers` of general prompts, then of chosen ones.
+
+    Attributes:
+        scaling: μ; None where features are not divided.
+    """
+
+    pool: int
+    rows: tuple[int, int]
+    layers: tuple[tuple[int, ...], tuple[int, ...]]
+    top: int
+    mask: bool
+    contrast: Contrast
+    scaling: float | None
+    focal: Focal
+    alpha: float
+    gamma: float
+    last_block: bool
+    tuning: Tuning
+
+
 class CountedPool(Prompter):
     """Prompts with a key each; an image gets those nearest to its query, the less so the more often they were chosen.
 
     Attributes:
         general: (G blocks, rows, D). experts: (M, E blocks, rows, D). keys: (M, D).
-        tuning: whether rows join a block's tokens, or half of them its keys and half its values, before the projection.
-        counts: (M,) how often a prompt was chosen in training. counted: whether that matters.
+        counts: (M,) how often a prompt was chosen in training.
     """
 
     counts: Tensor
 
-    def __init__(
-        self,
-        general: Tensor,
-        experts: Tensor,
-        keys: Tensor,
-        general_layers: tuple[int, ...],
-        expert_layers: tuple[int, ...],
-        top: int,
-        last_block: bool,
-        tuning: Tuning,
-        counted: bool = True,
-    ) -> None:
+    def __init__(self, general: Tensor, experts: Tensor, keys: Tensor, settings: Settings) -> None:
         super().__init__()
         self.general, self.experts, self.keys = (nn.Parameter(t) for t in (general, experts, keys))
         self.register_buffer("counts", torch.zeros(len(keys)))
-        self.general_layers, self.expert_layers = general_layers, expert_layers
-        self.top, self.last_block, self.tuning, self.counted = top, last_block, tuning, counted
+        self.settings = settings
 
     def query(self, vit: Any, tokens: Tensor) -> Tensor:
         """(B, D) the class token's state without the final norm, after the last block or the one before."""
         states = tokens
-        for block in vit.blocks if self.last_block else vit.blocks[:-1]:
+        for block in vit.blocks if self.settings.last_block else vit.blocks[:-1]:
             states = block(states)
         return states[:, 0] if vit.has_class_token else states[:, vit.num_prefix_tokens :].mean(dim=1)
 
@@ -71,12 +81,11 @@ class CountedPool(Prompter):
         index = self.chosen(query)  # (B, k)
         note = torch.cat([query, index.to(query.dtype)], dim=1)
         general = self.general.unsqueeze(1).expand(-1, len(query), -1, -1)  # (G blocks, B, rows, D)
-        rows = [*zip(self.general_layers, general, strict=True)]
-        for place, layer in enumerate(self.expert_layers):
-            rows += [
-                (layer, expert) for expert in self.experts[index, place].unbind(1)
-            ]  # k times (B, rows, D)
-        if self.tuning == "prefix":
+        general_layers, expert_layers = self.settings.layers
+        rows = [*zip(general_layers, general, strict=True)]
+        for place, layer in enumerate(expert_layers):
+            rows += [(layer, rows) for rows in self.experts[index, place].unbind(1)]  # k times (B, rows, D)
+        if self.settings.tuning == "prefix":  # before the projection
             return Prompts(prefixes=as_prefixes(*rows), projected=False, note=note)
         tokens: dict[int, Tensor] = {}
         for layer, more in rows:
@@ -85,8 +94,8 @@ class CountedPool(Prompter):
 
     def chosen(self, query: Tensor) -> Tensor:
         """(B, k) the prompts of smallest distance times mass, (1 − cos(q_b, k_m)) (c_m + 1)."""
-        counts = self.counts if self.counted else torch.zeros_like(self.counts)
-        return choose(1 - cosines(query, self.keys), counts, self.top)
+        counts = self.counts * (self.settings.contrast != "pull")
+        return choose(1 - cosines(query, self.keys), counts, self.settings.top)
 
 
 def choose(distance: Tensor, counts: Tensor, top: int) -> Tensor:
@@ -168,51 +177,25 @@ class MaskAndPrompt(Prompting):
     prompter: CountedPool
     parallel = True
 
-    def __init__(
-        self,
-        pool: int,
-        rows: tuple[int, int],
-        layers: tuple[tuple[int, ...], tuple[int, ...]],
-        top: int,
-        mask: bool,
-        contrast: Contrast,
-        scaling: float | None,
-        focal: Focal,
-        alpha: float,
-        gamma: float,
-        last_block: bool,
-        tuning: Tuning,
-    ) -> None:
-        self.pool, self.rows, self.layers, self.top = pool, rows, layers, top
-        self.mask, self.contrast, self.scaling = mask, contrast, scaling
-        self.focal, self.alpha, self.gamma, self.last_block = focal, alpha, gamma, last_block
-        self.tuning: Tuning = tuning
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
 
     def make_prompter(self, vit: Any) -> Prompter:
-        rng, device = self.run.rng("prompts"), self.run.device
-        general, expert = (n * (2 if self.tuning == "prefix" else 1) for n in self.rows)
-        general_layers, expert_layers = self.layers
+        s, how = self.settings, {"generator": self.run.rng("prompts"), "device": self.run.device}
+        general, expert = (n * (2 if s.tuning == "prefix" else 1) for n in s.rows)
+        general_layers, expert_layers = s.layers
         check_layers((*general_layers, *expert_layers), vit, self)
         shapes = (
             (len(general_layers), general, self.size),
-            (self.pool, len(expert_layers), expert, self.size),
-            (self.pool, self.size),
+            (s.pool, len(expert_layers), expert, self.size),
+            (s.pool, self.size),
         )
-        drawn = [torch.randn(shape, generator=rng, device=device) for shape in shapes]
-        return CountedPool(
-            drawn[0],
-            drawn[1],
-            drawn[2],
-            general_layers,
-            expert_layers,
-            self.top,
-            self.last_block,
-            self.tuning,
-            self.contrast != "pull",
-        )
+        prompts, experts, keys = (torch.randn(shape, **how) for shape in shapes)  # type: ignore[call-overload]
+        return CountedPool(prompts, experts, keys, s)
 
     def make_head(self, head: nn.Module) -> nn.Module:
-        self.masked = InstanceMasked(head.to(self.run.device), self.pool, self.top, self.size, self.mask)
+        s = self.settings
+        self.masked = InstanceMasked(head.to(self.run.device), s.pool, s.top, self.size, s.mask)
         self.exposed = SeenOutputs(self.masked, self.run.num_classes)
         return self.exposed
 
@@ -223,27 +206,26 @@ class MaskAndPrompt(Prompting):
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
         out = inner(batch)
         with torch.no_grad():
-            index = out.features[:, -self.top :].long().flatten()
+            index = out.features[:, -self.settings.top :].long().flatten()
             self.prompter.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
         return out
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         feature, query = out.features[:, : self.size], out.features[:, self.size : 2 * self.size]
         index, pool = out.features[:, 2 * self.size :].long(), self.prompter
-        head, y = self.masked.weight.detach(), batch.y
-        logits = out.logits
-        if self.scaling is not None:
-            scaled = feature / feature_scores(feature.detach(), head[y], self.scaling).unsqueeze(1)
+        head, y, logits, s = self.masked.weight.detach(), batch.y, out.logits, self.settings
+        if s.scaling is not None:
+            scaled = feature / feature_scores(feature.detach(), head[y], s.scaling).unsqueeze(1)
             logits = self.run.logits(torch.cat([scaled, out.features[:, self.size :]], dim=1))
         each = F.cross_entropy(logits, y, reduction="none")  # (B,)
         fit = each.mean()
-        if self.focal != "none":
+        if s.focal != "none":
             with torch.no_grad():
                 seen = self.run.logits(out.features)
-                ignored = gradient_scores(seen, feature, self.masked.mask(out.features), y) ** self.gamma
-            weighted = each if self.focal == "paper" else fit
-            fit = ((1 - self.alpha) * weighted + self.alpha * ignored * weighted).mean()
-        key_loss = contrast(query, pool.keys, pool.counts, index, self.contrast)
+                ignored = gradient_scores(seen, feature, self.masked.mask(out.features), y) ** s.gamma
+            weighted = each if s.focal == "paper" else fit
+            fit = ((1 - s.alpha) * weighted + s.alpha * ignored * weighted).mean()
+        key_loss = contrast(query, pool.keys, pool.counts, index, s.contrast)
         return {"fit": fit, "contrast": key_loss}
 
 
@@ -347,6 +329,5 @@ def mvp(
         raise ValueError(f"top is 1 to pool, {pool}; {top} was given")
     layers = (tuple(general_layers), tuple(expert_layers))
     scale = margin if scaling else None
-    return MaskAndPrompt(
-        pool, (general, expert), layers, top, mask, contrast, scale, focal, alpha, gamma, last_block, tuning
-    )
+    rows, losses = (general, expert), (contrast, scale, focal, alpha, gamma)
+    return MaskAndPrompt(Settings(pool, rows, layers, top, mask, *losses, last_block, tuning))

@@ -56,22 +56,15 @@ class NormalizeAndProject(Strategy):
         self, norm: NormKind, projection: bool, offsets: Offsets, strength: float, period: int, eps: float
     ) -> None:
         self.norm: NormKind = norm
-        self.projection, self.offsets, self.strength, self.period, self.eps = (
-            projection,
-            offsets,
-            strength,
-            period,
-            eps,
-        )
+        self.projection, self.offsets, self.strength = projection, offsets, strength
+        self.period, self.eps = period, eps
         self.updates = 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
         backbone: nn.Module = model.backbone  # type: ignore[assignment]
         tokens = example_tokens(self.run)
-        example = (
-            torch.zeros((2, *self.run.input_shape), device=self.run.device) if tokens is None else tokens
-        )
-        insert_norms(backbone, example, self.norm, self.eps)
+        images = torch.zeros((2, *self.run.input_shape), device=self.run.device)
+        insert_norms(backbone, images if tokens is None else tokens, self.norm, self.eps)
         return model
 
     def setup(self, run: Run) -> None:
@@ -206,11 +199,9 @@ def _seen_in_use(backbone: nn.Module, x: Tensor) -> tuple[set[nn.Module], set[nn
         if given and id(given[0]) in outputs:
             followed.add(outputs[id(given[0])][0])
 
-    hooks = [m.register_forward_hook(after) for m in backbone.modules() if isinstance(m, LAYERS)]
-    hooks += [
-        m.register_forward_pre_hook(before) for m in backbone.modules() if isinstance(m, (Norm, *NORMS))
-    ]
     modes = {module: module.training for module in backbone.modules()}
+    hooks = [m.register_forward_hook(after) for m in modes if isinstance(m, LAYERS)]
+    hooks += [m.register_forward_pre_hook(before) for m in modes if isinstance(m, (Norm, *NORMS))]
     backbone.eval()
     with torch.no_grad():
         backbone(x)

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, chain, register
-from clbench.parts import TrainOnly
-from clbench.types import MASKED
+from clbench.parts import TrainOnly, nearness
 
 
 class NearestMean(Strategy):
@@ -46,8 +45,7 @@ class NearestMean(Strategy):
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         features = self._scaled(self.run.forward(x, task).features)
         means = self._scaled(self.sums / self.counts.clamp(min=1).unsqueeze(1))  # (C, D)
-        distance = torch.cdist(features, means, compute_mode="donot_use_mm_for_euclid_dist")
-        return self.run.mask_tasks((-distance).masked_fill(self.counts == 0, MASKED), task)
+        return self.run.mask_tasks(nearness(features, means, self.counts > 0), task)
 
 
 @register("ncm", family="fixed features")

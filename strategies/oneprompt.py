@@ -56,11 +56,8 @@ class One(Prompting):
 
     def make_prompter(self, vit: Any) -> Prompter:
         check_layers(tuple(self.rows), vit, self)
-        rng, device = self.run.rng("prompts"), self.run.device
-        drawn = {
-            layer: torch.rand((n, self.size), generator=rng, device=device) for layer, n in self.rows.items()
-        }
-        return Shared(drawn)
+        how: Any = {"generator": self.run.rng("prompts"), "device": self.run.device}
+        return Shared({layer: torch.rand((n, self.size), **how) for layer, n in self.rows.items()})
 
 
 @register(

@@ -122,11 +122,8 @@ class VirtualOutliers(Strategy):
     def generate(self, features: Tensor) -> Tensor:
         """(n, D) outliers of features (N, D)."""
         count, rng = self.per_class * len(self.present), self.run.rng("ovor")
-        if self.variant == "as_released":
-            return released_outliers(
-                features, count, self.neighbours, self.boundary, self.draws, self.noise, rng
-            )
-        return paper_outliers(features, count, self.neighbours, self.boundary, self.draws, self.noise, rng)
+        make = released_outliers if self.variant == "as_released" else paper_outliers
+        return make(features, count, self.neighbours, self.boundary, self.draws, self.noise, rng)
 
     @torch.no_grad()
     def measured(self, features: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,16 +252,5 @@ def ovor(
     """
     if epochs == 0:
         return Strategy()
-    return VirtualOutliers(
-        epochs,
-        variant,
-        strength,
-        (m_in, m_out),
-        thresholds,
-        neighbours,
-        boundary,
-        draws,
-        noise,
-        per_class,
-        batch_size,
-    )
+    found = neighbours, boundary, draws, noise, per_class
+    return VirtualOutliers(epochs, variant, strength, (m_in, m_out), thresholds, *found, batch_size)

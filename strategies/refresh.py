@@ -60,13 +60,8 @@ class Unlearn(Strategy):
     def __init__(
         self, steps: int, delta: float, rate: float, noise: float, information: Information | None
     ) -> None:
-        self.steps, self.delta, self.rate, self.noise, self.information = (
-            steps,
-            delta,
-            rate,
-            noise,
-            information,
-        )
+        self.steps, self.delta, self.rate = steps, delta, rate
+        self.noise, self.information = noise, information
 
     def setup(self, run: Run) -> None:
         members_of("all", run.parameters())  # refused where nothing is trained
@@ -85,10 +80,8 @@ class Unlearn(Strategy):
         with torch.no_grad():
             # A step of the scratch network and back, as released: what is below the weights' precision is lost.
             up = torch._foreach_sub(torch._foreach_add(theta, gradient, alpha=self.rate), theta)
-            scales = torch._foreach_div(
-                torch._foreach_norm(theta), torch._foreach_add(torch._foreach_norm(up), GUARD)
-            )
-            move = torch._foreach_mul(up, scales)
+            lengths = torch._foreach_add(torch._foreach_norm(up), GUARD)
+            move = torch._foreach_mul(up, torch._foreach_div(torch._foreach_norm(theta), lengths))
             if self.noise:
                 torch._foreach_add_(move, standard_normal(self.run, theta), alpha=self.noise)
             if self.information is not None and (divisors := self.information.divisors()):

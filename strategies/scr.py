@@ -51,9 +51,8 @@ class ContrastiveReplay(Rehearsal):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         features: int = model.feature_size  # type: ignore[assignment]
-        self.projection = nn.Sequential(
-            self._linear(features, features), nn.ReLU(), self._linear(features, self.size)
-        )
+        hidden, last = self._linear(features, features), self._linear(features, self.size)
+        self.projection = nn.Sequential(hidden, nn.ReLU(), last)
         model.projection = self.projection  # so that it is trained, saved and counted with the model
         return model
 
@@ -100,17 +99,13 @@ class ContrastiveReplay(Rehearsal):
             return features.new_full((len(x), self.run.num_classes), MASKED)
         # One evaluation predicts in several calls; the means change with every step only.
         if self._means is None or self._means[0] != self.run.step:
-            self._means = self.run.step, self._class_means()
+            chunks = self.memory["x"].split(CHUNK)
+            stored = torch.cat([self.run.forward(self.run.normalise(raw)).features for raw in chunks])
+            self._means = self.run.step, class_means(stored, self.memory["y"], self.run.num_classes)
         means = self._means[1]
         scores = 2 * features @ means.T - 2
         absent = torch.ones_like(means[:, 0], dtype=torch.bool).index_fill(0, self.memory["y"], False)
         return self.run.mask_tasks(scores.masked_fill(absent, MASKED), task)
-
-    def _class_means(self) -> Tensor:
-        """(C, D) unit means of the stored examples' unit features; zeros for a class of which none is stored."""
-        chunks = self.memory["x"].split(CHUNK)
-        features = torch.cat([self.run.forward(self.run.normalise(raw)).features for raw in chunks])
-        return class_means(features, self.memory["y"], self.run.num_classes)
 
     def end_experience(self, exp: object) -> None:
         self._means = None  # another part may move weights here without a step

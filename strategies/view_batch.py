@@ -50,9 +50,8 @@ class ViewBatch(Strategy):
         self.epoch = 0
 
     def setup(self, run: Run) -> None:
-        self.seen = torch.zeros(
-            run.num_classes, dtype=torch.bool, device=run.device
-        )  # (C,) among the labels so far
+        # (C,) among the labels so far
+        self.seen = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)
         if run.batch_size % self.views:
             near = run.batch_size // self.views * self.views
             sizes = [str(size) for size in (near, near + self.views) if size]
@@ -85,16 +84,9 @@ class ViewBatch(Strategy):
         row = torch.cat([torch.arange(new, device=row.device), new + row])
         raw = batch.raw.index_select(0, row)
         again = self.run.augment(raw[new:])  # each view is augmented on its own
-        return Batch(
-            torch.cat([batch.x[:new], again]),
-            batch.y[row],
-            batch.task[row],
-            raw,
-            batch.index[row],
-            torch.cat([batch.view[:new], view]),
-            new,
-            batch.first,
-        )
+        y, task, index = batch.y[row], batch.task[row], batch.index[row]
+        x, views = torch.cat([batch.x[:new], again]), torch.cat([batch.view[:new], view])
+        return Batch(x, y, task, raw, index, views, new, batch.first)
 
     def _strengthened(self, batch: Batch) -> Tensor:
         """(B, …) the inputs, with later views strongly augmented where they are images or take noise."""
@@ -104,12 +96,8 @@ class ViewBatch(Strategy):
             level = batch.view.view(later.shape) * (NOISE / (self.views - 1))  # 0 for first views
             return x + level * torch.rand(x.shape, generator=rng, device=x.device)
         raw = batch.raw
-        if (
-            self.strong == "autoaugment"
-            and raw.dtype == torch.uint8
-            and raw.dim() == 4
-            and raw.shape[1] in (1, 3)
-        ):
+        images = raw.dtype == torch.uint8 and raw.dim() == 4 and raw.shape[1] in (1, 3)
+        if self.strong == "autoaugment" and images:
             weak = self.run.benchmark.transform.augment(raw, rng)
             return torch.where(later, self.run.normalise(auto_augment(weak, rng)), x)
         return x

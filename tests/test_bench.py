@@ -109,7 +109,8 @@ def test_a_contender_takes_the_steps_that_are_counted(make: Any, monkeypatch: py
     step = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: updates.append(1) or step(self, *a))
     benchmark = contenders.random_benchmark(CASES[1], 12)
-    take_turns([make(CASES[1], benchmark, make_model("mlp", (1, 4, 4), 10), CPU)], 10, CPU)
+    work = contenders.Work(CASES[1], benchmark, make_model("mlp", (1, 4, 4), 10), CPU)
+    take_turns([make(work)], 10, CPU)
     assert len(updates) in (10, 11)  # ten laps, and with the engine the step before the first gate
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,16 @@ CASES = (
 )
 
 
+@dataclass(frozen=True)
+class Work:
+    """What all contenders do alike; each begins with a copy of the model."""
+
+    case: Case
+    benchmark: Benchmark
+    model: Classifier
+    device: torch.device
+
+
 def random_benchmark(case: Case, steps: int, streams: int = 1, images: int = 10) -> Benchmark:
     """One experience of random bytes, so many batches; all test streams are seen from the start."""
     generator = torch.Generator().manual_seed(0)
@@ -77,21 +87,16 @@ def random_benchmark(case: Case, steps: int, streams: int = 1, images: int = 10)
     classes, tests = tuple(range(CLASSES)), tuple(range(streams))
     train = Experience(0, classes, data(steps * case.batch_size), tests=tests)
     test = tuple(Experience(i, classes, data(images)) for i in tests)
-    return Benchmark(
-        "bench",
-        1,
-        Setting("domain"),
-        Stream("train", (train,)),
-        Stream("test", test),
-        CLASSES,
-        Transform(mean=(MEAN,), std=(STD,)),
-    )
+    taught, tested = Stream("train", (train,)), Stream("test", test)
+    transform = Transform(mean=(MEAN,), std=(STD,))
+    return Benchmark("bench", 1, Setting("domain"), taught, tested, CLASSES, transform)
 
 
-def bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.device) -> Contender:
+def bare(work: Work) -> Contender:
     """What one would write by hand for this one purpose: gather uint8 rows, normalise, forward, cross-entropy,
     backward, update; with replay also a draw, two `cat`s and a vectorised reservoir."""
-    model = copy.deepcopy(model).to(device)
+    case, benchmark, device = work.case, work.benchmark, work.device
+    model = copy.deepcopy(work.model).to(device)
 
     def loop(gate: Gate) -> None:
         optimizer = make_optimizer(list(model.parameters()), OptimConfig(lr=LR))
@@ -109,10 +114,8 @@ def bare(case: Case, benchmark: Benchmark, model: Classifier, device: torch.devi
             if case.replay and seen:
                 drawn = torch.randperm(min(seen, MEMORY), generator=draws, device=device)[: case.batch_size]
                 old = memory_x.index_select(0, drawn).mul(gain).add_(shift)
-                inputs, targets = (
-                    torch.cat([inputs, old]),
-                    torch.cat([labels, memory_y.index_select(0, drawn)]),
-                )
+                inputs = torch.cat([inputs, old])
+                targets = torch.cat([labels, memory_y.index_select(0, drawn)])
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
@@ -139,18 +142,9 @@ class _Gated(Strategy):
             self.gate()
 
 
-def clbench(
-    case: Case,
-    benchmark: Benchmark,
-    model: Classifier,
-    device: torch.device,
-    *,
-    name: str = "clbench",
-    evaluation: Mapping[str, Any] | None = None,
-    capture: Literal["auto", "never"] = "auto",
-) -> Contender:
-    """clbench's engine; without `evaluation`, none."""
-    model = copy.deepcopy(model)
+def clbench(work: Work, *, name: str = "clbench", capture: Literal["auto", "never"] = "auto") -> Contender:
+    """clbench's engine, without evaluation."""
+    case, model = work.case, copy.deepcopy(work.model)
 
     def loop(gate: Gate) -> None:
         strategy = make_strategy("er", memory=MEMORY) if case.replay else make_strategy("finetune")
@@ -159,11 +153,11 @@ def clbench(
             strategy=strategy.name,
             optim=OptimConfig(lr=LR),
             train=TrainConfig(batch_size=case.batch_size),
-            evaluation=EvaluationConfig(**(evaluation or {"every": 0})),
+            evaluation=EvaluationConfig(every=0),
             seeds=Seeds(order=0, init=0, data=0),
         )
-        execution = Execution(device=str(device), capture=capture, checkpoint_seconds=None)
-        Engine(benchmark, chain(strategy, _Gated(gate)), model, config, execution).fit()
+        execution = Execution(device=str(work.device), capture=capture, checkpoint_seconds=None)
+        Engine(work.benchmark, chain(strategy, _Gated(gate)), model, config, execution).fit()
 
     return Contender(name, loop)
 
@@ -201,9 +195,8 @@ class _Images(torch.utils.data.Dataset[Any]):
         from torchvision import transforms
 
         arrays = x.permute(0, 2, 3, 1).numpy()
-        self.images = [
-            Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a)) for a in arrays
-        ]
+        plain = (a[:, :, 0] if a.shape[2] == 1 else np.ascontiguousarray(a) for a in arrays)
+        self.images = [Image.fromarray(a) for a in plain]
         self.targets = y.tolist()
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
 
@@ -214,16 +207,7 @@ class _Images(torch.utils.data.Dataset[Any]):
         return self.transform(self.images[index]), self.targets[index]
 
 
-def avalanche_strategy(
-    module: Any,
-    case: Case,
-    benchmark: Benchmark,
-    model: Classifier,
-    device: torch.device,
-    *,
-    images: bool,
-    **more: Any,
-) -> tuple[Any, Any]:
+def avalanche_strategy(module: Any, work: Work, *, images: bool, **more: Any) -> tuple[Any, Any]:
     """Avalanche's Naive or Replay and its streams, on PIL images or on tensors that are normalised already."""
 
     def dataset(exp: Experience) -> Any:
@@ -233,33 +217,32 @@ def avalanche_strategy(
             utils.DataAttribute(y.tolist(), "targets"),
             utils.DataAttribute([0] * len(y), "targets_task_labels", use_in_getitem=True),
         ]
-        tensors = torch.utils.data.TensorDataset(benchmark.transform.normalise(x), y)
+        tensors = torch.utils.data.TensorDataset(work.benchmark.transform.normalise(x), y)
         data = _Images(x, y) if images else tensors
         return utils.TaskAwareClassificationDataset([data], data_attributes=attributes)
 
     with unheard():
         streams = module.benchmarks.benchmark_from_datasets(
-            train=[dataset(exp) for exp in benchmark.train], test=[dataset(exp) for exp in benchmark.test]
+            train=[dataset(exp) for exp in work.benchmark.train],
+            test=[dataset(exp) for exp in work.benchmark.test],
         )
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(work.model)
         metrics = module.evaluation.metrics.accuracy_metrics(experience=True)
-        strategy = getattr(module.training.supervised, "Replay" if case.replay else "Naive")(
+        strategy = getattr(module.training.supervised, "Replay" if work.case.replay else "Naive")(
             model=model,
             optimizer=make_optimizer(list(model.parameters()), OptimConfig(lr=LR)),
             criterion=F.cross_entropy,
-            train_mb_size=case.batch_size,
+            train_mb_size=work.case.batch_size,
             train_epochs=1,
-            device=device,
+            device=work.device,
             evaluator=module.training.plugins.EvaluationPlugin(metrics, loggers=[]),
-            **({"mem_size": MEMORY} if case.replay else {}),
+            **({"mem_size": MEMORY} if work.case.replay else {}),
             **more,
         )
     return strategy, streams
 
 
-def avalanche_training(
-    module: Any, case: Case, benchmark: Benchmark, model: Classifier, device: torch.device, *, images: bool
-) -> Contender:
+def avalanche_training(module: Any, work: Work, *, images: bool) -> Contender:
     """Its training loop. Replay's memory joins from the second experience on: the first is the same data once more."""
 
     def loop(gate: Gate) -> None:
@@ -271,36 +254,22 @@ def avalanche_training(
                     gate()
 
         plugin = Gated()
-        strategy, streams = avalanche_strategy(
-            module, case, benchmark, model, device, images=images, plugins=[plugin]
-        )
+        strategy, streams = avalanche_strategy(module, work, images=images, plugins=[plugin])
         with unheard():
-            if case.replay:
-                first = streams.train_stream[0]
-                strategy.train(first)  # fills the memory
+            if work.case.replay:
+                strategy.train(streams.train_stream[0])  # fills the memory
             plugin.counting = True
             strategy.train(streams.train_stream[0])
 
-    kind = "Replay" if case.replay else "Naive"
+    kind = "Replay" if work.case.replay else "Naive"
     return Contender(f"Avalanche {kind}, {'PIL images' if images else 'tensors'}", loop)
 
 
-def avalanche_evaluation(
-    module: Any,
-    case: Case,
-    benchmark: Benchmark,
-    model: Classifier,
-    device: torch.device,
-    *,
-    images: bool,
-    batch_size: int,
-) -> Contender:
+def avalanche_evaluation(module: Any, work: Work, *, images: bool, batch_size: int) -> Contender:
     """Its evaluation of all test streams, again and again."""
 
     def loop(gate: Gate) -> None:
-        strategy, streams = avalanche_strategy(
-            module, case, benchmark, model, device, images=images, eval_mb_size=batch_size
-        )
+        strategy, streams = avalanche_strategy(module, work, images=images, eval_mb_size=batch_size)
         with unheard():
             while True:
                 gate()
@@ -310,21 +279,14 @@ def avalanche_evaluation(
 
 
 def evaluation(
-    benchmark: Benchmark,
-    model: Classifier,
-    device: torch.device,
-    level: str,
-    name: str,
-    *,
-    strategy: str = "finetune",
-    keep: bool = True,
+    work: Work, level: str, name: str, *, strategy: str = "finetune", keep: bool = True
 ) -> Contender:
     """clbench's tick of all test streams, again and again, at a level.
 
     Args:
         keep: what a frozen network says of a test example.
     """
-    model = copy.deepcopy(model)
+    benchmark, model = work.benchmark, copy.deepcopy(work.model)
 
     def loop(gate: Gate) -> None:
         config = RunConfig(
@@ -333,7 +295,7 @@ def evaluation(
             evaluation=EvaluationConfig.model_validate({"level": level, "check": 1_000_000}),
             seeds=Seeds(order=0, init=0, data=0),
         )
-        run = Engine(benchmark, make_strategy(strategy), model, config, Execution(device=str(device)))
+        run = Engine(benchmark, make_strategy(strategy), model, config, Execution(device=str(work.device)))
         with contextlib.nullcontext() if keep else keeping_nothing():
             run.evaluator.begin_experience(benchmark.train[0])
             while True:
@@ -388,14 +350,13 @@ class _Triples(_Images):
         return x, y, to_tensor(self.images[index])
 
 
-def mammoth_training(
-    er: type[Any], case: Case, benchmark: Benchmark, model: Classifier, device: torch.device
-) -> Contender:
+def mammoth_training(er: type[Any], work: Work) -> Contender:
     """Its training step, `observe`, on batches of its kind.
 
     Its constructor asks for a whole configuration and one of its data sets; what `observe` uses is put there instead.
     """
-    model = copy.deepcopy(model).to(device)
+    case, benchmark, device = work.case, work.benchmark, work.device
+    model = copy.deepcopy(work.model).to(device)
 
     def loop(gate: Gate) -> None:
         from torchvision.transforms import Normalize
@@ -410,10 +371,8 @@ def mammoth_training(
         theirs.buffer = module.Buffer(MEMORY, device)
         theirs.train()
         data = benchmark.train[0].data
-        batches = torch.utils.data.DataLoader(
-            _Triples(data.x(), data.y()), case.batch_size, shuffle=True, generator=torch.Generator()
-        )
-        for x, y, raw in batches:
+        triples, how = _Triples(data.x(), data.y()), {"shuffle": True, "generator": torch.Generator()}
+        for x, y, raw in torch.utils.data.DataLoader(triples, case.batch_size, **how):  # type: ignore[arg-type]
             gate()
             theirs.observe(x.to(device), y.to(device), raw.to(device), epoch=0)
         gate()

@@ -108,16 +108,14 @@ def _steps(case: Case, laps: int, device: torch.device, module: Any, er: type[An
     warm_up = max(capture.WARM_UP + 2, round(WARM_UP * case.share))  # what is recorded is by then
     benchmark = make.random_benchmark(case, warm_up + laps + 2)
     model = make_model(case.model, case.input_shape, CLASSES)
-    rivals = [make.bare(case, benchmark, model, device), make.clbench(case, benchmark, model, device)]
+    work = make.Work(case, benchmark, model, device)
+    rivals = [make.bare(work), make.clbench(work)]
     if device.type == "cuda":
-        rivals.append(make.clbench(case, benchmark, model, device, name="clbench, eager", capture="never"))
+        rivals.append(make.clbench(work, name="clbench, eager", capture="never"))
     if module is not None:
-        rivals += [
-            make.avalanche_training(module, case, benchmark, model, device, images=images)
-            for images in (False, True)
-        ]
+        rivals += [make.avalanche_training(module, work, images=images) for images in (False, True)]
     if er is not None and case.replay:
-        rivals.append(make.mammoth_training(er, case, benchmark, model, device))
+        rivals.append(make.mammoth_training(er, work))
     take_turns(rivals, warm_up + laps, device, STRETCH)
     return {
         "case": str(case),
@@ -132,13 +130,13 @@ def _evaluations(case: Case, rounds: int, device: torch.device, module: Any) -> 
     """One evaluation of five streams of 1,000 images."""
     benchmark = make.random_benchmark(case, 1, STREAMS, IMAGES)
     model = make_model(case.model, case.input_shape, CLASSES)
-    rivals = [make.evaluation(benchmark, model, device, level, level) for level in ("exact", "fast")]
+    work = make.Work(case, benchmark, model, device)
+    rivals = [make.evaluation(work, level, level) for level in ("exact", "fast")]
     if module is not None:
         best = 64 if case.model != "mlp" and device.type == "cpu" else 256
         how = ((True, 256), (False, best))
         rivals += [
-            make.avalanche_evaluation(module, case, benchmark, model, device, images=images, batch_size=size)
-            for images, size in how
+            make.avalanche_evaluation(module, work, images=images, batch_size=size) for images, size in how
         ]
     return _timed(case.model, rivals, rounds, device, IMAGES)
 
@@ -148,8 +146,9 @@ def _frozen(strategy: str, rounds: int, device: torch.device) -> dict[str, Any]:
     case = Case(VIT, IMAGE, 10)
     benchmark = make.random_benchmark(case, 1, STREAMS, VIT_IMAGES)
     model = make_model(VIT, IMAGE, CLASSES, patch_size=4, depth=6)
+    work = make.Work(case, benchmark, model, device)
     rivals = [
-        make.evaluation(benchmark, model, device, "exact", name, strategy=strategy, keep=keep)
+        make.evaluation(work, "exact", name, strategy=strategy, keep=keep)
         for name, keep in (("asked once", True), ("asked every time", False))
     ]
     return _timed(strategy, rivals, rounds, device, VIT_IMAGES)

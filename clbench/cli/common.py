@@ -135,8 +135,8 @@ def execution(
     from clbench.config import Execution, validate
 
     given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
-    checked: Execution = validate(Execution, given)
-    return checked
+    how: Execution = validate(Execution, given)
+    return how
 
 
 def show_record(record: Record, as_json: bool) -> int:

@@ -36,17 +36,9 @@ def submit(
     for why in left_out:
         warn(f"Left out: {why}")
     if as_json:
-        rows = [
-            {
-                "run": str(s.folder),
-                "taken": s.path and s.path.as_posix(),
-                "already": s.already,
-                "refused": s.refused,
-                "needs": dict(s.needs),
-            }
-            for s in done
-        ]
-        print(json.dumps(rows, indent=2))
+        taken = [{"run": str(s.folder), "taken": s.path and s.path.as_posix()} for s in done]
+        more = [{"already": s.already, "refused": s.refused, "needs": dict(s.needs)} for s in done]
+        print(json.dumps([{**a, **b} for a, b in zip(taken, more, strict=True)], indent=2))
     for s in () if as_json else done:
         if s.path is None:
             print(f"refused  {s.folder}: {s.refused}")

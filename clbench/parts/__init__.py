@@ -5,6 +5,7 @@ import types
 from clbench.data.recurrence import lag_weights as lag_weights
 from clbench.machine.caching import once as once
 from clbench.machine.optim import quarter_cosine as quarter_cosine
+from clbench.parts.boxes import box as box
 from clbench.parts.documents import (
     AllDocuments as AllDocuments,
     GeneratorName as GeneratorName,
@@ -30,6 +31,7 @@ from clbench.parts.heads import (
     NormalisedHead as NormalisedHead,
     SeenOutputs as SeenOutputs,
     linear_weight as linear_weight,
+    nearness as nearness,
 )
 from clbench.parts.imbalance import (
     Counts as Counts,

@@ -287,9 +287,5 @@ class AllDocuments(Strategy):
         if self.queries or len(seen) == 1:
             data += [exp.data.subset(torch.arange(n, len(exp))) for exp, n in zip(seen, sizes, strict=True)]
         classes = tuple(sorted({c for exp in seen for c in exp.classes}))
-        return replace(
-            seen[-1],
-            classes=classes,
-            data=Data.union([part for part in data if len(part)]),
-            documents=sum(sizes),
-        )
+        union = Data.union([part for part in data if len(part)])
+        return replace(seen[-1], classes=classes, data=union, documents=sum(sizes))

@@ -59,6 +59,12 @@ class NormalisedHead(nn.Module):
         return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
 
+def nearness(features: Tensor, means: Tensor, known: Tensor) -> Tensor:
+    """(B, C) −‖f_b − m_c‖ of features (B, D) and class means (C, D); classes that are not `known` (C,) are `MASKED`."""
+    distance = torch.cdist(features, means, compute_mode="donot_use_mm_for_euclid_dist")
+    return (-distance).masked_fill(~known, MASKED)
+
+
 def linear_weight(model: nn.Module, part: Strategy) -> Tensor:
     """Return the weights (C, D) of a model's linear head, from which a part makes a cosine one.
 

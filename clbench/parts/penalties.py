@@ -73,9 +73,7 @@ def per_example_gradients(
     """
     network = run.model if model is None else model
     layers = [module for _, module in network.named_modules(remove_duplicate=False)]
-    if len(layers) > len(
-        set(layers)
-    ):  # torch would lose the layer's parameters (`functional_call`, as of 2.13)
+    if len(layers) > len(set(layers)):  # torch would lose the parameters (`functional_call`, as of 2.13)
         raise IncompatibleError(
             f"{run.strategy} takes gradients of single examples, which a model that has one layer in two places does "
             "not allow; give each place a layer of its own."
@@ -150,10 +148,7 @@ def _summed_of_linear_layers(
     for prefix, module in network.named_modules():
         if isinstance(module, nn.Linear):
             layers[module] = prefix
-        elif (
-            isinstance(module, nn.modules.batchnorm._BatchNorm)
-            or next(module.parameters(False), None) is not None
-        ):
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) or [*module.parameters(False)]:
             return None
     used: list[tuple[str, Tensor, Tensor]] = []
 
@@ -169,9 +164,8 @@ def _summed_of_linear_layers(
     finally:
         for hook in hooks:
             hook.remove()
-    if sorted(name for name, _, _ in used) != sorted(layers.values()) or any(
-        a.dim() != 2 for _, a, _ in used
-    ):
+    once = sorted(name for name, _, _ in used) == sorted(layers.values())
+    if not once or any(a.dim() != 2 for _, a, _ in used):
         return None
     sums: dict[str, Tensor] = {}
     for (name, a, _), g in zip(used, torch.autograd.grad(total, [out for _, _, out in used]), strict=True):
@@ -203,21 +197,16 @@ def fisher_of_labels(run: Run, exp: Experience, consumer: str) -> dict[str, Tens
         # The transform itself, as `run.augment` would take from the random stream of the training batches.
         x = run.benchmark.transform.train(raw, run.rng(consumer))
         network = network or normalising_alone(run, x[:1])
-        log_p = F.log_softmax(run.mask_tasks(logits_of(run, network, x), torch.full_like(y, exp.task)), 1)
+        run.count(x, network)
+        with torch.no_grad(), by_example():  # each on its own, as `per_example_gradients` takes them
+            logits = torch.vmap(lambda x1, alone=network: alone(x1[None])[0])(x)  # (B, C)
+        log_p = F.log_softmax(run.mask_tasks(logits, torch.full_like(y, exp.task)), 1)
         p = log_p.gather(1, y[:, None]).squeeze(1).exp()  # (B,)
         for name, value in summed_gradients(
             torch.square, run, log_likelihood, x, y, weights=p, model=network
         ).items():
             total[name] += value
     return {name: value / (len(batches) * run.batch_size) for name, value in total.items()}
-
-
-def logits_of(run: Run, network: nn.Module, x: Tensor) -> Tensor:
-    """(B, C), each example on its own, as `per_example_gradients` takes them."""
-    run.count(x, network)
-    with torch.no_grad(), by_example():
-        logits: Tensor = torch.vmap(lambda x1: network(x1[None])[0])(x)
-    return logits
 
 
 def normalising_alone(run: Run, x: Tensor) -> nn.Module:

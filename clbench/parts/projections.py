@@ -109,12 +109,8 @@ class ProjectEach(Strategy):
         run, past = self.run, self.episodes.by_experience()
         if not past:
             return None
-        return torch.stack(
-            [
-                replayed_gradient(run, run.augment(old["x"]), old["y"], old["task"], self.running)
-                for old in past
-            ]
-        )
+        rows = ((run.augment(old["x"]), old["y"], old["task"]) for old in past)
+        return torch.stack([replayed_gradient(run, *old, self.running) for old in rows])
 
 
 def projected_averaged(g: Tensor, reference: Tensor) -> Tensor:

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from clbench import config
-from clbench.config import (
-    Execution,
-    config_file,
-    read_yaml,
-    suite_names,
-    validate,
-)
+from clbench.config import Execution, config_file, read_yaml, suite_names, validate
 from clbench.errors import ConfigError, suggest
 from clbench.files import make_folder
 from clbench.machine.processes import refuse_while_importing

@@ -39,6 +39,7 @@ from clbench.testing.tools import (
     seed_globals,
     stored_examples,
     tensors_of,
+    trained,
     watch,
 )
 from clbench.types import HIDDEN, NEEDS, Batch, Experience
@@ -51,19 +52,14 @@ def check_builds(subject: Subject) -> None:
     """It builds without arguments, has a docstring, and annotates all parameters, with immutable defaults."""
     for factory in subject.factories:
         name = getattr(factory, "__name__", str(factory))
-        require(
-            bool(inspect.getdoc(factory)),
-            f"{name} has no docstring; its first sentence says what the method does",
-        )
+        said = bool(inspect.getdoc(factory))
+        require(said, f"{name} has no docstring; its first sentence says what the method does")
         for key, parameter in inspect.signature(factory).parameters.items():
-            require(
-                parameter.annotation is not parameter.empty, f"parameter '{key}' of {name} is not annotated"
-            )
-            require(parameter.default is not parameter.empty, f"parameter '{key}' of {name} has no default")
+            what = f"parameter '{key}' of {name}"
+            require(parameter.annotation is not parameter.empty, f"{what} is not annotated")
+            require(parameter.default is not parameter.empty, f"{what} has no default")
             mutable = isinstance(parameter.default, list | dict | set | Tensor)
-            require(
-                not mutable, f"the default of parameter '{key}' of {name} can be changed by whoever gets it"
-            )
+            require(not mutable, f"the default of {what} can be changed by whoever gets it")
     strategy = subject.make()
     require(isinstance(strategy, Strategy), f"it builds a {type(strategy).__name__}, not a Strategy")
     unknown = strategy.all_needs() - set(NEEDS)
@@ -71,9 +67,8 @@ def check_builds(subject: Subject) -> None:
     run = subject.run(subject.benchmark(), strategy)
     for part in run.strategy.parts:
         for name in part.state:
-            require(
-                hasattr(part, name), f"{part} names '{name}' in `state` but has no such attribute after setup"
-            )
+            there = hasattr(part, name)
+            require(there, f"{part} names '{name}' in `state` but has no such attribute after setup")
 
 
 def check_deterministic(subject: Subject) -> None:
@@ -132,39 +127,29 @@ def check_inputs_untouched(subject: Subject) -> None:
         tensors = tensors_of(arguments)
         before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         result = call()
-        written = [
-            name for name, tensor in tensors.items() if difference(before[name], tensor.detach()) is not None
-        ]
+        written = [name for name, t in tensors.items() if difference(before[name], t.detach()) is not None]
         require(not written, f"{point} writes into {', '.join(written)}")
         return result
 
     for images in (False, True):
         benchmark = subject.benchmark(images=images)
-        pools = {
-            id(pool): pool
-            for stream in (benchmark.train, benchmark.test)
-            for e in stream
-            for pool, *_ in e.data.parts
-        }
-        before = {key: (pool.x.clone(), pool.y.clone()) for key, pool in pools.items()}
+        pools = [pool for exp in (*benchmark.train, *benchmark.test) for pool, *_ in exp.data.parts]
+        before = [(pool.x.clone(), pool.y.clone()) for pool in pools]
         subject.fitted(benchmark, watch(subject.make(), compare), every=2)
-        for key, pool in pools.items():
-            same = torch.equal(pool.x, before[key][0]) and torch.equal(pool.y, before[key][1])
+        for pool, (x, y) in zip(pools, before, strict=True):
+            same = torch.equal(pool.x, x) and torch.equal(pool.y, y)
             require(same, "the benchmark's examples were changed during the run")
 
 
 def check_modes_restored(subject: Subject) -> None:
     """Every point leaves the model's modules in the train or eval mode it found them in."""
-    run: Engine
 
     def compare(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
         before = [module.training for module in run.model.modules()]
         result = call()
         after = [module.training for module in run.model.modules()]
-        require(
-            before == after or point == "begin_experience",
-            f"{point} leaves the model in another train or eval mode",
-        )
+        kept = before == after or point == "begin_experience"
+        require(kept, f"{point} leaves the model in another train or eval mode")
         return result
 
     run = subject.run(subject.benchmark(), watch(subject.make(), compare), every=2)
@@ -173,9 +158,7 @@ def check_modes_restored(subject: Subject) -> None:
 
 def check_evaluation_silent(subject: Subject) -> None:
     """Evaluating after every step changes no bit of the weights, the strategy's state or a random stream."""
-    silent, watched = everything(subject.plain), everything(subject.evaluated)
-    silent.pop("evaluator"), watched.pop("evaluator")
-    same(silent, watched, "evaluation changes the run")
+    same(trained(subject.plain), trained(subject.evaluated), "evaluation changes the run")
 
 
 def check_resumes(subject: Subject) -> None:
@@ -194,11 +177,8 @@ def check_resumes(subject: Subject) -> None:
         run = subject.run(benchmark, every=1, checkpoint_seconds=0.0)
         run.fit(save)
         same(reference, everything(run), "saving checkpoints changes the run")
-        middle = saved["within"][len(saved["within"]) // 2]
-        for when, path in (
-            ("within an experience", middle),
-            ("between two experiences", saved["between"][0]),
-        ):
+        middle, first = saved["within"][len(saved["within"]) // 2], saved["between"][0]
+        for when, path in (("within an experience", middle), ("between two experiences", first)):
             fresh = subject.run(benchmark, every=1)
             fresh.load_state_dict(checkpoint.load(path))
             fresh.fit()
@@ -207,10 +187,20 @@ def check_resumes(subject: Subject) -> None:
 
 def check_learns(subject: Subject) -> None:
     """It gets more than 90 % right after a single stationary experience of four easy classes."""
-    benchmark = subject.benchmark(experiences=1, classes=4)
-    curve = subject.fitted(benchmark, batch_size=16, epochs=12).evaluator.curve
-    accuracy = curve.correct[-1] / curve.total[-1]
+    accuracy = _learned(subject)
     require(accuracy > 0.9, f"it gets {100 * accuracy:.1f} % right")
+
+
+def _learned(subject: Subject, strategy: Strategy | None = None) -> float:
+    """How much is right after a single stationary experience of four easy classes."""
+    easy = subject.benchmark(experiences=1, classes=4)
+    curve = subject.fitted(easy, strategy, batch_size=16, epochs=12).evaluator.curve
+    return float(curve.correct[-1] / curve.total[-1])
+
+
+def _check_finite(run: Engine, what: str, advice: str = "") -> None:
+    finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
+    require(finite, f"{what}: the weights are no longer finite{advice}")
 
 
 def check_odd_batches(subject: Subject) -> None:
@@ -225,13 +215,11 @@ def check_odd_batches(subject: Subject) -> None:
         for strategy in [subject.make()] + ([subject.make(**small)] if small else []):
             try:
                 # Batch normalisation cannot train on one example, which is no fault of a strategy.
-                run = subject.fitted(
-                    subject.benchmark(**spec), strategy, batch_size=batch_size, norm=False, every=1
-                )
+                how: dict[str, Any] = {"batch_size": batch_size, "norm": False, "every": 1}
+                run = subject.fitted(subject.benchmark(**spec), strategy, **how)
             except Exception as error:
                 raise Violation(f"{what}: {type(error).__name__}: {error}") from error
-            finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
-            require(finite, f"{what}: the weights are no longer finite")
+            _check_finite(run, what)
 
 
 def check_ranges(subject: Subject) -> None:
@@ -273,12 +261,9 @@ def _trains(subject: Subject, key: str, name: str, value: Any, *, ranged: bool) 
             raise Violation(f"{what}: {type(error).__name__}: {error}{advice}") from error
         require(ranged or name in str(error), f"{what} is refused, but not by name: {error}{advice}")
         return
-    finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
-    require(finite, f"{what}: the weights are no longer finite{advice}")
+    _check_finite(run, what, advice)
     if not ranged:
-        easy = subject.benchmark(experiences=1, classes=4)
-        curve = subject.fitted(easy, subject.make(**{key: value}), batch_size=16, epochs=12).evaluator.curve
-        accuracy = curve.correct[-1] / curve.total[-1]
+        accuracy = _learned(subject, subject.make(**{key: value}))
         require(accuracy > 0.5, f"{what} gets {100 * accuracy:.1f} % right of four easy classes{advice}")
 
 
@@ -287,20 +272,16 @@ def check_low_precision(subject: Subject) -> None:
 
     def inspect_losses(point: str, arguments: tuple[Any, ...], call: Callable[[], Any]) -> Any:
         result = call()
-        if point == "losses":
-            for name, loss in result.items():
-                require(isinstance(loss, Tensor) and loss.ndim == 0, f"loss '{name}' is no scalar tensor")
-                require(
-                    loss.dtype == torch.float32,
-                    f"loss '{name}' is {loss.dtype} under {precision}, not float32",
-                )
-                require(bool(loss.isfinite()), f"loss '{name}' is {loss.item()} under {precision}")
+        for name, loss in result.items() if point == "losses" else ():
+            require(isinstance(loss, Tensor) and loss.ndim == 0, f"loss '{name}' is no scalar tensor")
+            single = loss.dtype == torch.float32
+            require(single, f"loss '{name}' is {loss.dtype} under {precision}, not float32")
+            require(bool(loss.isfinite()), f"loss '{name}' is {loss.item()} under {precision}")
         return result
 
     for precision in ("bf16", "fp32"):
-        subject.fitted(
-            subject.benchmark(), watch(subject.make(), inspect_losses), precision=precision, every=2
-        )
+        watched = watch(subject.make(), inspect_losses)
+        subject.fitted(subject.benchmark(), watched, precision=precision, every=2)
 
 
 def check_memory_budget(subject: Subject) -> None:
@@ -348,11 +329,7 @@ def check_declares_needs(subject: Subject) -> None:
                 continue
             raise Violation(f"it needs {need}, and a setting without is not refused")
         run = subject.fitted(benchmark, epochs=epochs, every=2)
-        same(
-            granted(epochs),
-            everything(run),
-            f"it declares no need of {need} but does otherwise without",
-        )
+        same(granted(epochs), everything(run), f"it declares no need of {need} but does otherwise without")
         if need == "memory":
             held = stored_examples([part.state_dict() for part in run.strategy.parts], benchmark)
             require(held == 0, f"it declares no need of memory but holds {held} examples")
@@ -395,25 +372,16 @@ def check_first_experience(subject: Subject) -> None:
     strategy = subject.make()
     if "boundaries" not in subject.needs or subject.needs & {"memory", "past data"}:
         raise NotApplicable("it does not wait for a boundary")
-    changing = [
-        point
-        for point in ("wrap", "order", "step", "gradient")
-        for part in strategy.parts
-        if overrides(part, point)
-    ]
-    if changing:
-        raise NotApplicable(f"it trains another way from the start: it defines {changing[0]}()")
+    for point in ("wrap", "order", "step", "gradient"):
+        if any(overrides(part, point) for part in strategy.parts):
+            raise NotApplicable(f"it trains another way from the start: it defines {point}()")
     if any(part.from_start for part in strategy.parts):
         raise NotApplicable("it holds to the initial model from the start")
     if any(CrossEntropy in part.replaces for part in strategy.parts):
         raise NotApplicable("it learns labels by another loss than fine-tuning does")
     benchmark = subject.benchmark(experiences=1)
-    first = subject.fitted(benchmark, strategy)
-    same(
-        learned(subject.fitted(benchmark, finetune())),
-        learned(first),
-        "its first experience is not fine-tuning",
-    )
+    first, plain = subject.fitted(benchmark, strategy), subject.fitted(benchmark, finetune())
+    same(learned(plain), learned(first), "its first experience is not fine-tuning")
 
 
 def check_tasks_hidden(subject: Subject) -> None:
@@ -514,19 +482,15 @@ def check_capture(subject: Subject) -> None:
     declared = [part for part in strategy.parts if part.capturable]
     if not declared:
         raise NotApplicable("it does not declare capturable = True")
-    how: dict[str, Any] = {
-        "batch_size": 8,
-        "epochs": 2,
-    }  # steps enough, and more of them after a recording than before
+    how: dict[str, Any] = {"batch_size": 8, "epochs": 2}  # more steps after a recording than before
     run = subject.run(subject.benchmark(), strategy, **how)
     if reason := undeclared(run):
         raise NotApplicable(reason)
     run.gradients = Gradients(run, run.backward, Tape())
     run.fit()
     require(not run.gradients.reason, f"a GPU could not record it: {run.gradients.reason}")
-    require(
-        run.gradients.recorded > 0, "its batches never have one shape for long, so it could not be recorded"
-    )
+    recorded = run.gradients.recorded > 0
+    require(recorded, "its batches never have one shape for long, so it could not be recorded")
     eager = subject.fitted(subject.benchmark(), **how)
     same(everything(run), everything(eager), "recorded, it computes something else")
 

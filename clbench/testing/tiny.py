@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -79,9 +79,8 @@ def tiny_benchmark(
                 row = torch.randint(1, TOKENS, (size, LENGTH), generator=generator) + TOKENS * place[:, None]
                 queries = torch.arange(size) >= asked(name, i, size)
                 xs.append(torch.where(queries[:, None] & (torch.arange(LENGTH) >= 3), 0, row))
-                ys.append(y)
-                continue
-            xs.append(means[place] + 0.5 * torch.randn((size, features), generator=generator))
+            else:
+                xs.append(means[place] + 0.5 * torch.randn((size, features), generator=generator))
             ys.append(y)
         x = torch.cat(xs)
         if images and not documents:
@@ -135,9 +134,7 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     size_in = torch.Size(benchmark.input_shape).numel()
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(size_in, 16)]
     if benchmark.setting.documents:
-        tokens = 1 + max(
-            int(exp.data.x().max()) for stream in (benchmark.train, benchmark.test) for exp in stream
-        )
+        tokens = 1 + max(int(exp.data.x().max()) for exp in (*benchmark.train, *benchmark.test))
         layers = [BagOfTokens(tokens, 16), nn.Linear(16, 16)]
     if norm:
         layers.append(nn.BatchNorm1d(16))
@@ -156,21 +153,10 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
     from timm.models.vision_transformer import VisionTransformer
 
     channels, height, width = benchmark.input_shape
-    vit = VisionTransformer(
-        img_size=(height, width),
-        patch_size=2,
-        in_chans=channels,
-        num_classes=0,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        mlp_ratio=1.0,
-        weight_init="jax",
-    )
-    with torch.no_grad():
-        for module in vit.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.mul_(2)
+    size: dict[str, Any] = {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 1.0}
+    image: dict[str, Any] = {"img_size": (height, width), "in_chans": channels}
+    vit = VisionTransformer(num_classes=0, weight_init="jax", **size, **image)
+    _enlarge(vit)
     for module in vit.modules():
         # The fused kernel cannot be mapped over examples, as some strategies do.
         if isinstance(module, Attention):
@@ -185,23 +171,19 @@ def tiny_clip(benchmark: Benchmark) -> Classifier:
     """
     channels, size, _ = benchmark.input_shape
     tower = {"num_attention_heads": 2, "intermediate_size": 32, "hidden_act": "gelu"}
-    vision = {
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_channels": channels,
-        "image_size": size,
-        "patch_size": 2,
-    }
-    text = {"hidden_size": 12, "num_hidden_layers": 2, "vocab_size": 64}
-    clip = Clip(
-        {"projection_dim": 16, "vision_config": {**tower, **vision}, "text_config": {**tower, **text}},
-        by_letters,
-    )
-    with torch.no_grad():
-        for module in clip.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.mul_(2)
+    image = {"num_channels": channels, "image_size": size, "patch_size": 2}
+    vision = {**tower, **image, "hidden_size": 16, "num_hidden_layers": 3}
+    text = {**tower, "hidden_size": 12, "num_hidden_layers": 2, "vocab_size": 64}
+    clip = Clip({"projection_dim": 16, "vision_config": vision, "text_config": text}, by_letters)
+    _enlarge(clip)
     return Classifier(clip, clip.size, benchmark.num_classes)
+
+
+@torch.no_grad()
+def _enlarge(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.mul_(2)
 
 
 def by_letters(texts: Sequence[str]) -> Tokens:

@@ -80,9 +80,8 @@ def attempt(check: Callable[[Any], None], under_test: Any, expected: str | None 
         raised = _raised(error.__cause__ or error) if not told or error.__cause__ else ""
         return Result(name, rule, "failed", str(error) if told else raised, raised)
     if expected:
-        return Result(
-            name, rule, "failed", f"it was expected to fail ({expected}) and passes; expect it no longer"
-        )
+        message = f"it was expected to fail ({expected}) and passes; expect it no longer"
+        return Result(name, rule, "failed", message)
     return Result(name, rule, "passed")
 
 
@@ -90,12 +89,8 @@ def _raised(error: BaseException) -> str:
     """An exception with the last line outside clbench and the libraries that led to it."""
     core = str(Path(__file__).resolve().parent.parent)
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [
-        f
-        for f in frames
-        if not f.filename.startswith((core, sys.prefix, sys.base_prefix, "<"))
-        and "site-packages" not in f.filename
-    ]
+    inside = (core, sys.prefix, sys.base_prefix, "<")
+    outside = [f for f in frames if not f.filename.startswith(inside) and "site-packages" not in f.filename]
     at = (outside or frames)[-1]
     return f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
 
@@ -114,10 +109,8 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         if len(a) != len(b):
             return f"{path}: {len(a)} and {len(b)} elements"
-        return next(
-            (f for i, (x, y) in enumerate(zip(a, b, strict=True)) if (f := difference(x, y, f"{path}/{i}"))),
-            None,
-        )
+        pairs = enumerate(zip(a, b, strict=True))
+        return next((found for i, (x, y) in pairs if (found := difference(x, y, f"{path}/{i}"))), None)
     return None if a == b else f"{path}: {a!r} and {b!r}"
 
 
@@ -128,17 +121,12 @@ def stored_examples(state: Any, benchmark: Benchmark) -> int:
     """
     shape = tuple(benchmark.input_shape)
     raw = torch.cat([exp.data.x() for exp in benchmark.train])
-    known = {
-        row.numpy().tobytes()
-        for x in (raw, raw.float(), benchmark.transform.normalise(raw))
-        for row in x.flatten(1)
-    }
+    forms = (raw, raw.float(), benchmark.transform.normalise(raw))
+    known = {row.numpy().tobytes() for x in forms for row in x.flatten(1)}
 
     def count(value: Any) -> int:
-        if isinstance(value, Mapping):
-            return sum(count(v) for v in value.values())
-        if isinstance(value, list | tuple):
-            return sum(count(v) for v in value)
+        if isinstance(value, Mapping | list | tuple):
+            return sum(count(v) for v in (value.values() if isinstance(value, Mapping) else value))
         if not isinstance(value, Tensor) or value.ndim == 0:
             return 0
         value = value.detach().cpu()
@@ -173,6 +161,13 @@ def everything(run: Engine) -> dict[str, Any]:
     del state["global_rng"]  # the caller's again by now
     kept: dict[str, Any] = state
     return kept
+
+
+def trained(run: Engine) -> dict[str, Any]:
+    """`everything` but what evaluation alone changes."""
+    state = everything(run)
+    del state["evaluator"]
+    return state
 
 
 def learned(run: Engine) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from clbench.strategies.cmo import Mix, box
+from clbench.strategies.cmo import Mix
 from torch.nn import functional as F
 
 from clbench import make_strategy
 from clbench.errors import ConfigError
+from clbench.parts import box
 from clbench.strategy import Strategy
 from clbench.testing import tiny_run, watch
 from clbench.types import Benchmark

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,12 +96,8 @@ def _examples(exp: Any, raw: bool) -> tuple[Tensor, Tensor, Tensor]:
     inputs = torch.stack([_tensor(data[i][0]) for i in range(len(data))])
     labels = torch.tensor([int(y) for y in data.targets])
     tasks = getattr(data, "targets_task_labels", None)
-    told = (
-        torch.tensor([int(t) for t in tasks])
-        if tasks is not None
-        else torch.zeros(len(data), dtype=torch.int64)
-    )
-    return inputs, labels, told
+    told = [0] * len(data) if tasks is None else [int(t) for t in tasks]
+    return inputs, labels, torch.tensor(told)
 
 
 def _tensor(x: Any) -> Tensor:
@@ -113,9 +109,8 @@ def _tensor(x: Any) -> Tensor:
         array = array[None]
     elif array.ndim == 3 and array.shape[2] in (1, 3, 4):
         array = np.moveaxis(array, 2, 0)
-    return torch.from_numpy(
-        np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(np.float32))
-    )
+    stored = array if array.dtype == np.uint8 else array.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(stored))
 
 
 def _setting(seen: Sequence[tuple[set[int], set[int]]]) -> Setting:
@@ -140,16 +135,10 @@ def _stream(
                 f"Experience {index} of the {name} stream holds examples of tasks {sorted(tasks)}; clbench's "
                 "experiences have one task label each."
             )
-        experiences.append(
-            Experience(
-                index,
-                tuple(sorted(set(y.tolist()))),
-                Data.of(pool, torch.arange(start, start + len(y))),
-                task=tasks.pop() if len(tasks) == 1 else HIDDEN,
-                domain=f"experience {index}" if setting.shift == "domain" else None,
-                tests=tests or (index,),
-            )
-        )
+        task = tasks.pop() if len(tasks) == 1 else HIDDEN
+        domain = f"experience {index}" if setting.shift == "domain" else None
+        data, classes = Data.of(pool, torch.arange(start, start + len(y))), tuple(sorted(set(y.tolist())))
+        experiences.append(Experience(index, classes, data, task, domain, tests or (index,)))
         start += len(y)
     return Stream(name, tuple(experiences))
 
@@ -168,15 +157,9 @@ def to_avalanche(benchmark: Benchmark, streams: Sequence[str] = ("train", "test"
     """
     av = avalanche()
     named = {"train": benchmark.train, "test": benchmark.test, "valid": benchmark.valid}
-    told = benchmark.setting.task_labels != "never"
     with quiet():
-        scenario = av.benchmarks.benchmark_from_datasets(
-            **{
-                name: _datasets(stream, benchmark, told, augmented=name == "train")
-                for name, stream in named.items()
-                if stream is not None and name in streams
-            }
-        )
+        made = {n: _datasets(s, benchmark) for n, s in named.items() if s is not None and n in streams}
+        scenario = av.benchmarks.benchmark_from_datasets(**made)
         scenario = av.benchmarks.with_task_labels(av.benchmarks.with_classes_timeline(scenario))
     # What classic benchmarks of new classes have, and iCaRL asks for.
     scenario.n_classes_per_exp = [len(exp.classes) for exp in benchmark.train]
@@ -190,29 +173,23 @@ def to_avalanche(benchmark: Benchmark, streams: Sequence[str] = ("train", "test"
     return scenario
 
 
-def _datasets(
-    stream: Iterable[Experience], benchmark: Benchmark, told: bool, *, augmented: bool
-) -> list[Any]:
+def _datasets(stream: Stream, benchmark: Benchmark) -> list[Any]:
     """One Avalanche data set per experience."""
-    utils = avalanche().benchmarks.utils
+    utils, told = avalanche().benchmarks.utils, benchmark.setting.task_labels != "never"
     evaluated = _ToModel(benchmark.transform, augmented=False)
-    trained = _ToModel(benchmark.transform, augmented) if augmented else evaluated
+    trained = _ToModel(benchmark.transform, augmented=stream is benchmark.train)
     made, start = [], 0
     for exp in stream:
         y, n = exp.data.y(), len(exp.data)
-        attributes = [
-            utils.DataAttribute(y.tolist(), "targets"),
-            utils.TaskLabels(utils.ConstantSequence(exp.task if told else 0, n)),
-            utils.DataAttribute(list(range(start, start + n)), ROW),
-        ]
-        transforms = utils.transform_groups.TransformGroups(
-            {"train": (trained, None), "eval": (evaluated, None)}
-        )
-        made.append(
-            utils.TaskAwareSupervisedClassificationDataset(
-                [_Examples(exp.data)], data_attributes=attributes, transform_groups=transforms
-            )
-        )
+        how = {
+            "data_attributes": [
+                utils.DataAttribute(y.tolist(), "targets"),
+                utils.TaskLabels(utils.ConstantSequence(exp.task if told else 0, n)),
+                utils.DataAttribute(list(range(start, start + n)), ROW),
+            ],
+            "transform_groups": utils.TransformGroups({"train": (trained, None), "eval": (evaluated, None)}),
+        }
+        made.append(utils.TaskAwareSupervisedClassificationDataset([_Examples(exp.data)], **how))
         start += n
     return made
 

@@ -94,7 +94,5 @@ def gathered(loader: Any, store: Store, present: tuple[int, int]) -> Gathered | 
 
 def _more_than_examples(data: Any) -> bool:
     """Whether a batch of this data holds more than inputs, labels and task labels, or unaugmented inputs."""
-    extra = [
-        a for a in data._data_attributes.values() if a.use_in_getitem and a.name != "targets_task_labels"
-    ]
-    return bool(extra) or data._flat_data._transform_groups.current_group != "train"
+    shown = {a.name for a in data._data_attributes.values() if a.use_in_getitem}
+    return bool(shown - {"targets_task_labels"}) or data._flat_data._transform_groups.current_group != "train"

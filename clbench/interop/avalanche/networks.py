@@ -116,9 +116,9 @@ def arguments(
         case "ER_AML":
             return model, {"model": model, "feature_extractor": Features(model)}
         case "StreamingLDA":
-            net: nn.Module = Features(model)
+            features = Features(model)
             sizes = {"input_size": model.feature_size, "num_classes": benchmark.num_classes}
-            return net, {"slda_model": net, **sizes}
+            return features, {"slda_model": features, **sizes}
         case "CWRStar":
             return model, {"model": model, "cwr_layer_name": "head"}
         case "FeatureReplay":

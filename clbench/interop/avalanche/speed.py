@@ -30,11 +30,8 @@ from clbench.machine.torchvision import torchvision
 from clbench.runs import lifecycle
 from clbench.types import Benchmark, Data, Stream
 
-CASES: Mapping[str, Mapping[str, Any]] = {
-    "Naive": {},
-    "Replay": {"mem_size": 200},
-    "EWC": {"ewc_lambda": 1.0},
-}
+CASES: Mapping[str, Mapping[str, Any]]
+CASES = {"Naive": {}, "Replay": {"mem_size": 200}, "EWC": {"ewc_lambda": 1.0}}
 BATCH_SIZE = 32
 
 
@@ -88,23 +85,17 @@ def with_pictures(benchmark: Benchmark) -> Any:
     shown = Compose([ToTensor(), *([Normalize(ours.mean, ours.std)] if ours.mean else [])])
     utils = av.benchmarks.utils
 
-    def datasets(stream: Stream) -> list[Any]:
-        return [
-            utils.TaskAwareSupervisedClassificationDataset(
-                [Pictures(exp.data)],
-                data_attributes=[
-                    utils.DataAttribute(exp.data.y().tolist(), "targets"),
-                    utils.TaskLabels(utils.ConstantSequence(0, len(exp.data))),
-                ],
-                transform_groups=utils.TransformGroups({"train": (shown, None), "eval": (shown, None)}),
-            )
-            for exp in stream
-        ]
+    def dataset(data: Data) -> Any:
+        labels = utils.DataAttribute(data.y().tolist(), "targets")
+        tasks = utils.TaskLabels(utils.ConstantSequence(0, len(data)))
+        groups = utils.TransformGroups({"train": (shown, None), "eval": (shown, None)})
+        how = {"data_attributes": [labels, tasks], "transform_groups": groups}
+        return utils.TaskAwareSupervisedClassificationDataset([Pictures(data)], **how)
 
     with quiet():
-        scenario = av.benchmarks.benchmark_from_datasets(
-            train=datasets(benchmark.train), test=datasets(benchmark.test)
-        )
+        streams = {"train": benchmark.train, "test": benchmark.test}
+        made = {name: [dataset(exp.data) for exp in stream] for name, stream in streams.items()}
+        scenario = av.benchmarks.benchmark_from_datasets(**made)
         return av.benchmarks.with_task_labels(av.benchmarks.with_classes_timeline(scenario))
 
 
@@ -158,9 +149,8 @@ def measure(benchmark: Benchmark, name: str, every: int, rounds: int) -> list[fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
     parser.add_argument("--benchmark", default="split-mnist")
     parser.add_argument("--train", type=int, default=640, help="training examples of each experience")
     parser.add_argument("--test", type=int, default=200, help="test examples of each experience")
@@ -169,9 +159,8 @@ def main() -> None:
     torch.set_num_threads(1)
     benchmark = shortened(lifecycle.make_benchmark(given.benchmark), given.train, given.test)
     print("CPU seconds, and how many times faster clbench is\n")
-    print(
-        "| strategy | evaluation | clbench | Avalanche, tensors | | Avalanche, images | |\n|" + " --- |" * 7
-    )
+    print("| strategy | evaluation | clbench | Avalanche, tensors | | Avalanche, images | |")
+    print("|" + " --- |" * 7)
     for name in CASES:
         for every, said in ((0, "at experience ends"), (1, "after every iteration")):
             ours, *theirs = measure(benchmark, name, every, given.rounds)

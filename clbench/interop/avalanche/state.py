@@ -133,8 +133,9 @@ class Graph:
 
     def _unpack(self, saved: Any, current: Any) -> Any:
         if not isinstance(saved, dict):
-            move = isinstance(saved, Tensor) and self._on_device(current)
-            return saved.to(self.theirs.device) if move else saved
+            # Buffers' weights lie on the CPU whatever the device; all else is where the constructor would put it.
+            device = current.device if isinstance(current, Tensor) else self.theirs.device
+            return saved.to(device) if isinstance(saved, Tensor) and device == self.theirs.device else saved
         kind, content = next(iter(saved.items()))
         match kind:
             case "array":
@@ -162,10 +163,6 @@ class Graph:
                 return self._unpack_data(content, saved)
         make: Callable[..., Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}[kind]
         return make(self._unpack(value, None) for value in content)
-
-    def _on_device(self, current: Any) -> bool:
-        """Buffers' weights lie on the CPU whatever the device; all else is where the constructor would put it."""
-        return not isinstance(current, Tensor) or current.device == self.theirs.device
 
     def _take(self, owner: Any, attributes: dict[str, Any]) -> None:
         for name, saved in attributes.items():

@@ -8,6 +8,7 @@ alone: its batches are gathered by clbench (`loading`), row for row the same.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,14 @@ COMMON = (
 )
 """Parameters of Avalanche's constructors that clbench gives."""
 
+HEEDED = {
+    "precision": "fp32",
+    "optim.schedule": "constant",
+    "optim.warmup": 0.0,
+    **dict.fromkeys(("optim.clip", "optim.later_lr", "train.iterations"), None),
+    **dict.fromkeys(("train.later_iterations", "train.later_epochs"), None),
+}
+"""Settings of which Avalanche's loop knows one value."""
 Make = Callable[..., Any]
 """(model, optimizer, criterion, train_mb_size, train_epochs, eval_mb_size, device, evaluator) → their strategy."""
 
@@ -120,17 +129,8 @@ class AvalancheStrategy(Strategy):
     def _check(self, run: Run) -> None:
         """Refuse settings that Avalanche's loop would not heed."""
         config = run.config
-        asked = {
-            "precision": (config.precision, "fp32"),
-            "optim.clip": (config.optim.clip, None),
-            "optim.schedule": (config.optim.schedule, "constant"),
-            "optim.warmup": (config.optim.warmup, 0.0),
-            "optim.later_lr": (config.optim.later_lr, None),
-            "train.iterations": (config.train.iterations, None),
-            "train.later_iterations": (config.train.later_iterations, None),
-            "train.later_epochs": (config.train.later_epochs, None),
-        }
-        for key, (value, only) in asked.items():
+        for key, only in HEEDED.items():
+            value = functools.reduce(getattr, key.split("."), config)
             if value != only:
                 raise IncompatibleError(
                     f"{self} is trained by Avalanche's loop, which knows no {key}; {value} was given. Leave it at "
@@ -362,9 +362,7 @@ def entry(name: str) -> Entry:
         constructor = _constructor(name)
         hints = _hints(constructor)
     parameters = [
-        inspect.Parameter(
-            key, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=_annotation(p, hints)
-        )
+        p.replace(kind=p.KEYWORD_ONLY, annotation=_annotation(p, hints))
         for key, p in inspect.signature(constructor).parameters.items()
         if key not in COMMON and key not in known.fixed
     ]

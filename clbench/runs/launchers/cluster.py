@@ -56,13 +56,9 @@ class Ray(Launcher):
             news = ray.remote(num_cpus=0, scheduling_strategy=pinned)(_News).remote()
             work, running = ray.remote(_work), {}
             for cell, job in jobs:
-                task = work.options(
-                    num_cpus=self._cores(job),
-                    num_gpus=self.gpus,
-                    max_retries=self.limits.retries,
-                    scheduling_strategy="SPREAD",
-                )
-                running[task.remote(job, witness, news)] = (cell, job)
+                shares = {"num_cpus": self._cores(job), "num_gpus": self.gpus}
+                how = {"max_retries": self.limits.retries, "scheduling_strategy": "SPREAD"}
+                running[work.options(**shares, **how).remote(job, witness, news)] = (cell, job)
             stop: list[bool] = []
             try:
                 with stoppable(lambda: stop.append(True)):
@@ -77,10 +73,8 @@ class Ray(Launcher):
     def _refuse_what_never_starts(self, ray: Any, cores: int) -> None:
         """Ray waits for ever for a machine that is large enough."""
         less = "--cpus" if self.cpus else "--threads"
-        for what, wanted, unit, option in (
-            ("CPU", cores, "cores", less),
-            ("GPU", self.gpus, "GPUs", "--gpus"),
-        ):
+        asked = ("CPU", cores, "cores", less), ("GPU", self.gpus, "GPUs", "--gpus")
+        for what, wanted, unit, option in asked:
             largest = max(node["Resources"].get(what, 0) for node in ray.nodes() if node["Alive"])
             if wanted > largest:
                 raise ConfigError(
@@ -102,10 +96,8 @@ class Ray(Launcher):
         while running:
             if stop and not asked:
                 asked = True
-                for reference in running:
-                    ray.cancel(
-                        reference, force=False
-                    )  # an interrupt, where it runs: it ends with a checkpoint
+                for reference in running:  # an interrupt, where it runs: it ends with a checkpoint
+                    ray.cancel(reference, force=False)
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0.5)
             for id, key, value in ray.get(news.take.remote()):
                 if key == "began":
