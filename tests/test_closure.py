@@ -81,6 +81,14 @@ def test_a_package_that_hands_names_on_leads_to_where_they_are_from(
     assert {file.stem for file in closure(written(tmp_path, plugin=line, **FACE))} == {"plugin", *found}
 
 
+@pytest.mark.parametrize(
+    "face", ["from . import losses\n", "from mine import losses\n", "import mine.losses\n"]
+)
+def test_a_package_may_hand_on_its_own_modules(tmp_path: Path, face: str) -> None:
+    plugin = written(tmp_path, plugin="from mine import losses", __init__=face, losses="")
+    assert {file.stem for file in closure(plugin)} == {"plugin", "losses"}
+
+
 def test_a_name_that_a_package_makes_anew_is_its_own(tmp_path: Path) -> None:
     face = {**FACE, "__init__": "from .losses import f\nfrom .others import g\nf = g(f)\n"}
     found = closure(written(tmp_path, plugin="from mine import f", **face))

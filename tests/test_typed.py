@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from clbench.errors import RegistryError
+from clbench.registry.closure import code_of
 from clbench.registry.typed import typed_source, where_defined
 
 
@@ -86,6 +87,22 @@ def test_libraries_are_not_part_of_it() -> None:
     assert "def sqrt" not in source(
         "import math\nfrom json import dumps", "def mine():\n    return math.pi, dumps(1)\n"
     )
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "from clbench.parts import CrossEntropy\ndef mine():\n    return CrossEntropy()",
+        "def mine():\n    from clbench.parts import CrossEntropy\n    return CrossEntropy()",
+        "import clbench.parts as p\ndef mine():\n    return p.CrossEntropy()",
+        "from clbench.parts import CrossEntropy\nclass mine(CrossEntropy):\n    def f(self):\n        pass",
+    ],
+    ids=["name", "inside", "module", "base"],
+)
+def test_the_parts_of_clbench_that_it_uses_count(cell: str) -> None:
+    found = {name for name, _ in code_of(source(cell))}
+    assert "clbench/parts/losses.py" in found
+    assert "clbench/parts/replay.py" not in found
 
 
 def test_what_was_typed_where_no_text_is_kept_is_refused() -> None:

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import itertools
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,22 +55,29 @@ def closure(file: Path) -> set[Path]:
 
 def _reached(one: Import, importer: Path, content: bytes) -> Iterator[Path]:
     """The files that an import leads to; none outside of clbench and of its file's own package or folder."""
-    module = (*_placed(importer)[1][: -one.level], *one.module) if one.level else one.module
+    module = one.seen_from(importer)
     reached = _file_of(module, importer)
-    face = _content(reached) if reached else b""
     if reached and reached.name != "__init__.py":
         yield reached
-    elif one.taken and (origins := _read(face).handed.get(one.taken[0])) and reached:
-        for origin in origins:
-            yield from _reached(origin._replace(taken=origin.taken + one.taken[1:]), reached, face)
-    elif one.taken and _file_of((*module, one.taken[0]), importer):
-        inside = Import(0, (*module, one.taken[0]), one.taken[1:], one.bound)
-        yield from _reached(inside, importer, content)
-    elif reached and one.taken:
-        yield reached
+    elif one.taken:
+        step = (*module, one.taken[0])
+        if reached and (origins := _handed(step, reached)):
+            for origin in origins:
+                further = origin._replace(taken=origin.taken + one.taken[1:])
+                yield from _reached(further, reached, _content(reached))
+        elif _file_of(step, importer):
+            yield from _reached(Import(0, step, one.taken[1:], one.bound), importer, content)
+        elif reached:
+            yield reached
     elif reached:
         for rest in _looked_up(one.bound, content) or [()]:
             yield from _reached(Import(0, module, rest), importer, content) if rest else [reached]
+
+
+def _handed(name: Name, face: Path) -> list[Import]:
+    """The imports by which a package only hands a name on, but for those of a module of its own."""
+    origins = _read(_content(face)).handed.get(name[-1], [])
+    return [one for one in origins if (*one.seen_from(face), *one.taken) != name]
 
 
 def _file_of(module: Name, importer: Path) -> Path | None:
@@ -117,6 +125,10 @@ class Import(NamedTuple):
     taken: Name = ()
     bound: str = ""
 
+    def seen_from(self, file: Path) -> Name:
+        """The module's whole name, imported by a file."""
+        return (*_placed(file)[1][: -self.level], *self.module) if self.level else self.module
+
 
 class _Module(NamedTuple):
     """A file, read: the SHA-256 of its code, its imports, and the names that it only hands on, with their origins."""
@@ -130,15 +142,11 @@ class _Module(NamedTuple):
 def _read(content: bytes) -> _Module:
     try:
         text = importlib.util.decode_source(content)
-        statements = [*_statements(ast.parse(text).body)]
+        statements = [*_statements(_tree(content).body)]
     except (SyntaxError, ValueError):  # compiled, or no Python
         return _Module(sha256(content))
-    imports, handed, made, told = (
-        set[Import](),
-        defaultdict[str, list[Import]](list),
-        set[str](),
-        list[ast.Constant](),
-    )
+    imports, made, told = set[Import](), set[str](), list[ast.Constant]()
+    handed = defaultdict[str, list[Import]](list)
     for node, deep, typing in statements:
         if isinstance(node, ast.Import | ast.ImportFrom):
             bound = [*_bound(node)]
@@ -147,12 +155,17 @@ def _read(content: bytes) -> _Module:
                 handed[one.bound].append(one)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             told.append(node.value)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not deep:
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not deep:
             made.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and not deep:
             made |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     code = _without(told, text.encode())
     return _Module(sha256(code), frozenset(imports), {k: v for k, v in handed.items() if k not in made})
+
+
+def _tree(content: bytes) -> ast.Module:
+    with warnings.catch_warnings(action="ignore"):  # of its strings, which its import gives as well
+        return ast.parse(content)
 
 
 def _statements(
@@ -200,7 +213,7 @@ def _looked_up(name: str, content: bytes) -> set[Name]:
             for inner in ast.iter_child_nodes(node):
                 visit(inner)
 
-    visit(ast.parse(content))
+    visit(_tree(content))
     return {rest[len(more) :] for rest in found if rest[: len(more)] == (*more,)}
 
 
