@@ -109,7 +109,7 @@ def test_names_of_clbench_lead_to_its_modules(tmp_path: Path) -> None:
     assert not {HOME / "__init__.py", HOME / "parts" / "__init__.py", HOME / "parts" / "replay.py"} & found
 
 
-@pytest.mark.parametrize("name", ["strategies/er.py", "strategies/l2p.py", "benchmarks/digits.py"])
+@pytest.mark.parametrize("name", ["strategies/er.py", "strategies/l2p.py", "benchmarks/split.py"])
 def test_what_shows_and_starts_runs_takes_no_part_in_them(name: str) -> None:
     rooms = {file.relative_to(HOME).parts[0] for file in closure(ROOT / name) if HOME in file.parents}
     assert not rooms & {"__init__.py", "bench", "cli", "interop", "reports", "runs", "testing"}

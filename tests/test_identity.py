@@ -65,7 +65,7 @@ CHANGES = {
     "a part of it": "clbench/parts/replay.py",
     "the engine": "clbench/engine/engine.py",
     "evaluation": "clbench/evaluation/ticker.py",
-    "the benchmark": "benchmarks/digits.py",
+    "the benchmark": "benchmarks/split.py",
     "what streams are made by": "clbench/data/streams.py",
     "the network": "clbench/models/own.py",
     "how a run is built": "clbench/runs/building.py",
@@ -162,7 +162,7 @@ def test_a_run_is_resumed_after_edits_that_keep_its_id(checkout: Path, ids: dict
 def test_a_checkout_and_a_wheel_are_the_same_code(tmp_path: Path) -> None:
     place = "from clbench.places import ROOT; from clbench.registry.closure import code_of; import sys;"
     text = (
-        place + "print(sorted(code_of(ROOT / 'strategies/er.py') | code_of(ROOT / 'benchmarks/digits.py')))"
+        place + "print(sorted(code_of(ROOT / 'strategies/er.py') | code_of(ROOT / 'benchmarks/split.py')))"
     )
     first, second = (copied(tmp_path / name, wheel=name == "wheel") for name in ("checkout", "wheel"))
     assert program(first, text) == program(second, text) != "[]\n"

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.data.blurry import seamless
 from clbench.engine.capture import Gradients
 from clbench.engine.loading import Feed
 from clbench.engine.lone import check_stream, explained, lasting
@@ -39,7 +38,7 @@ from clbench.engine.refusals import (
     check_passes,
 )
 from clbench.engine.services import Services
-from clbench.engine.visible import visible, without_examples
+from clbench.engine.visible import seamless, visible, without_examples
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
