@@ -54,9 +54,7 @@ def typed_source(build: Callable[..., Any], who: str) -> str:
                 texts.append(f"{name} = {_written(value)}")
             elif inspect.ismodule(value):
                 texts.append(f"import {value.__name__} as {name}")
-            elif (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__.startswith(
-                "clbench."
-            ):
+            elif str(getattr(value, "__module__", "")).startswith("clbench.") and hasattr(value, "__name__"):
                 texts.append(f"from {value.__module__} import {value.__name__}")
             elif not _is_imported(value):
                 raise RegistryError(
@@ -129,8 +127,7 @@ def _is_typed(value: Any) -> bool:
 
 
 def _is_imported(value: Any) -> bool:
-    known = inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value)
-    return known or type(value).__module__ in ("typing", "types")
+    return inspect.isroutine(value) or inspect.isclass(value) or type(value).__module__ in ("typing", "types")
 
 
 def _is_plain(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
 from collections.abc import Iterable
@@ -151,20 +152,16 @@ def code_identity(sources: Iterable[Path | str] = (), known: Code | None = None)
 
 @functools.cache
 def _commit() -> dict[str, Any]:
-    if CHECKOUT is None:
+    """The commit of the checkout, and whether files differ from it; None where nothing tells."""
+    told, command = ["# branch.oid (initial)"], ["git", "status", "--porcelain=v2", "--branch"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if CHECKOUT is not None:
+            how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+            told = subprocess.run(command, cwd=CHECKOUT, **how).stdout.splitlines()
+    commit = told[0].removeprefix("# branch.oid ")
+    if commit == "(initial)":
         return {"commit": None, "dirty": None}
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {"commit": None, "dirty": None}
-    if head.returncode != 0:
-        return {"commit": None, "dirty": None}
-    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    return {"commit": commit, "dirty": any(line[0] != "#" for line in told)}
 
 
 def _digest(path: str) -> str:
