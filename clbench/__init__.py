@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clbench.data import from_arrays as from_arrays, from_folder as from_folder, from_npz as from_npz
     from clbench.errors import ClbenchError as ClbenchError
     from clbench.memory import Reservoir as Reservoir
-    from clbench.models import Classifier as Classifier
+    from clbench.models import Classifier as Classifier, make_model as make_model
     from clbench.registry import (
         register as register,
         register_benchmark as register_benchmark,
@@ -27,12 +27,8 @@ if TYPE_CHECKING:
     from clbench.registry.reads import File as File
     from clbench.results.curve import Curve as Curve
     from clbench.results.ledger import Record as Record
-    from clbench.runs.lifecycle import (
-        make_benchmark as make_benchmark,
-        make_model as make_model,
-        make_strategy as make_strategy,
-        run as run,
-    )
+    from clbench.runs.building import make_benchmark as make_benchmark, make_strategy as make_strategy
+    from clbench.runs.lifecycle import run as run
     from clbench.strategy import Run as Run, Strategy as Strategy, chain as chain
     from clbench.types import (
         Batch as Batch,
@@ -52,9 +48,9 @@ if _CHECKOUT is not None:  # where strategies/ lies beside this folder; a wheel 
 
 _WHERE = {
     "run": "runs.lifecycle",
-    "make_benchmark": "runs.lifecycle",
-    "make_strategy": "runs.lifecycle",
-    "make_model": "runs.lifecycle",
+    "make_benchmark": "runs.building",
+    "make_strategy": "runs.building",
+    "make_model": "models",
     "Curve": "results.curve",
     "from_arrays": "data",
     "from_folder": "data",

@@ -67,12 +67,6 @@ def sync_folder(path: Path) -> None:
             os.close(folder)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def make_folder(path: Path) -> Path:
     """The folder, created if need be.
 

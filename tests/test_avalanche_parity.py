@@ -51,8 +51,8 @@ from clbench.data import build, digits
 from clbench.engine.engine import Engine
 from clbench.engine.observer import Observer
 from clbench.machine.optim import make_optimizer
-from clbench.models import Classifier
-from clbench.runs.lifecycle import make_model, make_strategy
+from clbench.models import Classifier, make_model
+from clbench.runs.building import make_strategy
 from clbench.strategy import Strategy, chain
 from clbench.types import Batch, Benchmark, Experience, Order, Output
 

@@ -17,7 +17,7 @@ from clbench.bench import contenders
 from clbench.bench.packing import packing
 from clbench.bench.turns import Contender, Gate, take_turns
 from clbench.errors import ConfigError
-from clbench.runs.lifecycle import make_model
+from clbench.models import make_model
 
 CPU = torch.device("cpu")
 CASES = (bench.Case("mlp", (1, 4, 4), 4), bench.Case("mlp", (1, 4, 4), 4, replay=True, share=0.5))

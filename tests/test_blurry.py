@@ -13,8 +13,9 @@ from torch import Tensor
 import clbench
 from clbench import Batch, Output, Strategy, chain, make_benchmark, make_strategy
 from clbench.config import EvaluationConfig, Execution, RunConfig, Seeds, TrainConfig
-from clbench.data.blurry import Blurred, blurred, blurry_stream, seamless
+from clbench.data.blurry import Blurred, blurred, blurry_stream
 from clbench.engine.engine import Engine
+from clbench.engine.visible import seamless
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.machine.checkpoint import load, save
 from clbench.parts import CrossEntropy

@@ -19,7 +19,7 @@ from clbench import data
 from clbench.data import duplicates
 from clbench.errors import ConfigError, DataError
 from clbench.machine.torchvision import torchvision
-from clbench.results.ledger import run_id
+from clbench.results.ids import run_id
 from clbench.testing import check_benchmark
 from clbench.types import Pool
 

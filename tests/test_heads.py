@@ -14,7 +14,7 @@ from clbench.engine.capture import undeclared
 from clbench.engine.engine import Engine
 from clbench.evaluation.forward import EvaluationCopy
 from clbench.models import Head, head_of
-from clbench.runs.lifecycle import make_strategy
+from clbench.runs.building import make_strategy
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run
 from clbench.types import MASKED, LateOutput, Output
 

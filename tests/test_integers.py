@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from clbench.evaluation import forward as forwards
 from clbench.evaluation.forward import CLOSE, EvaluationCopy, weights_of
 from clbench.evaluation.speed.integers import Integers, has_int8
-from clbench.models import Classifier
-from clbench.runs.lifecycle import make_model
+from clbench.models import Classifier, make_model
 
 pytestmark = pytest.mark.skipif(
     not has_int8(), reason="this processor or this torch has no integer convolutions"

@@ -32,7 +32,8 @@ from clbench.interop.avalanche.loading import Gathered
 from clbench.interop.avalanche.strategies import AvalancheStrategy
 from clbench.machine import checkpoint
 from clbench.machine.randomness import derive_seed, global_rng
-from clbench.runs import lifecycle
+from clbench.runs import building, lifecycle
+from clbench.runs.identity import identify
 from clbench.strategy import Strategy
 from clbench.testing import check_strategy, tiny_benchmark, tiny_model, tiny_run
 from clbench.types import HIDDEN, MASKED, Benchmark
@@ -76,7 +77,7 @@ def stream(name: str) -> Benchmark:
 
 
 def engine(name: str, benchmark: Benchmark, **settings: Any) -> Engine:
-    strategy = lifecycle.make_strategy(f"avalanche:{name}", **PARAMS.get(name, {}))
+    strategy = building.make_strategy(f"avalanche:{name}", **PARAMS.get(name, {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = tiny_model(benchmark, norm=False)
@@ -150,7 +151,7 @@ def test_every_strategy_of_avalanche_is_known_to_run_or_not_to() -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_run_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(RegistryError, match="does not run in clbench: it ") as caught:
-        lifecycle.make_strategy(f"avalanche:{name}")
+        building.make_strategy(f"avalanche:{name}")
     assert REFUSED[name] in str(caught.value)
 
 
@@ -319,10 +320,10 @@ def test_an_id_covers_the_adapter_and_the_version_of_avalanche(monkeypatch: pyte
 
     def identity() -> str:
         strategies._borrowed.clear()
-        return lifecycle.identify(config.resolve("split-digits", "avalanche:Naive")).id
+        return identify(config.resolve("split-digits", "avalanche:Naive")).id
 
     first, version = identity(), module.version
-    sources = lifecycle.strategies.entry("avalanche:Naive").source
+    sources = strategies.entry("avalanche:Naive").source
     assert sources == module.__file__
     monkeypatch.setattr(module, "version", lambda: "0.6.1")
     changed = identity()
@@ -332,24 +333,24 @@ def test_an_id_covers_the_adapter_and_the_version_of_avalanche(monkeypatch: pyte
 
 def test_what_decides_the_numbers_is_part_of_the_id(tmp_path: Path) -> None:
     from clbench.interop.avalanche import strategies as module
-    from clbench.registry.sources import with_imports
+    from clbench.registry.closure import closure
 
-    named = {file.name for file in with_imports(Path(str(module.__file__)))}
-    assert named == {
-        f"{n}.py"
-        for n in ("__init__", "benchmarks", "known", "lib", "loading", "networks", "state", "strategies")
-    }
+    def adapters(file: Path) -> set[str]:
+        return {file.stem for file in closure(file) if file.parent.name == "avalanche"}
+
+    named = adapters(Path(str(module.__file__)))
+    assert named == {"benchmarks", "known", "lib", "loading", "networks", "state", "strategies"}
     own = tmp_path / "own.py"
     own.write_text("from clbench.interop.avalanche import AvalancheStrategy\n", encoding="utf-8")
-    assert {file.name for file in with_imports(own)} == named | {"own.py"}
+    assert adapters(own) == named
 
 
 def test_a_grant_of_memory_is_heeded() -> None:
     benchmark = tiny_benchmark(images=True, memory=10)
     with pytest.raises(IncompatibleError, match="would keep 20 examples; tiny@1 grants 10"):
-        tiny_run(lifecycle.make_strategy("avalanche:Replay", mem_size=20), benchmark)
+        tiny_run(building.make_strategy("avalanche:Replay", mem_size=20), benchmark)
     with pytest.raises(IncompatibleError, match="needs memory"):
-        tiny_run(lifecycle.make_strategy("avalanche:Replay"), tiny_benchmark(memory=0))
+        tiny_run(building.make_strategy("avalanche:Replay"), tiny_benchmark(memory=0))
 
 
 # --- the loader ---
@@ -397,7 +398,7 @@ def test_memories_that_hold_other_examples_keep_avalanches_loader() -> None:
 )
 def test_mistakes_are_named_with_the_nearest_fix(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, RegistryError)) as caught:
-        lifecycle.make_strategy(f"avalanche:{name}", **params)
+        building.make_strategy(f"avalanche:{name}", **params)
     assert message in str(caught.value)
 
 
@@ -421,12 +422,12 @@ def test_a_loop_of_its_own_cannot_be_chained() -> None:
     with pytest.raises(
         IncompatibleError, match=r"avalanche:Naive trains by a loop of its own.* cannot be chained"
     ):
-        lifecycle.make_strategy("avalanche:Naive+refresh")
+        building.make_strategy("avalanche:Naive+refresh")
 
 
 def test_task_labels_are_needed_where_the_network_has_columns() -> None:
     with pytest.raises(IncompatibleError, match="avalanche:PNNStrategy needs task labels"):
-        tiny_run(lifecycle.make_strategy("avalanche:PNNStrategy"), tiny_benchmark())
+        tiny_run(building.make_strategy("avalanche:PNNStrategy"), tiny_benchmark())
 
 
 def test_a_strategy_with_plugins_of_ones_own_runs() -> None:
@@ -475,7 +476,7 @@ def _no_global_change() -> Iterator[None]:
 
 
 def test_the_parts_are_one_strategy() -> None:
-    strategy = lifecycle.make_strategy("avalanche:Naive")
+    strategy = building.make_strategy("avalanche:Naive")
     assert isinstance(strategy, Strategy)
     assert strategy.parts == (strategy,)
     assert copy.copy(strategy).all_needs() == frozenset({"boundaries"})
@@ -549,7 +550,7 @@ def _fitted(strategy: Strategy) -> Engine:
 
 
 def test_a_checkpoint_makes_objects_of_avalanches_training_classes_only() -> None:
-    strategy = adapter(_fitted(lifecycle.make_strategy("avalanche:Naive")))
+    strategy = adapter(_fitted(building.make_strategy("avalanche:Naive")))
     state = strategy.state_dict()
     state["strategy"]["retain_graph"] = {"object": ["subprocess", "Popen"], "inside": {}}
     with pytest.raises(IncompatibleError, match=r"asks for subprocess\.Popen"):

@@ -15,7 +15,7 @@ if importlib.util.find_spec("avalanche") is None:
 from clbench.errors import DataError
 from clbench.interop.avalanche import from_avalanche, to_avalanche
 from clbench.interop.avalanche.lib import avalanche, quiet
-from clbench.runs import lifecycle
+from clbench.runs import building
 from clbench.testing import tiny_benchmark, tiny_model, tiny_run
 from clbench.transforms.augment import Transform
 from clbench.types import Setting
@@ -103,7 +103,7 @@ def test_a_classic_benchmark_of_new_instances_with_one_test_experience() -> None
     assert benchmark.setting.shift == "domain"
     assert len(benchmark.test) == 1
     assert [exp.tests for exp in benchmark.train] == [(0,), (0,)]
-    record = tiny_run(lifecycle.make_strategy("er"), benchmark, model=tiny_model(benchmark), epochs=1)
+    record = tiny_run(building.make_strategy("er"), benchmark, model=tiny_model(benchmark), epochs=1)
     record.fit()
     assert record.evaluator.curve.total.max() == 20
 

@@ -26,9 +26,9 @@ from clbench.reports.leaderboard import read_board, readme, row_id, rows_of, sto
 from clbench.reports.leaderboard.board import TwiceWarning, settings_of
 from clbench.reports.leaderboard.private import missing, needs
 from clbench.reports.tables import Cell, table_rows
-from clbench.results import ledger
+from clbench.results import ids
 from clbench.results.ledger import Record, read_record
-from clbench.runs import again, lifecycle
+from clbench.runs import again, identity, lifecycle
 
 SETTINGS = {"iterations": 4, "every": 1}
 
@@ -45,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five seeds of two strategies and one of a bound, made by a clean checkout."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        patch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
         for seed in range(5):
             run("finetune", seed, folder)
             run("er", seed, folder, memory=50)
@@ -131,7 +131,7 @@ def forged(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], obje
     def all_of_it(content: dict[str, Any]) -> None:
         change(content)
         decides = [content[key] for key in ("config", "benchmark", "strategy", "model", "code", "files")]
-        content["id"] = ledger.run_id(*decides)
+        content["id"] = ids.run_id(*decides)
 
     return altered(folder, tmp_path, all_of_it)
 
@@ -239,7 +239,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     settings = {"path": str(folder / "mine.npz"), "experiences": 2, **SETTINGS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        patch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
         load_plugin(folder / "ft.py")
         resolved = config.resolve("npz", "mylab-ft", settings, seed=0)
         lifecycle.start(resolved, Execution(checkpoint_seconds=None), folder / "runs")
@@ -286,7 +286,7 @@ def test_reproducing_what_is_private_says_what_is_missing(
 
 def test_an_object_in_memory_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also not under the name of a benchmark that clbench has."""
-    monkeypatch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
     x, y = np.zeros((8, 2), np.uint8), np.arange(8) % 2
     mine = from_arrays(x, y, x, y, experiences=1, name="split-digits")
     record = lifecycle.run(mine, "finetune", out=tmp_path, device="cpu", iterations=1)
@@ -413,7 +413,7 @@ def test_an_oracle_and_a_row_with_a_diverged_run_have_no_rank(board: Path) -> No
 
 def test_settings_tell_rows_of_one_strategy_apart(runs: Path, board: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        patch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
         submit([run("er", 0, tmp_path / "runs", memory=20)], board)
     page = readme(read_board(board))
     assert "params.er.memory=20" in page

@@ -21,8 +21,7 @@ from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
 from clbench.evaluation.speed.integers import has_int8
 from clbench.machine import checkpoint
 from clbench.machine.caching import keeping_nothing
-from clbench.models import Classifier
-from clbench.runs.lifecycle import make_model
+from clbench.models import Classifier, make_model
 from clbench.testing import difference, tiny_benchmark
 
 LEVELS: list[dict[str, Any]] = [

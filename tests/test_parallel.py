@@ -35,7 +35,7 @@ from clbench.machine import checkpoint, parallel
 from clbench.models import make_model
 from clbench.parts import CrossEntropy
 from clbench.registry import strategies
-from clbench.runs.lifecycle import make_benchmark
+from clbench.runs.building import make_benchmark
 from clbench.testing import tiny_benchmark, tiny_model
 from clbench.testing.subjects import subject
 from clbench.testing.tiny import KINDS

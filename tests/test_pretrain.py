@@ -14,7 +14,7 @@ import clbench
 from clbench import config, make_model
 from clbench.errors import ConfigError, DataError
 from clbench.models.weights import Weights, find
-from clbench.runs.lifecycle import identify
+from clbench.runs.identity import identify
 from clbench.runs.pretrain import pretrain, read
 
 PLAN: dict[str, Any] = {

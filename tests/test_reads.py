@@ -362,7 +362,7 @@ def test_a_declared_file_that_has_changed_since_is_told() -> None:
 def test_a_record_with_files_is_checked_and_its_row_does_not_hang_on_a_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("clbench.results.ledger._commit", lambda: {"commit": "0" * 40, "dirty": False})
+    monkeypatch.setattr("clbench.runs.identity._commit", lambda: {"commit": "0" * 40, "dirty": False})
     save_file({"1.weight": torch.ones(4, 64), "1.bias": torch.zeros(4)}, "m.safetensors")
     shutil.copy("m.safetensors", "n.safetensors")
     shutil.copy("data.npz", "copy.npz")

@@ -18,7 +18,7 @@ from clbench.evaluation.forward import EvaluationCopy, obstacle, weights_of
 from clbench.models import make_model
 from clbench.models.spelling.docids import END, semantic
 from clbench.models.spelling.seq2seq import START, DocidHead, SpellingIndex, pack, unpack
-from clbench.runs.lifecycle import make_benchmark, make_strategy
+from clbench.runs.building import make_benchmark, make_strategy
 from clbench.testing import tiny_run
 from clbench.testing.tools import everything, same
 from clbench.types import MASKED

@@ -16,7 +16,7 @@ from clbench.machine.torchvision import torchvision
 from clbench.models import make_model
 from clbench.models.spelling.docids import END
 from clbench.models.weights import find
-from clbench.runs.lifecycle import make_benchmark, make_strategy
+from clbench.runs.building import make_benchmark, make_strategy
 from clbench.testing import tiny_run
 from clbench.transforms.text import load_tokenizer
 

@@ -26,7 +26,7 @@ from clbench.errors import ConfigError
 from clbench.machine.caching import keeping_nothing
 from clbench.machine.optim import make_optimizer
 from clbench.models import Classifier
-from clbench.runs.lifecycle import make_strategy
+from clbench.runs.building import make_strategy
 from clbench.strategy import Strategy, chain
 from clbench.transforms.augment import Transform
 from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream

@@ -18,8 +18,9 @@ from clbench.config import Execution, resolve
 from clbench.engine import capture
 from clbench.engine.trace import WINDOW
 from clbench.machine.device import keep_freed_memory, pick_device
+from clbench.models import make_model
 from clbench.results import metrics
-from clbench.runs.lifecycle import build, make_model
+from clbench.runs.building import build
 from clbench.testing.tools import one_thread
 
 STRETCH = 10
@@ -211,7 +212,7 @@ def _run(
 
 def _machine(device: torch.device) -> dict[str, Any]:
     from clbench.config import cores
-    from clbench.results.ledger import environment
+    from clbench.machine.environment import environment
 
     about = environment(str(device), 1)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else about["processor"]

@@ -42,7 +42,7 @@ def data_describe(
     """Build a benchmark, and say how its data were read and what each experience holds."""
     from clbench.config import parse_pairs
     from clbench.data import remarks
-    from clbench.runs.lifecycle import make_benchmark
+    from clbench.runs.building import make_benchmark
 
     load(plugin)
     built = make_benchmark(benchmark, **parse_pairs(settings or []))

@@ -183,14 +183,6 @@ def _in_turns(y: Ints) -> Ints:
     return np.lexsort((y, rows - starts))
 
 
-def seamless(train: Stream) -> tuple[Stream, tuple[int, ...]]:
-    """Ordered experiences as a single one, and how many examples have come when each of them ends."""
-    classes = tuple(sorted({c for exp in train for c in exp.classes}))
-    tests = tuple(dict.fromkeys(i for exp in train for i in exp.tests))
-    whole = Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests, ordered=True)
-    return Stream(train.name, (whole,)), tuple(np.cumsum([len(exp) for exp in train]).tolist())
-
-
 @validated
 def build_blurry(
     source: Source,

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
-from clbench.data.blurry import seamless
 from clbench.engine.batch_of_one import check_stream, explained, lasting
 from clbench.engine.capture import Gradients
 from clbench.engine.costs import costs, memories_of, peak_memory
@@ -37,7 +36,7 @@ from clbench.engine.refusals import (
 from clbench.engine.saving import Saving
 from clbench.engine.services import Services
 from clbench.engine.trace import Trace, is_finite, losses_of
-from clbench.engine.visible import visible, without_examples
+from clbench.engine.visible import seamless, visible, without_examples
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of

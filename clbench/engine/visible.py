@@ -6,6 +6,7 @@ the domain of each. Their examples, and all that was made of them, are the evalu
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any, NoReturn, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from clbench.errors import IncompatibleError
 from clbench.strategy import Run
-from clbench.types import Benchmark, Change, Data, Pool, Stream
+from clbench.types import Benchmark, Change, Data, Experience, Pool, Stream
 
 ENGINE_ONLY = ("evaluator", "observers", "state_dict")
 """Attributes of a `Run` that hold examples of the test stream, or what became of them."""
@@ -89,3 +90,11 @@ def _refuse(who: str, what: str) -> NoReturn:
         f"{who} looks at {what}, and a strategy may see nothing that it is judged by. Learn from what its points are "
         "given, from `run.train` and from a memory of its own; of test experiences, `classes` may be seen."
     )
+
+
+def seamless(train: Stream) -> tuple[Stream, tuple[int, ...]]:
+    """Ordered experiences as a single one, and how many examples have come when each of them ends."""
+    classes = tuple(sorted({c for exp in train for c in exp.classes}))
+    tests = tuple(dict.fromkeys(i for exp in train for i in exp.tests))
+    whole = Experience(0, classes, Data.union([exp.data for exp in train]), tests=tests, ordered=True)
+    return Stream(train.name, (whole,)), tuple(itertools.accumulate(map(len, train)))

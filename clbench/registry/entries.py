@@ -50,7 +50,7 @@ from clbench.registry.entry import (
 from clbench.registry.leaving import noting_threads
 from clbench.registry.reads import File as File, Watch, watched
 from clbench.registry.rows import factory, read_rows
-from clbench.registry.sources import where_defined
+from clbench.registry.typed import where_defined
 
 T = TypeVar("T")
 

@@ -6,13 +6,9 @@ it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what 
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
-import platform
-import subprocess
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,14 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
-from clbench.places import CHECKOUT, HOME, VERSION
-from clbench.registry.sources import with_imports
 from clbench.results import schema as of
 from clbench.results.curve import Curve
 
 SCHEMA = 3
 """Of records as they are written; 2 added their own SHA-256, 3 the files that were read."""
-ID_LENGTH = 12
 IN_MEMORY = "an object in memory"
 """The origin of what nobody can name: it was handed over as it was."""
 LARGEST = 1 << 24
@@ -143,7 +136,7 @@ _READS = TypeAdapter[dict[str, Any]](
 def write_record(record: Record, folder: Path) -> Record:
     """Write `record.json` so that it is there whole or not at all; returns the record with its folder."""
     atomic_write(folder / "record.json", record.to_json())
-    return read_record(folder)
+    return replace(record, folder=folder)
 
 
 def read_record(folder: Path, id: str | None = None, *, altered: bool = False) -> Record:
@@ -207,159 +200,3 @@ def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
 
 def has_record(folder: Path) -> bool:
     return os.path.isfile(folder / "record.json")  # no name is too long for this
-
-
-def run_id(
-    config: Mapping[str, Any],
-    benchmark: Mapping[str, Any],
-    strategy: Mapping[str, Any],
-    model: Mapping[str, Any],
-    code: Mapping[str, Any],
-    files: Mapping[str, Mapping[str, str | None]] | None = None,
-) -> str:
-    """The id of a run: the first digits of the SHA-256 over what decides its numbers; the benchmark's notes do not."""
-    decides = {
-        **by_content(config, files or {}),
-        "benchmark": {key: value for key, value in benchmark.items() if key != "notes"},
-        "strategy": strategy,
-        "model": model,
-        "code": [code["version"], code["sources"]],
-    }
-    return sha256(canonical_json(decides))[:ID_LENGTH]
-
-
-def by_content(
-    config: Mapping[str, Any], files: Mapping[str, Mapping[str, str | None]]
-) -> dict[str, dict[str, Any]]:
-    """A configuration for a hash: files count by what they hold, and not by their paths."""
-    bare = copy.deepcopy(dict(config))
-    for address in files:
-        name, *places = address.replace("]", "").split("[")  # in a parameter's lists
-        section, _, rest = name.partition(".")
-        *steps, last = section, *rest.rsplit(".", 1), *places
-        inside: Any = bare
-        for step in steps:
-            inside = _at(inside, step)
-        if _at(inside, last) is None:  # a plug-in's own files are no settings
-            continue
-        if isinstance(inside, list):
-            inside[int(last)] = None
-        else:
-            inside[last] = None
-    return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
-
-
-def _at(tree: Any, step: str) -> Any:
-    """What stands under a key, or at a place in a list; None where nothing does."""
-    if isinstance(tree, list):
-        return tree[int(step)] if step.isdecimal() and int(step) < len(tree) else None
-    return tree.get(step) if isinstance(tree, dict) else None
-
-
-def code_identity(files: Iterable[str] = (), typed: Iterable[str] = ()) -> dict[str, Any]:
-    """Which code runs: version, a digest of the sources that decide the numbers, and the commit in a
-    checkout.
-
-    Those are clbench itself without what only shows, reads or starts runs, and the files of the parts that
-    take part, so that a new strategy, or another plot, leaves every other run what it was.
-
-    Args:
-        files: where the parts are defined: strategies, benchmark, model, built in or of plugins.
-        typed: the text of those that are defined in a notebook.
-    """
-    parts = {
-        sha256(file.read_bytes())
-        for name in files
-        for file in with_imports(Path(name))
-        if file.parent != HOME
-    } | {sha256(text) for text in typed}
-    return {
-        "version": VERSION,
-        "sources": sha256(_core_digest() + "".join(sorted(parts))),
-        **_commit(),
-    }
-
-
-_SHOWING = frozenset(
-    (
-        "__main__",
-        "bench",
-        "cli",
-        "grouping",
-        "launchers",
-        "leaderboard",
-        "loggers",
-        "markup",
-        "observer",
-        "plots",
-        "report",
-        "scaffold",
-        "statistics",
-        "suite",
-        "tables",
-        "testing",
-        "tuning",
-    )
-)
-_PLUGIN_FOLDERS = frozenset(("strategies", "benchmarks", "configs", "interop"))  # count where they take part
-
-
-@functools.cache
-def _core_digest() -> str:
-    """SHA-256 over clbench's own modules: the same in a checkout and in a wheel."""
-    inside = {file.relative_to(HOME): file for file in HOME.rglob("*.py")}
-    deciding = {
-        name: file
-        for name, file in inside.items()
-        if Path(name.parts[0]).stem not in _SHOWING | _PLUGIN_FOLDERS
-    }
-    return sha256(
-        canonical_json({name.as_posix(): sha256(file.read_bytes()) for name, file in deciding.items()})
-    )
-
-
-@functools.cache
-def _commit() -> dict[str, Any]:
-    if CHECKOUT is None:
-        return {"commit": None, "dirty": None}
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=CHECKOUT, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {"commit": None, "dirty": None}
-    if head.returncode != 0:
-        return {"commit": None, "dirty": None}
-    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
-
-
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """Machine, Python, libraries and device."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions: dict[str, str | None] = {}
-    for package in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "device": device,
-        "threads": threads,
-        "libraries": versions,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -237,8 +237,8 @@ def first_steps(record: Record, steps: int) -> Beginning:
     import numpy as np
 
     from clbench.evaluation.evaluator import RULES
-    from clbench.results.ledger import environment
-    from clbench.runs import lifecycle
+    from clbench.machine.environment import environment
+    from clbench.runs import building
 
     recorded = record.curve
     later = recorded.step[recorded.step > 0]
@@ -249,7 +249,7 @@ def first_steps(record: Record, steps: int) -> Beginning:
     execution = Execution(device=record.environment["device"].split(" ")[0], checkpoint_seconds=None)
     resolved = config_of(record)
     _same_files(record)
-    engine = lifecycle.build(resolved, execution)
+    engine = building.build(resolved, execution)
     if engine.benchmark.fingerprint != record.benchmark["fingerprint"]:
         raise LedgerError(
             f"The data of {record.benchmark['name']} are others than those of the run {record.id}: their fingerprint "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,19 @@ from clbench.errors import DataError
 from clbench.files import canonical_json, file_sha256, sha256
 from clbench.machine.numerics import pinned
 from clbench.models import weights
-from clbench.registry import Entry, benchmarks, models, strategies
-from clbench.registry.reads import digest, watched
-from clbench.registry.sources import typed_source
-from clbench.results.ledger import IN_MEMORY, code_identity, run_id
+from clbench.places import CHECKOUT, VERSION
+from clbench.registry import Entry, benchmarks
+from clbench.registry.closure import code_of
+from clbench.registry.reads import digest
+from clbench.registry.typed import typed_source
+from clbench.results.ids import run_id
+from clbench.results.ledger import IN_MEMORY
+from clbench.runs import building
+from clbench.runs.building import declared, entries_of
 from clbench.types import Benchmark
 
 Files = dict[str, dict[str, str | None]]
+Code = dict[Path | str, frozenset[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,12 @@ class Known:
     """What the runs of a suite share, looked at once, as it is at that moment.
 
     Attributes:
-        benchmarks: what each is, by its name and arguments. code: as of `code_identity`, by its files and texts.
+        benchmarks: what each is, by its name and arguments.
+        code: the files that each file or text is made of, with their SHA-256.
     """
 
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    code: dict[tuple[tuple[str, ...], frozenset[str]], dict[str, Any]] = field(default_factory=dict)
+    code: Code = field(default_factory=dict)
 
 
 @pinned()
@@ -103,10 +112,7 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None, known: Kno
         for entry in entries
         if entry.build is not None and entry.source not in sources
     }
-    texts = tuple(sorted(sources)), frozenset(typed)
-    if texts not in known.code:
-        known.code[texts] = code_identity(*texts)
-    code = {**known.code[texts], "parts": foreign}
+    code = code_identity([*map(Path, sources), *typed], known.code) | {"parts": foreign}
     id = run_id(resolved.model_dump(mode="json"), what, method, model, code, files)
     return Identity(id, resolved, built, what, method, model, code, files)
 
@@ -122,54 +128,40 @@ def _origin(entry: Entry) -> dict[str, str | None]:
     }
 
 
-def entries_of(resolved: RunConfig) -> tuple[list[Entry], Entry | None]:
-    """Where a configuration's strategies and its network are registered; None for one of timm's."""
-    name = resolved.model.name
-    return (
-        [strategies.entry(part) for part in resolved.parts()],
-        models.entry(name) if name in models.names() else None,
-    )
+BUILDING = code_of(Path(building.__file__))
+"""What builds and trains a run, as it is imported with this module, and in processes that are forked from this one."""
 
 
-def declared(resolved: RunConfig) -> dict[str, str]:
-    """Where the files and folders lie that a run is said to read, by the setting or the plug-in that says so.
+def code_identity(sources: Iterable[Path | str] = (), known: Code | None = None) -> dict[str, Any]:
+    """Which code runs: version, a digest of what the run executes, and the commit in a checkout.
 
-    What a benchmark reads (`stream.…`) is told by its fingerprint; a name where nothing lies is a name.
+    What reads, shows and starts runs is no part of it.
+
+    Args:
+        sources: where strategies, benchmark and model are defined: files, which count with all that they import, or
+            texts of a notebook.
+        known: sources that have been looked at; is added to.
     """
-    parts, network = entries_of(resolved)
-    given = [("strategy", part, f"params.{part.name}", resolved.params.get(part.name, {})) for part in parts]
-    if network is not None:
-        given.append(("model", network, "model.params", resolved.model.params))
-    if resolved.stream and benchmarks.knows(resolved.benchmark):  # and not an object of the caller's
-        given.append(("benchmark", benchmarks.entry(resolved.benchmark), "stream", resolved.stream))
-    found: dict[str, str] = {}
-    for kind, entry, section, values in given:
-        for key, value in entry.named(values).items():
-            if kind == "benchmark" or Path(value).exists():
-                found[f"{section}.{key}"] = value
-        found |= {f"{kind} {entry.name}: {name}": str(path) for name, path in entry.files().items()}
-    return found
+    known, code = {} if known is None else known, BUILDING
+    for source in sources:
+        if source not in known:
+            known[source] = code_of(source)
+        code |= known[source]
+    return {"version": VERSION, "sources": sha256(canonical_json(sorted(code))), **_commit()}
 
 
-@contextlib.contextmanager
-def reading_what_is_declared(resolved: RunConfig) -> Iterator[None]:
-    """Inside, while a run is built, a plug-in may read what it has declared.
-
-    Raises:
-        RegistryError: a plug-in has read another file; names it, and how it is declared.
-    """
-    parts, network = entries_of(resolved)
-    foreign = [entry for entry in (*parts, network) if entry is not None and not entry.own]
-    if not foreign:
-        yield
-        return
-    covered: list[str | Path] = [*declared(resolved).values()]
-    if resolved.model.weights is not None:
-        covered.append(weights.find(resolved.model.weights).path)
-    with watched() as watch:
-        yield
-    named = " or ".join(f"'{entry.name}' ({entry.origin})" for entry in foreign)
-    watch.refuse(f"{named}, as the run is built,", covered)
+@functools.cache
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout, and whether files differ from it; None where nothing tells."""
+    told, command = ["# branch.oid (initial)"], ["git", "status", "--porcelain=v2", "--branch"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if CHECKOUT is not None:
+            how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+            told = subprocess.run(command, cwd=CHECKOUT, **how).stdout.splitlines()
+    commit = told[0].removeprefix("# branch.oid ")
+    if commit == "(initial)":
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": any(line[0] != "#" for line in told)}
 
 
 def _digest(path: str) -> str:

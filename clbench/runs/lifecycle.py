@@ -22,19 +22,18 @@ from clbench.engine.observer import Observer, Watched
 from clbench.errors import ConfigError, DivergedError, LedgerError
 from clbench.files import atomic_write, check_place, locked, make_folder, pretty_json, read_json, writing
 from clbench.machine import checkpoint, parallel
-from clbench.machine.device import enough_memory, pick_device
+from clbench.machine.device import pick_device
+from clbench.machine.environment import environment
 from clbench.machine.numerics import describe, pinned
-from clbench.machine.parallel import ALONE, Ranks
+from clbench.machine.parallel import Ranks
 from clbench.machine.processes import refuse_while_importing
-from clbench.machine.randomness import derive_seed
 from clbench.machine.stopping import stoppable
-from clbench.models import make_model as make_model
-from clbench.registry import benchmarks, chain_parts, strategies
+from clbench.registry import benchmarks, strategies
 from clbench.results import metrics
-from clbench.results.ledger import Record, environment, has_record, read_record, record_of, write_record
+from clbench.results.ledger import Record, has_record, read_record, record_of, write_record
 from clbench.runs import loggers
-from clbench.runs.identity import Identity, identify as identify, reading_what_is_declared
-from clbench.strategy import Strategy, chain
+from clbench.runs.building import build
+from clbench.runs.identity import Identity, identify
 from clbench.types import Benchmark
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -48,48 +47,6 @@ def runs_folder(out: str | Path | None = None) -> Path:
         LedgerError: no folder can be there.
     """
     return check_place(Path(out or os.environ.get("CLBENCH_RUNS") or "runs"))
-
-
-@pinned()
-def make_benchmark(name: str, **spec: Any) -> Benchmark:
-    """A registered benchmark, built: `make_benchmark("split-cifar100", experiences=20, seed=1)`."""
-    benchmark: Benchmark = benchmarks.make(name, **spec)
-    return benchmark
-
-
-def make_strategy(name: str, **params: Any) -> Strategy:
-    """A registered strategy, or a chain of them: `make_strategy("derpp+refresh", memory=500)`.
-
-    Of a chain, a parameter belongs to the strategy that has it; one that several have is given as
-    `derpp__alpha`.
-    """
-    parts = chain_parts(name)
-    given: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for key, value in params.items():
-        owner, _, inner = key.partition("__")
-        if inner and owner in given:
-            given[owner][inner] = value
-            continue
-        owners = [part for part in parts if key in strategies.entry(part).signature().parameters]
-        if len(owners) > 1:
-            raise ConfigError(
-                f"'{key}' could mean {' or '.join(f'{o}__{key}' for o in owners)}; write which."
-            )
-        given[owners[0] if owners else parts[0]][key] = value
-    return build_strategy(name, given)
-
-
-@pinned()
-def build_strategy(name: str, params: Mapping[str, Mapping[str, Any]]) -> Strategy:
-    """A chain from its parts' names and their parameters, with its registered name stamped on."""
-    made = []
-    for part in chain_parts(name):
-        strategy = strategies.make(part, **params.get(part, {}))
-        strategy.name = part
-        made.append(strategy)
-    whole = chain(*made)
-    whole.name = name
-    return whole
 
 
 def run(
@@ -198,17 +155,21 @@ def _same_run(ranks: Ranks, run: str) -> None:
 def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
     """The record in a folder that the first process sees, if there is one."""
 
+    read: list[Record] = []
+
     def tell() -> bytes:
         if not has_record(folder):
             return b""
-        record = read_record(folder, id)
+        read.append(read_record(folder, id))
         if (folder / CHECKPOINT).is_file():  # killed between the record and this
             with contextlib.suppress(OSError):  # results may lie where nothing can be written
                 (folder / CHECKPOINT).unlink()
-        return record.to_json().encode()
+        return read[0].to_json().encode()
 
     told = ranks.lead(tell)
-    return replace(record_of(json.loads(told), folder), folder=folder) if told else None
+    if not told or read:
+        return read[0] if read else None
+    return replace(record_of(json.loads(told), folder), folder=folder)
 
 
 def _kept(folder: Path) -> Execution:
@@ -262,45 +223,6 @@ def _said_in(path: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def build(
-    resolved: RunConfig,
-    execution: Execution,
-    *,
-    benchmark: Benchmark | None = None,
-    observers: Sequence[Observer] = (),
-    ranks: Ranks = ALONE,
-) -> Engine:
-    """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
-
-    Args:
-        resolved: what runs.
-        execution: how it is carried out.
-        benchmark: an object of the caller's, in place of the registered one.
-        observers: progress displays, loggers.
-        ranks: the processes that make the run together.
-
-    Raises:
-        ClbenchError: parts that do not fit together.
-    """
-    if benchmark is None:
-        benchmark = make_benchmark(resolved.benchmark, **resolved.stream)
-    network = dict(resolved.model.params)
-    if network.get("vocabulary", 0) is None and benchmark.tokenizer is not None:
-        network["vocabulary"] = benchmark.tokenizer.size
-    with pinned(resolved.threads), reading_what_is_declared(resolved), torch.random.fork_rng(devices=[]):
-        strategy = build_strategy(resolved.strategy, resolved.params)
-        torch.default_generator.manual_seed(derive_seed(resolved.seeds.init, "initialisation"))
-        model = make_model(
-            resolved.model.name,
-            benchmark.input_shape,
-            benchmark.num_classes,
-            weights=resolved.model.weights,
-            **network,
-        )
-        with enough_memory(f"'{resolved.strategy}' on {benchmark.name}"):
-            return Engine(benchmark, strategy, model, resolved, execution, observers, ranks)
 
 
 def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> Record:

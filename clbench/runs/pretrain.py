@@ -21,7 +21,7 @@ from clbench.machine import checkpoint
 from clbench.models import weights
 from clbench.models.weights import Weights
 from clbench.results.ledger import Record
-from clbench.runs import lifecycle
+from clbench.runs import building, lifecycle
 
 FOLDER = "pretrain"
 
@@ -85,7 +85,7 @@ def pretrain(
     }
     about = {
         "model": record.config["model"],
-        "input_shape": list(lifecycle.make_benchmark(benchmark, **resolved.stream).input_shape),
+        "input_shape": list(building.make_benchmark(benchmark, **resolved.stream).input_shape),
         "substrate": substrate(record),
         "benchmark": {key: record.benchmark[key] for key in ("name", "version", "fingerprint")},
         "run": record.id,

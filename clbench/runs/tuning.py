@@ -211,7 +211,7 @@ def tune(
     except ImportError as error:
         raise ConfigError("Tuning needs Optuna: pip install 'clbench[tune]'.") from error
     from clbench.results.metrics import METRICS, compute
-    from clbench.runs import lifecycle
+    from clbench.runs import building
 
     try_ends(resolve, space)
     higher = METRICS[metric].higher_is_better is not False
@@ -224,9 +224,9 @@ def tune(
         asked = study.ask()
         settings = {key: _drawn(asked, key, values) for key, values in space.items()}
         resolved = resolve(settings)
-        benchmark = lifecycle.make_benchmark(resolved.benchmark, **resolved.stream)
+        benchmark = building.make_benchmark(resolved.benchmark, **resolved.stream)
         with contextlib.nullcontext() if how.test else sealed(benchmark):
-            engine = lifecycle.build(resolved, execution, benchmark=judged_by(benchmark, how))
+            engine = building.build(resolved, execution, benchmark=judged_by(benchmark, how))
             try:
                 engine.fit()
             except DivergedError:

@@ -14,7 +14,7 @@ from clbench.engine.engine import Engine
 from clbench.machine.randomness import derive_seed
 from clbench.models import Classifier
 from clbench.registry import Entry, chain_parts, strategies
-from clbench.runs.lifecycle import build_strategy
+from clbench.runs.building import build_strategy
 from clbench.strategy import Strategy
 from clbench.testing.tiny import KINDS, architecture_of, tiny_benchmark, tiny_model, tiny_run
 from clbench.types import Benchmark

@@ -20,7 +20,7 @@ from torch import Tensor
 from clbench.engine.engine import Engine
 from clbench.errors import ClbenchError
 from clbench.machine import checkpoint
-from clbench.runs.lifecycle import build_strategy
+from clbench.runs.building import build_strategy
 from clbench.strategy import Strategy, overrides
 from clbench.types import Batch, Benchmark, Output
 

@@ -27,7 +27,8 @@ from clbench.reports.leaderboard.evidence import place
 from clbench.reports.suite import write_report
 from clbench.reports.tables import Cell, is_bound
 from clbench.results.curve import Curve
-from clbench.results.ledger import Record, parse_record, run_id
+from clbench.results.ids import run_id
+from clbench.results.ledger import Record, parse_record
 from clbench.results.metrics import compute
 
 BENCHMARKS = ("split-digits@1", "split-mnist@1", "split-fashion-mnist@1", "permuted-mnist@1")

@@ -180,10 +180,10 @@ def checkpoints_of(benchmark: str, strategy: str, settings: dict[str, Any], fold
     """Size of a checkpoint, and processor time to write and to read one, beside that of a training step."""
     from clbench import config
     from clbench.machine import checkpoint
-    from clbench.runs import lifecycle
+    from clbench.runs import building
 
     resolved = config.resolve(benchmark, strategy, {"evaluation.every": 0, **settings})
-    run = lifecycle.build(resolved, config.Execution(device="cpu", checkpoint_seconds=None))
+    run = building.build(resolved, config.Execution(device="cpu", checkpoint_seconds=None))
     run.until, began = 30, cpu()
     with contextlib.suppress(KeyboardInterrupt):
         run.fit()

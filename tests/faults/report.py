@@ -26,7 +26,7 @@ import measure
 import scaling
 from harness import Fault, References
 
-from clbench.results.ledger import environment
+from clbench.machine.environment import environment
 from clbench.runs import identity
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -21,10 +21,11 @@ from clbench.config import Execution
 from clbench.errors import LedgerError
 from clbench.files import canonical_json, pretty_json, sha256
 from clbench.reports.leaderboard import read_board, readme, submit
-from clbench.results import ledger, metrics
+from clbench.results import metrics
 from clbench.results.curve import Curve
-from clbench.results.ledger import read_record, run_id
-from clbench.runs import lifecycle
+from clbench.results.ids import run_id
+from clbench.results.ledger import read_record
+from clbench.runs import identity, lifecycle
 
 SCRIPT = "0</th></tr></table><script>document.title='taken'</script><img src=x onerror=alert(1)>"
 Tree = dict[str, Any]
@@ -36,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three experiences of rotated digits by two seeds, and another benchmark, made by a clean checkout."""
     root, found = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        patch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
         for name, benchmark, seed, settings in (
             ("first", "rotated-digits", 0, {}),
             ("second", "rotated-digits", 1, {}),

@@ -15,8 +15,7 @@ from clbench import config
 from clbench.cli import ranking
 from clbench.config import Execution
 from clbench.reports.leaderboard import read_board, store
-from clbench.results import ledger
-from clbench.runs import lifecycle
+from clbench.runs import identity, lifecycle
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +27,7 @@ def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(seeds: Sequence[int], folder: Path) -> list[Path]:
     """Runs of next to nothing, by a clean checkout."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+        patch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
         settings = {"iterations": 1, "every": 1, "experiences": 2, "hidden": [4], "evaluation.subset": 20}
         for seed in seeds:
             resolved = config.resolve("split-digits", "finetune", settings, seed=seed)

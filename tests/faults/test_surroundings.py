@@ -26,7 +26,7 @@ from clbench.config import Execution
 from clbench.engine.observer import Observer, ObserverWarning
 from clbench.errors import DataError, LedgerError
 from clbench.files import locked, make_folder
-from clbench.runs import lifecycle, suite
+from clbench.runs import identity, lifecycle, suite
 from clbench.runs.cells import Cell
 from clbench.runs.launchers import Local
 
@@ -309,7 +309,7 @@ def test_a_suite_goes_on_where_a_folder_is_removed(tmp_path: Path) -> None:
     planned[0].resolved = planned[0].resolved.model_copy(
         update={"train": planned[0].resolved.train.model_copy(update={"iterations": 3000})}
     )
-    planned[0].id = lifecycle.identify(planned[0].resolved).id
+    planned[0].id = identity.identify(planned[0].resolved).id
     how = Execution(device="cpu", checkpoint_seconds=0)
     suite.run(planned, tmp_path / "runs", how, launcher=Local(1), watch=watch)
     assert removed

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clbench import Batch, make_strategy
 from clbench.parts import binary_loss
-from clbench.runs.lifecycle import build_strategy
+from clbench.runs.building import build_strategy
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.types import MASKED
 

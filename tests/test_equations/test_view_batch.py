@@ -13,7 +13,7 @@ from torch import Tensor
 from clbench import Batch, ClbenchError, Output, make_strategy
 from clbench.config import OptimConfig
 from clbench.engine.engine import Engine
-from clbench.runs.lifecycle import build_strategy
+from clbench.runs.building import build_strategy
 from clbench.testing import tiny_benchmark, tiny_run, watch
 from clbench.transforms.augment import Transform
 

@@ -27,7 +27,8 @@ from clbench.engine.engine import Engine
 from clbench.interop.avalanche.benchmarks import to_avalanche
 from clbench.interop.avalanche.lib import avalanche, quiet
 from clbench.machine.torchvision import torchvision
-from clbench.runs import lifecycle
+from clbench.models import make_model
+from clbench.runs import building
 from clbench.types import Benchmark, Data, Stream
 
 CASES: Mapping[str, Mapping[str, Any]]
@@ -57,7 +58,7 @@ def in_clbench(name: str, benchmark: Benchmark, model: nn.Module, every: int) ->
     }
     resolved = config.resolve(benchmark.name, f"avalanche:{name}", settings, given_benchmark=True)
     execution = config.Execution(device="cpu", checkpoint_seconds=None)
-    strategy = lifecycle.build_strategy(resolved.strategy, resolved.params)
+    strategy = building.build_strategy(resolved.strategy, resolved.params)
     return Engine(benchmark, strategy, model, resolved, execution).fit  # type: ignore[arg-type]
 
 
@@ -139,7 +140,7 @@ def measure(benchmark: Benchmark, name: str, every: int, rounds: int) -> list[fl
     """Medians over rounds of the CPU seconds in clbench, in Avalanche on tensors, and on images; the first round,
     which warms up, is left out."""
     torch.manual_seed(0)
-    model = lifecycle.make_model("mlp", benchmark.input_shape, benchmark.num_classes)
+    model = make_model("mlp", benchmark.input_shape, benchmark.num_classes)
     taken: list[list[float]] = [[], [], []]
     for _ in range(rounds + 1):
         taken[0].append(seconds(in_clbench(name, benchmark, copy.deepcopy(model), every)))
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    benchmark = shortened(lifecycle.make_benchmark(given.benchmark), given.train, given.test)
+    benchmark = shortened(building.make_benchmark(given.benchmark), given.train, given.test)
     print("CPU seconds, and how many times faster clbench is\n")
     print("| strategy | evaluation | clbench | Avalanche, tensors | | Avalanche, images | |")
     print("|" + " --- |" * 7)

@@ -16,7 +16,8 @@ from clbench.reports import grouping
 from clbench.reports.grouping import Named
 from clbench.reports.leaderboard.private import needs
 from clbench.reports.tables import is_bound, is_rated
-from clbench.results.ledger import Record, by_content
+from clbench.results.ids import by_content
+from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import RANKED_FROM, Interval, Rank, best, ranks, t_interval
 

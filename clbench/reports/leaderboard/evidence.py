@@ -19,7 +19,8 @@ from clbench.reports.grouping import flatten
 from clbench.reports.tables import is_bound
 from clbench.results import metrics
 from clbench.results.curve import Curve
-from clbench.results.ledger import ID_LENGTH, Record, run_id
+from clbench.results.ids import ID_LENGTH, run_id
+from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
 
 DERIVED = {

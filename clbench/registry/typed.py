@@ -1,15 +1,12 @@
-"""The source text behind a plugin, which a run's id covers: files with those they import, and definitions in notebooks.
-
-Imports no torch, and runs nothing: what a file imports is read from its syntax tree.
-"""
+"""Where a plugin is defined, and the text of one that was typed into a notebook or a session. Imports no torch."""
 
 from __future__ import annotations
 
 import ast
 import dis
-import functools
 import inspect
 import linecache
+import textwrap
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,84 +29,10 @@ def where_defined(build: Callable[..., Any]) -> str:
         return f"<{build.__module__}>"
 
 
-# --- files ---
-
-
-def with_imports(file: Path) -> set[Path]:
-    """A file and those of its own package or folder that it imports, theirs included: `.ewc`, `my_package.losses`.
-
-    So are the adapters of `clbench.interop` that they import, which are no part of every run. What else comes from
-    elsewhere is told by its version, in the environment.
-    """
-    found: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        file = waiting.pop()
-        if file in found or not file.is_file():
-            continue
-        found.add(file)
-        waiting += _imported(file)
-    return found
-
-
-def _imported(file: Path) -> tuple[Path, ...]:
-    top, package = file.parent, ""  # the folder from which absolute names are looked up; the file's package
-    while (top / "__init__.py").is_file():
-        top, package = top.parent, top.name
-    return _imports_of(file, file.read_bytes(), top, package)
-
-
-@functools.lru_cache(maxsize=1024)
-def _imports_of(file: Path, content: bytes, top: Path, package: str) -> tuple[Path, ...]:
-    """Where the modules may lie that a file of this content imports; parsing is slow, and thousands of runs ask."""
-    return tuple(_places_of_imports(file, content, top, package))
-
-
-def _places_of_imports(file: Path, content: bytes, top: Path, package: str) -> Iterator[Path]:
-    def own(name: str) -> bool:
-        """Whether an absolute name may mean something of the same author."""
-        first = name.partition(".")[0]
-        if first == "clbench" or not package:
-            return first != "clbench" and not {"site-packages", "dist-packages"} & {*top.parts}
-        return first == package
-
-    for node in ast.walk(ast.parse(content)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if own(alias.name):
-                    yield from _module_files(top, alias.name.split("."))
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level or own(module):
-                base, names = (
-                    file.parents[node.level - 1] if node.level else top,
-                    module.split(".") if module else [],
-                )
-                yield from _module_files(base, names)
-                for alias in node.names:  # each may be a submodule
-                    yield from _module_files(base, [*names, alias.name])
-            elif module.startswith("clbench.interop."):  # an adapter counts where it takes part
-                yield from _module_files(Path(__file__).parent.parent, module.split("."))
-
-
-def _module_files(base: Path, names: list[str]) -> Iterator[Path]:
-    """The files that an import of `names`, found in `base`, runs; none if it is not there."""
-    if not names:
-        yield base / "__init__.py"
-        return
-    for name in names:
-        base = base / name
-        yield base / "__init__.py"
-    yield base.with_suffix(".py")
-
-
-# --- notebooks and sessions ---
-
-
 def typed_source(build: Callable[..., Any], who: str) -> str:
     """The text of a definition that lies in no file, and of all that it uses of the same notebook or session.
 
-    Functions and classes count with their text, constants with their value.
+    Functions and classes count with their text, constants with their value, modules and what is clbench's as imports.
 
     Raises:
         RegistryError: some text is not to be had, or a global is used whose value cannot be written down.
@@ -124,12 +47,15 @@ def typed_source(build: Callable[..., Any], who: str) -> str:
         seen.add(id(one))
         texts.append(_text(one, who))
         bases = one.__bases__ if inspect.isclass(one) else ()
-        waiting += [base for base in bases if _is_typed(base)]
-        for name, value in _used(one):
+        for name, value in (*((base.__name__, base) for base in bases), *_used(one)):
             if _is_typed(value):
                 waiting.append(inspect.unwrap(value))
             elif _is_plain(value):
                 texts.append(f"{name} = {_written(value)}")
+            elif inspect.ismodule(value):
+                texts.append(f"import {value.__name__} as {name}")
+            elif str(getattr(value, "__module__", "")).startswith("clbench.") and hasattr(value, "__name__"):
+                texts.append(f"from {value.__module__} import {value.__name__}")
             elif not _is_imported(value):
                 raise RegistryError(
                     f"{who} uses the global '{name}', a {type(value).__name__}, whose value a run's id cannot cover. "
@@ -150,7 +76,7 @@ def _text(one: Any, who: str) -> str:
                 continue
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             if first <= code.co_firstlineno <= (node.end_lineno or first):
-                return "\n".join(cell.splitlines()[first - 1 : node.end_lineno])
+                return textwrap.dedent("\n".join(cell.splitlines()[first - 1 : node.end_lineno]))
     why = "it was typed into a session that keeps none"
     if inspect.isclass(one) and not list(_codes_of(one)):
         why = "it has no method by which its cell could be found"
@@ -201,8 +127,7 @@ def _is_typed(value: Any) -> bool:
 
 
 def _is_imported(value: Any) -> bool:
-    known = inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value)
-    return known or type(value).__module__ in ("typing", "types")
+    return inspect.isroutine(value) or inspect.isclass(value) or type(value).__module__ in ("typing", "types")
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The source behind a plugin: files with what they import, and definitions that were typed into a notebook."""
+"""Where a plugin is defined, and the text of definitions that were typed into a notebook."""
 
 from __future__ import annotations
 
@@ -11,54 +11,8 @@ from typing import Any
 import pytest
 
 from clbench.errors import RegistryError
-from clbench.registry.sources import typed_source, where_defined, with_imports
-
-# --- files ---
-
-
-def written(folder: Path, **files: str) -> Path:
-    """A package `mine` of these modules; returns its `plugin.py`."""
-    package = folder / "mine"
-    for name, text in {"__init__": "", **files}.items():
-        file = package / f"{name.replace('_in_', '/')}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return package / "plugin.py"
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "from .losses import f",
-        "from . import losses",
-        "from mine.losses import f",
-        "import mine.losses",
-        "from mine import losses",
-    ],
-)
-def test_a_module_of_the_same_package_is_found_however_it_is_imported(tmp_path: Path, line: str) -> None:
-    plugin = written(tmp_path, plugin=line, losses="")
-    assert tmp_path / "mine" / "losses.py" in with_imports(plugin)
-
-
-def test_what_imports_import_is_found(tmp_path: Path) -> None:
-    plugin = written(tmp_path, plugin="from .a import x", a="from mine.deep.b import y", deep_in_b="")
-    assert tmp_path / "mine" / "deep" / "b.py" in with_imports(plugin)
-
-
-def test_other_libraries_are_not_followed(tmp_path: Path) -> None:
-    plugin = written(tmp_path / "site-packages", plugin="import other\nimport clbench")
-    (tmp_path / "site-packages" / "other.py").write_text("")
-    assert with_imports(plugin) == {plugin}
-
-
-def test_a_loose_file_may_import_its_neighbours(tmp_path: Path) -> None:
-    (tmp_path / "plugin.py").write_text("import helper, torch\n")
-    (tmp_path / "helper.py").write_text("")
-    assert with_imports(tmp_path / "plugin.py") == {tmp_path / "plugin.py", tmp_path / "helper.py"}
-
-
-# --- notebooks ---
+from clbench.registry.closure import code_of
+from clbench.registry.typed import typed_source, where_defined
 
 
 def cells(*texts: str) -> dict[str, Any]:
@@ -133,6 +87,22 @@ def test_libraries_are_not_part_of_it() -> None:
     assert "def sqrt" not in source(
         "import math\nfrom json import dumps", "def mine():\n    return math.pi, dumps(1)\n"
     )
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "from clbench.parts import CrossEntropy\ndef mine():\n    return CrossEntropy()",
+        "def mine():\n    from clbench.parts import CrossEntropy\n    return CrossEntropy()",
+        "import clbench.parts as p\ndef mine():\n    return p.CrossEntropy()",
+        "from clbench.parts import CrossEntropy\nclass mine(CrossEntropy):\n    def f(self):\n        pass",
+    ],
+    ids=["name", "inside", "module", "base"],
+)
+def test_the_parts_of_clbench_that_it_uses_count(cell: str) -> None:
+    found = {name for name, _ in code_of(source(cell))}
+    assert "clbench/parts/losses.py" in found
+    assert "clbench/parts/replay.py" not in found
 
 
 def test_what_was_typed_where_no_text_is_kept_is_refused() -> None:
