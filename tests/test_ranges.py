@@ -16,7 +16,7 @@ from clbench.errors import ConfigError
 from clbench.ranges import Count, Even, Fraction, Natural, Part, Percent, Positive, Real, Share
 from clbench.registry import Registry, benchmarks, models, strategies
 from clbench.registry.arguments import check_arguments, hints_of, type_name
-from clbench.runs import lifecycle, suite, tuning
+from clbench.runs import building, lifecycle, suite, tuning
 from clbench.testing.numbers import numbers_in
 
 # --- in words ---
@@ -182,7 +182,7 @@ def test_a_run_is_refused_before_data_are_read(
 
 
 def test_a_suite_is_refused_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "make_benchmark", lambda *_, **__: pytest.fail("something was built"))
+    monkeypatch.setattr(building, "make_benchmark", lambda *_, **__: pytest.fail("something was built"))
     made = suite.SuiteConfig.model_validate(
         {
             "strategies": [{"name": "gdumb", "settings": {"passes": 0}}, "er"],

@@ -64,10 +64,10 @@ def test_touching_the_test_stream_raises_and_only_while_it_is_sealed() -> None:
 def test_a_search_under_a_protocol_never_opens_the_test_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """A strategy that peeks at the benchmark it was built from."""
     from clbench import Strategy
-    from clbench.runs import lifecycle
+    from clbench.runs import building
 
     full = make_benchmark("split-digits", valid=0.2)
-    monkeypatch.setattr(lifecycle, "make_benchmark", lambda *_, **__: full)
+    monkeypatch.setattr(building, "make_benchmark", lambda *_, **__: full)
     monkeypatch.setattr(Strategy, "setup", lambda self, run: full.test[0].data.x())
     with pytest.raises(ConfigError, match="test stream was touched"):
         tune(resolve, protocol("validation"), DEFAULT_SPACE, 1, ONE)
