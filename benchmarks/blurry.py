@@ -22,7 +22,7 @@ NOTES = (
 )
 
 
-@register_benchmarks("blurry.yaml")
+@register_benchmarks("blurry.yaml", primary="a_auc")
 def si_blurry(
     told: dict[str, Any],
     *,
@@ -59,7 +59,7 @@ def si_blurry(
     )
 
 
-@register_benchmark("si-blurry-npz", version=1, paper="arXiv:2308.09303")
+@register_benchmark("si-blurry-npz", version=1, primary="a_auc", paper="arXiv:2308.09303")
 def si_blurry_npz(
     path: File,
     layout: AxesOrder = "auto",
@@ -84,6 +84,6 @@ def si_blurry_npz(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of the stream.
     """
-    spec: dict[str, Any] = dict(locals())
-    given = {key: value for key, value in spec.items() if key not in ("path", "layout")}
-    return build_blurry(read_npz(path, layout=layout), name="si-blurry-npz", notes=NOTES, spec=spec, **given)
+    given: dict[str, Any] = dict(locals())
+    source = read_npz(given.pop("path"), layout=given.pop("layout"))
+    return build_blurry(source, name="si-blurry-npz", notes=NOTES, **given)

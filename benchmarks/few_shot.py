@@ -51,7 +51,7 @@ PUBLISHED = (
 # fmt: on
 
 
-@register_benchmark("fscil-cifar100", version=1)
+@register_benchmark("fscil-cifar100", version=1, primary="harmonic_mean")
 def fscil_cifar100(
     base: Count = 60,
     ways: Count = 5,
@@ -83,7 +83,6 @@ def fscil_cifar100(
         valid: share of the training images that makes a validation stream.
         seed: of drawn images, a shuffled class order and the validation split.
     """
-    spec: dict[str, object] = dict(locals())
     source = load("cifar100")
     rows: list[int] | None
     if shot_list in ("auto", "published"):
@@ -111,7 +110,6 @@ def fscil_cifar100(
         augment=("crop", "flip") if augment else (),
         seed=seed,
         notes=f"Fine labels; tested on all test images of the classes seen. Shots: {which}",
-        spec=spec,
     )
 
 
@@ -134,7 +132,7 @@ def _not_published(
     return ""
 
 
-@register_benchmark("fscil-omniglot", version=1)
+@register_benchmark("fscil-omniglot", version=1, primary="harmonic_mean")
 def fscil_omniglot(
     base: Count = 100,
     ways: Count = 10,
@@ -164,7 +162,6 @@ def fscil_omniglot(
         valid: share of the training drawings that makes a validation stream.
         seed: of the characters, the drawings and the validation split.
     """
-    spec: dict[str, object] = dict(locals())
     characters = omniglot(test_drawers)
     groups = []
     for what, members, n in (
@@ -188,11 +185,10 @@ def fscil_omniglot(
         seed=seed,
         draws=class_order == "shuffled",
         notes=f"Drawers 1 to {DRAWERS - test_drawers} for training, the others for testing; 28 × 28 pixels.",
-        spec=spec,
     )
 
 
-@register_benchmark("few-shot", version=2)
+@register_benchmark("few-shot", version=2, primary="harmonic_mean")
 def few_shot(
     path: File,
     base: Count,
@@ -230,7 +226,6 @@ def few_shot(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of drawn examples, a shuffled class order and the validation split.
     """
-    spec: dict[str, object] = dict(locals())
     if Path(path).expanduser().is_dir():
         source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
     else:
@@ -250,5 +245,4 @@ def few_shot(
         valid=valid,
         duplicates=duplicates,
         seed=seed,
-        spec=spec,
     )

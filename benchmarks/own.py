@@ -42,8 +42,8 @@ def npz(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
-    spec: dict[str, Any] = dict(locals())
-    return from_npz(**spec, spec=spec)
+    given: dict[str, Any] = dict(locals())
+    return from_npz(**given)
 
 
 @register_benchmark("image-folder", version=2)
@@ -82,5 +82,5 @@ def image_folder(
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
-    spec: dict[str, Any] = dict(locals())
-    return from_folder(**spec, version=2, spec=spec)
+    given: dict[str, Any] = dict(locals())
+    return from_folder(**given, version=2)

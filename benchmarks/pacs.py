@@ -29,7 +29,6 @@ def pacs(
         valid: share of the training examples of each class and style that makes a validation stream.
         seed: of the validation split.
     """
-    spec: dict[str, object] = dict(locals())
     source = load("pacs")
     unknown = [name for name in domains if name not in source.domain_names]
     if unknown:
@@ -50,5 +49,4 @@ def pacs(
             "The test set is the file's own; from a folder of images, a fifth of each class and style, by "
             "the hash of its name. The fingerprint tells copies of other sizes or splits apart."
         ),
-        spec=spec,
     )

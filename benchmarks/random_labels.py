@@ -17,7 +17,7 @@ from clbench.transforms.augment import Transform
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
 
-@register_benchmarks("random_labels.yaml")
+@register_benchmarks("random_labels.yaml", primary="learning_accuracy")
 def random_labels(
     told: dict[str, Any], *, data: str, experiences: Count = 20, examples: Count = 1200, seed: Seed = 0
 ) -> Benchmark:

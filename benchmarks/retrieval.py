@@ -18,7 +18,7 @@ from clbench.types import Benchmark
 EMBEDDED = Path(clbench.data.__file__).parent / "numpy_docs"
 
 
-@register_benchmarks("retrieval.yaml")
+@register_benchmarks("retrieval.yaml", primary="hits_at_10")
 def dsi(
     told: dict[str, Any],
     *,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -480,12 +480,14 @@ class Benchmark:
         train, test, valid: the streams; experience i of `test` measures what experience i of `train` teaches.
         num_classes: C, over the whole stream.
         transform: normalisation and training-time augmentation.
-        primary: key of the metric that ranks strategies.
+        primary: key of the metric that ranks strategies, that tuning maximises and that tables lead with; the one that
+            it is registered with.
         seed: the seed of the stream (class order, permutations …), 0 where it draws nothing.
-        class_names, notes: for people.
+        class_names: for people.
+        notes: what it is, for people; records have it as `about`.
         memorise: that the test stream asks for the training examples themselves, to see how well they can be fitted.
         tokenizer: between texts and inputs, where the inputs are tokens that one has made.
-        metrics: keys of metrics that its records hold beside those of every run.
+        metrics: keys of metrics that its tables show beside those of every table, and its records hold.
         found: what was found in the data when they were read, such as the layout of a folder; sentences, for records.
         duplicates: how many examples are known to be byte-identical to another one, as in some published data sets;
             `clbench check` lets streams share so many.
@@ -503,7 +505,6 @@ class Benchmark:
     seed: int = 0
     class_names: tuple[str, ...] = ()
     notes: str = ""
-    spec: dict[str, object] = field(default_factory=dict)
     memorise: bool = False
     tokenizer: Tokenizer | None = None
     metrics: tuple[str, ...] = ()

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from clbench.reports.tables import Estimate, percent
+from clbench.reports.tables import told
+from clbench.results.statistics import Interval
 from clbench.runs import suite as suites
 
 DOCS = Path(__file__).resolve().parent
@@ -43,7 +45,7 @@ class Measured:
         suite: its short name. benchmark, label: as the suite calls them.
         parts: the strategies of the chain; of a difference, the part that makes it.
         difference: whether the values are differences.
-        values: metric → estimate.
+        values: metric → mean and interval.
     """
 
     suite: str
@@ -51,7 +53,7 @@ class Measured:
     label: str
     parts: tuple[str, ...]
     difference: bool
-    values: dict[str, Estimate | None]
+    values: dict[str, Interval | None]
 
 
 @functools.cache
@@ -66,14 +68,17 @@ def measured() -> tuple[Measured, ...]:
         for row in json.loads(file.read_text(encoding="utf-8")):
             whole, _, base = row["strategy"].partition(" − ")
             parts = tuple(names[whole].split("+"))
-            values = {key: _estimate(row["metrics"].get(key)) for key in row["metrics"]}
+            values = {key: _interval(row["metrics"].get(key)) for key in row["metrics"]}
             changed = parts[-1:] if base else parts
             rows.append(Measured(file.stem, row["benchmark"], row["strategy"], changed, bool(base), values))
     return tuple(rows)
 
 
-def _estimate(value: dict[str, Any] | None) -> Estimate | None:
-    return None if value is None else Estimate(value["mean"], value["half_width"], value["n"])
+def _interval(value: dict[str, Any] | None) -> Interval | None:
+    if value is None:
+        return None
+    mean, half = value["mean"], math.nan if value["half_width"] is None else value["half_width"]
+    return Interval(mean, mean - half, mean + half, value["n"])
 
 
 @functools.cache
@@ -128,7 +133,7 @@ def _rows(rows: list[Measured], shown: dict[str, str]) -> list[str]:
         f"|---|---|{'---:|' * len(shown)}---:|---|",
     ]
     for row in rows:
-        numbers = " | ".join(percent(row.values.get(key), row.difference) for key in shown)
+        numbers = " | ".join(told(row.values.get(key), key, row.difference) for key in shown)
         seeds = max((value.n for value in row.values.values() if value), default=0)
         lines.append(f"| {row.benchmark} | {row.label} | {numbers} | {seeds} | `{row.suite}` |")
     return lines

@@ -115,13 +115,6 @@ def test_digits(name: str, valid: float) -> None:
     assert benchmark.name == name
     assert benchmark.num_classes == 10
     assert (benchmark.valid is not None) == (valid > 0)
-    assert benchmark.spec == {**benchmark.spec, "valid": valid, "seed": 0}
-
-
-@pytest.mark.parametrize("name", DIGITS)
-def test_a_benchmark_can_be_built_again_from_its_spec(name: str) -> None:
-    benchmark = make(name, valid=0.1, online=True, seed=5)
-    assert make(name, **benchmark.spec).fingerprint == benchmark.fingerprint
 
 
 def test_split_digits_has_five_pairs_in_natural_order() -> None:
@@ -429,7 +422,7 @@ def test_the_row_of_the_documentation_is_one_more_benchmark(
     more = fresh()
     more.register(row.name, version=row.version)(factory(row, rotated))
     made = more.make("rotated-fashion-mnist", angles=[0, 90])
-    assert (made.name, made.spec["angles"]) == ("rotated-fashion-mnist", (0.0, 90.0))
+    assert made.name == "rotated-fashion-mnist"
     assert [experience.domain for experience in made.train] == ["0°", "90°"]
     assert made.train[1].data.x().shape == (20, 1, 28, 28)
 

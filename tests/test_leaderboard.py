@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from clbench.evaluation.evaluator import RULES
 from clbench.files import atomic_write, canonical_json, pretty_json, sha256
 from clbench.registry import load_plugin, strategies
 from clbench.reports.leaderboard import read_board, readme, row_id, rows_of, store, submit, write_site
-from clbench.reports.leaderboard.board import TwiceWarning, settings_of
+from clbench.reports.leaderboard.board import TwiceWarning
 from clbench.reports.leaderboard.private import missing, needs
-from clbench.reports.tables import Cell, table_rows
+from clbench.reports.rows import Cell, Row, table_rows
 from clbench.results import ids
 from clbench.results.ledger import Record, read_record
 from clbench.runs import again, identity, lifecycle
@@ -38,6 +38,12 @@ def run(strategy: str, seed: int, folder: Path, **settings: Any) -> Path:
     record = lifecycle.start(resolved, Execution(checkpoint_seconds=None), folder)
     assert record.folder is not None
     return record.folder
+
+
+def made_of(row: Row, records: Sequence[Record]) -> Row:
+    """The row with these records of its runs, and the values that it has."""
+    cells = [Cell.of(record, row.benchmark, row.strategy) for record in records]
+    return replace(row, cells=cells)
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +393,7 @@ def test_the_page_depends_on_the_records_alone(runs: Path, board: Path, tmp_path
 
 def test_rows_hold_all_seeds_of_a_configuration(board: Path) -> None:
     (rows,) = rows_of(read_board(board)).values()
-    found = {row.strategy: (row.seeds, row.bound, row.rank is not None) for row in rows}
+    found = {row.strategy: (list(row.seeds), row.bound, row.rank is not None) for row in rows}
     five = [0, 1, 2, 3, 4]
     assert found == {
         "er@1": (five, False, True),
@@ -408,7 +414,7 @@ def test_an_oracle_and_a_row_with_a_diverged_run_have_no_rank(board: Path) -> No
 
     (rows,) = rows_of([changed(record) for record in records]).values()
     assert [row.rank for row in rows] == [None, None, None]
-    assert {row.strategy: row.diverged for row in rows}["er@1"] == 1
+    assert {row.strategy: row.unfinished for row in rows}["er@1"] == {"diverged": 1}
 
 
 def test_settings_tell_rows_of_one_strategy_apart(runs: Path, board: Path, tmp_path: Path) -> None:
@@ -478,7 +484,7 @@ def test_one_configuration_on_two_data_sets_is_two_rows(board: Path) -> None:
     er = of_strategy(board, "er")
     other = [of(record, "e" * 64) for record in er]
     rows = [row for table in rows_of([*er, *other]).values() for row in table]
-    assert [row.seeds for row in rows] == [[0, 1, 2, 3, 4]] * 2
+    assert [row.seeds for row in rows] == [(0, 1, 2, 3, 4)] * 2
     (plain,) = {row_id(record) for record in er}
     assert {row.id for row in rows} == {f"{plain}-eeeeeeee", f"{plain}-{er[0].benchmark['fingerprint'][:8]}"}
 
@@ -489,7 +495,7 @@ def test_a_seed_that_is_set_is_a_row_of_its_own_and_is_run_again_so(
     er = of_strategy(board, "er")
     fixed = [of(r, seeds={**r.seeds, "init": 7}) for r in er]
     (rows,) = rows_of([*er, *fixed]).values()
-    assert sorted((len(row.seeds), settings_of(row, rows)) for row in rows) == [
+    assert sorted((len(row.seeds), row.apart) for row in rows) == [
         (5, ""),
         (5, "seeds.init=7"),
     ]
@@ -552,7 +558,8 @@ def test_a_broken_strategy_disagrees(board: Path, tmp_path: Path, monkeypatch: p
     from clbench.parts import Replay
 
     (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
-    long = replace(row, config={**row.config, "train": {**row.config["train"], "iterations": 40}})
+    longer = {"train": {**row.config["train"], "iterations": 40}}
+    long = made_of(row, [replace(record, config=record.config | longer) for record in row.records])
     honest = again.reproduce(long, None, tmp_path / "a", Execution(checkpoint_seconds=None))
     recorded = replace(long, values={v.metric: {} for v in honest})
     values = {
@@ -594,8 +601,8 @@ def test_runs_that_diverge_are_compared(
 ) -> None:
     (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
     ended = {seed: "diverged" if did else "done" for seed, did in enumerate(recorded)}
-    records = [replace(record, status=ended[record.seeds["data"]]) for record in row.records]
-    row = replace(row, records=records, values={} if all(recorded) else row.values)
+    row = made_of(row, [replace(record, status=ended[record.seeds["data"]]) for record in row.records])
+    row = replace(row, values={} if all(recorded) else row.values)
     new = {} if all(now) else row.values
     verdicts = again.compare(row, new, {seed: bool(did) for seed, did in enumerate(now)})
     assert {v.metric: v.agrees for v in verdicts}["diverged"] is agrees
@@ -614,7 +621,7 @@ def test_a_row_is_run_again_with_the_threads_of_its_record(
 
     monkeypatch.setattr("clbench.runs.lifecycle.start", start)
     environment = {**row.records[0].environment, "threads": 7}  # where older records say so
-    odd = replace(row, records=[replace(row.records[0], environment=environment)])
+    odd = made_of(row, [replace(row.records[0], environment=environment)])
     again.reproduce(odd, None, tmp_path, Execution())
     again.reproduce(odd, None, tmp_path, Execution(), threads=2)
     assert given == [7, 2]
@@ -664,7 +671,7 @@ def test_reproduce_says_first_that_the_rules_were_others(
     board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (row,) = [row for row in again.chosen(read_board(board), "split-digits") if row.strategy == "er@1"]
-    old = replace(row, records=[made_otherwise(record, evaluation={"rules": 1}) for record in row.records])
+    old = made_of(row, [made_otherwise(record, evaluation={"rules": 1}) for record in row.records])
     monkeypatch.setattr(again, "chosen", lambda records, name: [old])
     monkeypatch.setattr(again, "reproduce", lambda row, *how: again.compare(row, {}, {}))
     assert ranking.reproduce(row.id, board) == 1

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clbench.reports import plots, suite as report
-from clbench.reports.leaderboard import frame, site as site_module, svg
+from clbench.reports import frame, plots, suite as report, svg
+from clbench.reports.leaderboard import site as site_module
+from clbench.reports.leaderboard.board import slug
 from clbench.reports.leaderboard.page import readme
-from clbench.reports.leaderboard.site import slug, write_site
+from clbench.reports.leaderboard.site import write_site
 from clbench.reports.leaderboard.store import place
 from clbench.results.curve import Curve
 from clbench.results.ledger import Record

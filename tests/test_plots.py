@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from clbench.reports import plots
-from clbench.results.curve import Curve, Ticks
+from clbench.results.curve import Curve
+from clbench.results.traces import Line, Mean, Trace, mean_line, progress
 
 
 def run(*steps: int, dip: float = 0.5, streams: int | None = None) -> Curve:
@@ -28,8 +29,9 @@ def run(*steps: int, dip: float = 0.5, streams: int | None = None) -> Curve:
     return Curve.from_trace(traces, ends[:-1].tolist())
 
 
-def first(ticks: Ticks) -> plots.Floats:
-    return ticks.accuracy[:, 0]
+def mean_curve(curves: Sequence[Curve], stream: int = 0) -> Line | None:
+    """The mean accuracy on one stream."""
+    return mean_line([(progress(curve), Trace.of(curve, stream).one) for curve in curves])
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -58,11 +60,11 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 def test_progress_aligns_boundaries_whatever_the_steps() -> None:
     for steps in ((2, 2, 2), (2, 4, 8), (1, 1, 1)):
-        there = plots.progress(run(*steps))
+        there = progress(run(*steps))
         ends = np.cumsum(steps) - 1
         assert there[ends] == pytest.approx([1, 2, 3])
         assert (np.diff(there) > 0).all()
-    assert plots.progress(run(2, 4)) == pytest.approx([0.5, 1, 1.25, 1.5, 1.75, 2])
+    assert progress(run(2, 4)) == pytest.approx([0.5, 1, 1.25, 1.5, 1.75, 2])
 
 
 def test_a_tick_before_the_first_step_is_at_zero() -> None:
@@ -71,7 +73,7 @@ def test_a_tick_before_the_first_step_is_at_zero() -> None:
         curve.append(
             step=step, examples=step, experience=0, evaluated=0, correct=1, total=2, loss=0.0, full=False
         )
-    assert plots.progress(curve).tolist() == [0, 0.5, 1]
+    assert progress(curve).tolist() == [0, 0.5, 1]
 
 
 def test_sparse_ticks_end_with_the_experience_and_not_with_its_last_tick() -> None:
@@ -80,11 +82,11 @@ def test_sparse_ticks_end_with_the_experience_and_not_with_its_last_tick() -> No
         curve.append(
             step=step, examples=step, experience=0, evaluated=0, correct=1, total=2, loss=0.0, full=full
         )
-    assert plots.progress(curve).tolist() == [0.5]
+    assert progress(curve).tolist() == [0.5]
 
 
 def test_mean_curve_keeps_every_dip_of_equal_runs() -> None:
-    line = plots.mean_curve([run(40, 40, dip=0.2), run(40, 40, dip=0.4), run(40, 40, dip=0.6)], first)
+    line = mean_curve([run(40, 40, dip=0.2), run(40, 40, dip=0.4), run(40, 40, dip=0.6)])
     assert line is not None
     x, mean, half = line
     assert len(x) == 80
@@ -96,7 +98,7 @@ def test_mean_curve_keeps_every_dip_of_equal_runs() -> None:
 
 
 def test_mean_curve_interpolates_runs_of_other_steps() -> None:
-    line = plots.mean_curve([run(2, 2, dip=0.0), run(4, 4, dip=1.0)], first)
+    line = mean_curve([run(2, 2, dip=0.0), run(4, 4, dip=1.0)])
     assert line is not None
     x, mean, _ = line
     assert x == pytest.approx([0.5, 0.75, 1, 1.25, 1.5, 1.75, 2])  # from where both have begun
@@ -104,16 +106,17 @@ def test_mean_curve_interpolates_runs_of_other_steps() -> None:
 
 
 def test_mean_curve_begins_where_the_stream_is_seen() -> None:
-    line = plots.mean_curve([run(2, 2)], lambda ticks: ticks.accuracy[:, 1])
+    line = mean_curve([run(2, 2)], 1)
     assert line is not None
     assert line[0] == pytest.approx([1.5, 2])
     assert line[2] is None
-    assert plots.mean_curve([Curve()], lambda ticks: np.zeros(0)) is None
-    assert plots.mean_curve([], first) is None
+    assert mean_curve([Curve()]) is None
+    assert mean_curve([]) is None
 
 
 def test_mean_matrix() -> None:
-    R = plots.mean_matrix([Curve.from_matrix([[0.8, 0], [0.2, 1]]), Curve.from_matrix([[0.4, 0], [0, 1]])])
+    runs = [Curve.from_matrix([[0.8, 0], [0.2, 1]]), Curve.from_matrix([[0.4, 0], [0, 1]])]
+    R = Mean.of([Trace.of(curve) for curve in runs]).matrix
     np.testing.assert_allclose(R, np.array([[0.6, 0], [0.1, 1]]))
 
 

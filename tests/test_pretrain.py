@@ -207,7 +207,8 @@ def test_classes_of_a_data_set_are_numbered_from_zero() -> None:
 
 
 def test_a_table_says_what_its_rows_started_from() -> None:
-    from clbench.reports.tables import Cell, note_of, table_rows
+    from clbench.reports.rows import Cell, table_rows
+    from clbench.reports.tables import note_of
 
     cells = [Cell("b", name, 0, "done", substrate=text) for name, text in (("ncm", "a ViT"), ("er", ""))]
     assert note_of(table_rows(cells)).endswith("Started from a ViT: ncm. Started from random weights: er.")

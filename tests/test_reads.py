@@ -21,7 +21,7 @@ from clbench.errors import ClbenchError, LedgerError, RegistryError
 from clbench.files import file_sha256
 from clbench.registry import benchmarks, load_plugin, models, strategies
 from clbench.registry.reads import File, digest, located, with_files
-from clbench.reports.leaderboard.board import names_of, row_id, rows_of, settings_of
+from clbench.reports.leaderboard.board import names_of, row_id, rows_of
 from clbench.reports.leaderboard.store import check
 from clbench.results.ledger import read_record
 from clbench.runs import lifecycle
@@ -382,5 +382,5 @@ def test_rows_whose_files_hold_something_else_are_told_apart_by_them() -> None:
     records.append(run("mine"))
     (rows,) = rows_of(records).values()
     digits = {record.files["strategy mine: w.txt"]["sha256"][:8] for record in records}
-    assert {settings_of(row, rows) for row in rows} == {f"files.strategy mine: w.txt={d}" for d in digits}
+    assert {row.apart for row in rows} == {f"files.strategy mine: w.txt={d}" for d in digits}
     assert len(set(names_of(rows))) == 2

@@ -16,12 +16,14 @@ import pytest
 from rich.console import Console
 
 from clbench import config
+from clbench.data import FEW_SHOT
 from clbench.errors import LedgerError
-from clbench.reports import plots, suite as report, tables
-from clbench.reports.tables import Cell, Estimate, Row
+from clbench.reports import plots, rows as told, suite as report, tables
+from clbench.reports.rows import Cell, Row
 from clbench.results import statistics
 from clbench.results.curve import Curve
 from clbench.results.metrics import METRICS
+from clbench.results.statistics import Interval
 from clbench.runs.cells import reported
 
 FIVE = [0.5, 0.6, 0.7, 0.8, 0.9]
@@ -51,7 +53,7 @@ def cells(
 
 
 def rows(*given: Cell) -> dict[str, Row]:
-    return {row.strategy: row for row in tables.table_rows(given)}
+    return {row.strategy: row for row in told.table_rows(given)}
 
 
 class Page(HTMLParser):
@@ -68,7 +70,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(f"{tag}.{name}", value or "") for name, value in attrs]
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "link", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -81,31 +83,36 @@ class Page(HTMLParser):
 # --- numbers ---
 
 
-def test_estimate() -> None:
-    value = tables.estimate([0.8, None, 0.9, 1.0])
+def test_the_interval_of_a_row_is_over_the_values_that_are_there() -> None:
+    def interval(*values: float | None) -> Interval | None:
+        cells = [Cell("b", "a", seed, "done", {"wc_acc": value}) for seed, value in enumerate(values)]
+        return Row.of(cells).interval("wc_acc")
+
+    value = interval(0.8, None, 0.9, 1.0)
     assert value is not None
     assert value.mean == pytest.approx(0.9)
     assert value.half == pytest.approx(4.302653 * 0.1 / 3**0.5)  # t(0.975, 2)
     assert value.n == 3
-    assert tables.estimate([0.8]) == Estimate(0.8, None, 1)
-    assert tables.estimate([0.25, 0.75]) == Estimate(0.5, None, 2)
-    assert tables.estimate([None]) is None
+    assert interval(None) is None
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("mean", "half", "n", "key", "shown"),
     [
-        (Estimate(0.8712, 0.0041, 5), "87.1 ± 0.4"),
-        (Estimate(0.8712, None, 1), "87.1"),
-        (Estimate(0.8712, None, 2), "87.1 (too few)"),
-        (Estimate(-0.0312, 0.0, 3), "−3.1 ± 0.0"),
-        (Estimate(-0.0001, None, 1), "0.0"),
-        (Estimate(1.0, 0.0, 3), "100.0 ± 0.0"),
-        (None, "–"),
+        (0.8712, 0.0041, 5, "wc_acc", "87.1 ± 0.4"),
+        (0.8712, np.nan, 1, "wc_acc", "87.1"),
+        (0.8712, np.nan, 2, "wc_acc", "87.1 (too few)"),
+        (-0.0312, 0.0, 3, "wc_acc", "−3.1 ± 0.0"),
+        (-0.0001, np.nan, 1, "wc_acc", "0.0"),
+        (1.0, 0.0, 3, "wc_acc", "100.0 ± 0.0"),
+        (12.345, 0.25, 3, "weight_norm", "12.35 ± 0.25"),
+        (None, np.nan, 0, "wc_acc", "–"),
     ],
 )
-def test_percent(value: Estimate | None, shown: str) -> None:
-    assert tables.percent(value) == shown
+def test_numbers_are_told_in_percent_where_they_are_shares(
+    mean: float | None, half: float, n: int, key: str, shown: str
+) -> None:
+    assert tables.told(None if mean is None else Interval(mean, mean - half, mean + half, n), key) == shown
 
 
 def test_the_best_and_its_ties_are_marked_in_the_metrics_direction() -> None:
@@ -125,7 +132,7 @@ def test_intervals_that_overlap_are_no_tie() -> None:
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 def test_fewer_seeds_than_a_rank_needs_mark_nothing(seeds: int) -> None:
     given = cells({"a": [0.9] * seeds, "b": [0.1] * seeds})
-    assert not any(row.best for row in tables.table_rows(given))
+    assert not any(row.best for row in told.table_rows(given))
     assert "Fewer than 5 seeds are too few to say which is best." in tables.markdown_table(given)
 
 
@@ -168,35 +175,31 @@ def few_shot_cells(strategy: str, base: float, novel: float, **options: Any) -> 
         "performance_drop": base - overall,
         "forgetting": 0.1,
     }
-    return [Cell("fscil", strategy, seed, "done", metrics, 1.0, 0.1, **options) for seed in range(5)]
+    about = {"primary": "harmonic_mean", "more": FEW_SHOT}
+    return [Cell("fscil", strategy, seed, "done", metrics, 1.0, 0.1, **about, **options) for seed in range(5)]
 
 
 def test_few_shot_tables_show_what_was_learned_of_new_classes() -> None:
-    """Beside the overall accuracy, base and novel ones and their harmonic mean; other benchmarks keep their columns."""
+    """They lead with the harmonic mean, with base and novel accuracy beside it; other benchmarks are as they are."""
     few = [*few_shot_cells("base-only", 0.9, 0.0), *few_shot_cells("ncm", 0.7, 0.6)]
     rated = rows(*few)
-    assert [c.head for c in tables.columns_of(list(rated.values()))][2:-2] == [
-        "overall ↑",
-        "base ↑",
-        "novel ↑",
-        "HM ↑",
-        "average ↑",
-        "PD ↓",
-    ]
+    heads = [column.head for column in tables.columns_of(list(rated.values()))]
+    assert heads[2:8] == ["HM ↑", "overall ↑", "base ↑", "novel ↑", "average ↑", "PD ↓"]
+    assert heads[8:] == ["ACC ↑", "forgetting ↓", "train s", "eval s"]
     assert "base_accuracy" in rated["base-only"].best
     assert {"novel_accuracy", "harmonic_mean"} <= rated["ncm"].best
-    assert tables.shown_metrics(few) == list(tables.FEW_SHOT)
-    both = [*few, *cells({"er": [0.8, 0.9]})]
-    table = tables.markdown_table(both)
-    assert "| strategy | runs | overall ↑ | base ↑ | novel ↑ | HM ↑ |" in table
-    assert "| strategy | runs | ACC ↑ | forgetting ↓ |" in table
-    assert set(tables.shown_metrics(both)) == {"average_accuracy", "forgetting", *tables.FEW_SHOT}
+    assert rated["ncm"].rank == (1, 1)
+    table = tables.markdown_table([*few, *cells({"er": [0.8, 0.9]})])
+    assert "| strategy | runs | HM ↑ | overall ↑ | base ↑ | novel ↑ |" in table
+    assert "| strategy | runs | ACC ↑ | forgetting ↓ | train s |" in table
+    for table in tables.rich_tables(few):
+        assert Console(width=200, file=io.StringIO()).measure(table).maximum <= 90
 
 
 def test_a_chain_with_joint_training_is_a_bound() -> None:
-    assert tables.is_bound("joint")
-    assert tables.is_bound("joint+restart+imbsam")
-    assert not tables.is_bound("er+joint-like")
+    assert told.is_bound("joint")
+    assert told.is_bound("joint+restart+imbsam")
+    assert not told.is_bound("er+joint-like")
 
 
 def test_bounds_and_survivors_are_not_rated() -> None:
@@ -217,7 +220,7 @@ def test_benchmarks_are_rated_each_on_its_own_and_keep_their_order() -> None:
         *cells({"b": [0.5] * 5, "a": [0.9] * 5}, benchmark="z"),
         *cells({"b": [0.6] * 5, "a": [0.1] * 5}, benchmark="y"),
     ]
-    table = tables.table_rows(given)
+    table = told.table_rows(given)
     assert [(row.benchmark, row.strategy) for row in table] == [
         ("z", "b"),
         ("z", "a"),
@@ -230,17 +233,17 @@ def test_benchmarks_are_rated_each_on_its_own_and_keep_their_order() -> None:
 def test_diverged_runs_are_counted_and_not_in_the_mean() -> None:
     row = rows(*cells({"a": [0.5, None, 0.7, None, 0.6]}))["a"]
     assert (row.runs, row.done, row.unfinished) == (5, 3, {"diverged": 2})
-    value = row.values["average_accuracy"]
+    value = row.interval("average_accuracy")
     assert value is not None
     assert value.mean == pytest.approx(0.6)
     assert value.n == 3
     lost = rows(*cells({"a": [None, None]}))["a"]
     assert lost.done == 0
-    assert lost.values["average_accuracy"] is None
+    assert lost.interval("average_accuracy") is None
 
 
 def test_summary_has_every_metric_and_is_json() -> None:
-    (entry,) = json.loads(json.dumps(tables.summary(cells({"a": [0.5, 0.6, 0.7, None]}))))
+    (entry,) = json.loads(json.dumps(told.summary(cells({"a": [0.5, 0.6, 0.7, None]}))))
     assert (entry["runs"], entry["done"], entry["diverged"]) == (4, 3, 1)
     assert entry["metrics"]["wp100"] == {"mean": 0.125, "half_width": 0.0, "n": 3}
     assert entry["metrics"]["train_seconds"]["mean"] == 12.5
@@ -291,7 +294,7 @@ def test_every_table_says_which_seeds_a_row_has(tmp_path: Path) -> None:
     for text in (tables.markdown_table(given), page, drawn(given)):
         assert "5 (0–4)" in text
         assert "5 (3, 7, 11, 12, 19)" in text
-    assert [row["seeds"] for row in tables.summary(given)] == [[0, 1, 2, 3, 4], [3, 7, 11, 12, 19]]
+    assert [row["seeds"] for row in told.summary(given)] == [[0, 1, 2, 3, 4], [3, 7, 11, 12, 19]]
     assert "5 seeds (3, 7, 11, 12, 19)" in " ".join(drawn(given[5:]).split())
 
 
@@ -322,16 +325,16 @@ def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> Non
 
 def test_a_difference_is_paired_by_seed() -> None:
     """+0.2, +0.1 and +0.3 with the same mean as unpaired, but an interval of the differences' own spread."""
-    (row,) = tables.difference_rows(cells({"er": [0.1, 0.5, 0.4], "er+ema": [0.3, 0.6, 0.7]}))
+    (row,) = told.difference_rows(cells({"er": [0.1, 0.5, 0.4], "er+ema": [0.3, 0.6, 0.7]}))
     assert row.strategy == "er+ema − er"
-    value = row.values["average_accuracy"]
+    value = row.interval("average_accuracy")
     assert value is not None
     assert value.mean == pytest.approx(0.2)
     assert value.half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
 
 
 def test_only_chains_with_their_base_have_differences() -> None:
-    assert tables.difference_rows(cells({"er": [0.1], "der": [0.2], "der+ema+refresh": [0.3]})) == []
+    assert told.difference_rows(cells({"er": [0.1], "der": [0.2], "der+ema+refresh": [0.3]})) == []
 
 
 def test_a_chain_is_paired_with_its_base_of_the_same_settings() -> None:
@@ -342,16 +345,16 @@ def test_a_chain_is_paired_with_its_base_of_the_same_settings() -> None:
         *cells({"er 1000": [0.3]}, name="er", config=large),
         *cells({"A": [0.5]}, name="er+ema", config={"params": {**large["params"], "ema": {"momentum": 1}}}),
     ]
-    (row,) = tables.difference_rows(given)
+    (row,) = told.difference_rows(given)
     assert (row.strategy, row.also) == ("A − er 1000", ())
-    (row,) = tables.difference_rows(given[::2])
+    (row,) = told.difference_rows(given[::2])
     assert (row.strategy, row.also) == ("A − er 20", ("params.er.memory",))
     assert "other settings differ, too: params.er.memory." in tables.note_of([row], True)
 
 
 def test_a_pair_with_an_unfinished_run_is_left_out_and_counted() -> None:
-    (row,) = tables.difference_rows(cells({"er": [0.1, None], "er+ema": [0.3, 0.9]}))
-    assert row.values["average_accuracy"] == Estimate(pytest.approx(0.2), None, 1)  # type: ignore[arg-type]
+    (row,) = told.difference_rows(cells({"er": [0.1, None], "er+ema": [0.3, 0.9]}))
+    assert row.values["average_accuracy"] == {0: pytest.approx(0.2)}
     assert row.unfinished == {"unpaired": 1}
 
 
@@ -359,7 +362,7 @@ def test_differences_are_shown_with_their_sign_wherever_tables_are(tmp_path: Pat
     given = cells({"er": [0.5] * 3, "er+ema": [0.6] * 3})
     assert "| er+ema − er | 3 (0–2) | +10.0 ± 0.0 | −10.0 ± 0.0 |" in tables.markdown_table(given)
     assert len(tables.rich_tables(given)) == 2
-    assert [entry["strategy"] for entry in tables.summary(given)] == ["er", "er+ema", "er+ema − er"]
+    assert [entry["strategy"] for entry in told.summary(given)] == ["er", "er+ema", "er+ema − er"]
     page = report.write_report(given, tmp_path, "Suite", "command").read_text(encoding="utf-8")
     assert "+10.0<small> ± 0.0</small>" in page
 
@@ -396,7 +399,9 @@ def test_report_is_one_page_that_needs_nothing_else(given: list[Cell], tmp_path:
     assert names == sorted([*plots, "report.html", "results.csv", "table.md"])
     parsed = Page(page.read_text(encoding="utf-8"))
     assert parsed.open == []
-    sources = [value for name, value in parsed.attributes if name.endswith((".src", ".href"))]
+    sources = [
+        value for name, value in parsed.attributes if name.endswith((".src", ".href")) and value != "data:,"
+    ]
     assert [source[:22] for source in sources if not source.startswith("#")] == ["data:image/png;base64,"] * 6
     anchors = {value for name, value in parsed.attributes if name.endswith(".id")}
     assert {source[1:] for source in sources if source.startswith("#")} <= anchors
@@ -512,6 +517,11 @@ def test_cells_of_a_suite() -> None:
     record = SimpleNamespace(
         status="done",
         metrics={"average_accuracy": 0.5},
+        primary="average_accuracy",
+        more=(),
+        seeds={"data": 3},
+        selection="fixed",
+        config=resolved.model_dump(mode="json"),
         budget={"train_seconds": 1.0, "eval_seconds": 2.0},
         curve=CURVE,
         note="",
@@ -524,6 +534,7 @@ def test_cells_of_a_suite() -> None:
             "device": "cpu",
             "processor": "P",
             "system": "Linux",
+            "threads": 1,
         },
     )
     done = reported(SimpleNamespace(**{**vars(failed), "record": record}))  # type: ignore[arg-type]
@@ -532,4 +543,7 @@ def test_cells_of_a_suite() -> None:
     assert (done.status, done.train_seconds, done.eval_seconds) == ("done", 1.0, 2.0)
     assert done.curve is not None
     assert done.curve() is CURVE
-    assert done.made_by == "clbench 0.1.0 (012345678, changed); Python 3.12.1; torch 2.9.0; cpu on P, Linux"
+    assert (
+        done.made_by
+        == "clbench 0.1.0 (012345678, changed); Python 3.12.1; torch 2.9.0; cpu on P, Linux, 1 thread"
+    )

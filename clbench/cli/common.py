@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from clbench.config import Execution
     from clbench.results.ledger import Record
 
-HEADLINE = (
-    ("ACC", "average_accuracy"),
-    ("forgetting", "forgetting"),
-    ("AAA", "average_anytime_accuracy"),
-    ("min-ACC", "min_acc"),
-    ("WC-ACC", "wc_acc"),
-    ("WF10", "wf10"),
-)
-
 Benchmark = Annotated[str, typer.Argument(help="A benchmark's name; see `clbench list benchmarks`.")]
 StrategyName = Annotated[str, typer.Argument(help="A strategy's name, or a chain: derpp+refresh.")]
 Suite = Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")]
@@ -141,6 +132,9 @@ def execution(
 
 def show_record(record: Record, as_json: bool) -> int:
     """Print a record; of several processes, the first does. Returns its exit code."""
+    from clbench.results.metrics import METRICS
+    from clbench.results.metrics.core import shown
+
     if process() not in ("", "0"):
         pass
     elif as_json:
@@ -148,9 +142,9 @@ def show_record(record: Record, as_json: bool) -> int:
     else:
         name = f"{record.benchmark['name']}@{record.benchmark['version']}  {record.strategy['name']}"
         print(f"{name}  seed {record.seeds['data']}  {record.status}")
-        for label, key in HEADLINE:
-            value = record.metrics.get(key)
-            print(f"  {label:<12}{'—' if value is None else format(100 * value, '.2f')}")
+        for key in shown(record.primary, record.more):
+            if key in record.metrics:
+                print(f"  {METRICS[key].head:<12}{METRICS[key].told(record.metrics[key])}")
         seconds = record.budget["train_seconds"], record.budget["eval_seconds"]
         print(f"  {record.budget['steps']} steps, {seconds[0]:.1f} s training, {seconds[1]:.1f} s evaluation")
         if not record.budget["updates"] and record.status == "done":

@@ -142,8 +142,7 @@ def plot(
     """
     from clbench.reports import plots
     from clbench.reports.grouping import Named, names
-    from clbench.reports.leaderboard.board import names_of, rows_of
-    from clbench.reports.leaderboard.site import slug
+    from clbench.reports.leaderboard.board import names_of, rows_of, slug
     from clbench.results.ledger import has_record, read_record
 
     load(plugin)

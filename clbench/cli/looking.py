@@ -13,7 +13,7 @@ import typer
 
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
 from clbench.errors import ClbenchError, ConfigError, choices, suggest
-from clbench.registry import strategies
+from clbench.registry import Entry, strategies
 from clbench.registry.meanings import without_arguments
 
 GIVEN = {"input_shape": "Given by the benchmark.", "num_classes": "Given by the benchmark."}
@@ -50,7 +50,9 @@ def list_(
         for row in rows[k]:
             brought = f"  [{row['origin']}]" if row.get("origin", "clbench") != "clbench" else ""
             version = f"@{row['version']}" if "version" in row else ""
-            lines.append((row["name"] + version, row["summary"] + brought))
+            other = row.get("primary", Entry.primary) != Entry.primary
+            ranks = f"  (ranked by {row['primary']})" if other else ""
+            lines.append((row["name"] + version, row["summary"] + ranks + brought))
         print(columns(lines))
     return 2 if problems else 0
 
@@ -98,7 +100,10 @@ def show(
     if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():
         from clbench.results.ledger import read_record
 
-        return show_record(read_record(Path(name)), as_json)
+        record = read_record(Path(name))
+        if (about := record.benchmark.get("about")) and not as_json:
+            print(about)
+        return show_record(record, as_json)
     found = [(kind, row) for kind in KINDS for row in entries(kind) if row["name"] == name]
     if not found:
         known = [row["name"] for kind in KINDS for row in entries(kind)]
@@ -118,7 +123,7 @@ def show(
             default = "required" if parameter["required"] else f"= {parameter['default']!r}"
             print(f"    {parameter['name']} {default}   ({parameter['type']})")
             print(textwrap.indent(textwrap.fill(parameter["meaning"], 100), " " * 8))
-        for key in ("paper", "needs", "module", "origin"):
+        for key in ("primary", "paper", "needs", "module", "origin"):
             if entry.get(key):
                 print(f"{key}: {', '.join(entry[key]) if isinstance(entry[key], list) else entry[key]}")
         print()
@@ -161,6 +166,9 @@ def entries(kind: str) -> list[dict[str, Any]]:
     if kind == "strategies":
         for row, e in zip(rows, peeked, strict=True):
             row["modifier"] = e.modifier
+    if kind == "benchmarks":
+        for row, e in zip(rows, peeked, strict=True):
+            row["primary"] = e.primary
     return rows
 
 

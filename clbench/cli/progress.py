@@ -94,6 +94,8 @@ class SuiteProgress:
                 self._bar.remove_task(self._tasks.pop(cell.id))
 
     def _tell(self, cells: Sequence[Cell], ended: Sequence[Cell]) -> None:
+        from clbench.results.metrics import METRICS
+
         old = [cell for cell in ended if not cell.fresh and cell.id not in self._told]
         if old:
             print(f"{len(old)} of {len(cells)} runs are already there", file=sys.stderr)
@@ -101,6 +103,14 @@ class SuiteProgress:
         for cell in ended:
             if cell.id not in self._told:
                 self._told.add(cell.id)
-                acc = cell.record.metrics.get("average_accuracy") if cell.record else None
-                result = f"ACC {100 * acc:.1f}" if acc is not None and cell.state == "done" else cell.state
+                result = cell.state
+                if (
+                    cell.record
+                    and cell.state == "done"
+                    and (value := cell.record.metrics.get(cell.record.primary)) is not None
+                ):
+                    metric = METRICS[cell.record.primary]
+                    result = (
+                        f"{metric.title} {100 * value:.1f}" if metric.share else f"{metric.title} {value:.4g}"
+                    )
                 print(f"[{len(self._told)}/{len(cells)}] {cell}: {result}", file=sys.stderr)

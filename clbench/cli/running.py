@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from clbench.config import RunConfig
     from clbench.runs.cells import Cell
     from clbench.runs.launchers import Launcher
+    from clbench.runs.tuning import Trial
 
 
 CODES = {"failed": 2, "diverged": 3, "timeout": 1}
@@ -178,17 +179,17 @@ def _launcher(
 
 
 def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
-    from clbench.reports import tables
+    from clbench.reports import rows, tables
     from clbench.reports.suite import write_report
     from clbench.runs.cells import reported
 
-    rows = [reported(cell) for cell in cells]
-    page = write_report(rows, folder, title, command)
+    runs = [reported(cell) for cell in cells]
+    page = write_report(runs, folder, title, command)
     if as_json:
-        print(json.dumps(tables.summary(rows), indent=2, ensure_ascii=False))
+        print(json.dumps(rows.summary(runs), indent=2, ensure_ascii=False))
     else:
         screen = console(sys.stdout, None if sys.stdout.isatty() else 100)
-        for table in tables.rich_tables(rows):
+        for table in tables.rich_tables(runs):
             with screen.capture() as drawn:
                 screen.print(table)
             # Rich pads every line to the table's width.
@@ -277,10 +278,10 @@ def tune(
 
     def told(trial: tuning.Trial) -> None:
         if not as_json:
-            print(f"{_percent(trial.value):>8}  {_written(trial.settings)}")
+            print(f"{_value(trial):>8}  {_written(trial.settings)}")
 
     def resolve(chosen: Mapping[str, Any]) -> RunConfig:
-        over = (tuning.trial_settings(how), given, chosen)
+        over = (tuning.trial_settings(how, benchmark), given, chosen)
         return configuration.resolve(benchmark, strategy, *over, seed=seed)
 
     found = tuning.tune(resolve, how, searched, trials, execution(device), seed=seed, told=told)
@@ -292,10 +293,10 @@ def tune(
     if out is not None:
         atomic_write(make_folder(out.parent) / out.name, _chosen_by(context) + dump(tuned, sort_keys=True))
     if as_json:
-        rows = [{"settings": dict(t.settings), "average_accuracy": t.value} for t in found]
-        print(json.dumps({"protocol": how.name, "best": tuned, "trials": rows}, indent=2))
+        tried = [{"settings": dict(t.settings), t.metric: t.value} for t in found]
+        print(json.dumps({"protocol": how.name, "best": tuned, "trials": tried}, indent=2))
     else:
-        print(f"best of {trials} by {how.name}: {_percent(best.value)}  {_written(chosen)}")
+        print(f"best of {trials} by {how.name}: {_value(best)}  {_written(chosen)}")
         if out is not None:
             print(f"use it with: {command(context, 'run', benchmark, strategy, only=SHARED, config=out)}")
     return 0
@@ -327,7 +328,7 @@ def tune_suite(
 
     def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
         name = strategy.label or strategy.name
-        print(f"{name}: {_percent(trial.value)}  {_written(trial.settings)}", flush=True)
+        print(f"{name}: {_value(trial)}  {_written(trial.settings)}", flush=True)
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)
@@ -354,8 +355,10 @@ def _chosen_by(context: typer.Context) -> str:
     return "".join(f"# {line}\n" for line in f"Chosen by `{command(context)}`.".splitlines())
 
 
-def _percent(value: float | None) -> str:
-    return "diverged" if value is None else f"{100 * value:.2f}"
+def _value(trial: Trial) -> str:
+    from clbench.results.metrics import METRICS
+
+    return "diverged" if trial.value is None else METRICS[trial.metric].told(trial.value)
 
 
 def _written(settings: Mapping[str, Any]) -> str:

@@ -197,13 +197,12 @@ def build_blurry(
     duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
-    spec: dict[str, object] | None = None,
 ) -> Benchmark:
     """An online benchmark whose classes come back: one pass, no boundaries, by `blurred`.
 
     Args:
         tasks, disjoint, blurry, varying, seed: as for `blurred`.
-        augment, duplicates, notes, spec: as for `build`.
+        augment, duplicates, notes: as for `build`.
 
     Raises:
         ConfigError: parameters that do not fit the data.
@@ -230,5 +229,4 @@ def build_blurry(
         metrics=("a_auc", "a_avg", "a_last", "f_last"),
         seed=seed,
         notes=notes,
-        spec=spec,
     )

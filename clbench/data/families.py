@@ -48,7 +48,6 @@ def build(
     duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
-    spec: dict[str, object] | None = None,
 ) -> Benchmark:
     """A benchmark cut from a data set.
 
@@ -66,7 +65,6 @@ def build(
         augment: training operations, of `clbench.transforms.augment.OPS`.
         mean, std: normalisation of inputs in [0, 1], per channel or one for all; by default the data set's.
         duplicates: whether test examples that are byte-identical to training examples are noted in records, or refused.
-        spec: the parameters that it was built from, for the record.
 
     Raises:
         ConfigError: parameters that do not fit the data. DataError: data that do not fit the shift.
@@ -142,7 +140,6 @@ def build(
         version=version,
         seed=seed if draws else 0,
         notes=notes,
-        spec=spec,
     )
 
 
@@ -154,7 +151,6 @@ def made(
     duplicates: Duplicates,
     *,
     notes: str,
-    spec: dict[str, object] | None,
     **others: Any,
 ) -> Benchmark:
     """The benchmark of streams of a data set, with what records tell of that; `others` are its own fields."""
@@ -167,7 +163,6 @@ def made(
         transform=transform,
         class_names=source.class_names,
         notes=" ".join((notes, *source.found)).strip(),
-        spec=dict(spec or {}),
         found=source.found,
         duplicates=source.duplicates,
         **others,

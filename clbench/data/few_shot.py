@@ -155,10 +155,12 @@ def _listed_shots(y: Ints, groups: Sequence[Ints], shots: int, rows: Sequence[in
 
 
 FEW_SHOT = (
-    "performance_drop",
+    "harmonic_mean",
+    "average_accuracy_weighted",
     "base_accuracy",
     "novel_accuracy",
-    "harmonic_mean",
+    "average_incremental_accuracy_weighted",
+    "performance_drop",
     "gacc_0",
     "gacc_auc",
 )
@@ -186,7 +188,6 @@ def build_few_shot(
     seed: int = 0,
     draws: bool = False,
     notes: str = "",
-    spec: dict[str, object] | None = None,
 ) -> Benchmark:
     """A few-shot class-incremental benchmark: a base session, then sessions of a few examples of new classes.
 
@@ -203,7 +204,6 @@ def build_few_shot(
         seed: of what is drawn.
         draws: whether the source was drawn by it, too.
         notes: for people.
-        spec: the parameters that it was built from, for the record.
 
     Raises:
         ConfigError: parameters that do not fit the data. DataError: a class without test examples.
@@ -236,5 +236,4 @@ def build_few_shot(
         metrics=FEW_SHOT,
         seed=seed if drawn else 0,
         notes=notes,
-        spec=spec,
     )

@@ -6,7 +6,7 @@ Mehta et al., "DSI++: Updating Transformer Memory with New Documents", EMNLP 202
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,7 +59,6 @@ def retrieval(
     test: str = "test",
     seed: int = 0,
     notes: str = "",
-    spec: Mapping[str, object] | None = None,
 ) -> Benchmark:
     """A benchmark cut from a collection: D₀ and `corpora` further corpora.
 
@@ -79,7 +78,6 @@ def retrieval(
             of the collection's own, which are then left out altogether.
         test: the split of held-out queries.
         seed: of a random order.
-        spec: the parameters that it was built from, for the record.
 
     Raises:
         ConfigError: parameters out of range. DataError: a corpus without test queries, or no such split.
@@ -137,7 +135,6 @@ def retrieval(
         seed=seed if order == "random" else 0,
         class_names=texts.names,
         notes=f"{notes} {NOTES}".strip(),
-        spec=dict(spec or {}),
         tokenizer=tokens,
     )
 

@@ -324,12 +324,14 @@ class Registry(Generic[T]):
         tiny: dict[str, Any] | None = None,
         reads: Sequence[str] = (),
         family: str = "",
+        primary: str = Entry.primary,
     ) -> Callable[[F], F]:
         """Decorator: give a factory (a function or class with annotated keyword parameters) a name.
 
         Files that the factory reads are named in `reads`, as seen from the file that it is written in, or are
         parameters of the type `clbench.File`; a run's id counts what they hold. `family` is the group in which
-        the documentation lists a strategy of clbench's own.
+        the documentation lists a strategy of clbench's own. The metric that ranks strategies on a benchmark,
+        `primary`, is that of the `Benchmark` that is made; here it is known before that is.
         """
 
         def add(build: F) -> F:
@@ -351,6 +353,7 @@ class Registry(Generic[T]):
                 tiny,
                 tuple(reads),
                 family,
+                primary,
             )
             check_factory(self.kind, entry)
             self._refuse_taken(entry)
@@ -359,12 +362,13 @@ class Registry(Generic[T]):
 
         return add
 
-    def register_rows(self, table: str) -> Callable[[F], F]:
+    def register_rows(self, table: str, *, primary: str = Entry.primary) -> Callable[[F], F]:
         """Decorator: give the function a name for each row of a table that lies beside it (`clbench.registry.rows`)."""
 
         def add(build: F) -> F:
             for row in read_rows(Path(where_defined(build)).with_name(table)):
-                self.register(row.name, version=row.version, paper=row.paper)(factory(row, build))
+                add_row = self.register(row.name, version=row.version, paper=row.paper, primary=primary)
+                add_row(factory(row, build))
             return build
 
         return add

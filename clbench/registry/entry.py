@@ -46,6 +46,7 @@ class Entry:
         tiny: parameters with which the contract checks a strategy on its tiny network; None: the defaults.
         source: the file that defines it, or the cell of a notebook.
         origin: who brings it, for people: clbench, a distribution and its version, or a file.
+        primary: of a benchmark, the metric that ranks strategies on it, where that is no average accuracy.
         reads: files and folders that the factory reads, as seen from where it is defined; what they hold counts.
         family: the group in which the documentation lists a strategy.
         build: the factory, once imported.
@@ -64,6 +65,7 @@ class Entry:
     tiny: dict[str, Any] | None = None
     reads: tuple[str, ...] = ()
     family: str = ""
+    primary: str = "average_accuracy"
 
     @property
     def own(self) -> bool:
@@ -115,14 +117,16 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
                 ) from None
             if call.func.id != decorator:
                 found += [
-                    Entry(row.name, row.version, module, first_sentence(row.says), row.paper, **here)
+                    Entry(
+                        row.name, row.version, module, first_sentence(row.says), row.paper, **here | options
+                    )
                     for row in read_rows(file.with_name(name))
                 ]
                 continue
             if wrong := name_mistake(name) or version_mistake(options.get("version", 1)):
                 raise RegistryError(f"{file}, line {call.lineno}: {wrong}.")
             summary = first_sentence(ast.get_docstring(node))
-            fields = ("version", "paper", "null", "modifier", "tiny", "family")
+            fields = ("version", "paper", "null", "modifier", "tiny", "family", "primary")
             known = {k: v for k, v in options.items() if k in fields}
             known["reads"] = tuple(options.get("reads", ()))
             found.append(Entry(name, module=module, summary=summary, **here, **known))

@@ -9,7 +9,7 @@
 
 A row fixes some arguments of the function, needs some (`needs: [path]`) and takes others, with these defaults; one that
 it does not name keeps the function's default. Types and meanings of parameters are the function's, unless the row has a
-text of its own. The function gets the row's name, version, notes and parameters first, as keywords of what it builds:
+text of its own. The function gets the row's name, version and notes first, as keywords of what it builds:
 
     @register_benchmarks("split.yaml")
     def split(told: dict[str, Any], *, data: str, experiences: Count = 5, …) -> Benchmark:
@@ -121,7 +121,7 @@ def factory(row: Row, build: Callable[..., Any]) -> Callable[..., Any]:
         bound = signature.bind(**given)
         bound.apply_defaults()
         params = bound.arguments
-        told = {"name": row.name, "version": row.version, "notes": row.notes, "spec": dict(params)}
+        told = {"name": row.name, "version": row.version, "notes": row.notes}
         return build(told, **row.fixed, **params)
 
     about = [_entry(key, texts[key]) for key in defaults if key in texts]

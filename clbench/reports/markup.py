@@ -1,4 +1,4 @@
-"""Pages and figures, made of elements. Imports no torch.
+"""Elements, of which pages and figures are made. Imports no torch.
 
 Pages are made of `Markup`, into which only text of the source is put raw; whatever else comes into it is escaped.
 """
@@ -6,6 +6,7 @@ Pages are made of `Markup`, into which only text of the source is put raw; whate
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterable
 
@@ -32,7 +33,8 @@ def join(parts: Iterable[object]) -> Markup:
     return Markup("".join(map(escape, parts)))
 
 
-def policy(style: str, script: str = "") -> Markup:
+@functools.cache
+def policy(style: str, script: str) -> Markup:
     """The element by which a page loads nothing, and knows no style and runs no script but these."""
     named = [
         Markup("{}-src 'sha256-{}'").format(

@@ -16,24 +16,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from clbench.files import atomic_write, make_folder
-from clbench.results.curve import NETWORK, Curve, Ticks
-from clbench.results.statistics import INTERVAL_FROM, TOO_FEW, mean_and_half
+from clbench.reports.rows import Row, primary_of, worth
+from clbench.results.curve import NETWORK, Curve, Floats
+from clbench.results.metrics import METRICS
+from clbench.results.statistics import INTERVAL_FROM, TOO_FEW
+from clbench.results.traces import Line, Mean, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-Floats = NDArray[np.float64]
 Path_ = str | os.PathLike[str]
-Line = tuple[Floats, Floats, Floats | None]
-"""Progress (P,), mean (P,), and half the width of the 95 % interval (P,), None for too few runs."""
 
 MOST = 30
 """Rows of a table that are drawn: nobody can tell more lines apart, and to draw hundreds takes minutes."""
+
+
+def most(rows: Sequence[Row], what: str) -> tuple[list[Row], str]:
+    """The rows of a table that are drawn, the best ones, and a sentence that says which where they are not all.
+
+    Args:
+        what: they are called.
+    """
+    metric = METRICS[primary_of(rows)]
+    best = set(map(id, sorted(rows, key=lambda row: -worth(row, metric.name))[:MOST]))
+    if len(rows) <= MOST:
+        return list(rows), ""
+    end = "highest" if metric.rises else "lowest"
+    said = f" Of {len(rows)} {what}, the {MOST} with the {end} {metric.title}."
+    return [row for row in rows if id(row) in best], said
+
 
 DPI = 150
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900")
@@ -84,152 +100,17 @@ def styles(names: Iterable[str], strategies: Mapping[str, str] | None = None) ->
 _default_styles = styles  # where a parameter has its name
 
 
-# --- what is drawn, as numbers ---
+# --- plots ---
+
+Runs = Mean | Sequence[Curve]
 
 
-def progress(curve: Curve) -> Floats:
-    """(K,) Where in the stream each tick is: e at the beginning of experience e, e + 1 at its end.
-
-    Strategies take different numbers of steps (joint training sees more data in every experience), so steps
-    do not align; progress does. A run cut short seems to end its last experience.
-    """
-    ticks = curve.ticks()
-    ends = np.zeros(curve.experiences + 1)  # ends[e + 1]: the last step of experience e
-    np.maximum.at(ends, curve.experience + 1, curve.step)
-    ends = np.maximum.accumulate(ends)
-    begin, end = ends[ticks.experience], ends[ticks.experience + 1]
-    fraction: Floats = (ticks.steps - begin) / np.maximum(end - begin, 1)
-    return ticks.experience + fraction
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What is drawn of a run: a small part of its curve, so that those of thousands fit into memory.
-
-    Attributes:
-        experiences: that were begun.
-        x: (K,) progress of its ticks. one, seen: (K,) accuracy on one test stream, and the mean over those seen so far.
-        matrix: (T, S) the accuracy matrix; None without full evaluations.
-        network: (T, 4) what was measured of the network at the ends of experiences; None if nothing was.
-    """
-
-    experiences: int
-    x: Floats
-    one: Floats
-    seen: Floats
-    matrix: Floats | None
-    network: Floats | None
-
-    @staticmethod
-    def of(curve: Curve, evaluated: int = 0) -> Trace:
-        """Of a curve; `one` is its test stream `evaluated`, from 0."""
-        ticks = curve.ticks()
-        known = evaluated < ticks.accuracy.shape[1]
-        return Trace(
-            curve.experiences,
-            progress(curve),
-            ticks.accuracy[:, evaluated].copy() if known else np.full(len(ticks), np.nan),
-            seen_so_far(ticks),
-            curve.matrix().R if curve.full.any() else None,
-            curve.network[-curve.experiences :] if len(curve.network) else None,
-        )
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What is drawn of the runs of one strategy: means, and half the widths of their intervals.
-
-    Attributes:
-        runs: how many. experiences: of the longest. ticks: whether any was evaluated between the ends of experiences.
-        one, seen: lines, as of `mean_curve`.
-        matrices, networks: as of `Trace`, of each run; empty if one has none.
-    """
-
-    runs: int
-    experiences: int
-    ticks: bool
-    one: Line | None
-    seen: Line | None
-    matrices: tuple[Floats, ...] = ()
-    networks: tuple[Floats, ...] = ()
-
-    @staticmethod
-    def of(traces: Sequence[Trace]) -> Drawn:
-        matrices = tuple(trace.matrix for trace in traces if trace.matrix is not None)
-        networks = tuple(trace.network for trace in traces if trace.network is not None)
-        return Drawn(
-            len(traces),
-            max((trace.experiences for trace in traces), default=0),
-            any(len(trace.x) for trace in traces),
-            _mean_line([(trace.x, trace.one) for trace in traces]),
-            _mean_line([(trace.x, trace.seen) for trace in traces]),
-            matrices if len(matrices) == len(traces) else (),
-            networks if len(networks) == len(traces) else (),
-        )
-
-    @property
-    def matrix(self) -> Floats:
-        """(T, S) the mean accuracy matrix; NaN where a run was not evaluated."""
-        mean: Floats = np.mean(self.matrices, axis=0)
-        return mean
-
-    def panels(self) -> list[tuple[Floats, Floats | None]]:
-        """(T,) the accuracy at the end of its own experience, and each column of `NETWORK`, with their intervals."""
-        columns = [[network[:, i] for network in self.networks] for i in range(len(NETWORK))]
-        return [mean_and_half(values) for values in ([R.diagonal() for R in self.matrices], *columns)]
-
-
-Runs = Drawn | Sequence[Curve]
-
-
-def drawn(curves: Mapping[str, Runs], evaluated: int = 0) -> dict[str, Drawn]:
+def means(curves: Mapping[str, Runs], evaluated: int = 0) -> dict[str, Mean]:
     """Strategy → what is drawn of its runs, where that is not given already."""
     return {
-        name: runs if isinstance(runs, Drawn) else Drawn.of([Trace.of(curve, evaluated) for curve in runs])
+        name: runs if isinstance(runs, Mean) else Mean.of([Trace.of(curve, evaluated) for curve in runs])
         for name, runs in curves.items()
     }
-
-
-def seen_so_far(ticks: Ticks) -> Floats:
-    """(K,) The mean accuracy over the streams that each tick has seen."""
-    seen = ticks.total > 0
-    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / seen.sum(axis=1)
-    return mean  # of one stream at least, or there was no tick
-
-
-def mean_curve(curves: Sequence[Curve], value: Callable[[Ticks], Floats]) -> Line | None:
-    """Mean over runs: progress (P,), mean (P,), half the width of the 95 % interval (P,), None for too few runs.
-
-    Args:
-        curves: of one strategy.
-        value: (K,) of the ticks of a curve; NaN where there is nothing to draw.
-
-    The grid has the ticks of all runs, between which each run is interpolated linearly: runs with the same
-    steps are not resampled, so that no dip gets lost. It spans what all runs have. None if a run has nothing
-    to draw.
-    """
-    return _mean_line([(progress(curve), value(curve.ticks())) for curve in curves])
-
-
-def _mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:
-    there = [(x[known], y[known]) for x, y in runs for known in [~np.isnan(y)]]
-    if not there or not all(len(x) for x, _ in there):
-        return None
-    grid = np.unique(np.concatenate([x for x, _ in there]).round(9))
-    grid = grid[(grid >= max(x[0] for x, _ in there) - 1e-9) & (grid <= min(x[-1] for x, _ in there) + 1e-9)]
-    if not len(grid):
-        return None
-    mean, half = mean_and_half([np.interp(grid, x, y) for x, y in there])
-    return grid, mean, half
-
-
-def mean_matrix(curves: Sequence[Curve]) -> Floats:
-    """(T, S) The mean accuracy matrix of runs of one strategy; NaN where a run was not evaluated."""
-    mean: Floats = np.mean([curve.matrix().R for curve in curves], axis=0)
-    return mean
-
-
-# --- plots ---
 
 
 def stability_gap(
@@ -252,7 +133,7 @@ def stability_gap(
 
     ordinal = "the first experience" if evaluated == 0 else f"experience {evaluated + 1}"
     heading = f"Accuracy on {ordinal}" if title is None else title
-    lines = {name: (runs, runs.one) for name, runs in drawn(curves, evaluated).items()}
+    lines = {name: (runs, runs.one) for name, runs in means(curves, evaluated).items()}
     return _lines(lines, path, heading, f"test accuracy on {ordinal}", styles)
 
 
@@ -269,7 +150,7 @@ def seen_accuracy(
     """
 
     heading = "Accuracy on the experiences seen so far" if title is None else title
-    lines = {name: (runs, runs.seen) for name, runs in drawn(curves).items()}
+    lines = {name: (runs, runs.seen) for name, runs in means(curves).items()}
     return _lines(lines, path, heading, "test accuracy, mean over seen experiences", styles)
 
 
@@ -327,7 +208,7 @@ def plasticity(
     Args: as of `stability_gap`; of curves without the table there is nothing to draw.
     """
     look = {**_default_styles(curves), **(styles or {})}
-    measured = {name: runs.panels() for name, runs in drawn(curves).items() if runs.networks}
+    measured = {name: runs.panels() for name, runs in means(curves).items() if runs.networks}
     labels = ("accuracy on the experience at its end", *(name.replace("_", " ") for name in NETWORK))
     with _figure() as new:
         figure = new(10.5, 6.0)
@@ -367,7 +248,7 @@ def save(figure: Figure, path: Path_) -> Path:
 
 
 def _lines(
-    runs: Mapping[str, tuple[Drawn, Line | None]],
+    runs: Mapping[str, tuple[Mean, Line | None]],
     path: Path_,
     title: str,
     ylabel: str,

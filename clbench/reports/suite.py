@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,26 +18,21 @@ from markupsafe import Markup
 
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, make_folder
-from clbench.reports import plots
-from clbench.reports.markup import join, policy, tag
-from clbench.reports.tables import (
+from clbench.reports import frame, plots
+from clbench.reports.markup import join, tag
+from clbench.reports.rows import (
     TIMES,
     Cell,
     Row,
     by_benchmark,
-    chosen_columns,
-    columns_of,
     difference_rows,
-    head_of,
-    markdown,
-    markdown_table,
+    keys_of,
     metric_names,
-    note_of,
-    shown_metrics,
     table_rows,
-    title_of,
 )
+from clbench.reports.tables import columns_of, head_of, markdown, markdown_table, note_of
 from clbench.results.metrics import METRICS
+from clbench.results.traces import Mean, Trace
 
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
@@ -60,24 +54,22 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
     """
     make_folder(folder)
     atomic_write(folder / "results.csv", _csv(cells))
-    lines = [f"# {markdown(title)}", "", f"    {command}", "", markdown_table(cells), _legend(cells), ""]
-    atomic_write(folder / "table.md", "\n".join(lines))
     rows, differences = by_benchmark(table_rows(cells)), by_benchmark(difference_rows(cells))
+    keys = list(dict.fromkeys(key for table in rows.values() for key in keys_of(table)))
+    legend = "\n".join(f"- **{head_of(key)}**: {METRICS[key].summary}" for key in keys)
+    lines = [f"# {markdown(title)}", "", f"    {command}", "", markdown_table(cells), legend, ""]
+    atomic_write(folder / "table.md", "\n".join(lines))
     slugs = _slugs(rows)
     style = plots.styles(
         (cell.strategy for cell in cells), {cell.strategy: cell.name for cell in cells if cell.name}
     )
     sections = []
-    cells_of: dict[str, list[Cell]] = {}
-    for cell in cells:
-        cells_of.setdefault(cell.benchmark, []).append(cell)
     for benchmark, table in rows.items():
-        runs = cells_of[benchmark]
-        figures, lost = _draw(benchmark, slugs[benchmark], table, runs, folder, style)
+        figures, lost = _draw(benchmark, slugs[benchmark], table, folder, style)
         changes = differences.get(benchmark, [])
-        sections.append(_section(benchmark, slugs[benchmark], table, changes, runs, figures, lost))
+        sections.append(_section(benchmark, slugs[benchmark], table, changes, figures, lost))
     page = folder / "report.html"
-    atomic_write(page, _page(title, command, cells, slugs, sections))
+    atomic_write(page, _page(title, command, cells, slugs, sections, keys))
     return page
 
 
@@ -101,23 +93,14 @@ class _Plot:
 
 
 def _draw(
-    benchmark: str,
-    slug: str,
-    table: Sequence[Row],
-    cells: Sequence[Cell],
-    folder: Path,
-    style: Mapping[str, plots.Style],
+    benchmark: str, slug: str, table: Sequence[Row], folder: Path, style: Mapping[str, plots.Style]
 ) -> tuple[list[_Plot], list[str]]:
     """The plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
-    chosen, which = _most(table)
-    runs: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.status == "done" and cell.curve is not None and cell.strategy in chosen:
-            runs.setdefault(cell.strategy, []).append(cell)
-    shown, lost = dict[str, plots.Drawn](), list[str]()
-    for strategy, row in runs.items():
+    chosen, which = plots.most(table, "strategies")
+    shown, lost = dict[str, Mean](), list[str]()
+    for row in chosen:
         if traces := list(_traces(row, lost)):
-            shown[strategy] = plots.Drawn.of(traces)
+            shown[row.strategy] = Mean.of(traces)
     drawn = []
     for name, caption, draw in _figures(benchmark, shown, style):
         file = folder / f"{name}-{slug}.png"
@@ -132,28 +115,18 @@ def _draw(
     return drawn, lost
 
 
-def _most(table: Sequence[Row]) -> tuple[set[str], str]:
-    """The strategies of a table that are drawn, and a sentence that says which where they are not all."""
-    key = chosen_columns(row.values for row in table)[0]
-    order = sorted(table, key=lambda row: -value.mean if (value := row.values.get(key)) else math.inf)
-    chosen = {row.strategy for row in order[: plots.MOST]}
-    if len(table) <= plots.MOST:
-        return chosen, ""
-    return chosen, f" Of {len(table)} strategies, the {plots.MOST} with the highest {title_of(key)}."
-
-
-def _traces(cells: Sequence[Cell], lost: list[str]) -> Iterator[plots.Trace]:
+def _traces(row: Row, lost: list[str]) -> Iterator[Trace]:
     """What is drawn of runs, one curve in memory at a time; those that cannot be read are added to `lost`."""
-    for cell in cells:
-        assert cell.curve is not None
-        try:
-            yield plots.Trace.of(cell.curve())
-        except LedgerError as error:
-            lost.append(f"{cell.strategy}, seed {cell.seed}: {error}")
+    for cell in row.cells:
+        if cell.status == "done" and cell.curve is not None:
+            try:
+                yield Trace.of(cell.curve())
+            except LedgerError as error:
+                lost.append(f"{cell.strategy}, seed {cell.seed}: {error}")
 
 
 def _figures(
-    benchmark: str, runs: Mapping[str, plots.Drawn], style: Mapping[str, plots.Style]
+    benchmark: str, runs: Mapping[str, Mean], style: Mapping[str, plots.Style]
 ) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
     """Name, caption and function of each plot for which there is something to draw."""
     if any(of.ticks for of in runs.values()):
@@ -201,16 +174,16 @@ def _csv(cells: Sequence[Cell]) -> str:
     return text.getvalue()
 
 
-def _legend(cells: Sequence[Cell]) -> str:
-    """What the metrics are, in Markdown."""
-    return "\n".join(f"- **{head_of(key)}**: {METRICS[key].summary}" for key in shown_metrics(cells))
-
-
 # --- HTML ---
 
 
 def _page(
-    title: str, command: str, cells: Sequence[Cell], slugs: Mapping[str, str], sections: Sequence[Markup]
+    title: str,
+    command: str,
+    cells: Sequence[Cell],
+    slugs: Mapping[str, str],
+    sections: Sequence[Markup],
+    keys: Sequence[str],
 ) -> Markup:
     counts = Counter(cell.status for cell in cells)
     strategies, seeds = len({c.strategy for c in cells}), len({c.seed for c in cells})
@@ -225,46 +198,17 @@ def _page(
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
     links = Markup(" · ").join(tag("a", name, href=f"#{slug}") for name, slug in slugs.items())
     makers = dict.fromkeys(cell.made_by for cell in cells if cell.made_by)
-    return Markup("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-{policy}
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{scope}: {states}.</p>
-<pre><code>{command}</code></pre>
-<nav>{links} · <a href="#metrics">metrics</a></nav>
-</header>
-<main>
-{sections}<section>
-<h2 id="metrics">Metrics</h2>
-{definitions}</section>
-</main>
-<footer>
-<p>Every run in full precision: <code>results.csv</code>. The tables as Markdown: <code>table.md</code>.</p>
-{made_by}
-</footer>
-</body>
-</html>
-""").format(
-        policy=policy(_CSS),
-        title=title,
-        style=Markup(_CSS),
-        scope=scope,
-        states=states,
-        command=command,
-        links=links,
-        sections=join(sections),
-        definitions=_definitions(cells),
-        made_by=tag("p", "Made with") + tag("ul", *[tag("li", text) for text in makers]) if makers else "",
+    header = (
+        tag("h1", title),
+        tag("p", f"{scope}: {states}."),
+        tag("pre", tag("code", command)),
+        tag("nav", links, " · ", tag("a", "metrics", href="#metrics")),
     )
+    definitions = tag("section", tag("h2", "Metrics", id="metrics"), "\n", _definitions(keys))
+    footer = Markup(
+        "<p>Every run in full precision: <code>results.csv</code>. The tables as Markdown: <code>table.md</code>.</p>"
+    ) + (tag("p", "Made with") + tag("ul", *[tag("li", text) for text in makers]) if makers else "")
+    return frame.page(title, join(header), join([*sections, definitions]), footer)
 
 
 def _section(
@@ -272,7 +216,6 @@ def _section(
     slug: str,
     rows: Sequence[Row],
     differences: Sequence[Row],
-    cells: Sequence[Cell],
     figures: Sequence[_Plot],
     lost: Sequence[str],
 ) -> Markup:
@@ -289,7 +232,8 @@ def _section(
             tag("strong", cell.status),
             f". {cell.note}" if cell.note else "",
         )
-        for cell in cells
+        for row in rows
+        for cell in row.cells
         if cell.status != "done"
     ]
     if missing:
@@ -315,28 +259,15 @@ def _notes(head: str, items: Sequence[Markup]) -> list[Markup | str]:
 
 
 def _table(rows: Sequence[Row], differences: bool = False) -> Markup:
-    columns = columns_of(rows, differences)
-    head = [tag("th", c.head, scope="col", class_="words" if c.words else "") for c in columns]
-    lines = []
-    for i, row in enumerate(rows):
-        line = [tag("th", row.strategy, scope="row", class_="words")]
-        for column in columns[1:]:
-            text, marked = column.texts[i]
-            aside = re.search(r" (±.*|\([^)]*\))", text)
-            shown = [text[: aside.start()], tag("small", aside[0]), text[aside.end() :]] if aside else [text]
-            line.append(tag("td", tag("b", *shown) if marked else join(shown)))
-        kind = "unfinished" if row.unfinished else "bound" if row.bound else "rated"
-        lines.append(tag("tr", *line, class_=kind) + "\n")
-    table = tag("table", "\n", tag("thead", tag("tr", *head)), "\n", tag("tbody", "\n", *lines), "\n")
-    return (
-        tag("div", table, class_="table") + "\n" + tag("p", note_of(rows, differences), class_="note") + "\n"
-    )
+    kinds = ["unfinished" if row.unfinished else "bound" if row.bound else "rated" for row in rows]
+    table = frame.table(columns_of(rows, differences), [{"class_": kind} for kind in kinds])
+    return table + tag("p", note_of(rows, differences), class_="note") + "\n"
 
 
-def _definitions(cells: Sequence[Cell]) -> Markup:
+def _definitions(keys: Sequence[str]) -> Markup:
     """What each metric of the tables means, its formula and where it is from."""
     parts: list[object] = []
-    for key in shown_metrics(cells):
+    for key in keys:
         metric = METRICS[key]
         direction = {True: "Higher is better.", False: "Lower is better.", None: ""}[metric.higher_is_better]
         said = tag("code", metric.formula), Markup("<br>"), tag("small", metric.reference)
@@ -347,43 +278,3 @@ def _definitions(cells: Sequence[Cell]) -> Markup:
         ]
     spent = "Seconds spent on training and on evaluation, mean over runs."
     return tag("dl", "\n", *parts, tag("dt", "train s, eval s"), tag("dd", spent), "\n") + "\n"
-
-
-_CSS = """
-:root { --ink: #1d1d1f; --faint: #63666b; --line: #d9dce1; --paper: #ffffff; --tint: #f5f6f8; --link: #0b62a8;
-  --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7e8ea; --faint: #a2a6ad; --line: #3a3e45;
-  --paper: #17191d; --tint: #22252b; --link: #79b8f0; --bad: #ff8a80; } }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 60rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
-  sans-serif; }
-h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.01em; }
-h2 { padding-top: .5rem; margin: 3rem 0 .8rem; font-size: 1.3rem; line-height: 1.3; }
-p { margin: .5rem 0; }
-header p, footer, td small, .note, figcaption, small { color: var(--faint); }
-a { color: var(--link); }
-code { font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-pre { margin: 1rem 0; padding: .7rem 1rem; overflow-x: auto; background: var(--tint); border-radius: 8px; }
-.table { overflow-x: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .6rem; text-align: right; white-space: nowrap; font-weight: normal; }
-thead th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom; }
-tbody tr + tr > * { border-top: 1px solid var(--line); }
-.words { text-align: left; }
-th:first-child { padding-left: 0; position: sticky; left: 0; background: var(--paper); }
-th:last-child, td:last-child { padding-right: 0; }
-tr.bound > * { font-style: italic; color: var(--faint); }
-tr.unfinished > :nth-child(2) { color: var(--bad); }
-.note { font-size: .85rem; }
-ul.note { margin: .3rem 0; padding-left: 1.2rem; }
-ul.note strong { color: var(--bad); font-weight: 600; }
-figure { margin: 1.6rem 0; }
-img { display: block; box-sizing: border-box; max-width: 100%; height: auto; padding: .5rem; background: #fff;
-  border: 1px solid var(--line); border-radius: 8px; }
-figcaption { margin-top: .5rem; font-size: .85rem; }
-dl { margin: 0; }
-dt { margin-top: 1rem; font-weight: 600; }
-dd { margin: 0; }
-footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line); font-size: .85rem; }
-footer ul { margin: 0; padding-left: 1.2rem; }
-"""

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from clbench.files import atomic_write, check_size, memory_bytes
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 1
@@ -55,6 +56,9 @@ NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective
 
 ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
 DTYPES = COLUMNS | TABLES | PARTIAL | RANKS | INDEXED | {"network": "<f8"}
+
+_KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
+"""Of a type: the kinds of arrays that it takes, and what these are called."""
 
 BEYOND = 1 << 40
 """What no count reaches: sums of them stay within 64 bits."""
@@ -159,6 +163,92 @@ def _check_room(step: Ints, experience: Ints, evaluated: Ints) -> None:
     cells = (moments + max(experiences, streams) + 1) * streams
     if cells > SPARSE + 16 * len(step) or 64 * cells > memory_bytes():
         raise ValueError(f"{len(step)} rows of {experiences} experiences and {streams} streams")
+
+
+def check_rows(columns: Arrays, start: int, stop: int, sizes: Ints) -> Ints:
+    """Refuse rows that no run can have written; [start, stop) are new.
+
+    Args:
+        sizes: of the full test sets so far, 0 where there was none yet.
+
+    Returns:
+        The sizes with those of the new rows.
+    """
+    column = {name: values[max(start - 1, 0) : stop] for name, values in columns.items()}
+    for name in ("step", "examples", "experience"):
+        if (np.diff(column[name]) < 0).any():
+            raise ValueError(f"The column '{name}' decreases; rows are appended in the order of the run.")
+    new = {name: values[start:stop] for name, values in columns.items()}
+    for name in ("step", "examples", "experience", "evaluated", "of"):  # which bounds the other counts
+        if new[name].max() >= BEYOND:
+            raise ValueError(f"The column '{name}' holds {new[name].max()}; counts stay below 2⁴⁰.")
+    if min(new["step"].min(), new["examples"].min(), new["evaluated"].min()) < 0:
+        raise ValueError("The columns 'step', 'examples' and 'evaluated' cannot be negative.")
+    if new["experience"].min() < -1 or (new["experience"][~new["full"]] < 0).any():
+        raise ValueError("Experiences count from 0; only a full evaluation can be before training (−1).")
+    if ((new["correct"] < 0) | (new["correct"] > new["total"]) | (new["total"] <= 0)).any():
+        raise ValueError("Counts must satisfy 0 ≤ correct ≤ total and total > 0.")
+    if (new["of"] < new["total"]).any() or (new["full"] & (new["of"] > new["total"])).any():
+        raise ValueError("A row evaluates at most all of its examples, and a full evaluation all of them.")
+    kept = new["hits_at_10"] >= 0
+    if (kept != ~np.isnan(new["reciprocal_at_10"])).any() or (
+        kept & ((new["hits_at_10"] < new["correct"]) | (new["hits_at_10"] > new["total"]))
+    ).any():
+        raise ValueError("Ranks must satisfy correct ≤ hits_at_10 ≤ total, with a sum of reciprocal ranks.")
+    # A tick may come in several pieces, so rows that share the first new step are looked at again.
+    again = int(np.searchsorted(columns["step"][:start], new["step"][0]))
+    last = {name: values[again:stop] for name, values in columns.items()}
+    tick = ~last["full"]
+    steps, streams, experiences = (last[name][tick] for name in ("step", "evaluated", "experience"))
+    if _repeats(steps, streams):
+        raise ValueError("A tick evaluates a stream twice.")
+    if ((np.diff(steps) == 0) & (np.diff(experiences) != 0)).any():
+        raise ValueError("A tick belongs to two experiences.")
+    if new["full"].any():
+        # As with ticks, rows that share the first new experience are looked at again, and none before them.
+        again = int(np.searchsorted(columns["experience"][:start], new["experience"][0]))
+        last = {name: values[again:stop] for name, values in columns.items()}
+        experiences, streams = (last[name][last["full"]] for name in ("experience", "evaluated"))
+        if _repeats(experiences, streams):
+            raise ValueError("An experience has two full evaluations of one stream.")
+        streams, totals = (new[name][new["full"]] for name in ("evaluated", "total"))
+        sizes = np.pad(sizes, (0, max(0, int(streams.max()) + 1 - len(sizes))))
+        sizes[streams] = np.where(sizes[streams] > 0, sizes[streams], totals)
+        if (sizes[streams] != totals).any():
+            raise ValueError("The full test set of a stream changed its size.")
+    return sizes
+
+
+def _repeats(a: Ints, b: Ints) -> bool:
+    """Whether a pair (a, b) occurs twice; a never decreases."""
+    if ((np.diff(a) > 0) | (np.diff(b) > 0)).all():  # as clbench writes them
+        return False
+    order = np.lexsort((b, a))
+    return bool(((np.diff(a[order]) == 0) & (np.diff(b[order]) == 0)).any())
+
+
+def typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
+    """The values as the column's type; a float is no count, so nothing is rounded silently."""
+    array = np.asarray(value)
+    kinds, words = _KINDS[np.dtype(dtype).kind]
+    if array.dtype.kind not in kinds and array.size:
+        raise ValueError(f"The column '{name}' takes {words}; {array.dtype} was given.")
+    return array.astype(dtype)
+
+
+def class_tables(correct: ArrayLike, total: ArrayLike) -> Arrays:
+    """Both tables, (evaluations, C) each, checked."""
+    right, of = (typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
+    if ((right < 0) | (right > of)).any():
+        raise ValueError("A class has more correct examples than examples, or a negative count.")
+    return {"class_correct": right, "class_total": of}
+
+
+def divide(part: ArrayLike, whole: Ints) -> Floats:
+    """part / whole; NaN where the whole is 0."""
+    ratio = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
 
 
 class _Head(NamedTuple):

@@ -23,7 +23,6 @@ from clbench.errors import LedgerError
 from clbench.files import UNREADABLE
 from clbench.results.columns import (
     ALL,
-    BEYOND,
     COLUMNS as COLUMNS,
     FORMAT,
     INDEXED,
@@ -34,16 +33,17 @@ from clbench.results.columns import (
     SLOW,
     TABLES,
     Arrays,
+    Floats as Floats,
     Ints as Ints,
+    check_rows,
     check_shapes,
+    class_tables,
+    divide as divide,
     read,
+    typed,
     write,
 )
 from clbench.results.limits import bounds
-
-Floats = NDArray[np.float64]
-
-_KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ class Matrix(NamedTuple):
     R: Floats  # (T, S)
     b: Floats  # (S,)
     totals: Ints  # (S,)
+
+
+def _view(name: str) -> Any:
+    """A property of a curve: its column, read-only."""
+    return property(lambda curve: curve._column(name))
 
 
 VIEWS = ("experiences", "streams", "learned", "finished", "_ticks", "_matrix")
@@ -154,20 +159,11 @@ class Curve:
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
         """
-        given = (
-            step,
-            examples,
-            experience,
-            evaluated,
-            correct,
-            total,
-            loss,
-            full,
-            total if of is None else of,
-            -1 if hits_at_10 is None else hits_at_10,
-            np.nan if reciprocal_at_10 is None else reciprocal_at_10,
-        )
-        arrays = [_typed(name, value, ALL[name]) for name, value in zip(ALL, given, strict=True)]
+        of = total if of is None else of
+        hits = -1 if hits_at_10 is None else hits_at_10
+        reciprocal = np.nan if reciprocal_at_10 is None else reciprocal_at_10
+        given = (step, examples, experience, evaluated, correct, total, loss, full, of, hits, reciprocal)
+        arrays = [typed(name, value, ALL[name]) for name, value in zip(ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
         if block[0].ndim != 1:
             raise ValueError(f"Columns have one dimension; shape {block[0].shape} was given.")
@@ -185,7 +181,7 @@ class Curve:
             values[np.isnan(values)] = np.nan  # one NaN and one zero, so that equal content has equal bytes
             values += 0.0
         if stop > start:
-            self._check(start, stop)
+            self._sizes = check_rows(self._columns, start, stop, self._sizes)
         self._length = stop
         self._forget()
 
@@ -228,7 +224,7 @@ class Curve:
         width = self.class_total.shape[1] if len(self.class_total) else right.size
         if right.ndim != 1 or right.shape != of.shape or len(right) != width:
             raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
-        for name, rows in _class_tables(right[None], of[None]).items():
+        for name, rows in class_tables(right[None], of[None]).items():
             self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), rows])
 
     def append_network(self, values: ArrayLike) -> None:
@@ -237,7 +233,7 @@ class Curve:
         Raises:
             ValueError: other than so many numbers.
         """
-        row = _typed("network", values, "<f8")
+        row = typed("network", values, "<f8")
         if row.shape != (len(NETWORK),):
             raise ValueError(f"A network is measured by {len(NETWORK)} numbers; shape {row.shape} was given.")
         self._network = np.concatenate([self._network, row[None]])
@@ -248,7 +244,7 @@ class Curve:
         Raises:
             ValueError: other than so many, or a step that is not after the last one.
         """
-        self._append_packed(step, np.packbits(_typed("indexed", indexed, "|b1")))
+        self._append_packed(step, np.packbits(typed("indexed", indexed, "|b1")))
 
     def _append_packed(self, step: int, row: NDArray[np.uint8]) -> None:
         rows, steps = self._indexed["indexed"], self._indexed["indexed_step"]
@@ -258,57 +254,6 @@ class Curve:
             )
         self._indexed["indexed"] = np.concatenate([rows.reshape(-1, len(row)), row[None]])
         self._indexed["indexed_step"] = np.append(steps, np.int64(step))
-
-    def _check(self, start: int, stop: int) -> None:
-        """Refuse rows that no run can have written; [start, stop) are new."""
-        column = {name: values[max(start - 1, 0) : stop] for name, values in self._columns.items()}
-        for name in ("step", "examples", "experience"):
-            if (np.diff(column[name]) < 0).any():
-                raise ValueError(f"The column '{name}' decreases; rows are appended in the order of the run.")
-        new = {name: values[start:stop] for name, values in self._columns.items()}
-        for name in ("step", "examples", "experience", "evaluated", "of"):  # which bounds the other counts
-            if new[name].max() >= BEYOND:
-                raise ValueError(f"The column '{name}' holds {new[name].max()}; counts stay below 2⁴⁰.")
-        if min(new["step"].min(), new["examples"].min(), new["evaluated"].min()) < 0:
-            raise ValueError("The columns 'step', 'examples' and 'evaluated' cannot be negative.")
-        if new["experience"].min() < -1 or (new["experience"][~new["full"]] < 0).any():
-            raise ValueError("Experiences count from 0; only a full evaluation can be before training (−1).")
-        if ((new["correct"] < 0) | (new["correct"] > new["total"]) | (new["total"] <= 0)).any():
-            raise ValueError("Counts must satisfy 0 ≤ correct ≤ total and total > 0.")
-        if (new["of"] < new["total"]).any() or (new["full"] & (new["of"] > new["total"])).any():
-            raise ValueError(
-                "A row evaluates at most all of its examples, and a full evaluation all of them."
-            )
-        kept = new["hits_at_10"] >= 0
-        if (kept != ~np.isnan(new["reciprocal_at_10"])).any() or (
-            kept & ((new["hits_at_10"] < new["correct"]) | (new["hits_at_10"] > new["total"]))
-        ).any():
-            raise ValueError(
-                "Ranks must satisfy correct ≤ hits_at_10 ≤ total, with a sum of reciprocal ranks."
-            )
-        # A tick may come in several pieces, so rows that share the first new step are looked at again.
-        again = int(np.searchsorted(self._columns["step"][:start], new["step"][0]))
-        last = {name: values[again:stop] for name, values in self._columns.items()}
-        tick = ~last["full"]
-        steps, streams, experiences = (last[name][tick] for name in ("step", "evaluated", "experience"))
-        if _repeats(steps, streams):
-            raise ValueError("A tick evaluates a stream twice.")
-        if ((np.diff(steps) == 0) & (np.diff(experiences) != 0)).any():
-            raise ValueError("A tick belongs to two experiences.")
-        if new["full"].any():
-            # As with ticks, rows that share the first new experience are looked at again, and none before them.
-            again = int(np.searchsorted(self._columns["experience"][:start], new["experience"][0]))
-            last = {name: values[again:stop] for name, values in self._columns.items()}
-            experiences, streams = (last[name][last["full"]] for name in ("experience", "evaluated"))
-            if _repeats(experiences, streams):
-                raise ValueError("An experience has two full evaluations of one stream.")
-            streams, totals = (new[name][new["full"]] for name in ("evaluated", "total"))
-            sizes = np.zeros(max(len(self._sizes), int(streams.max()) + 1), np.int64)
-            sizes[: len(self._sizes)] = self._sizes
-            sizes[streams] = np.where(sizes[streams] > 0, sizes[streams], totals)
-            if (sizes[streams] != totals).any():
-                raise ValueError("The full test set of a stream changed its size.")
-            self._sizes = sizes
 
     # --- rows out ---
 
@@ -320,49 +265,17 @@ class Curve:
         view.flags.writeable = False
         return view
 
-    @property
-    def step(self) -> Ints:
-        return self._column("step")
-
-    @property
-    def examples(self) -> Ints:
-        return self._column("examples")
-
-    @property
-    def experience(self) -> Ints:
-        return self._column("experience")
-
-    @property
-    def evaluated(self) -> Ints:
-        return self._column("evaluated")
-
-    @property
-    def correct(self) -> Ints:
-        return self._column("correct")
-
-    @property
-    def total(self) -> Ints:
-        return self._column("total")
-
-    @property
-    def loss(self) -> Floats:
-        return self._column("loss")
-
-    @property
-    def full(self) -> NDArray[np.bool_]:
-        return self._column("full")
-
-    @property
-    def of(self) -> Ints:
-        return self._column("of")
-
-    @property
-    def hits_at_10(self) -> Ints:
-        return self._column("hits_at_10")
-
-    @property
-    def reciprocal_at_10(self) -> Floats:
-        return self._column("reciprocal_at_10")
+    step: Ints = _view("step")
+    examples: Ints = _view("examples")
+    experience: Ints = _view("experience")
+    evaluated: Ints = _view("evaluated")
+    correct: Ints = _view("correct")
+    total: Ints = _view("total")
+    loss: Floats = _view("loss")
+    full: NDArray[np.bool_] = _view("full")
+    of: Ints = _view("of")
+    hits_at_10: Ints = _view("hits_at_10")
+    reciprocal_at_10: Floats = _view("reciprocal_at_10")
 
     @property
     def ranked(self) -> bool:
@@ -436,9 +349,9 @@ class Curve:
         partial = np.unique([(curve.total, curve.of)], axis=-1)[0] if error else np.zeros((2, 0))
         if partial[0].sum() > SLOW:
             raise ValueError("bounds of so many and so large partial ticks would take too long")
-        curve._tables = _class_tables(*(columns[name] for name in TABLES))
+        curve._tables = class_tables(*(columns[name] for name in TABLES))
         if np.size(network := columns.get("network", ())):
-            curve._network = _typed("network", network, "<f8")
+            curve._network = typed("network", network, "<f8")
         full = len(np.unique(curve.experience[curve.full]))
         for words, table in (
             ("class tables have", curve.class_total),
@@ -452,7 +365,7 @@ class Curve:
                 f"Looks at documents are bytes, at rising steps; {looks.dtype}, {steps} was given."
             )
         if len(looks):
-            curve._indexed = {"indexed": looks, "indexed_step": _typed("indexed_step", steps, "<i8")}
+            curve._indexed = {"indexed": looks, "indexed_step": typed("indexed_step", steps, "<i8")}
         return curve
 
     # --- views ---
@@ -681,35 +594,3 @@ class Curve:
             loss=0.0,
             full=full,
         )
-
-
-def _typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
-    """The values as the column's type; a float is no count, so nothing is rounded silently."""
-    array = np.asarray(value)
-    kinds, words = _KINDS[np.dtype(dtype).kind]
-    if array.dtype.kind not in kinds and array.size:
-        raise ValueError(f"The column '{name}' takes {words}; {array.dtype} was given.")
-    return array.astype(dtype)
-
-
-def _class_tables(correct: ArrayLike, total: ArrayLike) -> Arrays:
-    """Both tables, (evaluations, C) each, checked."""
-    right, of = (_typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
-    if ((right < 0) | (right > of)).any():
-        raise ValueError("A class has more correct examples than examples, or a negative count.")
-    return {"class_correct": right, "class_total": of}
-
-
-def _repeats(a: Ints, b: Ints) -> bool:
-    """Whether a pair (a, b) occurs twice; a never decreases."""
-    if ((np.diff(a) > 0) | (np.diff(b) > 0)).all():  # as clbench writes them
-        return False
-    order = np.lexsort((b, a))
-    return bool(((np.diff(a[order]) == 0) & (np.diff(b[order]) == 0)).any())
-
-
-def divide(part: ArrayLike, whole: Ints) -> Floats:
-    """part / whole; NaN where the whole is 0."""
-    ratio = np.full(whole.shape, np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio

@@ -9,6 +9,10 @@ from typing import Any
 from clbench.files import canonical_json, sha256
 
 ID_LENGTH = 12
+SAID = frozenset(("notes", "about", "primary", "metrics"))
+"""What a record says of its benchmark that is no part of the run's id, as no number follows from it: `about`, what it
+is; `notes` on its data, such as how a folder was read; `primary`, the metric that ranks strategies; `metrics` that its
+tables show beside that. Older records have `notes` at most."""
 
 
 def run_id(
@@ -19,10 +23,10 @@ def run_id(
     code: Mapping[str, Any],
     files: Mapping[str, Mapping[str, str | None]] | None = None,
 ) -> str:
-    """The id of a run: the first digits of the SHA-256 over what decides its numbers; the benchmark's notes do not."""
+    """The id of a run: the first digits of the SHA-256 over what decides its numbers."""
     decides = {
         **by_content(config, files or {}),
-        "benchmark": {key: value for key, value in benchmark.items() if key != "notes"},
+        "benchmark": {key: value for key, value in benchmark.items() if key not in SAID},
         "strategy": strategy,
         "model": model,
         "code": [code["version"], code["sources"]],

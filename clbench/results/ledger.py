@@ -17,8 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, canonical_json, pretty_json, read_json, sha256
+from clbench.registry import benchmarks
 from clbench.results import schema as of
 from clbench.results.curve import Curve
+from clbench.results.metrics import METRICS
+from clbench.results.metrics.core import PRIMARY
 
 SCHEMA = 3
 """Of records as they are written; 2 added their own SHA-256, 3 the files that were read."""
@@ -36,8 +39,8 @@ class Record:
         id: hash of benchmark, strategy, configuration, seeds and code.
         status: done, diverged (a loss was not finite), or timeout.
         config: the resolved configuration.
-        benchmark, strategy, model: name and version; the benchmark with its fingerprint and, where there is something
-            to say of its data, `notes`: how a folder was read, test examples that were trained on.
+        benchmark, strategy, model: name and version; the benchmark with its fingerprint and what is said of it
+            (`clbench.results.ids.SAID`).
         seeds: of the stream's order, the initialisation, and the data.
         code: version, digest of the sources that decide the numbers, commit where there is one; `parts`, those that are
             not clbench's, `strategy mine` → `origin`, a distribution or the name of a file, and its `sha256`; older
@@ -81,6 +84,19 @@ class Record:
         accuracy = self.metrics.get("average_accuracy")
         shown = "" if accuracy is None else f", ACC {100 * float(accuracy):.1f}"
         return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
+
+    @property
+    def primary(self) -> str:
+        """The metric that ranks strategies; of an older record, what its benchmark says where it is registered."""
+        name = self.benchmark["name"]
+        known = benchmarks.peek(name).primary if benchmarks.knows(name) else PRIMARY
+        return next((key for key in (self.benchmark.get("primary"), known) if key in METRICS), PRIMARY)
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """The metrics that its benchmark's tables show; of an older record, those that were computed on request."""
+        asked = (name for name in METRICS if name in self.metrics and not METRICS[name].default)
+        return tuple(self.benchmark.get("metrics", asked))
 
     def to_json(self) -> str:
         """As it stands in `record.json`."""

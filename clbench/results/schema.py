@@ -78,7 +78,13 @@ Config = Annotated[
     ),
 ]
 Benchmark = Annotated[
-    Tree, Keys({"words": Digest, "notes": list[Text]}, name=Name, version=Version, fingerprint=Digest)
+    Tree,
+    Keys(
+        {"words": Digest, "notes": list[Text], "primary": Name, "metrics": list[Name], "about": Text},
+        name=Name,
+        version=Version,
+        fingerprint=Digest,
+    ),
 ]
 Method = Annotated[Tree, Keys(name=Name, version=Version)]
 Model = Annotated[Tree, Keys({"version": Version, "weights": Digest, "substrate": Text}, name=Name)]

@@ -13,9 +13,10 @@ from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
 from clbench.models import weights
 from clbench.registry import Registry, benchmarks, models, strategies
 from clbench.registry.reads import digest
-from clbench.reports.leaderboard.board import SHOWN, Row, rows_of
+from clbench.reports.leaderboard.board import rows_of
 from clbench.reports.leaderboard.evidence import config_of
 from clbench.reports.leaderboard.private import in_words, missing
+from clbench.reports.rows import Row, keys_of
 from clbench.results.curve import COLUMNS
 from clbench.results.ledger import Record
 from clbench.results.statistics import Interval, prediction_half, t_interval
@@ -174,9 +175,9 @@ def compare(
         again: metric → seed → value, of runs that did not diverge. diverged: whether the run of a seed did.
     """
     verdicts = []
-    shown = {metric: row.values.get(metric) for metric in SHOWN}
+    shown = {metric: row.values.get(metric) for metric in keys_of([row], suite=False)}
     found = dict(again)
-    if row.diverged or any(diverged.values()):
+    if row.unfinished or any(diverged.values()):
         shown["diverged"] = {record.seeds["data"]: float(record.status != "done") for record in row.records}
         found["diverged"] = {seed: float(did) for seed, did in diverged.items()}
     for metric, recorded in shown.items():

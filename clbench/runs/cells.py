@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clbench.config import RunConfig
 from clbench.errors import ClbenchError
-from clbench.reports import grouping, tables
+from clbench.reports import grouping, rows
 from clbench.results.ledger import Record, read_record
 
 
@@ -50,38 +50,18 @@ def settle(cell: Cell, root: Path) -> None:
     cell.state, cell.message = cell.record.status, ""
 
 
-def reported(cell: Cell) -> tables.Cell:
+def reported(cell: Cell) -> rows.Cell:
     """A cell as its suite's report needs it."""
-    record, name = cell.record, cell.resolved.strategy
-    settings = grouping.configuration(cell.resolved.model_dump(mode="json"), cell.seed)
-    if record is None:
-        return tables.Cell(
-            cell.benchmark,
-            cell.strategy,
-            cell.seed,
-            cell.state,
-            note=cell.message,
-            bound=tables.is_bound(name),
-            name=name,
-            config=settings,
-        )
-    code, environment = record.code, record.environment
-    commit = f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
-    libraries = [f"{name} {version}" for name, version in environment["libraries"].items() if version]
-    return tables.Cell(
+    if cell.record is not None:
+        return rows.Cell.of(cell.record, cell.benchmark, cell.strategy)
+    name = cell.resolved.strategy
+    return rows.Cell(
         cell.benchmark,
         cell.strategy,
         cell.seed,
-        record.status,
-        record.metrics,
-        record.budget["train_seconds"],
-        record.budget["eval_seconds"],
-        lambda: record.curve,
-        record.note,
-        tables.is_bound(name),
-        f"clbench {code['version']}{commit}; Python {environment['python']}; {', '.join(libraries)}; "
-        f"{environment['device']} on {environment['processor']}, {environment['system']}",
-        tables.substrate_of(record),
-        name,
-        settings,
+        cell.state,
+        note=cell.message,
+        bound=rows.is_bound(name),
+        name=name,
+        config=grouping.configuration(cell.resolved.model_dump(mode="json"), cell.seed),
     )

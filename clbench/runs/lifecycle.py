@@ -318,21 +318,27 @@ def _conclude(
 ) -> None:
     """Curve, weights and record, into the run's folder."""
     curve, resolved = engine.evaluator.curve, engine.config
-    notes = remarks(engine.benchmark)
+    benchmark = engine.benchmark
+    said = {
+        "notes": remarks(benchmark),
+        "about": benchmark.notes,
+        "primary": benchmark.primary,
+        "metrics": list(benchmark.metrics),
+    }
     curve.save(folder / "curve.npz")
     checkpoint.save(folder / "model.safetensors", engine.model.state_dict())
     record = Record(
         id=identity.id,
         status=status,
         config=resolved.model_dump(mode="json"),
-        benchmark=identity.benchmark | ({"notes": notes} if notes else {}),
+        benchmark=identity.benchmark | {key: value for key, value in said.items() if value},
         strategy=identity.strategy,
         model=identity.model,
         seeds=resolved.seeds.model_dump(),
         code=identity.code,
         environment=env,
         budget=engine.budget(),
-        metrics=metrics.compute(curve) | metrics.compute(curve, engine.benchmark.metrics),
+        metrics=metrics.compute(curve) | metrics.compute(curve, (benchmark.primary, *benchmark.metrics)),
         evaluation=engine.evaluator.describe(),
         files=identity.files,
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},

@@ -272,7 +272,7 @@ def _summary(run: Watched) -> dict[str, float]:
     from clbench.results import metrics
 
     curve = run.evaluator.curve
-    found = metrics.compute(curve) | metrics.compute(curve, run.benchmark.metrics)
+    found = metrics.compute(curve) | metrics.compute(curve, (run.benchmark.primary, *run.benchmark.metrics))
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -177,9 +177,10 @@ def space_of(tree: Mapping[str, Any]) -> dict[str, Range]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration that was tried: its settings, and the metric; None where it diverged."""
+    """One configuration that was tried: its settings, and what it is judged by; the value is None where it diverged."""
 
     settings: Mapping[str, Any]
+    metric: str
     value: float | None
 
 
@@ -190,7 +191,7 @@ def tune(
     trials: int,
     execution: Execution,
     *,
-    metric: str = "average_accuracy",
+    metric: str | None = None,
     seed: int = 0,
     told: Callable[[Trial], object] = lambda trial: None,
 ) -> list[Trial]:
@@ -200,7 +201,7 @@ def tune(
 
     Args:
         resolve: settings of a trial → the run's configuration.
-        metric: of the curve on what judges.
+        metric: of the curve on what judges; the one that ranks on the benchmark if None.
         told: called after every trial.
 
     Raises:
@@ -214,17 +215,16 @@ def tune(
     from clbench.runs import building
 
     try_ends(resolve, space)
-    higher = METRICS[metric].higher_is_better is not False
     done: list[Trial] = []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="maximize" if higher else "minimize", sampler=optuna.samplers.TPESampler(seed=seed)
-    )
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     for _ in range(trials):
         asked = study.ask()
         settings = {key: _drawn(asked, key, values) for key, values in space.items()}
         resolved = resolve(settings)
         benchmark = building.make_benchmark(resolved.benchmark, **resolved.stream)
+        metric = metric or benchmark.primary
+        sign = 1 if METRICS[metric].rises else -1
         with contextlib.nullcontext() if how.test else sealed(benchmark):
             engine = building.build(resolved, execution, benchmark=judged_by(benchmark, how))
             try:
@@ -238,15 +238,14 @@ def tune(
                         f"'{metric}' is not defined for {resolved.strategy} on {resolved.benchmark}, so that nothing "
                         "can be chosen by it."
                     )
-        trial = Trial(settings, value)
+        trial = Trial(settings, metric, value)
         if value is None:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
         else:
-            study.tell(asked, value)
+            study.tell(asked, sign * value)
         done.append(trial)
         told(trial)
-    worst = -math.inf if higher else math.inf
-    return sorted(done, key=lambda t: worst if t.value is None else t.value, reverse=higher)
+    return sorted(done, key=lambda t: math.inf if t.value is None else -sign * t.value)
 
 
 def tune_suite(
@@ -289,7 +288,7 @@ def tune_suite(
         layers = (suite.settings, benchmark.settings, strategy.settings)
 
         def resolve(drawn: Mapping[str, Any]) -> RunConfig:
-            over = (trial_settings(how), settings or {}, drawn)
+            over = (trial_settings(how, benchmark.name), settings or {}, drawn)
             return config.resolve(benchmark.name, strategy.name, *over, seed=seed, suite=layers)
 
         return resolve
@@ -317,9 +316,19 @@ def tune_suite(
     return suite
 
 
-def trial_settings(how: Protocol) -> dict[str, Any]:
-    """What every trial has unless settings say otherwise: data to judge by, evaluated at experience ends only."""
-    return {"evaluation.every": 0} if how.test else {"stream.valid": VALID, "evaluation.every": 0}
+def trial_settings(how: Protocol, benchmark: str) -> dict[str, Any]:
+    """What every trial has unless settings say otherwise: data to judge by, evaluated where the metric that ranks needs
+    it: at the ends of experiences only, if it follows from those."""
+    from clbench.registry import benchmarks
+    from clbench.results.curve import Curve
+    from clbench.results.metrics import compute
+
+    ends, twice = Curve(), [0, 0, 1, 1]
+    where = {"step": twice, "examples": twice, "experience": twice, "evaluated": [0, 1, 0, 1]}
+    ends.append(**where, correct=5, total=10, loss=0, full=True, hits_at_10=5, reciprocal_at_10=1)
+    primary = benchmarks.peek(benchmark).primary
+    enough = compute(ends, [primary])[primary] is not None
+    return ({"evaluation.every": 0} if enough else {}) | ({} if how.test else {"stream.valid": VALID})
 
 
 def refuse_both(settings: Mapping[str, Any], space: Mapping[str, Range]) -> None:

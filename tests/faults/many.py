@@ -24,8 +24,8 @@ from clbench.files import pretty_json, sha256
 from clbench.reports import grouping
 from clbench.reports.leaderboard import read_board, write_site
 from clbench.reports.leaderboard.evidence import place
+from clbench.reports.rows import Cell, is_bound
 from clbench.reports.suite import write_report
-from clbench.reports.tables import Cell, is_bound
 from clbench.results.curve import Curve
 from clbench.results.ids import run_id
 from clbench.results.ledger import Record, parse_record

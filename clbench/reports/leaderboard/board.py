@@ -1,25 +1,25 @@
-"""From records to tables and rows: groups of seeds, intervals, ranks, costs. A function of the records; no torch.
+"""From records to tables and rows. A function of the records; no torch.
 
 Which records are a table and which a row is said in `clbench.reports.grouping`.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from clbench.files import canonical_json, sha256
 from clbench.reports import grouping
 from clbench.reports.grouping import Named
 from clbench.reports.leaderboard.private import needs
-from clbench.reports.tables import is_bound, is_rated
+from clbench.reports.rows import Cell, Row, keys_of, primary_of, ranked, worth
+from clbench.reports.tables import NONE, Column, Text, counted, metric_columns
 from clbench.results.ids import by_content
 from clbench.results.ledger import Record
-from clbench.results.metrics import METRICS
-from clbench.results.statistics import RANKED_FROM, Interval, Rank, best, ranks, t_interval
 
 
 class TwiceWarning(UserWarning):
@@ -27,87 +27,14 @@ class TwiceWarning(UserWarning):
 
 
 ROW_LENGTH = 8
-SHOWN = ("average_accuracy", "forgetting", "average_anytime_accuracy", "min_acc", "wc_acc")
-"""Metrics of the tables, the first of which ranks."""
-
-COSTS = ("train_seconds", "forward_examples", "memory_bytes", "parameters")
-"""Of the budget: what a row cost, as means."""
-JOULES = ("whole_cpu_joules", "whole_gpu_joules")
 ENERGY = "kJ, whole machine"
 """Head of the column of joules, which tables have where a record has them."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """The runs of one configuration on one stream, over seeds.
-
-    Attributes:
-        id: hash of all but the seeds; what `clbench reproduce` takes.
-        benchmark, strategy: name@version.
-        config: the configuration, without seeds but those that are not the run's.
-        model, selection: on what, and how the hyper-parameters were chosen.
-        bound: an upper bound, which is no rival.
-        values: metric → seed → value, of the runs that are done.
-        costs: cost → mean over the runs that are done.
-        records: all runs, by seed; those that diverged, too.
-        rank: the places it may have with certainty; None for bounds, for fewer than five seeds, and where a run
-            diverged.
-        best: whether it is marked as best (`clbench.results.statistics.best`).
-        table: name of its table, the benchmark's and what tells it from others of that name.
-        name: in the figures of its table.
-        apart: the settings that tell it from others of its strategy in its table.
-        needs: what others must have of its author to run it again (`clbench.reports.leaderboard.private`).
-    """
-
-    id: str
-    benchmark: str
-    strategy: str
-    config: Mapping[str, Any]
-    model: str
-    selection: str
-    bound: bool
-    values: Mapping[str, Mapping[int, float]]
-    costs: Mapping[str, float]
-    records: Sequence[Record] = field(repr=False, default=())
-    rank: Rank | None = None
-    best: bool = False
-    table: str = ""
-    name: str = ""
-    apart: str = ""
-    needs: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Of the runs that are done."""
-        return sorted(record.seeds["data"] for record in self.records if record.status == "done")
-
-    @property
-    def diverged(self) -> int:
-        """How many runs did not end."""
-        return sum(record.status != "done" for record in self.records)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What tells it from others of its strategy: its configuration, and the first digits of files that it reads."""
-        read = self.records[0].files if self.records else {}
-        files = {where: file["sha256"][:ROW_LENGTH] for where, file in read.items() if file["sha256"]}
-        return {**self.config, **({"files": files} if files else {})}
-
-    def interval(self, metric: str) -> Interval | None:
-        """Of a metric over the seeds; None where it is not defined."""
-        values = self.values.get(metric)
-        return t_interval(list(values.values())) if values else None
-
-
-def without_seeds(record: Record) -> dict[str, Any]:
-    """A run's configuration but for its seed: what all runs of a row share."""
-    return grouping.configuration(record.config, record.seeds["data"])
 
 
 def row_id(record: Record) -> str:
     """The row that a run belongs to: the same for every seed, and for code that only shows."""
     decides = {
-        **by_content(without_seeds(record), record.files),
+        **by_content(grouping.configuration(record.config, record.seeds["data"]), record.files),
         "benchmark": [record.benchmark["name"], record.benchmark["version"]],
         "strategy": [record.strategy["name"], record.strategy["version"]],
         "model": record.model,
@@ -144,9 +71,7 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
         named.append(grouping.of_stream(name, name, arguments, [run for _, run in group]))
         tables.append(rows)
     found = {
-        title: _told(
-            _ranked([_row(id, [row[seed] for seed in sorted(row)], title) for id, row in rows.items()])
-        )
+        title: _table([_row(id, [row[seed] for seed in sorted(row)], title) for id, row in rows.items()])
         for title, rows in zip(grouping.names(named), tables, strict=True)
     }
     return {title: found[title] for title in sorted(found)}
@@ -157,64 +82,26 @@ def _doubled(row: str, other: Record, record: Record) -> str:
     return f"Row {row} has two runs of seed {seed}, {other.id} and {record.id}, by other code; {record.id} counts."
 
 
-def joules(records: Sequence[Record]) -> float | None:
-    """What machine and GPU took while a run went on, as a mean; None unless the same was read for every one."""
-    read = [[record.budget.get(name) for name in JOULES] for record in records]
-    known = [[value for value in row if value is not None] for row in read]
-    if len({tuple(value is None for value in row) for row in read}) != 1 or not known[0]:
-        return None
-    return sum(sum(row) for row in known) / len(known)
+def _row(id: str, runs: Sequence[Record], table: str) -> Row:
+    benchmark, strategy = (f"{of['name']}@{of['version']}" for of in (runs[0].benchmark, runs[0].strategy))
+    lacking = {what: told for record in runs for what, told in needs(record).items()}
+    return Row.of([Cell.of(run, benchmark, strategy) for run in runs], id=id, table=table, needs=lacking)
 
 
-def _row(key: str, runs: Sequence[Record], table: str) -> Row:
-    first, done = runs[0], [record for record in runs if record.status == "done"]
-    values: dict[str, dict[int, float]] = {}
-    for record in done:
-        for name, value in record.metrics.items():
-            if value is not None:
-                values.setdefault(name, {})[record.seeds["data"]] = value
-    costs = {name: sum(r.budget[name] for r in done) / len(done) for name in COSTS} if done else {}
-    spent = joules(done)
-    if spent is not None:
-        costs["joules"] = spent
-    return Row(
-        id=key,
-        benchmark=f"{first.benchmark['name']}@{first.benchmark['version']}",
-        strategy=f"{first.strategy['name']}@{first.strategy['version']}",
-        config=without_seeds(first),
-        model=str(first.model.get("name", "")),
-        selection=first.selection,
-        bound=is_bound(first.strategy["name"]),
-        values=values,
-        costs=costs,
-        records=tuple(runs),
-        table=table,
-        needs={what: told for record in runs for what, told in needs(record).items()},
-    )
-
-
-def _ranked(rows: Sequence[Row]) -> list[Row]:
-    """With their ranks, in the order of the table."""
-    metric = SHOWN[0]
-    higher = METRICS[metric].higher_is_better is not False
-    rivals = [row for row in rows if is_rated(row.bound, row.diverged, row.selection)]
-    values = [row.values.get(metric, {}) for row in rivals]
-    rank = {row.id: place for row, place in zip(rivals, ranks(values, higher), strict=True)}
-    first = {rivals[i].id for i in best(values, higher)}
-    sign = -1 if higher else 1
-
-    def order(row: Row) -> tuple[int, float, str]:
-        interval = row.interval(metric)
-        mean = sign * interval.mean if interval else 0.0
-        return (2 if row.bound else row.rank is None, mean, row.id)
-
-    return sorted((replace(row, rank=rank.get(row.id), best=row.id in first) for row in rows), key=order)
-
-
-def settings_of(row: Row, others: Sequence[Row]) -> str:
-    """What tells a row from others of the same strategy on the same benchmark: the settings in which they differ."""
-    same = [other.settings for other in others if other.strategy == row.strategy]
-    return _valued(row, grouping.differing(same))
+def _table(rows: Sequence[Row]) -> list[Row]:
+    """Rows in their order, with their ranks, and what they are called in their table."""
+    primary = primary_of(rows)
+    marked = ranked(rows, [primary])
+    mean = {row.id: worth(row, primary) if row.interval(primary) else 0.0 for row in rows}
+    order = sorted(marked, key=lambda row: (2 if row.bound else row.rank is None, -mean[row.id], row.id))
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for row in order:
+        alike.setdefault(row.strategy, []).append(row.settings)
+    keys = {strategy: grouping.differing(settings) for strategy, settings in alike.items()}
+    return [
+        replace(row, name=name, apart=_valued(row, keys[row.strategy]))
+        for row, name in zip(order, names_of(order), strict=True)
+    ]
 
 
 def _valued(row: Row, keys: Sequence[str]) -> str:
@@ -222,33 +109,81 @@ def _valued(row: Row, keys: Sequence[str]) -> str:
     return ", ".join(f"{key}={own[key]}" for key in keys if key in own)
 
 
-def _told(rows: Sequence[Row]) -> list[Row]:
-    """With what they are called in their table."""
-    settings: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        settings.setdefault(row.strategy, []).append(row.settings)
-    keys = {strategy: grouping.differing(trees) for strategy, trees in settings.items()}
-    return [
-        replace(row, name=name, apart=_valued(row, keys[row.strategy]))
-        for row, name in zip(rows, names_of(rows), strict=True)
-    ]
-
-
 def names_of(rows: Sequence[Row]) -> dict[str, str]:
     """A name for each row of a table in figures, and the strategy that it is of."""
-    plain = [row.strategy.partition("@")[0] for row in rows]
+    plain = [row.cells[0].name for row in rows]
     named = [Named(name, row.strategy, row.settings) for name, row in zip(plain, rows, strict=True)]
     return dict(zip(grouping.names(named), plain, strict=True))
 
 
-__all__ = [
-    "COSTS",
-    "RANKED_FROM",
-    "SHOWN",
-    "Row",
-    "names_of",
-    "row_id",
-    "rows_of",
-    "settings_of",
-    "without_seeds",
-]
+# --- tables ---
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9@._+-]+", "-", name).strip(".") or "unnamed"
+
+
+def address(folder: str, name: str) -> str:
+    """The page of a table or strategy; two names that are one in plain letters have two."""
+    plain = slug(name)
+    return f"{folder}/{plain if plain == name else f'{plain}-{sha256(name)[:6]}'}.html"
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """What all tables of the leaderboard show; links are seen from the site's root."""
+    costs = [row.costs for row in rows]
+
+    def cost(head: str, name: str, form: str = ",.0f", unit: float = 1) -> Column:
+        found = [of.get(name) for of in costs]
+        texts = (Text(NONE if v is None else format(v / unit, form), value=_last(v)) for v in found)
+        return Column(head, tuple(texts))
+
+    return [
+        Column("rank", tuple(_rank(row) for row in rows)),
+        Column(
+            "strategy",
+            tuple(Text(row.strategy, link=address("strategies", row.strategy)) for row in rows),
+            words=True,
+        ),
+        Column("settings", tuple(Text(row.apart or NONE) for row in rows), words=True),
+        *metric_columns([replace(row, best=frozenset()) for row in rows], keys_of(rows, suite=False)),
+        Column("seeds", tuple(Text(_seeds(row), value=len(row.seeds)) for row in rows)),
+        Column("network", tuple(Text(row.model) for row in rows), words=True),
+        Column("selection", tuple(Text(row.selection) for row in rows), words=True),
+        Column("memory", tuple(Text(_bytes(of), value=of.get("memory_bytes", 0.0)) for of in costs)),
+        cost("forwards", "forward_examples"),
+        cost("train s", "train_seconds", ",.1f"),
+        *([cost(ENERGY, "joules", ",.1f", 1e3)] if any("joules" in of for of in costs) else []),
+        Column(
+            "row",
+            tuple(Text(row.id + " †" * bool(row.needs), link=f"rows/{row.id}.html") for row in rows),
+            words=True,
+            code=True,
+        ),
+    ]
+
+
+def _last(value: float | None) -> float:
+    """What it is sorted by; what is not known comes last."""
+    return float("inf") if value is None else value
+
+
+def _rank(row: Row) -> Text:
+    if row.rank is None:
+        return Text("bound" if row.bound else NONE, value=_last(None))
+    return Text(str(row.rank), value=row.rank.best + row.rank.worst / 1e4)
+
+
+def _seeds(row: Row) -> str:
+    """How many, and which where they are not the first ones."""
+    told = str(row.done) if row.seeds == tuple(range(row.done)) else counted(row.seeds)
+    diverged = sum(row.unfinished.values())
+    return told + (f", {diverged} diverged" if diverged else "")
+
+
+def _bytes(costs: Mapping[str, float]) -> str:
+    size = costs.get("memory_bytes", 0.0)
+    if size == 0:
+        return "0"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"

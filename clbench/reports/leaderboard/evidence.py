@@ -16,7 +16,7 @@ from clbench.errors import ConfigError, LedgerError
 from clbench.names import FOLDER, full_name_mistake, name_mistake, version_mistake
 from clbench.registry import benchmarks
 from clbench.reports.grouping import flatten
-from clbench.reports.tables import is_bound
+from clbench.reports.rows import is_bound
 from clbench.results import metrics
 from clbench.results.curve import Curve
 from clbench.results.ids import ID_LENGTH, run_id
@@ -105,6 +105,9 @@ def place(record: Record) -> Path:
 
 def contradictions(record: Record, curve: Curve) -> Iterator[str]:
     """What a record says that its configuration or its curve does not; of its metrics, `misnumbered` tells."""
+    name, said = record.benchmark["name"], record.benchmark.get("primary")
+    if benchmarks.knows(name) and (known := benchmarks.peek(name)).own and said not in (None, known.primary):
+        yield f"its benchmark.primary is {said!r:.80}, and {name} ranks by {known.primary}"
     if not re.fullmatch(r"|[0-9a-f]{40}|[0-9a-f]{64}", record.code.get("commit") or ""):
         yield f"its code.commit is {record.code['commit']!r:.80}, and no commit of git's"
     fields, config = flatten(vars(record) | {"config": {}}), flatten(record.config)

@@ -6,28 +6,29 @@ index.html · benchmarks/<table>.html · strategies/<name>.html · rows/<id>.htm
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
-from clbench.files import atomic_write, make_folder, pretty_json, sha256
-from clbench.reports import plots
-from clbench.reports.leaderboard import svg
-from clbench.reports.leaderboard.board import ENERGY, SHOWN, Row, rows_of
-from clbench.reports.leaderboard.frame import SHADES, page
+from clbench.files import atomic_write, make_folder, pretty_json
+from clbench.reports import frame, plots, svg
+from clbench.reports.frame import SHADES
+from clbench.reports.leaderboard.board import address, columns_of, rows_of
 from clbench.reports.leaderboard.private import in_words
 from clbench.reports.leaderboard.store import place
 from clbench.reports.markup import join, tag
-from clbench.reports.tables import NONE, Estimate, counted, head_of, percent, title_of
-from clbench.results.curve import Curve, Floats
+from clbench.reports.rows import Row, keys_of, primary_of, worth
+from clbench.reports.tables import Column, Text, head_of
+from clbench.results.curve import Floats
 from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
+from clbench.results.traces import Line, Mean, Trace
 
 AROUND = 0.12
 """How much of an experience a close-up of a boundary shows before it, and three times as much after."""
@@ -63,15 +64,11 @@ def _pages(tables: Mapping[str, Sequence[Row]]) -> Iterator[tuple[Path, Markup]]
     yield Path("index.html"), _index(tables)
 
 
-def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9@._+-]+", "-", name).strip(".") or "unnamed"
-
-
-def address(folder: str, name: str) -> str:
-    """The page of a table or strategy; two names that are one in plain letters have two."""
-    plain = slug(name)
-    return f"{folder}/{plain if plain == name else f'{plain}-{sha256(name)[:6]}'}.html"
+def page(title: str, body: Markup, up: str) -> Markup:
+    """A whole page; `up` is the way to the site's root, "" or "../"."""
+    home = tag("nav", tag("a", "Leaderboard", href=f"{up}index.html")) if up else ""
+    foot = tag("p", "clbench: numbers with evidence.")
+    return frame.page(f"{title} · clbench", join([home, tag("h1", title)]), body, foot, live=True)
 
 
 # --- pages ---
@@ -113,46 +110,55 @@ behind it: follow a row to its runs, their curves, and the command that makes th
 
 
 def _benchmark(benchmark: str, rows: Sequence[Row]) -> Markup:
-    style = plots.styles((row.name for row in rows), {row.name: _plain(row) for row in rows})
+    style = plots.styles((row.name for row in rows), {row.name: row.cells[0].name for row in rows})
     done = [row for row in rows if row.seeds]
-    chosen, which = _most(done)
-    drawn = {row.name: plots.Drawn.of([plots.Trace.of(curve) for curve in _curves(row)]) for row in chosen}
+    chosen, which = plots.most(done, "rows")
+    drawn = {
+        row.name: Mean.of([Trace.of(record.curve) for record in row.records if record.status == "done"])
+        for row in chosen
+    }
     figures = _critical_differences(benchmark, rows)
     marks = [float(e) for e in range(1, max((of.experiences for of in drawn.values()), default=0))]
-    if curves := _lines({name: of.seen for name, of in drawn.items()}, style):
-        figures += _figure(
-            svg.lines(curves, title=f"{benchmark}: accuracy on the experiences seen so far", x_label="experiences",
-                      y_label="accuracy, %", marks=marks),
+
+    def accuracy(
+        curves: Sequence[svg.Curve], what: str, caption: str, marks: Sequence[float], key: bool
+    ) -> Markup:
+        title = f"{benchmark}: {what}"
+        picture = svg.lines(curves, title=title, x_label="experiences", y_label="accuracy, %", marks=marks)
+        return _figure(picture, caption, curves if key else [])
+
+    if curves := _curves({name: of.seen for name, of in drawn.items()}, style):
+        said = (
             "Accuracy averaged over the experiences seen so far, after every step; its mean over steps is AAA. "
-            f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more.{which}",
-            curves,
-        )  # fmt: skip
-    if curves := _lines({name: of.one for name, of in drawn.items()}, style):
-        figures += _figure(
-            svg.lines(curves, title=f"{benchmark}: accuracy on the first experience", x_label="experiences",
-                      y_label="accuracy, %", marks=marks),
+            f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more.{which}"
+        )
+        figures += accuracy(curves, "accuracy on the experiences seen so far", said, marks, True)
+    if curves := _curves({name: of.one for name, of in drawn.items()}, style):
+        said = (
             "The stability gap: how accuracy on the first experience drops when another one begins, and recovers."
-            f"{which}",
-            curves,
-        )  # fmt: skip
+            f"{which}"
+        )
+        figures += accuracy(curves, "accuracy on the first experience", said, marks, True)
         closer = Markup("")
         for mark in marks[:4]:
             near = [c for c in (_close_up(curve, mark) for curve in curves) if c is not None]
             if near:
-                title = f"{benchmark}: around boundary {mark:g}"
-                picture = svg.lines(
-                    near, title=title, x_label="experiences", y_label="accuracy, %", marks=[mark]
-                )
-                closer += _figure(picture, f"The same around boundary {mark:g}.", [])
+                what = f"around boundary {mark:g}"
+                closer += accuracy(near, what, f"The same {what}.", [mark], False)
         figures += tag("div", closer, class_="pairs")
-    if points := _points(done, chosen, style):
+    primary = primary_of(rows)
+    if METRICS[primary].share and (points := _points(done, chosen, style, primary)):
+        better = "Filled: nobody is as good with as little of both, and better in one of the three (Pareto)."
         figures += _figure(
-            svg.scatter(points, title=f"{benchmark}: what accuracy costs", x_label="examples through the network "
-                        "in training, logarithmic", y_label="ACC, %"),
-            "Accuracy against work and memory, which is the area of a dot. Filled: nobody is as good with as little of "
-            f"both, and better in one of the three (Pareto).{which}",
+            svg.scatter(
+                points,
+                title=f"{benchmark}: what accuracy costs",
+                x_label="examples through the network in training, logarithmic",
+                y_label=f"{METRICS[primary].title}, %",
+            ),
+            f"{METRICS[primary].title} against work and memory, which is the area of a dot. {better}{which}",
             [],
-        )  # fmt: skip
+        )
     body = Markup("""
 {}
 {}
@@ -176,25 +182,25 @@ def _strategy(strategy: str, rows: Sequence[Row]) -> Markup:
     return page(strategy, _table(rows, up="../", with_benchmark=True) + _LEGEND, up="../")
 
 
+def _curve(record: Record) -> Text:
+    return Text(f"{record.curve_file['sha256'][:12]}…", link=f"curves/{record.curve_file['file']}")
+
+
 def _row(row: Row) -> Markup:
-    shown = [key for key in SHOWN if row.values.get(key)]
-    lines = Markup("")
-    for record in row.records:
-        seed, curve = record.seeds["data"], record.curve_file
-        values = [f"{100 * row.values[k][seed]:.2f}" if seed in row.values[k] else NONE for k in shown]
-        evidence = (
-            tag("a", "curve", href=f"../curves/{curve['file']}"),
-            " ",
-            tag("code", f"{curve['sha256'][:12]}…"),
-        )
-        lines += tag(
-            "tr",
-            tag("th", seed, scope="row"),
-            *[tag("td", value) for value in (*values, record.status)],
-            tag("td", tag("a", record.id, href=f"../{place(record).as_posix()}"), class_="words"),
-            tag("td", *evidence, class_="words"),
-        )
-    made = join(tag("li", text) for text in dict.fromkeys(_made_by(r) for r in row.records))
+    shown = [key for key in keys_of([row], suite=False) if row.values.get(key)]
+    columns = [
+        Column("seed", tuple(Text(str(cell.seed), value=cell.seed) for cell in row.cells)),
+        *(
+            Column(
+                head_of(key), tuple(Text(METRICS[key].told(row.values[key].get(c.seed))) for c in row.cells)
+            )
+            for key in shown
+        ),
+        Column("status", tuple(Text(cell.status) for cell in row.cells)),
+        Column("record", tuple(Text(r.id, link=place(r).as_posix()) for r in row.records), words=True),
+        Column("evidence", tuple(_curve(r) for r in row.records), words=True),
+    ]
+    made = join(tag("li", text) for text in dict.fromkeys(cell.made_by for cell in row.cells))
     notes = [f"seed {r.seeds['data']}: {r.status}. {r.note}" for r in row.records if r.note]
     body = Markup("""
 <p>{} on {}
@@ -202,11 +208,7 @@ def _row(row: Row) -> Markup:
 network {}; hyper-parameters: {}.</p>
 <p>Make it again: <code>clbench reproduce {}</code></p>
 {}
-<div class="table"><table>
-<thead><tr><th>seed</th>{}<th>status</th><th class="words">record</th><th class="words">evidence</th></tr></thead>
-<tbody>{}</tbody>
-</table></div>
-{}
+{}{}
 <h2>Configuration</h2>
 <pre><code>{}</code></pre>
 <h2>Made with</h2>
@@ -219,23 +221,12 @@ network {}; hyper-parameters: {}.</p>
         row.selection,
         row.id,
         tag("p", f"† clbench alone cannot: it needs {in_words(row.needs)}.") if row.needs else "",
-        join(tag("th", head_of(key)) for key in shown),
-        lines,
+        frame.table(columns, [{} for _ in row.cells], up="../"),
         tag("ul", *[tag("li", note) for note in notes]) if notes else "",
         pretty_json(row.config),
         made,
     )
     return page(f"{row.strategy}, row {row.id}", body, up="../")
-
-
-def _made_by(record: Record) -> str:
-    code, env = record.code, record.environment
-    commit = f", commit {code['commit'][:12]}" if code.get("commit") else ""
-    libraries = ", ".join(f"{name} {version}" for name, version in env["libraries"].items() if version)
-    return (
-        f"clbench {code['version']}{commit}; Python {env['python']}; {libraries}; {env['device']} on "
-        f"{env['processor']}, {env['system']}, {env['threads']} thread{'s' * (env['threads'] != 1)}"
-    )
 
 
 # --- tables ---
@@ -266,78 +257,23 @@ def _filter(key: str, values: Sequence[str]) -> Markup:
 
 
 def _table(rows: Sequence[Row], up: str, with_benchmark: bool = False) -> Markup:
-    shown = [key for key in SHOWN if key == SHOWN[0] or any(row.values.get(key) for row in rows)]
-    heads = [("rank", "number", "")]
-    heads += [("benchmark", "words", "")] if with_benchmark else []
-    heads += [("strategy", "words", "")]
-    told = any(row.apart for row in rows)
-    heads += [("settings", "words", "")] if told else []
-    heads += [(head_of(key), "number", METRICS[key].summary) for key in shown]
-    heads += [
-        ("seeds", "number", ""),
-        ("memory, kB", "number", ""),
-        ("forwards", "number", ""),
-        ("train s", "number", ""),
+    """A table of rows that leads to their pages, and to those of their benchmarks."""
+    columns = columns_of(rows)
+    if with_benchmark:
+        tables = tuple(Text(row.table, link=address("benchmarks", row.table)) for row in rows)
+        columns.insert(1, Column("benchmark", tables, words=True))
+    about = [
+        {
+            "class_": "row best" if row.best else "row bound" if row.bound else "row",
+            **{f"data_{key}": value for key, value in _facets(row).items()},
+        }
+        for row in rows
     ]
-    measured = any("joules" in row.costs for row in rows)
-    if measured:
-        heads += [(ENERGY, "number", "")]
-    heads += [("row", "words", "")]
-    head = join(
-        tag(
-            "th",
-            tag("button", name, type="button", title=hint or "sort"),
-            scope="col",
-            class_=kind,
-            aria_sort="none",
-        )
-        for name, kind, hint in heads
-    )
-    lines = []
-    for row in rows:
-        cells = [_cell("bound" if row.bound else NONE if row.rank is None else str(row.rank),
-                       math.inf if row.rank is None else row.rank.best + row.rank.worst / 1e4)]  # fmt: skip
-        if with_benchmark:
-            cells.append(_link(up + address("benchmarks", row.table), row.table))
-        cells.append(_link(up + address("strategies", row.strategy), row.strategy))
-        if told:
-            cells.append(tag("td", tag("small", row.apart), class_="words"))
-        for key in shown:
-            interval = row.interval(key)
-            if interval is None:
-                cells.append(_cell(NONE, math.inf))
-                continue
-            mean, space, rest = percent(Estimate.of(interval)).partition(" ")
-            cells.append(_cell(mean, interval.mean, space + rest))
-        diverged = f", {row.diverged} diverged" if row.diverged else ""
-        number, space, which = counted(row.seeds).partition(" ")
-        cells.append(_cell(number, len(row.seeds), space + which + diverged))
-        for value, digits in (
-            (row.costs.get("memory_bytes", math.nan) / 1e3, 0),
-            (row.costs.get("forward_examples", math.nan), 0),
-            (row.costs.get("train_seconds", math.nan), 1),
-            *([(row.costs.get("joules", math.nan) / 1e3, 1)] if measured else []),
-        ):
-            cells.append(_cell(NONE, math.inf) if math.isnan(value) else _cell(f"{value:,.{digits}f}", value))
-        cells.append(_link(f"{up}rows/{row.id}.html", row.id + " †" * bool(row.needs)))
-        facets = {f"data_{key}": value for key, value in _facets(row).items()}
-        kind = "row best" if row.best else "row bound" if row.bound else "row"
-        lines.append(tag("tr", *cells, class_=kind, **facets) + "\n")
-    return Markup(
-        '<div class="table"><table class="sortable">\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table></div>'
-    ).format(head, join(lines))
+    return frame.table(columns, about, up=up, sortable=True)
 
 
-def _cell(text: str, value: float, small: str = "") -> Markup:
-    return tag("td", text, tag("small", small) if small else "", data_value=repr(value))
-
-
-def _link(target: str, text: str) -> Markup:
-    return tag("td", tag("a", text, href=target), class_="words")
-
-
-_LEGEND = Markup("""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {}
-are {}. Rank: the places that a row may have, after all rivals whose ACC is better with certainty and before all
+_LEGEND = Markup("""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {} are {}.
+Rank: the places that a row may have, after all rivals that are better with certainty by the first metric and before all
 that are worse (paired by seed, Holm's correction). Bold: the best mean, and those after it down to the first than which
 another is better with certainty. Fewer than {} seeds give no rank. †: others cannot run it again without files of its
 author, which its page names.</p>""").format(INTERVAL_FROM, TOO_FEW, RANKED_FROM)
@@ -346,42 +282,26 @@ author, which its page names.</p>""").format(INTERVAL_FROM, TOO_FEW, RANKED_FROM
 # --- figures ---
 
 
-def _plain(row: Row) -> str:
-    return row.strategy.partition("@")[0]
-
-
-def _curves(row: Row) -> Iterator[Curve]:
-    return (record.curve for record in row.records if record.status == "done")
-
-
-def _most(rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
-    """The rows that are drawn, and a sentence that says which where they are not all."""
-    if len(rows) <= plots.MOST:
-        return rows, ""
-    means = {row.id: interval.mean if (interval := row.interval(SHOWN[0])) else -math.inf for row in rows}
-    best = set(sorted(means, key=lambda id: -means[id])[: plots.MOST])
-    told = f" Of {len(rows)} rows, the {plots.MOST} with the highest {title_of(SHOWN[0])}."
-    return [row for row in rows if row.id in best], told
-
-
-def _lines(drawn: Mapping[str, plots.Line | None], style: Mapping[str, plots.Style]) -> list[svg.Line]:
+def _curves(drawn: Mapping[str, Line | None], style: Mapping[str, plots.Style]) -> list[svg.Curve]:
     return [
-        svg.Line(name, style[name].color, *line, dashed=style[name].dashes != "-")
+        svg.Curve(name, style[name].color, line, dashed=style[name].dashes != "-")
         for name, line in drawn.items()
         if line is not None
     ]
 
 
-def _close_up(curve: svg.Line, mark: float) -> svg.Line | None:
-    inside = (curve.x >= mark - AROUND) & (curve.x <= mark + 3 * AROUND)
+def _close_up(curve: svg.Curve, mark: float) -> svg.Curve | None:
+    x, mean, half = curve.line
+    inside = (x >= mark - AROUND) & (x <= mark + 3 * AROUND)
     if inside.sum() < 3:
         return None
-    half = None if curve.half is None else curve.half[inside]
-    return svg.Line(curve.name, curve.color, curve.x[inside], curve.mean[inside], half, curve.dashed)
+    return replace(curve, line=Line(x[inside], mean[inside], None if half is None else half[inside]))
 
 
-def _points(rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots.Style]) -> list[svg.Point]:
-    """Accuracy over examples through the network; a dot's area is the memory, on top of a least one.
+def _points(
+    rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots.Style], key: str
+) -> list[svg.Point]:
+    """A metric over examples through the network; a dot's area is the memory, on top of a least one.
 
     Args:
         rows: among which some are the best. shown: those that have dots.
@@ -389,10 +309,10 @@ def _points(rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots
     found = [
         (row, interval, row.costs["forward_examples"], row.costs["memory_bytes"])
         for row in rows
-        if (interval := row.interval(SHOWN[0])) is not None and row.costs.get("forward_examples", 0.0) > 0
+        if (interval := row.interval(key)) is not None and row.costs.get("forward_examples", 0.0) > 0
     ]
     most = max((memory for *_, memory in found), default=0.0) or 1.0
-    spent = np.array([(-interval.mean, work, memory) for _, interval, work, memory in found]).reshape(-1, 3)
+    spent = np.array([(-worth(row, key), work, memory) for row, _, work, memory in found]).reshape(-1, 3)
     dominated = [((spent <= one).all(axis=1) & (spent != one).any(axis=1)).any() for one in spent]
     ids = {row.id for row in shown}
     return [
@@ -413,13 +333,13 @@ def _points(rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots
 def _critical_differences(benchmark: str, rows: Sequence[Row]) -> Markup:
     """Average ranks over seeds of the rows that have a rank, with bars over those that are not told apart."""
     rated = [row for row in rows if row.rank is not None]
-    values = [row.values[SHOWN[0]] for row in rated]
+    metric = METRICS[primary_of(rows)]
+    values = [row.values[metric.name] for row in rated]
     if len(rated) < 2 or not set.intersection(*(set(v) for v in values)):
         return Markup("")
-    higher = METRICS[SHOWN[0]].higher_is_better is not False
-    places = average_ranks(values, higher)
+    places = average_ranks(values, metric.rises)
     order = sorted(range(len(rated)), key=lambda i: (places[i], rated[i].id))
-    bars = groups(order, told_apart(values, higher))
+    bars = groups(order, told_apart(values, metric.rises))
     picture = svg.critical_differences(
         [rated[i].name for i in order],
         [places[i] for i in order],
@@ -428,8 +348,8 @@ def _critical_differences(benchmark: str, rows: Sequence[Row]) -> Markup:
     )
     return _figure(
         picture,
-        "Average rank by ACC over the seeds that all share, 1 the best. A bar joins strategies none of which is told "
-        "apart from another (paired tests, Holm's correction, 5 %).",
+        f"Average rank by {metric.title} over the seeds that all share, 1 the best. A bar joins strategies none of "
+        "which is told apart from another (paired tests, Holm's correction, 5 %).",
         [],
     )
 
@@ -448,7 +368,7 @@ def _matrix(name: str, matrix: Floats) -> Markup:
     return tag("figure", table, tag("figcaption", name))
 
 
-def _figure(picture: Markup, caption: str, curves: Sequence[svg.Line]) -> Markup:
+def _figure(picture: Markup, caption: str, curves: Sequence[svg.Curve]) -> Markup:
     key = [tag("li", svg.swatch(curve), curve.name) for curve in curves]
     legend = tag("ul", *key, class_="key") if key else ""
     return tag("figure", picture, legend, tag("figcaption", caption)) + "\n"

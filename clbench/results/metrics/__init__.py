@@ -2,6 +2,9 @@
 
     compute(curve)                         # all metrics that are meant for every run
     compute(curve, ["harmonic_mean"])      # any by name
+    average_accuracy(curve)                # a metric, or what it is made of
+
+A metric is a function with the decorator `metric`, in any file of this folder; nothing else names it.
 
 Accuracies are fractions. Notation, as in the papers: T tasks (experience j teaches stream j; formulas count
 from 1), R[i,j] the accuracy on j's full test set after experience i, b[j] that before training, n[j] the
@@ -16,168 +19,23 @@ its formula is not defined: fewer tasks than it needs, evaluations that were not
 finish (an average over what a run survived compares with nothing; `curve.upto(k)` gives it on demand).
 """
 
-from clbench.results.metrics.core import METRICS, Metric, compute, metric
-from clbench.results.metrics.matrix import (
-    average_accuracy,
-    average_accuracy_weighted,
-    average_incremental_accuracy,
-    average_incremental_accuracy_weighted,
-    backward_transfer,
-    backward_transfer_all_pairs,
-    base_accuracy,
-    class_forgetting,
-    forgetting,
-    forgetting_all_tasks,
-    forgetting_first_last,
-    forgetting_first_record,
-    forgetting_since_learned,
-    forward_transfer,
-    gacc_0,
-    gacc_auc,
-    generalized_accuracy,
-    generalized_accuracy_auc,
-    global_forgetting,
-    harmonic,
-    harmonic_mean,
-    intransigence,
-    learning_accuracy,
-    local_forgetting,
-    novel_accuracy,
-    performance_drop,
-    retention_slope,
-    session_accuracies,
-    stability,
-    stability_plasticity,
-)
-from clbench.results.metrics.network import (
-    dormant_units,
-    effective_learning_rate,
-    effective_rank,
-    plasticity_loss,
-    weight_norm,
-    weight_norm_growth,
-)
-from clbench.results.metrics.online import a_auc, a_avg, a_last, f_last
-from clbench.results.metrics.predictions import cumulative_forgetting, knowledge_ratios, masked_accuracy
-from clbench.results.metrics.retrieval import (
-    average_hits_at_10,
-    documents_forgotten,
-    forgetting_events,
-    hits_at_1,
-    hits_at_10,
-    index_forgetting,
-    index_forgetting_at_10,
-    index_learning,
-    index_learning_at_10,
-    mrr_at_10,
-    updates_saved,
-    updates_to_reach,
-)
-from clbench.results.metrics.ticks import (
-    a_auc_100,
-    a_auc_1000,
-    area_under_curve,
-    average_anytime_accuracy,
-    average_anytime_accuracy_all_tasks,
-    average_anytime_accuracy_by_steps,
-    average_stability_gap,
-    forward_facilitation,
-    lca10,
-    lca10_zero_shot,
-    learning_curve_area,
-    min_acc,
-    min_acc_trace,
-    wc_acc,
-    wc_acc_anytime,
-    wc_acc_trace,
-    wf10,
-    wf100,
-    windowed_forgetting,
-    windowed_plasticity,
-    wp10,
-    wp100,
+import importlib
+import pkgutil
+from typing import Any
+
+from clbench.results.metrics.core import (
+    METRICS as METRICS,
+    Metric as Metric,
+    compute as compute,
+    metric as metric,
 )
 
-__all__ = [
-    "METRICS",
-    "Metric",
-    "a_auc",
-    "a_auc_100",
-    "a_auc_1000",
-    "a_avg",
-    "a_last",
-    "area_under_curve",
-    "average_accuracy",
-    "average_accuracy_weighted",
-    "average_anytime_accuracy",
-    "average_anytime_accuracy_all_tasks",
-    "average_anytime_accuracy_by_steps",
-    "average_hits_at_10",
-    "average_incremental_accuracy",
-    "average_incremental_accuracy_weighted",
-    "average_stability_gap",
-    "backward_transfer",
-    "backward_transfer_all_pairs",
-    "base_accuracy",
-    "class_forgetting",
-    "compute",
-    "cumulative_forgetting",
-    "documents_forgotten",
-    "dormant_units",
-    "effective_learning_rate",
-    "effective_rank",
-    "f_last",
-    "forgetting",
-    "forgetting_all_tasks",
-    "forgetting_events",
-    "forgetting_first_last",
-    "forgetting_first_record",
-    "forgetting_since_learned",
-    "forward_facilitation",
-    "forward_transfer",
-    "gacc_0",
-    "gacc_auc",
-    "generalized_accuracy",
-    "generalized_accuracy_auc",
-    "global_forgetting",
-    "harmonic",
-    "harmonic_mean",
-    "hits_at_1",
-    "hits_at_10",
-    "index_forgetting",
-    "index_forgetting_at_10",
-    "index_learning",
-    "index_learning_at_10",
-    "intransigence",
-    "knowledge_ratios",
-    "lca10",
-    "lca10_zero_shot",
-    "learning_accuracy",
-    "learning_curve_area",
-    "local_forgetting",
-    "masked_accuracy",
-    "metric",
-    "min_acc",
-    "min_acc_trace",
-    "mrr_at_10",
-    "novel_accuracy",
-    "performance_drop",
-    "plasticity_loss",
-    "retention_slope",
-    "session_accuracies",
-    "stability",
-    "stability_plasticity",
-    "updates_saved",
-    "updates_to_reach",
-    "wc_acc",
-    "wc_acc_anytime",
-    "wc_acc_trace",
-    "weight_norm",
-    "weight_norm_growth",
-    "wf10",
-    "wf100",
-    "windowed_forgetting",
-    "windowed_plasticity",
-    "wp10",
-    "wp100",
-]
+_FILES = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+globals().update({name: of.function for name, of in METRICS.items()})  # in place of files of their names
+
+
+def __getattr__(name: str) -> Any:
+    for file in _FILES:
+        if name[:1] != "_" and name in vars(file):
+            return vars(file)[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,6 +45,9 @@ class Metric:
         summary: the first line of the function's docstring.
         formula: its second paragraph.
         since: the schema of records from which on every run that defines it has it; None of a plug-in's.
+        head: what tables call it.
+        shown: where tables show it, whatever the benchmark: nowhere (""); in "suites", whose runs are evaluated equally
+            often; or "everywhere", on the leaderboard, too.
     """
 
     name: str
@@ -57,10 +61,41 @@ class Metric:
     summary: str
     formula: str
     since: int | None = None
+    head: str = ""
+    shown: Literal["", "suites", "everywhere"] = ""
+
+    @property
+    def rises(self) -> bool:
+        """Whether strategies are ranked by its largest values, which they are unless lower is better."""
+        return self.higher_is_better is not False
+
+    @property
+    def share(self) -> bool:
+        """Whether it is shown in percent."""
+        return self.unit in ("fraction", "reciprocal rank")
+
+    def told(self, value: float | None) -> str:
+        """A run's value, in percent where it is a share."""
+        if value is None:
+            return "—"
+        return f"{100 * value:.2f}" if self.share else f"{value:.4g}"
 
 
 METRICS: dict[str, Metric] = {}
 """All metrics by name, in the order of their definition."""
+
+PRIMARY = "average_accuracy"
+"""What ranks strategies where a benchmark does not say otherwise."""
+
+
+def shown(primary: str, more: Iterable[str] = (), *, suite: bool = True) -> tuple[str, ...]:
+    """The metrics of a table: what ranks, what its benchmark shows, and what every benchmark does.
+
+    Args:
+        primary: what ranks. more: what the benchmark shows. suite: whether the runs are of one suite.
+    """
+    general = [m.name for m in METRICS.values() if m.shown == "everywhere" or (suite and m.shown)]
+    return tuple(name for name in dict.fromkeys((primary, *more, *general)) if name in METRICS)
 
 
 class UndefinedError(Exception):
@@ -77,6 +112,8 @@ def metric(
     default: bool = True,
     retrieval: bool = False,
     since: int = 1,
+    head: str = "",
+    shown: Literal["", "suites", "everywhere"] = "",
 ) -> Callable[[Formula], Formula]:
     """Decorator: register a function of the curve under a name.
 
@@ -103,10 +140,12 @@ def metric(
             return None if value is None or np.isnan(value) else float(value)
 
         summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
-        shown = textwrap.dedent(rest.partition("\n\n")[0])
-        about = unit, default, retrieval, summary, shown
+        written = textwrap.dedent(rest.partition("\n\n")[0])
+        about = unit, default, retrieval, summary, written
         own = since if formula.__module__.partition(".")[0] == "clbench" else None
-        METRICS[name] = Metric(name, title, function, higher_is_better, reference, *about, own)
+        METRICS[name] = Metric(
+            name, title, function, higher_is_better, reference, *about, own, head or title, shown
+        )
         return function
 
     return add

@@ -26,7 +26,7 @@ from clbench.results.metrics.core import (
 # --- accuracy ---
 
 
-@metric("average_accuracy", title="ACC", higher_is_better=True, reference=GEM)
+@metric("average_accuracy", title="ACC", higher_is_better=True, reference=GEM, shown="everywhere")
 def average_accuracy(curve: Curve) -> float | None:
     """Accuracy at the end, averaged over tasks.
 
@@ -38,7 +38,13 @@ def average_accuracy(curve: Curve) -> float | None:
     return mean(R[-1])
 
 
-@metric("average_accuracy_weighted", title="ACC (examples)", higher_is_better=True, reference=ICARL)
+@metric(
+    "average_accuracy_weighted",
+    title="ACC (examples)",
+    higher_is_better=True,
+    reference=ICARL,
+    head="overall",
+)
 def average_accuracy_weighted(curve: Curve) -> float | None:
     """Accuracy at the end over all test examples.
 
@@ -64,7 +70,11 @@ def average_incremental_accuracy(curve: Curve) -> float | None:
 
 
 @metric(
-    "average_incremental_accuracy_weighted", title="AIA (examples)", higher_is_better=True, reference=ICARL
+    "average_incremental_accuracy_weighted",
+    title="AIA (examples)",
+    higher_is_better=True,
+    reference=ICARL,
+    head="average",
 )
 def average_incremental_accuracy_weighted(curve: Curve) -> float | None:
     """Accuracy over the test examples of all tasks seen, averaged over experience ends.
@@ -162,7 +172,9 @@ def forward_transfer(curve: Curve) -> float | None:
 # --- forgetting: seven definitions ---
 
 
-@metric("forgetting", title="F", higher_is_better=False, reference=RWALK)
+@metric(
+    "forgetting", title="F", higher_is_better=False, reference=RWALK, head="forgetting", shown="everywhere"
+)
 def forgetting(curve: Curve) -> float | None:
     """Best earlier accuracy minus the last, over all tasks but the last.
 
@@ -321,7 +333,9 @@ def performance_drop(curve: Curve) -> float | None:
     return float(A[0] - A[-1])
 
 
-@metric("base_accuracy", title="Base", higher_is_better=True, reference=JOINT_FSCIL, default=False)
+@metric(
+    "base_accuracy", title="Base", higher_is_better=True, reference=JOINT_FSCIL, default=False, head="base"
+)
 def base_accuracy(curve: Curve) -> float | None:
     """Accuracy at the end on the classes of the base session.
 
@@ -331,7 +345,9 @@ def base_accuracy(curve: Curve) -> float | None:
     return float(R[-1, 0])
 
 
-@metric("novel_accuracy", title="Novel", higher_is_better=True, reference=JOINT_FSCIL, default=False)
+@metric(
+    "novel_accuracy", title="Novel", higher_is_better=True, reference=JOINT_FSCIL, default=False, head="novel"
+)
 def novel_accuracy(curve: Curve) -> float | None:
     """Accuracy at the end over the test examples of all classes after the base session.
 

@@ -24,7 +24,14 @@ def _ranks(curve: Curve, column: str = "hits_at_10", corpora: int = 1) -> Floats
     return P
 
 
-@metric("hits_at_1", title="Hits@1", higher_is_better=True, reference=DSI, retrieval=True)
+@metric(
+    "hits_at_1",
+    title="Hits@1",
+    higher_is_better=True,
+    reference=DSI,
+    retrieval=True,
+    shown="everywhere",
+)
 def hits_at_1(curve: Curve) -> float:
     """Queries answered in the first place at the end, averaged over corpora.
 
@@ -35,7 +42,9 @@ def hits_at_1(curve: Curve) -> float:
     return mean(full_matrix(curve).R[-1])
 
 
-@metric("hits_at_10", title="Hits@10", higher_is_better=True, reference=DSI, retrieval=True)
+@metric(
+    "hits_at_10", title="Hits@10", higher_is_better=True, reference=DSI, retrieval=True, shown="everywhere"
+)
 def hits_at_10(curve: Curve) -> float:
     """Queries answered among the first ten at the end, averaged over corpora.
 
@@ -45,7 +54,13 @@ def hits_at_10(curve: Curve) -> float:
 
 
 @metric(
-    "mrr_at_10", title="MRR@10", higher_is_better=True, reference=DSI, retrieval=True, unit="reciprocal rank"
+    "mrr_at_10",
+    title="MRR@10",
+    higher_is_better=True,
+    reference=DSI,
+    retrieval=True,
+    unit="reciprocal rank",
+    shown="everywhere",
 )
 def mrr_at_10(curve: Curve) -> float:
     """Mean reciprocal rank of the first relevant document among the first ten at the end, averaged over corpora.
@@ -66,7 +81,14 @@ def index_forgetting(curve: Curve) -> float:
     return _forgetting(task_matrix(curve, tasks=2).R)
 
 
-@metric("index_forgetting_at_10", title="F (Hits@10)", higher_is_better=False, reference=DSI, retrieval=True)
+@metric(
+    "index_forgetting_at_10",
+    title="F (Hits@10)",
+    higher_is_better=False,
+    reference=DSI,
+    retrieval=True,
+    shown="everywhere",
+)
 def index_forgetting_at_10(curve: Curve) -> float:
     """Hits@10 that old corpora have lost at the end since they were at their best.
 
@@ -86,7 +108,14 @@ def index_learning(curve: Curve) -> float:
     return mean(np.diag(task_matrix(curve, tasks=2).R)[1:])
 
 
-@metric("index_learning_at_10", title="LA (Hits@10)", higher_is_better=True, reference=DSI, retrieval=True)
+@metric(
+    "index_learning_at_10",
+    title="LA (Hits@10)",
+    higher_is_better=True,
+    reference=DSI,
+    retrieval=True,
+    shown="everywhere",
+)
 def index_learning_at_10(curve: Curve) -> float:
     """Hits@10 on each corpus but the first right after it was indexed.
 

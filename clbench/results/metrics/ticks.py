@@ -31,6 +31,7 @@ from clbench.results.metrics.core import (
     title="AAA",
     higher_is_better=True,
     reference=f"{ONLINE_SURVEY}, after Caccia et al., ICLR 2022",
+    shown="everywhere",
 )
 def average_anytime_accuracy(curve: Curve) -> float | None:
     """Accuracy over the tasks seen so far, averaged over ticks.
@@ -121,7 +122,7 @@ def area_under_curve(ticks: Ticks, every: int, *, exceed: bool = False) -> float
 # --- worst cases ---
 
 
-@metric("min_acc", title="min-ACC", higher_is_better=True, reference=STABILITY_GAP)
+@metric("min_acc", title="min-ACC", higher_is_better=True, reference=STABILITY_GAP, shown="everywhere")
 def min_acc(curve: Curve) -> float | None:
     """Lowest accuracy of each old task since its end, averaged over old tasks.
 
@@ -135,7 +136,7 @@ def min_acc(curve: Curve) -> float | None:
     return settled(*(mean(min_acc_trace(end)[-1]) for end in _ends(ticks)))
 
 
-@metric("wc_acc", title="WC-ACC", higher_is_better=True, reference=STABILITY_GAP)
+@metric("wc_acc", title="WC-ACC", higher_is_better=True, reference=STABILITY_GAP, shown="everywhere")
 def wc_acc(curve: Curve) -> float | None:
     """Worst-case accuracy at the end: the accuracy of the last task, and the lowest of every older one.
 
@@ -220,7 +221,7 @@ def average_stability_gap(curve: Curve) -> float | None:
 # --- change within a window ---
 
 
-@metric("wf10", title="WF¹⁰", higher_is_better=False, reference=STABILITY_GAP)
+@metric("wf10", title="WF¹⁰", higher_is_better=False, reference=STABILITY_GAP, head="WF10", shown="suites")
 def wf10(curve: Curve) -> float | None:
     """Largest drop of accuracy within 10 ticks, averaged over all tasks.
 

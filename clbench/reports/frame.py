@@ -1,19 +1,18 @@
-"""What all pages of the site share: head, style, and the script that sorts and filters tables."""
+"""Pages: what the report of a suite and the leaderboard's site share. Imports no torch."""
 
 from __future__ import annotations
 
-from markupsafe import Markup
+import re
+from collections.abc import Mapping, Sequence
 
-from clbench.reports.markup import policy
+from markupsafe import Markup, escape
+
+from clbench.reports.markup import join, policy, tag
+from clbench.reports.tables import Column, Text
 
 
-def page(title: str, body: Markup, up: str) -> Markup:
-    """A whole page.
-
-    Args:
-        title: of the page. body: what it shows. up: the way to the site's root, "" or "../".
-    """
-    home = Markup('<nav><a href="{}index.html">Leaderboard</a></nav>').format(up) if up else ""
+def page(title: str, header: object, body: object, footer: object, *, live: bool = False) -> Markup:
+    """A whole page, which needs no other file; a `live` one sorts and filters its tables."""
     return Markup("""<!doctype html>
 <html lang="en">
 <head>
@@ -22,20 +21,69 @@ def page(title: str, body: Markup, up: str) -> Markup:
 <meta name="color-scheme" content="light dark">
 {policy}
 <link rel="icon" href="data:,">
-<title>{title} · clbench</title>
+<title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
-<header>{home}<h1>{title}</h1></header>
+<header>{header}</header>
 <main>{body}</main>
-<footer><p>clbench: numbers with evidence.</p></footer>
-<script>{script}</script>
-</body>
+<footer>{footer}</footer>
+{script}</body>
 </html>
-""").format(policy=_POLICY, title=title, style=Markup(_CSS), home=home, body=body, script=Markup(_SCRIPT))
+""").format(
+        policy=policy(CSS, SCRIPT if live else ""),
+        title=title,
+        style=Markup(CSS),
+        header=header,
+        body=body,
+        footer=footer,
+        script=Markup("<script>{}</script>\n").format(Markup(SCRIPT)) if live else "",
+    )
 
 
-_SCRIPT = """
+def table(
+    columns: Sequence[Column], rows: Sequence[Mapping[str, str]], *, up: str = "", sortable: bool = False
+) -> Markup:
+    """A table of columns.
+
+    Args:
+        rows: attributes of each. up: the way to where links start. sortable: whether the script sorts it.
+    """
+    head = [
+        tag(
+            "th",
+            tag("button", of.head, type="button", title=of.hint or "sort") if sortable else of.head,
+            scope="col",
+            class_="words" if of.words else "",
+            aria_sort="none" if sortable else "",
+        )
+        for of in columns
+    ]
+    lines = [
+        tag("tr", *(_inside(of, of.texts[i], up) for of in columns), **about) + "\n"
+        for i, about in enumerate(rows)
+    ]
+    whole = tag(
+        "table",
+        tag("thead", tag("tr", *head)),
+        "\n",
+        tag("tbody", "\n", *lines),
+        class_="sortable" * sortable,
+    )
+    return tag("div", whole, class_="table") + "\n"
+
+
+def _inside(column: Column, of: Text, up: str) -> Markup:
+    aside = None if column.words else re.search(r" (±.*|\(.*)", of.text)
+    shown = join([of.text[: aside.start()], tag("small", aside[0])]) if aside else escape(of.text)
+    shown = tag("a", shown, href=up + of.link) if of.link else tag("b", shown) if of.best else shown
+    value = None if of.value is None else repr(of.value)
+    named = {"class_": "words"} if column.words else {"data_value": value}
+    header = column.head == "strategy"
+    return tag("th" if header else "td", shown, scope="row" if header else "", **named)
+
+
+SCRIPT = """
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
@@ -80,13 +128,14 @@ if (form) {
 SHADES = 20
 """Of a cell of a matrix: the class `v7` is seven twentieths of the darkest."""
 
-_CSS = """
+CSS = """
 :root { --ink: #1d1d1f; --faint: #63666b; --line: #d9dce1; --paper: #ffffff; --tint: #f5f6f8; --link: #0b62a8;
-  --heat: 0, 114, 178; }
+  --bad: #b3261e; --heat: 0, 114, 178; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e7e8ea; --faint: #a2a6ad; --line: #3a3e45; --paper: #17191d;
-  --tint: #22252b; --link: #79b8f0; --heat: 86, 160, 220; } }
+  --tint: #22252b; --link: #79b8f0; --bad: #ff8a80;
+  --heat: 86, 160, 220; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 82rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { margin: .2rem 0 .6rem; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { margin: 2.6rem 0 .6rem; font-size: 1.25rem; }
@@ -106,7 +155,7 @@ input, select, .filters button { font: inherit; color: var(--ink); background: v
 output { color: var(--faint); padding: .35rem 0; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-table.sortable { width: 100%; }
+div.table > table { width: 100%; }
 th, td { padding: .36rem .6rem; text-align: right; white-space: nowrap; font-weight: normal; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; }
 thead button { all: unset; cursor: pointer; font-weight: 600; }
@@ -115,11 +164,16 @@ th[aria-sort="ascending"] button::after { content: " ▴"; }
 th[aria-sort="descending"] button::after { content: " ▾"; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 tbody tr:hover > * { background: var(--tint); }
-tr.best > td:first-child { font-weight: 700; }
+tr.best > :first-child, td b { font-weight: 700; }
 tr.bound { font-style: italic; color: var(--faint); }
 .words { text-align: left; }
+tr.unfinished > :nth-child(2), .note strong { color: var(--bad); }
 ul.plain { list-style: none; padding: 0; }
 figure { margin: 1.8rem 0; }
+img { display: block; max-width: 100%; height: auto; padding: .5rem; background: #fff; border: 1px solid var(--line);
+  border-radius: 8px; }
+dt { margin-top: 1rem; font-weight: 600; }
+dd { margin: 0; }
 svg { display: block; width: 100%; max-width: 60rem; height: auto; }
 svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
 svg text.axis { font-size: 12px; fill: var(--ink); }
@@ -143,6 +197,4 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); font-size: .85rem;
 @media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.45rem; }
   th, td { padding: .34rem .45rem; } }
 """
-_CSS += "".join(f".v{i} {{ --v: {i / SHADES:g}; }}\n" for i in range(SHADES + 1))
-
-_POLICY = policy(_CSS, _SCRIPT)
+CSS += "".join(f".v{i} {{ --v: {i / SHADES:g}; }}\n" for i in range(SHADES + 1))

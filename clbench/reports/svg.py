@@ -11,6 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from clbench.reports.markup import tag
+from clbench.results.traces import Line
 
 Floats = NDArray[np.float64]
 
@@ -21,23 +22,21 @@ POINTS = 1500
 
 
 @dataclass(frozen=True)
-class Line:
-    """A curve with a band: x, mean and half width (P,) each, the last None without a band; y from 0 to 1."""
+class Curve:
+    """A line with a band, as it is drawn; y from 0 to 1."""
 
     name: str
     color: str
-    x: Floats
-    mean: Floats
-    half: Floats | None = None
+    line: Line
     dashed: bool = False
 
 
 def lines(
-    curves: Sequence[Line], *, title: str, x_label: str, y_label: str, marks: Sequence[float] = ()
+    curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, marks: Sequence[float] = ()
 ) -> Markup:
     """Curves over x, y from 0 to 100 %, with vertical lines at `marks`."""
-    low = min((float(c.x.min()) for c in curves), default=0.0)
-    high = max((float(c.x.max()) for c in curves), default=1.0)
+    low = min((float(c.line.x.min()) for c in curves), default=0.0)
+    high = max((float(c.line.x.max()) for c in curves), default=1.0)
     span = high - low or 1.0
 
     def place(x: Floats, y: Floats) -> str:
@@ -53,19 +52,20 @@ def lines(
         across = LEFT + (tick - low) / span * (WIDTH - LEFT - RIGHT)
         parts.append(_text(f"{tick:g}", across, HEIGHT - BOTTOM + 15))
     for curve in curves:
-        if curve.half is not None:
-            keep = thinned(curve.mean, POINTS // 2)
-            x, half = curve.x[keep], np.nan_to_num(curve.half[keep])
-            upper, lower = curve.mean[keep] + half, curve.mean[keep] - half
+        x, mean, half = curve.line
+        if half is not None:
+            keep = thinned(mean, POINTS // 2)
+            x, half = x[keep], np.nan_to_num(half[keep])
+            upper, lower = mean[keep] + half, mean[keep] - half
             band = f"{place(x, upper)} {place(x[::-1], lower[::-1])}"
             parts.append(tag("polygon", points=band, fill=curve.color, fill_opacity=".14"))
     for curve in curves:
-        keep = thinned(curve.mean, POINTS)
+        keep = thinned(curve.line.mean, POINTS)
         parts.append(
             tag(
                 "polyline",
                 tag("title", curve.name),
-                points=place(curve.x[keep], curve.mean[keep]),
+                points=place(curve.line.x[keep], curve.line.mean[keep]),
                 fill="none",
                 stroke=curve.color,
                 stroke_width="1.6",
@@ -75,7 +75,7 @@ def lines(
     return _figure(parts, title, x_label, y_label)
 
 
-def swatch(curve: Line) -> Markup:
+def swatch(curve: Curve) -> Markup:
     """A piece of a curve, for a legend."""
     dash = "5 3" if curve.dashed else None
     line = tag("line", x2=22, y1=1.5, y2=1.5, stroke=curve.color, stroke_width=3, stroke_dasharray=dash)

@@ -1,0 +1,138 @@
+"""What runs are drawn by, as numbers: accuracy over the progress of the stream, with means and intervals. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from clbench.results.columns import NETWORK
+from clbench.results.curve import Curve, Floats, Ticks
+from clbench.results.statistics import mean_and_half
+
+
+class Line(NamedTuple):
+    """Progress (P,), mean (P,), and half the width of the 95 % interval (P,), None for too few runs."""
+
+    x: Floats
+    mean: Floats
+    half: Floats | None = None
+
+
+def progress(curve: Curve) -> Floats:
+    """(K,) Where in the stream each tick is: e at the beginning of experience e, e + 1 at its end.
+
+    Strategies take different numbers of steps (joint training sees more data in every experience), so steps
+    do not align; progress does. A run cut short seems to end its last experience.
+    """
+    ticks = curve.ticks()
+    ends = np.zeros(curve.experiences + 1)  # ends[e + 1]: the last step of experience e
+    np.maximum.at(ends, curve.experience + 1, curve.step)
+    ends = np.maximum.accumulate(ends)
+    begin, end = ends[ticks.experience], ends[ticks.experience + 1]
+    fraction: Floats = (ticks.steps - begin) / np.maximum(end - begin, 1)
+    return ticks.experience + fraction
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is drawn of a run: a small part of its curve, so that those of thousands fit into memory.
+
+    Attributes:
+        experiences: that were begun.
+        x: (K,) progress of its ticks. one, seen: (K,) accuracy on one test stream, and the mean over those seen so far.
+        matrix: (T, S) the accuracy matrix; None without full evaluations.
+        network: (T, 4) what was measured of the network at the ends of experiences; None if nothing was.
+    """
+
+    experiences: int
+    x: Floats
+    one: Floats
+    seen: Floats
+    matrix: Floats | None
+    network: Floats | None
+
+    @staticmethod
+    def of(curve: Curve, evaluated: int = 0) -> Trace:
+        """Of a curve; `one` is its test stream `evaluated`, from 0."""
+        ticks = curve.ticks()
+        known = evaluated < ticks.accuracy.shape[1]
+        return Trace(
+            curve.experiences,
+            progress(curve),
+            ticks.accuracy[:, evaluated].copy() if known else np.full(len(ticks), np.nan),
+            seen_so_far(ticks),
+            curve.matrix().R if curve.full.any() else None,
+            curve.network[-curve.experiences :] if len(curve.network) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What is drawn of the runs of one row: means, and half the widths of their intervals.
+
+    Attributes:
+        runs: how many. experiences: of the longest. ticks: whether any was evaluated between the ends of experiences.
+        one, seen: lines, as of `mean_line`.
+        matrices, networks: as of `Trace`, of each run; empty if one has none.
+    """
+
+    runs: int
+    experiences: int
+    ticks: bool
+    one: Line | None
+    seen: Line | None
+    matrices: tuple[Floats, ...] = ()
+    networks: tuple[Floats, ...] = ()
+
+    @staticmethod
+    def of(traces: Sequence[Trace]) -> Mean:
+        matrices = tuple(trace.matrix for trace in traces if trace.matrix is not None)
+        networks = tuple(trace.network for trace in traces if trace.network is not None)
+        return Mean(
+            len(traces),
+            max((trace.experiences for trace in traces), default=0),
+            any(len(trace.x) for trace in traces),
+            mean_line([(trace.x, trace.one) for trace in traces]),
+            mean_line([(trace.x, trace.seen) for trace in traces]),
+            matrices if len(matrices) == len(traces) else (),
+            networks if len(networks) == len(traces) else (),
+        )
+
+    @property
+    def matrix(self) -> Floats:
+        """(T, S) the mean accuracy matrix; NaN where a run was not evaluated."""
+        mean: Floats = np.mean(self.matrices, axis=0)
+        return mean
+
+    def panels(self) -> list[tuple[Floats, Floats | None]]:
+        """(T,) the accuracy at the end of its own experience, and each column of `NETWORK`, with their intervals."""
+        columns = [[network[:, i] for network in self.networks] for i in range(len(NETWORK))]
+        return [mean_and_half(values) for values in ([R.diagonal() for R in self.matrices], *columns)]
+
+
+def seen_so_far(ticks: Ticks) -> Floats:
+    """(K,) The mean accuracy over the streams that each tick has seen."""
+    seen = ticks.total > 0
+    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / seen.sum(axis=1)
+    return mean  # of one stream at least, or there was no tick
+
+
+def mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:
+    """The mean over runs of one row, each given by its progress and what is drawn of it, NaN where that is nothing.
+
+    The grid has the ticks of all runs, between which each run is interpolated linearly: runs with the same
+    steps are not resampled, so that no dip gets lost. It spans what all runs have. None if a run has nothing
+    to draw.
+    """
+    there = [(x[known], y[known]) for x, y in runs for known in [~np.isnan(y)]]
+    if not there or not all(len(x) for x, _ in there):
+        return None
+    grid = np.unique(np.concatenate([x for x, _ in there]).round(9))
+    grid = grid[(grid >= max(x[0] for x, _ in there) - 1e-9) & (grid <= min(x[-1] for x, _ in there) + 1e-9)]
+    if not len(grid):
+        return None
+    mean, half = mean_and_half([np.interp(grid, x, y) for x, y in there])
+    return Line(grid, mean, half)
