@@ -15,7 +15,8 @@ def box(sides: Sequence[int], share: Tensor, centre: Tensor) -> tuple[Tensor, Te
 
     Args:
         sides: those of the input, (H, W) for images.
-        share: () λ. centre: (k,) int64, a place of the input.
+        share: () λ.
+        centre: (k,) int64, a place of the input.
 
     Returns:
         Places of shape `sides`, bool, and what is left, (). Both are tensors, so that nothing waits for the device.
