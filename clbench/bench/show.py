@@ -27,16 +27,13 @@ def _grid(head: str, rows: Sequence[str]) -> list[str]:
 
 
 def _steps(results: dict[str, Any]) -> list[str]:
-    return _grid(
-        "a step of | laps: | contender | ms: | CPU ms: | × the bare loop: | above it, CPU ms:",
-        [
-            f"{row['case']} | {row['laps']} | {name} | {_spread(ms)} | {ms['cpu']:.3f} | {ms['cpu'] / floor:.2f} "
-            f"| {ms['cpu'] - floor:+.3f}"
-            for row in results["steps"]
-            for floor in [row["ms"]["bare loop"]["cpu"]]
-            for name, ms in row["ms"].items()
-        ],
-    )
+    rows = []
+    for row in results["steps"]:
+        floor = row["ms"]["bare loop"]["cpu"]
+        for name, ms in row["ms"].items():
+            beside = f"{ms['cpu']:.3f} | {ms['cpu'] / floor:.2f} | {ms['cpu'] - floor:+.3f}"
+            rows.append(f"{row['case']} | {row['laps']} | {name} | {_spread(ms)} | {beside}")
+    return _grid("a step of | laps: | contender | ms: | CPU ms: | × the bare loop: | above it, CPU ms:", rows)
 
 
 def _evaluations(results: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from clbench.cli.common import Device, Folders, Json, Plugins, columns, executio
 from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from clbench.reports.leaderboard.store import Submission
     from clbench.results.statistics import Interval
     from clbench.runs.again import Verdict
 
@@ -36,9 +37,7 @@ def submit(
     for why in left_out:
         warn(f"Left out: {why}")
     if as_json:
-        taken = [{"run": str(s.folder), "taken": s.path and s.path.as_posix()} for s in done]
-        more = [{"already": s.already, "refused": s.refused, "needs": dict(s.needs)} for s in done]
-        print(json.dumps([{**a, **b} for a, b in zip(taken, more, strict=True)], indent=2))
+        print(json.dumps([_of_submission(s) for s in done], indent=2))
     for s in () if as_json else done:
         if s.path is None:
             print(f"refused  {s.folder}: {s.refused}")
@@ -151,6 +150,17 @@ def reproduce(
     else:
         print(_told(verdicts))
     return 0 if all(v.agrees for v in verdicts) and not lacking else 1
+
+
+def _of_submission(s: Submission) -> dict[str, object]:
+    taken = s.path and s.path.as_posix()
+    return {
+        "run": str(s.folder),
+        "taken": taken,
+        "already": s.already,
+        "refused": s.refused,
+        "needs": dict(s.needs),
+    }
 
 
 def _as_dict(v: Verdict) -> dict[str, object]:
