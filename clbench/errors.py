@@ -94,7 +94,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def choices(name: str, known: Iterable[str], command: str = "") -> str:
-    """What to write in place of an unknown name: the nearest, and all that are known or, of many, a few.
+    """Return what to write in place of an unknown name: the nearest, and all that are known or, of many, a few.
 
     Args:
         command: what to ask for the rest.

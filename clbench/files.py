@@ -68,7 +68,7 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, created if need be.
+    """Return the folder, created if need be.
 
     Raises:
         LedgerError: it cannot be created; says why.
@@ -79,7 +79,8 @@ def make_folder(path: Path) -> Path:
 
 
 def check_place(path: Path, *, file: bool = False) -> Path:
-    """The path of a folder, or of a file, that is written later; refused now if it cannot be, and nothing is made.
+    """Return the path of a folder, or of a file, that is written later; refused now if it cannot be, and nothing is
+    made.
 
     Raises:
         LedgerError: says why.
@@ -121,7 +122,7 @@ def _is_there(path: Path) -> bool:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes a file: says of a failure what people need to know.
+    """Wrap what writes a file, and say of a failure what people need to know.
 
     Raises:
         LedgerError: the disk is full, or the place cannot be written.
@@ -148,7 +149,8 @@ def locked(folder: Path, what: str, *, name: str = "lock", wait: float = 0.0) ->
     """Hold a folder alone; the lock goes with the process, however it ends.
 
     Args:
-        name: of the file that is locked. wait: seconds to wait for another process to end.
+        name: that of the file that is locked.
+        wait: seconds to wait for another process to end.
 
     Raises:
         BusyError: another process holds it.
@@ -209,12 +211,12 @@ def check_size(archive: zipfile.ZipFile) -> None:
 
 
 def memory_bytes() -> int:
-    """Of this machine."""
+    """Return how much memory this machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def canonical_json(value: Any) -> str:
-    """JSON of which there is one form only: sorted keys, no spaces, shortest floats, nothing that is not a
+    """Write JSON in the one form there is: sorted keys, no spaces, shortest floats, nothing that is not a
     number."""
     return json.dumps(
         _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -222,12 +224,12 @@ def canonical_json(value: Any) -> str:
 
 
 def pretty_json(value: Any) -> str:
-    """The same for people: sorted keys, two spaces."""
+    """Write JSON for people: sorted keys, two spaces."""
     return json.dumps(_plain(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN; they become their names."""
+    """Turn infinity and NaN, which JSON lacks, into their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
@@ -263,12 +265,12 @@ def _file_sha256(path: Path, *_identity: int) -> str:
 
 
 def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary whose keys are kept once for all files: half of what a record takes."""
+    """Return a dictionary whose keys are kept once for all files: half of what a record takes."""
     return {sys.intern(key): value for key, value in pairs}
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content.
+    """Return a JSON file's content.
 
     Raises:
         LedgerError: missing or damaged; names the file.

@@ -57,7 +57,7 @@ class Memory:
         return {name: column.index_select(0, chosen) for name, column in self._columns.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """How many were offered, and the filled rows of every column."""
+        """Return how many were offered, and the filled rows of every column."""
         return {"seen": self.seen, "columns": {name: self[name] for name in self._columns}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Memory:
             self._columns[name].index_copy_(0, slots, values.detach())
 
     def _make_room(self, rows: dict[str, Tensor], held: int) -> int:
-        """How many rows come; there is room for them beside the first `held` ones, up to the capacity."""
+        """Return how many rows come; there is room for them beside the first `held` ones, up to the capacity."""
         come = len(next(iter(rows.values())))
         wanted = min(held + come, self.capacity)
         for name, values in rows.items():
@@ -172,5 +172,5 @@ ReservoirKind = Literal["example", "batch"]
 
 
 def reservoir(kind: ReservoirKind, capacity: int) -> Reservoir:
-    """A reservoir whose examples draw from those seen up to themselves, or up to their batch."""
+    """Return a reservoir whose examples draw from those seen up to themselves, or up to their batch."""
     return Reservoir(capacity) if kind == "example" else BatchReservoir(capacity)

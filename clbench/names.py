@@ -22,7 +22,7 @@ FOLDER = 255
 
 
 def name_mistake(name: object) -> str:
-    """What is wrong with a name that something is to be registered under, as a clause; nothing if it is one."""
+    """Return what is wrong with a name that something is to be registered under, as a clause; nothing if it is one."""
     if not isinstance(name, str):
         return f"{name!r:.100} cannot be a name: {RULE}"
     if _NAME.fullmatch(name):
@@ -32,7 +32,7 @@ def name_mistake(name: object) -> str:
 
 
 def full_name_mistake(name: object) -> str:
-    """The same of a name as a configuration or a record has it: of a chain, or borrowed from a library."""
+    """Return the same of a name as a configuration or a record has it: of a chain, or borrowed from a library."""
     if not isinstance(name, str):
         return name_mistake(name)
     bare = [inner for part in name.split("+") for inner in part.split(":", 1)]
@@ -41,7 +41,8 @@ def full_name_mistake(name: object) -> str:
 
 
 def version_mistake(version: object) -> str:
-    """What is wrong with a version, as a clause: it is a whole number from 0, or as packages have them, `0.6.0+cpu`."""
+    """Return what is wrong with a version, as a clause: it is a whole number from 0, or as packages have them,
+    `0.6.0+cpu`."""
     if isinstance(version, int) and not isinstance(version, bool) and 0 <= version < 10**9:
         return ""
     if isinstance(version, str) and _VERSION.fullmatch(version):
@@ -50,7 +51,7 @@ def version_mistake(version: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """A label, free text that stands in a cell, if it is on one line and fits there.
+    """Return a label, free text that stands in a cell, if it is on one line and fits there.
 
     Raises:
         ValueError: it does not.

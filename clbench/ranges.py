@@ -50,11 +50,11 @@ UNIONS = (typing.Union, types.UnionType)
 LISTS = (list, tuple, set, frozenset, Sequence)
 
 LARGEST, SMALLEST = (2 - 2**-23) * 2.0**127, 2.0**-149
-"""Of float32, the largest number and the smallest above 0."""
+"""The largest number of float32, and the smallest above 0."""
 
 
 class _Held:
-    """As an annotation: what every number is held to."""
+    """An annotation that says what every number is held to."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         read = core_schema.no_info_before_validator_function(_no_truth_value, handler(source))
@@ -100,7 +100,7 @@ def _computable(number: float) -> float:
 
 
 def held(hint: Any) -> Any:
-    """A hint in which every number is held to what can be computed with."""
+    """Return a hint in which every number is held to what can be computed with."""
     inner, notes = taken_apart(hint)
     if inner in (int, float):
         return hint if HELD in notes or unbounded(notes) else Annotated[(inner, *notes, HELD)]
@@ -125,7 +125,7 @@ def taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def constraints(notes: Iterable[Any]) -> Iterator[Any]:
-    """Each single constraint of a hint; of pydantic's fields, what stands in them."""
+    """Yield each single constraint of a hint; for pydantic's fields, what stands in them."""
     for note in notes:
         yield note
         yield from constraints(getattr(note, "metadata", ()))

@@ -131,24 +131,25 @@ class Run(Protocol):
         """Raw inputs (B, …), normalised only, as for evaluation."""
 
     def rng(self, consumer: str) -> torch.Generator:
-        """The private random stream of a consumer, on the run's device; one name, one stream, saved in
+        """Return the private random stream of a consumer, on the run's device; one name, one stream, saved in
         checkpoints."""
 
     def generators(self) -> list[torch.Generator]:
-        """The random streams of all consumers so far."""
+        """Return the random streams of all consumers so far."""
 
     def permutation(self, exp: Experience, epoch: int) -> Tensor:
         """(N,) a random order of an experience's rows: that of pass `epoch` where no part orders.
 
         Drawn on the CPU, by seed, experience and number alone, so that it is the same on every device and
-        whatever else draws. Of an ordered experience, the order that it has.
+        whatever else draws. An ordered experience keeps the order that it has.
         """
 
     def frozen(self) -> nn.Module:
-        """A copy of the model as it is now, in eval mode and without gradients: a teacher."""
+        """Return a copy of the model as it is now, in eval mode and without gradients: a teacher."""
 
     def anew(self, consumer: str) -> nn.Module:
-        """A copy of the model whose layers are initialised again, as their classes do it, by a named random stream.
+        """Return a copy of the model whose layers are initialised again, as their classes do it, by a named random
+        stream.
 
         Raises:
             IncompatibleError: a module has parameters and no way to initialise them (`reset_parameters`).
@@ -158,10 +159,10 @@ class Run(Protocol):
         """Like `forward`, for another model such as a teacher, and without gradient."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name."""
+        """Return the trainable parameters by name."""
 
     def visit(self, data: Data, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """All examples of some data in order, not augmented: inputs (B, …) and labels (B,); for what follows
+        """Return all examples of some data in order, not augmented: inputs (B, …) and labels (B,); for what follows
         an experience (Fisher information, prototypes)."""
 
     def foresee(self, rows: int, size: int, what: str) -> None:
@@ -179,7 +180,7 @@ class Run(Protocol):
         """
 
     def foresee_draw(self, capacity: int, draw: int | None) -> None:
-        """`foresee` of what is drawn from a memory and passed by itself, as many as the stream brings if None."""
+        """`foresee` what is drawn from a memory and passed by itself, as many as the stream brings if None."""
 
     @property
     def norms_of_two(self) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -189,21 +190,21 @@ class Run(Protocol):
         """The model in eval mode, every module's own mode restored afterwards."""
 
     def tentatively(self) -> contextlib.AbstractContextManager[None]:
-        """What is drawn inside is drawn again after it, and the model's buffers are then as before.
+        """Draw inside what is drawn again afterwards, and leave the model's buffers as before.
 
         For a gradient that is taken more than once for one batch, such as by an around point that calls `inner` twice:
         the same replayed examples and the same dropout each time, and BatchNorm's statistics move once.
         """
 
     def repeating(self, moment: Moment) -> contextlib.AbstractContextManager[None]:
-        """What is drawn inside is what was drawn from a `moment` on, and afterwards all goes on as if it had not been.
+        """Draw inside what was drawn from a `moment` on; afterwards all goes on as if it had not been.
 
-        For a second pass over a batch of which the first one counts: the same replayed examples, the same dropout, and
+        For a second pass over a batch when the first one counts: the same replayed examples, the same dropout, and
         the model's buffers are afterwards as the first pass has left them.
         """
 
     def moment(self) -> Moment:
-        """Where all random streams and the model's buffers stand: what `repeating` goes back to."""
+        """Return where all random streams and the model's buffers stand: what `repeating` goes back to."""
 
     def gradient_scale(self) -> Tensor:
         """() what the gradients that `gradient`'s inner leaves in `.grad` are multiplied by: 1 but under fp16."""
@@ -271,7 +272,7 @@ class Run(Protocol):
         """Iterations of the whole stream."""
 
     def stepped(self, examples: int, losses: Mapping[str, Tensor]) -> None:
-        """What a strategy that trains by a loop of its own (`train_experience`) calls after every iteration.
+        """Tell that an iteration is over: for a strategy with a loop of its own (`train_experience`), after each.
 
         Args:
             examples: of the stream, in the iteration's batch.
@@ -344,14 +345,14 @@ class Strategy:
         """Allocate state. The model exists and is on its device."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model to train in place of `model`: prompts, adapters, other heads, frozen parameters.
+        """Return the model to train in place of `model`: prompts, adapters, other heads, frozen parameters.
 
         It needs `features(x)` and `head`. A module that must stay in eval mode overrides `train`.
         """
         return model
 
     def stream(self, train: Stream) -> Stream:
-        """The training stream to use in place of `train`; for bounds, which may see past data."""
+        """Return the training stream to use in place of `train`; for bounds, which may see past data."""
         return train
 
     # --- experiences; called only where boundaries are told, so a strategy that relies on them declares the need ---
@@ -360,7 +361,8 @@ class Strategy:
         """Before the first step of an experience."""
 
     def order(self, exp: Experience, epoch: int) -> Order | None:
-        """The rows of one pass, in order; None leaves it to a random permutation. One part of a chain at most."""
+        """Return the rows of one pass, in order; None leaves it to a random permutation. One part of a chain at
+        most."""
         return None
 
     def train_experience(self, exp: Experience) -> None:
@@ -377,7 +379,7 @@ class Strategy:
     # --- steps ---
 
     def extend(self, batch: Batch) -> Batch:
-        """The batch with more rows (`batch.join`) or other inputs (`batch.with_x`)."""
+        """Return the batch with more rows (`batch.join`) or other inputs (`batch.with_x`)."""
         return batch
 
     def step(self, batch: Batch, inner: Callable[[Batch], Output]) -> Output:
@@ -413,7 +415,7 @@ class Strategy:
     # --- checkpoints ---
 
     def state_dict(self) -> State:
-        """All state, by default the attributes named in `state`."""
+        """Return all state, by default the attributes named in `state`."""
         return {name: save_value(getattr(self, name)) for name in self.state}
 
     def load_state_dict(self, state: State) -> None:
@@ -439,7 +441,7 @@ class Strategy:
         return {}
 
     def all_needs(self) -> frozenset[str]:
-        """The needs of all parts."""
+        """Return the needs of all parts."""
         return frozenset[str]().union(*(part.needs for part in self.parts))
 
     def __str__(self) -> str:
@@ -461,7 +463,7 @@ class Chain(Strategy):
 
 
 def chain(*strategies: Strategy) -> Strategy:
-    """The parts of all strategies, in order, as one: associative and flat; plain `Strategy()` is its unit.
+    """Return the parts of all strategies, in order, as one: associative and flat; plain `Strategy()` is its unit.
 
     Batches go through the parts' `extend` in order, their losses are merged (a repeated name is an error when the
     first step meets it), around points nest with the first part innermost, at most one part orders and at most one
@@ -503,7 +505,7 @@ def chain(*strategies: Strategy) -> Strategy:
 
 
 def _arguments(part: Strategy) -> dict[str, Any]:
-    """What a part was built with; the name that the registry gives it changes nothing it does."""
+    """Return what a part was built with; the name that the registry gives it changes nothing it does."""
     return {key: value for key, value in vars(part).items() if key != "name"}
 
 
@@ -521,7 +523,7 @@ POINTS = tuple(
 
 
 def mistake(strategy: Strategy, *, modifier: bool = False) -> str:
-    """What is wrong with the points of a strategy's parts, as a sentence; empty if nothing can be seen.
+    """Return what is wrong with the points of a strategy's parts, as a sentence; empty if nothing can be seen.
 
     A method whose name is nearly that of a point would never be called, one that takes other arguments would
     fail at its first call, and a strategy without losses would learn nothing.
@@ -565,7 +567,7 @@ def _misfit(point: str, method: Callable[..., Any]) -> str:
 
 
 def _nearly(name: str, value: object) -> str:
-    """The point, or the class attribute, that a name may have been meant for."""
+    """Return the point, or the class attribute, that a name may have been meant for."""
     if name.startswith("_") or hasattr(Strategy, name):
         return ""
     if inspect.isfunction(value):

@@ -68,7 +68,7 @@ class Batch:
         return torch.arange(len(self), device=self.y.device) >= self.new
 
     def stream(self) -> Batch:
-        """The rows that come from the stream, without those that parts have added."""
+        """Return the rows that come from the stream, without those that parts have added."""
         if self.new == len(self.y):
             return self
         n = self.new
@@ -84,12 +84,12 @@ class Batch:
         )
 
     def firsts(self, values: Tensor) -> Tensor:
-        """Of values (B, …), one per row of the batch, those of the stream's examples, each once: its first view."""
+        """Return those of the values (B, …), one per row, that belong to the first view of an example of the stream."""
         rows = values[: self.new]
         return rows if self.first is None else rows.index_select(0, self.first)
 
     def examples(self) -> dict[str, Tensor]:
-        """What a memory takes of a batch: `x` as stored, `y` and `task` of the stream's examples, each once."""
+        """Return what a memory takes of a batch: `x` as stored, `y` and `task` of the stream's examples, each once."""
         return {"x": self.firsts(self.raw), "y": self.firsts(self.y), "task": self.firsts(self.task)}
 
     def join(self, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
@@ -133,8 +133,8 @@ class Output:
 class LateOutput(Output):
     """An output whose logits are computed when they are first asked for.
 
-    Of a head with `log_prob`, such as one that spells labels: to say how probable one label is costs it far less than
-    to score them all.
+    A head with `log_prob`, such as one that spells labels, gives it: to say how probable one label is costs such a
+    head far less than to score them all.
 
     Args:
         features: (B, D).
@@ -209,7 +209,7 @@ class Change(Protocol):
         ...
 
     def describe(self) -> dict[str, object]:
-        """A JSON-able description that determines the change; it enters the fingerprint."""
+        """Return a JSON-able description that determines the change; it enters the fingerprint."""
         ...
 
 
@@ -294,12 +294,12 @@ class Data:
 
     @staticmethod
     def of(pool: Pool, rows: Tensor, change: Change | None = None) -> Data:
-        """The rows (n,) of one pool, under one change."""
+        """Return the rows (n,) of one pool, under one change."""
         return Data(((pool, rows, change),))
 
     @staticmethod
     def union(data: Sequence[Data]) -> Data:
-        """All examples of several data, in order."""
+        """Return all examples of several data, in order."""
         return Data(tuple(part for d in data for part in d.parts))
 
     def __len__(self) -> int:
@@ -340,7 +340,7 @@ class Data:
         return table
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The examples at `index` (n,): inputs (n, …) and labels (n,), touching no other example."""
+        """Return the examples at `index` (n,): inputs (n, …) and labels (n,), touching no other example."""
         if len(self.parts) == 1:
             pool, rows, change = self.parts[0]
             chosen = rows[index]
@@ -358,7 +358,7 @@ class Data:
         return x, y
 
     def subset(self, index: Tensor) -> Data:
-        """The examples at sorted `index` (n,), still not copied."""
+        """Return the examples at sorted `index` (n,), still not copied."""
         parts, start = [], 0
         for pool, rows, change in self.parts:
             inside = index[(index >= start) & (index < start + len(rows))] - start
@@ -386,7 +386,7 @@ class Experience:
         task: the task label; the learner sees it only where the setting tells.
         domain: name of the domain, in domain-incremental streams.
         tests: which experiences of the test stream count as seen from here on; its own one by default.
-        documents: of a retrieval stream: how many of its examples, the first ones, are documents; the others are
+        documents: in a retrieval stream, how many of its examples, the first ones, are documents; the others are
             queries. None in other streams.
         ordered: that its examples come in the order of the data. Otherwise every pass shuffles them.
     """
@@ -458,7 +458,7 @@ class Setting:
     documents: bool = False
 
     def offers(self) -> frozenset[str]:
-        """The needs (`NEEDS`) that this setting meets. Past data is granted to bounds everywhere."""
+        """Return the needs (`NEEDS`) that this setting meets. Past data is granted to bounds everywhere."""
         met = {
             "boundaries": self.boundaries,
             "task labels": self.task_labels != "never",

@@ -60,7 +60,7 @@ def measure(
     mammoth: Path | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """All figures, JSON-able.
+    """Return all figures, JSON-able.
 
     Args:
         steps: laps of each contender in training; of long cases a share of them; 0 leaves training out.

@@ -26,7 +26,7 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def packing(most: int, steps: int, device: torch.device, **settings: Any) -> dict[str, Any]:
-    """How many runs are done in a second with 1, 2, 4 … `most` of them at a time, and whether bits are the same.
+    """Return how many runs are done in a second with 1, 2, 4 … `most` of them at a time, and whether bits are the same.
 
     `most` seeds of replay on the digits, each a process with one thread; on a GPU they share it. The time is that of
     all of them, starts of processes included.

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Return the results as Markdown."""
     machine = results["machine"]
     versions = f"torch {machine['torch']}, Python {machine['python']}"
     others = f", Avalanche {results['avalanche']}" if results["avalanche"] else ""
@@ -19,7 +19,8 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _grid(head: str, rows: Sequence[str]) -> list[str]:
-    """A Markdown table behind an empty line; none without rows. Names that end in a colon align a column right."""
+    """Return a Markdown table behind an empty line; none without rows. Names that end in a colon align a column
+    right."""
     names = head.split(" | ")
     marks = "|".join("---:" if name.endswith(":") else "---" for name in names)
     lines = ["", f"| {' | '.join(name.rstrip(':') for name in names)} |", f"|{marks}|"]

@@ -64,7 +64,8 @@ def load(plugins: Sequence[str] | None) -> None:
 
 
 def command(context: typer.Context, *words: object, only: Sequence[str] | None = None, **more: object) -> str:
-    """What was asked of the command line, for a shell: all that was given, in the order of the command's parameters.
+    """Return what was asked of the command line, for a shell: all that was given, in the order of the command's
+    parameters.
 
     Paths stay as they were given, so it is for the folder where it was given. `--json`, which only shows, is left out.
 
@@ -105,7 +106,7 @@ def columns(rows: Sequence[Sequence[str]], indent: int = 2) -> str:
 
 
 def settings_of(pairs: Sequence[str] | None, **options: Any) -> dict[str, Any]:
-    """The settings of a command: its `key=value` pairs, and those that have an option of their own.
+    """Return the settings of a command: its `key=value` pairs, and those that have an option of their own.
 
     Raises:
         ConfigError: one of them is given both ways.

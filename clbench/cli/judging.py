@@ -71,7 +71,7 @@ def _counted(results: Sequence[Result]) -> str:
 
 
 def _told_once(results: Sequence[Result]) -> Iterator[str]:
-    """A line for each check; what fails several of them, or why several are skipped, is told with the first."""
+    """Yield a line for each check; what fails several of them, or why several are skipped, is told with the first."""
     said = {"failed": "The same stops", "skipped": "So are"}
     alike: dict[tuple[str, str], list[str]] = {}
     for r in results:

@@ -69,7 +69,7 @@ def _load_each(plugins: Sequence[str]) -> list[str]:
 
 
 def _problems(kinds: Sequence[str], load_all: bool) -> list[str]:
-    """What is wrong with plugins of installed distributions."""
+    """Return what is wrong with plugins of installed distributions."""
     from clbench import registry
 
     problems = []
@@ -131,7 +131,7 @@ def show(
 
 
 def entries(kind: str) -> list[dict[str, Any]]:
-    """What `list` knows of a kind, without importing plugins or torch."""
+    """Return what `list` knows of a kind, without importing plugins or torch."""
     if kind == "metrics":
         from clbench.results.metrics import METRICS
 

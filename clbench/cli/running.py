@@ -351,7 +351,7 @@ def tune_suite(
 
 
 def _chosen_by(context: typer.Context) -> str:
-    """The first lines of a file of settings."""
+    """Return the first lines of a file of settings."""
     return "".join(f"# {line}\n" for line in f"Chosen by `{command(context)}`.".splitlines())
 
 

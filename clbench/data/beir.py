@@ -41,7 +41,7 @@ class Collection:
 
 
 def beir_folder(given: str | Path) -> Path:
-    """The folder of a collection: a path, or the name of a folder in `$CLBENCH_DATA`.
+    """Return the folder of a collection: a path, or the name of a folder in `$CLBENCH_DATA`.
 
     Raises:
         DataError: there is no such folder; says where it was looked for.
@@ -59,7 +59,7 @@ def beir_folder(given: str | Path) -> Path:
 
 
 def read_beir(folder: str | Path) -> Collection:
-    """A collection from a folder, every split of `qrels` that there is.
+    """Return a collection from a folder, every split of `qrels` that there is.
 
     Documents without a word are left out, with what is said of them; judgements of 0 or less are no relevance.
 
@@ -92,7 +92,7 @@ def _read_beir(root: Path, _stats: tuple[tuple[int, int], ...]) -> Collection:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not empty, each with the words that say where it is."""
+    """Yield the lines that are not empty, each with the words that say where it is."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -132,7 +132,7 @@ def _read_texts(path: Path) -> dict[str, tuple[str, str]]:
 def _read_judgements(
     path: Path, queries: Mapping[str, Any], documents: Mapping[str, Any], blank: set[str], name: str
 ) -> dict[str, tuple[str, ...]]:
-    """The relevant documents of each query that has any, in the order of the file."""
+    """Return the relevant documents of each query that has any, in the order of the file."""
     found: dict[str, dict[str, None]] = {}
     for number, (where, line) in enumerate(_lines(path)):
         fields = line.rstrip("\r\n").split("\t")

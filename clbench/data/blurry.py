@@ -47,7 +47,7 @@ def blurred(
 ) -> Blurred:
     """Tasks with unclear boundaries: some classes belong to one task, examples of the others stray.
 
-    1. Of C classes, n_dis = ⌊⌊C·N/100⌋ / T⌋ · T are disjoint and ⌊(C − n_dis) / T⌋ · T blurry, in the order of a random
+    1. n_dis = ⌊⌊C·N/100⌋ / T⌋ · T of C classes are disjoint and ⌊(C − n_dis) / T⌋ · T blurry, in the order of a random
        permutation; the rest is left out.
     2. Each of the two lists is cut at T − 1 random places, which may repeat, so that a task may get none of it; or,
        not varying, into equal parts.

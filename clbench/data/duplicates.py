@@ -21,7 +21,8 @@ CHUNK = 1 << 24
 
 
 def shared(tested: Stream, taught: Sequence[Stream]) -> tuple[int, int]:
-    """How many distinct rows of a stream hold the bytes of an example of other streams, and how many rows it has.
+    """Return how many distinct rows of a stream hold the bytes of an example of other streams, and how many rows it
+    has.
 
     Inputs are compared as stored, before what domains do to them, and without their labels.
     """
@@ -35,7 +36,8 @@ def shared(tested: Stream, taught: Sequence[Stream]) -> tuple[int, int]:
 
 
 def trained_on(benchmark: Benchmark) -> str:
-    """How many test examples are byte-identical to training or validation examples, in a sentence; none if none is."""
+    """Return how many test examples are byte-identical to training or validation examples, in a sentence; none if none
+    is."""
     if benchmark.memorise:
         return ""
     taught = [stream for stream in (benchmark.train, benchmark.valid) if stream is not None]
@@ -45,12 +47,13 @@ def trained_on(benchmark: Benchmark) -> str:
 
 
 def remarks(benchmark: Benchmark) -> list[str]:
-    """What whoever reads a result should know of the data: how they were read, and whether tests were trained on."""
+    """Return what whoever reads a result should know of the data: how they were read, and whether tests were trained
+    on."""
     return [told for told in (*benchmark.found, trained_on(benchmark)) if told]
 
 
 def checked(benchmark: Benchmark, duplicates: Duplicates) -> Benchmark:
-    """The benchmark, if its test examples may be among the others, or none is.
+    """Return the benchmark, if its test examples may be among the others, or none is.
 
     Raises:
         DataError: some are, and that is refused.
@@ -63,7 +66,7 @@ def checked(benchmark: Benchmark, duplicates: Duplicates) -> Benchmark:
 
 
 def _used(streams: Sequence[Stream]) -> dict[tuple[object, ...], Data]:
-    """The rows that streams use, each once, by the type and shape of their inputs."""
+    """Return the rows that streams use, each once, by the type and shape of their inputs."""
     pools: dict[int, tuple[Pool, list[torch.Tensor]]] = {}
     for stream in streams:
         for exp in stream:
@@ -78,7 +81,7 @@ def _used(streams: Sequence[Stream]) -> dict[tuple[object, ...], Data]:
 
 
 def _count(data: Data, known: Data) -> int:
-    """How many of some examples are among others: those of equal hashes are compared byte by byte."""
+    """Return how many of some examples are among others: those of equal hashes are compared byte by byte."""
     ours, theirs = _hashes(data), _hashes(known)
     in_order, place = theirs.sort()
     at = torch.searchsorted(in_order, ours).clamp(max=len(theirs) - 1)

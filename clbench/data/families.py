@@ -153,7 +153,7 @@ def made(
     notes: str,
     **others: Any,
 ) -> Benchmark:
-    """The benchmark of streams of a data set, with what records tell of that; `others` are its own fields."""
+    """Return the benchmark of streams of a data set, with what records tell of that; `others` are its own fields."""
     benchmark = Benchmark(
         setting=setting,
         train=streams.train,

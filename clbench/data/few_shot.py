@@ -118,7 +118,7 @@ def _draw_shots(y: Ints, group: Ints, shots: int, seed: int) -> Ints:
 
 
 def _listed_shots(y: Ints, groups: Sequence[Ints], shots: int, rows: Sequence[int]) -> list[Ints]:
-    """The listed rows of each group, checked."""
+    """Return the listed rows of each group, checked."""
     listed = numbers_of("The list of shots", rows, len(rows))
     wanted = shots * sum(map(len, groups))
     if len(listed) != wanted:

@@ -22,12 +22,12 @@ from clbench.files import UNREADABLE, check_size
 
 
 def data_folder() -> Path:
-    """Where data sets lie: `$CLBENCH_DATA`, else `~/.cache/clbench`."""
+    """Return where data sets lie: `$CLBENCH_DATA`, else `~/.cache/clbench`."""
     return Path(os.environ.get("CLBENCH_DATA") or "~/.cache/clbench").expanduser()
 
 
 def read_npz(path: str | Path, *, layout: AxesOrder = "auto") -> Source:
-    """A data set from one `.npz` file, of plain arrays.
+    """Return a data set from one `.npz` file, of plain arrays.
 
     Keys: x_train, y_train, x_test, y_test; optional x_valid and y_valid, domain_train, domain_test and domain_valid,
     class_names, domain_names. Inputs are those of `from_arrays`, and so is `layout`. `Source.found` names other keys.
@@ -149,7 +149,7 @@ def write(path: Path, content: Callable[[Any], object]) -> None:
 
 
 def sidecar(path: Path) -> Path:
-    """The file that records a data file's SHA-256, as `sha256sum` writes it."""
+    """Return the file that records a data file's SHA-256, as `sha256sum` writes it."""
     return path.with_name(f"{path.name}.sha256")
 
 

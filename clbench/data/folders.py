@@ -116,7 +116,7 @@ class _Part:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """What names are sorted by: numbers in them by size, so that 2 comes before 10."""
+    """Return what names are sorted by: numbers in them by size, so that 2 comes before 10."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
@@ -124,7 +124,7 @@ def natural(name: str) -> tuple[list[str | int], str]:
 def read_folder(
     path: str | Path, *, size: int = 64, channels: Literal[1, 3] = 3, test_fraction: float = 0.2
 ) -> Source:
-    """A data set from a folder of images, decoded once and cached as a memory map in `$CLBENCH_DATA/folders`.
+    """Return a data set from a folder of images, decoded once and cached as a memory map in `$CLBENCH_DATA/folders`.
 
     Layouts: `CLASS/*` or `DOMAIN/CLASS/*`, and either with a split at one place of its path: `train/CLASS/*`,
     `train/DOMAIN/CLASS/*`, `DOMAIN/train/CLASS/*`. The split is `train` or `training` with `test` or `testing`, `val`,
@@ -210,7 +210,7 @@ def read_folder(
 
 
 def _leaves(root: Path) -> tuple[list[_Leaf], Counter[str]]:
-    """The folders that hold images, and how many other files there are by the ends of their names."""
+    """Return the folders that hold images, and how many other files there are by the ends of their names."""
     if not root.is_dir():
         what = "is a file; unpack it, and name the folder" if root.is_file() else "does not exist"
         raise DataError(f"There is no image folder {root}: it {what}.")
@@ -290,7 +290,7 @@ def _classed(root: Path, leaves: Sequence[_Leaf]) -> list[_Leaf]:
 
 
 def _listed(root: Path, leaf: _Leaf) -> list[_Leaf]:
-    """The images of a split by class, as the one `*_annotations.txt` beside their folder says; none without it.
+    """Return the images of a split by class, as the one `*_annotations.txt` beside their folder says; none without it.
 
     Raises:
         DataError: it does not say a class of each.
@@ -321,7 +321,7 @@ def _listed(root: Path, leaf: _Leaf) -> list[_Leaf]:
 
 
 def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
-    """What each folder on the way to an image stands for.
+    """Return what each folder on the way to an image stands for.
 
     Raises:
         DataError: it can be read in several ways, or in none.
@@ -369,7 +369,7 @@ def _layout(root: Path, leaves: Sequence[_Leaf]) -> _Layout:
 
 
 def _told_split(root: Path, leaves: Sequence[_Leaf], split: int, domain: int | None, label: int) -> str:
-    """A layout with a split in words, such as `train/CLASS and val/CLASS`.
+    """Return a layout with a split in words, such as `train/CLASS and val/CLASS`.
 
     Raises:
         DataError: a folder beside train and test that is neither, or one of them under two names.
@@ -406,7 +406,7 @@ def _told_split(root: Path, leaves: Sequence[_Leaf], split: int, domain: int | N
 def _parts(
     root: Path, leaves: Sequence[_Leaf], layout: _Layout, test_fraction: float
 ) -> tuple[dict[Role, _Part], str]:
-    """Which images are for what, in the order of their paths, and a sentence on it.
+    """Return which images are for what, in the order of their paths, and a sentence on it.
 
     Raises:
         DataError: a class or domain without images of its own on one side.
@@ -480,7 +480,7 @@ def _check_spelling(root: Path, kind: str, leaves: Iterable[_Leaf], place: int) 
 
 
 def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
-    """The .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there.
+    """Return the .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there.
 
     Its name is a hash of the content of the files, so that it holds just what they would be decoded to now.
     """
@@ -522,7 +522,7 @@ def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
 
 
 def _for_each(work: Callable[[int], T], count: int) -> list[T]:
-    """Of rows 0 … count − 1, in threads, as neither hashing nor Pillow holds the interpreter; a few rows at a time."""
+    """Work on rows 0 … count − 1 in threads, a few at a time; neither hashing nor Pillow holds the interpreter."""
     parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return [result for part in threads.map(lambda rows: [*map(work, rows)], parts) for result in part]

@@ -101,9 +101,9 @@ PACS_SIZE = 64
 
 @functools.cache
 def digits() -> Source:
-    """The 1 797 handwritten digits that scikit-learn carries: 8 × 8 pixels of 0 … 16.
+    """Return the 1 797 handwritten digits that scikit-learn carries: 8 × 8 pixels of 0 … 16.
 
-    Of each class, in the order of the data set, every fifth example is for testing.
+    Every fifth example of each class, in the order of the data set, is for testing.
     """
     from sklearn.datasets import load_digits
 
@@ -119,7 +119,7 @@ def digits() -> Source:
 
 
 def load(name: str) -> Source:
-    """A named data set from `$CLBENCH_DATA/<name>.npz`; `digits`, which scikit-learn brings.
+    """Return a named data set from `$CLBENCH_DATA/<name>.npz`; `digits`, which scikit-learn brings.
 
     Raises:
         ConfigError: an unknown name. DataError: the file is missing (says how to get it) or damaged.
@@ -259,7 +259,7 @@ class Status(TypedDict):
 
 
 def status() -> list[Status]:
-    """Where every data set stands; reads the files that have a recorded SHA-256."""
+    """Return where every data set stands; reads the files that have a recorded SHA-256."""
     return [
         Status(name="digits", state="embedded", path="", megabytes=0, note="comes with scikit-learn"),
         *map(_status, KNOWN),

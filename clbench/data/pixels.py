@@ -55,10 +55,10 @@ def decode(content: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """An opened image, upright, as L (grey) or RGB.
+    """Return an opened image, upright, as L (grey) or RGB.
 
     Grey of more bits is scaled from the range of its format, floating-point grey from 0–1. What is transparent lies on
-    white. Of the pictures in a camera's file (MPO), the first is the picture.
+    white. A camera's file of several pictures (MPO) counts by its first.
 
     Raises:
         ValueError: several frames or pages, a mode or a range without one meaning.

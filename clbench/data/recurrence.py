@@ -46,7 +46,7 @@ def lag_weights(decay: Decay, lags: int, rate: float) -> Floats:
 def share_out(total: int, weights: Floats) -> Ints:
     """Whole numbers in proportion to weights that add up to the total to the unit, by largest remainders.
 
-    Of equal remainders, the first gets one more. All are 0 where all weights are.
+    Among equal remainders the first gets one more. All are 0 where all weights are.
     """
     if not weights.any():
         return np.zeros(len(weights), dtype=np.int64)

@@ -60,7 +60,7 @@ def retrieval(
     seed: int = 0,
     notes: str = "",
 ) -> Benchmark:
-    """A benchmark cut from a collection: D₀ and `corpora` further corpora.
+    """Return a benchmark cut from a collection: D₀ and `corpora` further corpora.
 
     Documents are numbered as they come, and the number is the class. D₀ trains on its documents and on its queries of
     the split `train`, later corpora on their documents only: queries of theirs that have labels are left out. A query
@@ -186,7 +186,7 @@ def _texts(
 
 
 def _body(title: str, text: str, titles: Titles) -> str:
-    """What is indexed of a document."""
+    """Return what is indexed of a document."""
     title, text = title.strip(), text.strip()
     if titles == "keep":
         return text if text.startswith(title) else f"{title} {text}".strip()

@@ -39,7 +39,7 @@ class Streams(NamedTuple):
 
 
 def ordered(what: str, known: Ints, order: Ordering, seed: int, name: str = "") -> Ints:
-    """The classes or domains in the order asked for, by the parameter of that name."""
+    """Return the classes or domains in the order asked for, by the parameter of that name."""
     name = name or f"{what}_order"
     if isinstance(order, str):
         return known if order == "natural" else known[permutation(len(known), seed, f"{what} order")]
@@ -58,7 +58,7 @@ def ordered(what: str, known: Ints, order: Ordering, seed: int, name: str = "") 
 
 
 def owner_of(known: Ints, groups: Sequence[Ints]) -> Callable[[Ints], Ints]:
-    """A function from numbers (P,) to the place of the group that lists each of them, −1 where none does.
+    """Return a function from numbers (P,) to the place of the group that lists each of them, −1 where none does.
 
     Args:
         known: all numbers that there are, ascending.
@@ -79,7 +79,7 @@ def cut(
     held: Mask | None,
     keep: Mask | None = None,
 ) -> Streams:
-    """The streams of n experiences.
+    """Return the streams of n experiences.
 
     Args:
         train, test, valid: the pools, `valid` where the data have validation examples of their own.
@@ -113,7 +113,7 @@ def streams_of(
     drawn: Share | None,
     experience: Callable[[int, Pool, Tensor], Experience],
 ) -> Streams:
-    """The streams from each one's pool and the rows of its experiences.
+    """Return the streams from each one's pool and the rows of its experiences.
 
     Args:
         own, drawn: the validation examples that the data have, or those drawn from the training examples.

@@ -78,7 +78,7 @@ def source_of(
     layout: AxesOrder = "auto",
     who: str = "The data",
 ) -> Source:
-    """A checked data set from arrays; inputs as for `from_arrays`.
+    """Return a checked data set from arrays; inputs as for `from_arrays`.
 
     Raises:
         DataError: says which array is wrong, what is allowed and what to do; `who` names the data in it.
@@ -137,7 +137,7 @@ def source_of(
 
 
 def only(source: Source, first: int, stop: int) -> Source:
-    """The classes first … stop − 1 of a data set, numbered from 0.
+    """Return the classes first … stop − 1 of a data set, numbered from 0.
 
     Raises:
         ConfigError: it does not have them.
@@ -203,7 +203,8 @@ def _names(who: str, given: Any) -> tuple[str, ...]:
 
 
 def _array(who: str, given: Any) -> npt.NDArray[Any]:
-    """An array of an array, a tensor or lists; of numbers that NumPy does not have, such as bfloat16, in float32."""
+    """Return an array of an array, a tensor or lists; of numbers that NumPy does not have, such as bfloat16, in
+    float32."""
     if isinstance(given, np.ma.MaskedArray) and given.mask.any():
         raise DataError(
             f"{who} has {int(given.mask.sum())} masked values; fill them, or leave out their rows."
@@ -261,7 +262,7 @@ def _inputs(who: str, x: npt.NDArray[Any], layout: AxesOrder) -> npt.NDArray[Any
 
 
 def _to_bytes(x: npt.NDArray[Any]) -> str:
-    """How pixels of another type become uint8."""
+    """Return how pixels of another type become uint8."""
     if x.dtype.kind == "b":
         return " Pixels that are on or off become uint8 by .astype(numpy.uint8) * 255."
     if x.dtype.kind not in "iu":

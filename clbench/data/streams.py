@@ -102,7 +102,7 @@ def class_incremental(
 
 
 def _sizes(classes: int, experiences: int | None, first: int | None, increment: int | None) -> list[int]:
-    """How many classes each experience takes."""
+    """Return how many classes each experience takes."""
     given = [experiences is not None, first is not None or increment is not None]
     if sum(given) != 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Batches of one example, of which batch normalisation in training mode has no statistics where maps are one pixel."""
+"""Batches of one example, which leave batch normalisation in training mode without statistics on one-pixel maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Norm = nn.modules.batchnorm._BatchNorm
 
 
 def norms(run: Run) -> list[Norm]:
-    """The layers of batch normalisation that get one value per channel of an example: they need two."""
+    """Return the layers of batch normalisation that get one value per channel of an example: they need two."""
     found: list[Norm] = []
 
     def look(norm: Norm, args: tuple[Any, ...]) -> None:
@@ -43,7 +43,7 @@ def norms(run: Run) -> list[Norm]:
 
 
 def lasting(run: Run) -> list[Norm]:
-    """Those of `norms` in training mode that no module around them may put into eval mode later on."""
+    """Return those of `norms` in training mode that no module around them may put into eval mode later on."""
     changing: set[nn.Module] = set()
     for module in run.model.modules():
         if type(module).train is not nn.Module.train:
@@ -93,7 +93,7 @@ def _leaves_one(run: Run, exp: Experience, size: int) -> bool:
 
 
 def _nearest(size: int, most: int, fits: Callable[[int], bool]) -> list[int]:
-    """The nearest sizes of a batch, below and above, that fit; of 2 to `most`."""
+    """Return the nearest sizes of a batch, below and above, that fit, among 2 to `most`."""
     below = next((n for n in range(size - 1, 1, -1) if fits(n)), 0)
     above = next((n for n in range(max(size + 1, 2), most + 1) if fits(n)), 0)
     return [n for n in (below, above) if n]
@@ -123,7 +123,8 @@ def check_pass(run: Run, rows: int, size: int, what: str) -> None:
 
 
 def explained(run: Run, error: Exception, where: str) -> IncompatibleError | None:
-    """What torch says of a batch of one example, in words that name the strategy and the ways out; None of others."""
+    """Return what torch says of a batch of one example, in words that name the strategy and the ways out; None for
+    others."""
     if not isinstance(error, ValueError) or RAISED not in str(error):
         return None
     numbers = [

@@ -36,7 +36,7 @@ Eager = Callable[[Batch], tuple[Output, dict[str, Tensor]]]
 
 
 def obstacle(run: Run) -> str:
-    """What stands against recording a run's gradients; empty if nothing is known to."""
+    """Return what stands against recording a run's gradients; empty if nothing is known to."""
     if run.execution.capture == "never":
         return "it was not wanted (execution.capture)"
     if run.device.type != "cuda":
@@ -49,7 +49,7 @@ def obstacle(run: Run) -> str:
 
 
 def undeclared(run: Run) -> str:
-    """Which part does not say that it can be recorded; empty if all do."""
+    """Return which part does not say that it can be recorded; empty if all do."""
     if not (head := head_of(run.model)).recordable:
         return f"its head, a {type(head).__name__}, cannot be recorded"
     for part in run.strategy.parts:
@@ -62,10 +62,10 @@ class Recorder(Protocol):
     """How work is recorded and carried out again."""
 
     def aside(self) -> contextlib.AbstractContextManager[Any]:
-        """Around eager work whose nodes may still live while something is recorded."""
+        """Wrap eager work whose nodes may still live while something is recorded."""
 
     def record(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-        """What carries the work out again, into the same tensors, drawing on from these generators.
+        """Return what carries the work out again, into the same tensors, drawing on from these generators.
 
         Raises:
             RuntimeError: the work cannot be recorded.
@@ -80,7 +80,7 @@ class CudaGraphs:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """On the stream of the recordings, as autograd's nodes belong to the stream on which they were made."""
+        """Work on the stream of the recordings, as autograd's nodes belong to the stream on which they were made."""
         main = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(main)
         with torch.cuda.stream(self.stream):
@@ -136,17 +136,17 @@ class Gradients:
             return self.eager(batch)
 
     def forget(self) -> None:
-        """What the parts compute may be something else from here on: an experience begins, or has ended."""
+        """Drop the recordings: an experience begins or has ended, and parts may compute something else from here on."""
         self._recordings.clear()
         self._counts.clear()
 
     def describe(self) -> str:
-        """How the run's gradients were computed, for the record."""
+        """Return how the run's gradients were computed, for the record."""
         how = f"{self.recorded} recorded" if self.recorded else "eager"
         return f"{how}: {self.reason}" if self.reason else how
 
     def _shape(self, batch: Batch) -> Any:
-        """All that decides which operations a gradient takes: equal shapes, equal operations."""
+        """Return all that decides which operations a gradient takes: equal shapes, equal operations."""
         stored = [
             value.place
             for part in self.run.strategy.parts
@@ -253,7 +253,7 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _waiting(device: torch.device) -> Iterator[None]:
-    """Recording waits for the device, once for a shape: who asks torch to report waiting means the steps."""
+    """Let recording wait for the device, once for a shape: who asks torch to report waiting means the steps."""
     if device.type != "cuda":
         yield
         return

@@ -13,13 +13,13 @@ from clbench.strategy import Run, Strategy
 
 
 def memories_of(strategy: Strategy) -> list[Memory]:
-    """The stores of all parts; one that parts share counts once."""
+    """Return the stores of all parts; one that parts share counts once."""
     values = [value for part in strategy.parts for value in vars(part).values()]
     return list({id(value): value for value in values if isinstance(value, Memory)}.values())
 
 
 def costs(run: Run) -> dict[str, float | int]:
-    """What a run has counted and holds, units in the names; all but time and energy."""
+    """Return what a run has counted and holds, units in the names; all but time and energy."""
     memories = memories_of(run.strategy)
     offered = sum(len(exp.data) for exp in run.train)
     held = [min(memory.capacity, offered) for memory in memories]  # no more than the whole stream

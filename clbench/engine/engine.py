@@ -206,7 +206,7 @@ class Engine(Services):
                 self._tell("end")
 
     def _where(self) -> str:
-        """Between which points of the loop a run is, for a message."""
+        """Say between which points of the loop a run is, for a message."""
         place, exp = self.place, f"experience {self.experience}"
         if place.phase != "within":
             return f"Before {exp} begins"
@@ -325,7 +325,7 @@ class Engine(Services):
         self._stepped(given.new)
 
     def _stepped(self, examples: int) -> None:
-        """An iteration is over: counted, looked at, evaluated."""
+        """End an iteration: count it, look at its losses, evaluate."""
         self.place.step += 1
         self.examples += examples
         if self._trace.full:
@@ -352,7 +352,7 @@ class Engine(Services):
             raise KeyboardInterrupt
 
     def _gradient(self, batch: Batch) -> Output:
-        """The innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
+        """Return the innermost `gradient`: fresh gradients in `.grad`, of the scale of the precision."""
         with self.ranks.sharing(batch):
             out, self._losses = self.gradients(batch)
         self.ranks.average(self._trainable)
@@ -440,7 +440,7 @@ class Engine(Services):
         return exp.task if self.benchmark.setting.task_labels != "never" else HIDDEN
 
     def _visible(self, exp: Experience) -> Experience:
-        """An experience as a strategy may see it: without the task label, where the setting tells none."""
+        """Return an experience as a strategy may see it: without the task label, where the setting tells none."""
         task = self._task_of(exp)
         return exp if exp.task == task else replace(exp, task=task)
 
@@ -457,7 +457,7 @@ class Engine(Services):
         return list(torch.cat(rows).to(self.device).split([len(part) for part in rows]))
 
     def _new_order(self, exp: Experience, epoch: int) -> Order:
-        """The rows of a pass: a part's order, or a random one."""
+        """Return the rows of a pass: a part's order, or a random one."""
         order = None if self.points.order is None else self.points.order(exp, epoch)
         if order is None:
             return Order(self.permutation(exp, epoch))
@@ -538,10 +538,10 @@ class Engine(Services):
     # --- what it cost ---
 
     def budget(self) -> dict[str, float | int | None]:
-        """What the run cost so far, units in the names.
+        """Return what the run cost so far, units in the names.
 
         Joules are those of the whole machine's processors and of the whole GPU while the run trained and evaluated,
-        whatever else they did; None where they cannot be read, and of several processes.
+        whatever else they did; None where they cannot be read, and for several processes.
         """
         return {
             **costs(self),

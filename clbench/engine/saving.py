@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 SAVING = 20.0
-"""Between two checkpoints lies at least so many times what the last one took, so that saving costs 5 % at most."""
+"""The least time between two checkpoints, in times of what the last one took, so that saving costs 5 % at most."""
 
 
 class Saving:

@@ -43,7 +43,7 @@ class Services(Run):
     def _through(self, model: nn.Module, x: Tensor, scored: bool = True) -> tuple[Tensor, Tensor]:
         """Features (B, D) and logits (B, C), float32; within a gradient, the run's processes share the rows.
 
-        Not `scored`, the head is left out, and the logits are (B, 0).
+        Unless `scored`, the head is left out and the logits are (B, 0).
         """
 
         def network(rows: Tensor) -> tuple[Tensor, Tensor]:

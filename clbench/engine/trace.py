@@ -54,7 +54,7 @@ class Trace:
 
 
 def losses_of(row: Row) -> dict[str, float]:
-    """The losses of a step by name."""
+    """Return the losses of a step by name."""
     return {name: value for name, value in row.items() if name not in _WHERE}
 
 

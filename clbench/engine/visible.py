@@ -21,7 +21,7 @@ ENGINE_ONLY = ("evaluator", "observers", "state_dict")
 
 
 def visible(run: Run) -> Run:
-    """What `run.strategy` gets as its run: refuses what it is judged by, and is the run itself in all else."""
+    """Return what `run.strategy` gets as its run: refuses what it is judged by, and is the run itself in all else."""
     return cast("Run", _Visible(run))
 
 
@@ -53,7 +53,7 @@ class _Visible:
 
 
 def without_examples(benchmark: Benchmark, who: str) -> Benchmark:
-    """A benchmark whose test and validation streams have no examples that could be looked at.
+    """Return a benchmark whose test and validation streams have no examples that could be looked at.
 
     Args:
         who: for the message to who tries.
@@ -67,7 +67,7 @@ def without_examples(benchmark: Benchmark, who: str) -> Benchmark:
 
 
 class Withheld(Data):
-    """In place of examples that must not be looked at: not at one of them, nor at how many there are."""
+    """Stands for examples that must not be looked at, neither at one of them nor at how many there are."""
 
     def __init__(self, who: str, stream: str) -> None:
         object.__setattr__(self, "who", who)

@@ -1,4 +1,4 @@
-"""When what is evaluated, and the curve that the counts go to."""
+"""When streams are evaluated, and the curve that the counts go to."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class ContinualEvaluator:
 
     @property
     def experience(self) -> int:
-        """The experience that the curve counts: the run's, or of a stream without boundaries the segment."""
+        """The experience that the curve counts: the run's, or the segment of a stream without boundaries."""
         return self.run.experience + self.segment
 
     def tick(self, *, whole: bool = False) -> None:
@@ -152,7 +152,7 @@ class ContinualEvaluator:
             self._pending.append((tick, self._evaluate(tick, weights)))
 
     def _evaluate(self, tick: Tick, weights: list[Tensor]) -> Result | int:
-        """Here; or by the worker, where it has a place, or where its ticks depend on each other."""
+        """Evaluate here; or by the worker, where it has a place, or where its ticks depend on each other."""
         if self._worker is not None and (self.config.racing or self._worker.free):
             return self._worker.submit(tick, weights)
         if self._stream is None:
@@ -330,9 +330,9 @@ class ContinualEvaluator:
             self._built_for = ()
 
     def describe(self) -> dict[str, Any]:
-        """How ticks were computed and how far they are from exact ones, for the record.
+        """Return how ticks were computed and how far they are from exact ones, for the record.
 
-        Of `fast`: over the ticks that were compared, the share of examples judged differently, the mean of the
+        For `fast`, over the ticks that were compared: the share of examples judged differently, the mean of the
         difference in accuracy (fast − exact), and its largest size in one stream at one tick.
         """
         config, checks = self.config, self._checks
@@ -364,8 +364,8 @@ class ContinualEvaluator:
         return found
 
     def moved(self) -> list[str] | None:
-        """The networks of the model that were said to stay as they are (`once`) and have not, by name; None where
-        none was said to."""
+        """Return the networks of the model that were said to stay as they are (`once`) and have not, by name; None
+        where none was said to."""
         if not self._built_for:
             return None
         names = {module: name for name, module in self.run.model.named_modules()}
@@ -576,7 +576,7 @@ class ContinualEvaluator:
 
 
 def _ranks(counts: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """The columns of a curve that ranks fill, from counts (4, …, S); nothing from (2, …, S)."""
+    """Return the columns of a curve that ranks fill, from counts (4, …, S); nothing from (2, …, S)."""
     if len(counts) == 2:
         return {}
     return {"hits_at_10": counts[2].reshape(-1).astype(np.int64), "reciprocal_at_10": counts[3].reshape(-1)}

@@ -1,4 +1,4 @@
-"""By which network a snapshot of the weights is evaluated.
+"""The network by which a snapshot of the weights is evaluated.
 
 `InPlace` asks the run. `EvaluationCopy` is a second network that takes over the weights before every evaluation: laid
 out with channels last, where that is faster; and at the level `fast` with batch normalisation folded into the layer
@@ -45,7 +45,7 @@ RANGED = 32
 are cut off so that whole streams move by points; with 64, little is gained."""
 
 CLOSE = 32
-"""Of as many examples that an integer network judges, the closest call is made again in float32."""
+"""In each group of so many examples that an integer network judges, the closest call is made again in float32."""
 
 
 class Forward(Protocol):
@@ -62,12 +62,12 @@ class Forward(Protocol):
         """Take over the weights that `weights_of` gave."""
 
     def logits(self, x: Tensor, task: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, …) → (B, C) float32; of right classes y (B,) that are known, a network that rounds may do better where
-        the call is close."""
+        """(B, …) → (B, C) float32; told the right classes y (B,), a network that rounds may do better where the call
+        is close."""
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
-    """All that evaluation depends on, live: parameters, then buffers, each once."""
+    """Return all that evaluation depends on, live: parameters, then buffers, each once."""
     return [*(p.detach() for p in model.parameters()), *model.buffers()]
 
 
@@ -179,7 +179,7 @@ class EvaluationCopy:
             self._sample = x[:: max(len(x) // RANGED, 1)][:RANGED].clone(memory_format=torch.preserve_format)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, …) → (B, D); of a trunk that does not learn, as long as its statistics do not move either, once."""
+        """(B, …) → (B, D); a trunk that does not learn is asked once, while its statistics do not move either."""
         if self._learns:
             features: Tensor = self.model.features(x)  # type: ignore[operator]
             return features
@@ -207,7 +207,7 @@ class EvaluationCopy:
         return logits
 
     def describe(self) -> str:
-        """What the network is, in words, for the record."""
+        """Return what the network is, in words, for the record."""
         kind = "bfloat16" if self.dtype is torch.bfloat16 else "float32"
         if self.integers is not None:
             kind = f"8-bit integers, the closest of {CLOSE} again in float32"
@@ -315,7 +315,7 @@ def has_onednn() -> bool:
 
 
 def kernels(device: torch.device) -> AbstractContextManager[object]:
-    """In which an evaluation is computed. A strategy that trains when it is asked has torch's own with gradients."""
+    """Give the context of an evaluation. A strategy that trains when it is asked has torch's own, with gradients."""
     return _ByOneDNN() if device.type == "cpu" and has_onednn() else nullcontext()
 
 
@@ -323,7 +323,7 @@ def kernels(device: torch.device) -> AbstractContextManager[object]:
 
 
 def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) -> int:
-    """How many examples go through at once, unless the configuration says.
+    """Return how many examples go through at once, unless the configuration says.
 
     On a CPU, the maps between two convolutions should stay in the cache: a power of two of images that fill a quarter
     of it. By size and not by stopwatch, so that two runs on one machine have the same bits however busy it is.
@@ -351,7 +351,7 @@ def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) 
 
 
 def _cache_bytes() -> int:
-    """The last level's size; 16 MiB where the system does not say."""
+    """Return the last level's size; 16 MiB where the system does not say."""
     sizes = [
         file.read_text().strip() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     ]

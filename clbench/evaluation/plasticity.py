@@ -17,7 +17,7 @@ HIDDEN = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def measure(run: Run, x: Tensor) -> list[float]:
-    """The columns `curve.NETWORK` of the present model on examples x (N, …), in eval mode."""
+    """Return the columns `curve.NETWORK` of the present model on examples x (N, …), in eval mode."""
     weights = hidden_weights(run.model)
     values = [
         torch.stack(torch._foreach_norm(weights)).double().square().sum().sqrt()
@@ -32,7 +32,7 @@ def measure(run: Run, x: Tensor) -> list[float]:
 
 
 def hidden_weights(model: nn.Module) -> list[Tensor]:
-    """The weights of the linear and convolutional layers below the head."""
+    """Return the weights of the linear and convolutional layers below the head."""
     backbone: nn.Module = model.backbone  # type: ignore[assignment]
     return [m.weight.detach() for m in backbone.modules() if isinstance(m, HIDDEN)]
 
@@ -40,8 +40,8 @@ def hidden_weights(model: nn.Module) -> list[Tensor]:
 def effective_learning_rate(weights: list[Tensor], optim: OptimConfig) -> Tensor:
     """() the geometric mean over layers of η / ‖W‖² under SGD, η / ‖W‖ under Adam: the step on the unit sphere.
 
-    Of networks in which the scale of each W changes nothing. η is the configured learning rate, without schedule and
-    momentum.
+    It describes networks in which the scale of each W changes nothing. η is the configured learning rate, without
+    schedule and momentum.
     """
     if not weights:
         return torch.full((), torch.nan, dtype=torch.float64)
@@ -89,7 +89,7 @@ def dormant_units(activations: list[Tensor]) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """() exp(−Σ p ln p), p the singular values of features (N, D) over their sum (Roy & Vetterli, EUSIPCO 2007).
 
-    NaN where there is none: of features that are all 0, or not all finite.
+    NaN where there is none, as for features that are all 0 or not all finite.
     """
     features = features.double()
     values = torch.linalg.svdvals(features.nan_to_num())  # which fails on what is not finite

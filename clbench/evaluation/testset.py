@@ -15,8 +15,8 @@ from clbench.types import Data, Experience, Stream
 
 @dataclass(frozen=True)
 class Examples:
-    """Of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels (n,); and where
-    an example may have several right labels, the further ones (n, R), −1 where there is none."""
+    """The examples of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels
+    (n,); and where an example may have several right labels, the further ones (n, R), −1 where there is none."""
 
     stream: int
     x: Tensor
@@ -75,7 +75,7 @@ class TestSet:
 
 
 def _right(parts: Sequence[Examples]) -> list[Tensor]:
-    """All right labels of every part, (n, 1 + R) with one R."""
+    """Return all right labels of every part, (n, 1 + R) with one R."""
     width = max(0 if part.also is None else part.also.shape[1] for part in parts)
     tables = []
     for part in parts:
@@ -87,7 +87,8 @@ def _right(parts: Sequence[Examples]) -> list[Tensor]:
 
 
 def chosen(data: Data, size: int | None, seed: int, stream: int) -> Data:
-    """The examples of a test stream that ticks look at, as many as `size` and the same at every tick; None: all."""
+    """Return the examples of a test stream that ticks look at, as many as `size` and the same at every tick; None:
+    all."""
     if size is None or size >= len(data):
         return data
     rows = drawing("subset", seed, stream).choice(len(data), size, replace=False)
@@ -95,13 +96,14 @@ def chosen(data: Data, size: int | None, seed: int, stream: int) -> Data:
 
 
 def drawing(what: str, seed: int, stream: int) -> np.random.Generator:
-    """The random stream of one choice among a test stream's examples."""
+    """Return the random stream of one choice among a test stream's examples."""
     digest = hashlib.sha256(f"clbench evaluation {what} {seed} {stream}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
 def arrivals(exp: Experience, test: Stream) -> list[tuple[int, int]]:
-    """The row of an ordered experience with which each test stream that it names is seen, and the stream, in order.
+    """Return the row of an ordered experience with which each test stream that it names is seen, and the stream, in
+    order.
 
     It is the one with which the last of the stream's classes, of those that the experience holds, comes first.
     """

@@ -65,9 +65,8 @@ def ranked(logits: Tensor, right: Tensor, exposed: Tensor | None) -> Tensor:
     the first right answer if it is among them, 0 if not.
 
     Only classes with a score above the mask are found and have a rank; the others, those that a beam search has not met
-    for example, are behind all of them and count as wrong. Of equal scores, wrong answers come before right ones: which
-    one would, could only hang on the classes' numbers.
-    The loss is that of the first right label.
+    for example, are behind all of them and count as wrong. Wrong answers come before right ones of the same score, as
+    any other order could only hang on the classes' numbers. The loss is that of the first right label.
 
     Args:
         logits: (B, C) scores. right: (B, 1 + R) right classes, −1 where there are fewer. exposed: (C,) bool, the
@@ -106,7 +105,7 @@ class Layout:
             self.nbytes += -(-w.nbytes // 64) * 64  # aligned as if each were alone
 
     def views(self, block: Tensor) -> list[Tensor]:
-        """The tensors in a block (nbytes,) uint8."""
+        """Return the tensors in a block (nbytes,) uint8."""
         return [
             block[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
             for start, shape, dtype in zip(self.starts, self.shapes, self.dtypes, strict=True)
@@ -225,8 +224,8 @@ class Ticker:
         return self.ranks.sum(values)  # of which the others' are 0
 
     def _compare(self, totals: Sequence[int] | None = None) -> Tensor:
-        """(3, S) judged differently, right here, right by the exact pass; of every stream as many examples as a race
-        has looked at, or all."""
+        """(3, S) judged differently, right here, right by the exact pass; for as many examples of every stream as
+        a race has looked at, or all."""
         assert self.exact is not None
         assert self.test is not None
         assert self.exact_test is not None
@@ -265,7 +264,7 @@ class Ticker:
         return found
 
     def _shared(self, rows: Tensor, *, now: bool) -> Tensor:
-        """(2, n) values at rows (n,); of the present weights, half of the portions by a helper that has time.
+        """(2, n) values at rows (n,); with the present weights, a helper that has time computes half of the portions.
 
         Portions are those of the whole, so the bits do not tell who computed them.
         """

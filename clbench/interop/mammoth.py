@@ -252,7 +252,7 @@ class MammothStrategy(Strategy):
     # --- checkpoints ---
 
     def state_dict(self) -> State:
-        """The method's attributes: buffers, tensors, numbers, copies of the network, and containers of them."""
+        """Return the method's attributes: buffers, tensors, numbers, copies of the network, and containers of them."""
         kept = vars(self.method).keys() - _GIVEN - set(_TOLD)
         return {name: save_value(value) for name, value in vars(self.method).items() if name in kept}
 

@@ -158,7 +158,7 @@ MODULE = "__module__"
 
 
 def save_value(value: Any) -> Any:
-    """An attribute as a checkpoint holds it: tensors, modules, memories, numbers, and containers of them."""
+    """Return an attribute as a checkpoint holds it: tensors, modules, memories, numbers, and containers of them."""
     if isinstance(value, nn.Module):
         return {MODULE: value.state_dict()}
     if hasattr(value, "state_dict"):

@@ -36,7 +36,7 @@ def check_arguments(who: str, build: Callable[..., Any], given: Mapping[str, Any
 
 
 def validated(build: Callable[P, R]) -> Callable[P, R]:
-    """A function whose arguments are checked and converted by its annotations when it is called.
+    """Return a function whose arguments are checked and converted by its annotations when it is called.
 
     What is annotated as an object of clbench's own, or as anything, is passed on as it is.
     """
@@ -103,7 +103,7 @@ def plain(value: Any) -> Any:
 
 
 def hints_of(who: str, build: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a factory's parameters, ranges included.
+    """Return the annotations of a factory's parameters, ranges included.
 
     Raises:
         RegistryError: one cannot be read.
@@ -119,7 +119,7 @@ def hints_of(who: str, build: Callable[..., Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def signature_of(build: Callable[..., Any]) -> inspect.Signature:
-    """The parameters of a factory: found once, as thousands of runs have the same few."""
+    """Return the parameters of a factory: found once, as thousands of runs have the same few."""
     return inspect.signature(build)
 
 
@@ -131,7 +131,7 @@ def _hints(build: Callable[..., Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def _adapter(build: Callable[..., Any], key: str, who: str) -> TypeAdapter[Any] | None:
-    """What checks a parameter; None where it takes anything, or an object that is none of Python's own."""
+    """Return what checks a parameter; None where it takes anything, or an object that is none of Python's own."""
     from pydantic import PydanticUserError, TypeAdapter
 
     hint = hints_of(who, build)[key]
@@ -153,7 +153,7 @@ def refusal(key: str, hint: Any, value: Any, error: ValidationError) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value that was given, for a message."""
+    """Return a value that was given, for a message."""
     try:
         text = repr(value)
     except ValueError:  # more digits than Python prints
@@ -162,7 +162,7 @@ def shown(value: Any) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """What a hint takes, in words: `a whole number ≥ 1`, `one of 'a', 'b'`, `a number from 0 to 1 or none`."""
+    """Return what a hint takes, in words: `a whole number ≥ 1`, `one of 'a', 'b'`, `a number from 0 to 1 or none`."""
     inner, notes = taken_apart(hint)
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     words = getattr(inner, "__name__", str(inner)) if origin is None else str(inner)
@@ -194,7 +194,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def bounds(notes: Iterable[Any]) -> list[str]:
-    """What the constraints of a hint say: `> 0`, `≥ 1`, `from 0 to 1`, `≥ 0 and < 1`."""
+    """Return what the constraints of a hint say: `> 0`, `≥ 1`, `from 0 to 1`, `≥ 0 and < 1`."""
     found = {
         key: _short(getattr(note, key))
         for note in constraints(notes)
@@ -223,7 +223,7 @@ def _short(number: float) -> str:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The words among which a hint lets choose."""
+    """Return the words among which a hint lets choose."""
     arguments = typing.get_args(taken_apart(hint)[0])
     inside = [choice for a in arguments if typing.get_origin(a) is typing.Literal for choice in _choices(a)]
     return inside or [a for a in arguments if isinstance(a, str)]

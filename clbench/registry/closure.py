@@ -25,7 +25,8 @@ Name = tuple[str, ...]
 
 
 def code_of(source: Path | str) -> frozenset[tuple[str, str]]:
-    """Where a file, or a text that lies in none, and all that it imports lie, each with the SHA-256 of its code."""
+    """Return where a file, or a text that lies in none, and all that it imports lie, each with the SHA-256 of its
+    code."""
     if isinstance(source, Path):
         return frozenset(
             ("/".join(_placed(file)[1]), _read(_content(file)).sha256) for file in closure(source)
@@ -36,7 +37,7 @@ def code_of(source: Path | str) -> frozenset[tuple[str, str]]:
 
 
 def closure(file: Path) -> set[Path]:
-    """A file and those that it imports, inside functions too, theirs included.
+    """Return a file and those that it imports, inside functions too, theirs included.
 
     Imports for type checkers do not count, nor does the `__init__` of a package that only hands a name on:
     `from clbench.parts import CrossEntropy` leads to `clbench/parts/losses.py`. For a name that it does not hand on,
@@ -54,7 +55,7 @@ def closure(file: Path) -> set[Path]:
 
 
 def _reached(one: Import, importer: Path, content: bytes) -> Iterator[Path]:
-    """The files that an import leads to; none outside of clbench and of its file's own package or folder."""
+    """Yield the files that an import leads to; none outside of clbench and of its file's own package or folder."""
     module = one.seen_from(importer)
     reached = _file_of(module, importer)
     if reached and reached.name != "__init__.py":
@@ -75,13 +76,13 @@ def _reached(one: Import, importer: Path, content: bytes) -> Iterator[Path]:
 
 
 def _handed(name: Name, face: Path) -> list[Import]:
-    """The imports by which a package only hands a name on, but for those of a module of its own."""
+    """Return the imports by which a package only hands a name on, but for those of a module of its own."""
     origins = _read(_content(face)).handed.get(name[-1], [])
     return [one for one in origins if (*one.seen_from(face), *one.taken) != name]
 
 
 def _file_of(module: Name, importer: Path) -> Path | None:
-    """The file of a module that clbench's authors, or those of `importer`, may have written."""
+    """Return the file of a module that clbench's authors, or those of `importer`, may have written."""
     top, (first, *inner) = _placed(importer)
     if module[:1] == ("clbench",):
         places = [base.joinpath(*module[1:]) for base in (HOME, ROOT)]
@@ -95,7 +96,8 @@ def _file_of(module: Name, importer: Path) -> Path | None:
 
 @functools.lru_cache(maxsize=4096)
 def _placed(file: Path) -> tuple[Path, Name]:
-    """The folder above a file's package, and the file's place below it; the same in a checkout and in a wheel."""
+    """Return the folder above a file's package, and the file's place below it; the same in a checkout and in a
+    wheel."""
     top = file.parent
     while (top / "__init__.py").is_file():
         top = top.parent
@@ -105,7 +107,8 @@ def _placed(file: Path) -> tuple[Path, Name]:
 
 
 def _content(file: Path) -> bytes:
-    """What a file holds; one of clbench's, what it held when it was first asked for, since it is imported once."""
+    """Return what a file holds; one of clbench's, what it held when it was first asked for, since it is imported
+    once."""
     return _kept(file) if _placed(file)[1][0] == "clbench" else file.read_bytes()
 
 
@@ -126,7 +129,7 @@ class Import(NamedTuple):
     bound: str = ""
 
     def seen_from(self, file: Path) -> Name:
-        """The module's whole name, imported by a file."""
+        """Return the module's whole name, imported by a file."""
         return (*_placed(file)[1][: -self.level], *self.module) if self.level else self.module
 
 
@@ -185,7 +188,7 @@ def _statements(
 
 
 def _bound(node: ast.Import | ast.ImportFrom) -> Iterator[Import]:
-    """What an import binds."""
+    """Yield what an import binds."""
     for alias in node.names:
         if isinstance(node, ast.ImportFrom):
             module = Name(node.module.split(".")) if node.module else ()
@@ -200,7 +203,7 @@ def _bound(node: ast.Import | ast.ImportFrom) -> Iterator[Import]:
 
 @functools.lru_cache(maxsize=2048)
 def _looked_up(name: str, content: bytes) -> set[Name]:
-    """What a file looks up in a name: ("data", "load") for `clbench.data.load`, () where it uses it as it is."""
+    """Return what a file looks up in a name: ("data", "load") for `clbench.data.load`, () where it uses it as it is."""
     first, *more = name.split(".")
     found = set[Name]()
 

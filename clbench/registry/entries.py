@@ -128,7 +128,7 @@ class Registry(Generic[T]):
 
     @functools.cached_property
     def _foreign(self) -> dict[str, importlib.metadata.EntryPoint]:
-        """Entry points of other distributions, not loaded; of two with one name, neither is to be had."""
+        """Entry points of other distributions, not loaded; where two have one name, neither is to be had."""
         return {name: points[0] for name, points in self._points.items() if len(points) == 1}
 
     @functools.cached_property
@@ -153,7 +153,8 @@ class Registry(Generic[T]):
         }
 
     def adapter(self, name: str) -> Any:
-        """The module that adapts the library whose prefix a name has, which imports none of it; None where it has none.
+        """Return the module that adapts the library whose prefix a name has, which imports none of it; None where it
+        has none.
 
         It is not imported before it is asked for.
         """
@@ -161,7 +162,7 @@ class Registry(Generic[T]):
         return None if module is None else importlib.import_module(module)
 
     def problems(self) -> list[str]:
-        """What is wrong with entry points of other distributions, as far as can be seen without running them."""
+        """Return what is wrong with entry points of other distributions, as far as can be seen without running them."""
         found = [
             f"{self.kind} of {distribution_of(point)} ({point.value}) cannot be used: {wrong}."
             for point in importlib.metadata.entry_points(group=self.group)
@@ -191,7 +192,7 @@ class Registry(Generic[T]):
         )
 
     def _read_point(self, point: importlib.metadata.EntryPoint) -> Entry:
-        """What an entry point will register, read from its source.
+        """Return what an entry point will register, read from its source.
 
         Raises:
             RegistryError: its module is not there or is no Python.
@@ -216,7 +217,7 @@ class Registry(Generic[T]):
         )
 
     def names(self, pattern: str = "*") -> list[str]:
-        """All registered names that match a wildcard, sorted."""
+        """Return all registered names that match a wildcard, sorted."""
         return sorted(n for n in {*self._builtin, *self._foreign, *self._made} if fnmatchcase(n, pattern))
 
     def knows(self, name: str) -> bool:
@@ -228,14 +229,14 @@ class Registry(Generic[T]):
         return name in self._builtin or name.partition(":")[0] in self.libraries
 
     def _borrow(self, name: str) -> Entry | None:
-        """The entry of another library's `library:name`; None where the name has no library's prefix."""
+        """Return the entry of another library's `library:name`; None where the name has no library's prefix."""
         _, colon, inner = name.partition(":")
         if name not in self._borrowed and colon and (adapter := self.adapter(name)) is not None:
             self._borrowed[name] = adapter.entry(inner)
         return self._borrowed.get(name)
 
     def peek(self, name: str) -> Entry:
-        """What is known of a name without importing it."""
+        """Return what is known of a name without importing it."""
         if name in self._made:
             return self._made[name]
         if name in self._builtin:
@@ -249,7 +250,7 @@ class Registry(Generic[T]):
         raise self._unknown(name)
 
     def entry(self, name: str) -> Entry:
-        """The entry with its factory imported.
+        """Return the entry with its factory imported.
 
         Raises:
             RegistryError: unknown name, or the module that defines it fails to import.
@@ -382,7 +383,7 @@ class Registry(Generic[T]):
         return "this session" if module == "__main__" and not Path(source).is_file() else source
 
     def _refuse_taken(self, entry: Entry) -> None:
-        """One name, one plugin. The same file imported again (a doctest, a reload) is no other plugin."""
+        """Refuse a name that is taken. The same file imported again (a doctest, a reload) is no other plug-in."""
         for other in (self._made.get(entry.name), self._builtin.get(entry.name)):
             if other is None or same_file(other.source, entry.source):
                 continue
@@ -429,7 +430,7 @@ class Registry(Generic[T]):
 
 
 def chain_parts(name: str) -> list[str]:
-    """The names of a chain, `"er+refresh"` → `["er", "refresh"]`.
+    """Return the names of a chain, `"er+refresh"` → `["er", "refresh"]`.
 
     Raises:
         RegistryError: nothing stands on one side of a plus. IncompatibleError: one stands there twice that is not
@@ -527,7 +528,7 @@ def load_plugin(path: str | Path) -> str:
 
 
 def _refuse_undeclared(watch: Watch, who: str, module: str) -> None:
-    """Refuse what a plug-in has read while it was imported; of one that brings benchmarks only, the data counts."""
+    """Refuse what a plug-in has read while it was imported; where it brings benchmarks only, the data counts."""
     entries = [entry for registry in (strategies, models) for entry in registry._made.values()]
     if any(entry.module == module for entry in entries):
         entries += benchmarks._made.values()
@@ -535,7 +536,7 @@ def _refuse_undeclared(watch: Watch, who: str, module: str) -> None:
 
 
 def _module_of(file: str) -> str | None:
-    """The name of the module that was imported from a file."""
+    """Return the name of the module that was imported from a file."""
     place = _place(os.stat(file))
     for name, module in list(sys.modules.items()):
         # Not getattr: some modules import all they have when an attribute is asked for.
@@ -546,13 +547,14 @@ def _module_of(file: str) -> str | None:
 
 
 def _place(status: os.stat_result) -> tuple[int, int]:
-    """The same for two names of one file."""
+    """Return the same for two names of one file."""
     return status.st_dev, status.st_ino
 
 
 @functools.cache
 def _place_of(module_file: str) -> tuple[int, int] | None:
-    """Where a module's file lay when it was first asked for: a look at every module for every plug-in is slow."""
+    """Return where a module's file lay when it was first asked for: a look at every module for every plug-in is
+    slow."""
     try:
         return _place(os.stat(module_file))
     except OSError:

@@ -73,13 +73,13 @@ class Entry:
         return self.module.partition(".")[0] == "clbench"
 
     def files(self) -> dict[str, Path]:
-        """Where what it reads lies, by name."""
+        """Return where what it reads lies, by name."""
         source = Path(self.source)
         folder = source.parent if source.is_file() else Path()
         return {name: Path(os.path.abspath(folder / name)) for name in self.reads}
 
     def named(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """The files and folders that its parameters name, by parameter and place in its list."""
+        """Return the files and folders that its parameters name, by parameter and place in its list."""
         assert self.build is not None
         hints, found = hints_of(f"'{self.name}'", self.build), dict[str, str]()
         for key, value in values.items():
@@ -134,7 +134,7 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
 
 
 def read_constant(file: Path, name: str) -> Any:
-    """The literal that a file gives a name at its top level, `NAME = …`; None where it gives none."""
+    """Return the literal that a file gives a name at its top level, `NAME = …`; None where it gives none."""
     text = file.read_text(encoding="utf-8")
     for node in ast.parse(text).body if name in text else ():
         if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [name]:
@@ -166,12 +166,12 @@ def first_sentence(doc: str | None) -> str:
 
 
 def distribution_of(point: importlib.metadata.EntryPoint) -> str:
-    """The distribution that an entry point comes from, with its version."""
+    """Return the distribution that an entry point comes from, with its version."""
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 
 
 def module_file(module: str) -> Path | None:
-    """The file of a module, found without importing it or its parents; None if there is none."""
+    """Return the file of a module, found without importing it or its parents; None if there is none."""
     first, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(first)

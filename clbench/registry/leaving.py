@@ -23,7 +23,7 @@ _left: list[tuple[str, threading.Thread]] = []
 
 @contextlib.contextmanager
 def noting_threads(who: str) -> Iterator[None]:
-    """Threads that begin inside are `who`'s, and nothing waits for them longer than `GRACE`."""
+    """Note threads that begin inside as `who`'s; nothing waits for them longer than `GRACE`."""
     before = {*threading.enumerate()}
     try:
         yield
@@ -32,7 +32,7 @@ def noting_threads(who: str) -> Iterator[None]:
 
 
 def let_go(code: int) -> None:
-    """To be called last: Python ends as ever, and with this exit code after `GRACE` if plug-ins' threads keep it."""
+    """Let Python end as ever, or with this exit code after `GRACE` if plug-ins' threads keep it. Call it last."""
     if any(thread.is_alive() for _, thread in _left):
         threading.Thread(target=_end, args=(code,), daemon=True).start()
 

@@ -10,7 +10,7 @@ SECTION = r"^{}:\n((?: .*\n?|\n)+)"
 
 
 def section(doc: str | None, title: str) -> list[str]:
-    """The entries of a section of a docstring, each in one line.
+    """Return the entries of a section of a docstring, each in one line.
 
     An entry begins at the section's own indentation; what is indented further goes on.
     """
@@ -20,7 +20,7 @@ def section(doc: str | None, title: str) -> list[str]:
 
 
 def meanings(doc: str | None) -> dict[str, str]:
-    """The text of each parameter in the section `Args` of a docstring; `a, b: …` is the text of both."""
+    """Return the text of each parameter in the section `Args` of a docstring; `a, b: …` is the text of both."""
     said: dict[str, str] = {}
     for entry in section(doc, "Args"):
         names, _, text = entry.partition(": ")
@@ -29,5 +29,5 @@ def meanings(doc: str | None) -> dict[str, str]:
 
 
 def without_arguments(doc: str) -> str:
-    """A docstring without its section `Args`."""
+    """Return a docstring without its section `Args`."""
     return re.sub(SECTION.format("Args"), "", inspect.cleandoc(doc), flags=re.MULTILINE).strip()

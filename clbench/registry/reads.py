@@ -49,7 +49,7 @@ hold counts, wherever they lie."""
 
 
 def with_files(hint: Any, value: Any, change: Callable[[str, str], str], at: str = "") -> Any:
-    """A parameter's value, with `change(where, path)` for every file or folder that it names by its type.
+    """Return a parameter's value, with `change(where, path)` for every file or folder that it names by its type.
 
     Files may stand in lists, at `[0]` and so on; a word that the type lists is none.
     """
@@ -73,7 +73,8 @@ def with_files(hint: Any, value: Any, change: Callable[[str, str], str], at: str
 
 
 def located(path: str) -> str:
-    """The whole path of what lies there; what does not is left as it is: a name in a data folder, or a mistake."""
+    """Return the whole path of what lies there; what does not is left as it is: a name in a data folder, or a
+    mistake."""
     there = os.path.abspath(os.path.expanduser(path))
     return there if os.path.exists(there) else path
 
@@ -110,7 +111,7 @@ class Watch:
         self._written: set[str] = set()
 
     def note(self, path: Any, mode: str | None, flags: int) -> None:
-        """A file is opened, as Python's audit event `open` tells it."""
+        """Note a file that is opened, as Python's audit event `open` tells it."""
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a file that is open
         whole = os.path.abspath(os.fsdecode(path))
@@ -140,7 +141,7 @@ class Watch:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
-    """Inside, in this thread, notice which files are opened."""
+    """Notice which files are opened inside, in this thread."""
     global _hooked
     if not _hooked:  # for good: Python takes no hook back
         sys.addaudithook(_hook)
@@ -183,7 +184,7 @@ def _mapped() -> Iterator[None]:
 _hooked = False
 _watching: ContextVar[Watch | None] = ContextVar("watching", default=None)
 _SOURCES = tuple(importlib.machinery.all_suffixes())
-"""Of Python's own files, which count as code."""
+"""Ends of Python's own files, which count as code."""
 
 
 def _is_library(path: str) -> bool:

@@ -64,7 +64,7 @@ class Row:
 
 
 def read_rows(table: Path) -> list[Row]:
-    """The rows of a table.
+    """Return the rows of a table.
 
     Raises:
         RegistryError: there is no such file, or a row that cannot be one; names it.
@@ -90,14 +90,14 @@ def read_rows(table: Path) -> list[Row]:
 
 
 def _tuples(value: Any) -> Any:
-    """The same with tuples for lists, as defaults are not to be changed."""
+    """Return the same with tuples for lists, as defaults are not to be changed."""
     if isinstance(value, dict):
         return {key: _tuples(one) for key, one in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def factory(row: Row, build: Callable[..., Any]) -> Callable[..., Any]:
-    """A row's factory: `build` with what is fixed, as a function of what the row takes.
+    """Return a row's factory: `build` with what is fixed, as a function of what the row takes.
 
     Raises:
         RegistryError: the row names an argument that `build` does not have.
@@ -133,13 +133,13 @@ def factory(row: Row, build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _admitting(hint: Any, default: Any) -> Any:
-    """A hint that also takes none where the default is none."""
+    """Return a hint that also takes none where the default is none."""
     unions = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else ()
     return hint | None if default is None and type(None) not in unions else hint
 
 
 def _entry(key: str, text: str) -> str:
-    """An argument with its meaning, as a docstring has them."""
+    """Return an argument with its meaning, as a docstring has them."""
     return textwrap.fill(
         f"{key}: {text}",
         width=112,

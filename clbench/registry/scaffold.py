@@ -213,6 +213,6 @@ def _check_name(name: str) -> None:
 
 
 def _checkout() -> Path | None:
-    """The checkout of clbench that is in use, if the working folder is inside it."""
+    """Return the checkout of clbench that is in use, if the working folder is inside it."""
     inside = CHECKOUT is not None and Path.cwd().resolve().is_relative_to(CHECKOUT)
     return CHECKOUT if inside else None

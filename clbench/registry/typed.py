@@ -18,7 +18,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def where_defined(build: Callable[..., Any]) -> str:
-    """The file of a function or class; of one typed into a notebook or a session, the name of its cell."""
+    """Return the file of a function or class, or the name of its cell where it was typed into a notebook or a
+    session."""
     build = inspect.unwrap(build)
     if build.__module__ == "__main__":  # whose file, if it has one, need not be where this was written
         written = (code.co_filename for code in _codes_of(build) if code.co_filename != "<string>")
@@ -30,7 +31,7 @@ def where_defined(build: Callable[..., Any]) -> str:
 
 
 def typed_source(build: Callable[..., Any], who: str) -> str:
-    """The text of a definition that lies in no file, and of all that it uses of the same notebook or session.
+    """Return the text of a definition that lies in no file, and of all that it uses of the same notebook or session.
 
     Functions and classes count with their text, constants with their value, modules and what is clbench's as imports.
 
@@ -87,12 +88,12 @@ def _text(one: Any, who: str) -> str:
 
 
 def _codes_of(one: Any) -> Iterator[types.CodeType]:
-    """The code of a function, or of a class's own methods."""
+    """Yield the code of a function, or of a class's own methods."""
     yield from (function.__code__ for function in _functions(one))
 
 
 def _functions(one: Any) -> Iterator[types.FunctionType]:
-    """A function, or a class's own methods, without what decorates them."""
+    """Yield a function, or a class's own methods, without what decorates them."""
     for value in vars(one).values() if inspect.isclass(one) else [one]:
         inner = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
         if inspect.isfunction(inner) and inner.__module__ == one.__module__:
@@ -100,7 +101,7 @@ def _functions(one: Any) -> Iterator[types.FunctionType]:
 
 
 def _used(one: Any) -> Iterator[tuple[str, Any]]:
-    """The globals and enclosing variables that a function, or a class's methods, look up, with their values."""
+    """Yield the globals and enclosing variables that a function, or a class's methods, look up, with their values."""
     if inspect.isclass(one):
         yield from (
             (f"{one.__name__}.{k}", v) for k, v in vars(one).items() if k[:2] != "__" and _is_plain(v)
@@ -139,7 +140,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _written(value: Any) -> str:
-    """As text, in an order that does not depend on hashes."""
+    """Write it as text, in an order that does not depend on hashes."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_written(k)}: {_written(v)}" for k, v in value.items()) + "}"
     if isinstance(value, set | frozenset):

@@ -12,7 +12,7 @@ from clbench.reports.tables import Column, Text
 
 
 def page(title: str, header: object, body: object, footer: object, *, live: bool = False) -> Markup:
-    """A whole page, which needs no other file; a `live` one sorts and filters its tables."""
+    """Return a whole page, which needs no other file; a `live` one sorts and filters its tables."""
     return Markup("""<!doctype html>
 <html lang="en">
 <head>
@@ -44,7 +44,7 @@ def page(title: str, header: object, body: object, footer: object, *, live: bool
 def table(
     columns: Sequence[Column], rows: Sequence[Mapping[str, str]], *, up: str = "", sortable: bool = False
 ) -> Markup:
-    """A table of columns.
+    """Return a table of columns.
 
     Args:
         rows: attributes of each. up: the way to where links start. sortable: whether the script sorts it.
@@ -126,7 +126,7 @@ if (form) {
 """
 
 SHADES = 20
-"""Of a cell of a matrix: the class `v7` is seven twentieths of the darkest."""
+"""Shades of a cell of a matrix: the class `v7` is seven twentieths of the darkest."""
 
 CSS = """
 :root { --ink: #1d1d1f; --faint: #63666b; --line: #d9dce1; --paper: #ffffff; --tint: #f5f6f8; --link: #0b62a8;

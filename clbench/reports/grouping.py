@@ -27,9 +27,9 @@ class Run:
 
     Attributes:
         benchmark: name@version.
-        fingerprint: of its data and stream.
+        fingerprint: that of its data and stream.
         order: the seed that the stream was drawn with.
-        arguments: of the stream, but for its seed, as JSON.
+        arguments: those of the stream, but for its seed, as JSON.
         row: its configuration, but for its seeds.
     """
 
@@ -41,7 +41,8 @@ class Run:
 
     @staticmethod
     def of(stream: Mapping[str, Any], order: int, benchmark: Mapping[str, Any], row: str) -> Run:
-        """The run on a stream, given as records hold it; `order` counts where the stream's arguments have no seed."""
+        """Return the run on a stream, given as records hold it; `order` counts where the stream's arguments have no
+        seed."""
         arguments = canonical_json({key: value for key, value in stream.items() if key != "seed"})
         name = f"{benchmark['name']}@{benchmark['version']}"
         fingerprint = benchmark.get("fingerprint") or arguments
@@ -60,7 +61,7 @@ or a whole configuration, since a path can lead elsewhere for another user; with
 
 
 def streams(runs: Sequence[Run]) -> list[int]:
-    """A number for each run, the same for runs of one stream, in the order of their first runs."""
+    """Return a number for each run, the same for runs of one stream, in the order of their first runs."""
     found = sorted(_split(runs, range(len(runs)), RELATIONS), key=min)
     number = {i: k for k, group in enumerate(found) for i in group}
     return [number[i] for i in range(len(runs))]
@@ -99,7 +100,8 @@ def _consistent(runs: Sequence[Run], members: Iterable[int]) -> bool:
 
 
 def configuration(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """A configuration but for the run's seed: what the runs of a row share. Seeds that it sets otherwise stay."""
+    """Return a configuration but for the run's seed: what the runs of a row share. Seeds that it sets otherwise
+    stay."""
     others = {key: value for key, value in config.get("seeds", {}).items() if value != seed}
     stream = {k: v for k, v in config.get("stream", {}).items() if k != "seed" or v != seed}
     one = ("threads", 1)  # which older records leave out
@@ -124,19 +126,19 @@ class Named(NamedTuple):
 
 
 def of_stream(label: str, benchmark: str, streams: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> Named:
-    """What the name of a table is made of: a label, the arguments that all its runs have, and its digits."""
+    """Return what the name of a table is made of: a label, the arguments that all its runs have, and its digits."""
     differ = {*differing(streams), "seed"}
     shared = {key: value for key, value in flatten(streams[0]).items() if key not in differ}
     return Named(label, benchmark, {"stream": shared, "data": digits(runs)})
 
 
 def digits(runs: Sequence[Run]) -> str:
-    """The first digits of a stream's fingerprint, at the least seed that there is."""
+    """Return the first digits of a stream's fingerprint, at the least seed that there is."""
     return min(runs, key=lambda run: run.order).fingerprint[:8]
 
 
 def names(entries: Sequence[Named]) -> list[str]:
-    """A name for each entry, no two the same: its label, and what tells it from others of that label.
+    """Return a name for each entry, no two the same: its label, and what tells it from others of that label.
 
     That is the strategy or benchmark where these differ, then the settings that do: `er memory=20`, `npz path=a.npz`.
     """
@@ -172,7 +174,7 @@ def _alike(found: Sequence[str]) -> list[list[int]]:
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings, by dotted key, in which these differ."""
+    """Return the settings, by dotted key, in which these differ."""
     flat = [flatten(tree) for tree in settings]
     return sorted(
         key for key in set().union(*flat) if len({canonical_json(tree.get(key)) for tree in flat}) > 1
@@ -208,7 +210,7 @@ def _pairs(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _short(key: str) -> str:
-    """A key as the command line takes it: `params.er.memory` is `memory`."""
+    """Return a key as the command line takes it: `params.er.memory` is `memory`."""
     first, _, rest = key.partition(".")
     if key == "model.name":
         return "model"

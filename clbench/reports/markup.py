@@ -14,7 +14,8 @@ from markupsafe import Markup, escape
 
 
 def tag(name: str, *inside: object, **attributes: object) -> Markup:
-    """An element. Of attributes, a last `_` is left out and others are `-`; one that is None or empty is left out."""
+    """Return an element. A last `_` of an attribute is left out and others are `-`; None and empty ones are left
+    out."""
     given = "".join(
         f' {escape(key.rstrip("_").replace("_", "-"))}="{escape(value)}"'
         for key, value in attributes.items()
@@ -35,7 +36,7 @@ def join(parts: Iterable[object]) -> Markup:
 
 @functools.cache
 def policy(style: str, script: str) -> Markup:
-    """The element by which a page loads nothing, and knows no style and runs no script but these."""
+    """Return the element by which a page loads nothing, and knows no style and runs no script but these."""
     named = [
         Markup("{}-src 'sha256-{}'").format(
             kind, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -37,7 +37,7 @@ MOST = 30
 
 
 def most(rows: Sequence[Row], what: str) -> tuple[list[Row], str]:
-    """The rows of a table that are drawn, the best ones, and a sentence that says which where they are not all.
+    """Return the rows of a table that are drawn, the best ones, and a sentence that says which where they are not all.
 
     Args:
         what: they are called.
@@ -58,7 +58,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 BOUNDS = {"finetune": "#8A8A8A", "joint": "#000000", "offline": "#8C6D46"}
 """Strategies that others are measured against, not rivals."""
 BOUND_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (4, 1.5)), (0, (2, 1)), (0, (7, 2, 1, 2)))
-"""Of a bound, and of further ones of the same strategy."""
+"""Dashes of a bound, and of further ones of the same strategy."""
 
 INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
 LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
@@ -75,7 +75,7 @@ class Style:
 
 
 def styles(names: Iterable[str], strategies: Mapping[str, str] | None = None) -> dict[str, Style]:
-    """A style for each name: bounds have theirs, others take the palette in turn, then with other dashes.
+    """Return a style for each name: bounds have theirs, others take the palette in turn, then with other dashes.
 
     Args:
         names: of strategies, or labels.
@@ -361,7 +361,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
-    """A matrix with its numbers in percent (size 0: without); a line sets apart what is not yet learned."""
+    """Return a matrix with its numbers in percent (size 0: without); a line sets apart what is not yet learned."""
     from matplotlib.colors import LinearSegmentedColormap
 
     T, S = R.shape

@@ -77,7 +77,7 @@ class Cell:
 
     @staticmethod
     def of(record: Record, benchmark: str, strategy: str) -> Cell:
-        """The run of a record under the labels of its table and its row."""
+        """Return the run of a record under the labels of its table and its row."""
         seed, name, budget = record.seeds["data"], record.strategy["name"], record.budget
         return Cell(
             benchmark,
@@ -112,7 +112,7 @@ def _made_by(record: Record) -> str:
 
 
 def _substrate(record: Record) -> str:
-    """What a run's weights had learned from before, in words; empty from scratch."""
+    """Return what a run's weights had learned from before, in words; empty from scratch."""
     if told := record.model.get("substrate"):
         return str(told)
     model = record.config.get("model", {})
@@ -199,7 +199,7 @@ class Row:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs that are done."""
+        """The seeds of the runs that are done."""
         return tuple(sorted(cell.seed for cell in self.cells if cell.status == "done"))
 
     @property
@@ -240,7 +240,7 @@ class Row:
         return costs
 
     def interval(self, key: str) -> Interval | None:
-        """The mean over seeds with its interval; None where there is no value."""
+        """Return the mean over seeds with its interval; None where there is no value."""
         values = self.values.get(key)
         return t_interval(list(values.values())) if values else None
 
@@ -249,13 +249,13 @@ class Row:
 
 
 def primary_of(rows: Iterable[Row]) -> str:
-    """The metric that ranks: what most runs say."""
+    """Return the metric that ranks: what most runs say."""
     said = Counter(cell.primary for row in rows for cell in row.cells if cell.primary)
     return said.most_common(1)[0][0] if said else PRIMARY
 
 
 def keys_of(rows: Sequence[Row], *, suite: bool = True) -> list[str]:
-    """The metrics that a table shows, the one that ranks first; others where a row has a value.
+    """Return the metrics that a table shows, the one that ranks first; others where a row has a value.
 
     Args:
         suite: whether the rows are of one suite.
@@ -287,13 +287,13 @@ def ranked(rows: Sequence[Row], keys: Iterable[str]) -> list[Row]:
 
 
 def worth(row: Row, key: str) -> float:
-    """A row's mean by a metric, the larger the better; −∞ where it has none."""
+    """Return a row's mean by a metric, the larger the better; −∞ where it has none."""
     interval = row.interval(key)
     return float("-inf") if interval is None else interval.mean if METRICS[key].rises else -interval.mean
 
 
 def table_rows(cells: Sequence[Cell]) -> list[Row]:
-    """A row for each benchmark and strategy, in the order of the cells, the best of each benchmark marked."""
+    """Return a row for each benchmark and strategy, in the order of the cells, the best of each benchmark marked."""
     groups: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
         groups.setdefault(cell.benchmark, {}).setdefault(cell.strategy, []).append(cell)
@@ -317,7 +317,7 @@ def metric_names(cells: Iterable[Cell]) -> list[str]:
 def difference_rows(cells: Sequence[Cell]) -> list[Row]:
     """For each strategy `a+b` whose base `a` is there, too, what `b` changes: `a+b` minus `a`, paired by seed.
 
-    Runs of one seed share stream, order and initial weights, so that their difference varies less than either. Of
+    Runs of one seed share stream, order and initial weights, so that their difference varies less than either. Among
     several bases the one counts from which the fewest other settings differ; none where two are as near.
     """
     groups: dict[tuple[str, str], dict[int, Cell]] = {}
@@ -343,14 +343,14 @@ def difference_rows(cells: Sequence[Cell]) -> list[Row]:
 
 
 def _apart(cell: Cell, base: Cell) -> list[str]:
-    """The settings in which a chain and its base differ, beside those of its last part."""
+    """Return the settings in which a chain and its base differ, beside those of its last part."""
     last = (cell.name or cell.strategy).rpartition("+")[2]
     keys = grouping.differing([cell.config, base.config])
     return [k for k in keys if k not in ("strategy", "selection") and not k.startswith(f"params.{last}.")]
 
 
 def _minus(a: Cell, b: Cell, title: str) -> Cell:
-    """The difference of two runs of one seed."""
+    """Return the difference of two runs of one seed."""
     known = {key: (value, b.metrics.get(key)) for key, value in a.metrics.items()}
     metrics = {key: None if x is None or y is None else x - y for key, (x, y) in known.items()}
     status = "done" if a.status == b.status == "done" else "unpaired"
@@ -358,7 +358,7 @@ def _minus(a: Cell, b: Cell, title: str) -> Cell:
 
 
 def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The rows as JSON-able dictionaries, with every metric: mean, half its 95 % interval, number of runs.
+    """Return the rows as JSON-able dictionaries, with every metric: mean, half its 95 % interval, number of runs.
 
     Paired differences follow, `a+b − a` in place of a strategy.
     """

@@ -74,7 +74,7 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
 
 
 def _slugs(benchmarks: Iterable[str]) -> dict[str, str]:
-    """A part of file names for each benchmark; labels are free text."""
+    """Return a part of file names for each benchmark; labels are free text."""
     slugs, taken = dict[str, str](), set[str]()
     for name in benchmarks:
         slug = base = re.sub(r"[^a-z0-9.]+", "-", name.lower())[:80].strip("-.") or "benchmark"
@@ -95,7 +95,7 @@ class _Plot:
 def _draw(
     benchmark: str, slug: str, table: Sequence[Row], folder: Path, style: Mapping[str, plots.Style]
 ) -> tuple[list[_Plot], list[str]]:
-    """The plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
+    """Return the plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
     chosen, which = plots.most(table, "strategies")
     shown, lost = dict[str, Mean](), list[str]()
     for row in chosen:
@@ -116,7 +116,7 @@ def _draw(
 
 
 def _traces(row: Row, lost: list[str]) -> Iterator[Trace]:
-    """What is drawn of runs, one curve in memory at a time; those that cannot be read are added to `lost`."""
+    """Yield what is drawn of runs, one curve in memory at a time; those that cannot be read are added to `lost`."""
     for cell in row.cells:
         if cell.status == "done" and cell.curve is not None:
             try:
@@ -163,7 +163,7 @@ def _figures(
 
 
 def _csv(cells: Sequence[Cell]) -> str:
-    """A line for each run, every metric in full precision; empty where there is no number."""
+    """Return a line for each run, every metric in full precision; empty where there is no number."""
     metrics = metric_names(cells)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -265,7 +265,7 @@ def _table(rows: Sequence[Row], differences: bool = False) -> Markup:
 
 
 def _definitions(keys: Sequence[str]) -> Markup:
-    """What each metric of the tables means, its formula and where it is from."""
+    """Return what each metric of the tables means, its formula and where it is from."""
     parts: list[object] = []
     for key in keys:
         metric = METRICS[key]

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 760, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
 POINTS = 1500
-"""Of a line at most; where there are more, each stretch keeps its lowest and highest, so that no dip is lost."""
+"""Points of a line at most; where there are more, each stretch keeps its lowest and highest, so that no dip is lost."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def lines(
 
 
 def swatch(curve: Curve) -> Markup:
-    """A piece of a curve, for a legend."""
+    """Return a piece of a curve, for a legend."""
     dash = "5 3" if curve.dashed else None
     line = tag("line", x2=22, y1=1.5, y2=1.5, stroke=curve.color, stroke_width=3, stroke_dasharray=dash)
     return tag("svg", line, viewBox="0 0 22 3")
@@ -127,7 +127,8 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
 def critical_differences(
     names: Sequence[str], places: Sequence[float], bars: Sequence[tuple[int, int]], *, title: str
 ) -> Markup:
-    """A critical-difference plot: average ranks on a line, names beside it, bars over those that are not told apart.
+    """Return a critical-difference plot: average ranks on a line, names beside it, bars over those that are not told
+    apart.
 
     Args:
         names, places: the best first. bars: first and last place in that order.

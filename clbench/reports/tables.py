@@ -42,7 +42,7 @@ class Column:
 
 
 def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
-    """What all tables of a suite show; of differences with their signs, and without costs."""
+    """Return what all tables of a suite show; of differences with their signs, and without costs."""
     return [
         Column("strategy", tuple(Text(row.strategy) for row in rows), words=True),
         Column("runs", tuple(Text(_runs(row)) for row in rows)),
@@ -56,7 +56,7 @@ def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
 
 
 def metric_columns(rows: Sequence[Row], keys: Sequence[str], plus: bool = False) -> list[Column]:
-    """A column for each metric, with its best rows marked."""
+    """Return a column for each metric, with its best rows marked."""
     columns = []
     for key in keys:
         found = [(row.interval(key), key in row.best) for row in rows]
@@ -87,7 +87,7 @@ def _seconds(value: Interval | None) -> str:
 
 
 MOST_SEEDS = 10
-"""Seeds and stretches of them that a table lists; of more, the last."""
+"""Seeds and stretches of them that a table lists; where there are more, the last ones."""
 
 
 def listed(seeds: Sequence[int]) -> str:
@@ -104,7 +104,7 @@ def listed(seeds: Sequence[int]) -> str:
 
 
 def counted(seeds: Sequence[int]) -> str:
-    """How many seeds, and which: `5 (0–4)`."""
+    """Return how many seeds, and which: `5 (0–4)`."""
     return f"{len(seeds)} ({listed(seeds)})" if seeds else "0"
 
 
@@ -118,7 +118,7 @@ def _unfinished(row: Row) -> list[str]:
 
 
 def head_of(key: str) -> str:
-    """What a table calls a metric, and where it gets better."""
+    """Return what a table calls a metric, and where it gets better."""
     return METRICS[key].head + {True: " ↑", False: " ↓", None: ""}[METRICS[key].higher_is_better]
 
 
@@ -187,7 +187,7 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
 
 
 def markdown_table(cells: Sequence[Cell]) -> str:
-    """A Markdown table for each benchmark, under its name, and one of its paired differences if it has any."""
+    """Return a Markdown table for each benchmark, under its name, and one of its paired differences if it has any."""
     differences = by_benchmark(difference_rows(cells))
     parts = []
     for benchmark, rows in by_benchmark(table_rows(cells)).items():
@@ -219,7 +219,7 @@ def markdown(text: str) -> str:
 
 
 def note_of(rows: Sequence[Row], differences: bool = False) -> str:
-    """What a table's numbers are."""
+    """Return what a table's numbers are."""
     most = max(row.done for row in rows)
     text = (
         "Percentage points: what the last part of a chain changes, paired by seed"

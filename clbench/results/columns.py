@@ -63,7 +63,7 @@ _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans
 BEYOND = 1 << 40
 """What no count reaches: sums of them stay within 64 bits."""
 ROWS = 1 << 24
-"""Of a curve at most: a gigabyte."""
+"""Rows of a curve at most: a gigabyte."""
 SPARSE = 1 << 22
 """Cells that dense views may have in any case; more only by the rows."""
 SLOW = 1 << 26
@@ -86,7 +86,7 @@ def write(path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
 
 
 def read(path: Path) -> Arrays:
-    """What `write` wrote.
+    """Return what `write` wrote.
 
     Raises:
         ValueError: the arrays are not those of a curve. Whatever `clbench.files.UNREADABLE` names: it is no archive.
@@ -228,7 +228,7 @@ def _repeats(a: Ints, b: Ints) -> bool:
 
 
 def typed(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
-    """The values as the column's type; a float is no count, so nothing is rounded silently."""
+    """Return the values as the column's type; a float is no count, so nothing is rounded silently."""
     array = np.asarray(value)
     kinds, words = _KINDS[np.dtype(dtype).kind]
     if array.dtype.kind not in kinds and array.size:
@@ -259,7 +259,7 @@ class _Head(NamedTuple):
 
 
 def _head(file: IO[bytes], entry: zipfile.ZipInfo) -> _Head:
-    """What an array in an archive says that it is, checked against its size there."""
+    """Return what an array in an archive says that it is, checked against its size there."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its column '{entry.filename}' has the unknown format {version}")

@@ -86,12 +86,12 @@ class Matrix(NamedTuple):
 
 
 def _view(name: str) -> Any:
-    """A property of a curve: its column, read-only."""
+    """Return a property of a curve: its column, read-only."""
     return property(lambda curve: curve._column(name))
 
 
 VIEWS = ("experiences", "streams", "learned", "finished", "_ticks", "_matrix")
-"""Of a curve, each made once until there are more rows."""
+"""What is computed of a curve once, until there are more rows."""
 
 
 class Curve:
@@ -307,18 +307,18 @@ class Curve:
         return self._network
 
     def columns(self) -> Arrays:
-        """All columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
+        """Return all columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
         return self._rows(slice(None)) | dict(self._tables) | self._measured()
 
     def _measured(self, looks: slice | NDArray[np.bool_] = slice(None)) -> Arrays:
-        """The side tables that not every curve has, of those looks at documents."""
+        """Return the side tables that not every curve has, of those looks at documents."""
         measured: Arrays = {"network": self._network} if len(self._network) else {}
         if len(self.indexed_step):
             measured |= {name: table[looks] for name, table in self._indexed.items()}
         return measured
 
     def _rows(self, chosen: slice | NDArray[np.bool_]) -> Arrays:
-        """The columns of some rows."""
+        """Return the columns of some rows."""
         columns = {name: self._column(name)[chosen] for name in COLUMNS}
         if (self.of > self.total).any():
             columns |= {"of": self.of[chosen], "bound_error": np.array(self.bound_error)}
@@ -327,13 +327,13 @@ class Curve:
         return columns
 
     def before(self, step: int) -> Curve:
-        """The curve without what was evaluated after more than `step` steps."""
+        """Return the curve without what was evaluated after more than `step` steps."""
         measured = self._measured(self.indexed_step <= step)
         return Curve.from_columns(self._rows(self.step <= step) | self._tables | measured)
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, ArrayLike]) -> Curve:
-        """The curve that has these columns and tables.
+        """Return the curve that has these columns and tables.
 
         Raises:
             ValueError: a column lacks, is too many, or does not fit the others.
@@ -396,15 +396,15 @@ class Curve:
     def finished(self) -> bool:
         """Whether every stream was learned and the last experience has its full evaluation, if any has.
 
-        Of a run that was cut off between two experiences when all its streams had been seen (streams with
-        repetition) the rows cannot tell; its record's status does.
+        The rows cannot tell of a run that was cut off between two experiences when all its streams had been seen
+        (streams with repetition); its record's status does.
         """
         if not len(self) or (self.learned >= self.experiences).any():
             return False
         return not self.full.any() or bool(self.experience[self.full][-1] == self.experiences - 1)
 
     def ticks(self) -> Ticks:
-        """The per-iteration evaluations as dense arrays."""
+        """Return the per-iteration evaluations as dense arrays."""
         return self._ticks
 
     @cached_property
@@ -433,7 +433,7 @@ class Curve:
         )
 
     def matrix(self) -> Matrix:
-        """The accuracy matrix R, the accuracies b before training, and the sizes of the full test sets.
+        """Return the accuracy matrix R, the accuracies b before training, and the sizes of the full test sets.
 
         R has a row for each experience and a column for each stream. Where there are fewer experiences than
         streams (a run cut short), rows of NaN make it square.
@@ -460,7 +460,7 @@ class Curve:
         return Matrix(share[1:], share[0], total.max(0, initial=0))
 
     def upto(self, experiences: int) -> Curve:
-        """The curve as if the stream had ended after so many experiences: metrics "after task k"."""
+        """Return the curve as if the stream had ended after so many experiences: metrics "after task k"."""
         streams = np.flatnonzero(self.learned < experiences)
         rows = (self.experience < experiences) & np.isin(self.evaluated, streams)
         ends = np.unique(self.experience[self.full]) < experiences
@@ -522,7 +522,7 @@ class Curve:
     def from_matrix(
         cls, R: ArrayLike, b: ArrayLike | None = None, totals: int | Sequence[int] = 100
     ) -> Curve:
-        """A curve of full evaluations only, from R (E, S) and b (S,) or a scalar; NaN where not evaluated.
+        """Return a curve of full evaluations only, from R (E, S) and b (S,) or a scalar; NaN where not evaluated.
 
         Raises:
             ValueError: an accuracy is no whole number out of `totals` examples.
@@ -545,7 +545,7 @@ class Curve:
         first_step: int = 1,
         examples_per_step: int = 1,
     ) -> Curve:
-        """A curve of consecutive ticks, from the accuracies of each stream.
+        """Return a curve of consecutive ticks, from the accuracies of each stream.
 
         Every experience ends with full evaluations that repeat its last tick.
 

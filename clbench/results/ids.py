@@ -23,7 +23,7 @@ def run_id(
     code: Mapping[str, Any],
     files: Mapping[str, Mapping[str, str | None]] | None = None,
 ) -> str:
-    """The id of a run: the first digits of the SHA-256 over what decides its numbers."""
+    """Return the id of a run: the first digits of the SHA-256 over what decides its numbers."""
     decides = {
         **by_content(config, files or {}),
         "benchmark": {key: value for key, value in benchmark.items() if key not in SAID},
@@ -37,7 +37,7 @@ def run_id(
 def by_content(
     config: Mapping[str, Any], files: Mapping[str, Mapping[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
-    """A configuration for a hash: files count by what they hold, and not by their paths."""
+    """Return a configuration for a hash: files count by what they hold, and not by their paths."""
     bare = copy.deepcopy(dict(config))
     for address in files:
         name, *places = address.replace("]", "").split("[")  # in a parameter's lists
@@ -56,7 +56,7 @@ def by_content(
 
 
 def _at(tree: Any, step: str) -> Any:
-    """What stands under a key, or at a place in a list; None where nothing does."""
+    """Return what stands under a key, or at a place in a list; None where nothing does."""
     if isinstance(tree, list):
         return tree[int(step)] if step.isdecimal() and int(step) < len(tree) else None
     return tree.get(step) if isinstance(tree, dict) else None

@@ -24,7 +24,7 @@ from clbench.results.metrics import METRICS
 from clbench.results.metrics.core import PRIMARY
 
 SCHEMA = 3
-"""Of records as they are written; 2 added their own SHA-256, 3 the files that were read."""
+"""The form in which records are written; 2 added their own SHA-256, 3 the files that were read."""
 IN_MEMORY = "an object in memory"
 """The origin of what nobody can name: it was handed over as it was."""
 LARGEST = 1 << 24
@@ -156,7 +156,7 @@ def write_record(record: Record, folder: Path) -> Record:
 
 
 def read_record(folder: Path, id: str | None = None, *, altered: bool = False) -> Record:
-    """The record in a run folder.
+    """Return the record in a run folder.
 
     Args:
         folder: of the run.
@@ -179,7 +179,7 @@ def read_record(folder: Path, id: str | None = None, *, altered: bool = False) -
 
 
 def parse_record(path: Path, *, altered: bool = False) -> Record:
-    """The record in a file, without a folder to read its curve from.
+    """Return the record in a file, without a folder to read its curve from.
 
     Raises:
         LedgerError: missing, damaged, or of a later schema than this version reads.
@@ -190,7 +190,7 @@ def parse_record(path: Path, *, altered: bool = False) -> Record:
 
 
 def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
-    """The record that JSON holds, without a folder; `path` is for messages.
+    """Return the record that JSON holds, without a folder; `path` is for messages.
 
     Raises:
         LedgerError: as of `parse_record`; names the field.

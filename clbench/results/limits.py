@@ -1,6 +1,6 @@
 """What a part of a test set says of the whole: bounds on the number of right answers. Imports no torch.
 
-Of N examples in random order, the first n were evaluated, and c were right. Then the number K that are right of all N
+The first n of N examples in random order were evaluated, and c were right. Then the number K that are right of all N
 lies between c and c + N − n whatever the others are; and between closer bounds but for a stated probability, because
 the first n are a random sample.
 """

@@ -142,7 +142,8 @@ Files = dict[str, Annotated[dict[str, str | None], Keys(path=Text | None, sha256
 
 
 def unfit(value: Any, field: str = "", depth: int = 0) -> Iterator[str]:
-    """What stands nowhere in a record, whatever the field: what is no text, no finite number, or nested for ever."""
+    """Yield what stands nowhere in a record, whatever the field: what is no text, no finite number, or nested for
+    ever."""
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
             yield f"field '{field}' holds {value!r:.80}, which is no text"  # but half a character
@@ -159,7 +160,7 @@ def unfit(value: Any, field: str = "", depth: int = 0) -> Iterator[str]:
 
 
 def told(error: ValidationError) -> str:
-    """The first thing that is wrong, with its field."""
+    """Return the first thing that is wrong, with its field."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(key) for key in first["loc"])
     if first["type"] == "missing":

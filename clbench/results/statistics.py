@@ -33,7 +33,7 @@ EXACT_TO, ALL_SIGNS = 50, 13
 """Pairs up to which that test is exact, and up to which it is so with ties or zeros, by all signs that there can be."""
 
 LEVEL = 0.05
-"""Of a family of comparisons."""
+"""The level of a family of comparisons."""
 
 Floats = NDArray[np.float64]
 
@@ -81,7 +81,7 @@ def mean_and_half(
 
 
 def prediction_half(values: Sequence[float], m: int, level: float = 0.95) -> float:
-    """How far the mean of m further runs may lie from that of these: t(n−1) s √(1/n + 1/m); NaN for too few."""
+    """Return how far the mean of m further runs may lie from that of these: t(n−1) s √(1/n + 1/m); NaN for too few."""
     n = len(values)
     if n < INTERVAL_FROM:
         return math.nan
@@ -184,7 +184,7 @@ def _placed(values: Floats) -> tuple[Floats, Floats]:
 
 @functools.lru_cache(maxsize=64)
 def _rank_sums(n: int) -> Floats:
-    """The distribution function of the sum of those of the ranks 1 to n that a coin chooses."""
+    """Return the distribution function of the sum of those of the ranks 1 to n that a coin chooses."""
     chances = np.ones(1)
     for k in range(1, n + 1):
         chances = np.pad(chances, (0, k)) / 2 + np.pad(chances, (k, 0)) / 2
@@ -233,7 +233,7 @@ def ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list
 
 
 def best(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> set[int]:
-    """The best mean and those after it, down to the first than which another is better with certainty.
+    """Return the best mean and those after it, down to the first than which another is better with certainty.
 
     What every table and page marks. One that varies much may have a rank from 1 on behind others that have none, since
     nothing is certain of it; that earns no mark. None where fewer than two have a rank.
@@ -246,7 +246,7 @@ def best(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> set[i
 
 
 def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[tuple[int, int]]:
-    """The pairs (better, worse) of rivals that differ with statistical certainty: Holm over all pairs at 5 %.
+    """Return the pairs (better, worse) of rivals that differ with statistical certainty: Holm over all pairs at 5 %.
 
     Pairs that share fewer than `RANKED_FROM` seeds are not compared.
     """
@@ -278,7 +278,7 @@ def told_apart(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) ->
 
 
 def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool) -> list[float]:
-    """The mean over the seeds that all share of each rival's place there, 1 the best; equal values share theirs.
+    """Return the mean over the seeds that all share of each rival's place there, 1 the best; equal values share theirs.
 
     Raises:
         ValueError: there is no seed that all share.
@@ -292,7 +292,8 @@ def average_ranks(rivals: Sequence[Mapping[int, float]], higher_is_better: bool)
 
 
 def groups(order: Sequence[int], apart: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The bars of a critical-difference plot: stretches (first, last) of an order in which no pair is told apart.
+    """Return the bars of a critical-difference plot: stretches (first, last) of an order in which no pair is told
+    apart.
 
     Only stretches of two or more that lie in no longer one (Demšar, JMLR 7, 2006).
     """

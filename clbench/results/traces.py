@@ -56,7 +56,7 @@ class Trace:
 
     @staticmethod
     def of(curve: Curve, evaluated: int = 0) -> Trace:
-        """Of a curve; `one` is its test stream `evaluated`, from 0."""
+        """Return the trace of a curve; `one` is its test stream `evaluated`, from 0."""
         ticks = curve.ticks()
         known = evaluated < ticks.accuracy.shape[1]
         return Trace(
@@ -121,7 +121,8 @@ def seen_so_far(ticks: Ticks) -> Floats:
 
 
 def mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:
-    """The mean over runs of one row, each given by its progress and what is drawn of it, NaN where that is nothing.
+    """Return the mean over runs of one row, each given by its progress and what is drawn of it, NaN where that is
+    nothing.
 
     The grid has the ticks of all runs, between which each run is interpolated linearly: runs with the same
     steps are not resampled, so that no dip gets lost. It spans what all runs have. None if a run has nothing

@@ -49,7 +49,7 @@ class Verdict:
 
 
 def chosen(records: Iterable[Record], name: str) -> list[Row]:
-    """The rows that a name means: a row's id, a table, or a benchmark, with or without its version.
+    """Return the rows that a name means: a row's id, a table, or a benchmark, with or without its version.
 
     Raises:
         ConfigError: there is none.
@@ -66,7 +66,7 @@ def chosen(records: Iterable[Record], name: str) -> list[Row]:
 
 
 def lacking(row: Row) -> str:
-    """What is missing here of what a row needs beside clbench, as a sentence; nothing where all is there."""
+    """Say what a row needs beside clbench and is missing here; nothing where all is there."""
     found = {what: told for record in row.records for what, told in missing(record).items()}
     if not found:
         return ""
@@ -78,7 +78,7 @@ def lacking(row: Row) -> str:
 
 
 def outdated(records: Sequence[Record], who: str) -> str:
-    """What is of another version here than when runs were recorded, and what to do about it, as one sentence or two;
+    """Say in a sentence or two what has another version here than when runs were recorded, and what to do about it;
     nothing where all is the same.
 
     Args:
@@ -117,7 +117,7 @@ def outdated(records: Sequence[Record], who: str) -> str:
 
 
 def _version(registry: Registry[Any], names: Sequence[str]) -> str | None:
-    """The versions of registered names here, joined by plus; None where one is missing, which others tell."""
+    """Return the versions of registered names here, joined by plus; None where one is missing, which others tell."""
     found = []
     for name in names:
         if not registry.knows(name):
@@ -135,7 +135,7 @@ def reproduce(
     """Run a row again with the present code and compare.
 
     Args:
-        seeds: which; those recorded if None, of runs that diverged, too.
+        seeds: which; those recorded if None, with those of runs that diverged.
         runs: folder for the runs' folders.
         execution: how. threads: as many as the recorded run had if None.
     """
@@ -157,7 +157,8 @@ def reproduce(
 
 
 def _seeded(row: Row, seed: int) -> dict[str, Any]:
-    """The row's configuration with a seed, the stream's too where the benchmark has one; those that it sets stay."""
+    """Return the row's configuration with a seed, the stream's too where the benchmark has one; those that it sets
+    stay."""
     seeds = {**Seeds(order=seed, init=seed, data=seed).model_dump(), **row.config.get("seeds", {})}
     drawn = any("seed" in record.config.get("stream", {}) for record in row.records)
     stream = {**({"seed": seed} if drawn else {}), **row.config.get("stream", {})}
@@ -167,12 +168,13 @@ def _seeded(row: Row, seed: int) -> dict[str, Any]:
 def compare(
     row: Row, again: Mapping[str, Mapping[int, float]], diverged: Mapping[int, bool]
 ) -> list[Verdict]:
-    """A verdict for each metric that the leaderboard shows, and for the share of runs that diverged, if any did.
+    """Return a verdict for each metric that the leaderboard shows, and for the share of runs that diverged, if any did.
 
     A metric that is recorded and does not come out at all disagrees.
 
     Args:
-        again: metric → seed → value, of runs that did not diverge. diverged: whether the run of a seed did.
+        again: metric → seed → value, for runs that did not diverge.
+        diverged: whether the run of a seed did.
     """
     verdicts = []
     shown = {metric: row.values.get(metric) for metric in keys_of([row], suite=False)}

@@ -32,10 +32,9 @@ def make_benchmark(name: str, **spec: Any) -> Benchmark:
 
 
 def make_strategy(name: str, **params: Any) -> Strategy:
-    """A registered strategy, or a chain of them: `make_strategy("derpp+refresh", memory=500)`.
+    """Return a registered strategy, or a chain of them: `make_strategy("derpp+refresh", memory=500)`.
 
-    Of a chain, a parameter belongs to the strategy that has it; one that several have is given as
-    `derpp__alpha`.
+    A parameter goes to the strategy of the chain that has it; one that several have is given as `derpp__alpha`.
     """
     parts = chain_parts(name)
     given: dict[str, dict[str, Any]] = {part: {} for part in parts}
@@ -74,7 +73,7 @@ def build(
     observers: Sequence[Observer] = (),
     ranks: Ranks = ALONE,
 ) -> Engine:
-    """The engine for a configuration, before its first step: stream, strategy and freshly initialised model.
+    """Return the engine for a configuration, before its first step: stream, strategy and freshly initialised model.
 
     Args:
         resolved: what runs.
@@ -106,7 +105,7 @@ def build(
 
 
 def entries_of(resolved: RunConfig) -> tuple[list[Entry], Entry | None]:
-    """Where a configuration's strategies and its network are registered; None for one of timm's."""
+    """Return where a configuration's strategies and its network are registered; None for one of timm's."""
     name = resolved.model.name
     return (
         [strategies.entry(part) for part in resolved.parts()],
@@ -115,7 +114,7 @@ def entries_of(resolved: RunConfig) -> tuple[list[Entry], Entry | None]:
 
 
 def declared(resolved: RunConfig) -> dict[str, str]:
-    """Where the files and folders lie that a run is said to read, by the setting or the plug-in that says so.
+    """Return where the files and folders lie that a run is said to read, by the setting or the plug-in that says so.
 
     What a benchmark reads (`stream.…`) is told by its fingerprint; a name where nothing lies is a name.
     """
@@ -136,7 +135,7 @@ def declared(resolved: RunConfig) -> dict[str, str]:
 
 @contextlib.contextmanager
 def reading_what_is_declared(resolved: RunConfig) -> Iterator[None]:
-    """Inside, while a run is built, a plug-in may read what it has declared.
+    """Let a plug-in read what it has declared, inside, while a run is built.
 
     Raises:
         RegistryError: a plug-in has read another file; names it, and how it is declared.

@@ -16,10 +16,12 @@ class Cell:
     """One run of a suite: what it is, and what became of it.
 
     Attributes:
-        benchmark, strategy: labels, of one table and of one row in it. seed: of the run. resolved: its configuration.
+        benchmark, strategy: labels, that of its table and that of its row in it.
+        seed: that of the run.
+        resolved: its configuration.
         id: its run folder's name.
         state: waiting, running, done, diverged, failed, timeout.
-        message: of a failure.
+        message: what a failure says.
         steps, total: progress. attempts: how often it was started.
     """
 
@@ -51,7 +53,7 @@ def settle(cell: Cell, root: Path) -> None:
 
 
 def reported(cell: Cell) -> rows.Cell:
-    """A cell as its suite's report needs it."""
+    """Return a cell as its suite's report needs it."""
     if cell.record is not None:
         return rows.Cell.of(cell.record, cell.benchmark, cell.strategy)
     name = cell.resolved.strategy

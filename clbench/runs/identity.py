@@ -118,7 +118,7 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None, known: Kno
 
 
 def _origin(entry: Entry) -> dict[str, str | None]:
-    """Of a plug-in: the distribution that brings it, or the name of its file, and what the file holds."""
+    """Return the distribution that brings a plug-in, or the name of its file, and what the file holds."""
     file = Path(entry.source)
     if not file.is_file():
         return {"origin": "a notebook or a session", "sha256": None}
@@ -133,7 +133,7 @@ BUILDING = code_of(Path(building.__file__))
 
 
 def code_identity(sources: Iterable[Path | str] = (), known: Code | None = None) -> dict[str, Any]:
-    """Which code runs: version, a digest of what the run executes, and the commit in a checkout.
+    """Return which code runs: version, a digest of what the run executes, and the commit in a checkout.
 
     What reads, shows and starts runs is no part of it.
 
@@ -152,7 +152,7 @@ def code_identity(sources: Iterable[Path | str] = (), known: Code | None = None)
 
 @functools.cache
 def _commit() -> dict[str, Any]:
-    """The commit of the checkout, and whether files differ from it; None where nothing tells."""
+    """Return the commit of the checkout, and whether files differ from it; None where nothing tells."""
     told, command = ["# branch.oid (initial)"], ["git", "status", "--porcelain=v2", "--branch"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if CHECKOUT is not None:
@@ -174,7 +174,7 @@ def _digest(path: str) -> str:
 
 
 def _told(benchmark: Benchmark) -> dict[str, Any]:
-    """What a record says of a benchmark."""
+    """Return what a record says of a benchmark."""
     told = {"name": benchmark.name, "version": benchmark.version, "fingerprint": benchmark.fingerprint}
     words = _words(benchmark)
     return {**told, "words": words} if words else told

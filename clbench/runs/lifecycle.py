@@ -41,7 +41,7 @@ EXECUTION = "execution.json"
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
-    """Where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`.
+    """Return where run folders go: `out`, else `CLBENCH_RUNS`, else `runs/`.
 
     Raises:
         LedgerError: no folder can be there.
@@ -69,7 +69,7 @@ def run(
     Args:
         benchmark: a registered name, or a benchmark of your own (`clbench.from_arrays`, …).
         strategy: a registered name, or a chain: `"derpp+refresh"`.
-        seed: of everything drawn; see `Seeds` for separate ones.
+        seed: for everything drawn; see `Seeds` for separate ones.
         out: folder for run folders; `CLBENCH_RUNS` or `runs/` if None.
         device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
         file: a configuration as read from YAML.
@@ -139,7 +139,7 @@ def start(
 
 
 def _same_run(ranks: Ranks, run: str) -> None:
-    """Several processes must have the same run in mind.
+    """Refuse processes that do not have the same run in mind.
 
     Raises:
         LedgerError: their code, data or settings differ.
@@ -153,7 +153,7 @@ def _same_run(ranks: Ranks, run: str) -> None:
 
 
 def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
-    """The record in a folder that the first process sees, if there is one."""
+    """Return the record in a folder that the first process sees, if there is one."""
 
     read: list[Record] = []
 
@@ -173,7 +173,7 @@ def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
 
 
 def _kept(folder: Path) -> Execution:
-    """How a run was carried out; a version before wrote the number of threads there, which its id tells now."""
+    """Return how a run was carried out; a version before wrote the number of threads there, which its id tells now."""
     path = folder / EXECUTION
     tree = read_json(path) if path.is_file() else {}
     if isinstance(tree, dict):
@@ -226,7 +226,7 @@ def _said_in(path: Path) -> Iterator[None]:
 
 
 def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> Record:
-    """From the first step, or the last checkpoint, to the record. The folder is ours alone."""
+    """Train from the first step, or the last checkpoint, to the record. The folder is ours alone."""
     ranks, env = engine.ranks, environment(str(engine.device), torch.get_num_threads())
     if engine.device.type == "cuda":
         env["device_name"] = torch.cuda.get_device_name(engine.device)
@@ -275,7 +275,7 @@ def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> R
 
 
 def _describe(engine: Engine, folder: Path, env: Mapping[str, Any]) -> None:
-    """What runs, how and where, into its folder."""
+    """Write what runs, how and where, into its folder."""
     for part in folder.glob(".*.part"):  # of writes that were killed
         part.unlink()
     atomic_write(folder / "config.yaml", dump(engine.config.model_dump(mode="json"), sort_keys=False))
@@ -316,7 +316,7 @@ def _conclude(
     status: Literal["done", "diverged"],
     note: str,
 ) -> None:
-    """Curve, weights and record, into the run's folder."""
+    """Write curve, weights and record into the run's folder."""
     curve, resolved = engine.evaluator.curve, engine.config
     benchmark = engine.benchmark
     said = {
@@ -368,7 +368,7 @@ class _Log(Observer):
                 self._file.close()
 
     def cut(self, bytes: int, sha256: str) -> None:
-        """Back to what it held at a checkpoint.
+        """Go back to what it held at a checkpoint.
 
         Raises:
             LedgerError: that is not what it holds.
@@ -387,7 +387,7 @@ class _Log(Observer):
             )
 
     def sha256(self) -> str:
-        """Of all that was written."""
+        """Return the SHA-256 of all that was written."""
         return self._digest.hexdigest()
 
     def bytes(self) -> int:

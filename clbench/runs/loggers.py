@@ -28,7 +28,7 @@ PLOT = "stability-gap.png"
 
 
 def observers(execution: Execution, folder: Path, id_: str) -> list[Observer]:
-    """The loggers that an execution names, writing into a run folder.
+    """Return the loggers that an execution names, writing into a run folder.
 
     Raises:
         ConfigError: a logger's package is not installed.
@@ -98,7 +98,7 @@ class _Log(Observer):
     # --- what a logger writes ---
 
     def open(self, run: Watched) -> None:
-        """Before the first row, of a run that goes on, too: what was there before is left out."""
+        """Begin before the first row, also in a run that goes on: what was there before is left out."""
         raise NotImplementedError
 
     def losses(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -110,7 +110,7 @@ class _Log(Observer):
         raise NotImplementedError
 
     def close(self, run: Watched) -> None:
-        """The run has ended, or stops for now."""
+        """End: the run has ended, or stops for now."""
 
 
 class CSVLog(_Log):
@@ -178,7 +178,7 @@ class _Rows(_Log):
             self.row(step, self._waiting.pop(step))
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
-        """What is known of a step, complete."""
+        """Write what is known of a step, complete."""
         raise NotImplementedError
 
 
@@ -263,12 +263,12 @@ class WandbLog(_Rows):
 
 
 def losses_of(row: Mapping[str, Any]) -> list[str]:
-    """The names of a row's losses."""
+    """Return the names of a row's losses."""
     return sorted(row.keys() - {"step", "experience", "lr"})
 
 
 def _summary(run: Watched) -> dict[str, float]:
-    """The metrics that are defined, as in the record."""
+    """Return the metrics that are defined, as in the record."""
     from clbench.results import metrics
 
     curve = run.evaluator.curve
@@ -277,7 +277,8 @@ def _summary(run: Watched) -> dict[str, float]:
 
 
 def _plot(run: Watched, folder: Path) -> Iterator[Path]:
-    """The plot of the stability gap, in the run's folder; none where nothing was evaluated between experiences."""
+    """Yield the plot of the stability gap, in the run's folder; none where nothing was evaluated between
+    experiences."""
     from clbench.reports import plots
 
     curve = run.evaluator.curve

@@ -27,7 +27,7 @@ FOLDER = "pretrain"
 
 
 def read(name: str) -> dict[str, Any]:
-    """A pretraining configuration: a shipped one by name, or a file.
+    """Return a pretraining configuration: a shipped one by name, or a file.
 
     Raises:
         ConfigError: there is none.
@@ -96,7 +96,7 @@ def pretrain(
 
 
 def substrate(record: Record) -> str:
-    """What a pretraining run has learned from, in a line: model, data, length, accuracy."""
+    """Return what a pretraining run has learned from, in a line: model, data, length, accuracy."""
     conf = record.config
     stream = ", ".join(
         f"{k} {v}" for k, v in conf["stream"].items() if k in ("classes", "experiences") and v is not None

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 MOST_SEEDS = 10_000
-"""Of a suite; more is a mistake, and would not fit into memory."""
+"""Seeds of a suite at most; more is a mistake, and would not fit into memory."""
 
 
 class Choice(BaseModel):
     """A strategy or benchmark of a suite with settings of its own.
 
     Attributes:
-        name: registered name; of strategies also a chain.
+        name: registered name; for strategies also a chain.
         label: what tables and plots call it; the name if empty.
         settings: `key: value`, as on the command line.
         space: what `clbench tune-suite` searches, over the suite's: `strength: {log: [0.01, 10]}`.
@@ -84,7 +84,7 @@ class SuiteConfig(BaseModel):
 
 
 def load(name: str) -> tuple[str, SuiteConfig]:
-    """A suite's short name and configuration, by shipped name or YAML file.
+    """Return a suite's short name and configuration, by shipped name or YAML file.
 
     Raises:
         ConfigError: no such suite or file, or a mistake in it.
@@ -106,7 +106,7 @@ def plan(
     *,
     file: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
-    """Every cell of a suite, resolved; refuses the whole suite if one cell's configuration is wrong.
+    """Return every cell of a suite, resolved; refuse the whole suite if one cell's configuration is wrong.
 
     A label that several streams or configurations have is completed by what tells them apart: `er memory=20`.
 
@@ -176,7 +176,7 @@ def _complete(cells: Sequence[Cell], runs: Sequence[tuple[Choice, grouping.Run]]
 
 
 def named(choices: Sequence[Choice]) -> list[str]:
-    """A name for each choice of a suite, which tells it from the others."""
+    """Return a name for each choice of a suite, which tells it from the others."""
     return grouping.names([grouping.Named(c.label or c.name, c.name, c.settings) for c in choices])
 
 

@@ -48,7 +48,7 @@ class Protocol:
 
 
 def protocol(name: str) -> Protocol:
-    """The protocol of a name.
+    """Return the protocol of a name.
 
     Raises:
         ConfigError: there is none, or nothing is chosen by it.
@@ -64,7 +64,7 @@ def protocol(name: str) -> Protocol:
 
 
 def judged_by(benchmark: Benchmark, how: Protocol) -> Benchmark:
-    """The benchmark as tuning sees it: what judges stands in the place of the test stream.
+    """Return the benchmark as tuning sees it: what judges stands in the place of the test stream.
 
     Raises:
         ConfigError: it has no validation stream, or fewer experiences.
@@ -103,7 +103,7 @@ class _Seal:
 
 @contextlib.contextmanager
 def sealed(benchmark: Benchmark) -> Iterator[None]:
-    """Inside, reading the test stream's inputs raises `ConfigError`; pools that training shares stay open."""
+    """Raise `ConfigError` where the test stream's inputs are read inside; pools that training shares stay open."""
     kept = {id(pool) for stream in (benchmark.train, benchmark.valid) for pool in _pools(stream)}
     closed = {id(pool): (pool, pool.x) for pool in _pools(benchmark.test) if id(pool) not in kept}
     for pool, _ in closed.values():
@@ -145,8 +145,8 @@ DEFAULT_SPACE = {"lr": Range(1e-3, 1.0, log=True)}
 
 
 def space_of(tree: Mapping[str, Any]) -> dict[str, Range]:
-    """A search space as written in YAML: `lr: {log: [0.001, 1]}`, `alpha: {uniform: [0, 1]}`, `draw: {int: [8, 64]}`,
-    `model: {choice: [mlp, resnet18]}`.
+    """Return a search space as written in YAML: `lr: {log: [0.001, 1]}`, `alpha: {uniform: [0, 1]}`,
+    `draw: {int: [8, 64]}`, `model: {choice: [mlp, resnet18]}`.
 
     Raises:
         ConfigError: names the setting and what is allowed.
@@ -259,7 +259,7 @@ def tune_suite(
     told: Callable[[Choice, Trial], object] = lambda strategy, trial: None,
     save: Callable[[SuiteConfig], object] = lambda suite: None,
 ) -> SuiteConfig:
-    """A suite in which every strategy has the best settings of as many trials.
+    """Return a suite in which every strategy has the best settings of as many trials.
 
     Each searches the suite's space and its own; where there is neither, the learning rate from 0.001 to 1. Chosen
     numbers are rounded to three digits; the runs of the suite are trained with these. A strategy whose settings have a
@@ -317,8 +317,8 @@ def tune_suite(
 
 
 def trial_settings(how: Protocol, benchmark: str) -> dict[str, Any]:
-    """What every trial has unless settings say otherwise: data to judge by, evaluated where the metric that ranks needs
-    it: at the ends of experiences only, if it follows from those."""
+    """Return what every trial has unless settings say otherwise: data to judge by, evaluated where the metric that
+    ranks needs it: at the ends of experiences only, if it follows from those."""
     from clbench.registry import benchmarks
     from clbench.results.curve import Curve
     from clbench.results.metrics import compute

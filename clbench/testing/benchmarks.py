@@ -69,7 +69,7 @@ def check_benchmark(benchmark: str | Benchmark, **spec: Any) -> list[Result]:
 
 
 def _missing(benchmark: str, spec: Mapping[str, Any]) -> list[str]:
-    """The parameters without default that are not given."""
+    """Return the parameters without default that are not given."""
     parameters = benchmarks.entry(benchmark).signature().parameters
     return [name for name, p in parameters.items() if p.default is p.empty and name not in spec]
 

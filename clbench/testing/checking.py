@@ -54,7 +54,7 @@ def check_strategy(
 def parametrize_with_checks(
     names: Sequence[str] | None = None, expected_failures: Mapping[str, Mapping[str, str]] | None = None
 ) -> pytest.MarkDecorator:
-    """A pytest decorator that makes one item for each strategy and check.
+    """Return a pytest decorator that makes one item for each strategy and check.
 
     The test takes `strategy` and `check` and calls `check(strategy)`. What a strategy declares as `exempt` may fail.
 

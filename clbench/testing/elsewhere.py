@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clbench.testing.subjects import Subject
 
 HASH_SEEDS = ("1", "2", "3")
-"""Of the servers. Two strings come in the same order in all of them, and here, once in eight times."""
+"""Hash seeds of the servers. Two strings come in the same order in all of them, and here, once in eight times."""
 
 SLOW = ("torch._dynamo", "torchvision", "timm.models.vision_transformer", "avalanche.training")
 """Modules that a server imports before it forks, once this process has needed them."""
@@ -78,7 +78,7 @@ def digests(state: Any, path: str = "") -> dict[str, str]:
 
 
 def _described(subject: Subject) -> dict[str, Any]:
-    """How another process comes to the same subject."""
+    """Return how another process comes to the same subject."""
     from clbench.registry import chain_parts, strategies
 
     told: dict[str, Any] = {
@@ -112,7 +112,7 @@ def _address(function: Callable[..., Any]) -> tuple[str, str, str]:
 
 
 def _imported(module: str, file: str) -> Any:
-    """A module by its name, where that leads to the file; otherwise the file as a plug-in."""
+    """Return a module by its name, where that leads to the file; otherwise the file as a plug-in."""
     from clbench.registry import load_plugin
 
     try:
@@ -193,7 +193,7 @@ def serve() -> None:
 
 
 def _forked(asked: Mapping[str, Any]) -> str:
-    """The answer of a process that begins as this one is; empty if it ended without."""
+    """Return the answer of a process that begins as this one is; empty if it ended without."""
     reading, writing = os.pipe()
     if child := os.fork():
         os.close(writing)

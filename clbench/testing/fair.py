@@ -24,7 +24,7 @@ def check_test_unseen(subject: Subject) -> None:
 
 
 def with_other_tests(benchmark: Benchmark) -> Benchmark:
-    """The same training stream, with other examples, labels and numbers of examples in what judges."""
+    """Return the same training stream, with other examples, labels and numbers of examples in what judges."""
 
     def poisoned(name: str) -> Stream:
         experiences = []

@@ -37,11 +37,11 @@ class Number:
         return [self.place(self.kind(value)) for value in ((0, -1) if self.kind is int else (0, -1, 2))]
 
     def ends(self) -> list[Any]:
-        """The least and the greatest number that are allowed, of those that there are."""
+        """Return the least and the greatest number that are allowed, of those that there are."""
         return [self.place(self.kind(v)) for key in ("ge", "le") if (v := self._limit(key)) is not None]
 
     def outside(self) -> list[Any]:
-        """What is not allowed: numbers beyond each limit, and what cannot be computed with."""
+        """Return what is not allowed: numbers beyond each limit, and what cannot be computed with."""
         found: list[Any] = [] if unbounded(self.notes) else [math.nan, math.inf, -math.inf]
         if found:
             found += [10**20, 1.5] if self.kind is int else [1e300, -1e-300]
@@ -54,7 +54,7 @@ class Number:
 
 
 def numbers_in(hint: Any) -> Iterator[Number]:
-    """The numbers in a hint."""
+    """Yield the numbers in a hint."""
     inner, notes = taken_apart(hint)
     origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     if inner in (int, float):

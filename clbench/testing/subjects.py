@@ -45,7 +45,7 @@ class Subject:
     def run(
         self, benchmark: Benchmark, strategy: Strategy | None = None, *, norm: bool = True, **how: Any
     ) -> Engine:
-        """A run of it, before its first step.
+        """Return a run of it, before its first step.
 
         Args:
             benchmark: to run on.
@@ -66,7 +66,7 @@ class Subject:
         )
 
     def fitted(self, benchmark: Benchmark, strategy: Strategy | None = None, **how: Any) -> Engine:
-        """A run of it, to the end."""
+        """Return a run of it, to the end."""
         run = self.run(benchmark, strategy, **how)
         run.fit()
         return run
@@ -82,7 +82,7 @@ class Subject:
         return self.fitted(self.benchmark(), every=1)
 
     def benchmark(self, **spec: Any) -> Benchmark:
-        """A `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
+        """Return a `tiny_benchmark` that offers what the strategy needs, and nothing about tasks beyond that."""
         if "task labels" in self.needs:
             spec.setdefault("task_labels", "always")
         if "documents" in self.needs:
@@ -92,7 +92,7 @@ class Subject:
         return tiny_benchmark(**spec)
 
     def parameters(self) -> Iterator[tuple[str, Callable[..., Any], str]]:
-        """How `make` is given each parameter, the factory that takes it, and what it is called there."""
+        """Yield how `make` is given each parameter, the factory that takes it, and what it is called there."""
         parts = chain_parts(self.name) if self.factories != (self.make,) else ()
         for part, factory in zip(parts or ("",), self.factories, strict=True):
             for name in inspect.signature(factory).parameters:
@@ -126,7 +126,7 @@ def subject(
     device: str = "cpu",
     null: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """What to check, from a registered name, a chain of names, or a factory.
+    """Return what to check, from a registered name, a chain of names, or a factory.
 
     A modifier, which cannot train alone, is checked on fine-tuning.
 

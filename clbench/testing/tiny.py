@@ -20,7 +20,7 @@ from clbench.transforms.augment import Transform
 from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
 
 TOKENS, LENGTH = 8, 6
-"""Of a tiny retrieval stream: tokens of a document's own, one more than it uses, and tokens of an example."""
+"""A tiny retrieval stream has so many tokens of a document's own, one more than it uses, and tokens of an example."""
 
 
 def tiny_benchmark(
@@ -67,7 +67,7 @@ def tiny_benchmark(
     labels = tuple(tasks) if tasks is not None else tuple(range(experiences))
 
     def asked(name: str, i: int, size: int) -> int:
-        """How many examples come before the queries."""
+        """Return how many examples come before the queries."""
         return 0 if name == "test" else -(-size // 2) if i == 0 else size
 
     def stream(name: str, size: int) -> Stream:
@@ -123,7 +123,7 @@ def tiny_benchmark(
 
 
 NAMES = ("ape", "bird", "cow", "dog", "elk", "fox", "gnu")
-"""Of classes, with their numbers."""
+"""Names of classes, which their numbers join."""
 
 
 def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
@@ -142,7 +142,7 @@ def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
 
 
 def tiny_vit(benchmark: Benchmark) -> Classifier:
-    """A vision transformer of timm, 32 wide with 2 blocks, for the images of a tiny benchmark.
+    """Return a vision transformer of timm, 32 wide with 2 blocks, for the images of a tiny benchmark.
 
     Its weights are large enough that features tell images apart although nothing has trained them.
     """
@@ -165,7 +165,7 @@ def tiny_vit(benchmark: Benchmark) -> Classifier:
 
 
 def tiny_clip(benchmark: Benchmark) -> Classifier:
-    """A dual encoder in the form of CLIP, with 16-wide towers of 3 and 2 blocks, that reads names by letters.
+    """Return a dual encoder in the form of CLIP, with 16-wide towers of 3 and 2 blocks, that reads names by letters.
 
     Its weights are large enough that embeddings tell images and names apart although nothing has trained them.
     """
@@ -187,7 +187,7 @@ def _enlarge(network: nn.Module) -> None:
 
 
 def by_letters(texts: Sequence[str]) -> Tokens:
-    """A token for each letter between a start and an end token, which has the highest number."""
+    """Return a token for each letter between a start and an end token, which has the highest number."""
     return padded([[62, *(1 + ord(letter) % 61 for letter in text), 63] for text in texts])
 
 
@@ -196,7 +196,7 @@ KINDS = {"vit": tiny_vit, "clip": tiny_clip}
 
 
 def architecture_of(strategy: Strategy) -> str:
-    """The kind of network that a strategy needs; "" where any will do."""
+    """Return the kind of network that a strategy needs; "" where any will do."""
     return next((part.architecture for part in strategy.parts if part.architecture), "")
 
 
@@ -215,7 +215,7 @@ def tiny_run(
     checkpoint_seconds: float | None = None,
     observers: Sequence[Observer] = (),
 ) -> Engine:
-    """The engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
+    """Return the engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
 
     Args:
         strategy, benchmark, model: what runs. A strategy that needs a vision transformer or a dual encoder gets

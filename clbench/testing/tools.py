@@ -57,12 +57,12 @@ class Result:
 
 
 def name_of(check: Callable[..., None]) -> str:
-    """A check's name, as in results and expected failures."""
+    """Return a check's name, as in results and expected failures."""
     return check.__name__.removeprefix("check_")
 
 
 def rule_of(check: Callable[..., None]) -> str:
-    """The sentence that a check enforces."""
+    """Return the sentence that a check enforces."""
     return " ".join((inspect.getdoc(check) or "").split())
 
 
@@ -86,7 +86,7 @@ def attempt(check: Callable[[Any], None], under_test: Any, expected: str | None 
 
 
 def _raised(error: BaseException) -> str:
-    """An exception with the last line outside clbench and the libraries that led to it."""
+    """Return an exception with the last line outside clbench and the libraries that led to it."""
     core = str(Path(__file__).resolve().parent.parent)
     frames = traceback.extract_tb(error.__traceback__)
     inside = (core, sys.prefix, sys.base_prefix, "<")
@@ -96,7 +96,7 @@ def _raised(error: BaseException) -> str:
 
 
 def difference(a: Any, b: Any, path: str = "") -> str | None:
-    """Where two states differ first, to the bit; None where they do not."""
+    """Return where two states differ first, to the bit; None where they do not."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.dtype != b.dtype or a.shape != b.shape:
             return f"{path}: {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
@@ -115,7 +115,7 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
 
 
 def stored_examples(state: Any, benchmark: Benchmark) -> int:
-    """How many training examples are held in a tree of tensors.
+    """Return how many training examples are held in a tree of tensors.
 
     Rows of the inputs' shape and type count, and rows of any type that are an example, raw or normalised.
     """
@@ -153,7 +153,7 @@ def same(a: Any, b: Any, message: str) -> None:
 
 
 def everything(run: Engine) -> dict[str, Any]:
-    """All state of a run that is no time and no energy, copied."""
+    """Return all state of a run that is no time and no energy, copied."""
     state = checkpoint.clone(run.state_dict())
     for timed, key in ((state["counters"], "train_seconds"), (state["evaluator"], "seconds")):
         del timed[key]
@@ -198,7 +198,7 @@ Probe = Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]
 
 
 def watch(strategy: Strategy, probe: Probe) -> Strategy:
-    """The strategy itself, with a probe around every point its parts write."""
+    """Return the strategy itself, with a probe around every point its parts write."""
 
     def around(point: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -214,7 +214,7 @@ def watch(strategy: Strategy, probe: Probe) -> Strategy:
 
 
 def tensors_of(arguments: tuple[Any, ...]) -> dict[str, Tensor]:
-    """All tensors among a point's arguments, by what they are called."""
+    """Return all tensors among a point's arguments, by what they are called."""
     found: dict[str, Tensor] = {}
     for i, argument in enumerate(arguments):
         if isinstance(argument, Tensor):

@@ -186,7 +186,8 @@ class Integers:
         return (value / scale).round_().add_(zero).clamp_(0, _BYTE).to(torch.uint8)
 
     def _pack(self, step: _Convolution) -> tuple[Tensor, Tensor, Tensor]:
-        """A layer's weights as oneDNN wants them for its inputs' shape, and each filter's scale and zero point."""
+        """Return a layer's weights as oneDNN wants them for its inputs' shape, and each filter's scale and zero
+        point."""
         layer = self._modules[step.layer]
         scale = layer.weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / _WEIGHT
         rounded = (layer.weight / scale.view(-1, 1, 1, 1)).round_().to(torch.int8).contiguous()
@@ -247,11 +248,11 @@ def _leave_out(graph: Graph, modules: Mapping[str, nn.Module]) -> None:
 def _plan(
     nodes: Sequence[Node], modules: Mapping[str, nn.Module], shapes: Mapping[Node, torch.Size]
 ) -> list[_Step]:
-    """The nodes of a network in order, additions and ReLUs gone into the convolutions before them."""
+    """Return the nodes of a network in order, additions and ReLUs gone into the convolutions before them."""
     steps: dict[Node, _Step] = {}
 
     def end(node: Node) -> _Convolution | None:
-        """The convolution whose result a node is, if only one other node asks for it."""
+        """Return the convolution whose result a node is, if only one other node asks for it."""
         step = steps[node] if node in steps and len(node.users) == 1 else None
         return step if isinstance(step, _Convolution) and not step.relu else None
 
@@ -276,7 +277,7 @@ def _plan(
 
 
 def _with_last_uses(steps: list[_Step]) -> list[_Step]:
-    """Each step with the maps that it is the last to need."""
+    """Return each step with the maps that it is the last to need."""
     last = {node: i for i, step in enumerate(steps) for node in step.needs}
     return [
         replace(step, last=tuple(node for node, at in last.items() if at == i))
@@ -285,7 +286,7 @@ def _with_last_uses(steps: list[_Step]) -> list[_Step]:
 
 
 def _plain(module: nn.Module | None) -> bool:
-    """A convolution as oneDNN has it."""
+    """Return a convolution as oneDNN has it."""
     return (
         type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     )

@@ -99,13 +99,13 @@ class Worker:
         return number
 
     def result(self, number: int) -> Result:
-        """The result of a snapshot, waiting for it."""
+        """Return the result of a snapshot, waiting for it."""
         while number not in self._done:
             self._receive()
         return self._done.pop(number)
 
     def state_dict(self) -> dict[str, Any]:
-        """The worker's ticker's, after all snapshots."""
+        """Return the worker's ticker's, after all snapshots."""
         self._send(("state",))
         self._state: dict[str, Any] | None = None
         while self._state is None:

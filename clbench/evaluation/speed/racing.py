@@ -5,7 +5,7 @@ Two kinds of extrema are kept per stream j, of N examples, as counts of right on
     lowest_j    = min { K_j(t) : t after the experience that taught j }        min-ACC, WC-ACC
     drop_j(Δ)   = max { K_j(m) − K_j(n) : n−Δ < m < n }                        WF^Δ
 
-Of a tick of which n < N examples were evaluated, bounds L ≤ K ≤ U are known (`results.limits`): certain ones, or close
+When n < N examples of a tick were evaluated, bounds L ≤ K ≤ U are known (`results.limits`): certain ones, or close
 ones with a stated probability of error. A tick needs no more examples once L ≥ lowest_j, and U(m) − L(n) ≤
 drop_j(Δ) for every m of the window. A drop begins at a peak that nobody knew to be one; so the ticks of the widest
 window can be asked again, by the weights they had (`Look`), and are then evaluated whole.
@@ -151,7 +151,8 @@ class Race:
         return [lane.rows[0] for lane in self.lanes], [(stream, row) for (stream, _), row in again.items()]
 
     def _undecided(self, place: int, lane: Lane, experience: int) -> Request | None:
-        """What must be evaluated before this tick, or one before it, is known to change no extremum of a stream."""
+        """Return what must be evaluated before this tick, or one before it, is known to change no extremum of a
+        stream."""
         now = lane.rows[0]
         whole = now.total == lane.size
         if experience > lane.experience:
@@ -178,7 +179,7 @@ class Race:
         return None
 
     def _more(self, place: int, lane: Lane, lacking: int) -> Request:
-        """The next examples of this tick, when its lower bound must rise by `lacking`."""
+        """Return the next examples of this tick, when its lower bound must rise by `lacking`."""
         seen = lane.rows[0].total
         if self.error:
             stop = next(at for at in looks(lane.size, self.prefix) if at > seen)
@@ -233,7 +234,7 @@ def _drops(saved: Sequence[Sequence[int]]) -> dict[int, int]:
 
 
 def error_of_a_bound(total: float, ticks: int, sizes: Sequence[int], prefix: int) -> float:
-    """How likely a single bound may fail, for all bounds of a run to hold but with probability `total`.
+    """Return how likely a single bound may fail, for all bounds of a run to hold but with probability `total`.
 
     Every look at every stream in every tick takes a lower and an upper bound; their probabilities add up at most.
     """

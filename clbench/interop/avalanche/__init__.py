@@ -35,7 +35,7 @@ _WHERE = {"AvalancheStrategy": "strategies", "from_avalanche": "benchmarks", "to
 
 
 def entry(name: str) -> Entry:
-    """What the registry knows of `avalanche:NAME`; see `clbench.interop.avalanche.strategies.entry`."""
+    """Return what the registry knows of `avalanche:NAME`; see `clbench.interop.avalanche.strategies.entry`."""
     look_up(name)  # what does not run is told without importing Avalanche
     from clbench.interop.avalanche import strategies
 
@@ -43,7 +43,7 @@ def entry(name: str) -> Entry:
 
 
 def offers() -> tuple[dict[str, str], dict[str, str]]:
-    """What runs, with a summary of each, and what does not, with the reason."""
+    """Return what runs, with a summary of each, and what does not, with the reason."""
     return {name: known.summary for name, known in all_known().items()}, REFUSED
 
 

@@ -114,7 +114,7 @@ def _tensor(x: Any) -> Tensor:
 
 
 def _setting(seen: Sequence[tuple[set[int], set[int]]]) -> Setting:
-    """What classes and task labels of the experiences say about the setting."""
+    """Return what classes and task labels of the experiences say about the setting."""
     if len({frozenset(tasks) for _, tasks in seen}) > 1:
         return Setting(shift="task", task_labels="always")
     return Setting(shift="class" if len({frozenset(classes) for classes, _ in seen}) > 1 else "domain")
@@ -147,7 +147,8 @@ def _stream(
 
 
 def to_avalanche(benchmark: Benchmark, streams: Sequence[str] = ("train", "test", "valid")) -> Any:
-    """A clbench benchmark as an Avalanche `CLScenario` with `train_stream`, `test_stream` and perhaps `valid_stream`.
+    """Return a clbench benchmark as an Avalanche `CLScenario` with `train_stream`, `test_stream` and perhaps
+    `valid_stream`.
 
     Experiences have `dataset`, `task_label(s)` (0 where the setting tells none) and the classes' timeline. Examples
     are normalised, in the training stream's `train` transformation augmented, too, by torch's global generator.
@@ -229,14 +230,14 @@ class _ToModel:
 
 
 def concatenated(scenario: Any) -> Any:
-    """The training stream's data in one data set, whose i-th example has row i."""
+    """Return the training stream's data in one data set, whose i-th example has row i."""
     utils = avalanche().benchmarks.utils
     with quiet():
         return utils.concat_datasets([exp.dataset for exp in scenario.train_stream])
 
 
 def rows_of(data: Any) -> list[int] | None:
-    """The rows in the training stream of a data set's examples; None where some come from elsewhere."""
+    """Return the rows in the training stream of a data set's examples; None where some come from elsewhere."""
     attribute = data._data_attributes.get(ROW)
     return None if attribute is None else [int(row) for row in attribute.data]
 

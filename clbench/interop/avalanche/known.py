@@ -177,7 +177,7 @@ def all_known() -> dict[str, Known]:
 
 
 def look_up(name: str) -> Known:
-    """What is known of `Replay` or `ReplayPlugin`.
+    """Return what is known of `Replay` or `ReplayPlugin`.
 
     Raises:
         RegistryError: no such strategy, or one that does not run; the message says why.

@@ -29,7 +29,7 @@ MODULES = (
 
 
 def version() -> str:
-    """The installed version of avalanche-lib.
+    """Return the installed version of avalanche-lib.
 
     Raises:
         RegistryError: there is none, or one that this adapter was not written for.
@@ -48,7 +48,7 @@ def version() -> str:
 
 
 def avalanche() -> Any:
-    """The module `avalanche` with the submodules in use; the first call takes seconds."""
+    """Return the module `avalanche` with the submodules in use; the first call takes seconds."""
     version()
     if "avalanche.training.templates" not in sys.modules:
         from clbench.machine.torchvision import torchvision

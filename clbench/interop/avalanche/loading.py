@@ -24,7 +24,7 @@ class Store:
         self.feed = Feed(self.data, run.device, run.execution)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The examples at `rows` (B,), on the CPU: inputs (B, …) as stored and labels (B,), on the device."""
+        """Return the examples at `rows` (B,), on the CPU: inputs (B, …) as stored and labels (B,), on the device."""
         if not self.feed.resident:
             x, y = self.data.take(rows)
             return x.to(self.run.device), y.to(self.run.device)
@@ -81,7 +81,7 @@ class _Numbers(Dataset[int]):
 
 
 def gathered(loader: Any, store: Store, present: tuple[int, int]) -> Gathered | None:
-    """A loader's batches gathered here; None where that would not be exact, as it holds other examples than the
+    """Return a loader's batches gathered here; None where that would not be exact, as it holds other examples than the
     stream's, or is of a kind that we do not know."""
     if not hasattr(loader, "_make_pytorch_loader"):
         return None

@@ -15,7 +15,7 @@ from clbench.interop.avalanche.lib import avalanche
 from clbench.types import MASKED, Benchmark
 
 Arguments = dict[str, Any]
-"""Of a strategy's constructor."""
+"""Arguments of a strategy's constructor."""
 PROJECTED = 128
 """Size of the embedding that SCR contrasts, as in its paper."""
 
@@ -45,7 +45,7 @@ def task_table(benchmark: Benchmark) -> Tensor:
 
 @functools.cache
 def _tasked() -> type[nn.Module]:
-    """The class, made when Avalanche is there to derive from."""
+    """Return the class, made when Avalanche is there to derive from."""
 
     class Tasked(avalanche().models.MultiTaskModule):  # type: ignore[misc]  # a class at run time only
         """A classifier that is told the task, whose other classes are then out of the question."""
@@ -99,7 +99,7 @@ def _with_features() -> type[nn.Module]:
 def arguments(
     name: str, model: Any, benchmark: Benchmark, params: Mapping[str, Any]
 ) -> tuple[nn.Module, Arguments]:
-    """What a strategy trains, and the arguments that tell its constructor.
+    """Return what a strategy trains, and the arguments that tell its constructor.
 
     Args:
         name: of the strategy, without prefix.
@@ -135,7 +135,7 @@ def arguments(
 
 
 def _network(name: str, model: Any, benchmark: Benchmark) -> nn.Module:
-    """What is trained, where the constructor asks for that alone."""
+    """Return what is trained, where the constructor asks for that alone."""
     net: nn.Module = model
     match name:
         case "SCR":
@@ -185,7 +185,7 @@ def one_task_at_a_time(net: nn.Module) -> bool:
 
 
 def readable(net: Any) -> Any:
-    """The network, or a copy of it that may be asked for any task.
+    """Return the network, or a copy of it that may be asked for any task.
 
     Asking PackNet for another task's weights changes what is trained, and is forbidden after pruning.
     """

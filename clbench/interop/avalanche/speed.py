@@ -37,7 +37,7 @@ BATCH_SIZE = 32
 
 
 def shortened(benchmark: Benchmark, train: int, test: int) -> Benchmark:
-    """The benchmark with the first examples of every experience only."""
+    """Return the benchmark with the first examples of every experience only."""
 
     def cut(stream: Stream, n: int) -> Stream:
         shorter = [replace(e, data=e.data.subset(torch.arange(min(n, len(e.data))))) for e in stream]
@@ -78,7 +78,7 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 
 def with_pictures(benchmark: Benchmark) -> Any:
-    """The benchmark in Avalanche with PIL images and torchvision's transforms."""
+    """Return the benchmark in Avalanche with PIL images and torchvision's transforms."""
     torchvision()
     from torchvision.transforms import Compose, Normalize, ToTensor
 

@@ -62,7 +62,7 @@ class Graph:
         self.theirs, self.scenario = theirs, scenario
 
     def save(self) -> State:
-        """The tree, or `{"refused": why}`."""
+        """Return the tree, or `{"refused": why}`."""
         theirs = self.theirs
         own = {k: v for k, v in vars(theirs).items() if k not in FRESH | LEFTOVERS}
         try:

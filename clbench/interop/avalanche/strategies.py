@@ -72,7 +72,7 @@ class AvalancheStrategy(Strategy):
     # --- once ---
 
     def network(self, model: nn.Module, benchmark: Benchmark) -> tuple[nn.Module, dict[str, Any]]:
-        """What is trained, and the keywords by which `make` is told."""
+        """Return what is trained, and the keywords by which `make` is told."""
         return arguments("", model, benchmark, {})
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -151,7 +151,7 @@ class AvalancheStrategy(Strategy):
         self.holder.net = self.theirs.model
 
     def _taught(self, exp: Experience) -> Any:
-        """What `train` is called with."""
+        """Return what `train` is called with."""
         return self.stream_[exp.index]
 
     # --- prediction ---
@@ -203,7 +203,7 @@ class AvalancheStrategy(Strategy):
     # --- checkpoints ---
 
     def state_dict(self) -> State:
-        """What Avalanche's strategy and plugins hold between two experiences, or why it cannot be saved."""
+        """Return what Avalanche's strategy and plugins hold between two experiences, or why it cannot be saved."""
         if self.resumes:
             return {"refused": self.resumes}
         return Graph(self.theirs, self.scenario).save()
@@ -344,14 +344,14 @@ def _evaluating(theirs: Any, experience: Any) -> Iterator[None]:
 
 
 def _constructor(name: str) -> Any:
-    """The constructor of a strategy or plugin, whose signature tells its parameters."""
+    """Return the constructor of a strategy or plugin, whose signature tells its parameters."""
     av = avalanche()
     made = getattr(av.training.plugins if name.endswith("Plugin") else av.training.supervised, name)
     return made.__init__ if inspect.isclass(made) else made  # a deprecated one is a function
 
 
 def entry(name: str) -> Entry:
-    """What the registry knows of `avalanche:NAME`, made from the constructor's signature.
+    """Return what the registry knows of `avalanche:NAME`, made from the constructor's signature.
 
     Raises:
         RegistryError: avalanche-lib is missing, or there is no such name, or it does not run; says why.
@@ -385,7 +385,7 @@ def _hints(constructor: Any) -> dict[str, Any]:
 
 
 def _annotation(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:
-    """A parameter's type: as annotated, unless its own default says otherwise; by its default where it is not.
+    """Return a parameter's type: as annotated, unless its own default says otherwise; by its default where it is not.
 
     None of Avalanche's numbers is below zero.
     """

@@ -32,7 +32,7 @@ ENERGY = "kJ, whole machine"
 
 
 def row_id(record: Record) -> str:
-    """The row that a run belongs to: the same for every seed, and for code that only shows."""
+    """Return the row that a run belongs to: the same for every seed, and for code that only shows."""
     decides = {
         **by_content(grouping.configuration(record.config, record.seeds["data"]), record.files),
         "benchmark": [record.benchmark["name"], record.benchmark["version"]],
@@ -45,7 +45,7 @@ def row_id(record: Record) -> str:
 def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
     """Rows by table, the best first; those without a rank after the ranked ones, upper bounds last.
 
-    A table holds the runs of one stream, and is called by its benchmark and what tells it from others of that name. Of
+    A table holds the runs of one stream, and is called by its benchmark and what tells it from others of that name. For
     several runs of one row and seed (of several versions of the code), the last by id counts. Where a configuration has
     run on several streams (the file at its path was another), their digits stand behind the row's id.
     """
@@ -110,7 +110,7 @@ def _valued(row: Row, keys: Sequence[str]) -> str:
 
 
 def names_of(rows: Sequence[Row]) -> dict[str, str]:
-    """A name for each row of a table in figures, and the strategy that it is of."""
+    """Return a name for each row of a table in figures, and the strategy that it is of."""
     plain = [row.cells[0].name for row in rows]
     named = [Named(name, row.strategy, row.settings) for name, row in zip(plain, rows, strict=True)]
     return dict(zip(grouping.names(named), plain, strict=True))
@@ -120,18 +120,18 @@ def names_of(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file name."""
+    """Return a name as part of a file name."""
     return re.sub(r"[^A-Za-z0-9@._+-]+", "-", name).strip(".") or "unnamed"
 
 
 def address(folder: str, name: str) -> str:
-    """The page of a table or strategy; two names that are one in plain letters have two."""
+    """Return the page of a table or strategy; two names that are one in plain letters have two."""
     plain = slug(name)
     return f"{folder}/{plain if plain == name else f'{plain}-{sha256(name)[:6]}'}.html"
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """What all tables of the leaderboard show; links are seen from the site's root."""
+    """Return what all tables of the leaderboard show; links are seen from the site's root."""
     costs = [row.costs for row in rows]
 
     def cost(head: str, name: str, form: str = ",.0f", unit: float = 1) -> Column:
@@ -165,7 +165,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
 
 
 def _last(value: float | None) -> float:
-    """What it is sorted by; what is not known comes last."""
+    """Return what it is sorted by; what is not known comes last."""
     return float("inf") if value is None else value
 
 
@@ -176,7 +176,7 @@ def _rank(row: Row) -> Text:
 
 
 def _seeds(row: Row) -> str:
-    """How many, and which where they are not the first ones."""
+    """Return how many, and which where they are not the first ones."""
     told = str(row.done) if row.seeds == tuple(range(row.done)) else counted(row.seeds)
     diverged = sum(row.unfinished.values())
     return told + (f", {diverged} diverged" if diverged else "")

@@ -77,7 +77,7 @@ def checked(record: Record) -> Checked:
 
 
 def place(record: Record) -> Path:
-    """Where a record lies within the leaderboard.
+    """Return where a record lies within the leaderboard.
 
     Raises:
         LedgerError: what it is called can be no folder or file; names the field.
@@ -104,7 +104,7 @@ def place(record: Record) -> Path:
 
 
 def contradictions(record: Record, curve: Curve) -> Iterator[str]:
-    """What a record says that its configuration or its curve does not; of its metrics, `misnumbered` tells."""
+    """Yield what a record says that its configuration or its curve does not; of its metrics, `misnumbered` tells."""
     name, said = record.benchmark["name"], record.benchmark.get("primary")
     if benchmarks.knows(name) and (known := benchmarks.peek(name)).own and said not in (None, known.primary):
         yield f"its benchmark.primary is {said!r:.80}, and {name} ranks by {known.primary}"
@@ -132,7 +132,7 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
 
 
 def misnumbered(record: Record, again: Mapping[str, float | None]) -> Iterator[str]:
-    """Which metrics a record has wrong, or lacks.
+    """Yield which metrics a record has wrong, or lacks.
 
     Args:
         again: computed from its curve.
@@ -148,14 +148,14 @@ def misnumbered(record: Record, again: Mapping[str, float | None]) -> Iterator[s
 
 
 def _beyond(record: Record, curve: Curve) -> Iterator[str]:
-    """Of a run that did not end: what lies behind its last step."""
+    """Say what lies behind the last step of a run that did not end."""
     for column, said in (("step", "steps"), ("examples", "stream_examples")):
         if (last := int(getattr(curve, column).max(initial=0))) > record.budget[said]:
             yield f"its budget.{said} is {record.budget[said]}, and its curve goes to {last}"
 
 
 def _unfinished(record: Record, curve: Curve, evaluation: EvaluationConfig) -> Iterator[str]:
-    """Of a run that is done: what its curve lacks, or has in other sizes than a run gives it."""
+    """Say what the curve of a run that is done lacks, or has in other sizes than a run gives it."""
     for column, said in (("step", "steps"), ("examples", "stream_examples")):
         if (last := int(getattr(curve, column).max(initial=0))) != record.budget[said]:
             yield f"its budget.{said} is {record.budget[said]}, and its curve ends at {last}"
@@ -194,7 +194,7 @@ def _unfinished(record: Record, curve: Curve, evaluation: EvaluationConfig) -> I
 
 
 def _classes(curve: Curve) -> Iterator[str]:
-    """Counts by class have the sums of the streams that were seen at least, and of all that were evaluated at most."""
+    """Check that counts by class add up to the streams seen at least, and to all that were evaluated at most."""
     if not len(curve.class_total):
         return
     full = curve.full
@@ -210,7 +210,7 @@ def _classes(curve: Curve) -> Iterator[str]:
 
 
 def experiences_of(config: Mapping[str, Any]) -> int | None:
-    """How many experiences a configuration asks for; None where only the data say so."""
+    """Return how many experiences a configuration asks for; None where only the data say so."""
     stream = config["stream"]
     told = [key for key in EXPERIENCES if stream.get(key) is not None]
     if len(told) != 1 or not (benchmarks.knows(name := config["benchmark"]) and benchmarks.peek(name).own):
@@ -221,7 +221,8 @@ def experiences_of(config: Mapping[str, Any]) -> int | None:
 
 
 def recomputed(record: Record, curve: Curve | None = None) -> dict[str, float | None]:
-    """The metrics of a record from its curve: those of every run, and those that it has and that are known here."""
+    """Return the metrics of a record from its curve: those of every run, and those that it has and that are known
+    here."""
     curve = record.curve if curve is None else curve
     found = metrics.compute(curve)
     more = (record.metrics.keys() & METRICS.keys()) - found.keys()
@@ -261,7 +262,7 @@ class Others:
             self._by_data.setdefault(record.benchmark["fingerprint"], (record, found))
 
     def join(self, record: Record, found: Checked) -> None:
-        """One more of them.
+        """Take in one more of them.
 
         Args:
             found: what its curve says.
@@ -300,7 +301,7 @@ def _listed(record: Record) -> str:
 
 
 def config_of(record: Record, config: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration of a record, or another one, read as the version that wrote the record meant it.
+    """Return the configuration of a record, or another one, read as the version that wrote the record meant it.
 
     Versions before this one kept the number of threads in the environment, and took any word for the selection.
     """

@@ -40,7 +40,7 @@ def readme(records: Sequence[Record]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A table in Markdown, with what others need to run its rows again."""
+    """Return a table in Markdown, with what others need to run its rows again."""
     notes = [
         f"† `{row.id}` cannot be run again by clbench alone; it needs {markdown(in_words(row.needs))}."
         for row in rows

@@ -15,7 +15,8 @@ from clbench.results.ledger import IN_MEMORY, Record
 
 
 def needs(record: Record) -> dict[str, str]:
-    """What a run needs beside clbench, and where that is from, in words; empty where clbench alone can run it again.
+    """Return what a run needs beside clbench, and where that is from, in words; empty where clbench alone can run it
+    again.
 
     `strategy ft` → `ft.py, SHA-256 0123456789ab`; `stream.path` → `mine.npz`.
     """
@@ -34,7 +35,8 @@ def needs(record: Record) -> dict[str, str]:
 
 
 def missing(record: Record) -> dict[str, str]:
-    """What of that is not to be had here; weights, and what lies beside a plug-in, are missed where they are read."""
+    """Return what of that is not to be had here; weights, and what lies beside a plug-in, are missed where they are
+    read."""
     names, parts = _names(record), record.code.get("parts", {})
 
     def here(what: str) -> bool:
@@ -57,7 +59,8 @@ def _digits(sha256: str | None) -> str:
 
 
 def _names(record: Record) -> dict[str, tuple[Registry[Any], str]]:
-    """What a record says took part, under the names of `code.parts`; timm's networks have no version of their own."""
+    """Return what a record says took part, under the names of `code.parts`; timm's networks have no version of their
+    own."""
     named = [(strategies, name) for name in record.strategy["name"].split("+")]
     named.append((benchmarks, record.config.get("benchmark", record.benchmark["name"])))
     named += [(models, record.model["name"])] if "version" in record.model else []

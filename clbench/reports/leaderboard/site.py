@@ -65,7 +65,7 @@ def _pages(tables: Mapping[str, Sequence[Row]]) -> Iterator[tuple[Path, Markup]]
 
 
 def page(title: str, body: Markup, up: str) -> Markup:
-    """A whole page; `up` is the way to the site's root, "" or "../"."""
+    """Return a whole page; `up` is the way to the site's root, "" or "../"."""
     home = tag("nav", tag("a", "Leaderboard", href=f"{up}index.html")) if up else ""
     foot = tag("p", "clbench: numbers with evidence.")
     return frame.page(f"{title} · clbench", join([home, tag("h1", title)]), body, foot, live=True)
@@ -233,7 +233,7 @@ network {}; hyper-parameters: {}.</p>
 
 
 def _facets(row: Row) -> dict[str, str]:
-    """What the table can be filtered by."""
+    """Return what the table can be filtered by."""
     stream = row.config.get("stream", {})
     setting = "online" if stream.get("online") else "several passes"
     if stream.get("task_labels"):
@@ -257,7 +257,7 @@ def _filter(key: str, values: Sequence[str]) -> Markup:
 
 
 def _table(rows: Sequence[Row], up: str, with_benchmark: bool = False) -> Markup:
-    """A table of rows that leads to their pages, and to those of their benchmarks."""
+    """Return a table of rows that leads to their pages, and to those of their benchmarks."""
     columns = columns_of(rows)
     if with_benchmark:
         tables = tuple(Text(row.table, link=address("benchmarks", row.table)) for row in rows)
@@ -301,7 +301,7 @@ def _close_up(curve: svg.Curve, mark: float) -> svg.Curve | None:
 def _points(
     rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots.Style], key: str
 ) -> list[svg.Point]:
-    """A metric over examples through the network; a dot's area is the memory, on top of a least one.
+    """Return a metric over examples through the network; a dot's area is the memory, on top of a least one.
 
     Args:
         rows: among which some are the best. shown: those that have dots.

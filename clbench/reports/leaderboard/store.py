@@ -218,17 +218,17 @@ def _settle(root: Path, board: Sequence[Record] | None = None, left_out: list[st
 
 
 def _files(record: Record) -> tuple[str, str]:
-    """Of a record, as the manifest names them."""
+    """Return the files of a record, as the manifest names them."""
     return place(record).as_posix(), f"curves/{record.id}.npz"
 
 
 def _seed_of(record: Record) -> tuple[str, int, str]:
-    """What the board has one run of: a row's seed, on one stream."""
+    """Return what the board has one run of: a row's seed, on one stream."""
     return row_id(record), record.seeds["data"], record.benchmark["fingerprint"]
 
 
 def _apart(record: Record, other: Record) -> list[str]:
-    """The fields in which two records of one id differ, wherever their curves lie."""
+    """Return the fields in which two records of one id differ, wherever their curves lie."""
     names = [f.name for f in fields(Record) if f.compare and f.name != "curve_file"]
     apart = [name for name in names if getattr(record, name) != getattr(other, name)]
     return apart + ["curve"] * (record.curve_file["sha256"] != other.curve_file["sha256"])
@@ -251,7 +251,8 @@ def _second(record: Record, other: Record) -> str:
 
 
 def read_board(root: Path, left_out: list[str] | None = None) -> list[Record]:
-    """Every record of a leaderboard, checked, in order of their paths; its metrics are what its curve says today.
+    """Return every record of a leaderboard, checked, in order of their paths; its metrics are what its curve says
+    today.
 
     Files that the manifest does not list are no part of it (`unlisted`).
 
@@ -343,7 +344,7 @@ def _manifest(root: Path) -> dict[str, str]:
 
 
 def _journal(root: Path) -> list[str]:
-    """The files that a change of the board, which did not end yet, lets come or go."""
+    """Return the files that a change of the board, which did not end yet, lets come or go."""
     path = root / JOURNAL
     names = read_json(path) if path.is_file() else []
     for name in names:

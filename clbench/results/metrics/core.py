@@ -75,7 +75,7 @@ class Metric:
         return self.unit in ("fraction", "reciprocal rank")
 
     def told(self, value: float | None) -> str:
-        """A run's value, in percent where it is a share."""
+        """Return a run's value, in percent where it is a share."""
         if value is None:
             return "—"
         return f"{100 * value:.2f}" if self.share else f"{value:.4g}"
@@ -89,7 +89,7 @@ PRIMARY = "average_accuracy"
 
 
 def shown(primary: str, more: Iterable[str] = (), *, suite: bool = True) -> tuple[str, ...]:
-    """The metrics of a table: what ranks, what its benchmark shows, and what every benchmark does.
+    """Return the metrics of a table: what ranks, what its benchmark shows, and what every benchmark does.
 
     Args:
         primary: what ranks. more: what the benchmark shows. suite: whether the runs are of one suite.
@@ -171,7 +171,7 @@ def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float
 
 
 def mean(values: ArrayLike) -> float:
-    """The mean; undefined for no values, NaN where one is missing."""
+    """Return the mean; undefined for no values, NaN where one is missing."""
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
         raise UndefinedError
@@ -184,7 +184,7 @@ def weighted_mean(values: Floats, counts: Ints) -> float:
 
 
 def full_matrix(curve: Curve) -> Matrix:
-    """The accuracy matrix of a finished run, (experiences, T): one row where all is learned at once."""
+    """Return the accuracy matrix of a finished run, (experiences, T): one row where all is learned at once."""
     if not curve.finished or not curve.full.any():
         raise UndefinedError
     R, b, totals = curve.matrix()
@@ -192,7 +192,7 @@ def full_matrix(curve: Curve) -> Matrix:
 
 
 def task_matrix(curve: Curve, tasks: int = 1) -> Matrix:
-    """The (T, T) accuracy matrix of a finished run of at least so many tasks."""
+    """Return the (T, T) accuracy matrix of a finished run of at least so many tasks."""
     _need_tasks(curve)
     if curve.experiences < tasks:
         raise UndefinedError
@@ -200,7 +200,7 @@ def task_matrix(curve: Curve, tasks: int = 1) -> Matrix:
 
 
 def all_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
-    """The ticks of a finished run; those of a racing evaluation only for formulas that know of partial ticks."""
+    """Return the ticks of a finished run; those of a racing evaluation only for formulas that know of partial ticks."""
     if not curve.finished or not len(curve.ticks()):
         raise UndefinedError
     if not partial and not curve.ticks().complete:
@@ -209,13 +209,14 @@ def all_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
 
 
 def task_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
-    """The ticks of a finished run of tasks."""
+    """Return the ticks of a finished run of tasks."""
     _need_tasks(curve)
     return all_ticks(curve, partial=partial)
 
 
 def settled(at_least: float, at_most: float | None = None) -> float:
-    """The value of a formula, computed from the lowest and the highest that partial ticks can be; one if these are one.
+    """Return the value of a formula, computed from the lowest and the highest that partial ticks can be; one if these
+    are one.
 
     Where both are one, nothing that was left out can change it, and it is exact; otherwise there is none. Counts make
     steps far wider than rounding.

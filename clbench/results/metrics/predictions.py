@@ -13,8 +13,8 @@ def masked_accuracy(logits: ArrayLike, labels: ArrayLike, classes: ArrayLike) ->
 
         A = mean_{i : y_i ∈ C} [ z_i(y_i) > z_i(c) for all c ∈ C, c ≠ y_i ]
 
-    Of the classes of tasks 1..j it is the cumulative accuracy of stage j (Soutif-Cormerais et al., ICCV-W
-    2023, arXiv 2308.10328), of task j's alone the local accuracy (Smith et al., CVPR-W 2023, arXiv
+    With the classes of tasks 1..j it is the cumulative accuracy of stage j (Soutif-Cormerais et al., ICCV-W
+    2023, arXiv 2308.10328), with task j's alone the local accuracy (Smith et al., CVPR-W 2023, arXiv
     2203.17269). Logits are (N, C), labels (N,), classes in any order.
     """
     z, y, C = np.asarray(logits), np.asarray(labels), np.unique(classes)
@@ -78,7 +78,7 @@ def knowledge_ratios(
 def _released_joint(g: Ints, y1: Ints, y2: Ints, C: int) -> Floats:
     """P(g, y₁, y₂) as the authors' code estimates it, (C, C, C).
 
-    Of class g a share w is wrong at both times, f only the second time, l only the first. But for
+    A share w of class g is wrong at both times, f only the second time, l only the first. But for
     y₁ = y₂ = g, which has its frequency, P(y₁, y₂ | g) = w u₁(y₁) u₂(y₂) with u(y) = p(y) / (1 − p(g)) for
     y ≠ g from the overall histogram p, u₁(g) = f / w, u₂(g) = l / w. So f and l vanish where w is 0.
     """
@@ -103,7 +103,7 @@ def _entropy(p: Floats) -> float:
 
 
 def _empirical_entropy(values: Ints) -> float:
-    """The entropy of the values' frequencies, without a table of all C³ combinations."""
+    """Return the entropy of the values' frequencies, without a table of all C³ combinations."""
     return _entropy(np.unique(values, return_counts=True)[1] / len(values))
 
 

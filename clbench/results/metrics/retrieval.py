@@ -132,7 +132,7 @@ def forgetting_events(curve: Curve) -> float:
 
         Σ_d Σ_s [ indexed_d(s) ∧ ¬ indexed_d(s+1) ]
 
-    A document that was never indexed has no events. Of looks that `evaluation.indexed` has asked for.
+    A document that was never indexed has no events. Looks are those that `evaluation.indexed` asks for.
     """
     return float(_events(curve).sum())
 
@@ -193,7 +193,7 @@ def updates_to_reach(curve: Curve, experience: int, target: float) -> int | None
 
 
 def updates_saved(update: Curve, retrain: Curve) -> tuple[float, int]:
-    """How many times the updates of updating an index retraining takes to the same average Hits@10.
+    """Return how many times the updates of updating an index retraining takes to the same average Hits@10.
 
         Σ_k R_k / Σ_k U_k over the corpora k ≥ 1
 

@@ -163,7 +163,8 @@ def wc_acc_anytime(curve: Curve) -> float | None:
 
 
 def _ends(ticks: Ticks) -> list[Ticks]:
-    """The ticks with the lowest accuracies that are possible, and with the highest; one where all were evaluated."""
+    """Return the ticks with the lowest accuracies that are possible, and with the highest; one where all were
+    evaluated."""
     ends = [ticks.lowest] if ticks.complete else [ticks.lowest, ticks.highest]
     return [replace(ticks, accuracy=end) for end in ends]
 

@@ -37,7 +37,7 @@ class Job:
     plugins: tuple[str, ...] = ()
 
     def definitions(self) -> list[Callable[..., Any]]:
-        """The factories of what runs, so far as they are registered in this process."""
+        """Return the factories of what runs, so far as they are registered in this process."""
         wanted = [(strategies, name) for name in self.resolved.parts()]
         wanted += [(benchmarks, self.resolved.benchmark), (models, self.resolved.model.name)]
         found = [registry.entry(name).build for registry, name in wanted if registry.knows(name)]
@@ -107,6 +107,6 @@ def hear(cell: Cell, key: str, value: Any) -> None:
 
 
 def timed_out(cell: Cell, seconds: float) -> None:
-    """A run that was ended at its limit of wall time."""
+    """Take down that a run was ended at its limit of wall time."""
     cell.state = "timeout"
     cell.message = f"ended at its limit of {seconds:g} s; the same command goes on from its last checkpoint"

@@ -36,9 +36,10 @@ class Ray(Launcher):
     """As many runs at a time as the cluster's cores and GPUs bear.
 
     Attributes:
-        address: of a running cluster, `auto` for the one this machine is part of; None starts one on this machine.
-        cpus: cores of each run; None is as many as its threads. gpus: of each run; 0.25 puts four runs on one.
-        limits: of each run. Ray starts a run again whose process or machine died.
+        address: that of a running cluster, `auto` for the one this machine is part of; None starts one on this machine.
+        cpus: cores of each run; None is as many as its threads.
+        gpus: share of each run; 0.25 puts four runs on one.
+        limits: those of each run. Ray starts a run again whose process or machine died.
     """
 
     address: str | None = None
@@ -117,7 +118,7 @@ class Ray(Launcher):
 
 
 def _conclude(ray: Any, reference: Any, cell: Cell, job: Job) -> None:
-    """What became of a run that has ended."""
+    """Take down what became of a run that has ended."""
     from clbench.runs.cells import settle
 
     problem = ""
@@ -149,7 +150,7 @@ class _News:
 
 
 def _work(job: Job, witness: Path, news: Any) -> None:
-    """A run, in a worker of the cluster."""
+    """Carry out a run in a worker of the cluster."""
     ray = _ray()
     if not witness.is_file():
         address = ray.util.get_node_ip_address()
@@ -169,7 +170,7 @@ def _work(job: Job, witness: Path, news: Any) -> None:
 
 
 def _wait_for_the_lost(folder: Path) -> None:
-    """A process of a machine that was given up may still be ending, and hold the run's folder."""
+    """Wait for a process of a machine that was given up, which may still hold the run's folder."""
     until = time.monotonic() + LOCK_SECONDS
     while folder.is_dir():
         try:
@@ -183,7 +184,7 @@ def _wait_for_the_lost(folder: Path) -> None:
 
 @contextmanager
 def _witness(root: Path) -> Iterator[Path]:
-    """A file by which workers see whether they share the folder of run folders."""
+    """Keep a file by which workers see whether they share the folder of run folders."""
     path = root / f".cluster-{uuid.uuid4().hex}"
     with writing(path):
         path.touch()

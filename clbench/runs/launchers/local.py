@@ -62,7 +62,7 @@ class Local(Launcher):
 
     Attributes:
         workers: processes at a time; None is as many as the cores bear with each run's threads, or as `per_gpu` allows.
-        limits: of each run.
+        limits: those of each run.
         per_gpu: processes at a time on each GPU of the device that is asked for, `cuda` being all of them. Each may
             take an equal share of the GPU's memory, so that no run fails for what another holds. None leaves all on
             the one device that is named.
@@ -109,7 +109,7 @@ class Local(Launcher):
                 watch()
 
     def _places(self, device: str, threads: int = 1) -> list[_Place]:
-        """Where runs of so many threads may be at a time, one entry for each; of several GPUs, these take turns."""
+        """Return where runs of so many threads may be at a time, one entry for each; several GPUs take turns."""
         if self.per_gpu is None:
             return [_Place(device)] * (self.workers or max(1, cores() // threads))
         places = [_Place(gpu, 1 / self.per_gpu) for _ in range(self.per_gpu) for gpu in gpus(device)]
@@ -122,7 +122,7 @@ class Local(Launcher):
             one.process.kill()
 
     def _conclude(self, one: _Process) -> None:
-        """What became of a process that has ended; its cell waits if its run is to be started again."""
+        """Take down what became of a process that has ended; its cell waits if its run is to be started again."""
         from clbench.runs.cells import settle
 
         one.process.join()
@@ -176,7 +176,7 @@ def _start(context: Any, cell: Cell, job: Job, place: _Place) -> _Process:
 
 
 def _read(one: _Process) -> None:
-    """What a process has told since the last time."""
+    """Take in what a process has told since the last time."""
     try:
         while one.pipe.poll():
             hear(one.cell, *one.pipe.recv())
