@@ -116,6 +116,7 @@ class Fault:
 def _regions() -> dict[Any, str]:
     """Functions in which a region begins."""
     from clbench.engine.engine import Engine
+    from clbench.engine.saving import Saving
     from clbench.evaluation import ContinualEvaluator
     from clbench.machine import checkpoint
     from clbench.results import metrics
@@ -127,7 +128,7 @@ def _regions() -> dict[Any, str]:
         "loop": [Engine.fit],
         "step": [Engine._iterate],
         "boundary": [Engine._call, ContinualEvaluator.full, ContinualEvaluator.begin_experience],
-        "checkpoint": [Engine._save, checkpoint.save, checkpoint.load],
+        "checkpoint": [Saving.__call__, checkpoint.save, checkpoint.load],
         "record": [Curve.save, metrics.compute, lifecycle.write_record],
     }
     return {function.__code__: region for region, functions in found.items() for function in functions}
