@@ -228,7 +228,7 @@ def scale_invariant(
     and no norm has an ε is asked before and after doubling each group: on random inputs, or on `example` (B, …).
     """
     network = copy.deepcopy(backbone).double().eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator()  # begins alike each time: what is found is a fact about the network
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
