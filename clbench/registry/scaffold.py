@@ -53,7 +53,7 @@ def squared_norm(theta: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([(weights**2).sum() for weights in theta.values()]).sum()
 
 
-@register("$name", null={"strength": 0.0})
+@register("$name", family="regularisation", null={"strength": 0.0})
 def $function(strength: NotNegative = 1e-3) -> Strategy:
     """$title: one sentence that says what the method does.
 
