@@ -7,6 +7,7 @@ are grey, black or brown, and dashed. A strategy keeps its style across plots gi
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import math
 import os
@@ -422,3 +423,4 @@ def _figure() -> Iterator[Callable[[float, float], Figure]]:
             }
         )
         yield new
+    gc.collect()  # a figure holds itself, with buffers of tens of megabytes

@@ -63,14 +63,16 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
     style = plots.styles(
         (cell.strategy for cell in cells), {cell.strategy: cell.name for cell in cells if cell.name}
     )
-    sections = []
+    head, foot = _around(title, command, cells, slugs, keys)
+    page = [head.encode()]  # a large one: text with any letter beyond Latin-1 takes twice the memory
     for benchmark, table in rows.items():
         figures, lost = _draw(benchmark, slugs[benchmark], table, folder, style)
         changes = differences.get(benchmark, [])
-        sections.append(_section(benchmark, slugs[benchmark], table, changes, figures, lost))
-    page = folder / "report.html"
-    atomic_write(page, _page(title, command, cells, slugs, sections, keys))
-    return page
+        page += (
+            part.encode() for part in _section(benchmark, slugs[benchmark], table, changes, figures, lost)
+        )
+    atomic_write(folder / "report.html", b"".join([*page, foot.encode()]))
+    return folder / "report.html"
 
 
 def _slugs(benchmarks: Iterable[str]) -> dict[str, str]:
@@ -177,14 +179,10 @@ def _csv(cells: Sequence[Cell]) -> str:
 # --- HTML ---
 
 
-def _page(
-    title: str,
-    command: str,
-    cells: Sequence[Cell],
-    slugs: Mapping[str, str],
-    sections: Sequence[Markup],
-    keys: Sequence[str],
-) -> Markup:
+def _around(
+    title: str, command: str, cells: Sequence[Cell], slugs: Mapping[str, str], keys: Sequence[str]
+) -> tuple[Markup, Markup]:
+    """Return what stands before the sections of a page, and after them."""
     counts = Counter(cell.status for cell in cells)
     strategies, seeds = len({c.strategy for c in cells}), len({c.seed for c in cells})
     scope = " × ".join(
@@ -208,7 +206,9 @@ def _page(
     footer = Markup(
         "<p>Every run in full precision: <code>results.csv</code>. The tables as Markdown: <code>table.md</code>.</p>"
     ) + (tag("p", "Made with") + tag("ul", *[tag("li", text) for text in makers]) if makers else "")
-    return frame.page(title, join(header), join([*sections, definitions]), footer)
+    here = Markup("<!-- sections -->")
+    head, foot = frame.page(title, join(header), here + definitions, footer).split(here)
+    return head, foot
 
 
 def _section(
@@ -218,13 +218,11 @@ def _section(
     differences: Sequence[Row],
     figures: Sequence[_Plot],
     lost: Sequence[str],
-) -> Markup:
-    parts = [
-        tag("h2", benchmark, id=slug),
-        "\n",
-        _table(rows),
-        _table(differences, True) if differences else "",
-    ]
+) -> Iterator[Markup]:
+    """Yield the parts of a benchmark's section."""
+    yield Markup("<section>\n") + tag("h2", benchmark, id=slug) + "\n" + _table(rows)
+    if differences:
+        yield _table(differences, True)
     missing = [
         tag(
             "li",
@@ -237,9 +235,9 @@ def _section(
         if cell.status != "done"
     ]
     if missing:
-        parts += _notes("Not in the means, and not drawn:", missing)
+        yield _notes("Not in the means, and not drawn:", missing)
     if lost:
-        parts += _notes("Could not be drawn:", [tag("li", why) for why in lost])
+        yield _notes("Could not be drawn:", [tag("li", why) for why in lost])
     for plot in figures:
         png = plot.file.read_bytes()
         image = tag(
@@ -250,12 +248,12 @@ def _section(
             // plots.DPI,  # so that all have letters of one size
             alt=f"{benchmark}. {plot.caption}",
         )
-        parts += [tag("figure", image, tag("figcaption", plot.caption)), "\n"]
-    return tag("section", "\n", *parts) + "\n"
+        yield tag("figure", image, tag("figcaption", plot.caption)) + "\n"
+    yield Markup("</section>\n")
 
 
-def _notes(head: str, items: Sequence[Markup]) -> list[Markup | str]:
-    return [tag("p", head, class_="note"), "\n", tag("ul", *items, class_="note"), "\n"]
+def _notes(head: str, items: Sequence[Markup]) -> Markup:
+    return tag("p", head, class_="note") + "\n" + tag("ul", *items, class_="note") + "\n"
 
 
 def _table(rows: Sequence[Row], differences: bool = False) -> Markup:
