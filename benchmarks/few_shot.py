@@ -220,7 +220,9 @@ def few_shot(
             session.
         memory: examples that a strategy may keep.
         augment: training operations: crop, flip.
-        size, channels, test_fraction: of a folder of images; pixels, 3 for colour or 1 for grey, share for testing.
+        size: pixels of a side, to which images of a folder are brought.
+        channels: of images of a folder: 3 for colour, 1 for grey.
+        test_fraction: share of each class of a folder that is for testing, where the folder has no split.
         layout: of images in an .npz file: channels-first, channels-last, or auto, where their shape leaves no doubt.
         valid: share of the training examples that makes a validation stream, where the data have none.
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.

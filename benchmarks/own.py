@@ -34,7 +34,8 @@ def npz(
         layout: of images: channels-first, channels-last, or auto, where their shape leaves no doubt.
         shift: new classes, one domain, or new classes with task labels in each experience.
         experiences: how many share the classes evenly, 5 unless given; or a list of the classes of each.
-        first, increment: classes of the first experience and of all others, in place of `experiences`.
+        first: classes of the first experience, in place of `experiences`.
+        increment: classes of each experience but the first.
         class_order, domain_order: ascending, drawn from the seed, or a list of all, by number or name.
         online: one pass over the stream.
         augment: training operations: crop, flip.
@@ -74,7 +75,8 @@ def image_folder(
         test_fraction: share of each class's images (in each domain) that is for testing.
         shift: new classes, one domain, or new classes with task labels in each experience.
         experiences: how many share the classes evenly, 5 unless given; or a list of the classes of each.
-        first, increment: classes of the first experience and of all others, in place of `experiences`.
+        first: classes of the first experience, in place of `experiences`.
+        increment: classes of each experience but the first.
         class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all, by number or name.
         online: one pass over the stream.
         augment: training operations: crop, flip.

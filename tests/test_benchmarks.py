@@ -449,6 +449,8 @@ def fresh() -> Registry[Any]:
         ({"One!": ROW}, "One!"),
         (["one"], "must map names to rows"),
         ("one: [", "cannot be read"),
+        ("one: {says: One.}\ntwo: {says: Two.}\none: {says: x}", "line 3: the key 'one' stands there twice"),
+        ("one: {says: One., fixed: {data: a, data: b}}", "line 1: the key 'data' stands there twice"),
     ],
 )
 def test_rows_that_cannot_be(table: Any, message: str, tmp_path: Path) -> None:

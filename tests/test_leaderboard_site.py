@@ -134,6 +134,15 @@ def test_what_a_record_says_is_shown_as_text(tmp_path: Path) -> None:
     assert "&lt;img" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
 
 
+def test_control_characters_of_a_record_are_spelled(tmp_path: Path) -> None:
+    root = tmp_path / "board"
+    odd = record("odd", 0, 0.5, root, note="\x1b[31mred \u202eback", model={"name": "a\x07b"})
+    write_site([odd], root, tmp_path / "site")
+    pages = [page.read_text(encoding="utf-8") for page in (tmp_path / "site").rglob("*.html")]
+    assert any(r"\u001b[31mred \u202eback" in page for page in pages)
+    assert not any(set("\x1b\x07\u202e") & set(page) for page in pages)
+
+
 @pytest.mark.parametrize("module", [frame, site_module, svg, report], ids=lambda m: m.__name__)
 def test_nothing_but_text_of_the_source_comes_into_a_page_raw(module: ModuleType) -> None:
     """`Markup` takes constants; no f-string makes elements."""

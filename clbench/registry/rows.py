@@ -35,7 +35,22 @@ from clbench.names import name_mistake, version_mistake
 from clbench.ranges import UNIONS
 from clbench.registry.meanings import meanings
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_LOADER):  # type: ignore[misc, valid-type]
+    """Refuses a key that stands twice, of which the last one would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known = set[str]()
+        for key, _ in node.value:
+            if key.value in known:
+                raise yaml.YAMLError(
+                    f"line {key.start_mark.line + 1}: the key '{key.value}' stands there twice; keep one"
+                )
+            known.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ def read_rows(table: Path) -> list[Row]:
         RegistryError: there is no such file, or a row that cannot be one; names it.
     """
     try:
-        rows = yaml.load(table.read_text(encoding="utf-8"), Loader=LOADER)
+        rows = yaml.load(table.read_text(encoding="utf-8"), _Loader)
     except (OSError, yaml.YAMLError) as error:
         raise RegistryError(f"The table {table} cannot be read: {error}") from error
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
-from clbench.reports.markup import join, policy, tag
+from clbench.reports.markup import join, policy, spelled, tag
 from clbench.reports.tables import Column, Text
 
 
 def page(title: str, header: object, body: object, footer: object, *, live: bool = False) -> Markup:
     """Return a whole page, which needs no other file; a `live` one sorts and filters its tables."""
-    return Markup("""<!doctype html>
+    whole = Markup("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -39,6 +39,7 @@ def page(title: str, header: object, body: object, footer: object, *, live: bool
         footer=footer,
         script=Markup("<script>{}</script>\n").format(Markup(SCRIPT)) if live else "",
     )
+    return spelled(whole)
 
 
 def table(

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 from markupsafe import Markup, escape
 
+from clbench.names import printable
+
 
 def tag(name: str, *inside: object, **attributes: object) -> Markup:
     """Return an element. A last `_` of an attribute is left out and others are `-`; None and empty ones are left
@@ -32,6 +34,11 @@ _VOID = ("img", "br", "meta", "input")
 def join(parts: Iterable[object]) -> Markup:
     """Parts after each other."""
     return Markup("".join(map(escape, parts)))
+
+
+def spelled(page: Markup) -> Markup:
+    """The same with control characters spelled, as a terminal has them."""
+    return Markup(printable(page))
 
 
 @functools.cache

@@ -129,12 +129,20 @@ def test_what_is_not_forged_is_taken(runs: dict[str, Path], tmp_path: Path) -> N
         (lambda r: r["config"]["evaluation"].update(subset=3), r"config\.evaluation\.subset"),
         (lambda r: r["budget"].update(steps=14), r"budget\.steps is 14, and its curve ends at 15"),
         (lambda r: r["budget"].update(stream_examples=9), r"budget\.stream_examples is 9"),
+        (
+            lambda r: r["budget"].update(parameters=0),
+            r"budget\.trainable_parameters is \d+, and budget\.parameters 0",
+        ),
+        (
+            lambda r: r["environment"].update(threads=7),
+            r"environment\.threads 7 is not its config\.threads, 1",
+        ),
         (lambda r: r.update(metrics={}), r"metrics\.\w+ is missing"),
         (lambda r: r["metrics"].pop("average_accuracy"), r"metrics\.average_accuracy is missing"),
         (lambda r: r["metrics"].update(wc_acc=1.0), r"it says wc_acc = 1\.0, its curve says"),
         (lambda r: r["seeds"].update(data=SCRIPT), r"field 'seeds\.data' holds .0</th>"),
     ],
-    ids=range(19),
+    ids=range(21),
 )
 def test_a_record_that_contradicts_itself_is_refused(
     runs: dict[str, Path], tmp_path: Path, change: Callable[[Tree], object], said: str

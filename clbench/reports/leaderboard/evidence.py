@@ -114,6 +114,11 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
     for field, source in DERIVED.items():
         if fields[field] != config[source]:
             yield f"{field} {fields[field]!r:.80} is not its config.{source}, {config[source]!r:.80}"
+    threads, used = config.get("threads"), record.environment["threads"]
+    if threads not in (None, used):
+        yield f"environment.threads {used} is not its config.threads, {threads}"
+    if (some := record.budget["trainable_parameters"]) > (every := record.budget["parameters"]):
+        yield f"its budget.trainable_parameters is {some}, and budget.parameters {every}"
     try:
         read = config_of(record)
     except ConfigError as error:
