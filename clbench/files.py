@@ -275,6 +275,8 @@ def read_json(path: Path) -> Any:
     Raises:
         LedgerError: missing or damaged; names the file.
     """
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise LedgerError(f"{path} is no file.")
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_shared)
     except FileNotFoundError:

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from clbench import Batch, Benchmark, Experience, Output, Strategy, chain, make_strategy
 from clbench.config import Execution, RunConfig
 from clbench.engine.engine import Engine
-from clbench.evaluation import evaluator
 from clbench.evaluation.forward import weights_of
 from clbench.machine import checkpoint
 from clbench.results import metrics
 from clbench.results.curve import Curve
+from clbench.results.schema import RULES
 from clbench.testing import tiny_benchmark, tiny_model
 
 LEVELS: list[dict[str, Any]] = [
@@ -232,7 +232,7 @@ def test_what_progress_shows_is_what_the_result_says(evaluation: dict[str, Any])
 
 
 def test_a_record_tells_the_rules_of_its_counts() -> None:
-    assert build(make_strategy("finetune")).evaluator.describe()["rules"] == evaluator.RULES == 2
+    assert build(make_strategy("finetune")).evaluator.describe()["rules"] == RULES == 2
 
 
 def test_steps_of_a_loop_that_makes_none_take_nothing_back() -> None:

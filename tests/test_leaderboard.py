@@ -19,7 +19,6 @@ from clbench.cli import ranking
 from clbench.cli.judging import plot, verify
 from clbench.config import Execution
 from clbench.errors import ConfigError, LedgerError
-from clbench.evaluation.evaluator import RULES
 from clbench.files import atomic_write, canonical_json, pretty_json, sha256
 from clbench.registry import load_plugin, strategies
 from clbench.reports.leaderboard import read_board, readme, row_id, rows_of, store, submit, write_site
@@ -28,6 +27,7 @@ from clbench.reports.leaderboard.private import missing, needs
 from clbench.reports.rows import Cell, Row, table_rows
 from clbench.results import ids
 from clbench.results.ledger import Record, read_record
+from clbench.results.schema import RULES
 from clbench.runs import again, identity, lifecycle
 
 SETTINGS = {"iterations": 4, "every": 1}

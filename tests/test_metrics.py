@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from clbench.errors import RegistryError
 from clbench.results import metrics
 from clbench.results.curve import Curve, Floats
-from clbench.results.metrics import METRICS, compute, metric
+from clbench.results.metrics import METRICS, compute, core, metric
 
 NAN = float("nan")
 
@@ -1028,3 +1028,15 @@ def test_a_run_that_learns_all_tasks_in_one_experience_has_an_accuracy():
     )
     values = compute(curve, ["average_accuracy", "average_incremental_accuracy", "forgetting"])
     assert values == {"average_accuracy": 0.8, "average_incremental_accuracy": 0.8, "forgetting": None}
+
+
+def test_records_need_not_have_what_a_new_file_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "METRICS", dict(core.METRICS))
+    file = {"__name__": "clbench.results.metrics.mine", "metric": core.metric}
+    exec(
+        "@metric('mine', title='mine', higher_is_better=True, reference='a test')\n"
+        "def mine(curve):\n    '''Nothing.'''\n",
+        file,
+    )
+    assert core.METRICS["mine"].since is None
+    assert core.METRICS["average_accuracy"].since == 1

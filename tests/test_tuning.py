@@ -207,3 +207,9 @@ def test_a_search_that_was_cut_off_goes_on_from_what_it_saved() -> None:
     again = tune_suite(saved[0], how, 2, ONE, told=lambda strategy, _: tried.append(strategy.name))
     assert again == whole
     assert tried == ["l2", "l2"]
+
+
+def test_a_benchmark_without_validation_examples_points_to_the_protocol_that_needs_none() -> None:
+    with pytest.raises(ConfigError, match=r"random-labels-digits cannot be built with one .*'oracle'"):
+        tuning.trial_settings(tuning.protocol("first-2-experiences"), "random-labels-digits")
+    assert "stream.valid" not in tuning.trial_settings(tuning.protocol("oracle"), "random-labels-digits")

@@ -29,17 +29,9 @@ from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.machine.clock import Clock
 from clbench.machine.parallel import ALONE
 from clbench.results.curve import Curve
+from clbench.results.schema import RULES
 from clbench.strategy import Run
 from clbench.types import HIDDEN, Experience
-
-RULES = 2
-"""Which rules the counts follow, in a record's `evaluation`; without it, the first.
-
-1: the last tick of an experience was taken before `end_experience`, and the full evaluation after it; of equal highest
-   scores, the one of the class with the smallest number was the prediction.
-2: both are taken after it; equal highest scores predict no class, and among documents of equal scores the right one is
-   the last.
-"""
 
 
 class ContinualEvaluator:

@@ -91,6 +91,8 @@ def read(path: Path) -> Arrays:
     Raises:
         ValueError: the arrays are not those of a curve. Whatever `clbench.files.UNREADABLE` names: it is no archive.
     """
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise ValueError("it is no file")
     with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as opened:
         check_size(archive)
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}

@@ -53,7 +53,7 @@ class Record:
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
         selection: how the hyper-parameters were chosen.
         note: for a run that diverged, where.
-        evaluation: how ticks were computed, by which rules they count (`clbench.evaluation.evaluator.RULES`), and their
+        evaluation: how ticks were computed, by which rules they count (`schema.RULES`), and their
             measured distance from exact ones.
         files: what the run has read, by the setting or plug-in that names it: `path`, where it lay, and `sha256`, None
             where the benchmark's fingerprint tells.
@@ -199,6 +199,8 @@ def record_of(content: Any, path: Path, *, altered: bool = False) -> Record:
         raise LedgerError(f"{path} is no record: it names no schema.")
     for wrong in of.unfit(content):
         raise LedgerError(f"{path} is damaged: {wrong}.")
+    if content["schema"] < 1:
+        raise LedgerError(f"{path} is damaged: there is no schema {content['schema']}; the first is 1.")
     if content["schema"] > SCHEMA:
         raise LedgerError(
             f"{path} has schema {content['schema']}; this version of clbench reads up to {SCHEMA}. "

@@ -121,11 +121,20 @@ Budget = Annotated[
 ]
 Metrics = dict[Name, Number | None]
 Evidence = Annotated[dict[str, str], Keys(file=Annotated[Name, AfterValidator(_beside)], sha256=Digest)]
+RULES = 2
+"""Which rules the counts follow, in a record's `evaluation`; without it, the first.
+
+1: the last tick of an experience was taken before `end_experience`, and the full evaluation after it; of equal highest
+   scores, the one of the class with the smallest number was the prediction.
+2: both are taken after it; equal highest scores predict no class, and among documents of equal scores the right one is
+   the last.
+"""
+
 Evaluation = Annotated[
     Tree,
     Keys(
         {
-            "rules": Count,
+            "rules": Annotated[Count, Field(le=RULES)],
             "level": Text,
             "forward": Text,
             "portions": dict[str, Natural],

@@ -19,6 +19,7 @@ from clbench.reports.leaderboard.private import in_words, missing
 from clbench.reports.rows import Row, keys_of
 from clbench.results.curve import COLUMNS
 from clbench.results.ledger import Record
+from clbench.results.schema import RULES
 from clbench.results.statistics import Interval, prediction_half, t_interval
 
 RESOLUTION = 0.005
@@ -84,7 +85,6 @@ def outdated(records: Sequence[Record], who: str) -> str:
     Args:
         who: what they are called.
     """
-    from clbench.evaluation.evaluator import RULES
 
     found, made_by = dict[str, None](), dict[str, None]()
     for record in records:
@@ -239,7 +239,6 @@ def first_steps(record: Record, steps: int) -> Beginning:
     """
     import numpy as np
 
-    from clbench.evaluation.evaluator import RULES
     from clbench.machine.environment import environment
     from clbench.runs import building
 

@@ -318,11 +318,20 @@ def tune_suite(
 
 def trial_settings(how: Protocol, benchmark: str) -> dict[str, Any]:
     """Return what every trial has unless settings say otherwise: data to judge by, evaluated where the metric that
-    ranks needs it: at the ends of experiences only, if it follows from those."""
+    ranks needs it: at the ends of experiences only, if it follows from those.
+
+    Raises:
+        ConfigError: the protocol needs a validation stream that the benchmark cannot have.
+    """
     from clbench.registry import benchmarks
     from clbench.results.curve import Curve
     from clbench.results.metrics import compute
 
+    if not how.test and "valid" not in benchmarks.entry(benchmark).signature().parameters:
+        raise ConfigError(
+            f"'{how.name}' judges by a validation stream, and {benchmark} cannot be built with one (it has no parameter "
+            "'valid'). The protocol 'oracle' judges by the test stream; records and tables say so."
+        )
     ends, twice = Curve(), [0, 0, 1, 1]
     where = {"step": twice, "examples": twice, "experience": twice, "evaluated": [0, 1, 0, 1]}
     ends.append(**where, correct=5, total=10, loss=0, full=True, hits_at_10=5, reciprocal_at_10=1)

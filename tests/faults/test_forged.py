@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -137,12 +138,27 @@ def test_what_is_not_forged_is_taken(runs: dict[str, Path], tmp_path: Path) -> N
             lambda r: r["environment"].update(threads=7),
             r"environment\.threads 7 is not its config\.threads, 1",
         ),
+        (
+            lambda r: r["budget"].update(memory_examples=5),
+            r"budget\.memory_bytes is 0, and budget\.memory_examples",
+        ),
+        (
+            lambda r: r["budget"].update(forward_examples=0),
+            r"budget\.forward_examples is 0, and budget\.updates",
+        ),
+        (lambda r: r["config"]["evaluation"].update(every=0), r"its curve has ticks, and .* asks for none"),
+        (
+            lambda r: r["evaluation"].update(level="fast"),
+            r"evaluation\.level is 'fast', and config\..* 'exact'",
+        ),
+        (lambda r: r["evaluation"].update(rules=99), r"field 'evaluation\.rules'"),
+        (lambda r: r.update(schema=0), r"there is no schema 0"),
         (lambda r: r.update(metrics={}), r"metrics\.\w+ is missing"),
         (lambda r: r["metrics"].pop("average_accuracy"), r"metrics\.average_accuracy is missing"),
         (lambda r: r["metrics"].update(wc_acc=1.0), r"it says wc_acc = 1\.0, its curve says"),
         (lambda r: r["seeds"].update(data=SCRIPT), r"field 'seeds\.data' holds .0</th>"),
     ],
-    ids=range(21),
+    ids=range(27),
 )
 def test_a_record_that_contradicts_itself_is_refused(
     runs: dict[str, Path], tmp_path: Path, change: Callable[[Tree], object], said: str
@@ -195,6 +211,15 @@ def with_budget(curve: Path) -> Callable[[Tree], None]:
         record["budget"] |= {"steps": int(forged.step[-1]), "stream_examples": int(forged.examples[-1])}
 
     return change
+
+
+@pytest.mark.parametrize("name", ["record.json", "curve.npz"])
+def test_a_pipe_in_a_files_place_is_refused(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(runs["first"], tmp_path / "forged")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(LedgerError, match=r"it is no file|is not finished"):
+        _ = read_record(folder).curve
 
 
 @pytest.mark.parametrize("run", ["first", "split"])

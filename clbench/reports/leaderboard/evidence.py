@@ -117,6 +117,12 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
     threads, used = config.get("threads"), record.environment["threads"]
     if threads not in (None, used):
         yield f"environment.threads {used} is not its config.threads, {threads}"
+    level, said = config.get("evaluation.level"), record.evaluation.get("level")
+    if said not in (None, level):
+        yield f"its evaluation.level is {said!r:.80}, and config.evaluation.level {level!r:.80}"
+    for spent, of in (("forward_examples", "updates"), ("memory_bytes", "memory_examples")):
+        if not record.budget[spent] and record.budget[of]:
+            yield f"its budget.{spent} is 0, and budget.{of} {record.budget[of]}"
     if (some := record.budget["trainable_parameters"]) > (every := record.budget["parameters"]):
         yield f"its budget.trainable_parameters is {some}, and budget.parameters {every}"
     try:
@@ -189,6 +195,8 @@ def _unfinished(record: Record, curve: Curve, evaluation: EvaluationConfig) -> I
         yield "its ticks do not evaluate config.evaluation.subset examples of each test set"
     if not ticks.complete and not evaluation.racing:
         yield "its ticks are partial, and its config.evaluation.level is not racing"
+    if not evaluation.ticks and len(ticks) > len(np.unique(curve.step[curve.full])):
+        yield "its curve has ticks, and its config.evaluation asks for none"
     if (every := evaluation.every) and evaluation.every_examples is None and len(ticks):
         due = int(curve.step[-1]) // every - (max(int(ticks.steps[0]), 1) - 1) // every
         ends = np.unique(curve.step[curve.full & (curve.experience >= 0)])

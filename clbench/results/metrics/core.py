@@ -44,7 +44,7 @@ class Metric:
         retrieval: whether it is meant for retrieval streams alone.
         summary: the first line of the function's docstring.
         formula: its second paragraph.
-        since: the schema of records from which on every run that defines it has it; None of a plug-in's.
+        since: the schema of records from which on every run that defines it has it; None: no record must.
         head: what tables call it.
         shown: where tables show it, whatever the benchmark: nowhere (""); in "suites", whose runs are evaluated equally
             often; or "everywhere", on the leaderboard, too.
@@ -111,15 +111,14 @@ def metric(
     unit: str = "fraction",
     default: bool = True,
     retrieval: bool = False,
-    since: int = 1,
     head: str = "",
     shown: Literal["", "suites", "everywhere"] = "",
 ) -> Callable[[Formula], Formula]:
     """Decorator: register a function of the curve under a name.
 
     The function may return None or NaN where it is not defined. Its docstring is a sentence, the formula as a
-    paragraph of its own, then remarks. A metric that is new says the schema of the records that have it (`since`):
-    older ones stay as they are.
+    paragraph of its own, then remarks. A file of clbench's own whose metrics every record must have says from which
+    schema on, as `SINCE`; without it records need not have them, and older ones stay as they are.
 
     Raises:
         RegistryError: the name is taken, or is none.
@@ -142,9 +141,10 @@ def metric(
         summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
         written = textwrap.dedent(rest.partition("\n\n")[0])
         about = unit, default, retrieval, summary, written
-        own = since if formula.__module__.partition(".")[0] == "clbench" else None
+        own = formula.__module__.partition(".")[0] == "clbench"
+        since = formula.__globals__.get("SINCE") if own else None  # type: ignore[attr-defined]
         METRICS[name] = Metric(
-            name, title, function, higher_is_better, reference, *about, own, head or title, shown
+            name, title, function, higher_is_better, reference, *about, since, head or title, shown
         )
         return function
 

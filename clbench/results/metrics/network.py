@@ -5,6 +5,9 @@ from __future__ import annotations
 from clbench.results.curve import NETWORK, Curve, Floats
 from clbench.results.metrics.core import UndefinedError, full_matrix, metric
 
+SINCE = 1
+"""The schema of records from which on they have these metrics."""
+
 NAP = "Lyle et al., NeurIPS 2024, arXiv 2407.01800"
 REDO = "Sokar et al., ICML 2023, arXiv 2302.12902"
 ROY = "Roy & Vetterli, EUSIPCO 2007"

@@ -9,6 +9,9 @@ from clbench.results.metrics.core import UndefinedError, all_ticks, full_matrix,
 from clbench.results.metrics.matrix import class_forgetting
 from clbench.results.metrics.ticks import area_under_curve
 
+SINCE = 1
+"""The schema of records from which on they have these metrics."""
+
 SI_BLURRY = "Moon et al., ICCV 2023, arXiv 2308.09303"
 
 

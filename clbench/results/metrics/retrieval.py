@@ -12,6 +12,9 @@ import numpy as np
 from clbench.results.curve import Curve, Floats, Ints
 from clbench.results.metrics.core import UndefinedError, full_matrix, mean, metric, task_matrix
 
+SINCE = 1
+"""The schema of records from which on they have these metrics."""
+
 DSI = "Mehta et al., EMNLP 2023, arXiv 2212.09744"
 
 

@@ -23,6 +23,9 @@ from clbench.results.metrics.core import (
     weighted_mean,
 )
 
+SINCE = 1
+"""The schema of records from which on they have these metrics."""
+
 # --- averages ---
 
 
