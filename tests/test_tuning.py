@@ -11,6 +11,7 @@ import torch
 from clbench import config, make_benchmark
 from clbench.config import Execution, RunConfig
 from clbench.errors import ConfigError
+from clbench.runs import tuning
 from clbench.runs.suite import SuiteConfig, plan
 from clbench.runs.tuning import DEFAULT_SPACE, Range, judged_by, protocol, sealed, space_of, tune, tune_suite
 

@@ -329,8 +329,8 @@ def trial_settings(how: Protocol, benchmark: str) -> dict[str, Any]:
 
     if not how.test and "valid" not in benchmarks.entry(benchmark).signature().parameters:
         raise ConfigError(
-            f"'{how.name}' judges by a validation stream, and {benchmark} cannot be built with one (it has no parameter "
-            "'valid'). The protocol 'oracle' judges by the test stream; records and tables say so."
+            f"'{how.name}' judges by a validation stream, and {benchmark} cannot be built with one (it has no "
+            "parameter 'valid'). The protocol 'oracle' judges by the test stream; records and tables say so."
         )
     ends, twice = Curve(), [0, 0, 1, 1]
     where = {"step": twice, "examples": twice, "experience": twice, "evaluated": [0, 1, 0, 1]}

@@ -142,7 +142,7 @@ def metric(
         written = textwrap.dedent(rest.partition("\n\n")[0])
         about = unit, default, retrieval, summary, written
         own = formula.__module__.partition(".")[0] == "clbench"
-        since = formula.__globals__.get("SINCE") if own else None  # type: ignore[attr-defined]
+        since = formula.__globals__.get("SINCE") if own else None
         METRICS[name] = Metric(
             name, title, function, higher_is_better, reference, *about, since, head or title, shown
         )
