@@ -135,7 +135,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} could not be written. Free some space and run the same command "
                 "again; nothing finished is lost."
             ) from error
-        if error.errno == errno.ENOENT and not os.path.isdir(path.parent):
+        if error.errno == errno.ENOENT:  # it may be there again by now
             raise LedgerError(
                 f"{path} cannot be written: its folder is not there, or was removed meanwhile. If it was a run's, the "
                 "same command starts that run from the beginning."

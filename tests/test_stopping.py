@@ -17,12 +17,16 @@ from clbench.machine.stopping import SIGNALS, Stopped, ask, ending, stoppable
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
+    """Handlers as Python has them, however the tests were started (nohup ignores SIGHUP)."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    default = {n: signal.default_int_handler if n == signal.SIGINT else signal.SIG_DFL for n in SIGNALS}
+    for number, usual in default.items():
+        signal.signal(number, usual)
     yield
     after = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert after == before
+    assert after == default
 
 
 class Work:
