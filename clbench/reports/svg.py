@@ -42,7 +42,7 @@ def lines(
     def place(x: Floats, y: Floats) -> str:
         across = LEFT + (x - low) / span * (WIDTH - LEFT - RIGHT)
         down = TOP + (1 - np.clip(y, 0, 1)) * (HEIGHT - TOP - BOTTOM)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, down, strict=True))
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across.tolist(), down.tolist(), strict=True))
 
     parts = _percent_axis()
     for mark in marks:
