@@ -119,7 +119,7 @@ def test_all_its_files_are_in_a_run_s_id(python: Path, clbench: Clbench) -> None
     first = json.loads(clbench(*run).stdout)["id"]
     norms = next(python.parent.parent.glob("lib/*/site-packages/clbench_rings/norms.py"))
     text = norms.read_text()
-    norms.write_text(text + "# another text\n")
+    norms.write_text(text + "\nMORE = 1\n")
     try:
         assert json.loads(clbench(*run).stdout)["id"] != first
     finally:
