@@ -7,7 +7,6 @@ are grey, black or brown, and dashed. A strategy keeps its style across plots gi
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import math
 import os
@@ -239,6 +238,7 @@ def save(figure: Figure, path: Path_) -> Path:
     """Write a PNG whole or not at all, without time or version, so that equal figures have equal bytes."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    figure.clear()  # its parts hold each other, with buffers of tens of megabytes
     target = Path(path)
     make_folder(target.parent)
     atomic_write(target, content.getvalue())
@@ -423,4 +423,3 @@ def _figure() -> Iterator[Callable[[float, float], Figure]]:
             }
         )
         yield new
-    gc.collect()  # a figure holds itself, with buffers of tens of megabytes
