@@ -16,6 +16,7 @@ from clbench.errors import ConfigError, RegistryError
 from clbench.parts import CrossEntropy
 from clbench.testing import CHECKS, check_benchmark, check_strategy, name_of, rule_of, tiny_benchmark
 from clbench.testing.fair import with_other_tests
+from clbench.testing.tools import attempt
 
 
 def undocumented() -> Strategy:
@@ -49,6 +50,14 @@ def test_a_rule_is_one_sentence(check: object) -> None:
 def test_an_expected_failure_gives_its_reason() -> None:
     (result,) = check_strategy(undocumented, only=["builds"], expected_failures={"builds": "a sketch"})
     assert (result.status, result.message) == ("expected", "a sketch")
+
+
+def test_a_crash_is_no_expected_failure() -> None:
+    def crashes(subject: object) -> None:
+        """A rule."""
+        raise IndexError("list index out of range")
+
+    assert attempt(crashes, None, "it breaks the rule").status == "failed"
 
 
 def test_what_passes_against_expectation_fails() -> None:

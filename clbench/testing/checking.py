@@ -12,7 +12,7 @@ from clbench.registry import strategies
 from clbench.strategy import Strategy
 from clbench.testing.contract import CHECKS
 from clbench.testing.subjects import Subject, subject
-from clbench.testing.tools import NotApplicable, Result, attempt, name_of, one_thread
+from clbench.testing.tools import TOLD, NotApplicable, Result, attempt, name_of, one_thread
 from clbench.types import Benchmark
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def check_strategy(
 
     Args:
         strategy: a registered name, a chain `"er+ewc"`, or a factory.
-        expected_failures: name of a check → why it fails; that it passes after all is then a failure.
+        expected_failures: name of a check → why its rule is not kept; that it passes after all is then a failure, and so
+            is a crash.
         model: builds the network to check it on, for strategies that need a special one.
         device: where to check.
         null: parameters with which a factory that is not registered is fine-tuning.
@@ -80,7 +81,7 @@ def parametrize_with_checks(
                     check(under_test)
             except NotApplicable as reason:
                 pytest.skip(str(reason))
-            except Exception:
+            except TOLD:
                 if known:
                     pytest.xfail(known)
                 raise

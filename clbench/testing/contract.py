@@ -177,6 +177,7 @@ def check_resumes(subject: Subject) -> None:
         run = subject.run(benchmark, every=1, checkpoint_seconds=0.0)
         run.fit(save)
         same(reference, everything(run), "saving checkpoints changes the run")
+        require(bool(saved["within"]), "no checkpoint is written within an experience")
         middle, first = saved["within"][len(saved["within"]) // 2], saved["between"][0]
         for when, path in (("within an experience", middle), ("between two experiences", first)):
             fresh = subject.run(benchmark, every=1)

@@ -66,6 +66,10 @@ def rule_of(check: Callable[..., None]) -> str:
     return " ".join((inspect.getdoc(check) or "").split())
 
 
+TOLD = (Violation, ClbenchError)
+"""How a check says that its rule is not kept, or a strategy that it refuses; whatever else is raised is a crash."""
+
+
 def attempt(check: Callable[[Any], None], under_test: Any, expected: str | None = None) -> Result:
     name, rule = name_of(check), rule_of(check)
     try:
@@ -74,9 +78,9 @@ def attempt(check: Callable[[Any], None], under_test: Any, expected: str | None 
     except NotApplicable as reason:
         return Result(name, rule, "skipped", str(reason))
     except Exception as error:  # whatever a strategy raises is a finding
-        if expected:
+        told = isinstance(error, TOLD)
+        if expected and told:  # of a rule that is not kept; a crash is none
             return Result(name, rule, "expected", expected)
-        told = isinstance(error, Violation | ClbenchError)
         raised = _raised(error.__cause__ or error) if not told or error.__cause__ else ""
         return Result(name, rule, "failed", str(error) if told else raised, raised)
     if expected:
