@@ -32,8 +32,8 @@ def check_strategy(
 
     Args:
         strategy: a registered name, a chain `"er+ewc"`, or a factory.
-        expected_failures: name of a check → why its rule is not kept; that it passes after all is then a failure, and so
-            is a crash.
+        expected_failures: name of a check → why its rule is not kept; that it passes after all is then a failure, and
+            so is a crash.
         model: builds the network to check it on, for strategies that need a special one.
         device: where to check.
         null: parameters with which a factory that is not registered is fine-tuning.
