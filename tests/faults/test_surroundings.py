@@ -126,16 +126,19 @@ def test_a_disk_that_is_full_until_there_is_space(disk: Path, tmp_path: Path) ->
 # --- loggers ---
 
 
-class Breaks(Observer):
-    """A logger that raises at one of its points."""
+class Acts(Observer):
+    """Does something at one of its points."""
 
     def __init__(self, point: str) -> None:
         self.point, self.calls = point, 0
 
+    def act(self) -> None:
+        raise NotImplementedError
+
     def _called(self, point: str) -> None:
         self.calls += 1
         if point == self.point:
-            raise ConnectionError("the server is gone")
+            self.act()
 
     def begin(self, run: Any) -> None:
         self._called("begin")
@@ -148,6 +151,13 @@ class Breaks(Observer):
 
     def end(self, run: Any) -> None:
         self._called("end")
+
+
+class Breaks(Acts):
+    """A logger that raises."""
+
+    def act(self) -> None:
+        raise ConnectionError("the server is gone")
 
 
 @pytest.mark.parametrize("point", ["begin", "window", "end_experience", "end"])
@@ -257,28 +267,16 @@ def test_two_suites_share_a_folder(tmp_path: Path) -> None:
 # --- folders that cannot be, and folders that go ---
 
 
-class Removes(Observer):
-    """Takes a run's folder away at one of its points."""
+class Removes(Acts):
+    """Takes a run's folder away."""
 
     def __init__(self, out: Path, point: str) -> None:
-        self.out, self.point = out, point
+        super().__init__(point)
+        self.out = out
 
-    def _called(self, point: str) -> None:
-        if point == self.point:
-            for folder in self.out.glob("*/"):
-                shutil.rmtree(folder)
-
-    def begin(self, run: Any) -> None:
-        self._called("begin")
-
-    def window(self, run: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._called("window")
-
-    def end_experience(self, run: Any) -> None:
-        self._called("end_experience")
-
-    def end(self, run: Any) -> None:
-        self._called("end")
+    def act(self) -> None:
+        for folder in self.out.glob("*/"):
+            shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("point", ["begin", "window", "end_experience", "end"])
