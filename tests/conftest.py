@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
-CACHES = {".git", ".pytest_cache", ".hypothesis", "__pycache__", ".mypy_cache", ".ruff_cache"}
+CACHES = {".git", ".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
+
+# Examples of earlier runs would be kept in the folder where the tests are started, which may be read-only.
+hypothesis.settings.register_profile("no database", database=None)
+hypothesis.settings.load_profile("no database")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -25,5 +25,5 @@ def test_what_is_left_at_any_depth_is_seen_and_caches_are_not(conftest: Any, tmp
         *("docs", "docs/page.md", "runs", "runs/a", "runs/a/record.json", ".venv")
     }
     assert leave("docs/more/x.md", "runs/a/log") == {"docs/more", "docs/more/x.md", "runs/a/log"}
-    caches = (".git/index", "docs/__pycache__/a.pyc", ".hypothesis/a", "docs/.mypy_cache/a", ".venv/lib/a.py")
+    caches = (".git/index", "docs/__pycache__/a.pyc", "docs/.mypy_cache/a", ".venv/lib/a.py")
     assert leave(*caches, "docs/.ruff_cache/a", "docs/.pytest_cache/a") == set()
