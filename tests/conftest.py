@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
+from hypothesis.configuration import set_hypothesis_home_dir
 
 OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
 CACHES = {".git", ".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
 
-# Examples of earlier runs would be kept in the folder where the tests are started, which may be read-only.
-hypothesis.settings.register_profile("no database", database=None)
-hypothesis.settings.load_profile("no database")
+# Hypothesis keeps examples, constants and tables of characters in the folder where the tests are started, which may
+# be read-only: it gets one of its own, which goes with the process.
+_hypothesis = tempfile.TemporaryDirectory(prefix="hypothesis-")
+set_hypothesis_home_dir(_hypothesis.name)
 
 
 @pytest.fixture(autouse=True, scope="session")
