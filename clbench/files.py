@@ -230,13 +230,16 @@ def pretty_json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """Turn infinity and NaN, which JSON lacks, into their names."""
+    if isinstance(value, dict):
+        return {str(k): v if type(v) in _AS_THEY_ARE else _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [v if type(v) in _AS_THEY_ARE else _plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
     return value
+
+
+_AS_THEY_ARE = frozenset((str, int, bool, type(None)))
 
 
 def sha256(data: bytes | str) -> str:

@@ -83,6 +83,8 @@ def convert(who: str, build: Callable[..., Any], given: Mapping[str, Any]) -> di
 
 def refuse_sets(name: str, value: Any) -> None:
     """Raise `ConfigError` where a value is or holds a set: it would be read as a list of some order or other."""
+    if isinstance(value, str | int | float | None):
+        return
     if isinstance(value, set | frozenset):
         raise ConfigError(
             f"{name} cannot be a set, which has no order; write a list instead of {value!r:.60}."

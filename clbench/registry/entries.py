@@ -222,7 +222,8 @@ class Registry(Generic[T]):
 
     def knows(self, name: str) -> bool:
         """Whether a name is registered, or belongs to a library that is asked for it when it is made."""
-        return name in self.names() or name.partition(":")[0] in self.libraries
+        named = (self._builtin, self._foreign, self._made)
+        return any(name in names for names in named) or name.partition(":")[0] in self.libraries
 
     def ships(self, name: str) -> bool:
         """Whether clbench brings what has the name, itself or from a library that it adapts."""

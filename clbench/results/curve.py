@@ -11,10 +11,9 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,46 +42,8 @@ from clbench.results.columns import (
     typed,
     write,
 )
+from clbench.results.dense import Matrix as Matrix, Ticks as Ticks
 from clbench.results.limits import bounds
-
-
-@dataclass(frozen=True)
-class Ticks:
-    """The per-iteration evaluations, dense: K ticks, S streams; NaN accuracy and zero counts where unseen.
-
-    Where only `total` of the `of` examples of a tick were evaluated, `accuracy` is an estimate, and what it would be
-    over all of them lies between `lowest` and `highest`.
-    """
-
-    steps: Ints  # (K,)
-    examples: Ints  # (K,)
-    experience: Ints  # (K,)
-    accuracy: Floats  # (K, S)
-    correct: Ints  # (K, S)
-    total: Ints  # (K, S)
-    of: Ints  # (K, S)
-    lowest: Floats  # (K, S)
-    highest: Floats  # (K, S)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every tick evaluated all that it was to."""
-        return bool((self.total == self.of).all())
-
-
-class Matrix(NamedTuple):
-    """The accuracy matrix, from full test sets; NaN where nothing was evaluated.
-
-    `R[i, j]` is the accuracy on stream j after experience i, `b[j]` that before training, `totals[j]` the
-    number of test examples of stream j.
-    """
-
-    R: Floats  # (T, S)
-    b: Floats  # (S,)
-    totals: Ints  # (S,)
 
 
 def _view(name: str) -> Any:
@@ -90,7 +51,7 @@ def _view(name: str) -> Any:
     return property(lambda curve: curve._column(name))
 
 
-VIEWS = ("experiences", "streams", "learned", "finished", "_ticks", "_matrix")
+VIEWS = ("experiences", "streams", "learned", "by_task", "finished", "_ticks", "_matrix")
 """What is computed of a curve once, until there are more rows."""
 
 
@@ -163,7 +124,7 @@ class Curve:
         hits = -1 if hits_at_10 is None else hits_at_10
         reciprocal = np.nan if reciprocal_at_10 is None else reciprocal_at_10
         given = (step, examples, experience, evaluated, correct, total, loss, full, of, hits, reciprocal)
-        arrays = [typed(name, value, ALL[name]) for name, value in zip(ALL, given, strict=True)]
+        arrays = [typed(name, value, ALL[name], copy=False) for name, value in zip(ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
         if block[0].ndim != 1:
             raise ValueError(f"Columns have one dimension; shape {block[0].shape} was given.")
@@ -389,8 +350,14 @@ class Curve:
         ticks = self.ticks()
         if not len(ticks):
             return np.arange(self.streams)
-        seen = ticks.total > 0  # (K, S)
-        return np.where(seen.any(0), ticks.experience[seen.argmax(0)], self.experiences)
+        first = ticks.seen.argmax(0)  # (S,) the tick; 0 where none has
+        known = ticks.seen[first, np.arange(self.streams)]
+        return np.where(known, ticks.experience[first], self.experiences)
+
+    @cached_property
+    def by_task(self) -> bool:
+        """Whether experience j teaches stream j, which streams with repetition do not."""
+        return np.array_equal(self.learned, np.arange(self.experiences))
 
     @cached_property
     def finished(self) -> bool:
@@ -413,24 +380,23 @@ class Curve:
         step = self.step[rows]
         begins = np.flatnonzero(np.diff(step, prepend=-1))  # steps never decrease and are not negative
         k = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(rows)))  # row → tick
-        correct = np.zeros((len(begins), self.streams), np.int64)
-        total, of, lowest, highest = (np.zeros_like(correct) for _ in range(4))
         place = k, self.evaluated[rows]
         counts = self.correct[rows], self.total[rows], self.of[rows]
-        correct[place], total[place], of[place] = counts
-        lowest[place], highest[place] = bounds(*counts, self.bound_error)
+
+        def dense(values: Ints) -> Ints:
+            table = np.zeros((len(begins), self.streams), np.int64)
+            table[place] = values
+            return table
+
+        correct, total = map(dense, counts[:2])
+        accuracy, of = divide(correct, total), total
+        lowest = highest = accuracy
+        if (counts[1] != counts[2]).any():
+            of = dense(counts[2])
+            lowest, highest = (divide(dense(end), of) for end in bounds(*counts, self.bound_error))
         first = rows[begins]
-        return Ticks(
-            steps=step[begins],
-            examples=self.examples[first],
-            experience=self.experience[first],
-            accuracy=divide(correct, total),
-            correct=correct,
-            total=total,
-            of=of,
-            lowest=divide(lowest, of),
-            highest=divide(highest, of),
-        )
+        about = step[begins], self.examples[first], self.experience[first]
+        return Ticks(*about, accuracy, correct, total, of, lowest, highest)
 
     def matrix(self) -> Matrix:
         """Return the accuracy matrix R, the accuracies b before training, and the sizes of the full test sets.
@@ -479,7 +445,7 @@ class Curve:
         digest = hashlib.sha256(f"clbench curve {FORMAT}\n".encode())
         for name, array in self._canonical():
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(array.tobytes())
+            digest.update(memoryview(array.ravel()))
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:

@@ -38,6 +38,8 @@ def by_content(
     config: Mapping[str, Any], files: Mapping[str, Mapping[str, str | None]]
 ) -> dict[str, dict[str, Any]]:
     """Return a configuration for a hash: files count by what they hold, and not by their paths."""
+    if not files:
+        return {"config": dict(config)}
     bare = copy.deepcopy(dict(config))
     for address in files:
         name, *places = address.replace("]", "").split("[")  # in a parameter's lists
@@ -52,7 +54,7 @@ def by_content(
             inside[int(last)] = None
         else:
             inside[last] = None
-    return {"config": bare} | ({"files": {k: v["sha256"] for k, v in files.items()}} if files else {})
+    return {"config": bare, "files": {k: v["sha256"] for k, v in files.items()}}
 
 
 def _at(tree: Any, step: str) -> Any:

@@ -150,22 +150,31 @@ Evaluation = Annotated[
 Files = dict[str, Annotated[dict[str, str | None], Keys(path=Text | None, sha256=Digest | None)]]
 
 
-def unfit(value: Any, field: str = "", depth: int = 0) -> Iterator[str]:
+def unfit(value: dict[str, Any] | list[Any], field: str = "", depth: int = 0) -> Iterator[str]:
     """Yield what stands nowhere in a record, whatever the field: what is no text, no finite number, or nested for
     ever."""
+    if depth > DEEPEST:
+        yield f"field '{field:.200}' has more than {DEEPEST} levels"
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(key, str) and (wrong := _unfit(key)):
+            yield f"field '{field}.' {wrong}"
+        if isinstance(inner, dict | list):
+            yield from unfit(inner, f"{field}.{key}" if field else str(key), depth + 1)
+        elif wrong := _unfit(inner):
+            yield f"field '{field}.{key}' {wrong}" if field else f"field '{key}' {wrong}"
+
+
+def _unfit(value: Any) -> str:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            yield f"field '{field}' holds {value!r:.80}, which is no text"  # but half a character
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"field '{field}' holds {value}, which is no finite number"
-    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        yield f"field '{field}' holds a whole number beyond 2⁶³"
-    elif isinstance(value, dict | list) and depth > DEEPEST:
-        yield f"field '{field:.200}' has more than {DEEPEST} levels"
-    elif isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from unfit(key, f"{field}.")
-            yield from unfit(inner, f"{field}.{key}" if field else str(key), depth + 1)
+            return f"holds {value!r:.80}, which is no text"  # but half a character
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            return f"holds {value}, which is no finite number"
+    elif value is not None and not -(1 << 63) <= value < 1 << 63:
+        return "holds a whole number beyond 2⁶³"
+    return ""
 
 
 def told(error: ValidationError) -> str:

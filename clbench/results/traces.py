@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clbench.results.columns import NETWORK
-from clbench.results.curve import Curve, Floats, Ticks
+from clbench.results.curve import Curve, Floats
 from clbench.results.statistics import mean_and_half
 
 
@@ -63,7 +63,7 @@ class Trace:
             curve.experiences,
             progress(curve),
             ticks.accuracy[:, evaluated].copy() if known else np.full(len(ticks), np.nan),
-            seen_so_far(ticks),
+            ticks.seen_accuracy,
             curve.matrix().R if curve.full.any() else None,
             curve.network[-curve.experiences :] if len(curve.network) else None,
         )
@@ -111,13 +111,6 @@ class Mean:
         """(T,) the accuracy at the end of its own experience, and each column of `NETWORK`, with their intervals."""
         columns = [[network[:, i] for network in self.networks] for i in range(len(NETWORK))]
         return [mean_and_half(values) for values in ([R.diagonal() for R in self.matrices], *columns)]
-
-
-def seen_so_far(ticks: Ticks) -> Floats:
-    """(K,) The mean accuracy over the streams that each tick has seen."""
-    seen = ticks.total > 0
-    mean: Floats = np.where(seen, ticks.accuracy, 0.0).sum(axis=1) / seen.sum(axis=1)
-    return mean  # of one stream at least, or there was no tick
 
 
 def mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:

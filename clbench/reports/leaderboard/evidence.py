@@ -110,10 +110,12 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
         yield f"its benchmark.primary is {said!r:.80}, and {name} ranks by {known.primary}"
     if not re.fullmatch(r"|[0-9a-f]{40}|[0-9a-f]{64}", record.code.get("commit") or ""):
         yield f"its code.commit is {record.code['commit']!r:.80}, and no commit of git's"
-    fields, config = flatten(vars(record) | {"config": {}}), flatten(record.config)
+    config = flatten(record.config)
     for field, source in DERIVED.items():
-        if fields[field] != config[source]:
-            yield f"{field} {fields[field]!r:.80} is not its config.{source}, {config[source]!r:.80}"
+        section, _, key = field.partition(".")
+        of = getattr(record, section)
+        if (said := of[key] if key else of) != config[source]:
+            yield f"{field} {said!r:.80} is not its config.{source}, {config[source]!r:.80}"
     threads, used = config.get("threads"), record.environment["threads"]
     if threads not in (None, used):
         yield f"environment.threads {used} is not its config.threads, {threads}"

@@ -158,7 +158,8 @@ def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float
         RegistryError: an unknown name.
     """
     if names is None:
-        names = [m.name for m in METRICS.values() if m.default and (curve.ranked or not m.retrieval)]
+        ranked = curve.ranked
+        names = [m.name for m in METRICS.values() if m.default and (ranked or not m.retrieval)]
     chosen = list(names)
     for name in chosen:
         if name not in METRICS:
@@ -175,7 +176,7 @@ def mean(values: ArrayLike) -> float:
     array = np.asarray(values, dtype=np.float64)
     if not array.size:
         raise UndefinedError
-    return float(array.mean())
+    return float(array.sum() / array.size)
 
 
 def weighted_mean(values: Floats, counts: Ints) -> float:
@@ -193,24 +194,23 @@ def full_matrix(curve: Curve) -> Matrix:
 
 def task_matrix(curve: Curve, tasks: int = 1) -> Matrix:
     """Return the (T, T) accuracy matrix of a finished run of at least so many tasks."""
-    _need_tasks(curve)
-    if curve.experiences < tasks:
+    if not curve.by_task or curve.experiences < tasks:
         raise UndefinedError
     return full_matrix(curve)
 
 
 def all_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
     """Return the ticks of a finished run; those of a racing evaluation only for formulas that know of partial ticks."""
-    if not curve.finished or not len(curve.ticks()):
+    ticks = curve.ticks()
+    if not curve.finished or not len(ticks) or not (partial or ticks.complete):
         raise UndefinedError
-    if not partial and not curve.ticks().complete:
-        raise UndefinedError
-    return curve.ticks()
+    return ticks
 
 
 def task_ticks(curve: Curve, *, partial: bool = False) -> Ticks:
     """Return the ticks of a finished run of tasks."""
-    _need_tasks(curve)
+    if not curve.by_task:
+        raise UndefinedError
     return all_ticks(curve, partial=partial)
 
 
@@ -224,9 +224,3 @@ def settled(at_least: float, at_most: float | None = None) -> float:
     if at_most is not None and not abs(at_most - at_least) < 1e-12:
         raise UndefinedError
     return at_least
-
-
-def _need_tasks(curve: Curve) -> None:
-    """Formulas of "task j" need experience j to teach stream j, which streams with repetition do not."""
-    if not np.array_equal(curve.learned, np.arange(curve.experiences)):
-        raise UndefinedError

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clbench.results.columns import row_sums
 from clbench.results.curve import Curve, Floats, Ticks, divide
 from clbench.results.metrics.core import (
     I_BLURRY,
@@ -44,7 +46,7 @@ def average_anytime_accuracy(curve: Curve) -> float | None:
     Every tick counts the same, one before the first update included; weighted by iterations it is
     `average_anytime_accuracy_by_steps`, with unseen tasks as zeros `average_anytime_accuracy_all_tasks`.
     """
-    return mean(np.nanmean(all_ticks(curve).accuracy, axis=1))
+    return mean(all_ticks(curve).seen_accuracy)
 
 
 @metric(
@@ -61,7 +63,7 @@ def average_anytime_accuracy_by_steps(curve: Curve) -> float | None:
     The same as `average_anytime_accuracy` where ticks are equidistant.
     """
     ticks = all_ticks(curve)
-    return weighted_mean(np.nanmean(ticks.accuracy, axis=1), np.diff(ticks.steps, prepend=0))
+    return weighted_mean(ticks.seen_accuracy, np.diff(ticks.steps, prepend=0))
 
 
 @metric(
@@ -75,7 +77,7 @@ def average_anytime_accuracy_all_tasks(curve: Curve) -> float | None:
 
     (1/K) Σ_t (1/T) Σ_j a_j(t),   a_j(t) = 0 before task j is seen
     """
-    return mean(np.nan_to_num(all_ticks(curve).accuracy))
+    return mean(all_ticks(curve).known)
 
 
 @metric("a_auc_100", title="A_AUC (Δn = 100)", higher_is_better=True, reference=I_BLURRY)
@@ -119,7 +121,7 @@ def area_under_curve(ticks: Ticks, every: int, *, exceed: bool = False) -> float
     t = np.flatnonzero(np.diff(ended, prepend=0))
     if not len(t):
         return float("nan")
-    return float((ticks.correct[t].sum(axis=1) / ticks.total[t].sum(axis=1)).mean())
+    return mean(row_sums(ticks.correct[t]) / row_sums(ticks.total[t]))
 
 
 # --- worst cases ---
@@ -168,10 +170,12 @@ def wc_acc_anytime(curve: Curve) -> float | None:
 def _ends(ticks: Ticks) -> list[Ticks]:
     """Return the ticks with the lowest accuracies that are possible, and with the highest; one where all were
     evaluated."""
-    ends = [ticks.lowest] if ticks.complete else [ticks.lowest, ticks.highest]
-    return [replace(ticks, accuracy=end) for end in ends]
+    if ticks.complete:
+        return [ticks]
+    return [replace(ticks, accuracy=end) for end in (ticks.lowest, ticks.highest)]
 
 
+@functools.lru_cache(maxsize=2)  # of the same ticks, several metrics are made
 def min_acc_trace(ticks: Ticks) -> Floats:
     """(K,) min-ACC at each tick; NaN while there is no old task.
 
@@ -182,7 +186,10 @@ def min_acc_trace(ticks: Ticks) -> Floats:
     old = np.arange(ticks.accuracy.shape[1]) < ticks.experience[:, None]  # (K, T)
     lowest = np.fmin.accumulate(np.where(old, ticks.accuracy, np.nan), axis=0)
     # An old task that was not evaluated since its end is left out: neither 1 nor ∞ would be a minimum.
-    return divide(np.nansum(lowest, axis=1), (~np.isnan(lowest)).sum(axis=1))
+    there = ~np.isnan(lowest)
+    trace = divide(np.where(there, lowest, 0.0).sum(axis=1), row_sums(there))
+    trace.flags.writeable = False  # as it is kept
+    return trace
 
 
 def wc_acc_trace(ticks: Ticks) -> Floats:
@@ -213,8 +220,8 @@ def average_stability_gap(curve: Curve) -> float | None:
     ticks = task_ticks(curve)
     gaps = []
     for i in range(1, curve.experiences):
-        before = ticks.accuracy[ticks.experience == i - 1, :i]
-        during = ticks.accuracy[ticks.experience == i, :i]
+        before = ticks.accuracy[ticks.of_experience(i - 1), :i]
+        during = ticks.accuracy[ticks.of_experience(i), :i]
         if not len(before):
             raise UndefinedError
         B, lowest = before[-1], during.min(axis=0)
@@ -280,8 +287,9 @@ def _largest_rise(curve: Curve, window: int) -> float:
 
 
 def _settled_drop(ends: Sequence[Floats], window: int) -> float:
-    pairs = zip(ends, reversed(ends), strict=True)
-    return settled(*(mean(_drops(begin, end, window)[-1]) for begin, end in pairs))
+    by_task = [np.ascontiguousarray(end.T) for end in ends]
+    pairs = zip(by_task, reversed(by_task), strict=True)
+    return settled(*(mean(np.fmax.reduce(_drops(begin, end, window), axis=1)) for begin, end in pairs))
 
 
 def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
@@ -299,19 +307,28 @@ def windowed_forgetting(accuracy: ArrayLike, window: int) -> Floats:
             "Accuracies have shape (ticks, tasks) and a window holds at least 1 tick; "
             f"shape {accuracy.shape} and window {window} were given."
         )
-    return _drops(accuracy, accuracy, window)
+    drops = _drops(accuracy.T, accuracy.T, window)
+    # Over n ≤ t; a tick without the task keeps its value.
+    so_far: Floats = np.fmax.accumulate(drops, axis=1).T
+    return so_far
 
 
 def _drops(begin: Floats, end: Floats, window: int) -> Floats:
-    """(K, T) the largest drop so far from the accuracy `begin` of a tick to `end` of a later one within Δ ticks."""
-    drops = np.full(begin.shape, np.nan)
-    for j in range(begin.shape[1]):
-        own = np.flatnonzero(~np.isnan(begin[:, j]))
-        peak = np.full(len(own), -np.inf)  # before each tick: max { begin(m) : n−Δ < m < n }
-        if window > 1 and len(own) > 1:
-            peak[1:] = _trailing_max(begin[own[:-1], j], window - 1)
-        drops[own, j] = np.maximum(peak - end[own, j], 0.0)  # 0 for m = n
-    return np.fmax.accumulate(drops, axis=0)  # over n ≤ t; a tick without the task keeps its value
+    """(T, K) the largest drop from the accuracy `begin` of a tick within Δ to `end` of this one; NaN where unseen."""
+    seen = ~np.isnan(begin)
+    if (seen[:, :-1] & ~seen[:, 1:]).any():  # each task by its own ticks, moved to the end
+        order = np.argsort(seen, axis=1, kind="stable")
+        first, then = (np.take_along_axis(values, order, axis=1) for values in (begin, end))
+        drops = np.empty(begin.shape)
+        np.put_along_axis(drops, order, _drops(first, then, window), axis=1)
+        return drops
+    drops = np.where(seen, 0.0, np.nan)  # 0 for m = n
+    if window > 1:
+        before = _trailing_max(
+            np.where(seen, begin, -np.inf)[:, :-1], window - 1
+        )  # max { begin(m) : n−Δ < m < n }
+        np.maximum(drops[:, 1:], before - end[:, 1:], out=drops[:, 1:])
+    return drops
 
 
 def windowed_plasticity(accuracy: ArrayLike, window: int) -> Floats:
@@ -326,11 +343,11 @@ def windowed_plasticity(accuracy: ArrayLike, window: int) -> Floats:
 
 
 def _trailing_max(a: Floats, window: int) -> Floats:
-    """max { a(m) : n−window < m ≤ n } for each n, by doubling the width: O(K log window)."""
+    """max { a(m) : n−window < m ≤ n } for each n of (T, K), by doubling the width: O(T K log window)."""
     a, width = a.copy(), 1
-    while width < min(window, len(a)):
+    while width < min(window, a.shape[1]):
         shift = min(width, window - width)
-        a[shift:] = np.maximum(a[shift:], a[:-shift])
+        a[:, shift:] = np.maximum(a[:, shift:], a[:, :-shift])
         width += shift
     return a
 
@@ -411,6 +428,6 @@ def learning_curve_area(ticks: Ticks, beta: int) -> float:
 
     De Lange et al., ICLR 2023, arXiv 2205.13452.
     """
-    first = [ticks.accuracy[ticks.experience == j, j][:beta] for j in range(ticks.accuracy.shape[1])]
+    first = [ticks.accuracy[ticks.of_experience(j), j][:beta] for j in range(ticks.accuracy.shape[1])]
     full = [a.mean() for a in first if len(a) == beta]
     return float(np.mean(full)) if full else float("nan")
