@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -532,18 +533,8 @@ def mistake(strategy: Strategy, *, modifier: bool = False) -> str:
         modifier: it only changes another strategy, so it need have no losses.
     """
     for part in strategy.parts:
-        who = type(part).__name__
-        for owner in type(part).__mro__[: type(part).__mro__.index(Strategy)]:
-            for name, value in vars(owner).items():
-                if inspect.isfunction(value) and name in POINTS:
-                    if wrong := _misfit(name, value):
-                        return f"{who}.{wrong}"
-                elif (near := _nearly(name, value)) and not overrides(part, near):
-                    called = "is never called" if near in POINTS else "is never read"
-                    return (
-                        f"{who}.{name} {called}; did you mean '{near}'? If not, let its name begin with an "
-                        "underscore."
-                    )
+        if wrong := _mistake_of(type(part)):
+            return wrong
     written = {point for part in strategy.parts for point in POINTS if overrides(part, point)}
     if not modifier and not written & {"losses", "logits"}:
         return (
@@ -553,6 +544,22 @@ def mistake(strategy: Strategy, *, modifier: bool = False) -> str:
     unknown = sorted(strategy.all_needs() - set(NEEDS))
     if unknown:
         return f"it declares the need '{unknown[0]}'; needs are {', '.join(NEEDS)}."
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)  # a suite builds the same few for thousands of runs
+def _mistake_of(kind: type[Any]) -> str:
+    for owner in kind.__mro__[: kind.__mro__.index(Strategy)]:
+        for name, value in vars(owner).items():
+            if inspect.isfunction(value) and name in POINTS:
+                if wrong := _misfit(name, value):
+                    return f"{kind.__name__}.{wrong}"
+            elif (near := _nearly(name, value)) and getattr(kind, near) is getattr(Strategy, near):
+                called = "is never called" if near in POINTS else "is never read"
+                return (
+                    f"{kind.__name__}.{name} {called}; did you mean '{near}'? If not, let its name begin with an "
+                    "underscore."
+                )
     return ""
 
 

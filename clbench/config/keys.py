@@ -80,7 +80,6 @@ def address_of(
 ) -> Address:
     """Return where a key of the command line belongs in the tree."""
     places = places_of(benchmark, parts, tree, given_benchmark)
-    known = sorted({*places, *(f"{p[0][0]}.{k}" for k, p in places.items() if p[0][0] in SECTIONS)})
     if "." in key:
         first, _, rest = key.partition(".")
         if first in parts:
@@ -96,6 +95,7 @@ def address_of(
         if first in _SECTIONS:
             return (first, rest)
         owners = [*_SECTIONS, *parts]
+        known = sorted({*places, *(f"{p[0][0]}.{k}" for k, p in places.items() if p[0][0] in SECTIONS)})
         raise ConfigError(
             f"There is no setting '{key}'.{suggest(key, known)} What stands before the dot is one of: "
             f"{', '.join(sorted(owners))}."

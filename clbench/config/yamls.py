@@ -7,7 +7,6 @@ have, is refused by its line.
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 from collections.abc import Iterable
@@ -147,7 +146,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: missing, unreadable, not a mapping, a key twice or a value that is refused; names file and line.
     """
     try:
-        loaded = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+        loaded = _copy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -163,6 +162,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold `key: value` lines; it holds a {type(loaded).__name__}.")
     return loaded
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _copy(value) for key, value in tree.items()}
+    return [_copy(value) for value in tree] if isinstance(tree, list) else tree
 
 
 @functools.lru_cache(maxsize=64)

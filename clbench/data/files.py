@@ -18,7 +18,7 @@ import numpy as np
 
 from clbench.data.source import AxesOrder, Source, source_of
 from clbench.errors import DataError
-from clbench.files import UNREADABLE, check_size
+from clbench.files import UNREADABLE, check_size, file_sha256
 
 
 def data_folder() -> Path:
@@ -37,7 +37,7 @@ def read_npz(path: str | Path, *, layout: AxesOrder = "auto") -> Source:
     """
     file = Path(path).expanduser()
     try:
-        digest = sha256(file)
+        digest = file_sha256(file)
     except OSError as error:
         raise DataError(f"The data file {path} cannot be read: {error.strerror}.") from error
     return _read_npz(file, digest, layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -14,6 +15,7 @@ from clbench.data.files import data_folder, read_arrays, read_npz, sha256, sidec
 from clbench.data.folders import read_folder
 from clbench.data.source import Source, channels_first, pool, source_of
 from clbench.errors import ConfigError, DataError, choices
+from clbench.files import file_sha256
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,15 @@ def digits() -> Source:
 
     Every fifth example of each class, in the order of the data set, is for testing.
     """
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    y = y.astype(np.int64)
+    found = importlib.util.find_spec("sklearn")  # importing it takes a second, and reading its file none
+    assert found is not None
+    assert found.origin is not None
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    x, y = table[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
     rank = np.empty(len(y), dtype=np.int64)
     for c in range(10):
         rank[y == c] = np.arange(int((y == c).sum()))
     test = rank % 5 == 4
-    x = x.astype(np.uint8).reshape(-1, 1, 8, 8)
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return Source(pool(x[~test], y[~test]), pool(x[test], y[test]), names, scale=1 / 16)
 
@@ -172,7 +174,7 @@ def omniglot(test_drawers: int = 5) -> Omniglot:
     path = data_folder() / "omniglot.npz"
     if not path.is_file():
         raise DataError(_missing("omniglot"))
-    return _omniglot(path, sha256(path), test_drawers)
+    return _omniglot(path, file_sha256(path), test_drawers)
 
 
 @functools.lru_cache(maxsize=2)

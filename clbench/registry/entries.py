@@ -218,7 +218,8 @@ class Registry(Generic[T]):
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return all registered names that match a wildcard, sorted."""
-        return sorted(n for n in {*self._builtin, *self._foreign, *self._made} if fnmatchcase(n, pattern))
+        names = {*self._builtin, *self._foreign, *self._made}
+        return sorted(names if pattern == "*" else (name for name in names if fnmatchcase(name, pattern)))
 
     def knows(self, name: str) -> bool:
         """Whether a name is registered, or belongs to a library that is asked for it when it is made."""
@@ -302,13 +303,13 @@ class Registry(Generic[T]):
                 *entry.files().values(),
             ]
             watch.refuse(f"{self.kind} '{name}' of {entry.origin}", known)
-        base = pkgutil.resolve_name(self._base)
+        base = _resolved(self._base)
         if not isinstance(made, base):
             raise RegistryError(
                 f"{self.kind} '{name}' must return a {base.__name__}; that of {entry.origin} returns a "
                 f"{type(made).__name__}."
             )
-        mistake = pkgutil.resolve_name(self._mistake) if self._mistake else None
+        mistake = _resolved(self._mistake) if self._mistake else None
         if mistake is not None and (wrong := mistake(made, modifier=entry.modifier)):
             raise RegistryError(f"{self.kind} '{name}' of {entry.origin}: {wrong}")
         return made
@@ -428,6 +429,9 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> RegistryError:
         instead = choices(name, self.names(), f"clbench list {self.plural}")
         return RegistryError(f"There is no {self.kind} named '{name}'.{instead}")
+
+
+_resolved = functools.lru_cache(maxsize=64)(pkgutil.resolve_name)
 
 
 def chain_parts(name: str) -> list[str]:

@@ -53,6 +53,8 @@ def with_files(hint: Any, value: Any, change: Callable[[str, str], str], at: str
 
     Files may stand in lists, at `[0]` and so on; a word that the type lists is none.
     """
+    if not value or not isinstance(value, str | list | tuple):
+        return value
     notes = getattr(hint, "__metadata__", ())
     if notes and READ not in notes:
         return with_files(typing.get_args(hint)[0], value, change, at)
@@ -65,7 +67,7 @@ def with_files(hint: Any, value: Any, change: Callable[[str, str], str], at: str
                     with_files(inner, one, change, f"{at}[{i}]")
                     for i, (inner, one) in enumerate(zip(each, value, strict=True))
                 ]
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         return value
     if any(typing.get_origin(kind) is Literal and value in typing.get_args(kind) for kind in kinds):
         return value

@@ -445,7 +445,7 @@ class Curve:
         digest = hashlib.sha256(f"clbench curve {FORMAT}\n".encode())
         for name, array in self._canonical():
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(memoryview(array.ravel()))
+            digest.update(array.ravel().data)
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:

@@ -62,7 +62,6 @@ class Known:
     code: Code = field(default_factory=dict)
 
 
-@pinned()
 def identify(resolved: RunConfig, benchmark: Benchmark | None = None, known: Known | None = None) -> Identity:
     """The id of a configuration.
 
@@ -79,8 +78,9 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None, known: Kno
     known, built = known or Known(), benchmark
     stream = canonical_json([resolved.benchmark, resolved.stream])
     if built is None and stream not in known.benchmarks:
-        built = benchmarks.make(resolved.benchmark, **resolved.stream)
-        known.benchmarks[stream] = _told(built)
+        with pinned():
+            built = benchmarks.make(resolved.benchmark, **resolved.stream)
+            known.benchmarks[stream] = _told(built)
     what = dict(known.benchmarks[stream] if benchmark is None else _told(benchmark))
     parts, network = entries_of(resolved)
     named = [("strategy", part) for part in parts]
@@ -147,7 +147,12 @@ def code_identity(sources: Iterable[Path | str] = (), known: Code | None = None)
         if source not in known:
             known[source] = code_of(source)
         code |= known[source]
-    return {"version": VERSION, "sources": sha256(canonical_json(sorted(code))), **_commit()}
+    return {"version": VERSION, "sources": _digest_of(code), **_commit()}
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_of(code: frozenset[tuple[str, str]]) -> str:
+    return sha256(canonical_json(sorted(code)))
 
 
 @functools.cache

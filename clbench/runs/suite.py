@@ -123,6 +123,7 @@ def plan(
 
     known = Known()
     cells: dict[str, Cell] = {}
+    trees: list[dict[str, Any]] = []
     runs: list[tuple[Choice, grouping.Run]] = []
     for i, benchmark in enumerate(suite.benchmarks):
         for j, strategy in enumerate(suite.strategies):
@@ -140,19 +141,23 @@ def plan(
                         "settings or leave it out."
                     )
                 cells[cell.id] = cell
-                stream = resolved.model_dump(mode="json")["stream"]
-                run = grouping.Run.of(stream, resolved.seeds.order, what.benchmark, f"{i}, {j}")
+                trees.append(resolved.model_dump(mode="json"))
+                run = grouping.Run.of(trees[-1]["stream"], resolved.seeds.order, what.benchmark, f"{i}, {j}")
                 runs.append((benchmark, run))
-    _complete(list(cells.values()), runs)
+    _complete(list(cells.values()), trees, runs)
     return list(cells.values())
 
 
-def _complete(cells: Sequence[Cell], runs: Sequence[tuple[Choice, grouping.Run]]) -> None:
+def _complete(
+    cells: Sequence[Cell], trees: Sequence[Mapping[str, Any]], runs: Sequence[tuple[Choice, grouping.Run]]
+) -> None:
     """Labels that tell all tables of a suite apart, and all rows of a table.
 
     Runs of one stream are a table, unless the suite calls them otherwise.
+
+    Args:
+        trees: the configurations of the cells, as records hold them. runs: what each choice has made of them.
     """
-    trees = [cell.resolved.model_dump(mode="json") for cell in cells]
     tables: dict[tuple[int, str], dict[str, list[int]]] = {}
     for k, stream in enumerate(grouping.streams([run for _, run in runs])):
         choice, run = runs[k]
