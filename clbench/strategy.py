@@ -532,9 +532,9 @@ def mistake(strategy: Strategy, *, modifier: bool = False) -> str:
     Args:
         modifier: it only changes another strategy, so it need have no losses.
     """
-    for part in strategy.parts:
-        if wrong := _mistake_of(type(part)):
-            return wrong
+    kinds: list[Any] = [type(part) for part in strategy.parts]
+    if wrong := next(filter(None, map(_mistake_of, kinds)), ""):
+        return wrong
     written = {point for part in strategy.parts for point in POINTS if overrides(part, point)}
     if not modifier and not written & {"losses", "logits"}:
         return (
@@ -548,7 +548,7 @@ def mistake(strategy: Strategy, *, modifier: bool = False) -> str:
 
 
 @functools.lru_cache(maxsize=1024)  # a suite builds the same few for thousands of runs
-def _mistake_of(kind: type[Any]) -> str:
+def _mistake_of(kind: type[Strategy]) -> str:
     for owner in kind.__mro__[: kind.__mro__.index(Strategy)]:
         for name, value in vars(owner).items():
             if inspect.isfunction(value) and name in POINTS:
