@@ -68,6 +68,7 @@ def leaderboard(
     """
     from clbench.files import atomic_write, make_folder
     from clbench.reports.leaderboard import readme, store, write_site
+    from clbench.results.traces import Trace
 
     if remove:
         if check:
@@ -84,7 +85,8 @@ def leaderboard(
     if check and not any((root / name).exists() for name in (store.MANIFEST, store.PAGE, store.LOCK)):
         raise ConfigError(f"There is no leaderboard {root}.")
     left_out: list[str] = []
-    with store.held(root if check else make_folder(root), left_out) as records:
+    traces: dict[str, Trace] | None = None if html is None else {}
+    with store.held(root if check else make_folder(root), left_out, traces) as records:
         for why in left_out:
             warn(f"Left out: {why}")
         for file in store.unlisted(root):
@@ -103,7 +105,7 @@ def leaderboard(
             atomic_write(path, page)
             print(path)
         if html is not None:
-            print(write_site(records, root, html))
+            print(write_site(records, root, html, traces))
     return int(bool(left_out))
 
 

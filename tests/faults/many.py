@@ -30,6 +30,7 @@ from clbench.results.curve import Curve
 from clbench.results.ids import run_id
 from clbench.results.ledger import Record, parse_record
 from clbench.results.metrics import compute
+from clbench.results.traces import Trace
 
 BENCHMARKS = ("split-digits@1", "split-mnist@1", "split-fashion-mnist@1", "permuted-mnist@1")
 
@@ -107,7 +108,8 @@ def _board(root: Path) -> object:
 
 
 def _site(root: Path) -> object:
-    return write_site(read_board(root), root, root / "site")
+    traces: dict[str, Trace] = {}
+    return write_site(read_board(root, traces=traces), root, root / "site", traces)
 
 
 def _report(root: Path) -> object:

@@ -22,6 +22,7 @@ from clbench.results.curve import Curve
 from clbench.results.ids import ID_LENGTH, run_id
 from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
+from clbench.results.traces import Trace
 
 DERIVED = {
     "benchmark.name": "benchmark",
@@ -50,8 +51,11 @@ def check(record: Record) -> dict[str, float | None]:
     return checked(record).metrics
 
 
-def checked(record: Record) -> Checked:
+def checked(record: Record, traces: dict[str, Trace] | None = None) -> Checked:
     """Refuse a record whose numbers do not follow from its evidence, or whose code is not known.
+
+    Args:
+        traces: takes what is drawn of it, by its id: its curve is read here, and need not be again.
 
     Raises:
         LedgerError: says what is wrong with it.
@@ -73,6 +77,8 @@ def checked(record: Record) -> Checked:
     again = recomputed(record, curve)
     for wrong in misnumbered(record, again):
         raise LedgerError(f"Record {record.id} was altered: {wrong}.")
+    if traces is not None and record.status == "done":
+        traces[record.id] = Trace.of(curve)
     return Checked(again, curve.experiences, tuple(curve.matrix().totals.tolist()))
 
 

@@ -34,17 +34,20 @@ AROUND = 0.12
 """How much of an experience a close-up of a boundary shows before it, and three times as much after."""
 
 
-def write_site(records: Sequence[Record], root: Path, folder: Path) -> Path:
+def write_site(
+    records: Sequence[Record], root: Path, folder: Path, traces: Mapping[str, Trace] | None = None
+) -> Path:
     """Write the site; what lay in the folder under other names stays.
 
     Args:
         records: of `read_board(root)`. root: the leaderboard's folder, whose evidence is copied.
+        traces: as of `read_board`, of curves that need not be read again.
 
     Returns:
         The path of `index.html`.
     """
     tables = rows_of(records)
-    for path, content in _pages(tables):
+    for path, content in _pages(tables, traces or {}):
         atomic_write(make_folder((folder / path).parent) / path.name, content, lasting=False)
     for record in records:
         for file in (place(record), Path("curves") / record.curve_file["file"]):
@@ -52,10 +55,10 @@ def write_site(records: Sequence[Record], root: Path, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _pages(tables: Mapping[str, Sequence[Row]]) -> Iterator[tuple[Path, Markup]]:
+def _pages(tables: Mapping[str, Sequence[Row]], traces: Mapping[str, Trace]) -> Iterator[tuple[Path, Markup]]:
     strategies: dict[str, list[Row]] = {}
     for title, rows in tables.items():
-        yield Path(address("benchmarks", title)), _benchmark(title, rows)
+        yield Path(address("benchmarks", title)), _benchmark(title, rows, traces)
         for row in rows:
             yield Path("rows", f"{row.id}.html"), _row(row)
             strategies.setdefault(row.strategy, []).append(row)
@@ -109,12 +112,12 @@ behind it: follow a row to its runs, their curves, and the command that makes th
     return page("Leaderboard", body, up="")
 
 
-def _benchmark(benchmark: str, rows: Sequence[Row]) -> Markup:
+def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace]) -> Markup:
     style = plots.styles((row.name for row in rows), {row.name: row.cells[0].name for row in rows})
     done = [row for row in rows if row.seeds]
     chosen, which = plots.most(done, "rows")
     drawn = {
-        row.name: Mean.of([Trace.of(record.curve) for record in row.records if record.status == "done"])
+        row.name: Mean.of([traces.get(r.id) or Trace.of(r.curve) for r in row.records if r.status == "done"])
         for row in chosen
     }
     figures = _critical_differences(benchmark, rows)

@@ -27,6 +27,7 @@ from clbench.reports.leaderboard.evidence import Checked, Others, check as check
 from clbench.reports.leaderboard.page import readme
 from clbench.reports.leaderboard.private import needs
 from clbench.results.ledger import Record, parse_record, read_record
+from clbench.results.traces import Trace
 
 MANIFEST, PAGE = "manifest.json", "README.md"
 LOCK, JOURNAL = ".lock", ".unfinished.json"
@@ -140,7 +141,9 @@ def remove(ids: Iterable[str], root: Path) -> tuple[list[Path], str]:
 
 
 @contextlib.contextmanager
-def held(root: Path, left_out: list[str] | None = None) -> Iterator[list[Record]]:
+def held(
+    root: Path, left_out: list[str] | None = None, traces: dict[str, Trace] | None = None
+) -> Iterator[list[Record]]:
     """A leaderboard that nobody else changes meanwhile: its records, as of `read_board`, after what was cut off.
 
     Raises:
@@ -149,9 +152,9 @@ def held(root: Path, left_out: list[str] | None = None) -> Iterator[list[Record]
     if os.access(root, os.W_OK):
         with _alone(root):
             _settle(root, left_out=[])
-            yield _read(root, left_out)
+            yield _read(root, left_out, traces)
     else:  # whoever may change it is elsewhere
-        yield _read(root, left_out)
+        yield _read(root, left_out, traces)
 
 
 def _alone(root: Path) -> contextlib.AbstractContextManager[None]:
@@ -250,7 +253,9 @@ def _second(record: Record, other: Record) -> str:
 # --- reading a board ---
 
 
-def read_board(root: Path, left_out: list[str] | None = None) -> list[Record]:
+def read_board(
+    root: Path, left_out: list[str] | None = None, traces: dict[str, Trace] | None = None
+) -> list[Record]:
     """Return every record of a leaderboard, checked, in order of their paths; its metrics are what its curve says
     today.
 
@@ -258,15 +263,16 @@ def read_board(root: Path, left_out: list[str] | None = None) -> list[Record]:
 
     Args:
         left_out: takes what is wrong with records that are left out; without it, the first one is raised.
+        traces: takes what is drawn of each, by its id.
 
     Raises:
         LedgerError: a file is missing, altered, or not where it belongs; names it.
     """
     with contextlib.suppress(LedgerError):
-        return _read(root)
+        return _read(root, traces=traces)
     if not (root / MANIFEST).is_file():
         return _read(root)
-    with held(root, left_out) as board:  # a file may have been taken out meanwhile
+    with held(root, left_out, traces) as board:  # a file may have been taken out meanwhile
         return board
 
 
@@ -275,7 +281,9 @@ def unlisted(root: Path) -> list[Path]:
     return [root / name for name in sorted(_there(root) - _manifest(root).keys())]
 
 
-def _read(root: Path, left_out: list[str] | None = None) -> list[Record]:
+def _read(
+    root: Path, left_out: list[str] | None = None, traces: dict[str, Trace] | None = None
+) -> list[Record]:
     manifest, there = _manifest(root), _there(root)
     wrong: dict[str, str] = {}
     more = sorted(there - manifest.keys())
@@ -293,7 +301,7 @@ def _read(root: Path, left_out: list[str] | None = None) -> list[Record]:
                     raise LedgerError(f"{root / name} belongs to {place(record)}.")
                 if (curve := f"curves/{record.curve_file['file']}") in wrong:
                     raise LedgerError(wrong[curve])
-                found[name] = record, checked(record)
+                found[name] = record, checked(record, traces)
         except LedgerError as error:
             wrong[name] = str(error)
         except OSError as error:
