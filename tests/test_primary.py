@@ -233,3 +233,12 @@ def test_a_metric_is_one_file(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "0.25 0.25 ['average_accuracy', 'depth']"
     assert "depth" not in METRICS
+
+
+def test_one_record_adds_no_column_to_the_table_of_all() -> None:
+    plain = [record("er", seed, {"average_accuracy": 0.5}, "average_accuracy") for seed in range(4)]
+    odd = record("ewc", 0, {"average_accuracy": 0.5, "f_last": 0.1, "a_last": 0.2}, "a_last")
+    odd = replace(odd, benchmark=odd.benchmark | {"metrics": ["f_last"]})
+    rows = [Row.of([Cell.of(r, "toy@1", r.strategy["name"]) for r in of]) for of in (plain, [odd])]
+    assert not {"f_last", "a_last"} & {*keys_of(rows)}
+    assert {"f_last", "a_last"} < {*keys_of(rows[1:])}

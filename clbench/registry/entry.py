@@ -50,6 +50,7 @@ class Entry:
         reads: files and folders that the factory reads, as seen from where it is defined; what they hold counts.
         family: the group in which the documentation lists a strategy.
         build: the factory, once imported.
+        takes: its parameters, as its source says; None where only an import can tell.
     """
 
     name: str
@@ -66,11 +67,16 @@ class Entry:
     reads: tuple[str, ...] = ()
     family: str = ""
     primary: str = "average_accuracy"
+    takes: tuple[str, ...] | None = field(default=None, compare=False)
 
     @property
     def own(self) -> bool:
         """Whether it is clbench's, and no plug-in."""
         return self.module.partition(".")[0] == "clbench"
+
+    def parameters(self) -> tuple[str, ...] | None:
+        """Return the names of its parameters; None where only an import can tell."""
+        return self.takes if self.build is None else tuple(self.signature().parameters)
 
     def files(self) -> dict[str, Path]:
         """Return where what it reads lies, by name."""
@@ -118,7 +124,9 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
             if call.func.id != decorator:
                 found += [
                     Entry(
-                        row.name, row.version, module, first_sentence(row.says), row.paper, **here | options
+                        *(row.name, row.version, module, first_sentence(row.says), row.paper),
+                        takes=(*row.needs, *row.takes),
+                        **here | options,
                     )
                     for row in read_rows(file.with_name(name))
                 ]
@@ -129,8 +137,17 @@ def read_decorators(file: Path, module: str, decorator: str) -> list[Entry]:
             fields = ("version", "paper", "null", "modifier", "tiny", "family", "primary")
             known = {k: v for k, v in options.items() if k in fields}
             known["reads"] = tuple(options.get("reads", ()))
+            known["takes"] = _parameters(node)
             found.append(Entry(name, module=module, summary=summary, **here, **known))
     return found
+
+
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[str, ...] | None:
+    """Return the names of a factory's parameters; None of a class that has them from elsewhere."""
+    if isinstance(node, ast.ClassDef):
+        own = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        return (_parameters(own[0]) or ())[1:] if own else None
+    return tuple(a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
 
 
 def read_constant(file: Path, name: str) -> Any:

@@ -257,10 +257,17 @@ def primary_of(rows: Iterable[Row]) -> str:
 def keys_of(rows: Sequence[Row], *, suite: bool = True) -> list[str]:
     """Return the metrics that a table shows, the one that ranks first; others where a row has a value.
 
+    Of those that runs name beside the general ones, it shows what half of a benchmark's do: one record adds no column
+    to all.
+
     Args:
         suite: whether the rows are of one suite.
     """
-    more = dict.fromkeys(key for row in rows for cell in row.cells for key in (cell.primary, *cell.more))
+    more = dict[str, None]()
+    for table in by_benchmark(rows).values():
+        said = [(cell.primary, *cell.more) for row in table for cell in row.cells if cell.primary]
+        often = Counter(key for keys in said for key in dict.fromkeys(keys))
+        more |= dict.fromkeys(key for key, n in often.items() if 2 * n >= len(said))
     first, *others = shown(primary_of(rows), more, suite=suite)
     return [first, *(key for key in others if any(row.values.get(key) for row in rows))]
 

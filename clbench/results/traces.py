@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clbench.results.columns import NETWORK
+from clbench.results.columns import NETWORK, Ints
 from clbench.results.curve import Curve, Floats
 from clbench.results.statistics import mean_and_half
 
@@ -27,13 +27,17 @@ def progress(curve: Curve) -> Floats:
     Strategies take different numbers of steps (joint training sees more data in every experience), so steps
     do not align; progress does. A run cut short seems to end its last experience.
     """
-    ticks = curve.ticks()
-    ends = np.zeros(curve.experiences + 1)  # ends[e + 1]: the last step of experience e
-    np.maximum.at(ends, curve.experience + 1, curve.step)
-    ends = np.maximum.accumulate(ends)
-    begin, end = ends[ticks.experience], ends[ticks.experience + 1]
+    ticks, last = curve.ticks(), ends(curve)
+    begin, end = last[ticks.experience], last[ticks.experience + 1]
     fraction: Floats = (ticks.steps - begin) / np.maximum(end - begin, 1)
     return ticks.experience + fraction
+
+
+def ends(curve: Curve) -> Ints:
+    """(E + 1,) The last step before training, then of each experience."""
+    last = np.zeros(curve.experiences + 1, np.int64)
+    np.maximum.at(last, curve.experience + 1, curve.step)
+    return np.maximum.accumulate(last)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from clbench import cli, config
 from clbench.config import Execution
 from clbench.errors import LedgerError
 from clbench.files import canonical_json, pretty_json, sha256
-from clbench.reports.leaderboard import read_board, readme, submit
+from clbench.reports.leaderboard import read_board, readme, store, submit
 from clbench.results import metrics
 from clbench.results.curve import Curve
 from clbench.results.ids import run_id
@@ -157,14 +157,59 @@ def test_what_is_not_forged_is_taken(runs: dict[str, Path], tmp_path: Path) -> N
         (lambda r: r["metrics"].pop("average_accuracy"), r"metrics\.average_accuracy is missing"),
         (lambda r: r["metrics"].update(wc_acc=1.0), r"it says wc_acc = 1\.0, its curve says"),
         (lambda r: r["seeds"].update(data=SCRIPT), r"field 'seeds\.data' holds .0</th>"),
+        (
+            lambda r: r["config"]["params"]["finetune"].update(memory=9),
+            r"config\.params\.finetune does not fit: strategy 'finetune' has no parameter 'memory'",
+        ),
+        (
+            lambda r: r["config"]["stream"].update(valid=2.0),
+            r"config\.stream does not fit: benchmark 'rotated-digits': parameter 'valid' takes a number ≥ 0",
+        ),
+        (
+            lambda r: r["config"]["stream"].update(valid="0.0"),
+            r"config\.stream\.valid is '0\.0', and not 0\.0",
+        ),
+        (
+            lambda r: r["config"]["model"]["params"].update(hidden=[-1]),
+            r"config\.model\.params does not fit: .*'hidden' takes a list of whole numbers ≥ 1",
+        ),
+        (
+            lambda r: r["benchmark"].update(metrics=["a_auc"]),
+            r"benchmark\.metrics names 'a_auc', and its metrics",
+        ),
+        (
+            lambda r: r["config"]["train"].update(batch_size=2),
+            r"budget\.stream_examples is 240, .* config\.train\.batch_size have 30 at most",
+        ),
+        (
+            lambda r: r["config"]["train"].update(iterations=7),
+            r"experience 0 has 5 steps, and config\.train\.iterations asks for 7",
+        ),
+        (
+            lambda r: r["config"]["train"].update(iterations=None, epochs=2),
+            r"experience 0 has 5 steps, which are no 2 passes \(config\.train\.epochs\)",
+        ),
     ],
-    ids=range(27),
+    ids=range(35),
 )
 def test_a_record_that_contradicts_itself_is_refused(
     runs: dict[str, Path], tmp_path: Path, change: Callable[[Tree], object], said: str
 ) -> None:
     folder = forge(runs["first"], tmp_path / "forged", change)
     assert re.search(said, refusal(folder, tmp_path / "board"))
+
+
+def test_a_parameter_that_its_strategy_does_not_have_is_marked_where_the_record_lies(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = forge(
+        runs["first"], tmp_path / "forged", lambda r: r["config"]["params"]["finetune"].update(memory=9)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "misfit", lambda record: "")  # as of a version that has taken it
+        assert submit([folder], tmp_path / "board")[0].path
+    page = readme(read_board(tmp_path / "board"))
+    assert "it needs strategy finetune (one with a parameter 'memory')" in page
 
 
 def test_a_file_that_no_setting_names_is_no_matter(runs: dict[str, Path], tmp_path: Path) -> None:

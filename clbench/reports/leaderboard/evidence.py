@@ -10,19 +10,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clbench.config import EvaluationConfig, RunConfig, validate
+from clbench.config import RunConfig, TrainConfig, validate
+from clbench.config.layers import plain
 from clbench.config.selection import FIXED, is_protocol
 from clbench.errors import ConfigError, LedgerError
+from clbench.files import canonical_json
 from clbench.names import FOLDER, full_name_mistake, name_mistake, version_mistake
 from clbench.registry import benchmarks
+from clbench.registry.arguments import convert
 from clbench.reports.grouping import flatten
+from clbench.reports.leaderboard.private import named
 from clbench.reports.rows import is_bound
 from clbench.results import metrics
 from clbench.results.curve import Curve
 from clbench.results.ids import ID_LENGTH, run_id
 from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
-from clbench.results.traces import Trace
+from clbench.results.traces import Trace, ends
 
 DERIVED = {
     "benchmark.name": "benchmark",
@@ -82,6 +86,28 @@ def checked(record: Record, traces: dict[str, Trace] | None = None) -> Checked:
     return Checked(again, curve.experiences, tuple(curve.matrix().totals.tolist()))
 
 
+def misfit(record: Record) -> str:
+    """Return which of a record's arguments the strategy, benchmark or network that it names does not take; by the
+    checks of every run, for which these are imported. Empty where all fit, or clbench ships others under their names.
+
+    Raises:
+        ClbenchError: one of them cannot be imported.
+    """
+    for part in named(record):
+        if part.known is None:
+            continue
+        build = part.registry.entry(part.name).build
+        assert build is not None
+        try:
+            read = convert(f"{part.registry.kind} '{part.name}'", build, part.given)
+        except ConfigError as error:
+            return f"its config.{part.section} does not fit: {str(error).rstrip('.')}"
+        for key, value in part.given.items():
+            if canonical_json(value) != canonical_json(plain(read[key])):
+                return f"its config.{part.section}.{key} is {value!r:.80}, and not {plain(read[key])!r:.80}"
+    return ""
+
+
 def place(record: Record) -> Path:
     """Return where a record lies within the leaderboard.
 
@@ -133,6 +159,9 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
             yield f"its budget.{spent} is 0, and budget.{of} {record.budget[of]}"
     if (some := record.budget["trainable_parameters"]) > (every := record.budget["parameters"]):
         yield f"its budget.trainable_parameters is {some}, and budget.parameters {every}"
+    for name in record.benchmark.get("metrics", ()):
+        if name not in record.metrics:
+            yield f"its benchmark.metrics names {name!r:.80}, and its metrics do not have it"
     try:
         read = config_of(record)
     except ConfigError as error:
@@ -145,9 +174,7 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
     args = record.config, record.benchmark, record.strategy, record.model, record.code, record.files
     if (expected := run_id(*args)) != record.id:
         yield f"its configuration, benchmark, strategy, model or code is that of a run {expected}"
-    yield from (
-        _unfinished(record, curve, read.evaluation) if record.status == "done" else _beyond(record, curve)
-    )
+    yield from (_unfinished(record, curve, read) if record.status == "done" else _beyond(record, curve))
 
 
 def misnumbered(record: Record, again: Mapping[str, float | None]) -> Iterator[str]:
@@ -173,8 +200,9 @@ def _beyond(record: Record, curve: Curve) -> Iterator[str]:
             yield f"its budget.{said} is {record.budget[said]}, and its curve goes to {last}"
 
 
-def _unfinished(record: Record, curve: Curve, evaluation: EvaluationConfig) -> Iterator[str]:
+def _unfinished(record: Record, curve: Curve, config: RunConfig) -> Iterator[str]:
     """Say what the curve of a run that is done lacks, or has in other sizes than a run gives it."""
+    evaluation = config.evaluation
     for column, said in (("step", "steps"), ("examples", "stream_examples")):
         if (last := int(getattr(curve, column).max(initial=0))) != record.budget[said]:
             yield f"its budget.{said} is {record.budget[said]}, and its curve ends at {last}"
@@ -212,6 +240,28 @@ def _unfinished(record: Record, curve: Curve, evaluation: EvaluationConfig) -> I
         if on_time != due or not np.isin(ends, ticks.steps).all():
             yield f"its curve has {on_time} of the {due} ticks that config.evaluation.every = {every} asks for"
     yield from _classes(curve)
+    yield from _steps(record, curve, config.train)
+
+
+def _steps(record: Record, curve: Curve, train: TrainConfig) -> Iterator[str]:
+    """Check that there are no more steps and stream examples than the configuration asks for, as far as it tells."""
+    blurry = "tasks" in record.config["stream"]  # whose experiences end within passes
+    steps = np.diff(ends(curve))  # (E,)
+    first, later = train.batch_size, train.later_batch_size or train.batch_size
+    most = int(steps.sum()) * max(first, later) if blurry else int(steps[0] * first + steps[1:].sum() * later)
+    seen = record.budget["stream_examples"]
+    if record.environment.get("processes", 1) == 1 and seen > most:
+        yield f"its budget.stream_examples is {seen}, and its steps by config.train.batch_size have {most} at most"
+    if blurry or any(part.known is None for part in named(record)):
+        return  # another's strategy may train by a loop of its own
+    for e, taken in enumerate(steps.tolist()):
+        key = "" if e == 0 else "later_"
+        if train.iterations is not None:
+            asked = train.iterations if e == 0 else train.later_iterations or train.iterations
+            if taken != asked:
+                yield f"its experience {e} has {taken} steps, and config.train.iterations asks for {asked}"
+        elif taken % (epochs := train.epochs if e == 0 else train.later_epochs or train.epochs):
+            yield f"its experience {e} has {taken} steps, which are no {epochs} passes (config.train.{key}epochs)"
 
 
 def _classes(curve: Curve) -> Iterator[str]:

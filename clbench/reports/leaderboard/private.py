@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from clbench.registry import Registry, benchmarks, models, strategies
+from clbench.registry import Entry, Registry, benchmarks, models, strategies
 from clbench.results.ledger import IN_MEMORY, Record
 
 
@@ -20,11 +20,13 @@ def needs(record: Record) -> dict[str, str]:
 
     `strategy ft` → `ft.py, SHA-256 0123456789ab`; `stream.path` → `mine.npz`.
     """
-    found = {
-        what: "of unknown origin"
-        for what, (registry, name) in _names(record).items()
-        if not registry.ships(name)
-    }
+    found = dict[str, str]()
+    for part in named(record):
+        if not part.registry.ships(part.name):
+            found[part.what] = "of unknown origin"
+        elif (known := part.known) is not None and (takes := known.parameters()) is not None:
+            for strange in sorted(part.given.keys() - takes):
+                found[part.what] = f"one with a parameter '{strange}'"
     for what, part in record.code.get("parts", {}).items():
         found[what] = part["origin"] + _digits(part["sha256"])
     for where, file in record.files.items():
@@ -37,12 +39,14 @@ def needs(record: Record) -> dict[str, str]:
 def missing(record: Record) -> dict[str, str]:
     """Return what of that is not to be had here; weights, and what lies beside a plug-in, are missed where they are
     read."""
-    names, parts = _names(record), record.code.get("parts", {})
+    names, parts = {part.what: part for part in named(record)}, record.code.get("parts", {})
 
     def here(what: str) -> bool:
         if what in names:
-            registry, name = names[what]
-            return registry.knows(name) and parts.get(what, {}).get("origin") != IN_MEMORY
+            return (
+                names[what].registry.knows(names[what].name)
+                and parts.get(what, {}).get("origin") != IN_MEMORY
+            )
         read = what.startswith(("stream.", "params.", "model.params."))
         return not read or Path(str(record.files[what]["path"])).exists()
 
@@ -58,10 +62,41 @@ def _digits(sha256: str | None) -> str:
     return f", SHA-256 {sha256[:12]}" if sha256 else ""
 
 
-def _names(record: Record) -> dict[str, tuple[Registry[Any], str]]:
-    """Return what a record says took part, under the names of `code.parts`; timm's networks have no version of their
-    own."""
-    named = [(strategies, name) for name in record.strategy["name"].split("+")]
-    named.append((benchmarks, record.config.get("benchmark", record.benchmark["name"])))
-    named += [(models, record.model["name"])] if "version" in record.model else []
-    return {f"{registry.kind} {name}": (registry, name) for registry, name in named}
+class Named(NamedTuple):
+    """What a record says took part: its name and version, and the arguments that it was given, `config.<section>`."""
+
+    registry: Registry[Any]
+    name: str
+    version: str
+    section: str
+    given: Mapping[str, Any]
+
+    @property
+    def what(self) -> str:
+        """Its name in `code.parts`."""
+        return f"{self.registry.kind} {self.name}"
+
+    @property
+    def known(self) -> Entry | None:
+        """What clbench ships under its name, in its version."""
+        own = self.registry.ships(self.name) and ":" not in self.name
+        known = self.registry.peek(self.name) if own else None
+        return known if known is not None and known.own and str(known.version) == self.version else None
+
+
+def named(record: Record) -> list[Named]:
+    """Return what a record says took part; timm's networks have no version of their own."""
+    config, parts = record.config, record.strategy["name"].split("+")
+    versions = [*str(record.strategy["version"]).split("+"), *[""] * len(parts)][: len(parts)]
+    found = [
+        Named(strategies, part, version, f"params.{part}", config["params"].get(part, {}))
+        for part, version in zip(parts, versions, strict=True)
+    ]
+    benchmark = str(config.get("benchmark", record.benchmark["name"]))
+    found.append(
+        Named(benchmarks, benchmark, str(record.benchmark["version"]), "stream", config.get("stream", {}))
+    )
+    if "version" in record.model:
+        given, version = config["model"]["params"], str(record.model["version"])
+        found.append(Named(models, record.model["name"], version, "model.params", given))
+    return found

@@ -20,10 +20,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 
-from clbench.errors import ConfigError, LedgerError, suggest
+from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, sha256, sync_folder
 from clbench.reports.leaderboard.board import row_id
-from clbench.reports.leaderboard.evidence import Checked, Others, check as check, checked, place as place
+from clbench.reports.leaderboard.evidence import (
+    Checked,
+    Others,
+    check as check,
+    checked,
+    misfit,
+    place as place,
+)
 from clbench.reports.leaderboard.page import readme
 from clbench.reports.leaderboard.private import needs
 from clbench.results.ledger import Record, parse_record, read_record
@@ -75,8 +82,11 @@ def submit(folders: Iterable[Path], root: Path, left_out: list[str] | None = Non
         done.append(Submission(folder, None))
         try:
             record = read_record(folder)
-            sound.append((number, record, checked(record)))
-        except LedgerError as error:
+            found = checked(record)
+            if wrong := misfit(record):
+                raise LedgerError(f"The record {record.id} cannot be taken: {wrong}.")
+            sound.append((number, record, found))
+        except ClbenchError as error:
             done[number] = Submission(folder, None, str(error))
         except OSError as error:
             done[number] = Submission(folder, None, f"{folder} cannot be read: {error.strerror}.")
