@@ -446,6 +446,14 @@ def fresh() -> Registry[Any]:
         ({"one": {**ROW, "take": {}}}, "row 'one' has a key 'take'. Did you mean 'takes'?"),
         ({"one": {"fixed": {}}}, "row 'one' needs a text under 'says'"),
         ({"one": {**ROW, "version": -1}}, "cannot be a version"),
+        (
+            {"one": {**ROW, "fixed": ["data"]}},
+            "row 'one' needs `key: value` lines under 'fixed'; ['data'] was given",
+        ),
+        (
+            {"one": {**ROW, "needs": "path"}},
+            "row 'one' needs a list of names under 'needs'; 'path' was given",
+        ),
         ({"One!": ROW}, "One!"),
         (["one"], "must map names to rows"),
         ("one: [", "cannot be read"),
@@ -463,6 +471,26 @@ def test_rows_that_cannot_be(table: Any, message: str, tmp_path: Path) -> None:
 def test_a_row_names_arguments_that_the_function_has() -> None:
     row = Row("one", "One.", fixed={"data": "digits"}, takes={"angle": 0.0})
     with pytest.raises(RegistryError, match=r"takes no 'angle'\. Did you mean 'angles'\?"):
+        factory(row, rotated)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (Row("one", "One."), r"Row 'one': rotated needs 'data'; give it under 'fixed'"),
+        (
+            Row("one", "One.", fixed={"data": "digits"}, takes={"seed": -3}),
+            r"Row 'one': rotated: parameter 'seed' takes a whole number ≥ 0; -3 was given",
+        ),
+        (
+            Row("one", "One.", fixed={"data": 3}),
+            r"Row 'one': rotated: parameter 'data' takes text; 3 was given",
+        ),
+    ],
+    ids=["nothing fixed", "a seed below 0", "a number for a name"],
+)
+def test_a_row_has_what_the_function_needs(row: Row, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
         factory(row, rotated)
 
 

@@ -61,6 +61,8 @@ def test_what_is_refused_and_where(text: str, message: str, tmp_path: Path) -> N
         ("0", 0),
         ("-7", -7),
         ("1_000", 1000),
+        ("-1_000_000.5e3", -1000000.5e3),
+        ("0xff_ff", 0xFFFF),
         ("0x1F", 31),
         (".inf", float("inf")),
         ("yes", True),
@@ -84,7 +86,10 @@ def test_what_is_merged_in_lies_under_what_is_said(tmp_path: Path) -> None:
     assert read("a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}", tmp_path)["d"] == {"b": 3, "c": 2}
 
 
-@pytest.mark.parametrize("pair", ["memory=010", "a={b: 1, b: 2}", "lr=.nan"])
+@pytest.mark.parametrize(
+    "pair",
+    ["memory=010", "a={b: 1, b: 2}", "lr=.nan", "lr=1_0", "lr=1_0.5", "lr=0.1_5", "lr=1_0e3", "lr=1_000_0"],
+)
 def test_a_pair_that_is_refused_is_named(pair: str) -> None:
     with pytest.raises(ConfigError, match=f"^'{pair}': "):
         parse_pairs([pair])

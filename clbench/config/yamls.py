@@ -1,8 +1,8 @@
 """YAML as people mean it: the one reader of every YAML file and of every `key=value`. Imports no torch.
 
-YAML 1.1 takes the last of two equal keys, `1:30` for 90, `010` for 8, `1e-3` for a text. Here a key stands once and is
-a word; dates and times are texts; `1e-3` is a number; and what may mean two things, or is nothing that a setting can
-have, is refused by its line.
+YAML 1.1 takes the last of two equal keys, `1:30` for 90, `010` for 8, `1_0` for 10, `1e-3` for a text. Here a key
+stands once and is a word; dates and times are texts; `1e-3` is a number; and what may mean two things, or is nothing
+that a setting can have, is refused by its line.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class _Loader(yaml.SafeLoader):
                 f"{node.value} is an octal number to some readers and a decimal one to others; write "
                 f"{int(node.value.replace('_', ''))}, or '{node.value}' for a text",
             )
-        return int(node.value.replace("_", ""), 0)
+        return int(_digits(node), 0)
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        text = node.value.replace("_", "").lower()
+        text = _digits(node).lower()
         if text.endswith("nan"):
             raise _Refused(node.start_mark, f"{node.value} is no number that a setting can have")
         return float(text.replace(".inf", "inf"))
@@ -117,6 +117,18 @@ _Loader.add_constructor(_FLOAT, _Loader.construct_yaml_float)
 for _kind_of in ("binary", "timestamp", "omap", "pairs", "set"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind_of}", _Loader.construct_refused)
 _Loader.add_constructor(None, _Loader.construct_refused)
+
+
+def _digits(node: yaml.ScalarNode) -> str:
+    """Return a number without its underscores, which separate thousands, or digits of `0x` and `0b`."""
+    text: str = node.value.replace("_", "")
+    if text != node.value and not re.match(r"[-+]?(?:0[xb]|\d{1,3}(?:_\d{3})+(?![\d_])[^_]*$)", node.value):
+        raise _Refused(
+            node.start_mark,
+            f"{node.value} is the number {text} to some readers and a text to others; write {text}, or "
+            f"'{node.value}' for a text",
+        )
+    return text
 
 
 class _Dumper(yaml.SafeDumper):

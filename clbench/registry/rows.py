@@ -30,9 +30,10 @@ from typing import Any
 
 import yaml
 
-from clbench.errors import RegistryError, suggest
+from clbench.errors import ConfigError, RegistryError, suggest
 from clbench.names import name_mistake, version_mistake
 from clbench.ranges import UNIONS
+from clbench.registry.arguments import convert
 from clbench.registry.meanings import meanings
 
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -99,9 +100,22 @@ def read_rows(table: Path) -> list[Row]:
                 f"{table}: row '{name}' has a key '{strange[0]}'.{suggest(str(strange[0]), known)} "
                 f"It may have: {', '.join(known)}."
             )
+        for key, value in row.items():
+            kind, words = _HOLDS.get(key, (str, "a text"))
+            if not isinstance(value, kind):
+                raise RegistryError(
+                    f"{table}: row '{name}' needs {words} under '{key}'; {value!r:.60} was given."
+                )
         if not row.get("says"):
             raise RegistryError(f"{table}: row '{name}' needs a text under 'says'.")
     return [Row(name, **{key: _tuples(value) for key, value in row.items()}) for name, row in rows.items()]
+
+
+_HOLDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("fixed", "takes", "texts"), (dict, "`key: value` lines")),
+    "needs": (list, "a list of names"),
+    "version": (int, "a whole number"),
+}
 
 
 def _tuples(value: Any) -> Any:
@@ -115,12 +129,29 @@ def factory(row: Row, build: Callable[..., Any]) -> Callable[..., Any]:
     """Return a row's factory: `build` with what is fixed, as a function of what the row takes.
 
     Raises:
-        RegistryError: the row names an argument that `build` does not have.
+        RegistryError: the row names an argument that `build` does not have, lacks one that it needs, or has a value
+            that does not fit.
     """
     hints, texts = typing.get_type_hints(build, include_extras=True), meanings(build.__doc__) | row.texts
     for key in (*row.fixed, *row.needs, *row.takes):
         if key not in hints:
-            raise RegistryError(f"Row '{row.name}': {build.__name__} takes no '{key}'.{suggest(key, hints)}")
+            raise RegistryError(
+                f"Row '{row.name}': {build.__name__} takes no '{key}'.{suggest(str(key), hints)}"
+            )
+    _told, *parameters = inspect.signature(build).parameters.values()
+    for parameter in parameters:
+        if parameter.default is parameter.empty and not any(
+            parameter.name in of for of in (row.fixed, row.needs, row.takes)
+        ):
+            raise RegistryError(
+                f"Row '{row.name}': {build.__name__} needs '{parameter.name}'; give it under 'fixed', or let people "
+                "give it, under 'needs' or 'takes'."
+            )
+    given = row.fixed | {key: value for key, value in row.takes.items() if value is not None}
+    try:
+        convert(build.__name__, build, given)
+    except ConfigError as error:
+        raise RegistryError(f"Row '{row.name}': {error}") from None
     defaults = {**dict.fromkeys(row.needs, inspect.Parameter.empty), **row.takes}
     annotations = {key: _admitting(hints[key], default) for key, default in defaults.items()}
     signature = inspect.Signature(
