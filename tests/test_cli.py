@@ -186,6 +186,12 @@ def test_arguments_are_shown_with_their_meaning(clbench: Command, name: str, sho
     assert "Args:" not in said.out
 
 
+def test_of_a_chain_each_part_is_shown(clbench: Command) -> None:
+    said = clbench("show", "er+ewc").out
+    assert re.findall(r"^strategy (\w+)", said, re.MULTILINE) == ["er", "ewc"]
+    assert [row["name"] for row in json.loads(clbench("show", "ewc+er", "--json").out)] == ["ewc", "er"]
+
+
 @pytest.mark.parametrize("name", ["er", "split-digits", "mlp", "forgetting", "quickstart"])
 def test_every_kind_is_shown_as_json(clbench: Command, name: str) -> None:
     assert json.loads(clbench("show", name, "--json").out)["name"] == name
@@ -319,6 +325,9 @@ def refused(said: Said) -> str:
             "suite quikstart",
             "There is no suite 'quikstart', neither shipped nor a file. Did you mean 'quickstart'?",
         ),
+        ("show er+ewcc", "Nothing is registered as 'ewcc'. Did you mean 'ewc'?"),
+        ("data fetch digits", "The data set 'digits' comes with scikit-learn, so there is nothing to fetch."),
+        ("data fetch digit", "Did you mean 'digits'? Known: digits, mnist, "),
         ("resume nowhere", "nowhere is no run folder: it holds no config.yaml."),
         ("verify nowhere", "There is no nowhere/record.json."),
         ("check derp", "There is no strategy named 'derp'. Did you mean 'derpp'?"),

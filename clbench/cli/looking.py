@@ -13,7 +13,7 @@ import typer
 
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
 from clbench.errors import ClbenchError, ConfigError, choices, suggest
-from clbench.registry import Entry, strategies
+from clbench.registry import Entry, chain_parts, strategies
 from clbench.registry.meanings import without_arguments
 
 GIVEN = {"input_shape": "Given by the benchmark.", "num_classes": "Given by the benchmark."}
@@ -91,11 +91,11 @@ def _problems(kinds: Sequence[str], load_all: bool) -> list[str]:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A registered name, or a run folder.")],
+    name: Annotated[str, typer.Argument(help="A registered name, a chain such as er+ewc, or a run folder.")],
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> int:
-    """Show all there is to know about a strategy, benchmark, model, metric, suite or run."""
+    """Show all there is to know about a strategy, benchmark, model, metric, suite or run; of a chain, each part."""
     load(plugin)
     if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():
         from clbench.results.ledger import read_record
@@ -104,12 +104,14 @@ def show(
         if (about := record.benchmark.get("about")) and not as_json:
             print(about)
         return show_record(record, as_json)
-    found = [(kind, row) for kind in KINDS for row in entries(kind) if row["name"] == name]
-    if not found:
-        known = [row["name"] for kind in KINDS for row in entries(kind)]
-        raise ConfigError(
-            f"Nothing is registered as '{name}', and it is no run folder.{suggest(name, known)}"
-        )
+    parts = chain_parts(name) if "+" in name else [name]
+    kinds = ("strategies", *strategies.libraries) if len(parts) > 1 else KINDS
+    listed = [(kind, row) for kind in kinds for row in entries(kind)]
+    for part in parts:
+        if part not in (known := [row["name"] for _, row in listed]):
+            no_run = "" if len(parts) > 1 else ", and it is no run folder"
+            raise ConfigError(f"Nothing is registered as '{part}'{no_run}.{suggest(part, known)}")
+    found = [(kind, row) for part in parts for kind, row in listed if row["name"] == part]
     described = [describe(kind, row) for kind, row in found]
     if as_json:
         print(json.dumps(described if len(described) > 1 else described[0], indent=2, ensure_ascii=False))

@@ -287,7 +287,9 @@ def _status(name: str) -> Status:
 
 def _known(name: str) -> Known:
     if name not in KNOWN:
-        raise ConfigError(f"There is no data set named '{name}'.{choices(name, KNOWN)}")
+        if name == "digits":
+            raise ConfigError("The data set 'digits' comes with scikit-learn, so there is nothing to fetch.")
+        raise ConfigError(f"There is no data set named '{name}'.{choices(name, ('digits', *KNOWN))}")
     return KNOWN[name]
 
 
