@@ -83,18 +83,21 @@ def convert(who: str, build: Callable[..., Any], given: Mapping[str, Any]) -> di
 
 def refuse_sets(name: str, value: Any) -> None:
     """Raise `ConfigError` where a value is or holds a set: it would be read as a list of some order or other."""
-    if isinstance(value, str | int | float | None):
-        return
     if isinstance(value, set | frozenset):
         raise ConfigError(
             f"{name} cannot be a set, which has no order; write a list instead of {value!r:.60}."
         )
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            refuse_sets(f"{name}, '{key}'", inner)
+            if type(inner) not in _SINGLE:
+                refuse_sets(f"{name}, '{key}'", inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            refuse_sets(name, inner)
+            if type(inner) not in _SINGLE:
+                refuse_sets(name, inner)
+
+
+_SINGLE = frozenset((str, int, float, bool, type(None)))
 
 
 def plain(value: Any) -> Any:
