@@ -2,8 +2,8 @@
 
 python tests/faults/many.py [ROWS] [SEEDS]
 
-prints what reading a board of four tables of so many rows (25) and seeds (20), its site, and a report of the same runs
-take.
+prints what reading a board of four tables of so many rows (25) and seeds (20), its site, a report of the same runs, and
+planning a suite of as many take, with all that they import.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from clbench.results.ids import run_id
 from clbench.results.ledger import Record, parse_record
 from clbench.results.metrics import compute
 from clbench.results.traces import Trace
+from clbench.runs import suite
 
+PLANNED = ("split-digits", "rotated-digits", "random-labels-digits", "si-blurry-digits")
+"""Benchmarks whose data come with clbench."""
 BENCHMARKS = ("split-digits@1", "split-mnist@1", "split-fashion-mnist@1", "permuted-mnist@1")
 
 
@@ -118,6 +121,22 @@ def _report(root: Path) -> object:
     return write_report(cells, root / "report", "Many runs", "a command")
 
 
+def _plan(root: Path) -> object:
+    rows, seeds = _shape()
+    names = ("finetune", "er", "ewc", "er-ace", "lwf")
+    choices = [
+        {"name": names[i % 5], "label": f"{i}", "settings": {"lr": (i + 1) / 100}} for i in range(rows)
+    ]
+    given = {"benchmarks": PLANNED, "strategies": choices, "seeds": seeds}
+    return suite.plan(suite.SuiteConfig.model_validate(given))
+
+
+def _shape() -> list[int]:
+    """Rows and seeds that the command line asks for."""
+    given = [int(number) for number in sys.argv[1:]]
+    return given + [25, 20][len(given) :]
+
+
 def _measured(what: Callable[[Path], object], root: Path) -> str:
     began, spent = time.perf_counter(), time.process_time()
     what(root)
@@ -126,12 +145,11 @@ def _measured(what: Callable[[Path], object], root: Path) -> str:
 
 
 def main() -> None:
-    given = [int(number) for number in sys.argv[1:]]
-    rows, seeds = given + [25, 20][len(given) :]
+    rows, seeds = _shape()
     shipped = Path(__file__).resolve().parent.parent.parent / "leaderboard"
     with tempfile.TemporaryDirectory() as temporary:
         make_board(runs(shipped, BENCHMARKS, rows, seeds), Path(temporary))
-        for what in (_board, _site, _report):
+        for what in (_board, _site, _report, _plan):
             with multiprocessing.get_context("spawn").Pool(1) as alone:  # whose memory is its own
                 print(f"{what.__name__[1:]}: {alone.apply(_measured, (what, Path(temporary)))}", flush=True)
 

@@ -18,6 +18,7 @@ from clbench.reports.leaderboard import read_board, write_site
 from clbench.reports.leaderboard.store import place
 from clbench.results.curve import Curve
 from clbench.results.ledger import Record
+from clbench.results.traces import Trace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ONE = many.BENCHMARKS[:1]
@@ -83,6 +84,29 @@ def test_a_site_is_linear_in_its_records(
         return counted
 
     assert made(more_rows, more_seeds) < 4.5 * made(rows, seeds)
+
+
+def test_of_a_board_and_its_site_every_curve_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many.make_board(many.runs(ROOT / "leaderboard", ONE, 2, 3), tmp_path)
+    traces: dict[str, Trace] = {}
+    load, reads = Curve.load, Counter[str]()
+
+    def read(path: Path) -> Curve:
+        reads[path.name] += 1
+        return load(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Curve, "load", read)
+        found = read_board(tmp_path, traces=traces)
+        write_site(found, tmp_path, tmp_path / "once", traces)
+    assert reads == {f"{record.id}.npz": 1 for record in found}
+    write_site(found, tmp_path, tmp_path / "again")
+    pages = [path.relative_to(tmp_path / "once") for path in (tmp_path / "once").rglob("*.html")]
+    assert pages
+    for page in pages:
+        assert (tmp_path / "once" / page).read_text() == (tmp_path / "again" / page).read_text()
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 24, 4), (6, 4, 6, 16)], ids=["rows", "seeds"])
