@@ -16,6 +16,7 @@ from clbench.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
 
 if TYPE_CHECKING:
     from clbench.data import from_arrays as from_arrays, from_folder as from_folder, from_npz as from_npz
+    from clbench.engine.observer import Observer as Observer
     from clbench.errors import ClbenchError as ClbenchError
     from clbench.memory import Reservoir as Reservoir
     from clbench.models import Classifier as Classifier, make_model as make_model
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         register_model as register_model,
     )
     from clbench.registry.reads import File as File
-    from clbench.results.curve import Curve as Curve
+    from clbench.results.curve import Curve as Curve, Matrix as Matrix, Ticks as Ticks
     from clbench.results.ledger import Record as Record
     from clbench.runs.building import make_benchmark as make_benchmark, make_strategy as make_strategy
     from clbench.runs.lifecycle import run as run
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Setting as Setting,
         Stream as Stream,
     )
+    from clbench.views.comparison import Comparison as Comparison, compare as compare
 
 __version__ = _VERSION
 
@@ -52,6 +54,9 @@ _WHERE = {
     "make_strategy": "runs.building",
     "make_model": "models",
     "Curve": "results.curve",
+    "Matrix": "results.curve",
+    "Ticks": "results.curve",
+    "Observer": "engine.observer",
     "from_arrays": "data",
     "from_folder": "data",
     "from_npz": "data",
@@ -74,6 +79,8 @@ _WHERE = {
     "Output": "types",
     "Setting": "types",
     "Stream": "types",
+    "Comparison": "views.comparison",
+    "compare": "views.comparison",
 }
 _MODULES = {"metrics": "results.metrics", "plots": "reports.plots", "testing": "testing"}
 __all__ = ["__version__", *_WHERE, *_MODULES]

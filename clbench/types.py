@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,10 @@ HIDDEN = -1
 MASKED = -1e4
 """Logit of a class that is out of the question, such as another task's. Finite, so that differences of stored logits
 and 0 · log 0 stay numbers; its softmax is 0 exactly in float32."""
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        return f"<Batch: {len(self)} examples {_times(self.x.shape[1:])}, {self.new} of the stream>"
 
     @property
     def replayed(self) -> Tensor:
@@ -124,6 +132,9 @@ class Output:
 
     logits: Tensor
     features: Tensor
+
+    def __repr__(self) -> str:
+        return f"<Output: logits {_times(self.logits.shape)}, features {_times(self.features.shape)}>"
 
     def cross_entropy(self, y: Tensor) -> Tensor:
         """() the mean of −log p(y|x) over rows with labels (B,), p the softmax of the logits."""
@@ -249,7 +260,7 @@ class Pool:
             )
 
     def __repr__(self) -> str:
-        return f"<Pool: {len(self.x)} examples {'×'.join(map(str, self.x.shape[1:]))} {self.x.dtype}>"
+        return f"<Pool: {len(self.x)} examples {_times(self.x.shape[1:])} {self.x.dtype}>"
 
     @cached_property
     def digest(self) -> str:
@@ -407,6 +418,10 @@ class Experience:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __repr__(self) -> str:
+        of = f", domain {self.domain!r}" * (self.domain is not None)
+        return f"<Experience {self.index}: {len(self)} examples of {len(self.classes)} classes{of}>"
+
 
 @dataclass(frozen=True, eq=False)
 class Stream(Sequence[Experience]):
@@ -423,6 +438,9 @@ class Stream(Sequence[Experience]):
 
     def __iter__(self) -> Iterator[Experience]:
         return iter(self.experiences)
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name}: {len(self)} experiences, {sum(map(len, self))} examples>"
 
 
 NEEDS = {
@@ -518,8 +536,16 @@ class Benchmark:
     def __repr__(self) -> str:
         return (
             f"<Benchmark {self.name}@{self.version}: {len(self.train)} experiences, {self.num_classes} classes, "
-            f"inputs {'×'.join(map(str, self.input_shape))}, {self.setting.shift}-incremental>"
+            f"inputs {_times(self.input_shape)}, {self.setting.shift}-incremental>"
         )
+
+    def describe(self) -> Any:
+        """Return what it is made of, a `Description` to print or to see in a notebook: its setting, and the classes,
+        counts and domain of every experience of its streams. It reads all examples."""
+        return pkgutil.resolve_name("clbench.views.benchmarks:describe")(self)
+
+    def _repr_html_(self) -> str:
+        return str(self.describe()._repr_html_())
 
     @property
     def id(self) -> str:

@@ -21,6 +21,7 @@ LAYERS = (  # lowest first; a room imports rooms below its own, those of its own
     ("config",),
     ("machine", "results"),
     ("data", "models", "reports"),
+    ("views",),
     ("strategy",),
     ("evaluation",),
     ("engine",),
@@ -58,6 +59,8 @@ HEAVY = {
     "tensorboard",
     "transformers",
     "ray",
+    "pandas",
+    "IPython",
 }
 
 CORE = sorted((ROOT / "clbench").rglob("*.py"))

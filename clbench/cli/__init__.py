@@ -67,6 +67,7 @@ _data = typer.Typer(
 _data.command("status")(data.data_status)
 _data.command("fetch")(data.data_fetch)
 _data.command("describe")(data.data_describe)
+_data.command("clear")(data.data_clear)
 app.add_typer(_data, name="data")
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clbench.cli.common import Json, Pairs, Plugins, columns, load
+from clbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clbench.views.benchmarks import Description
 
 
 def data_status(as_json: Json = False) -> None:
-    """Which data sets are here, and where."""
+    """Which data sets and caches are here, and where."""
     from clbench import data
 
-    rows = data.status()
+    rows = [*data.status(), *data.caches()]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
         return
@@ -33,6 +39,28 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="Data sets, such 
         print(data.fetch(name))
 
 
+def data_clear(
+    cache: Annotated[str, typer.Argument(help="The cache: `folders`, images decoded from folders.")],
+    as_json: Json = False,
+) -> None:
+    """Remove a cache, which is made again when it is needed. Images and data sets of yours are never touched.
+
+    Runs that read it at that moment may fail; the same command goes on.
+    """
+    from clbench import data
+
+    removed = data.clear(cache)
+    if as_json:
+        print(json.dumps(removed, indent=2, ensure_ascii=False))
+    elif removed["files"]:
+        files = f"{removed['files']} file{'s' * (removed['files'] != 1)}, {removed['megabytes']:,} MB"
+        print(
+            f"removed {removed['what']}, {files}, from {removed['path']}; the images themselves are untouched"
+        )
+    else:
+        print(f"there is nothing to remove in {removed['path']}")
+
+
 def data_describe(
     benchmark: Annotated[str, typer.Argument(help="A benchmark's name, such as image-folder.")],
     settings: Pairs = None,
@@ -40,36 +68,27 @@ def data_describe(
     as_json: Json = False,
 ) -> None:
     """Build a benchmark, and say how its data were read and what each experience holds."""
+    load(plugin)
+    show_described(describe(benchmark, settings), as_json)
+
+
+def describe(benchmark: str, settings: Sequence[str] | None) -> Description:
+    """Build a benchmark with the settings that were given, and describe it."""
     from clbench.config import parse_pairs
-    from clbench.data import remarks
     from clbench.runs.building import make_benchmark
 
-    load(plugin)
-    built = make_benchmark(benchmark, **parse_pairs(settings or []))
-    streams = [stream for stream in (built.train, built.valid, built.test) if stream is not None]
-    if as_json:
-        told = {
-            "benchmark": {"name": built.name, "version": built.version, "fingerprint": built.fingerprint},
-            "input_shape": built.input_shape,
-            "classes": built.class_names or built.num_classes,
-            "streams": {
-                stream.name: [
-                    {"classes": exp.classes, "domain": exp.domain, "examples": len(exp)} for exp in stream
-                ]
-                for stream in streams
-            },
-            "notes": remarks(built),
-        }
-        print(json.dumps(told, indent=2, ensure_ascii=False))
-        return
-    shape = " × ".join(map(str, built.input_shape))
-    print(f"{built.name}@{built.version}: inputs {shape}, {built.num_classes} classes")
-    for remark in remarks(built):
-        print(f"  {remark}")
-    rows = [("stream", "experience", "examples", "domain", "classes")]
-    for stream in streams:
-        for exp in stream:
-            names = [built.class_names[c] if built.class_names else str(c) for c in exp.classes]
-            few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            rows.append((stream.name, str(exp.index), f"{len(exp):,}", exp.domain or "—", few))
-    print(columns(rows))
+    given = parse_pairs(settings or [])
+    built = make_benchmark(benchmark, **{key.removeprefix("stream."): v for key, v in given.items()})
+    described: Description = built.describe()
+    return described
+
+
+def show_described(described: Description, as_json: bool, sheet: Path | None = None) -> None:
+    """Print what a benchmark is made of, and write its contact sheet where one is asked for."""
+    if sheet is not None:
+        if sheet.suffix != ".png":
+            raise ConfigError(f"--sheet takes a PNG file; {sheet} was given.")
+        described.sheet(sheet)
+    print(json.dumps(described.as_dict(), indent=2, ensure_ascii=False) if as_json else described)
+    if sheet is not None and not as_json:
+        print(f"contact sheet: {sheet}")

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
+from clbench.cli.data import describe as data_described, show_described
 from clbench.errors import ClbenchError, ConfigError, choices, suggest
-from clbench.registry import Entry, chain_parts, strategies
+from clbench.registry import Entry, benchmarks, chain_parts, strategies
 from clbench.registry.meanings import without_arguments
 
 GIVEN = {"input_shape": "Given by the benchmark.", "num_classes": "Given by the benchmark."}
@@ -92,11 +93,29 @@ def _problems(kinds: Sequence[str], load_all: bool) -> list[str]:
 
 def show(
     name: Annotated[str, typer.Argument(help="A registered name, a chain such as er+ewc, or a run folder.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Of a benchmark: what to build it with, path=my.npz …"),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Of a benchmark of images: PNG file for a few of each experience.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> int:
-    """Show all there is to know about a strategy, benchmark, model, metric, suite or run; of a chain, each part."""
+    """Show all there is to know about a strategy, benchmark, model, metric, suite or run; of a chain, each part.
+
+    A benchmark with settings, or with --sheet, is built, and its data are described.
+    """
     load(plugin)
+    if settings or sheet is not None:
+        if not benchmarks.knows(name):
+            given = " ".join([*(settings or []), *(["--sheet"] if sheet is not None else [])])
+            raise ConfigError(
+                f"{given}: only benchmarks are built to be shown.{suggest(name, benchmarks.names())}"
+            )
+        show_described(data_described(name, settings), as_json, sheet)
+        return 0
     if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():
         from clbench.results.ledger import read_record
 

@@ -13,6 +13,7 @@ Shapes: N examples, C channels, H × W pixels, D features.
 
 from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.blurry import build_blurry
+from clbench.data.caches import Cleared, caches, clear
 from clbench.data.draws import bits, permutation
 from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.families import Shift, build, from_arrays, from_folder, from_npz
@@ -36,6 +37,7 @@ __all__ = [
     "FEW_SHOT",
     "KNOWN",
     "AxesOrder",
+    "Cleared",
     "Collection",
     "CorpusOrder",
     "Duplicates",
@@ -52,9 +54,11 @@ __all__ = [
     "build",
     "build_blurry",
     "build_few_shot",
+    "caches",
     "changed_domains",
     "chosen",
     "class_incremental",
+    "clear",
     "data_folder",
     "digits",
     "domain_incremental",

@@ -27,6 +27,8 @@ from clbench.data.source import Source
 from clbench.errors import ConfigError, DataError
 from clbench.types import Pool
 
+CACHE = "folders"
+"""The folder of `$CLBENCH_DATA` for what was decoded."""
 T = TypeVar("T")
 Role = Literal["train", "test", "valid"]
 ROLES: dict[str, Role] = {
@@ -500,7 +502,7 @@ def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
     digests, bad = zip(*_for_each(digest, len(paths)), strict=True)
     _refuse(bad)
     key = hashlib.sha256(json.dumps([DECODING, size, channels, digests]).encode()).hexdigest()
-    kept = data_folder() / "folders" / f"{key[:32]}.npy"
+    kept = data_folder() / CACHE / f"{key[:32]}.npy"
     if kept.is_file():
         return kept
     x = np.empty((len(paths), channels, size, size), dtype=np.uint8)

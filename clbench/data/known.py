@@ -254,7 +254,7 @@ class Status(TypedDict):
     """
 
     name: str
-    state: Literal["embedded", "ready", "damaged", "missing"]
+    state: Literal["embedded", "ready", "damaged", "missing", "cache"]
     path: str
     megabytes: int
     note: str

@@ -178,7 +178,7 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
                 axis.set_axis_off()
                 continue
             name = list(shown)[k]
-            image = _heat_map(axis, shown[name], size=8.5 if numbers else 0)
+            image = heat_map(axis, shown[name], size=8.5 if numbers else 0)
             axis.set_title(name, fontsize=10.5, loc="left", pad=5)
             if k % across == 0:
                 axis.set_ylabel("after learning")
@@ -361,7 +361,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return [start + gap * k for start, size in blocks for k in range(size)]
 
 
-def _heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
+def heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
     """Return a matrix with its numbers in percent (size 0: without); a line sets apart what is not yet learned."""
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -128,18 +128,22 @@ MOST_METRICS = 6
 """Columns of metrics that 80 characters hold."""
 
 
-def rich_tables(cells: Sequence[Cell]) -> list[Table]:
-    """Tables for the terminal: one for each benchmark, and one of its paired differences if it has any."""
+def rich_tables(cells: Sequence[Cell], starred: bool = False) -> list[Table]:
+    """Tables for the terminal: one for each benchmark, and one of its paired differences if it has any.
+
+    Args:
+        starred: marks what is best by a star, for text that has no bold.
+    """
     differences = by_benchmark(difference_rows(cells))
     tables = []
     for benchmark, rows in by_benchmark(table_rows(cells)).items():
-        tables.append(_rich_table(benchmark, rows))
+        tables.append(_rich_table(benchmark, rows, starred=starred))
         if benchmark in differences:
             tables.append(_rich_table(f"{benchmark}, paired differences", differences[benchmark], True))
     return tables
 
 
-def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Table:
+def _rich_table(name: str, rows: Sequence[Row], differences: bool = False, *, starred: bool = False) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text as Styled
@@ -156,10 +160,11 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
         bare = tuple(Text(", ".join(_unfinished(row)) or str(row.runs)) for row in rows)
         columns[1:2] = [replace(columns[1], texts=bare)] if any(row.unfinished for row in rows) else []
     few = max(row.done for row in rows) < INTERVAL_FROM
+    note = note_of(rows, differences)
     table = Table(
         title=title,
         title_justify="left",
-        caption=Styled(f"{note_of(rows, differences)}\n", style="dim"),
+        caption=Styled(f"{note.replace('Bold:', 'Starred:') if starred else note}\n", style="dim"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -176,6 +181,8 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
         for column in columns:
             text, marked, *_ = column.texts[i]
             short = text.replace(" ± ", "±").replace(f" ({TOO_FEW})", "" if few else f" ({TOO_FEW})")
+            if starred and any(of.best for of in column.texts):
+                short += "*" if marked else " "
             line.append(Styled(short, style="bold" if marked else ""))
         if row.unfinished:
             line[1].stylize("red")

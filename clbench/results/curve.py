@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +45,10 @@ from clbench.results.columns import (
 )
 from clbench.results.dense import Matrix as Matrix, Ticks as Ticks
 from clbench.results.limits import bounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 
 def _view(name: str) -> Any:
@@ -438,6 +443,31 @@ class Curve:
             tables |= {name: table[looks] for name, table in self._indexed.items()}
         return Curve.from_columns(self._rows(rows) | tables)
 
+    # --- views of rooms above ---
+
+    def to_pandas(self) -> DataFrame:
+        """Return a data frame with one row for each test stream at each evaluated step, in the order of evaluation.
+
+        Its columns are those of the curve, with `accuracy` beside the counts and `loss` as the mean over the examples.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        frame: DataFrame = pkgutil.resolve_name("clbench.views.frames:of_curve")(self)
+        return frame
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the accuracy on every test stream after every iteration, with dashed lines where experiences begin.
+
+        Args:
+            ax: the axes to draw into; new ones of `pyplot` if None.
+
+        Returns:
+            The axes; `.figure` is their figure.
+        """
+        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot")(self, ax)
+        return axes
+
     # --- identity ---
 
     def sha256(self) -> str:
@@ -452,7 +482,7 @@ class Curve:
         return self.sha256() == other.sha256() if isinstance(other, Curve) else NotImplemented
 
     def __repr__(self) -> str:
-        return f"Curve({len(self)} rows, {len(self.ticks())} ticks, {self.experiences} experiences)"
+        return f"<Curve: {len(self)} rows, {len(self.ticks())} ticks, {self.experiences} experiences>"
 
     def _canonical(self) -> Iterator[tuple[str, NDArray[Any]]]:
         for name, array in sorted(self.columns().items()):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clbench.results.columns import Floats, Ints, row_sums
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,10 @@ class Ticks:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def __repr__(self) -> str:
+        where = f", steps {self.steps[0]}–{self.steps[-1]}" if len(self) else ""
+        return f"<Ticks: {len(self)} of {self.accuracy.shape[1]} streams{where}>"
 
     @cached_property
     def complete(self) -> bool:
@@ -73,3 +81,18 @@ class Matrix(NamedTuple):
     R: Floats  # (T, S)
     b: Floats  # (S,)
     totals: Ints  # (S,)
+
+    def __repr__(self) -> str:
+        return f"<Matrix: {self.R.shape[0]} experiences × {self.R.shape[1]} streams>"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw R as a heat map, in percent.
+
+        Args:
+            ax: the axes to draw into; new ones of `pyplot` if None.
+
+        Returns:
+            The axes; `.figure` is their figure.
+        """
+        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot_matrix")(self, ax)
+        return axes

@@ -7,11 +7,12 @@ it runs, and at the end `curve.npz` and `record.json`. The id is a hash of what 
 from __future__ import annotations
 
 import os
+import pkgutil
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +23,9 @@ from clbench.results import schema as of
 from clbench.results.curve import Curve
 from clbench.results.metrics import METRICS
 from clbench.results.metrics.core import PRIMARY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA = 3
 """The form in which records are written; 2 added their own SHA-256, 3 the files that were read."""
@@ -84,6 +88,26 @@ class Record:
         accuracy = self.metrics.get("average_accuracy")
         shown = "" if accuracy is None else f", ACC {100 * float(accuracy):.1f}"
         return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
+
+    def _repr_html_(self) -> str:
+        html: str = pkgutil.resolve_name("clbench.views.records:html")(self)
+        return html
+
+    def plot(self, what: Literal["curve", "matrix"] = "curve", ax: Axes | None = None) -> Axes:
+        """Draw the curve of the run, accuracy on every test stream after every iteration, or its accuracy matrix.
+
+        Args:
+            what: "curve" or "matrix".
+            ax: the axes to draw into; new ones of `pyplot` if None.
+
+        Returns:
+            The axes; `.figure` is their figure.
+
+        Raises:
+            ConfigError: it is neither. LedgerError: as of `curve`.
+        """
+        axes: Axes = pkgutil.resolve_name("clbench.views.records:plot")(self, what, ax)
+        return axes
 
     @property
     def primary(self) -> str:

@@ -31,7 +31,7 @@ from clbench.machine.stopping import stoppable
 from clbench.registry import benchmarks, strategies
 from clbench.results import metrics
 from clbench.results.ledger import Record, has_record, read_record, record_of, write_record
-from clbench.runs import loggers
+from clbench.runs import loggers, notebook
 from clbench.runs.building import build
 from clbench.runs.identity import Identity, identify
 from clbench.types import Benchmark
@@ -84,7 +84,8 @@ def run(
     name = own.name if own is not None else str(benchmark)
     resolved = config.resolve(name, strategy, params, seed=seed, file=file, given_benchmark=own is not None)
     how = config.validate(Execution, {"device": device, **(execution or {})})
-    return start(resolved, how, runs_folder(out), benchmark=own, observers=observers)
+    watching = [*notebook.bars(), *observers]
+    return start(resolved, how, runs_folder(out), benchmark=own, observers=watching)
 
 
 def start(

@@ -1,0 +1,98 @@
+"""Curves and accuracy matrices, drawn into axes of matplotlib as a user's own plots are, with the user's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clbench.reports.plots import OKABE_ITO, heat_map
+from clbench.results.curve import Curve, Floats, Ints, Matrix
+from clbench.results.traces import ends
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMED = 10
+"""Lines that a legend names one by one, and columns of a matrix in which numbers can be read."""
+
+WIDE, SQUARE = (7.2, 3.4), (4.6, 4.2)
+"""Width and height of figures of curves and matrices, in inches."""
+
+
+def axes_of(ax: Axes | None, figsize: tuple[float, float] = WIDE) -> Axes:
+    """Return the axes to draw into: those given, else new ones, which `pyplot.show` and notebooks show.
+
+    Args:
+        ax: those given, if any. figsize: width and height of a new figure, in inches.
+    """
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=figsize, layout="constrained")[1]
+
+
+def plot(curve: Curve, ax: Axes | None = None) -> Axes:
+    """Draw `Curve.plot`; of a curve without ticks, the full evaluations."""
+    ax = axes_of(ax)
+    steps, accuracy, seen = _evaluated(curve)
+    marker = "" if len(curve.ticks()) else "o"
+    for boundary in ends(curve)[1:-1]:
+        ax.axvline(boundary, color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    if accuracy.shape[1] > 1:
+        ax.plot(
+            steps, seen, color="0.72", linewidth=3.5, marker=marker, label="mean of those seen", zorder=1.5
+        )
+    colors = _colors(accuracy.shape[1])
+    for j, color in enumerate(colors):
+        name = f"experience {j + 1}" if len(colors) <= NAMED or j in (0, len(colors) - 1) else None
+        ax.plot(steps, accuracy[:, j], color=color, linewidth=1.2, marker=marker, label=name)
+    accuracy_axis(ax)
+    ax.set_xlabel("iteration")
+    ax.margins(x=0.01)
+    if accuracy.shape[1]:
+        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def accuracy_axis(ax: Axes) -> None:
+    """From 0 to 100 %, with lines to read by."""
+    from matplotlib.ticker import PercentFormatter
+
+    ax.set_ylim(-0.02, 1.02)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_ylabel("test accuracy")
+    ax.grid(axis="y", color="0.92")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def plot_matrix(matrix: Matrix, ax: Axes | None = None) -> Axes:
+    """Draw `Matrix.plot`, with numbers as long as they can be read."""
+    ax = axes_of(ax, SQUARE)
+    columns = matrix.R.shape[1]
+    image = heat_map(ax, matrix.R, size=8.5 if columns <= NAMED else 0)
+    if columns > NAMED:
+        ax.figure.colorbar(image, ax=ax, format=lambda value, _: f"{100 * value:.0f} %")
+    ax.set_xlabel("accuracy on")
+    ax.set_ylabel("after learning")
+    return ax
+
+
+def _evaluated(curve: Curve) -> tuple[Ints, Floats, Floats]:
+    """(K,) steps, (K, S) accuracies and (K,) their means over the streams seen so far: ticks, else experiences'
+    ends."""
+    ticks = curve.ticks()
+    if len(ticks):
+        return ticks.steps, ticks.accuracy, ticks.seen_accuracy
+    R = curve.matrix().R[: curve.experiences]
+    return ends(curve)[1:], R, np.array([row[: e + 1].mean() for e, row in enumerate(R)])
+
+
+def _colors(count: int) -> list[object]:
+    """Return a colour for each experience: those of the reports, or, of many, from dark to light."""
+    if count <= len(OKABE_ITO):
+        return list(OKABE_ITO[:count])
+    import matplotlib
+
+    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count)))
