@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Setting as Setting,
         Stream as Stream,
     )
+    from clbench.views.benchmarks import Description as Description
     from clbench.views.comparison import Comparison as Comparison, compare as compare
 
 __version__ = _VERSION
@@ -79,6 +80,7 @@ _WHERE = {
     "Output": "types",
     "Setting": "types",
     "Stream": "types",
+    "Description": "views.benchmarks",
     "Comparison": "views.comparison",
     "compare": "views.comparison",
 }

@@ -5,16 +5,15 @@ python docs/generate.py [--check]
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import catalogue
+import reference
 import typer
 from catalogue import own, paper
 from evidence import reliability, section
@@ -50,7 +49,7 @@ def pages() -> dict[str, str]:
         "metrics.md": _metrics(),
         "settings.md": _settings(),
         "cli.md": _command_line(),
-        "python.md": _python(),
+        "python.md": NOTE + reference.page(),
         "avalanche.md": _within("avalanche.md", _avalanche()),
         "reliability.md": _within("reliability.md", reliability()),
     }
@@ -285,73 +284,6 @@ def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
         return
     for name, one in inner.items():
         yield from _commands(one, (*path, name))
-
-
-PYTHON = ("clbench", "clbench.parts", "clbench.memory", "clbench.ranges", "clbench.testing")
-"""Modules whose public names make up the Python reference."""
-
-
-def _python() -> str:
-    lines = [
-        "# Python reference",
-        "",
-        "What is exported, with its documentation. All else may change without notice.",
-    ]
-    for module_name in PYTHON:
-        module = importlib.import_module(module_name)
-        lines += ["", f"## {module_name}", "", "```text", inspect.getdoc(module) or "", "```"]
-        for name in public_names(module):
-            thing = getattr(module, name)
-            lines += ["", f"### {module_name}.{name}", "", "```text", *_described(name, thing), "```"]
-    return NOTE + "\n".join(lines) + "\n"
-
-
-def public_names(module: ModuleType) -> list[str]:
-    """The classes and functions that a module offers, sorted."""
-    names = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if _defined_in(v, module)]
-    things = {name: getattr(module, name) for name in names if not name.startswith("_")}
-    return sorted(
-        name for name, thing in things.items() if inspect.isclass(thing) or inspect.isroutine(thing)
-    )
-
-
-def _defined_in(thing: Any, module: ModuleType) -> bool:
-    return getattr(thing, "__module__", "") == module.__name__
-
-
-def _described(name: str, thing: Any) -> list[str]:
-    try:
-        signature = _signature(thing)
-    except (TypeError, ValueError):  # an exception, a Protocol
-        signature = ""
-    lines = [f"{name}{signature}", "", inspect.getdoc(thing) or ""]
-    if inspect.isclass(thing):
-        for method, value in vars(thing).items():
-            inner = getattr(value, "__func__", value)
-            if method[0] != "_" and inspect.isfunction(inner) and inner.__doc__:
-                lines += ["", f"{method}{_signature(inner)}", *_indented(inspect.getdoc(inner) or "")]
-    return lines
-
-
-class _Bare(str):
-    """An annotation that is shown without quotes."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _signature(thing: Any) -> str:
-    found = inspect.signature(thing)
-    shown = [p.replace(annotation=_bare(p.annotation)) for p in found.parameters.values()]
-    return str(found.replace(parameters=shown, return_annotation=_bare(found.return_annotation)))
-
-
-def _bare(annotation: Any) -> Any:
-    return _Bare(annotation) if isinstance(annotation, str) else annotation
-
-
-def _indented(text: str) -> list[str]:
-    return [f"    {line}".rstrip() for line in text.splitlines()]
 
 
 def main(check: bool) -> int:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
+__all__ = ["Style", "accuracy_matrix", "plasticity", "seen_accuracy", "stability_gap", "styles"]
+
 Path_ = str | os.PathLike[str]
 
 MOST = 30

@@ -88,7 +88,13 @@ class Comparison:
 
         text = io.StringIO()
         console = Console(
-            file=text, width=WIDTH, markup=False, emoji=False, highlight=False, force_jupyter=False
+            file=text,
+            width=WIDTH,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            force_jupyter=False,
+            color_system=None,
         )
         for table in rich_tables(self.cells, starred=True):
             console.print(table)
@@ -102,9 +108,8 @@ class Comparison:
             if title in differences:
                 parts.append(_table(differences[title], paired=True))
             if means := self._means(rows):
-                caption = (
-                    "Accuracy on the first experience, mean over seeds, with the 95 % interval of the mean."
-                )
+                band = f"band, from {INTERVAL_FROM} on: the 95 % interval of the mean."
+                caption = f"Accuracy on the first experience, mean over seeds; {band}"
                 parts.append(picture(partial(_lines, means=means, evaluated=0), caption))
         return fragment(*parts)
 
