@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clbench.results.curve import Curve as Curve, Matrix as Matrix, Ticks as Ticks
     from clbench.results.ledger import Record as Record
     from clbench.runs.building import make_benchmark as make_benchmark, make_strategy as make_strategy
+    from clbench.runs.comparing import suite as suite
     from clbench.runs.lifecycle import run as run
     from clbench.strategy import Run as Run, Strategy as Strategy, chain as chain
     from clbench.types import (
@@ -51,6 +52,7 @@ if _CHECKOUT is not None:  # where strategies/ lies beside this folder; a wheel 
 
 _WHERE = {
     "run": "runs.lifecycle",
+    "suite": "runs.comparing",
     "make_benchmark": "runs.building",
     "make_strategy": "runs.building",
     "make_model": "models",

@@ -168,6 +168,9 @@ class LateOutput(Output):
         late = _Late(score, log_prob, weight, weight._version, torch.is_grad_enabled())
         object.__setattr__(self, "_late", late)
 
+    def __repr__(self) -> str:
+        return f"<Output: logits on request, features {_times(self.features.shape)}>"
+
     @property
     def logits(self) -> Tensor:
         """(B, C) float32.
@@ -210,6 +213,9 @@ class Order:
 
     rows: Tensor
     view: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"<Order: {len(self.rows)} rows>"
 
 
 class Change(Protocol):

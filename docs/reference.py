@@ -67,13 +67,11 @@ def public_names(module: ModuleType) -> list[str]:
     made = (name for name, thing in vars(module).items() if _defined_in(thing, module))
     names = {*made, *_constants(module), *handed} if said is None else {*said}
     return sorted(
-        name
-        for name in names
-        if not name.startswith("_") and (said is None or name not in _explained(module))
+        name for name in names if not name.startswith("_") and (said is None or name not in explained(module))
     )
 
 
-def _explained(module: ModuleType) -> set[str]:
+def explained(module: ModuleType) -> set[str]:
     """Constants that the docstring of their module explains."""
     return {
         name
@@ -109,13 +107,16 @@ def _constants(module: ModuleType) -> dict[str, str]:
 
 def _constant(module: ModuleType, name: str) -> list[str]:
     """A constant with its value, where that is short, and what is said of it where it is defined."""
-    for node in _tree(module).body:
+    for node in ast.walk(_tree(module)):
         for alias in node.names if isinstance(node, ast.ImportFrom) else ():
             if (alias.asname or alias.name) == name:
                 _, *told = _constant(importlib.import_module(node.module), alias.name)
                 return [name, *told]
     value = repr(getattr(module, name))
-    return [f"{name} = {value}" if len(value) <= 80 else name, "", _constants(module).get(name, "")]
+    shown = (
+        f"{name} = {value}" if len(value) <= 80 and "<" not in value else name
+    )  # no object with an address
+    return [shown, "", _constants(module).get(name, "")]
 
 
 def _described(name: str, thing: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -34,6 +35,34 @@ def test_generated_pages_are_current() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}: run `make docs`"
+
+
+def imported() -> dict[str, set[str]]:
+    """Module of clbench → the names that pages, and files of examples, import from it."""
+    code = [block for page in PAGES for block in code_blocks(page, "python")]
+    code += [path.read_text(encoding="utf-8") for path in (ROOT / "examples").rglob("*.py")]
+    found: dict[str, set[str]] = {}
+    for text in code:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "clbench":
+                found.setdefault(str(node.module), set()).update(alias.name for alias in node.names)
+    return found
+
+
+def test_the_python_reference_has_all_that_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that `clbench` exports, and all that pages import, with what is exported beside it."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    reference = importlib.import_module("reference")
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    known = {full or short: short for short, full in reference.PYTHON.items()}
+    public = imported()
+    assert public.keys() >= {"clbench", "clbench.parts"}
+    assert public.keys() - known.keys() == set()
+    for module, short in known.items():
+        loaded = importlib.import_module(module)
+        names = {*public.get(module, ()), *getattr(loaded, "__all__", ())}
+        told = {name for name in names if f"\n### {short}.{name}\n" in page} | reference.explained(loaded)
+        assert {name for name in names - told if not name.startswith("_")} == set(), module
 
 
 @pytest.mark.parametrize("kind", ["strategies", "benchmarks", "models"])

@@ -39,6 +39,9 @@ class Collection:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"<Collection {self.name}: {len(self)} documents, {len(self.queries)} queries>"
+
 
 def beir_folder(given: str | Path) -> Path:
     """Return the folder of a collection: a path, or the name of a folder in `$CLBENCH_DATA`.

@@ -19,6 +19,7 @@ from clbench.transforms.augment import Permute, Transform, per_channel
 from clbench.types import Benchmark, Change, Setting
 
 Shift = Literal["class", "domain", "task"]
+"""What changes between experiences: the classes, the domain, or the classes with a task label that is told."""
 Ordering = Literal["natural", "shuffled"] | Sequence[int | str]
 """Which class or domain comes when: ascending, drawn from the seed, or listed, by number or by name."""
 Shares = int | Sequence[Sequence[int | str]]

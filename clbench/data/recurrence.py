@@ -21,7 +21,9 @@ Decay = Literal["power", "exponential", "uniform", "recency", "none"]
 """How the weight falls with its lag ℓ: ℓ^−rate, e^−rate·(ℓ−1), not at all, at once; or it is 0."""
 
 Schedule = Decay | Literal["blocked"]
+"""When the past recurs: by its lag, or all of it with the last experience."""
 Reading = Literal["block", "probabilistic", "renewal"]
+"""How weights are read: as shares of the examples, or as chances to recur, from when an experience came or last recurred."""
 Floats = npt.NDArray[np.float64]
 
 

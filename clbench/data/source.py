@@ -50,6 +50,9 @@ class Source:
     found: tuple[str, ...] = ()
     duplicates: int = 0
 
+    def __repr__(self) -> str:
+        return f"<Source: {self.num_classes} classes, training {self.train!r}, test {self.test!r}>"
+
     @functools.cached_property
     def num_classes(self) -> int:
         return int(self.train.y.max()) + 1

@@ -58,6 +58,9 @@ class Trace:
     matrix: Floats | None
     network: Floats | None
 
+    def __repr__(self) -> str:
+        return f"<Trace: {len(self.x)} ticks of {self.experiences} experiences>"
+
     @staticmethod
     def of(curve: Curve, evaluated: int = 0) -> Trace:
         """Return the trace of a curve; `one` is its test stream `evaluated`, from 0."""
@@ -90,6 +93,9 @@ class Mean:
     seen: Line | None
     matrices: tuple[Floats, ...] = ()
     networks: tuple[Floats, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Mean: {self.runs} runs of {self.experiences} experiences>"
 
     @staticmethod
     def of(traces: Sequence[Trace]) -> Mean:

@@ -84,7 +84,7 @@ def run(
     name = own.name if own is not None else str(benchmark)
     resolved = config.resolve(name, strategy, params, seed=seed, file=file, given_benchmark=own is not None)
     how = config.validate(Execution, {"device": device, **(execution or {})})
-    watching = [*notebook.bars(), *observers]
+    watching = [*([notebook.RunBar()] if notebook.here() else []), *observers]
     return start(resolved, how, runs_folder(out), benchmark=own, observers=watching)
 
 

@@ -10,64 +10,85 @@ from typing import Any
 
 from clbench.engine.observer import Observer, Watched
 from clbench.reports.markup import tag
+from clbench.runs.cells import Cell
 
 SECONDS = 0.2
-"""Between two looks of the bar, at least."""
+"""Between two looks of a bar, at least."""
 
 
-def bars() -> list[Observer]:
-    """Return what shows progress where this is a notebook, and nothing elsewhere."""
+def here() -> bool:
+    """Whether this is a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return [Bar()] if hasattr(shell, "kernel") else []
+    return hasattr(shell, "kernel")
 
 
-class Bar(Observer):
-    """A bar with steps, experience and time left; below the cell, also once the run has ended."""
+class Bar:
+    """A bar with counts, and the time left; it stays below the cell when all is done.
 
-    def __init__(self) -> None:
-        self._shown: Any = None
-        self._last = 0.0
+    Args:
+        title: before the bar. total: how much there is to do. unit: of what. done: before it began.
+    """
 
-    def begin(self, run: Watched) -> None:
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         from IPython.display import display
 
-        self._begun, self._from = time.monotonic(), run.step
-        self._of = f"{run.benchmark.name} · {run.config.strategy} · seed {run.config.seeds.data}"
-        self._told = self._state(run)
-        self._shown = display(self, display_id=True)
+        self.title, self.total, self.unit, self.done, self.rest = title, total, unit, done, ""
+        self._from, self._begun, self._last = done, time.monotonic(), 0.0
+        self._handle = display(self, display_id=True)
 
-    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
-        if time.monotonic() - self._last >= SECONDS:
-            self._show(run)
-
-    def end_experience(self, run: Watched) -> None:
-        self._show(run)
-
-    def end(self, run: Watched) -> None:
-        self._show(run)
-
-    def _show(self, run: Watched) -> None:
-        self._last, self._told = time.monotonic(), self._state(run)
-        self._shown.update(self)
-
-    def _state(self, run: Watched) -> tuple[int, int, str]:
-        """Return steps done, steps in all, and the rest in words."""
-        done, total, spent = run.step, run.total_steps, time.monotonic() - self._begun
-        here = f"experience {min(run.experience + 1, len(run.train))} of {len(run.train)}"
-        if run.finished:
-            return done, total, f"{here}, {_clock(spent)}"
-        made = done - self._from
-        left = f", {_clock(spent / made * (total - done))} left" if made else ""
-        return done, total, here + left
+    def update(self, done: int, rest: str) -> None:
+        """Show how much is done, and what is to be said beside it; not every time, unless all is done."""
+        now = time.monotonic()
+        if now - self._last < SECONDS and done < self.total:
+            return
+        self._last, self.done = now, done
+        spent, made = now - self._begun, done - self._from
+        if done >= self.total:
+            rest = f"{rest}, {_clock(spent)}"
+        elif made:
+            rest = f"{rest}, {_clock(spent / made * (self.total - done))} left"
+        self.rest = rest
+        self._handle.update(self)
 
     def __repr__(self) -> str:
-        done, total, rest = self._told
-        return f"{self._of}: step {done:,} of {total:,}, {rest}"
+        return f"{self.title}: {self._counts()}"
 
     def _repr_html_(self) -> str:
-        done, total, rest = self._told
-        bar = tag("progress", value=done, max=max(total, 1), style="width: 16em; vertical-align: middle")
-        return str(tag("div", self._of, " ", bar, f" {done:,} of {total:,} steps, {rest}"))
+        style = "width: 16em; vertical-align: middle"
+        bar = tag("progress", value=self.done, max=max(self.total, 1), style=style)
+        return str(tag("div", self.title, " ", bar, " ", self._counts()))
+
+    def _counts(self) -> str:
+        return f"{self.done:,} of {self.total:,} {self.unit}" + f", {self.rest}" * bool(self.rest)
+
+
+class RunBar(Observer):
+    """The bar of a run: its steps, and which experience it is in."""
+
+    def begin(self, run: Watched) -> None:
+        title = f"{run.benchmark.name} · {run.config.strategy} · seed {run.config.seeds.data}"
+        self._bar = Bar(title, run.total_steps, "steps", run.step)
+
+    def window(self, run: Watched, rows: Sequence[Mapping[str, Any]]) -> None:
+        place = min(run.experience + 1, len(run.train))
+        self._bar.update(run.step, f"experience {place} of {len(run.train)}")
+
+    def end(self, run: Watched) -> None:
+        self.window(run, ())
+
+
+class SuiteBar:
+    """The bar of a suite: its runs that have ended, and how many are running."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+
+    def update(self, cells: Sequence[Cell]) -> None:
+        if self._bar is None:
+            self._bar = Bar("all runs", len(cells), "runs", sum(not cell.fresh for cell in cells))
+        running = sum(cell.state == "running" for cell in cells)
+        ended = sum(cell.state not in ("waiting", "running") for cell in cells)
+        self._bar.update(ended, f"{running} running" if running else "all ended")
 
 
 def _clock(seconds: float) -> str:

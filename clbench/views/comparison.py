@@ -98,7 +98,8 @@ class Comparison:
         )
         for table in rich_tables(self.cells, starred=True):
             console.print(table)
-        return printable("\n".join(line.rstrip() for line in text.getvalue().rstrip().split("\n")))
+        lines = [line.rstrip() for line in text.getvalue().rstrip().split("\n")]
+        return printable("\n".join([*lines, *([""] if self._lost else []), *self._lost]))
 
     def _repr_html_(self) -> str:
         differences = by_benchmark(difference_rows(self.cells))
@@ -111,7 +112,13 @@ class Comparison:
                 band = f"band, from {INTERVAL_FROM} on: the 95 % interval of the mean."
                 caption = f"Accuracy on the first experience, mean over seeds; {band}"
                 parts.append(picture(partial(_lines, means=means, evaluated=0), caption))
-        return fragment(*parts)
+        return fragment(*parts, tag("ul", *(tag("li", why) for why in self._lost)) if self._lost else "")
+
+    @property
+    def _lost(self) -> list[str]:
+        """What became of the runs that did not finish, a line for each."""
+        lost = (cell for cell in self.cells if cell.status != "done")
+        return [f"{c.benchmark} · {c.strategy} · seed {c.seed}: {c.status}: {c.note}" for c in lost]
 
     def to_pandas(self) -> DataFrame:
         """Return a data frame with one row for each table, row of it, and metric that it has a value of.

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 LIBRARY = "avalanche"
+"""Before the colon of a borrowed name."""
 
 _WHERE = {"AvalancheStrategy": "strategies", "from_avalanche": "benchmarks", "to_avalanche": "benchmarks"}
 
