@@ -23,7 +23,7 @@ Decay = Literal["power", "exponential", "uniform", "recency", "none"]
 Schedule = Decay | Literal["blocked"]
 """When the past recurs: by its lag, or all of it with the last experience."""
 Reading = Literal["block", "probabilistic", "renewal"]
-"""How weights are read: as shares of the examples, or as chances to recur, from when an experience came or last recurred."""
+"""How weights are read: as shares of the examples, or as chances to recur, by when one came, or last recurred."""
 Floats = npt.NDArray[np.float64]
 
 
