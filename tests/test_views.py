@@ -112,6 +112,15 @@ def test_a_curve_of_ends_alone_is_drawn_by_its_ends() -> None:
     assert [list(first.get_xdata()), list(first.get_ydata())] == [[1, 2], [1.0, 0.5]]
 
 
+def test_experiences_are_called_by_their_domains_where_the_record_says_them(record: Record) -> None:
+    domains = ["photo", "$art$", "sketch"]
+    told = replace(record, benchmark={**record.benchmark, "domains": domains})
+    assert told.plot().get_legend_handles_labels()[1][1:] == ["photo", r"\$art\$", "sketch"]
+    axes = told.plot("matrix")
+    axes.figure.canvas.draw()  # no formula is read
+    assert [label.get_text() for label in axes.get_xticklabels()] == domains
+
+
 def test_many_streams_are_told_by_their_first_and_last() -> None:
     axes = Curve.from_matrix(np.eye(30)).plot()
     assert axes.get_legend_handles_labels()[1] == ["mean of those seen", "experience 1", "experience 30"]

@@ -456,16 +456,17 @@ class Curve:
         frame: DataFrame = pkgutil.resolve_name("clbench.views.frames:of_curve")(self)
         return frame
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def plot(self, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
         """Draw the accuracy on every test stream after every iteration, with dashed lines where experiences begin.
 
         Args:
             ax: the axes to draw into; new ones of `pyplot` if None.
+            names: of the experiences, such as their domains.
 
         Returns:
             The axes; `.figure` is their figure.
         """
-        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot")(self, ax)
+        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot")(self, ax, names)
         return axes
 
     # --- identity ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,14 +86,15 @@ class Matrix(NamedTuple):
     def __repr__(self) -> str:
         return f"<Matrix: {self.R.shape[0]} experiences × {self.R.shape[1]} streams>"
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def plot(self, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
         """Draw R as a heat map, in percent.
 
         Args:
             ax: the axes to draw into; new ones of `pyplot` if None.
+            names: of the experiences, such as their domains.
 
         Returns:
             The axes; `.figure` is their figure.
         """
-        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot_matrix")(self, ax)
+        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot_matrix")(self, ax, names)
         return axes

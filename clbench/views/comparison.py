@@ -22,7 +22,7 @@ from clbench.reports.tables import columns_of, note_of, rich_tables
 from clbench.results.ledger import Record, read_record
 from clbench.results.statistics import INTERVAL_FROM
 from clbench.results.traces import Mean, Trace
-from clbench.views.curves import accuracy_axis, axes_of
+from clbench.views.curves import accuracy_axis, axes_of, plain
 from clbench.views.frames import data_frame
 from clbench.views.html import fragment, picture
 
@@ -54,7 +54,7 @@ def compare(records: Iterable[Record | str | os.PathLike[str]]) -> Comparison:
             raise ConfigError(
                 f"compare takes records and run folders; {type(one).__name__} {one!r:.60} was given."
             )
-        record = one if isinstance(one, Record) else read_record(Path(one))
+        record = one if isinstance(one, Record) else read_record(Path(one).expanduser())
         found.setdefault(record.id, record)
     if not found:
         raise ConfigError("compare takes one record or run folder at least; none was given.")
@@ -199,7 +199,9 @@ def _lines(ax: Axes, means: dict[str, Mean], evaluated: int) -> None:
     for name, of in means.items():
         assert of.one is not None
         x, mean, half = of.one
-        ax.plot(x, mean, color=look[name].color, linestyle=look[name].dashes, linewidth=1.4, label=name)
+        ax.plot(
+            x, mean, color=look[name].color, linestyle=look[name].dashes, linewidth=1.4, label=plain(name)
+        )
         if half is not None:
             low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
             ax.fill_between(x, low, high, color=look[name].color, alpha=0.12, linewidth=0)

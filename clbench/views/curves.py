@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clbench.reports.plots import OKABE_ITO, heat_map
+from clbench.reports.plots import heat_map, styles
 from clbench.results.curve import Curve, Floats, Ints, Matrix
 from clbench.results.traces import ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FEW = 7
+"""Colours that can be told apart."""
 NAMED = 10
 """Lines that a legend names one by one, and columns of a matrix in which numbers can be read."""
 
@@ -33,7 +36,7 @@ def axes_of(ax: Axes | None, figsize: tuple[float, float] = WIDE) -> Axes:
     return pyplot.subplots(figsize=figsize, layout="constrained")[1]
 
 
-def plot(curve: Curve, ax: Axes | None = None) -> Axes:
+def plot(curve: Curve, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
     """Draw `Curve.plot`; of a curve without ticks, the full evaluations."""
     ax = axes_of(ax)
     steps, accuracy, seen = _evaluated(curve)
@@ -46,7 +49,11 @@ def plot(curve: Curve, ax: Axes | None = None) -> Axes:
         )
     colors = _colors(accuracy.shape[1])
     for j, color in enumerate(colors):
-        name = f"experience {j + 1}" if len(colors) <= NAMED or j in (0, len(colors) - 1) else None
+        name = names[j] if j < len(names) else f"experience {j + 1}"
+        if j in (0, len(colors) - 1) or len(colors) <= NAMED:
+            name = plain(name)
+        else:
+            name = "_"  # which a legend leaves out
         ax.plot(steps, accuracy[:, j], color=color, linewidth=1.2, marker=marker, label=name)
     accuracy_axis(ax)
     ax.set_xlabel("iteration")
@@ -54,6 +61,11 @@ def plot(curve: Curve, ax: Axes | None = None) -> Axes:
     if accuracy.shape[1]:
         ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax
+
+
+def plain(name: str) -> str:
+    """Return a name in which a legend reads no formula."""
+    return name.replace("$", r"\$")
 
 
 def accuracy_axis(ax: Axes) -> None:
@@ -67,13 +79,16 @@ def accuracy_axis(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def plot_matrix(matrix: Matrix, ax: Axes | None = None) -> Axes:
+def plot_matrix(matrix: Matrix, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
     """Draw `Matrix.plot`, with numbers as long as they can be read."""
     ax = axes_of(ax, SQUARE)
     columns = matrix.R.shape[1]
     image = heat_map(ax, matrix.R, size=8.5 if columns <= NAMED else 0)
     if columns > NAMED:
         ax.figure.colorbar(image, ax=ax, format=lambda value, _: f"{100 * value:.0f} %")
+    elif len(names) >= columns:
+        ax.set_xticks(range(columns), names[:columns], rotation=90, parse_math=False)
+        ax.set_yticks(range(len(matrix.R)), names[: len(matrix.R)], parse_math=False)
     ax.set_xlabel("accuracy on")
     ax.set_ylabel("after learning")
     return ax
@@ -91,8 +106,8 @@ def _evaluated(curve: Curve) -> tuple[Ints, Floats, Floats]:
 
 def _colors(count: int) -> list[object]:
     """Return a colour for each experience: those of the reports, or, of many, from dark to light."""
-    if count <= len(OKABE_ITO):
-        return list(OKABE_ITO[:count])
+    if count <= FEW:
+        return [style.color for style in styles(f"experience {j + 1}" for j in range(count)).values()]
     import matplotlib
 
     return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from clbench.errors import ConfigError, LedgerError, choices
@@ -23,7 +24,8 @@ def plot(record: Record, what: str = "curve", ax: Axes | None = None) -> Axes:
     if what not in PLOTS:
         raise ConfigError(f"A record has no plot '{what}'.{choices(what, PLOTS)}")
     curve = record.curve
-    ax = curve.plot(ax) if what == "curve" else curve.matrix().plot(ax)
+    names = _names(record)
+    ax = curve.plot(ax, names) if what == "curve" else curve.matrix().plot(ax, names)
     ax.set_title(_title(record), loc="left", fontsize="medium")
     return ax
 
@@ -43,10 +45,15 @@ def html(record: Record) -> str:
         caption = (
             "Accuracy on every test stream after every iteration; dashed lines: a new experience begins."
         )
-        parts.append(picture(record.curve.plot, caption))
+        parts.append(picture(partial(record.curve.plot, names=_names(record)), caption))
     except LedgerError as error:  # the numbers do not depend on it
         parts.append(tag("p", f"Without its curve: {error}", class_="note"))
     return fragment(*parts, tag("p", f"Run {record.id}, in {record.folder}", class_="note"))
+
+
+def _names(record: Record) -> list[str]:
+    """Return what the experiences are called, where the record says their domains."""
+    return [str(domain) for domain in record.benchmark.get("domains", ())]
 
 
 def _title(record: Record) -> str:

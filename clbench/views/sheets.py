@@ -45,7 +45,7 @@ def write(benchmark: Benchmark, path: str | os.PathLike[str]) -> Path:
         raise DataError(
             f"{benchmark.name}: there is no contact sheet of inputs {shape}; images have channels, height and width."
         )
-    return save(sheet(benchmark), path)
+    return save(sheet(benchmark), Path(path).expanduser())
 
 
 def sheet(benchmark: Benchmark, rows: int = ROWS, columns: int = COLUMNS) -> Figure:
