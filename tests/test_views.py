@@ -26,6 +26,7 @@ from clbench.runs import lifecycle
 from clbench.runs.cells import Cell, reported, settle
 from clbench.runs.launchers import Job, Local
 from clbench.testing import tiny_benchmark
+from clbench.transforms.augment import Permute, Transform
 from clbench.types import LateOutput
 from clbench.views import frames
 
@@ -406,6 +407,9 @@ def held(record: Record) -> dict[str, object]:
         "data": benchmark.train[0].data,
         "pool": benchmark.train[0].data.parts[0][0],
         "source": source,
+        "transform": Transform(mean=(0.1234567,) * 784, std=(1.0,) * 784),
+        "permutation": Permute(torch.arange(784)),
+        "cell": Reported.of(record, "tiny@1", "er"),
         "batch": clbench.Batch(x, y, outside, x, outside, outside, 40),
         "output": clbench.Output(torch.zeros(60, 1000), torch.zeros(60, 512)),
         "record": record,

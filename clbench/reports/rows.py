@@ -75,6 +75,9 @@ class Cell:
     more: tuple[str, ...] = ()
     record: Record | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<Cell {self.benchmark} · {self.strategy} · seed {self.seed}: {self.status}>"
+
     @staticmethod
     def of(record: Record, benchmark: str, strategy: str) -> Cell:
         """Return the run of a record under the labels of its table and its row."""

@@ -115,6 +115,11 @@ class Transform:
         top = offset.div(offsets, rounding_mode="floor")
         return crop_flip(raw, top, offset - top * offsets, side, padding)
 
+    def __repr__(self) -> str:
+        few = len(self.mean) <= 4
+        of = f"mean {self.mean}, std {self.std}" if few else f"mean and std of {len(self.mean)} features"
+        return f"<Transform: scale {self.scale:.4g}, {of}, ops {self.ops}>"
+
     def describe(self) -> dict[str, object]:
         """Return what determines the transform, JSON-able; it enters the fingerprint."""
         described: dict[str, object] = {"scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
@@ -203,6 +208,9 @@ class Permute:
                 f"{tuple(x.shape[1:])}, which have {places.shape[-1]}."
             )
         return places.index_select(-1, self.permutation.to(x.device)).view(x.shape)
+
+    def __repr__(self) -> str:
+        return f"<Permute: {len(self.permutation)} places>"
 
     def describe(self) -> dict[str, object]:
         return {"permute": self.permutation.tolist()}
