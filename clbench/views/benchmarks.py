@@ -91,6 +91,8 @@ class Description:
             parts.append("one pass over each experience" if of.passes == 1 else f"{of.passes} passes at most")
         if of.memory is not None:
             parts.append(f"{of.memory} stored examples at most" if of.memory else "no stored examples")
+        if of.documents:
+            parts.append("classes are documents")
         return ", ".join(parts)
 
     @property
