@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PAGE = Path(__file__).resolve().parent / "dependencies.md"
-EXTRAS = ("avalanche", "wandb", "tensorboard", "tune", "ray")
+EXTRAS = ("avalanche", "wandb", "tensorboard", "tune", "ray", "pandas")
 NOTE = "<!-- Written by docs/licences.py; do not edit. -->\n\n"
 
 
