@@ -40,6 +40,8 @@ WITHOUT_TORCH = (
     "cli",
     "runs.suite",
     "engine.observer",
+    "views.comparison",
+    "views.records",
 )
 """Rooms, and modules of others, that are imported without torch: the command line answers at once."""
 
