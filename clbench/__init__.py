@@ -16,6 +16,8 @@ from clbench.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
 
 if TYPE_CHECKING:
     from clbench.data import from_arrays as from_arrays, from_folder as from_folder, from_npz as from_npz
+    from clbench.display.benchmarks import Description as Description
+    from clbench.display.comparison import Comparison as Comparison, compare as compare
     from clbench.engine.observer import Observer as Observer
     from clbench.errors import ClbenchError as ClbenchError
     from clbench.memory import Reservoir as Reservoir
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
         Setting as Setting,
         Stream as Stream,
     )
-    from clbench.views.benchmarks import Description as Description
-    from clbench.views.comparison import Comparison as Comparison, compare as compare
 
 __version__ = _VERSION
 
@@ -82,9 +82,9 @@ _WHERE = {
     "Output": "types",
     "Setting": "types",
     "Stream": "types",
-    "Description": "views.benchmarks",
-    "Comparison": "views.comparison",
-    "compare": "views.comparison",
+    "Description": "display.benchmarks",
+    "Comparison": "display.comparison",
+    "compare": "display.comparison",
 }
 _MODULES = {"metrics": "results.metrics", "plots": "reports.plots", "testing": "testing"}
 __all__ = ["__version__", *_WHERE, *_MODULES]

@@ -21,7 +21,7 @@ LAYERS = (  # lowest first; a room imports rooms below its own, those of its own
     ("config",),
     ("machine", "results"),
     ("data", "models", "reports"),
-    ("views",),
+    ("display",),
     ("strategy",),
     ("evaluation",),
     ("engine",),
@@ -40,8 +40,8 @@ WITHOUT_TORCH = (
     "cli",
     "runs.suite",
     "engine.observer",
-    "views.comparison",
-    "views.records",
+    "display.comparison",
+    "display.records",
 )
 """Rooms, and modules of others, that are imported without torch: the command line answers at once."""
 

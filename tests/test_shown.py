@@ -18,6 +18,7 @@ from PIL import Image
 import clbench
 from clbench import Benchmark, Comparison, Curve, Record
 from clbench.data import Collection, Source, source_of
+from clbench.display import frames
 from clbench.errors import ConfigError, DataError, LedgerError
 from clbench.reports.rows import Cell as Reported, table_rows
 from clbench.results.statistics import t_interval
@@ -28,7 +29,6 @@ from clbench.runs.launchers import Job, Local
 from clbench.testing import tiny_benchmark
 from clbench.transforms.augment import Permute, Transform
 from clbench.types import LateOutput
-from clbench.views import frames
 
 HOSTILE = '<script>alert("x")</script>'
 STRATEGIES = ("finetune", "er", "er+ewc")

@@ -443,7 +443,7 @@ class Curve:
             tables |= {name: table[looks] for name, table in self._indexed.items()}
         return Curve.from_columns(self._rows(rows) | tables)
 
-    # --- views of rooms above ---
+    # --- to show ---
 
     def to_pandas(self) -> DataFrame:
         """Return a data frame with one row for each test stream at each evaluated step, in the order of evaluation.
@@ -453,7 +453,7 @@ class Curve:
         Raises:
             ConfigError: pandas is not installed.
         """
-        frame: DataFrame = pkgutil.resolve_name("clbench.views.frames:of_curve")(self)
+        frame: DataFrame = pkgutil.resolve_name("clbench.display.frames:of_curve")(self)
         return frame
 
     def plot(self, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
@@ -466,7 +466,7 @@ class Curve:
         Returns:
             The axes; `.figure` is their figure.
         """
-        axes: Axes = pkgutil.resolve_name("clbench.views.curves:plot")(self, ax, names)
+        axes: Axes = pkgutil.resolve_name("clbench.display.curves:plot")(self, ax, names)
         return axes
 
     # --- identity ---

@@ -9,12 +9,12 @@ from typing import Any
 
 from clbench import config
 from clbench.config import Execution
+from clbench.display.comparison import Comparison
 from clbench.errors import ConfigError
 from clbench.runs import notebook, suite as suites
 from clbench.runs.cells import reported
 from clbench.runs.launchers import Local
 from clbench.runs.lifecycle import runs_folder
-from clbench.views.comparison import Comparison
 
 
 def suite(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from clbench.display.curves import WIDE
 from clbench.reports.markup import spelled, tag
-from clbench.views.curves import WIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clbench.display.curves import accuracy_axis, axes_of, plain
+from clbench.display.frames import data_frame
+from clbench.display.html import fragment, picture
 from clbench.errors import ConfigError, choices
 from clbench.names import printable
 from clbench.reports import frame, plots
@@ -22,9 +25,6 @@ from clbench.reports.tables import columns_of, note_of, rich_tables
 from clbench.results.ledger import Record, read_record
 from clbench.results.statistics import INTERVAL_FROM
 from clbench.results.traces import Mean, Trace
-from clbench.views.curves import accuracy_axis, axes_of, plain
-from clbench.views.frames import data_frame
-from clbench.views.html import fragment, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench.data.duplicates import remarks
+from clbench.display import sheets
+from clbench.display.frames import data_frame
+from clbench.display.html import embedded, fragment
 from clbench.names import printable
 from clbench.reports import frame
 from clbench.reports.markup import tag
 from clbench.reports.tables import Column, Text
 from clbench.results.columns import Ints
 from clbench.types import Benchmark, Experience, Stream
-from clbench.views import sheets
-from clbench.views.frames import data_frame
-from clbench.views.html import embedded, fragment
 
 if TYPE_CHECKING:
     from pandas import DataFrame

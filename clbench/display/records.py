@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from clbench.display.html import fragment, picture
 from clbench.errors import ConfigError, LedgerError, choices
 from clbench.reports import frame
 from clbench.reports.markup import tag
 from clbench.reports.rows import Cell, Row
 from clbench.reports.tables import columns_of
 from clbench.results.ledger import Record
-from clbench.views.html import fragment, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
