@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from clbench import config
 from clbench.config import Execution, config_file, read_yaml, suite_names, validate
 from clbench.errors import ConfigError, suggest
-from clbench.files import make_folder
+from clbench.files import expanded, make_folder
 from clbench.machine.processes import refuse_while_importing
 from clbench.names import one_line
 from clbench.ranges import Seed
@@ -89,7 +89,7 @@ def load(name: str) -> tuple[str, SuiteConfig]:
     Raises:
         ConfigError: no such suite or file, or a mistake in it.
     """
-    path = config_file("suites", f"{name}.yaml") or Path(name)
+    path = config_file("suites", f"{name}.yaml") or expanded(name)
     if not path.is_file():
         known = suite_names()
         raise ConfigError(
