@@ -65,6 +65,13 @@ Plugins = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes CUDA if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 Log = Annotated[list[str] | None, typer.Option(help="Also log to csv, tensorboard or wandb; repeatable.")]
+Project = Annotated[
+    str | None, typer.Option(help="With --log wandb: its project.  [default: WANDB_PROJECT or clbench]")
+]
+Group = Annotated[
+    str | None,
+    typer.Option(help="With --log wandb: its group.  [default: WANDB_RUN_GROUP, or benchmark and strategy]"),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of a run: part of its id.  [default: 1]")
 ]
@@ -171,12 +178,28 @@ def settings_of(pairs: Sequence[str] | None, **options: Any) -> dict[str, Any]:
 
 
 def execution(
-    device: str, log: list[str] | None = None, checkpoint: float = 60.0, overlap: bool = False
+    device: str,
+    log: list[str] | None = None,
+    checkpoint: float = 60.0,
+    overlap: bool = False,
+    **wandb: str | None,
 ) -> Execution:
-    from clbench.config import Execution, validate
+    """Return how runs are carried out.
 
+    Args:
+        wandb: project and group there.
+
+    Raises:
+        ConfigError: one of them is given, and wandb is not logged to.
+    """
+    from clbench.config import Execution, validate
+    from clbench.errors import ConfigError
+
+    for name, value in wandb.items():
+        if value is not None and "wandb" not in (log or []):
+            raise ConfigError(f"--{name} is for Weights & Biases; give --log wandb, too, or leave it out.")
     given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
-    how: Execution = validate(Execution, given)
+    how: Execution = validate(Execution, {**given, **wandb})
     return how
 
 

@@ -16,6 +16,7 @@ from clbench.cli.common import (
     Checkpoint,
     Config,
     Device,
+    Group,
     Json,
     Log,
     Out,
@@ -23,6 +24,7 @@ from clbench.cli.common import (
     Pairs,
     Plugins,
     Precision,
+    Project,
     Protocol,
     Seed,
     StrategyName,
@@ -62,6 +64,8 @@ def run(
     config: Config = None,
     plugin: Plugins = None,
     log: Log = None,
+    project: Project = None,
+    group: Group = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
@@ -74,7 +78,7 @@ def run(
     given = settings_of(settings, precision=precision, threads=threads)
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = execution(device, log, checkpoint, overlap)
+    how = execution(device, log, checkpoint, overlap, project=project, group=group)
 
     from clbench.runs import lifecycle
 
@@ -134,6 +138,8 @@ def suite(
     config: Config = None,
     plugin: Plugins = None,
     log: Log = None,
+    project: Project = None,
+    group: Group = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
@@ -141,6 +147,8 @@ def suite(
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
     from clbench.config import read_yaml
+    from clbench.files import check_place
+    from clbench.reports.suite import PAGE
     from clbench.runs import suite as suites
     from clbench.runs.lifecycle import runs_folder
 
@@ -149,7 +157,8 @@ def suite(
     carry_out = _launcher(launcher, *options, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
-    how = execution(device, log, checkpoint, overlap)
+    check_place(root / short / PAGE, file=True)
+    how = execution(device, log, checkpoint, overlap, project=project, group=group)
     given = settings_of(settings, precision=precision, threads=threads)
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)

@@ -73,7 +73,8 @@ def pretrain(
     benchmark, strategy = file.pop("benchmark"), file.pop("strategy", "finetune")
     resolved = config.resolve(benchmark, strategy, settings or {}, seed=seed, file=file)
     how: Execution = config.validate(Execution, {"device": device, **(execution or {})})
-    place = check_place(weights.weights_folder(folder))
+    place = weights.weights_folder(folder)
+    check_place(place / f"weights{weights.SUFFIX}", file=True)
     record = lifecycle.start(resolved, how, lifecycle.runs_folder(out), observers=observers)
     assert record.folder is not None
     if record.status != "done":

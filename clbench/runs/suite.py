@@ -6,6 +6,7 @@ only what is missing and continues what was interrupted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -216,6 +217,16 @@ def run(
     if waiting:
         from clbench.runs.launchers import Job, Local
 
-        jobs = [(cell, Job(cell.id, cell.resolved, execution, root, tuple(plugins))) for cell in waiting]
+        jobs = [
+            (cell, Job(cell.id, cell.resolved, _grouped(execution, cell), root, tuple(plugins)))
+            for cell in waiting
+        ]
         (launcher or Local()).launch(jobs, lambda: watch(cells))
     watch(cells)
+
+
+def _grouped(execution: Execution, cell: Cell) -> Execution:
+    """Return how a cell is carried out: in Weights & Biases, the seeds of a row are a group unless one is given."""
+    if "wandb" not in execution.log or execution.group or os.environ.get("WANDB_RUN_GROUP"):
+        return execution
+    return execution.model_copy(update={"group": f"{cell.benchmark} {cell.strategy}"})
