@@ -256,7 +256,7 @@ def test_a_run_that_diverges_ends_with_3_and_says_where(run: Command) -> None:
     said = run("er", "lr=1e30", "--json")
     record = json.loads(said.out)
     assert (said.code, record["status"]) == (3, "diverged")
-    assert record["note"].startswith("The loss is not finite at step 1 in experience 0: fit = ")
+    assert record["note"].startswith("The loss is not finite at step 1 in experience 1: fit = ")
 
 
 def test_a_strategy_is_checked_as_json(clbench: Command, tmp_path: Path) -> None:

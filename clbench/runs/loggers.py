@@ -162,7 +162,7 @@ class _Rows(_Log):
             several.setdefault(row["step"], []).append(row)
         for step, updates in several.items():  # more than one where `train.updates` says so
             values = self._waiting.setdefault(step, {})
-            values |= {"lr": updates[-1]["lr"], "experience": updates[-1]["experience"]}
+            values |= {"lr": updates[-1]["lr"], "experience": updates[-1]["experience"] + 1}
             for name in dict.fromkeys(name for row in updates for name in losses_of(row)):
                 found = [row[name] for row in updates if name in row]
                 values[f"loss/{name}"] = sum(found) / len(found)
