@@ -34,14 +34,17 @@ from clbench.cli.common import (
     command,
     execution,
     load,
+    process,
     settings_of,
     show_record,
+    warn,
 )
 from clbench.cli.progress import Line, SuiteProgress
 from clbench.cli.terminal import console
 
 if TYPE_CHECKING:
     from clbench.config import RunConfig
+    from clbench.results.ledger import Record
     from clbench.runs.cells import Cell
     from clbench.runs.launchers import Launcher
     from clbench.runs.tuning import Trial
@@ -69,6 +72,9 @@ def run(
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the stability gap into the run's folder; nothing is opened.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Run a strategy on a benchmark; a run that is already there is only shown."""
@@ -84,7 +90,26 @@ def run(
 
     root = lifecycle.runs_folder(out)
     record = lifecycle.start(resolved, how, root, observers=[] if as_json else [Line()])
-    return show_record(record, as_json)
+    code = show_record(record, as_json)
+    if plot and process() in ("", "0"):
+        _draw(record, as_json)
+    return code
+
+
+def _draw(record: Record, quiet: bool) -> None:
+    """Draw the stability gap of a run into its folder, and name the file."""
+    from clbench.reports import plots
+    from clbench.runs.loggers import GAP
+
+    assert record.folder is not None
+    curve = record.curve
+    if not len(curve.ticks()):
+        warn("There is nothing to plot: nothing was evaluated between the ends of experiences (evaluation.every=0).")
+        return
+    title = f"{record.benchmark['name']}: accuracy on the first experience"
+    file = plots.stability_gap({record.strategy["name"]: [curve]}, record.folder / GAP, title=title)
+    if not quiet:
+        print(f"  {file}")
 
 
 def resume(
@@ -134,6 +159,10 @@ def suite(
     time_limit: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which a run is ended; its checkpoint stays.")
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric to show in place of the suite's and the usual ones; repeatable."),
+    ] = None,
     precision: Precision = None,
     config: Config = None,
     plugin: Plugins = None,
@@ -158,6 +187,7 @@ def suite(
     load(plugin)
     short, loaded = suites.load(name)
     check_place(root / short / PAGE, file=True)
+    columns = suites.metrics_named(metric or loaded.metrics)
     how = execution(device, log, checkpoint, overlap, project=project, group=group)
     given = settings_of(settings, precision=precision, threads=threads)
     file = read_yaml(config) if config is not None else {}
@@ -165,7 +195,7 @@ def suite(
 
     with SuiteProgress(cells, quiet=as_json) as progress:
         suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
-    return report(cells, root / short, loaded.title or short, command(context), as_json)
+    return report(cells, root / short, loaded.title or short, command(context), as_json, columns)
 
 
 def _launcher(
@@ -187,12 +217,24 @@ def _launcher(
     return (Local if name == "local" else Ray)(**options, limits=Limits(retries, seconds))
 
 
-def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
+def report(
+    cells: Sequence[Cell],
+    folder: Path,
+    title: str,
+    command: str,
+    as_json: bool,
+    columns: tuple[str, ...] = (),
+) -> int:
+    """Write a suite's report, and show its tables.
+
+    Args:
+        columns: the metrics that they show, if they were chosen.
+    """
     from clbench.reports import rows, tables
     from clbench.reports.suite import write_report
     from clbench.runs.cells import reported
 
-    runs = [reported(cell) for cell in cells]
+    runs = [reported(cell, columns) for cell in cells]
     page = write_report(runs, folder, title, command)
     if as_json:
         print(json.dumps(rows.summary(runs), indent=2, ensure_ascii=False))

@@ -15,13 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from clbench import config
 from clbench.config import Execution, config_file, read_yaml, suite_names, validate
-from clbench.errors import ConfigError, suggest
+from clbench.errors import ConfigError, choices, suggest
 from clbench.files import expanded, make_folder
 from clbench.machine.processes import refuse_while_importing
 from clbench.names import one_line
 from clbench.ranges import Seed
 from clbench.reports import grouping
 from clbench.results.ledger import has_record
+from clbench.results.metrics import METRICS
 from clbench.runs.cells import Cell, settle
 
 if TYPE_CHECKING:
@@ -30,6 +31,24 @@ if TYPE_CHECKING:
 
 MOST_SEEDS = 10_000
 """Seeds of a suite at most; more is a mistake, and would not fit into memory."""
+
+
+def metrics_named(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of metrics, all registered.
+
+    Raises:
+        ConfigError: names one that is not, and the nearest.
+    """
+    heads = {metric.head.lower(): name for name, metric in METRICS.items()}
+    for name in names:
+        if name not in METRICS:
+            near = heads.get(name.lower())  # what tables call it
+            meant = f" Did you mean '{near}'?" if near else choices(name, METRICS, "clbench list metrics")
+            raise ConfigError(
+                f"There is no metric '{name}'.{meant} One of your own comes "
+                "with --plugin FILE."
+            )
+    return tuple(names)
 
 
 class Choice(BaseModel):
@@ -63,6 +82,7 @@ class SuiteConfig(BaseModel):
         seeds: a list, or how many from 0.
         settings: `key: value` of every run, as on the command line.
         space: what `clbench tune-suite` searches for every strategy: `optim.lr: {log: [0.01, 1]}`.
+        metrics: the columns of its tables, in place of the usual ones; see `clbench list metrics`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +93,7 @@ class SuiteConfig(BaseModel):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = tuple(range(5))
     settings: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
+    metrics: Annotated[tuple[str, ...], AfterValidator(metrics_named)] = ()
 
     @field_validator("seeds", mode="before")
     @classmethod
