@@ -51,9 +51,7 @@ StrategyName = Annotated[
         help="A strategy's name, or a chain: derpp+refresh.", autocompletion=_registered("strategies")
     ),
 ]
-Suite = Annotated[
-    str, typer.Argument(help="A shipped suite's name or a YAML file.", autocompletion=_suites)
-]
+Suite = Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.", autocompletion=_suites)]
 Folders = Annotated[list[Path], typer.Argument(help="Run folders.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
 Protocol = Annotated[str, typer.Option(help="first-k-experiences, validation or oracle.")]

@@ -81,7 +81,9 @@ class Line(Observer):
         self._pace.begin(run.step)
         if sys.stderr.isatty():
             self._bar = _bars(transient=True)
-            self._task = self._bar.add_task("", total=run.total_steps, completed=run.step, times=self._pace.__str__)
+            self._task = self._bar.add_task(
+                "", total=run.total_steps, completed=run.step, times=self._pace.__str__
+            )
             self._bar.start()
         elif run.step:
             print(f"resumed at step {run.step} of {run.total_steps}", file=sys.stderr)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,7 +106,9 @@ def _draw(record: Record, quiet: bool) -> None:
     assert record.folder is not None
     curve = record.curve
     if not len(curve.ticks()):
-        warn("There is nothing to plot: nothing was evaluated between the ends of experiences (evaluation.every=0).")
+        warn(
+            "There is nothing to plot: nothing was evaluated between the ends of experiences (evaluation.every=0)."
+        )
         return
     title = f"{record.benchmark['name']}: accuracy on the first experience"
     file = plots.stability_gap({record.strategy["name"]: [curve]}, record.folder / GAP, title=title)
@@ -327,9 +331,11 @@ def tune(
     given = settings_of(settings, threads=threads)
     tuning.refuse_both(given, searched)
 
+    numbers = itertools.count(1)
+
     def told(trial: tuning.Trial) -> None:
         if not as_json:
-            print(f"{_value(trial):>8}  {_written(trial.settings)}")
+            print(f"[{next(numbers)}/{trials}] {_value(trial):>8}  {_written(trial.settings)}", flush=True)
 
     def resolve(chosen: Mapping[str, Any]) -> RunConfig:
         over = (tuning.trial_settings(how, benchmark), given, chosen)
@@ -377,9 +383,12 @@ def tune_suite(
     load(plugin)
     how = tuning.protocol(protocol)
 
+    numbers: dict[str, int] = Counter()
+
     def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
         name = strategy.label or strategy.name
-        print(f"{name}: {_value(trial)}  {_written(trial.settings)}", flush=True)
+        numbers[name] += 1
+        print(f"{name} [{numbers[name]}/{trials}]: {_value(trial)}  {_written(trial.settings)}", flush=True)
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)

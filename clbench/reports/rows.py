@@ -54,8 +54,8 @@ class Cell:
         name: of the strategy, as registered; the label if empty.
         config: its configuration, but for the seed.
         primary: the metric that ranks on its benchmark; empty if unknown. more: those that its benchmark shows.
-        columns: the metrics that its table shows, where they were chosen.
         record: what all this is from, where there is one.
+        columns: the metrics that its table shows, where they were chosen.
     """
 
     benchmark: str
@@ -74,8 +74,8 @@ class Cell:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     primary: str = ""
     more: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
     record: Record | None = field(default=None, repr=False)
+    columns: tuple[str, ...] = ()
 
     @staticmethod
     def of(record: Record, benchmark: str, strategy: str) -> Cell:
@@ -366,8 +366,9 @@ def _minus(a: Cell, b: Cell, title: str) -> Cell:
     known = {key: (value, b.metrics.get(key)) for key, value in a.metrics.items()}
     metrics = {key: None if x is None or y is None else x - y for key, (x, y) in known.items()}
     status = "done" if a.status == b.status == "done" else "unpaired"
-    shown = {"primary": a.primary, "more": a.more, "columns": a.columns}
-    return Cell(a.benchmark, title, a.seed, status, metrics, **shown)
+    return Cell(
+        a.benchmark, title, a.seed, status, metrics, primary=a.primary, more=a.more, columns=a.columns
+    )
 
 
 def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -144,8 +144,8 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False) -> Ta
     from rich.table import Table
     from rich.text import Text as Styled
 
-    # 80 characters: no more metrics than that holds unless they were chosen, no seconds of evaluation, no column of equal numbers of runs, no
-    # spaces around ± and arrows, and nothing in every cell that can be said once.
+    # 80 characters: no more metrics than that holds, unless they were chosen, no seconds of evaluation, no column of
+    # equal numbers of runs, no spaces around ± and arrows, and nothing in every cell that can be said once.
     columns, title = columns_of(rows, differences), Styled(name, style="bold")
     costs = [] if differences else columns[-2:-1]
     most = MOST_METRICS if not rows[0].cells[0].columns else None

@@ -45,8 +45,7 @@ def metrics_named(names: Sequence[str]) -> tuple[str, ...]:
             near = heads.get(name.lower())  # what tables call it
             meant = f" Did you mean '{near}'?" if near else choices(name, METRICS, "clbench list metrics")
             raise ConfigError(
-                f"There is no metric '{name}'.{meant} One of your own comes "
-                "with --plugin FILE."
+                f"There is no metric '{name}'.{meant} One of your own comes with --plugin FILE."
             )
     return tuple(names)
 

@@ -114,7 +114,8 @@ def check_labels(given: Given) -> None:
             held = tuple(torch.unique(exp.data.y()).tolist())
             require(len(exp) > 0, f"experience {exp.index + 1} is empty")
             require(
-                set(held) <= set(exp.classes), f"experience {exp.index + 1} names {exp.classes} and holds {held}"
+                set(held) <= set(exp.classes),
+                f"experience {exp.index + 1} names {exp.classes} and holds {held}",
             )
             inside = all(0 <= label < built.num_classes for label in exp.classes)
             require(inside, f"experience {exp.index + 1} has classes outside 0 … {built.num_classes - 1}")
