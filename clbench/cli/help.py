@@ -10,7 +10,7 @@ JOBS = """\
 clbench: continual-learning strategies, evaluated at every iteration.
 
 Run a benchmark suite
-  clbench suite quickstart          six strategies on two streams: about a minute
+  clbench suite quickstart          six strategies on two streams, in a minute
   clbench run split-digits er       one run; `clbench list` says what there is
 
 Register a strategy
@@ -19,8 +19,8 @@ Register a strategy
   clbench run split-digits my-method --plugin my_method.py
 
 Reproduce the leaderboard
-  clbench leaderboard --check       whether its page follows from its records
-  clbench reproduce split-digits    its rows again, and whether the intervals agree
+  clbench leaderboard --check       whether it follows from its records
+  clbench reproduce split-digits    runs its rows again and compares intervals
 
 All commands: clbench --help
 """
