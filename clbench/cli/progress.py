@@ -116,6 +116,7 @@ class SuiteProgress:
         self._bar: Any = None
         self._told: set[str] = set()
         self._pace = _Pace()
+        self._pace.waits = _starting(cells)
 
     def __enter__(self) -> SuiteProgress:
         if not self.quiet and sys.stderr.isatty():
