@@ -141,8 +141,10 @@ def test_a_suite_says_that_workers_start_and_what_is_left(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    all_ = cells(("running", 0, 0), ("running", 0, 0), ("waiting", 0, 0), ("waiting", 0, 0))
+    all_ = cells(*[("waiting", 0, 0)] * 4)
     shown = progress.SuiteProgress(all_, quiet=False)
+    assert str(shown._pace) == "starting workers …"
+    all_[0].state = all_[1].state = "running"
     shown.update(all_)
     shown.update(all_)
     assert capsys.readouterr().err == "starting 2 workers …\n"
