@@ -59,7 +59,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing clbench into $(VENV) …"
-	$(PIP) -e .
+	$(PIP) -e '.[tune]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -60,7 +60,7 @@ class DivergedError(ClbenchError):
 
     def __str__(self) -> str:
         listed = ", ".join(f"{name} = {value}" for name, value in self.terms.items())
-        where = f"The loss is not finite at step {self.step} in experience {self.experience}: {listed}."
+        where = f"The loss is not finite at step {self.step} in experience {self.experience + 1}: {listed}."
         inputs = "" if self.largest is None else f" Inputs go up to {self.largest:.3g} once normalised."
         if self.step == 0:
             return f"{where}{inputs} Nothing was learned yet, so see to the data, the network and the losses."

@@ -11,6 +11,7 @@ import math
 import os
 import struct
 import sys
+import tempfile
 import threading
 import time
 import tokenize
@@ -67,6 +68,11 @@ def sync_folder(path: Path) -> None:
             os.close(folder)
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path in which `~` is the home folder, as shells have it; they leave it in `--out=~/x` and `path=~/x`."""
+    return Path(os.path.expanduser(path))
+
+
 def make_folder(path: Path) -> Path:
     """Return the folder, created if need be.
 
@@ -82,17 +88,20 @@ def check_place(path: Path, *, file: bool = False) -> Path:
     """Return the path of a folder, or of a file, that is written later; refused now if it cannot be, and nothing is
     made.
 
+    Args:
+        file: whether a file is meant, in a folder that takes new ones; of a folder that is there, nothing is asked.
+
     Raises:
         LedgerError: says why.
     """
-    if file and os.path.isdir(path):
-        raise LedgerError(f"{path} is a folder; name a file in it.")
+    whole = Path(os.path.abspath(path))
     with writing(path):
-        place = Path(os.path.abspath(path))
+        place = whole.parent if file and _is_there(whole) else whole
         while not _is_there(place):
             place = place.parent
-    if file and place == Path(os.path.abspath(path)):
-        return path
+    if file and whole.exists() and not whole.is_file():
+        what = "a folder; name a file in it" if whole.is_dir() else "no ordinary file; name another"
+        raise LedgerError(f"{path} is {what}.")
     if place.is_symlink() and not place.exists():
         raise LedgerError(
             f"{path} cannot be written: {place} is a link to {os.readlink(place)}, which is not there. Make that "
@@ -100,8 +109,13 @@ def check_place(path: Path, *, file: bool = False) -> Path:
         )
     if not place.is_dir():
         raise LedgerError(f"{path} cannot be written: {place} is a file, not a folder. Name another.")
-    if place != Path(os.path.abspath(path)) and not os.access(place, os.W_OK | os.X_OK):
-        raise LedgerError(f"{path} cannot be written: nothing may be made in {place}. Name another.")
+    if place != whole:
+        try:
+            tempfile.TemporaryFile(dir=place).close()  # rights alone do not tell: of root's, of /proc's
+        except OSError as error:
+            raise LedgerError(
+                f"{path} cannot be written: nothing may be made in {place} ({error.strerror}). Name another."
+            ) from error
     return path
 
 

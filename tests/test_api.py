@@ -109,7 +109,7 @@ def test_a_run_that_is_refused_leaves_nothing_behind() -> None:
 def test_a_run_that_diverges_is_a_record() -> None:
     record = run(lr=1e30)
     assert record.status == "diverged"
-    assert "not finite at step 1 in experience 0: fit = nan" in record.note
+    assert "not finite at step 1 in experience 1: fit = nan" in record.note
     assert record.curve.step.max() == 1
     assert run(lr=1e30) == record
 

@@ -58,7 +58,7 @@ def made(name: str, **params: Any) -> Strategy:
 )
 def test_a_last_batch_of_one_is_refused_before_the_first_step(strategy: str, params: dict[str, Any]) -> None:
     with pytest.raises(
-        IncompatibleError, match=rf"experience 0 of tiny@1, .* 8 at a time.*{ONE}.*drop_last=true"
+        IncompatibleError, match=rf"experience 1 of tiny@1, .* 8 at a time.*{ONE}.*drop_last=true"
     ):
         run(strategy, **params)
 
@@ -70,9 +70,9 @@ def test_it_names_the_nearest_sizes_that_leave_none() -> None:
         IncompatibleError, match=r"Set train\.batch_size=3; or"
     ):  # of 17, two at a time leave one
         run("finetune", batch_size=1)
-    with pytest.raises(IncompatibleError, match=r"experience 1 .* train\.later_batch_size=7 or 9; or"):
+    with pytest.raises(IncompatibleError, match=r"experience 2 .* train\.later_batch_size=7 or 9; or"):
         run("finetune", batch_size=6, later_batch_size=8)
-    with pytest.raises(IncompatibleError, match=r"experience 0 .* train\.batch_size=7 or 9; or"):
+    with pytest.raises(IncompatibleError, match=r"experience 1 .* train\.batch_size=7 or 9; or"):
         run("finetune", later_batch_size=6)
 
 
@@ -84,7 +84,7 @@ def test_a_later_experience_is_seen_before_the_first_step() -> None:
     )
     object.__setattr__(benchmark.train, "experiences", (first, longer))
     with pytest.raises(
-        IncompatibleError, match="In experience 1 of tiny@1, the 17 examples come 8 at a time"
+        IncompatibleError, match="In experience 2 of tiny@1, the 17 examples come 8 at a time"
     ):
         run("finetune", benchmark=benchmark)
 
@@ -168,7 +168,7 @@ class Own(CrossEntropy):
 
 @pytest.mark.parametrize(
     ("at", "where"),
-    [("step", "In step 0"), ("begin", "Before experience 0 begins"), ("end", "At the end of experience 0")],
+    [("step", "In step 0"), ("begin", "Before experience 1 begins"), ("end", "At the end of experience 1")],
 )
 def test_what_only_a_step_knows_is_told_there(at: str, where: str) -> None:
     strategy = Own(at)

@@ -21,6 +21,7 @@ import torch
 
 from clbench import cli
 from clbench.registry import benchmarks, models, strategies
+from clbench.results.metrics import METRICS
 
 OTHERS = ("clbench_plugin", "theirs")
 """Modules that are not clbench's own."""
@@ -67,6 +68,24 @@ class Asymmetric(Strategy):
 def er_ace(memory: int = 50) -> Strategy:
     """ER with an asymmetric cross-entropy."""
     return Asymmetric(memory)
+'''
+
+
+METRIC = '''"""A metric in a file of one's own."""
+
+from clbench.results.curve import Curve
+from clbench.results.metrics.core import metric
+from clbench.results.metrics import METRICS
+
+
+@metric("twice_min", title="twice", higher_is_better=True, reference="here", default=False)
+def twice_min(curve: Curve) -> float | None:
+    """Twice the min-ACC.
+
+    2 min-ACC
+    """
+    least = METRICS["min_acc"].function(curve)
+    return None if least is None else 2 * least
 '''
 
 
@@ -256,7 +275,7 @@ def test_a_run_that_diverges_ends_with_3_and_says_where(run: Command) -> None:
     said = run("er", "lr=1e30", "--json")
     record = json.loads(said.out)
     assert (said.code, record["status"]) == (3, "diverged")
-    assert record["note"].startswith("The loss is not finite at step 1 in experience 0: fit = ")
+    assert record["note"].startswith("The loss is not finite at step 1 in experience 1: fit = ")
 
 
 def test_a_strategy_is_checked_as_json(clbench: Command, tmp_path: Path) -> None:
@@ -344,12 +363,6 @@ def test_a_mistake_is_told_in_one_line(clbench: Command, arguments: str, message
 def test_cuda_where_there_is_none_is_refused(run: Command, clbench: Command) -> None:
     line = refused(clbench("run", "split-digits", "er", "--device", "cuda"))
     assert line == "Device 'cuda' was asked for, but torch finds no CUDA here; use --device cpu."
-
-
-def test_no_command_is_answered_with_the_help(clbench: Command) -> None:
-    said = clbench()
-    assert (said.code, said.out) == (2, "")
-    assert "Usage: clbench" in said.err
 
 
 @pytest.mark.parametrize(
@@ -684,6 +697,42 @@ def test_a_suite_takes_a_file_and_a_precision(clbench: Command) -> None:
     config = json.loads(record.read_text())["config"]
     assert (said.code, config["optim"]["lr"], config["optim"]["momentum"]) == (0, 0.25, 0.5)
     assert config["precision"] == "bf16"
+
+
+def test_a_suite_shows_the_metrics_that_it_names_also_those_of_a_plugin(clbench: Command) -> None:
+    Path("mine.py").write_text(METRIC)
+    Path("suite.yaml").write_text(
+        "strategies: [finetune]\nbenchmarks: [split-digits]\nseeds: 1\nmetrics: [twice_min, learning_accuracy]\n"
+        "settings: {epochs: 1, hidden: [8], experiences: 2}\n"
+    )
+    suite = "suite", "suite.yaml", "--device", "cpu", "--workers", "1"
+    said = clbench(*suite)
+    assert said.code == 2
+    assert "'metrics': there is no metric 'twice_min'" in said.err
+    assert not Path("runs").exists()
+    with_plugin = *suite, "--plugin", "mine.py"
+    try:
+        (told,) = json.loads(clbench(*with_plugin, "--json").out)
+        del METRICS["twice_min"]  # a plugin is loaded anew
+        table = clbench(*with_plugin).out.splitlines()[1]
+        del METRICS["twice_min"]
+        once = clbench(*with_plugin, "--metric", "min_acc").out.splitlines()[1]
+    finally:
+        METRICS.pop("twice_min", None)
+    metrics = told["metrics"]
+    assert metrics["twice_min"]["mean"] == pytest.approx(2 * metrics["min_acc"]["mean"])
+    assert table.split() == ["strategy", "twice↑", "LA↑", "train", "s"]
+    assert once.split() == ["strategy", "min-ACC↑", "train", "s"]
+    assert "<th" in Path("runs/suite/report.html").read_text()
+
+
+@pytest.mark.parametrize(("given", "meant"), [("min_ac", "min_acc"), ("min-ACC", "min_acc")])
+def test_an_unknown_metric_is_refused_with_the_nearest_before_the_first_run(
+    clbench: Command, given: str, meant: str
+) -> None:
+    said = clbench("suite", "quickstart", "--metric", given)
+    assert f"There is no metric '{given}'. Did you mean '{meant}'?" in refused(said)
+    assert not Path("runs").exists()
 
 
 def test_a_plot_takes_a_plugin(clbench: Command, run: Command, plugin: Path) -> None:

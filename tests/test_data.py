@@ -127,7 +127,7 @@ def test_validation_examples_of_ones_own() -> None:
     assert [e.data.y().tolist() for e in benchmark.valid] == [[1], [0, 2]]
     with pytest.raises(ConfigError, match="have validation examples of their own"):
         clbench.from_arrays(**a, experiences=3, valid=0.5)
-    with pytest.raises(ConfigError, match="own validation set leaves experience 1 no"):
+    with pytest.raises(ConfigError, match="own validation set leaves experience 2 no"):
         clbench.from_arrays(**{**a, "y_valid": [0, 0, 2]}, experiences=3)
     source = data.source_of(**a)
     few = data.build_few_shot(source, name="few", base=1, ways=1, shots=1).valid

@@ -243,7 +243,7 @@ def test_a_pass_without_rows_is_refused() -> None:
         def order(self, exp: Experience, epoch: int) -> Order:
             return Order(torch.empty(0, dtype=torch.int64))
 
-    with pytest.raises(IncompatibleError, match=r"A pass over experience 0 of tiny@1 has no examples\."):
+    with pytest.raises(IncompatibleError, match=r"A pass over experience 1 of tiny@1 has no examples\."):
         fitted(chain(CrossEntropy(), Nothing()))
 
 

@@ -338,7 +338,7 @@ def test_values_that_overflow_once_normalised_are_the_datas_fault(
     value: float, split: str, tmp_path: Any
 ) -> None:
     benchmark = arrays(value, split, mean=0.0, std=1e-10)
-    said = rf"mine@\d+: x of the {split} stream reaches {re.escape(f'{value:.6g}')} in experience 1, and .*float32"
+    said = rf"mine@\d+: x of the {split} stream reaches {re.escape(f'{value:.6g}')} in experience 2, and .*float32"
     with pytest.raises(DataError, match=said):
         clbench.run(benchmark, "finetune", out=tmp_path)
 
@@ -379,7 +379,7 @@ def test_whole_numbers_are_looked_at_where_they_are_numbers() -> None:
     y = np.arange(8) % 2
     x = np.full((8, 3), 70_000)
     benchmark = clbench.from_arrays(x, y, x, y, experiences=1)
-    with pytest.raises(DataError, match="reaches 70000 in experience 0"):
+    with pytest.raises(DataError, match="reaches 70000 in experience 1"):
         inputs.check_finite(
             replace(benchmark, transform=replace(benchmark.transform, reads="numbers")), "fp16"
         )

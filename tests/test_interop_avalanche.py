@@ -528,7 +528,7 @@ def test_an_interrupted_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
 def test_a_run_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
     record = lifecycle.run("split-digits", "avalanche:Naive", out=tmp_path, lr=1e30, epochs=1, every=0)
     assert record.status == "diverged"
-    assert "in experience 0" in record.note
+    assert "in experience 1" in record.note
 
 
 def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:

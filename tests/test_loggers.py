@@ -13,12 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import clbench
+from clbench.config import Execution
 from clbench.results.ledger import Record
+from clbench.runs import suite as suites
 
 ROOT = Path(__file__).resolve().parent.parent
+PLOTS = ["stability gap", "seen accuracy", "accuracy matrix"]
 LOGS = ["csv", "tensorboard", pytest.param("wandb", marks=pytest.mark.filterwarnings("ignore"))]
 TENSORBOARD = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -86,6 +90,19 @@ def tensorboard(record: Record) -> dict[str, dict[int, float]]:
     return values
 
 
+def hparams(record: Record) -> dict[str, Any]:
+    """The configuration in TensorBoard's files."""
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    content = events(record).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    told = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in told.items()}
+
+
+def metrics(record: Record) -> dict[str, float]:
+    return {name: value for name, value in record.metrics.items() if value is not None}
+
+
 def offline(record: Record) -> list[Path]:
     assert record.folder is not None
     return list(record.folder.glob("wandb/offline-run-*/*.wandb"))
@@ -139,10 +156,17 @@ def assert_evaluations(record: Record, found: dict[str, dict[int, float]]) -> No
     """Every evaluation of the curve is there."""
     curve, wanted = record.curve, dict[str, dict[int, float]]()
     for i in range(len(curve)):
-        name = f"{'test accuracy' if curve.full[i] else 'accuracy'}/experience {curve.evaluated[i]}"
+        name = f"{'test accuracy' if curve.full[i] else 'accuracy'}/experience {curve.evaluated[i] + 1}"
         wanted.setdefault(name, {})[int(curve.step[i])] = curve.correct[i] / curve.total[i]
+    named = {name for name in found if name.startswith(("accuracy/", "test accuracy/"))}
+    assert named == {*wanted, "accuracy/mean"}
     for name, values in wanted.items():
         assert found[name] == pytest.approx(values), name
+    at: dict[int, list[float]] = {}
+    for name, values in wanted.items():
+        for step, value in values.items() if name.startswith("accuracy/") else ():
+            at.setdefault(step, []).append(value)
+    assert found["accuracy/mean"] == pytest.approx({step: np.mean(values) for step, values in at.items()})
 
 
 @pytest.mark.parametrize("log", LOGS)
@@ -184,9 +208,16 @@ def test_tensorboard_holds_what_was_evaluated_at_every_step(tmp_path: Path) -> N
     record = run(tmp_path, ["tensorboard"])
     found = tensorboard(record)
     assert len(found["loss/fit"]) == record.budget["steps"]
-    assert found["metrics/min_acc"] == {record.budget["steps"]: pytest.approx(record.metrics["min_acc"])}
+    summary = {name: values for name, values in found.items() if name.startswith("metrics/")}
+    last = record.budget["steps"]
+    assert summary == {
+        f"metrics/{name}": {last: pytest.approx(value)} for name, value in metrics(record).items()
+    }
     assert_evaluations(record, found)
-    assert events(record).Tags()["images"] == ["stability gap"]
+    assert events(record).Tags()["images"] == PLOTS
+    settings = hparams(record)
+    assert (settings["optim.name"], settings["params.er.memory"]) == ("sgd", 20)
+    assert settings["model.params.hidden"] == "[8]"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -201,8 +232,34 @@ def test_wandb_holds_what_was_evaluated_at_every_step(
     assert [row["_step"] for row in rows] == list(range(record.budget["steps"] + 1))
     assert_evaluations(record, by_name(rows))
     assert (told["project"], told["group"]) == ("mine", "split-digits er")
-    assert told["summary"]["min_acc"] == pytest.approx(record.metrics["min_acc"])
-    assert told["config"]["params"]["er"]["memory"] == 20
+    for name, value in metrics(record).items():
+        assert told["summary"][name] == pytest.approx(value), name
+    assert {name: told["config"][name] for name in record.config} == record.config
+    assert record.folder is not None
+    for title in PLOTS:
+        assert rows[-1][f"{title}._type"] == "image-file"
+        assert list(record.folder.glob(f"wandb/offline-run-*/files/{rows[-1][f'{title}.path']}"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_has_the_project_and_group_that_are_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    given = {"log": ["wandb"], "project": "gaps", "group": "small"}
+    record = clbench.run("split-digits", "er", out=tmp_path, execution=given, iterations=2, experiences=2)
+    (file,) = offline(record)
+    _, told = history(file)
+    assert (told["project"], told["group"]) == ("gaps", "small")
+
+
+def test_the_seeds_of_a_row_of_a_suite_are_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    strategies = [{"name": "er", "settings": {"memory": memory}} for memory in (20, 50)]
+    tree = {"strategies": strategies, "benchmarks": ["split-digits"], "seeds": 2}
+    cells = suites.plan(suites.SuiteConfig.model_validate(tree))
+    groups = [suites._grouped(Execution(log=("wandb",)), cell).group for cell in cells]
+    assert groups == [f"split-digits er memory={memory}" for memory in (20, 20, 50, 50)]
+    assert suites._grouped(Execution(log=("wandb",), group="mine"), cells[0]).group == "mine"
+    assert suites._grouped(Execution(log=("csv",)), cells[0]).group is None
 
 
 @pytest.mark.filterwarnings("ignore")

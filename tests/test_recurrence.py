@@ -203,9 +203,9 @@ def test_renewal_reading() -> None:
     [
         (
             {"old": 1300, "schedule": "recency"},
-            "1300 examples of experience 0 were asked for, which has 1200",
+            "1300 examples of experience 1 were asked for, which has 1200",
         ),
-        ({"size": 1300}, "1300 examples of experience 0"),
+        ({"size": 1300}, "1300 examples of experience 1"),
         ({"old": -1}, "old is 0 or more"),
         ({"schedule": "blocked", "reading": "renewal"}, "'blocked' has no renewal reading"),
         ({"reading": "renewal", "chance": 1.0}, "below 1 in the renewal reading"),

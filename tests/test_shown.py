@@ -337,7 +337,7 @@ def test_a_benchmark_says_what_it_is_made_of() -> None:
     x = torch.cat([exp.data.x() for exp in made.train])
     assert inputs.startswith(f"  uint8 from {x.min()} to {x.max()}, ")
     assert heads.split("  ")[1:3] == ["stream", "experience"]
-    assert rows[0].split() == ["train", "0", "64", "—", "32", "ant,", "bee"]
+    assert rows[0].split() == ["train", "1", "64", "—", "32", "ant,", "bee"]
     assert ["dog", "32", "16"] in [row.split() for row in rows]
 
 

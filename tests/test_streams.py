@@ -103,7 +103,7 @@ def test_ways_to_share_out_classes(how: dict[str, int], sizes: list[int]) -> Non
             "takes one of 'natural', 'shuffled' or a list of whole numbers; 'sorted' was given",
         ),
         ({"experiences": 2, "valid_fraction": 1.0}, r"lies in \[0, 1\); 1.0 was given"),
-        ({"experiences": 2, "valid_fraction": 0.01}, "leaves experience 0 no validation example"),
+        ({"experiences": 2, "valid_fraction": 0.01}, "leaves experience 1 no validation example"),
     ],
 )
 def test_streams_that_cannot_be(how: dict[str, Any], message: str) -> None:

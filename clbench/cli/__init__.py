@@ -15,7 +15,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clbench.cli import data, judging, looking, ranking, running, writing
-from clbench.cli.common import process, warn
+from clbench.cli.common import at_home, process, warn
+from clbench.cli.help import JOBS, Commands
 from clbench.cli.terminal import cleaned
 from clbench.errors import ClbenchError
 from clbench.machine.stopping import Stopped, ended_by, ending
@@ -49,25 +50,30 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "bench": judging.bench,
 }
 
+DATA: dict[str, Callable[..., int | None]] = {
+    "status": data.data_status,
+    "fetch": data.data_fetch,
+    "describe": data.data_describe,
+    "clear": data.data_clear,
+}
+
 app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="Benchmark continual-learning strategies, evaluated at every iteration.",
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(at_home(_command))
 _data = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Data sets: what is here, fetching more, and what a benchmark is made of.",
 )
-_data.command("status")(data.data_status)
-_data.command("fetch")(data.data_fetch)
-_data.command("describe")(data.data_describe)
-_data.command("clear")(data.data_clear)
+for _name, _command in DATA.items():
+    _data.command(_name)(at_home(_command))
 app.add_typer(_data, name="data")
 
 
@@ -102,7 +108,7 @@ def _main() -> NoReturn:
         # Typer's own click raises its usage errors; they know how to show themselves.
         if not hasattr(error, "format_message"):
             _unexpected(error)
-        if type(error).__name__ == "NoArgsIsHelpError":  # `clbench` alone: its message is the help
+        if type(error).__name__ == "NoArgsIsHelpError":  # `clbench data` alone: its message is the help
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         fail(error.format_message())
@@ -154,3 +160,6 @@ def _root(
     if version:
         print(VERSION)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(JOBS, end="", file=sys.stderr)
+        raise typer.Exit(2)

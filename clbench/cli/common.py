@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clbench.files import expanded
 from clbench.names import printable
 
 if TYPE_CHECKING:
     from clbench.config import Execution
     from clbench.results.ledger import Record
 
-Benchmark = Annotated[str, typer.Argument(help="A benchmark's name; see `clbench list benchmarks`.")]
-StrategyName = Annotated[str, typer.Argument(help="A strategy's name, or a chain: derpp+refresh.")]
-Suite = Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.")]
+
+def _registered(kind: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Return what completes the name of something registered, with its summary; of a chain, its last part."""
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        from clbench import registry
+
+        entries = getattr(registry, kind)
+        before, plus, _ = incomplete.rpartition("+")
+        return [(before + plus + name, entries.peek(name).summary) for name in entries.names()]
+
+    return complete
+
+
+def _suites() -> list[str]:
+    from clbench.config import suite_names
+
+    return suite_names()
+
+
+Benchmark = Annotated[
+    str,
+    typer.Argument(
+        help="A benchmark's name; see `clbench list benchmarks`.", autocompletion=_registered("benchmarks")
+    ),
+]
+StrategyName = Annotated[
+    str,
+    typer.Argument(
+        help="A strategy's name, or a chain: derpp+refresh.", autocompletion=_registered("strategies")
+    ),
+]
+Suite = Annotated[str, typer.Argument(help="A shipped suite's name or a YAML file.", autocompletion=_suites)]
 Folders = Annotated[list[Path], typer.Argument(help="Run folders.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
 Protocol = Annotated[str, typer.Option(help="first-k-experiences, validation or oracle.")]
@@ -31,6 +63,13 @@ Plugins = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto takes CUDA if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 Log = Annotated[list[str] | None, typer.Option(help="Also log to csv, tensorboard or wandb; repeatable.")]
+Project = Annotated[
+    str | None, typer.Option(help="With --log wandb: its project.  [default: WANDB_PROJECT or clbench]")
+]
+Group = Annotated[
+    str | None,
+    typer.Option(help="With --log wandb: its group.  [default: WANDB_RUN_GROUP, or benchmark and strategy]"),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of a run: part of its id.  [default: 1]")
 ]
@@ -53,6 +92,21 @@ Pairs = Annotated[
 def process() -> str:
     """This process's number, where torchrun has started several."""
     return os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+
+
+def at_home(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Return a command in whose paths `~` is the home folder."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(one) for one in value]
+        return expanded(value) if isinstance(value, Path) else value
+
+    @functools.wraps(command)
+    def called(*arguments: Any, **options: Any) -> int | None:
+        return command(*arguments, **{name: whole(value) for name, value in options.items()})
+
+    return called
 
 
 def load(plugins: Sequence[str] | None) -> None:
@@ -122,12 +176,28 @@ def settings_of(pairs: Sequence[str] | None, **options: Any) -> dict[str, Any]:
 
 
 def execution(
-    device: str, log: list[str] | None = None, checkpoint: float = 60.0, overlap: bool = False
+    device: str,
+    log: list[str] | None = None,
+    checkpoint: float = 60.0,
+    overlap: bool = False,
+    **wandb: str | None,
 ) -> Execution:
-    from clbench.config import Execution, validate
+    """Return how runs are carried out.
 
+    Args:
+        wandb: project and group there.
+
+    Raises:
+        ConfigError: one of them is given, and wandb is not logged to.
+    """
+    from clbench.config import Execution, validate
+    from clbench.errors import ConfigError
+
+    for name, value in wandb.items():
+        if value is not None and "wandb" not in (log or []):
+            raise ConfigError(f"--{name} is for Weights & Biases; give --log wandb, too, or leave it out.")
     given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
-    how: Execution = validate(Execution, given)
+    how: Execution = validate(Execution, {**given, **wandb})
     return how
 
 

@@ -140,11 +140,15 @@ def plot(
 
     A PNG for each benchmark; folders without a finished run are left out.
     """
+    from clbench.files import check_place
     from clbench.reports import plots
     from clbench.reports.grouping import Named, names
     from clbench.reports.leaderboard.board import names_of, rows_of, slug
     from clbench.results.ledger import has_record, read_record
 
+    if out.suffix not in ("", ".png"):
+        raise ConfigError(f"--out takes a PNG file or a folder; {out} was given.")
+    check_place(out if out.suffix else out / GAP, file=True)
     load(plugin)
     records = [read_record(folder) for folder in folders if has_record(folder)]
     for folder in folders:
@@ -162,13 +166,10 @@ def plot(
         for title, rows in tables.items()
     ]
     endings = names([Named(slug(title), "", {}) for title in titles])
-    if out.suffix not in ("", ".png"):
-        raise ConfigError(f"--out takes a PNG file or a folder; {out} was given.")
     for title, ending, rows in zip(titles, endings, tables.values(), strict=True):
         file = out if out.suffix else out / GAP
         if len(tables) > 1:
             file = file.with_name(f"{file.stem}-{ending}.png")
-        file.parent.mkdir(parents=True, exist_ok=True)
         of = names_of(rows)
         curves = {name: [r.curve for r in row.records] for name, row in zip(of, rows, strict=True)}
         heading = f"{title}: accuracy of the first experience"
@@ -196,9 +197,9 @@ def bench(
 ) -> None:
     """Measure steps and evaluations beside a bare PyTorch loop and other libraries, in turns in one process."""
     from clbench import bench as benching
-    from clbench.files import atomic_write, make_folder, pretty_json
+    from clbench.files import atomic_write, check_place, make_folder, pretty_json
 
-    folder = make_folder(out) if out is not None else None
+    folder = make_folder(check_place(out / "bench.json", file=True).parent) if out is not None else None
 
     def keep(results: dict[str, Any]) -> None:
         if folder is not None:

@@ -161,10 +161,7 @@ def entries(kind: str) -> list[dict[str, Any]]:
         from clbench.config import config_file, read_yaml, suite_names
 
         paths = {name: config_file("suites", f"{name}.yaml") for name in suite_names()}
-        texts = {
-            name: read_yaml(path).get("description", "") for name, path in paths.items() if path is not None
-        }
-        return [{"name": name, "summary": " ".join(text.split())} for name, text in texts.items()]
+        return [_suite(name, read_yaml(path)) for name, path in paths.items() if path is not None]
     if (adapter := strategies.adapter(kind)) is not None:
         runs, refused = adapter.offers()
         told = {**runs, **{name: f"does not run: it {why}" for name, why in refused.items()}}
@@ -193,6 +190,19 @@ def entries(kind: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _suite(name: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of a suite: a line, and its whole description."""
+    seeds = tree.get("seeds", 5)
+    counts = {
+        "strategy strategies": len(tree["strategies"]),
+        "benchmark benchmarks": len(tree["benchmarks"]),
+        "seed seeds": seeds if isinstance(seeds, int) else len(seeds),
+    }
+    sizes = ", ".join(f"{n} {words.split()[n > 1]}" for words, n in counts.items())
+    summary = f"{tree.get('title', name)} ({sizes})"
+    return {"name": name, "summary": summary, "description": " ".join(tree.get("description", "").split())}
+
+
 def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
@@ -207,6 +217,8 @@ def describe(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         from clbench.results.metrics import METRICS
 
         described["documentation"] = inspect.getdoc(METRICS[row["name"]].function) or row["summary"]
+    if kind == "suites":
+        described["documentation"] = f"{row['summary']}\n\n{textwrap.fill(row['description'], 100)}"
     if kind in ("metrics", "suites"):
         return described
     entry = getattr(registry, registered).entry(row["name"])

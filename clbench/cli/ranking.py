@@ -29,9 +29,11 @@ def submit(
     as_json: Json = False,
 ) -> int:
     """Take finished runs, with their evidence, into the leaderboard; one that is refused keeps no other out."""
-    from clbench.reports.leaderboard import submit as take
+    from clbench.files import check_place
+    from clbench.reports.leaderboard import store, submit as take
     from clbench.reports.leaderboard.private import in_words
 
+    check_place(root / store.PAGE, file=True)
     left_out: list[str] = []
     done = take(folders, root, left_out)
     for why in left_out:
@@ -66,10 +68,12 @@ def leaderboard(
 
     Records that are damaged, or contradict their evidence, are named and left out; it ends with 1 then.
     """
-    from clbench.files import atomic_write, make_folder
+    from clbench.files import atomic_write, check_place, make_folder
     from clbench.reports.leaderboard import readme, store, write_site
     from clbench.results.traces import Trace
 
+    if html is not None:
+        check_place(html / "index.html", file=True)
     if remove:
         if check:
             raise ConfigError("--check changes nothing, so it goes with no --remove.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,7 @@ from clbench.cli.common import (
     Checkpoint,
     Config,
     Device,
+    Group,
     Json,
     Log,
     Out,
@@ -23,6 +26,7 @@ from clbench.cli.common import (
     Pairs,
     Plugins,
     Precision,
+    Project,
     Protocol,
     Seed,
     StrategyName,
@@ -32,14 +36,17 @@ from clbench.cli.common import (
     command,
     execution,
     load,
+    process,
     settings_of,
     show_record,
+    warn,
 )
 from clbench.cli.progress import Line, SuiteProgress
 from clbench.cli.terminal import console
 
 if TYPE_CHECKING:
     from clbench.config import RunConfig
+    from clbench.results.ledger import Record
     from clbench.runs.cells import Cell
     from clbench.runs.launchers import Launcher
     from clbench.runs.tuning import Trial
@@ -62,9 +69,14 @@ def run(
     config: Config = None,
     plugin: Plugins = None,
     log: Log = None,
+    project: Project = None,
+    group: Group = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the stability gap into the run's folder; nothing is opened.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Run a strategy on a benchmark; a run that is already there is only shown."""
@@ -74,13 +86,34 @@ def run(
     given = settings_of(settings, precision=precision, threads=threads)
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = execution(device, log, checkpoint, overlap)
+    how = execution(device, log, checkpoint, overlap, project=project, group=group)
 
     from clbench.runs import lifecycle
 
     root = lifecycle.runs_folder(out)
     record = lifecycle.start(resolved, how, root, observers=[] if as_json else [Line()])
-    return show_record(record, as_json)
+    code = show_record(record, as_json)
+    if plot and process() in ("", "0"):
+        _draw(record, as_json)
+    return code
+
+
+def _draw(record: Record, quiet: bool) -> None:
+    """Draw the stability gap of a run into its folder, and name the file."""
+    from clbench.reports import plots
+    from clbench.runs.loggers import GAP
+
+    assert record.folder is not None
+    curve = record.curve
+    if not len(curve.ticks()):
+        warn(
+            "There is nothing to plot: nothing was evaluated between the ends of experiences (evaluation.every=0)."
+        )
+        return
+    title = f"{record.benchmark['name']}: accuracy on the first experience"
+    file = plots.stability_gap({record.strategy["name"]: [curve]}, record.folder / GAP, title=title)
+    if not quiet:
+        print(f"  {file}")
 
 
 def resume(
@@ -130,10 +163,16 @@ def suite(
     time_limit: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which a run is ended; its checkpoint stays.")
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric to show in place of the suite's and the usual ones; repeatable."),
+    ] = None,
     precision: Precision = None,
     config: Config = None,
     plugin: Plugins = None,
     log: Log = None,
+    project: Project = None,
+    group: Group = None,
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
@@ -141,6 +180,8 @@ def suite(
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
     from clbench.config import read_yaml
+    from clbench.files import check_place
+    from clbench.reports.suite import PAGE
     from clbench.runs import suite as suites
     from clbench.runs.lifecycle import runs_folder
 
@@ -149,14 +190,16 @@ def suite(
     carry_out = _launcher(launcher, *options, retries, time_limit)
     load(plugin)
     short, loaded = suites.load(name)
-    how = execution(device, log, checkpoint, overlap)
+    check_place(root / short / PAGE, file=True)
+    columns = suites.metrics_named(metric or loaded.metrics)
+    how = execution(device, log, checkpoint, overlap, project=project, group=group)
     given = settings_of(settings, precision=precision, threads=threads)
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)
 
     with SuiteProgress(cells, quiet=as_json) as progress:
         suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
-    return report(cells, root / short, loaded.title or short, command(context), as_json)
+    return report(cells, root / short, loaded.title or short, command(context), as_json, columns)
 
 
 def _launcher(
@@ -178,12 +221,24 @@ def _launcher(
     return (Local if name == "local" else Ray)(**options, limits=Limits(retries, seconds))
 
 
-def report(cells: Sequence[Cell], folder: Path, title: str, command: str, as_json: bool) -> int:
+def report(
+    cells: Sequence[Cell],
+    folder: Path,
+    title: str,
+    command: str,
+    as_json: bool,
+    columns: tuple[str, ...] = (),
+) -> int:
+    """Write a suite's report, and show its tables.
+
+    Args:
+        columns: the metrics that they show, if they were chosen.
+    """
     from clbench.reports import rows, tables
     from clbench.reports.suite import write_report
     from clbench.runs.cells import reported
 
-    runs = [reported(cell) for cell in cells]
+    runs = [reported(cell, columns) for cell in cells]
     page = write_report(runs, folder, title, command)
     if as_json:
         print(json.dumps(rows.summary(runs), indent=2, ensure_ascii=False))
@@ -276,9 +331,11 @@ def tune(
     given = settings_of(settings, threads=threads)
     tuning.refuse_both(given, searched)
 
+    numbers = itertools.count(1)
+
     def told(trial: tuning.Trial) -> None:
         if not as_json:
-            print(f"{_value(trial):>8}  {_written(trial.settings)}")
+            print(f"[{next(numbers)}/{trials}] {_value(trial):>8}  {_written(trial.settings)}", flush=True)
 
     def resolve(chosen: Mapping[str, Any]) -> RunConfig:
         over = (tuning.trial_settings(how, benchmark), given, chosen)
@@ -326,9 +383,12 @@ def tune_suite(
     load(plugin)
     how = tuning.protocol(protocol)
 
+    numbers: dict[str, int] = Counter()
+
     def told(strategy: suites.Choice, trial: tuning.Trial) -> None:
         name = strategy.label or strategy.name
-        print(f"{name}: {_value(trial)}  {_written(trial.settings)}", flush=True)
+        numbers[name] += 1
+        print(f"{name} [{numbers[name]}/{trials}]: {_value(trial)}  {_written(trial.settings)}", flush=True)
 
     def save(tuned: suites.SuiteConfig) -> None:
         tree = tuned.model_dump(mode="json", exclude_defaults=True)

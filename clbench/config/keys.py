@@ -38,6 +38,8 @@ ELSEWHERE = {
     "log": "--log csv, tensorboard or wandb",
     "checkpoint": "--checkpoint SECONDS",
     "checkpoint_seconds": "--checkpoint SECONDS",
+    "project": "--project NAME",
+    "group": "--group NAME",
     "out": "--out FOLDER",
     "plugin": "--plugin FILE",
     "seeds": "--seed N of a run, --seeds N of a suite",

@@ -149,6 +149,6 @@ def _some(exp: Experience, n: int, seed: int, purpose: str) -> Data:
     """n examples of an experience, drawn without replacement."""
     if n > len(exp):
         raise ConfigError(
-            f"{n} examples of experience {exp.index} were asked for, which has {len(exp)}; lower old or size."
+            f"{n} examples of experience {exp.index + 1} were asked for, which has {len(exp)}; lower old or size."
         )
     return exp.data.subset(torch.from_numpy(np.sort(permutation(len(exp), seed, purpose)[:n])))

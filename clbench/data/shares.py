@@ -133,7 +133,7 @@ def streams_of(
         way = (
             "raise it, or set it to 0 for no validation stream" if own is None else "add some of its classes"
         )
-        raise ConfigError(f"{who} leaves experience {empty[0]} no validation example; {way}.")
+        raise ConfigError(f"{who} leaves experience {empty[0] + 1} no validation example; {way}.")
     return Streams(stream("train", *train), stream("test", *test), stream("valid", *valid) if valid else None)
 
 

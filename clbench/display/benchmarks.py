@@ -186,7 +186,14 @@ class Description:
     @property
     def _experiences(self) -> list[Column]:
         rows = [
-            (stream.name, str(exp.index), f"{len(exp):,}", exp.domain or "—", _span(counts), self._named(exp))
+            (
+                stream.name,
+                str(exp.index + 1),
+                f"{len(exp):,}",
+                exp.domain or "—",
+                _span(counts),
+                self._named(exp),
+            )
             for stream in self.streams
             for exp, counts in zip(stream, self.counts[stream.name], strict=True)
         ]

@@ -75,7 +75,7 @@ def sheet(benchmark: Benchmark, rows: int = ROWS, columns: int = COLUMNS) -> Fig
     white = max(float(high), black + 1e-12)
     for row, (exp, x, y) in enumerate(shown):
         top = row * tall + 3 * GAP
-        called = f"experience {exp.index}" + (f"\n{exp.domain}" if exp.domain else "")
+        called = f"experience {exp.index + 1}" + (f"\n{exp.domain}" if exp.domain else "")
         axis.text(
             0.1, top + height / width / 2, called, va="center", fontsize=8, linespacing=1.3, parse_math=False
         )

@@ -77,7 +77,7 @@ def check_stream(run: Run, experiences: Sequence[Experience], found: Sequence[No
         if near := _nearest(size, most, lambda n: not any(_leaves_one(run, e, n) for e in alike)):  # noqa: B023
             ways.append(f"{key}={' or '.join(map(str, near))}")
         raise IncompatibleError(
-            f"In experience {exp.index} of {run.benchmark.id}, the {len(exp)} examples come {size} at a time, so "
+            f"In experience {exp.index + 1} of {run.benchmark.id}, the {len(exp)} examples come {size} at a time, so "
             f"{'a' if size == 1 else 'the last'} batch would be a single one, and {run.strategy} would train on it as "
             f"it is. But {_why(found)}. {'Set' if ways else 'Take'} {'; or '.join([*ways, OTHERWISE])}."
         )

@@ -207,7 +207,7 @@ class Engine(Services):
 
     def _where(self) -> str:
         """Say between which points of the loop a run is, for a message."""
-        place, exp = self.place, f"experience {self.experience}"
+        place, exp = self.place, f"experience {self.experience + 1}"
         if place.phase != "within":
             return f"Before {exp} begins"
         return f"In step {self.step}" if place.done < self._steps else f"At the end of {exp}"
@@ -282,7 +282,7 @@ class Engine(Services):
         order = self._order
         if not len(order.rows):
             raise IncompatibleError(
-                f"A pass over experience {exp.index} of {self.benchmark.id} has no examples."
+                f"A pass over experience {exp.index + 1} of {self.benchmark.id} has no examples."
             )
         # One copy to the device per pass; every batch is then a slice of what is there.
         rows = order.rows.to(self.device).split(self.batch_size)

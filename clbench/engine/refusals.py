@@ -71,7 +71,7 @@ def check_passes(run: Run) -> None:
         most = passes * run.batches_of(len(exp.data), size)
         if train.iterations is not None and run.steps_of(exp) > most:
             raise IncompatibleError(
-                f"{allows}, at most {most} steps of {size} examples in experience {exp.index}; train.iterations is "
+                f"{allows}, at most {most} steps of {size} examples in experience {exp.index + 1}; train.iterations is "
                 f"{run.steps_of(exp)}."
             )
 

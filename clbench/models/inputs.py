@@ -453,7 +453,7 @@ def check_finite(benchmark: Benchmark, precision: str) -> None:
                 )
             raise DataError(
                 f"{benchmark.name}@{benchmark.version}: x of the {stream.name} stream reaches {value:.6g} in "
-                f"experience {experience}, {why}. {cure}."
+                f"experience {experience + 1}, {why}. {cure}."
             )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, DataError, suggest
-from clbench.files import atomic_write, canonical_json, file_sha256, make_folder, sha256
+from clbench.files import atomic_write, canonical_json, expanded, file_sha256, make_folder, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Weights:
 
 def weights_folder(folder: str | Path | None = None) -> Path:
     """Return where weights lie: `folder`, else `CLBENCH_WEIGHTS`, else `weights/`."""
-    return Path(folder or os.environ.get("CLBENCH_WEIGHTS") or "weights")
+    return expanded(folder or os.environ.get("CLBENCH_WEIGHTS") or "weights")
 
 
 WHOLE = frozenset(("clip",))

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError, choices
+from clbench.files import expanded
 from clbench.names import name_mistake, version_mistake
 from clbench.registry.arguments import (
     check_arguments as check_arguments,
@@ -506,7 +507,7 @@ def load_plugin(path: str | Path) -> str:
     Raises:
         ConfigError: there is no such file. RegistryError: it raised; the message names file and line.
     """
-    file = Path(path).resolve()
+    file = expanded(path).resolve()
     if not file.is_file():
         raise ConfigError(f"There is no plugin file {path}.")
     if (loaded := _module_of(str(file))) is not None:

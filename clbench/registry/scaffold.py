@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from clbench.errors import ConfigError
+from clbench.files import atomic_write, check_place, make_folder
 from clbench.places import CHECKOUT
 from clbench.registry import strategies
 
@@ -148,7 +149,8 @@ def new_strategy(name: str, out: Path | None = None) -> list[Path]:
         out: folder to write to.
 
     Raises:
-        ConfigError: the name is taken or cannot be one, or a file is there already; nothing is written then.
+        ConfigError: the name is taken or cannot be one, or a file is there already. LedgerError: a folder cannot be
+            written. Nothing is written then.
     """
     _check_name(name)
     words = name.split("-")
@@ -182,9 +184,11 @@ def new_strategy(name: str, out: Path | None = None) -> list[Path]:
         raise ConfigError(
             f"{there[0]} is there already, and nothing is overwritten; choose another name or --out."
         )
+    for path in texts:
+        check_place(path, file=True)
     for path, template in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(template.substitute(fill), encoding="utf-8")
+        make_folder(path.parent)
+        atomic_write(path, template.substitute(fill), lasting=False)
     return list(texts)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clbench.files import atomic_write, make_folder
+from clbench.files import atomic_write, expanded, make_folder
 from clbench.reports.rows import Row, primary_of, worth
 from clbench.results.curve import NETWORK, Curve, Floats
 from clbench.results.metrics import METRICS
@@ -241,7 +241,7 @@ def save(figure: Figure, path: Path_) -> Path:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     figure.clear()  # its parts hold each other, with buffers of tens of megabytes
-    target = Path(path)
+    target = expanded(path)
     make_folder(target.parent)
     atomic_write(target, content.getvalue())
     return target

@@ -55,6 +55,7 @@ class Cell:
         config: its configuration, but for the seed.
         primary: the metric that ranks on its benchmark; empty if unknown. more: those that its benchmark shows.
         record: what all this is from, where there is one.
+        columns: the metrics that its table shows, where they were chosen.
     """
 
     benchmark: str
@@ -74,6 +75,7 @@ class Cell:
     primary: str = ""
     more: tuple[str, ...] = ()
     record: Record | None = field(default=None, repr=False)
+    columns: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Cell {self.benchmark} · {self.strategy} · seed {self.seed}: {self.status}>"
@@ -258,7 +260,8 @@ def primary_of(rows: Iterable[Row]) -> str:
 
 
 def keys_of(rows: Sequence[Row], *, suite: bool = True) -> list[str]:
-    """Return the metrics that a table shows, the one that ranks first; others where a row has a value.
+    """Return the metrics that a table shows: those that were chosen, or the one that ranks first, and others where a
+    row has a value.
 
     Of those that runs name beside the general ones, it shows what half of a benchmark's do: one record adds no column
     to all.
@@ -266,6 +269,8 @@ def keys_of(rows: Sequence[Row], *, suite: bool = True) -> list[str]:
     Args:
         suite: whether the rows are of one suite.
     """
+    if chosen := next((cell.columns for row in rows for cell in row.cells if cell.columns), ()):
+        return list(chosen)
     more = dict[str, None]()
     for table in by_benchmark(rows).values():
         said = [(cell.primary, *cell.more) for row in table for cell in row.cells if cell.primary]
@@ -364,7 +369,9 @@ def _minus(a: Cell, b: Cell, title: str) -> Cell:
     known = {key: (value, b.metrics.get(key)) for key, value in a.metrics.items()}
     metrics = {key: None if x is None or y is None else x - y for key, (x, y) in known.items()}
     status = "done" if a.status == b.status == "done" else "unpaired"
-    return Cell(a.benchmark, title, a.seed, status, metrics, primary=a.primary, more=a.more)
+    return Cell(
+        a.benchmark, title, a.seed, status, metrics, primary=a.primary, more=a.more, columns=a.columns
+    )
 
 
 def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:

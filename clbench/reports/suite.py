@@ -34,6 +34,9 @@ from clbench.reports.tables import columns_of, head_of, markdown, markdown_table
 from clbench.results.metrics import METRICS
 from clbench.results.traces import Mean, Trace
 
+PAGE = "report.html"
+"""The file of a report that a reader opens."""
+
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
     """Write `report.html`, which needs no other file, and beside it `table.md`, `results.csv` and the plots.
@@ -71,8 +74,8 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
         page += (
             part.encode() for part in _section(benchmark, slugs[benchmark], table, changes, figures, lost)
         )
-    atomic_write(folder / "report.html", b"".join([*page, foot.encode()]))
-    return folder / "report.html"
+    atomic_write(folder / PAGE, b"".join([*page, foot.encode()]))
+    return folder / PAGE
 
 
 def _slugs(benchmarks: Iterable[str]) -> dict[str, str]:

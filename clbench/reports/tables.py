@@ -125,7 +125,7 @@ def head_of(key: str) -> str:
 # --- for the terminal ---
 
 MOST_METRICS = 6
-"""Columns of metrics that 80 characters hold."""
+"""Columns of metrics that 80 characters hold, where none were chosen."""
 
 
 def rich_tables(cells: Sequence[Cell], starred: bool = False) -> list[Table]:
@@ -148,11 +148,13 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False, *, st
     from rich.table import Table
     from rich.text import Text as Styled
 
-    # 80 characters: no more metrics than that holds, no seconds of evaluation, no column of equal numbers of runs, no
-    # spaces around ± and arrows, and nothing in every cell that can be said once.
+    # 80 characters: no more metrics than that holds, unless they were chosen, no seconds of evaluation, no column of
+    # equal numbers of runs, no spaces around ± and arrows, and nothing in every cell that can be said once.
     columns, title = columns_of(rows, differences), Styled(name, style="bold")
     costs = [] if differences else columns[-2:-1]
-    columns = [*(columns if differences else columns[:-2])[: 2 + MOST_METRICS], *costs]
+    most = MOST_METRICS if not rows[0].cells[0].columns else None
+    shown = (columns if differences else columns[:-2])[2:][:most]
+    columns = [*columns[:2], *shown, *costs]
     finished = {row.seeds for row in rows if not row.unfinished}
     if len(finished) == 1:
         (seeds,) = finished

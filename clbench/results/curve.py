@@ -13,14 +13,13 @@ import os
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clbench.errors import LedgerError
-from clbench.files import UNREADABLE
+from clbench.files import UNREADABLE, expanded
 from clbench.results.columns import (
     ALL,
     COLUMNS as COLUMNS,
@@ -496,7 +495,7 @@ class Curve:
 
         Compression may differ between versions of zlib: across machines compare `sha256()`, not files.
         """
-        write(Path(path), self._canonical())
+        write(expanded(path), self._canonical())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Curve:
@@ -506,7 +505,7 @@ class Curve:
             LedgerError: the file is missing, damaged, of another version, or no curve; says which.
         """
         try:
-            return cls.from_columns(read(Path(path)))
+            return cls.from_columns(read(expanded(path)))
         except FileNotFoundError:
             raise LedgerError(f"There is no curve {path}.") from None
         except UNREADABLE as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clbench.config import RunConfig
 from clbench.errors import ClbenchError
 from clbench.reports import grouping, rows
 from clbench.results.ledger import Record, read_record
+from clbench.results.metrics import compute
 
 
 @dataclass
@@ -52,10 +53,17 @@ def settle(cell: Cell, root: Path) -> None:
     cell.state, cell.message = cell.record.status, ""
 
 
-def reported(cell: Cell) -> rows.Cell:
-    """Return a cell as its suite's report needs it."""
+def reported(cell: Cell, columns: tuple[str, ...] = ()) -> rows.Cell:
+    """Return a cell as its suite's report needs it.
+
+    Args:
+        columns: the metrics that tables show, if they were chosen; those that no record has come from its curve.
+    """
     if cell.record is not None:
-        return rows.Cell.of(cell.record, cell.benchmark, cell.strategy)
+        told = rows.Cell.of(cell.record, cell.benchmark, cell.strategy)
+        lacking = [key for key in columns if key not in told.metrics] if cell.state == "done" else []
+        more = compute(cell.record.curve, lacking) if lacking else {}
+        return replace(told, columns=columns, metrics={**told.metrics, **more})
     name = cell.resolved.strategy
     return rows.Cell(
         cell.benchmark,
@@ -65,5 +73,6 @@ def reported(cell: Cell) -> rows.Cell:
         note=cell.message,
         bound=rows.is_bound(name),
         name=name,
+        columns=columns,
         config=grouping.configuration(cell.resolved.model_dump(mode="json"), cell.seed),
     )

@@ -20,7 +20,16 @@ from clbench.data.duplicates import remarks
 from clbench.engine.engine import Engine
 from clbench.engine.observer import Observer, Watched
 from clbench.errors import ConfigError, DivergedError, LedgerError
-from clbench.files import atomic_write, check_place, locked, make_folder, pretty_json, read_json, writing
+from clbench.files import (
+    atomic_write,
+    check_place,
+    expanded,
+    locked,
+    make_folder,
+    pretty_json,
+    read_json,
+    writing,
+)
 from clbench.machine import checkpoint, parallel
 from clbench.machine.device import pick_device
 from clbench.machine.environment import environment
@@ -46,7 +55,7 @@ def runs_folder(out: str | Path | None = None) -> Path:
     Raises:
         LedgerError: no folder can be there.
     """
-    return check_place(Path(out or os.environ.get("CLBENCH_RUNS") or "runs"))
+    return check_place(expanded(out or os.environ.get("CLBENCH_RUNS") or "runs"))
 
 
 def run(
@@ -189,7 +198,7 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     Raises:
         LedgerError: no run folder, damaged, of another code version, or in another process's hands.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(expanded(folder)))
     if record := _finished(parallel.join(), folder, folder.name):
         return record
     if not os.path.isfile(folder / "config.yaml"):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from clbench.config import Execution
     from clbench.results.curve import Curve
 
-PLOT = "stability-gap.png"
+GAP = "stability-gap.png"
+"""The plot of a run in its folder."""
 
 
 def observers(execution: Execution, folder: Path, id_: str) -> list[Observer]:
@@ -152,7 +153,8 @@ class CSVLog(_Log):
 
 
 class _Rows(_Log):
-    """A logger that knows a row for each step: the losses of the step, and evaluations of the model before it."""
+    """A logger that knows a row for each step: the losses of the step, and evaluations of the model before it, with
+    their mean. Experiences are counted from 1, as in tables and plots."""
 
     def losses(self, rows: Iterable[Mapping[str, Any]]) -> None:
         several: dict[int, list[Mapping[str, Any]]] = {}
@@ -160,7 +162,7 @@ class _Rows(_Log):
             several.setdefault(row["step"], []).append(row)
         for step, updates in several.items():  # more than one where `train.updates` says so
             values = self._waiting.setdefault(step, {})
-            values |= {"lr": updates[-1]["lr"], "experience": updates[-1]["experience"]}
+            values |= {"lr": updates[-1]["lr"], "experience": updates[-1]["experience"] + 1}
             for name in dict.fromkeys(name for row in updates for name in losses_of(row)):
                 found = [row[name] for row in updates if name in row]
                 values[f"loss/{name}"] = sum(found) / len(found)
@@ -169,13 +171,16 @@ class _Rows(_Log):
         for i in rows:
             kind = "test accuracy" if curve.full[i] else "accuracy"
             values = self._waiting.setdefault(int(curve.step[i]), {})
-            values[f"{kind}/experience {curve.evaluated[i]}"] = curve.correct[i] / curve.total[i]
+            values[f"{kind}/experience {curve.evaluated[i] + 1}"] = curve.correct[i] / curve.total[i]
 
     def _write(self, run: Watched, all_: bool = False) -> None:
         super()._write(run, all_)
         below = run.step + 1 if all_ else min(run.step, run.evaluator.settled)
         for step in sorted(step for step in self._waiting if step < below):
-            self.row(step, self._waiting.pop(step))
+            values = self._waiting.pop(step)
+            if seen := [value for name, value in values.items() if name.startswith("accuracy/")]:
+                values["accuracy/mean"] = sum(seen) / len(seen)
+            self.row(step, values)
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what is known of a step, complete."""
@@ -183,7 +188,7 @@ class _Rows(_Log):
 
 
 class TensorBoardLog(_Rows):
-    """Losses, learning rate and accuracies, and at the end the metrics and the plot of the stability gap."""
+    """Losses, learning rate and accuracies, and at the end the metrics, beside the configuration, and the plots."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         super().__init__(log)
@@ -207,10 +212,11 @@ class TensorBoardLog(_Rows):
 
     def close(self, run: Watched) -> None:
         if run.finished:
-            for name, value in _summary(run).items():
-                self.writer.add_scalar(f"metrics/{name}", value, run.step)
-            for image in _plot(run, self.folder.parent):
-                self.writer.add_image("stability gap", _pixels(image), run.step, dataformats="HWC")
+            metrics = {f"metrics/{name}": value for name, value in _summary(run).items()}
+            settings = _settings(run.config.model_dump(mode="json"))
+            self.writer.add_hparams(settings, metrics, run_name=".", global_step=run.step)
+            for title, image in _plots(run, self.folder.parent):
+                self.writer.add_image(title, _pixels(image), run.step, dataformats="HWC")
         self.writer.close()
 
 
@@ -257,9 +263,9 @@ class WandbLog(_Rows):
     def close(self, run: Watched) -> None:
         if run.finished:
             self._log.summary.update(_summary(run))
-            for image in _plot(run, self._folder):
-                self._log.log({"stability gap": self._wandb.Image(str(image))}, step=run.step)
-        self._log.finish()
+            images = {title: self._wandb.Image(str(image)) for title, image in _plots(run, self._folder)}
+            self._log.log(images, step=run.step)
+        self._log.finish(exit_code=int(not run.finished))
 
 
 def losses_of(row: Mapping[str, Any]) -> list[str]:
@@ -276,14 +282,30 @@ def _summary(run: Watched) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _plot(run: Watched, folder: Path) -> Iterator[Path]:
-    """Yield the plot of the stability gap, in the run's folder; none where nothing was evaluated between
-    experiences."""
-    from clbench.reports import plots
+def _settings(tree: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """Return a configuration as TensorBoard takes one: a word, a number or a truth by each dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _settings(value, f"{within}{key}.")
+        else:
+            flat[within + key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return flat
 
-    curve = run.evaluator.curve
-    if len(curve.ticks()):
-        yield plots.stability_gap({str(run.strategy): [curve]}, folder / PLOT)
+
+def _plots(run: Watched, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield title and file of a run's plots, drawn in its folder, so far as there is something to draw."""
+    from clbench.reports import plots
+    from clbench.results.traces import Mean, Trace
+
+    drawn = {str(run.strategy): Mean.of([Trace.of(run.evaluator.curve)])}
+    (of,) = drawn.values()
+    if of.ticks:
+        yield "stability gap", plots.stability_gap(drawn, folder / GAP)
+        yield "seen accuracy", plots.seen_accuracy(drawn, folder / "seen-accuracy.png")
+    if of.matrices:
+        matrix = {name: of.matrix for name, of in drawn.items()}
+        yield "accuracy matrix", plots.accuracy_matrix(matrix, folder / "accuracy-matrix.png")
 
 
 def _pixels(image: Path) -> np.ndarray[Any, Any]:

@@ -16,7 +16,7 @@ from clbench import config
 from clbench.config import Execution
 from clbench.engine.observer import Observer
 from clbench.errors import ConfigError, suggest
-from clbench.files import atomic_write, check_place
+from clbench.files import atomic_write, check_place, expanded
 from clbench.machine import checkpoint
 from clbench.models import weights
 from clbench.models.weights import Weights
@@ -33,13 +33,14 @@ def read(name: str) -> dict[str, Any]:
         ConfigError: there is none.
     """
     shipped = config.config_file(FOLDER, f"{name}.yaml")
-    if shipped is None and not Path(name).is_file():
+    file = shipped or expanded(name)
+    if not file.is_file():
         known = config.shipped(FOLDER)
         raise ConfigError(
             f"There is no pretraining configuration {name}.{suggest(name, known)} Shipped: {', '.join(known)}; or name "
             "a YAML file."
         )
-    tree = config.read_yaml(shipped or Path(name))
+    tree = config.read_yaml(file)
     if not isinstance(tree.get("benchmark"), str):
         raise ConfigError(
             f"The pretraining configuration {name} must name a benchmark, as in `benchmark: split-cifar100`."
@@ -72,7 +73,8 @@ def pretrain(
     benchmark, strategy = file.pop("benchmark"), file.pop("strategy", "finetune")
     resolved = config.resolve(benchmark, strategy, settings or {}, seed=seed, file=file)
     how: Execution = config.validate(Execution, {"device": device, **(execution or {})})
-    place = check_place(weights.weights_folder(folder))
+    place = weights.weights_folder(folder)
+    check_place(place / f"weights{weights.SUFFIX}", file=True)
     record = lifecycle.start(resolved, how, lifecycle.runs_folder(out), observers=observers)
     assert record.folder is not None
     if record.status != "done":

@@ -6,6 +6,7 @@ only what is missing and continues what was interrupted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from clbench import config
 from clbench.config import Execution, config_file, read_yaml, suite_names, validate
-from clbench.errors import ConfigError, suggest
-from clbench.files import make_folder
+from clbench.errors import ConfigError, choices, suggest
+from clbench.files import expanded, make_folder
 from clbench.machine.processes import refuse_while_importing
 from clbench.names import one_line
 from clbench.ranges import Seed
 from clbench.reports import grouping
 from clbench.results.ledger import has_record
+from clbench.results.metrics import METRICS
 from clbench.runs.cells import Cell, settle
 
 if TYPE_CHECKING:
@@ -29,6 +31,23 @@ if TYPE_CHECKING:
 
 MOST_SEEDS = 10_000
 """Seeds of a suite at most; more is a mistake, and would not fit into memory."""
+
+
+def metrics_named(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of metrics, all registered.
+
+    Raises:
+        ConfigError: names one that is not, and the nearest.
+    """
+    heads = {metric.head.lower(): name for name, metric in METRICS.items()}
+    for name in names:
+        if name not in METRICS:
+            near = heads.get(name.lower())  # what tables call it
+            meant = f" Did you mean '{near}'?" if near else choices(name, METRICS, "clbench list metrics")
+            raise ConfigError(
+                f"There is no metric '{name}'.{meant} One of your own comes with --plugin FILE."
+            )
+    return tuple(names)
 
 
 class Choice(BaseModel):
@@ -62,6 +81,7 @@ class SuiteConfig(BaseModel):
         seeds: a list, or how many from 0.
         settings: `key: value` of every run, as on the command line.
         space: what `clbench tune-suite` searches for every strategy: `optim.lr: {log: [0.01, 1]}`.
+        metrics: the columns of its tables, in place of the usual ones; see `clbench list metrics`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +92,7 @@ class SuiteConfig(BaseModel):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = tuple(range(5))
     settings: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
+    metrics: Annotated[tuple[str, ...], AfterValidator(metrics_named)] = ()
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -89,7 +110,7 @@ def load(name: str) -> tuple[str, SuiteConfig]:
     Raises:
         ConfigError: no such suite or file, or a mistake in it.
     """
-    path = config_file("suites", f"{name}.yaml") or Path(name)
+    path = config_file("suites", f"{name}.yaml") or expanded(name)
     if not path.is_file():
         known = suite_names()
         raise ConfigError(
@@ -216,6 +237,16 @@ def run(
     if waiting:
         from clbench.runs.launchers import Job, Local
 
-        jobs = [(cell, Job(cell.id, cell.resolved, execution, root, tuple(plugins))) for cell in waiting]
+        jobs = [
+            (cell, Job(cell.id, cell.resolved, _grouped(execution, cell), root, tuple(plugins)))
+            for cell in waiting
+        ]
         (launcher or Local()).launch(jobs, lambda: watch(cells))
     watch(cells)
+
+
+def _grouped(execution: Execution, cell: Cell) -> Execution:
+    """Return how a cell is carried out: in Weights & Biases, the seeds of a row are a group unless one is given."""
+    if "wandb" not in execution.log or execution.group or os.environ.get("WANDB_RUN_GROUP"):
+        return execution
+    return execution.model_copy(update={"group": f"{cell.benchmark} {cell.strategy}"})

@@ -112,12 +112,13 @@ def check_labels(given: Given) -> None:
     for stream in (built.train, built.test, built.valid or ()):
         for exp in stream:
             held = tuple(torch.unique(exp.data.y()).tolist())
-            require(len(exp) > 0, f"experience {exp.index} is empty")
+            require(len(exp) > 0, f"experience {exp.index + 1} is empty")
             require(
-                set(held) <= set(exp.classes), f"experience {exp.index} names {exp.classes} and holds {held}"
+                set(held) <= set(exp.classes),
+                f"experience {exp.index + 1} names {exp.classes} and holds {held}",
             )
             inside = all(0 <= label < built.num_classes for label in exp.classes)
-            require(inside, f"experience {exp.index} has classes outside 0 … {built.num_classes - 1}")
+            require(inside, f"experience {exp.index + 1} has classes outside 0 … {built.num_classes - 1}")
 
 
 def check_streams_aligned(given: Given) -> None:
@@ -133,13 +134,13 @@ def check_streams_aligned(given: Given) -> None:
         taught |= set(exp.classes)
         require(
             all(0 <= t < len(built.test) for t in exp.tests),
-            f"experience {exp.index} names missing test streams",
+            f"experience {exp.index + 1} names missing test streams",
         )
         for t in exp.tests:
             early = set(built.test[t].classes) - taught
             require(
                 not early,
-                f"test stream {t} counts as seen from experience {exp.index}, before classes {early}",
+                f"test stream {t} counts as seen from experience {exp.index + 1}, before classes {early}",
             )
 
 
@@ -153,16 +154,16 @@ def check_shapes(given: Given) -> None:
             like = raw.dtype == first.dtype and raw.shape[1:] == first.shape[1:]
             require(
                 like,
-                f"experience {exp.index} holds {raw.dtype} {tuple(raw.shape[1:])}, the first {first.dtype}",
+                f"experience {exp.index + 1} holds {raw.dtype} {tuple(raw.shape[1:])}, the first {first.dtype}",
             )
-            require(y.dtype == torch.int64, f"experience {exp.index} has labels of type {y.dtype}")
+            require(y.dtype == torch.int64, f"experience {exp.index + 1} has labels of type {y.dtype}")
             if raw.dtype == torch.int64:  # tokens are embedded by the model
                 continue
             x = built.transform.normalise(raw)
             fits = x.dtype == torch.float32 and x.shape == raw.shape and bool(x.isfinite().all())
             require(
                 fits,
-                f"the transform does not turn experience {exp.index} into finite float32 of the same shape",
+                f"the transform does not turn experience {exp.index + 1} into finite float32 of the same shape",
             )
 
 

@@ -449,7 +449,7 @@ def check_frozen(subject: Subject) -> None:
             after = frozen()
             for name, value in self.before.items():
                 kept = name in after and difference(value, after[name]) is None
-                require(kept, f"'{name}' is frozen, and experience {exp.index} changed it")
+                require(kept, f"'{name}' is frozen, and experience {exp.index + 1} changed it")
 
     def frozen() -> dict[str, Tensor]:
         still = {name: p.detach() for name, p in run.model.named_parameters() if not p.requires_grad}

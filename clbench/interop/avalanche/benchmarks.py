@@ -88,10 +88,10 @@ def _examples(exp: Any, raw: bool) -> tuple[Tensor, Tensor, Tensor]:
     data = getattr(exp, "dataset", None)
     if data is None or not hasattr(data, "targets"):
         raise DataError(
-            f"Experience {exp.current_experience} has no data set with targets; clbench classifies."
+            f"Experience {exp.current_experience + 1} has no data set with targets; clbench classifies."
         )
     if not len(data):
-        raise DataError(f"Experience {exp.current_experience} has no examples.")
+        raise DataError(f"Experience {exp.current_experience + 1} has no examples.")
     data = data.remove_current_transform_group() if raw else data.eval()
     inputs = torch.stack([_tensor(data[i][0]) for i in range(len(data))])
     labels = torch.tensor([int(y) for y in data.targets])
@@ -132,7 +132,7 @@ def _stream(
         tasks = set(told.tolist())
         if setting.task_labels != "never" and len(tasks) > 1:
             raise DataError(
-                f"Experience {index} of the {name} stream holds examples of tasks {sorted(tasks)}; clbench's "
+                f"Experience {index + 1} of the {name} stream holds examples of tasks {sorted(tasks)}; clbench's "
                 "experiences have one task label each."
             )
         task = tasks.pop() if len(tasks) == 1 else HIDDEN

@@ -89,8 +89,14 @@ class Local(Launcher):
                 if stop:
                     _ask_to_end(running.values())
                 now = time.monotonic()
-                for one in [one for one in waiting if one.until <= now and not stop][: len(free)]:
+                next_ = [one for one in waiting if one.until <= now and not stop][: len(free)]
+                for one in next_:
                     waiting.remove(one)
+                    one.cell.state, one.cell.message = "running", ""
+                    one.cell.attempts += 1
+                if next_ and not running:
+                    watch()  # the first process takes seconds to come
+                for one in next_:
                     started = _start(context, one.cell, one.job, free.pop(0))
                     running[started.process.sentinel] = started
                 ended = wait(list(running), timeout=0.2)
@@ -170,8 +176,6 @@ def _start(context: Any, cell: Cell, job: Job, place: _Place) -> _Process:
     with starting(job.definitions(), preload=PRELOAD):
         process.start()
     theirs.close()
-    cell.state, cell.message = "running", ""
-    cell.attempts += 1
     return _Process(cell, job, place, process, pipe)
 
 
