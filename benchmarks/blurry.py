@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clbench.data import AxesOrder, Duplicates, build_blurry, load, only, read_npz
+from clbench.data import AxesOrder, Duplicates, Normalise, build_blurry, load, only, read_npz
 from clbench.ranges import Count, Natural, Percent, Seed
 from clbench.registry import File, register_benchmark, register_benchmarks
 from clbench.types import Benchmark
@@ -59,7 +59,7 @@ def si_blurry(
     )
 
 
-@register_benchmark("si-blurry-npz", version=1, primary="a_auc", paper="arXiv:2308.09303")
+@register_benchmark("si-blurry-npz", version=2, primary="a_auc", paper="arXiv:2308.09303")
 def si_blurry_npz(
     path: File,
     layout: AxesOrder = "auto",
@@ -68,6 +68,7 @@ def si_blurry_npz(
     blurry: Percent = 10,
     varying: bool = True,
     augment: tuple[str, ...] = (),
+    normalise: Normalise = "auto",
     duplicates: Duplicates = "note",
     seed: Seed = 0,
 ) -> Benchmark:
@@ -81,9 +82,11 @@ def si_blurry_npz(
         blurry: M, percent of the examples of the other classes that are dealt out anew.
         varying: segments of random size, as in Si-Blurry, or of equal size, as in i-Blurry.
         augment: training operations: crop, flip.
+        normalise: auto: bytes by the training examples, numbers with a point by those of the first segment, whole
+            numbers not at all; first: any by the first segment; none: bytes become 0 to 1, others stay as they are.
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of the stream.
     """
     given: dict[str, Any] = dict(locals())
     source = read_npz(given.pop("path"), layout=given.pop("layout"))
-    return build_blurry(source, name="si-blurry-npz", notes=NOTES, **given)
+    return build_blurry(source, name="si-blurry-npz", version=2, notes=NOTES, **given)

@@ -12,6 +12,7 @@ from clbench.data import (
     DRAWERS,
     AxesOrder,
     Duplicates,
+    Normalise,
     Source,
     build_few_shot,
     chosen,
@@ -188,7 +189,7 @@ def fscil_omniglot(
     )
 
 
-@register_benchmark("few-shot", version=2, primary="harmonic_mean")
+@register_benchmark("few-shot", version=3, primary="harmonic_mean")
 def few_shot(
     path: File,
     base: Count,
@@ -199,6 +200,7 @@ def few_shot(
     shot_list: Literal["drawn"] | File = "drawn",
     memory: Natural = 0,
     augment: tuple[str, ...] = (),
+    normalise: Normalise = "auto",
     size: Count = 64,
     channels: Literal[1, 3] = 3,
     test_fraction: Part = 0.2,
@@ -220,6 +222,8 @@ def few_shot(
             session.
         memory: examples that a strategy may keep.
         augment: training operations: crop, flip.
+        normalise: auto: bytes and numbers with a point by the examples of the base session, whole numbers not at all;
+            first: any by those; none: bytes become 0 to 1, others stay as they are.
         size: pixels of a side, to which images of a folder are brought.
         channels: of images of a folder: 3 for colour, 1 for grey.
         test_fraction: share of each class of a folder that is for testing, where the folder has no split.
@@ -235,7 +239,7 @@ def few_shot(
     return build_few_shot(
         source,
         name="few-shot",
-        version=2,
+        version=3,
         base=base,
         ways=ways,
         shots=shots,
@@ -244,6 +248,7 @@ def few_shot(
         rows=None if shot_list == "drawn" else read_rows(shot_list),
         memory=memory,
         augment=augment,
+        normalise=normalise,
         valid=valid,
         duplicates=duplicates,
         seed=seed,

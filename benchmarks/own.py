@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from clbench.data import AxesOrder, Duplicates, from_folder, from_npz
+from clbench.data import AxesOrder, Duplicates, Normalise, from_folder, from_npz
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
 
 
-@register_benchmark("npz", version=1)
+@register_benchmark("npz", version=2)
 def npz(
     path: File,
     layout: AxesOrder = "auto",
@@ -22,6 +22,7 @@ def npz(
     domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     online: bool = False,
     augment: tuple[str, ...] = (),
+    normalise: Normalise = "auto",
     valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
     seed: Seed = 0,
@@ -39,12 +40,14 @@ def npz(
         class_order, domain_order: ascending, drawn from the seed, or a list of all, by number or name.
         online: one pass over the stream.
         augment: training operations: crop, flip.
+        normalise: auto: bytes by the training examples, numbers with a point by those of the first experience, whole
+            numbers not at all; first: any by the first experience; none: bytes become 0 to 1, others stay as they are.
         valid: share of the training examples that makes a validation stream, where the data have none.
         duplicates: test examples that are byte-identical to training examples: note them in the record, or refuse.
         seed: of shuffled orders and of the validation split.
     """
     given: dict[str, Any] = dict(locals())
-    return from_npz(**given)
+    return from_npz(**given, version=2)
 
 
 @register_benchmark("image-folder", version=2)

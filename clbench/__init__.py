@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from clbench.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
 
 if TYPE_CHECKING:
-    from clbench.data import from_arrays as from_arrays, from_folder as from_folder, from_npz as from_npz
+    from clbench.data import (
+        from_arrays as from_arrays,
+        from_data as from_data,
+        from_dataset as from_dataset,
+        from_folder as from_folder,
+        from_frame as from_frame,
+        from_npz as from_npz,
+    )
     from clbench.display.benchmarks import Description as Description
     from clbench.display.comparison import Comparison as Comparison, compare as compare
     from clbench.engine.observer import Observer as Observer
@@ -61,7 +68,10 @@ _WHERE = {
     "Ticks": "results.curve",
     "Observer": "engine.observer",
     "from_arrays": "data",
+    "from_data": "data",
+    "from_dataset": "data",
     "from_folder": "data",
+    "from_frame": "data",
     "from_npz": "data",
     "ClbenchError": "errors",
     "Record": "results.ledger",

@@ -3,6 +3,7 @@
     import clbench
     benchmark = clbench.from_arrays(x_train, y_train, x_test, y_test, experiences=5)
     benchmark = clbench.from_folder("photos", size=64)  # photos/train/CLASS/*, photos/test/CLASS/*
+    benchmark = clbench.from_dataset(train_set, test_set)  # of torch, torchvision
 
 A data set is decoded once, to uint8 with channels first, and lies as `<name>.npz` in `$CLBENCH_DATA` (default
 `~/.cache/clbench`). A file that is already there is used as it is; the fingerprint of a benchmark holds the
@@ -16,10 +17,11 @@ from clbench.data.blurry import build_blurry
 from clbench.data.caches import Cleared, caches, clear
 from clbench.data.draws import bits, permutation
 from clbench.data.duplicates import Duplicates, remarks, shared
-from clbench.data.families import Shift, build, from_arrays, from_folder, from_npz
+from clbench.data.families import Normalise, Shift, build, from_arrays, from_folder, from_npz
 from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
+from clbench.data.given import from_data, from_dataset, from_frame, settings_of
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
@@ -42,6 +44,7 @@ __all__ = [
     "CorpusOrder",
     "Duplicates",
     "Known",
+    "Normalise",
     "Omniglot",
     "Reading",
     "Schedule",
@@ -65,7 +68,10 @@ __all__ = [
     "fetch",
     "few_shot",
     "from_arrays",
+    "from_data",
+    "from_dataset",
     "from_folder",
+    "from_frame",
     "from_npz",
     "load",
     "moments",
@@ -81,6 +87,7 @@ __all__ = [
     "remarks",
     "retrieval",
     "rotations",
+    "settings_of",
     "shared",
     "source_of",
     "status",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clbench.data.draws import Ints
 from clbench.data.duplicates import Duplicates
-from clbench.data.families import made, transform_of
+from clbench.data.families import Normalise, made, transform_of
 from clbench.data.shares import Streams, classes_of, labels_of, refuse_unmatched, validation_labels
 from clbench.data.source import Source
 from clbench.errors import ConfigError, DataError
@@ -194,6 +194,7 @@ def build_blurry(
     blurry: int = 10,
     varying: bool = True,
     augment: Sequence[str] = (),
+    normalise: Normalise = "auto",
     duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
@@ -202,7 +203,7 @@ def build_blurry(
 
     Args:
         tasks, disjoint, blurry, varying, seed: as for `blurred`.
-        augment, duplicates, notes: as for `build`.
+        augment, normalise, duplicates, notes: as for `build`.
 
     Raises:
         ConfigError: parameters that do not fit the data.
@@ -221,7 +222,7 @@ def build_blurry(
         source,
         streams,
         Setting("class", boundaries=False, passes=1),
-        transform_of(source, name, augment, None, None),
+        transform_of(source, name, augment, None, None, normalise, streams.train[0].data),
         duplicates,
         name=name,
         version=version,

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
 from clbench.data.shares import Streams
-from clbench.data.source import AxesOrder, Source, source_of
+from clbench.data.source import AxesOrder, Source, moments, moments_of_first, source_of
 from clbench.data.streams import changed_domains, class_incremental, domain_incremental
-from clbench.errors import ConfigError, choices
+from clbench.errors import ConfigError, choices, suggest
 from clbench.machine.numerics import pinned
-from clbench.registry.arguments import validated
+from clbench.registry.arguments import convert, signature_of, validated
 from clbench.transforms.augment import Permute, Transform, per_channel
-from clbench.types import Benchmark, Change, Setting
+from clbench.types import Benchmark, Change, Data, Setting
 
 Shift = Literal["class", "domain", "task"]
 """What changes between experiences: the classes, the domain, or the classes with a task label that is told."""
@@ -26,6 +28,13 @@ Shares = int | Sequence[Sequence[int | str]]
 """How many experiences share the classes evenly, or the classes of each one, by number or by name."""
 Channels = float | Sequence[float]
 """A value for all channels, or one for each."""
+Normalise = Literal["auto", "first", "none"]
+"""By what inputs are normalised where neither mean nor std is given.
+
+auto: bytes by the data set's published moments, or by those of its training examples; numbers with a point by the
+training examples of the first experience; whole numbers, which may be tokens, not at all. first: any by the training
+examples of the first experience, each channel of images or each feature of vectors. none: bytes are brought to [0, 1],
+other numbers left as they are."""
 
 
 @validated
@@ -46,6 +55,7 @@ def build(
     augment: Sequence[str] = (),
     mean: Channels | None = None,
     std: Channels | None = None,
+    normalise: Normalise = "auto",
     duplicates: Duplicates = "note",
     seed: int = 0,
     notes: str = "",
@@ -64,7 +74,8 @@ def build(
         valid: share of each class's training examples that makes the validation stream, if the data have none of
             their own.
         augment: training operations, of `clbench.transforms.augment.OPS`.
-        mean, std: normalisation of inputs in [0, 1], per channel or one for all; by default the data set's.
+        mean, std: normalisation of inputs, bytes in [0, 1], per channel or feature or one for all.
+        normalise: in their place, what it is computed from: `Normalise`.
         duplicates: whether test examples that are byte-identical to training examples are noted in records, or refused.
 
     Raises:
@@ -135,7 +146,7 @@ def build(
         source,
         streams,
         Setting(shift, task_labels=task_labels, passes=1 if online else None),
-        transform_of(source, name, augment, mean, std),
+        transform_of(source, name, augment, mean, std, normalise, streams.train[0].data),
         duplicates,
         name=name,
         version=version,
@@ -171,6 +182,32 @@ def made(
     return checked(benchmark, duplicates)
 
 
+def stream_names() -> list[str]:
+    """Return the names of the settings that say how any data are cut into a stream."""
+    return [
+        key for key in signature_of(build).parameters if key not in ("source", "name", "changes", "notes")
+    ]
+
+
+def stream_settings(who: str, params: dict[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of `build` that a function passes on, checked before any data are read.
+
+    Args:
+        own: the function's other parameters.
+
+    Raises:
+        ConfigError: there is no such setting, or it does not take this value.
+    """
+    known = stream_names()
+    for key in params:
+        if key not in known:
+            takes = list(dict.fromkeys([*own, "name", *known]))
+            raise ConfigError(
+                f"{who} has no parameter '{key}'.{suggest(key, takes)} It takes: {', '.join(takes)}."
+            )
+    return convert(who, build, params)
+
+
 def _unused(name: str, shift: Shift, **given: bool) -> None:
     """Refuse parameters that would change nothing."""
     for key, there in given.items():
@@ -197,15 +234,24 @@ def transform_of(
     augment: Sequence[str],
     mean: Channels | None,
     std: Channels | None,
+    normalise: Normalise,
+    first: Data,
 ) -> Transform:
-    """Normalisation, the data set's unless given, and augmentation."""
+    """Normalisation and augmentation; `first` are the training examples of the first experience."""
     if (mean is None) != (std is None):
         raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
-    if mean is None or std is None:
-        means, stds = source.normalisation
-    else:
+    if mean is not None and normalise != "auto":
+        raise ConfigError(f"{name}: normalise='{normalise}' does nothing beside mean and std; leave it out.")
+    shape, x = source.train.x.shape[1:], source.train.x
+    means, stds = (), ()  # type: tuple[tuple[float, ...], tuple[float, ...]]
+    if mean is not None and std is not None:
         means, stds = per_channel("mean", mean), per_channel("std", std)
-    shape = source.train.x.shape[1:]
+    elif normalise == "first" or (normalise == "auto" and x.is_floating_point() and not source.mean):
+        means, stds = (
+            moments(first.x(), source.scale) if x.dtype == torch.uint8 else moments_of_first(first.x())
+        )
+    elif normalise == "auto":
+        means, stds = source.normalisation
     channels = shape[0]
     if len(means) not in (0, 1, channels):
         raise ConfigError(f"{name}: mean and std need 1 or {channels} values each; {len(means)} were given.")
@@ -243,6 +289,7 @@ def from_arrays(
     augment: Sequence[str] = (),
     mean: Channels | None = None,
     std: Channels | None = None,
+    normalise: Normalise = "auto",
     duplicates: Duplicates = "note",
     seed: int = 0,
     name: str = "arrays",
@@ -269,8 +316,10 @@ def from_arrays(
         online: one pass over each experience.
         valid: share of the training examples, stratified, that makes a validation stream.
         augment: of training inputs, "crop" and "flip" for example.
-        mean, std: of the normalisation, for each channel or one for all; of uint8, computed from the training
-            examples if None.
+        mean, std: of the normalisation, for each channel or feature or one for all.
+        normalise: what it is computed from where they are None. "auto": uint8 from the training examples, other
+            floating-point numbers from those of the first experience, whole numbers not at all; "first": any from the
+            first experience; "none": not at all, but for uint8, which is brought to [0, 1].
         duplicates: "note" says in records how many test examples are byte-identical to training examples, "refuse"
             raises.
         seed: of what is drawn.
@@ -310,6 +359,7 @@ def from_arrays(
         augment=augment,
         mean=mean,
         std=std,
+        normalise=normalise,
         duplicates=duplicates,
         seed=seed,
     )
@@ -330,7 +380,8 @@ def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz",
         DataError: no such file, or what it holds cannot be used.
         ConfigError: a parameter that does not fit.
     """
-    return build(read_npz(path, layout=layout), name=name, **params)
+    settings = stream_settings("from_npz()", params, ("path", "layout"))
+    return build(read_npz(path, layout=layout), name=name, **settings)
 
 
 @pinned()
@@ -359,5 +410,6 @@ def from_folder(
         DataError: no such folder, or what it holds cannot be read.
         ConfigError: a parameter that does not fit.
     """
+    settings = stream_settings("from_folder()", params, ("path", "size", "channels", "test_fraction"))
     source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
-    return build(source, name=name, **params)
+    return build(source, name=name, **settings)

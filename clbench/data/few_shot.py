@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clbench.data.draws import Ints, permutation
 from clbench.data.duplicates import Duplicates
-from clbench.data.families import Channels, Ordering as Named, made, numbered, transform_of
+from clbench.data.families import Channels, Normalise, Ordering as Named, made, numbered, transform_of
 from clbench.data.shares import (
     Ordering,
     Streams,
@@ -23,7 +23,7 @@ from clbench.data.shares import (
     refuse_unmatched,
     validation_labels,
 )
-from clbench.data.source import Source, moments
+from clbench.data.source import Source
 from clbench.errors import ConfigError
 from clbench.registry.arguments import validated
 from clbench.types import Benchmark, Data, Experience, Pool, Setting
@@ -184,6 +184,7 @@ def build_few_shot(
     augment: Sequence[str] = (),
     mean: Channels | None = None,
     std: Channels | None = None,
+    normalise: Normalise = "auto",
     duplicates: Duplicates = "note",
     seed: int = 0,
     draws: bool = False,
@@ -200,7 +201,7 @@ def build_few_shot(
         memory: examples that a strategy may keep.
         valid: share of each class's training examples, shots excepted, that makes the validation stream, if the data
             have none of their own.
-        augment, mean, std, duplicates: as for `build`.
+        augment, mean, std, normalise, duplicates: as for `build`.
         seed: of what is drawn.
         draws: whether the source was drawn by it, too.
         notes: for people.
@@ -221,14 +222,14 @@ def build_few_shot(
         valid_fraction=valid,
         seed=seed,
     )
-    if mean is None and std is None and not source.mean and source.train.x.dtype == torch.uint8:
-        mean, std = moments(streams.train[0].data.x(), source.scale)
+    if normalise == "auto" and mean is None and not source.mean and source.train.x.dtype == torch.uint8:
+        normalise = "first"  # what comes later are a few images
     drawn = draws or rows is None or class_order == "shuffled" or valid > 0
     return made(
         source,
         streams,
         Setting("class", memory=memory),
-        transform_of(source, name, augment, mean, std),
+        transform_of(source, name, augment, mean, std, normalise, streams.train[0].data),
         duplicates,
         name=name,
         version=version,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from clbench.data.source import AxesOrder, Source, source_of
-from clbench.errors import DataError
+from clbench.errors import DataError, choices
 from clbench.files import UNREADABLE, check_size, file_sha256
 
 
@@ -26,31 +26,39 @@ def data_folder() -> Path:
     return Path(os.environ.get("CLBENCH_DATA") or "~/.cache/clbench").expanduser()
 
 
-def read_npz(path: str | Path, *, layout: AxesOrder = "auto") -> Source:
+def read_npz(path: str | Path, *, layout: AxesOrder = "auto", others: bool = False) -> Source:
     """Return a data set from one `.npz` file, of plain arrays.
 
     Keys: x_train, y_train, x_test, y_test; optional x_valid and y_valid, domain_train, domain_test and domain_valid,
-    class_names, domain_names. Inputs are those of `from_arrays`, and so is `layout`. `Source.found` names other keys.
+    class_names, domain_names. Inputs are those of `from_arrays`, and so is `layout`.
+
+    Args:
+        others: whether the file may hold other keys, which `Source.found` names then.
 
     Raises:
-        DataError: no such file, or a damaged one; names the key and what it should be.
+        DataError: no such file, a damaged one, or a key that is none of these; names the key and what it should be.
     """
     file = Path(path).expanduser()
     try:
         digest = file_sha256(file)
     except OSError as error:
         raise DataError(f"The data file {path} cannot be read: {error.strerror}.") from error
-    return _read_npz(file, digest, layout)
+    return _read_npz(file, digest, layout, others)
 
 
 @functools.lru_cache(maxsize=2)  # a suite builds the same data set for every seed
-def _read_npz(path: Path, _digest: str, layout: AxesOrder) -> Source:
+def _read_npz(path: Path, _digest: str, layout: AxesOrder, others: bool) -> Source:
     needed = ("x_train", "y_train", "x_test", "y_test")
     optional = (
         *("x_valid", "y_valid", "domain_train", "domain_test", "domain_valid"),
         *("class_names", "domain_names"),
     )
     arrays, unused = read_arrays(path, needed, optional)
+    if unused and not others:
+        raise DataError(
+            f"{path} holds {unused[0]}, which would go unused.{choices(unused[0], (*needed, *optional))} Rename it, or "
+            "write the file without it."
+        )
     source = source_of(**arrays, layout=layout, who=str(path))
     told = (f"{path.name} also holds {', '.join(unused)}, of which nothing is used.",) if unused else ()
     return replace(source, found=told)

@@ -11,9 +11,9 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,7 +23,7 @@ import torch
 
 from clbench.data.files import data_folder, write
 from clbench.data.pixels import MISREAD, SUFFIXES, decode
-from clbench.data.source import Source
+from clbench.data.source import Source, natural
 from clbench.errors import ConfigError, DataError
 from clbench.types import Pool
 
@@ -104,10 +104,10 @@ class _Layout:
 
 
 @dataclass
-class _Part:
-    """Images of a split, in order, with class and domain of each."""
+class Part:
+    """Images of a split, in order, with class and domain of each, "" where there are none."""
 
-    files: list[str] = field(default_factory=list)  # paths below the root, with slashes on every system
+    files: list[str] = field(default_factory=list)  # with slashes on every system
     labels: list[str] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
 
@@ -115,12 +115,6 @@ class _Part:
         self.files += files
         self.labels += [label] * len(files)
         self.domains += [domain] * len(files)
-
-
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Return what names are sorted by: numbers in them by size, so that 2 comes before 10."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def read_folder(
@@ -161,32 +155,10 @@ def read_folder(
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
     layout = _layout(root, leaves)
     parts, told = _parts(root, leaves, layout, test_fraction)
-    names = sorted(set(parts["train"].labels), key=natural)
-    of_domains = sorted(set(parts["train"].domains), key=natural) if layout.domain is not None else []
-
-    def numbers(given: list[str], known: list[str]) -> npt.NDArray[np.int64]:
-        number = {name: k for k, name in enumerate(known)}
-        return np.array([number[name] for name in given], dtype=np.int64)
-
-    file = str(_decoded([f"{root}/{name}" for part in parts.values() for name in part.files], size, channels))
-    pools: dict[Role, Pool] = {}
-    start = 0
-    for role, part in parts.items():
-        stop = start + len(part.files)
-        if stop > start:
-            labels = torch.from_numpy(numbers(part.labels, names))
-            pools[role] = Pool.mapped(file, start, stop, labels)
-        start = stop
-    domains = {
-        role: numbers(part.domains, of_domains) if of_domains else None for role, part in parts.items()
-    }
-    counts = ", ".join(
-        f"{len(part.files):,} {what}"
-        for role, what in (("train", "training"), ("valid", "validation"), ("test", "test"))
-        if (part := parts[role]).files  # type: ignore[index]
-    )
-    among = f" in {len(of_domains)} domains" if of_domains else ""
-    found = [f"{told} {counts} images of {len(names)} classes{among}, read at {size} × {size} pixels."]
+    for part in parts.values():
+        part.files = [f"{root}/{name}" for name in part.files]
+    source = source_of_files(str(root), parts, told, size, channels)
+    found = [*source.found]
     if inner := sorted({leaf.folder[-1] for leaf in leaves if leaf.folder != leaf.path and not leaf.listed}):
         found.append(f"Images of a class lie in {' or '.join(inner)}/ of its folder.")
     if lists := {leaf.listed: str(leaf) for leaf in leaves if leaf.listed}:
@@ -198,6 +170,41 @@ def read_folder(
         kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(passed.items()))
         told = kinds.encode(errors="backslashreplace").decode()  # names need not be text
         found.append(f"Files that are no images by their names were passed over: {told}.")
+    return replace(source, found=tuple(found))
+
+
+def source_of_files(who: str, parts: Mapping[Role, Part], told: str, size: int, channels: int) -> Source:
+    """Return the data set of image files, as a memory map, with classes and domains numbered by name.
+
+    Args:
+        who: the data, for messages. told: a sentence on where they come from, to be ended by how many there are.
+
+    Raises:
+        DataError: a class or domain without training or test images, images that cannot be read.
+    """
+    _check_sides(who, parts)
+    names = sorted(set(parts["train"].labels), key=natural)
+    of_domains = sorted(set(parts["train"].domains) - {""}, key=natural)
+
+    def numbers(given: list[str], known: list[str]) -> npt.NDArray[np.int64]:
+        number = {name: k for k, name in enumerate(known)}
+        return np.array([number[name] for name in given], dtype=np.int64)
+
+    file = str(_decoded([name for part in parts.values() for name in part.files], size, channels))
+    pools: dict[Role, Pool] = {}
+    start = 0
+    for role, part in parts.items():
+        stop = start + len(part.files)
+        if stop > start:
+            labels = torch.from_numpy(numbers(part.labels, names))
+            pools[role] = Pool.mapped(file, start, stop, labels)
+        start = stop
+    domains = {
+        role: numbers(part.domains, of_domains) if of_domains else None for role, part in parts.items()
+    }
+    kinds: tuple[tuple[Role, str], ...] = (("train", "training"), ("valid", "validation"), ("test", "test"))
+    counts = ", ".join(f"{n:,} {what}" for role, what in kinds if (n := len(parts[role].files)))
+    among = f" in {len(of_domains)} domains" if of_domains else ""
     return Source(
         pools["train"],
         pools["test"],
@@ -207,7 +214,7 @@ def read_folder(
         tuple(of_domains),
         valid=pools.get("valid"),
         domain_valid=domains["valid"] if "valid" in pools else None,
-        found=tuple(found),
+        found=(f"{told} {counts} images of {len(names)} classes{among}, read at {size} × {size} pixels.",),
     )
 
 
@@ -407,20 +414,12 @@ def _told_split(root: Path, leaves: Sequence[_Leaf], split: int, domain: int | N
 
 def _parts(
     root: Path, leaves: Sequence[_Leaf], layout: _Layout, test_fraction: float
-) -> tuple[dict[Role, _Part], str]:
-    """Return which images are for what, in the order of their paths, and a sentence on it.
-
-    Raises:
-        DataError: a class or domain without images of its own on one side.
-    """
-    parts: dict[Role, _Part] = {"train": _Part(), "valid": _Part(), "test": _Part()}
-    what: tuple[tuple[str, int, Callable[[_Part], list[str]]], ...] = (
-        ("Class", layout.label, lambda part: part.labels),
-    )
+) -> tuple[dict[Role, Part], str]:
+    """Return which images are for what, in the order of their paths, and a sentence on it."""
+    parts: dict[Role, Part] = {"train": Part(), "valid": Part(), "test": Part()}
+    _check_spelling(root, "Class", leaves, layout.label)
     if layout.domain is not None:
-        what = (*what, ("Domain", layout.domain, lambda part: part.domains))
-    for kind, place, _ in what:
-        _check_spelling(root, kind, leaves, place)
+        _check_spelling(root, "Domain", leaves, layout.domain)
     tested = layout.split is None or any(ROLES[leaf.path[layout.split].lower()] == "test" for leaf in leaves)
     for leaf in leaves:
         label = leaf.path[layout.label]
@@ -430,25 +429,9 @@ def _parts(
             role = ROLES[leaf.path[layout.split].lower()]
             parts[role if tested or role == "train" else "test"].add(files, label, domain)
             continue
-        by_hash = sorted(
-            files, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest()
-        )
-        cut = min(max(1, math.floor(len(files) * test_fraction + 0.5)), max(len(files) - 1, 0))
-        chosen = set(by_hash[:cut])
+        chosen = share_of(files, test_fraction)
         parts["train"].add([name for name in files if name not in chosen], label, domain)
         parts["test"].add([name for name in files if name in chosen], label, domain)
-    for kind, _, names in what:
-        have = {role: set(names(part)) for role, part in parts.items()}
-        for having, lacking, which in (
-            ("train", "test", "test"),
-            ("test", "train", "training"),
-            ("valid", "train", "training"),
-        ):
-            if without := sorted(have[having] - have[lacking], key=natural):  # type: ignore[index]
-                several = "class" if kind == "Class" else "domain"
-                raise DataError(
-                    f"{kind} '{without[0]}' in {root} has no {which} images; every {several} needs some of both."
-                )
     told = f"The folder was read as {layout.told}"
     if layout.split is None:
         words = sorted(
@@ -459,6 +442,28 @@ def _parts(
     if parts["valid"].files:
         return parts, f"{told}, where val makes the validation stream:"
     return parts, f"{told}{'' if tested else ', where val is the test set'}:"
+
+
+def _check_sides(who: str, parts: Mapping[Role, Part]) -> None:
+    """Refuse classes and domains that have images on one side only."""
+    sides: tuple[tuple[Role, Role, str], ...] = (
+        ("train", "test", "test"),
+        ("test", "train", "training"),
+        ("valid", "train", "training"),
+    )
+    for kind, several in (("Class", "class"), ("Domain", "domain")):
+        have = {r: set(part.labels if kind == "Class" else part.domains) for r, part in parts.items()}
+        for having, lacking, which in sides:
+            if without := sorted(have[having] - have[lacking], key=natural):
+                raise DataError(
+                    f"{kind} '{without[0]}' in {who} has no {which} images; every {several} needs some of both."
+                )
+
+
+def share_of(names: Sequence[str], fraction: float) -> set[str]:
+    """Return a fixed share of names, one at least and not all: the same on every machine, and new names move few."""
+    by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())
+    return set(by_hash[: min(max(1, math.floor(len(names) * fraction + 0.5)), max(len(names) - 1, 0))])
 
 
 def _check_spelling(root: Path, kind: str, leaves: Iterable[_Leaf], place: int) -> None:

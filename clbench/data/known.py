@@ -137,7 +137,7 @@ def load(name: str) -> Source:
         raise DataError(_missing(name))
     if name == "omniglot":
         return omniglot().source
-    source = read_npz(path)
+    source = read_npz(path, others=True)
     if source.train.x.shape[1:] == known.shape:  # the file may hold other images under the old name
         return replace(source, mean=known.mean, std=known.std, duplicates=known.duplicates)
     return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from clbench.errors import ConfigError, DataError
+from clbench.errors import ConfigError, DataError, choices
 from clbench.types import Pool
 
 AxesOrder = Literal["auto", "channels-first", "channels-last"]
 """Which axis of images (N, ·, ·, ·) is the channels: 1, 3, or what `channels_first` finds beyond doubt."""
+SELDOM = 0.01
+"""A feature hardly varies where less than this share of the examples differs from its median."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +90,10 @@ def source_of(
     Raises:
         DataError: says which array is wrong, what is allowed and what to do; `who` names the data in it.
     """
+    labels, of_domains = (
+        _names(f"{who}: class_names", class_names),
+        _names(f"{who}: domain_names", domain_names),
+    )
     given = {"train": (x_train, y_train, domain_train), "test": (x_test, y_test, domain_test)}
     if x_valid is not None or y_valid is not None or domain_valid is not None:
         if x_valid is None or y_valid is None:
@@ -100,12 +108,12 @@ def source_of(
     for split, (x, y, domain) in given.items():
         called = {key: f"{who}: {key}_{split}" for key in ("x", "y", "domain")}
         inputs = _inputs(called["x"], _array(called["x"], x), layout)
-        pools[split] = pool(inputs, _integers(called["y"], _array(called["y"], y), len(inputs)))
-        domains[split] = (
-            None
-            if domain is None
-            else _integers(called["domain"], _array(called["domain"], domain), len(inputs))
-        )
+        y, labels = _numbered(called["y"], _array(called["y"], y), labels)
+        pools[split] = pool(inputs, _integers(called["y"], y, len(inputs)))
+        domains[split] = None
+        if domain is not None:
+            domain, of_domains = _numbered(called["domain"], _array(called["domain"], domain), of_domains)
+            domains[split] = _integers(called["domain"], domain, len(inputs))
     train = pools["train"]
     classes = int(train.y.max()) + 1
     for split, part in pools.items():
@@ -121,10 +129,6 @@ def source_of(
                 f"{who}: class {int(part.y.max())} is in y_{split} but not in y_train, so nothing can learn it."
             )
     _check_classes(f"{who}: y_test", pools["test"], classes)
-    labels, of_domains = (
-        _names(f"{who}: class_names", class_names),
-        _names(f"{who}: domain_names", domain_names),
-    )
     if labels and len(labels) != classes:
         raise DataError(f"{who}: {len(labels)} class names were given for {classes} classes.")
     return Source(
@@ -205,6 +209,33 @@ def _names(who: str, given: Any) -> tuple[str, ...]:
         raise DataError(f"{who} holds text that cannot be read: {error}.") from error
 
 
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Return what names are sorted by: numbers in them by size, so that 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _numbered(
+    who: str, given: npt.NDArray[Any], names: tuple[str, ...]
+) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Return numbers in place of names, and the names of 0, 1, …: in their natural order, unless they are known.
+
+    Raises:
+        DataError: a name that is not known.
+    """
+    if given.ndim != 1 or not (
+        given.dtype.kind == "U" or (given.dtype.kind == "O" and all(isinstance(one, str) for one in given))
+    ):
+        return given, names
+    listed = [str(one) for one in given]
+    names = names or tuple(sorted(set(listed), key=natural))
+    number = {name: k for k, name in enumerate(names)}
+    for name in listed:
+        if name not in number:
+            raise DataError(f"{who} holds '{name}', which is none of the names.{choices(name, names)}")
+    return np.array([number[name] for name in listed], dtype=np.int64), names
+
+
 def _array(who: str, given: Any) -> npt.NDArray[Any]:
     """Return an array of an array, a tensor or lists; of numbers that NumPy does not have, such as bfloat16, in
     float32."""
@@ -212,6 +243,8 @@ def _array(who: str, given: Any) -> npt.NDArray[Any]:
         raise DataError(
             f"{who} has {int(given.mask.sum())} masked values; fill them, or leave out their rows."
         )
+    if isinstance(given, Dataset):
+        raise DataError(f"{who} is a {type(given).__name__}, no array; clbench.from_dataset takes data sets.")
     try:
         if isinstance(given, Tensor):
             tensor = given.detach().cpu()
@@ -307,7 +340,9 @@ def channels_first(x: npt.NDArray[Any], layout: AxesOrder = "auto", who: str = "
 
 def _integers(who: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
     if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise DataError(f"{who} must hold one integer per example; it is {y.dtype} of shape {y.shape}.")
+        raise DataError(
+            f"{who} must hold one integer, or one name, per example; it is {y.dtype} of shape {y.shape}."
+        )
     if len(y) != n:
         raise DataError(f"{who} holds {len(y)} numbers for {n} examples.")
     if y.min() < 0:
@@ -339,3 +374,23 @@ def moments(x: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ..
         means.append(round(first / n * scale, 6))
         stds.append(round(math.sqrt(variance) * scale, 6) or 1.0)
     return tuple(means), tuple(stds)
+
+
+def moments_of_first(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of numbers that are no pixels, (N, C, H, W) or (N, D): of each channel, or of each feature.
+
+    Later experiences may bring more than these examples show. A feature that hardly varies in them would then become
+    huge: its std is taken to be the median of the others'. To six digits, so that every machine gets the same.
+    """
+    means, stds, known = [], [], []
+    for part in x.split(256 if x.dim() == 2 else 1, dim=1):
+        values = part.double().transpose(0, 1).flatten(1)  # (D or 1, N or N·H·W)
+        means.append(values.mean(1))
+        stds.append(values.std(1, correction=0))
+        differ = values != values.median(1, keepdim=True).values if x.dim() == 2 else stds[-1] > 0
+        known.append(differ.double().mean(1) >= SELDOM if x.dim() == 2 else differ)
+    mean, std, varies = torch.cat(means), torch.cat(stds), torch.cat(known)
+    usual = std[varies].median() if varies.any() else std.mean()
+    std = torch.where(varies, std, usual if usual > 0 else torch.ones_like(usual))
+    scales = [float(f"{one:.6g}") for one in std.tolist()]
+    return tuple(round(m / s, 6) * s for m, s in zip(mean.tolist(), scales, strict=True)), tuple(scales)
