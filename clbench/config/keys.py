@@ -120,7 +120,10 @@ def no_setting(key: str, known: Sequence[str], parts: Sequence[str]) -> str:
     if key in ELSEWHERE or key in Execution.model_fields:
         option = ELSEWHERE.get(key, f"execution={{'{key}': …}} of clbench.run")
         return f"'{key}' says how runs are carried out, and is no setting of one; give it as {option}."
-    return f"There is no setting '{key}'.{choices(key, known)} `clbench show {parts[0]}` lists the strategy's own."
+    own = f"`clbench show {parts[0]}` lists the strategy's own."
+    if strategies.entry(parts[0]).made_of is not None:
+        own = "The strategy is an object, which has its own settings already; make it with others."
+    return f"There is no setting '{key}'.{choices(key, known)} {own}"
 
 
 def places_of(

@@ -68,7 +68,7 @@ def resolve(
             f"'finetune+{strategy}'."
         )
     seed = own(seed)
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"A seed is a whole number, 0 or more; {seed!r} was given.")
     tree: dict[str, Any] = {"seeds": {"order": seed, "init": seed, "data": seed}}
     chosen = Chosen(benchmark, "+".join(parts))

@@ -45,11 +45,11 @@ def from_dataset(
     valid_set: Any = None,
     test_fraction: float = 0.2,
     size: int | None = None,
-    channels: Literal[1, 3] = 3,
+    channels: Literal[1, 3] | None = None,
     name: str = "dataset",
     **params: Any,
 ) -> Benchmark:
-    """A benchmark from data sets as torch has them: `dataset[i]` is an input and its label, `len(dataset)` their number.
+    """A benchmark from data sets as torch has them: `dataset[i]` is an input and its label, of `len(dataset)`.
 
     The items are read once, into memory, and trained on as they were then; so give the data without random
     augmentation, and name that as `augment`. An input is an array or a tensor as for `from_arrays`, or an image of
@@ -61,7 +61,7 @@ def from_dataset(
         valid_set: the data set of the validation stream.
         test_fraction: that share, stratified, the same at every call.
         size: images of Pillow are cropped to squares and resized to size × size pixels; None leaves them as they are.
-        channels: of images of Pillow: 3 for colour, 1 for grey.
+        channels: of images of Pillow: 3 for colour, 1 for grey; None as each is.
         name: of the benchmark.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
 
@@ -162,8 +162,10 @@ def from_data(data: Any, *, name: str = "data", **params: Any) -> Benchmark:
     """
     reader, given = _reader(data)
     if isinstance(given, Mapping):
-        return reader(**given, name=name, **params)
-    return reader(*given, name=name, **params)
+        made: Benchmark = reader(**given, name=name, **params)
+    else:
+        made = reader(*given, name=name, **params)
+    return made
 
 
 def settings_of(data: Any) -> set[str]:
@@ -195,7 +197,7 @@ def _reader(data: Any) -> tuple[Any, Sequence[Any] | Mapping[str, Any]]:
 # --- data sets ---
 
 
-def _columns(who: str, dataset: Any, size: int | None, channels: int) -> list[Any]:
+def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> list[Any]:
     """Return the inputs (N, …), the labels and, where there are some, the domains of a data set.
 
     Raises:
@@ -224,7 +226,11 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int) -> list[An
                 "strategy that augments."
             )
         if item[0].shape != x.shape[1:] or item[0].dtype != x.dtype or len(item) != len(first):
-            cure = " Give size=64, for example, to bring images to one size." if size is None else ""
+            cure = (
+                " Give size=64 and channels=3, for example, to bring images to one form."
+                if size is None
+                else ""
+            )
             raise DataError(
                 f"{who}: item {i} is {item[0].dtype} of shape {item[0].shape}, and item 0 {x.dtype} of shape "
                 f"{x.shape[1:]}; all inputs are of one form.{cure}"
@@ -235,7 +241,7 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int) -> list[An
     return [x, *others]
 
 
-def _item(who: str, dataset: Any, i: int, size: int | None, channels: int) -> list[Any]:
+def _item(who: str, dataset: Any, i: int, size: int | None, channels: int | None) -> list[Any]:
     """Return an item's input as an array, and its label and domain as Python's own."""
     try:
         item = dataset[i]
@@ -250,12 +256,14 @@ def _item(who: str, dataset: Any, i: int, size: int | None, channels: int) -> li
         )
     x, *others = item
     if hasattr(x, "convert"):  # an image of Pillow
-        image = eight_bits(x).convert("RGB" if channels == 3 else "L")
+        image = eight_bits(x)
+        if channels is not None:
+            image = image.convert("RGB" if channels == 3 else "L")
         if size is not None:
             from PIL import Image, ImageOps
 
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        x = np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+        x = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
     elif size is not None:
         raise ConfigError(f"{who}: size is for images of Pillow; item {i} is a {type(x).__name__}.")
     elif isinstance(x, Tensor):

@@ -334,6 +334,13 @@ def _probing(model: nn.Module, generator: torch.Generator | None) -> Iterator[No
             module.training = mode
 
 
+@contextlib.contextmanager
+def probing(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, and torch's global generator as before: for a look at what a network gives."""
+    with torch.no_grad(), _probing(model, None):
+        yield
+
+
 # --- numbers or tokens ---
 
 

@@ -22,7 +22,7 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -404,6 +404,15 @@ class Registry(Generic[T]):
                     f"{self.kind} '{entry.name}' is already registered by {distribution_of(point)} ({point.value}); "
                     f"rename the one in {entry.module} ({entry.source})."
                 )
+
+    @contextlib.contextmanager
+    def lending(self, entry: Entry) -> Iterator[None]:
+        """Know an entry inside, that of an object in memory for one, and forget it afterwards."""
+        self._made[entry.name] = entry
+        try:
+            yield
+        finally:
+            del self._made[entry.name]
 
     # --- loading ---
 

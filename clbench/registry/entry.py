@@ -51,6 +51,7 @@ class Entry:
         family: the group in which the documentation lists a strategy.
         build: the factory, once imported.
         takes: its parameters, as its source says; None where only an import can tell.
+        made_of: of an object that a run was given, the files and texts of its code; None of others.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Entry:
     family: str = ""
     primary: str = "average_accuracy"
     takes: tuple[str, ...] | None = field(default=None, compare=False)
+    made_of: tuple[Path | str, ...] | None = None
 
     @property
     def own(self) -> bool:

@@ -217,12 +217,13 @@ def _is_import() -> bool:
         name = frame.f_code.co_filename
         if name.startswith("<frozen importlib"):
             return True
-        if name != __file__ and not name.startswith("<frozen") and not _is_installed(name):
+        if name != __file__ and not name.startswith("<frozen") and not is_installed(name):
             return False
         frame = frame.f_back
     return False
 
 
-def _is_installed(source: str) -> bool:
+def is_installed(source: str) -> bool:
+    """Whether a source file is Python's own, or of an installed distribution."""
     paths = sysconfig.get_paths()
     return source.startswith((paths["stdlib"], paths["platstdlib"])) or "site-packages" in Path(source).parts

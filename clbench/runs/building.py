@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,25 @@ def make_strategy(name: str, **params: Any) -> Strategy:
                 f"'{key}' could mean {' or '.join(f'{o}__{key}' for o in owners)}; write which."
             )
         given[owners[0] if owners else parts[0]][key] = value
-    return build_strategy(name, given)
+    made = build_strategy(name, given)
+    _RECIPES[made] = name, given
+    return made
+
+
+_RECIPES: weakref.WeakKeyDictionary[Strategy, tuple[str, dict[str, dict[str, Any]]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def recipe_of(strategy: Strategy) -> tuple[str, dict[str, dict[str, Any]]] | None:
+    """Return the name and all parameters, by part, that a strategy was made of; None where `make_strategy` did not."""
+    if strategy not in _RECIPES:
+        return None
+    name, given = _RECIPES[strategy]
+    defaults = {part: strategies.entry(part).signature().parameters for part in given}
+    return name, {
+        part: {k: given[part].get(k, p.default) for k, p in defaults[part].items()} for part in given
+    }
 
 
 @pinned()

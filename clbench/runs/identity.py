@@ -106,22 +106,30 @@ def identify(resolved: RunConfig, benchmark: Benchmark | None = None, known: Kno
         place = str(start_from.path.absolute())
         files["model.weights"] = {"path": place, "sha256": start_from.sha256}
         resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"weights": place})})
-    sources = {entry.source for entry in entries if Path(entry.source).is_file()}
-    typed = {
-        typed_source(entry.build, f"'{entry.name}'")
-        for entry in entries
-        if entry.build is not None and entry.source not in sources
-    }
-    code = code_identity([*map(Path, sources), *typed], known.code) | {"parts": foreign}
+    sources = {source for entry in entries for source in _sources(entry)}
+    code = code_identity(sources, known.code) | {"parts": foreign}
     id = run_id(resolved.model_dump(mode="json"), what, method, model, code, files)
     return Identity(id, resolved, built, what, method, model, code, files)
+
+
+def _sources(entry: Entry) -> tuple[Path | str, ...]:
+    """Return where a plug-in, or an object that a run was given, is defined: files, or texts of a notebook."""
+    if entry.made_of is not None:
+        return entry.made_of
+    file = Path(entry.source)
+    if file.is_file():
+        return (file,)
+    return () if entry.build is None else (typed_source(entry.build, f"'{entry.name}'"),)
 
 
 def _origin(entry: Entry) -> dict[str, str | None]:
     """Return the distribution that brings a plug-in, or the name of its file, and what the file holds."""
     file = Path(entry.source)
     if not file.is_file():
-        return {"origin": "a notebook or a session", "sha256": None}
+        return {
+            "origin": entry.origin if entry.made_of is not None else "a notebook or a session",
+            "sha256": None,
+        }
     return {
         "origin": file.name if entry.origin == entry.source else entry.origin,
         "sha256": file_sha256(file),

@@ -6,16 +6,18 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
+from torch import nn
 
 from clbench import config
 from clbench.config import Execution, RunConfig
 from clbench.config.yamls import dump
+from clbench.data import from_data, settings_of
 from clbench.data.duplicates import remarks
 from clbench.engine.engine import Engine
 from clbench.engine.observer import Observer, Watched
@@ -37,12 +39,14 @@ from clbench.machine.numerics import describe, pinned
 from clbench.machine.parallel import Ranks
 from clbench.machine.processes import refuse_while_importing
 from clbench.machine.stopping import stoppable
-from clbench.registry import benchmarks, strategies
+from clbench.registry import benchmarks, models, strategies
+from clbench.registry.arguments import shown
 from clbench.results import metrics
 from clbench.results.ledger import Record, has_record, read_record, record_of, write_record
-from clbench.runs import loggers, notebook
+from clbench.runs import loggers, notebook, objects
 from clbench.runs.building import build
 from clbench.runs.identity import Identity, identify
+from clbench.strategy import Strategy
 from clbench.types import Benchmark
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -60,8 +64,11 @@ def runs_folder(out: str | Path | None = None) -> Path:
 
 def run(
     benchmark: str | Benchmark,
-    strategy: str,
+    strategy: str | Strategy,
     *,
+    model: str | nn.Module | Callable[..., Any] | None = None,
+    data: Any = None,
+    name: str = "",
     seed: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
@@ -75,9 +82,19 @@ def run(
     A run that was interrupted continues from its last checkpoint, to the same bits. Processes that torchrun started
     make it together and all return its record; the first one alone writes and has observers.
 
+    Objects are as good as names. A run works on copies of them; its id covers their code and what they hold, so that
+    the same call finds the record again.
+
     Args:
-        benchmark: a registered name, or a benchmark of your own (`clbench.from_arrays`, …).
-        strategy: a registered name, or a chain: `"derpp+refresh"`.
+        benchmark: a registered name, or a benchmark of your own (`clbench.from_arrays`, …); with `data`, what to call
+            the benchmark that is made of them.
+        strategy: a registered name, or a chain: `"derpp+refresh"`; or a strategy of your own.
+        model: a registered name, or one of timm's; or a module of your own, which starts every run with the weights
+            that it has, or a class or function that makes one, with `num_classes` and `input_shape` if it takes them.
+        data: a data set of torch's or a pair of them, a DataFrame of files and labels, arrays, or a path, for
+            `clbench.from_data`; settings of its benchmark stand among the others: `experiences=5`.
+        name: what to call a strategy of your own in records, in place of its classes' names; and what stands for an
+            object whose content cannot be read, in the run's id.
         seed: for everything drawn; see `Seeds` for separate ones.
         out: folder for run folders; `CLBENCH_RUNS` or `runs/` if None.
         device: cpu, cuda, cuda:1 …; auto takes CUDA if there is one.
@@ -89,12 +106,76 @@ def run(
     Raises:
         ClbenchError: bad input, in one message. A run that diverges raises nothing; its record says so.
     """
+    _check_kinds(benchmark, strategy, data, file=file, execution=execution, observers=observers, out=out)
+    if isinstance(model, str):
+        params["model"] = model
+    if data is not None:
+        benchmark = _benchmark_of(data, str(benchmark), strategy, params, seed)
     own = benchmark if isinstance(benchmark, Benchmark) else None
-    name = own.name if own is not None else str(benchmark)
-    resolved = config.resolve(name, strategy, params, seed=seed, file=file, given_benchmark=own is not None)
-    how = config.validate(Execution, {"device": device, **(execution or {})})
-    watching = [*([notebook.RunBar()] if notebook.here() else []), *observers]
-    return start(resolved, how, runs_folder(out), benchmark=own, observers=watching)
+    if isinstance(strategy, Strategy) and (named := objects.named(strategy)) is not None:
+        strategy, params = named[0], {**named[1], **params}
+    given = strategy if isinstance(strategy, Strategy) else None
+    with objects.lent(given, None if isinstance(model, str) else model, name) as (method, network):
+        if network is not None:
+            params["model"] = network
+        resolved = config.resolve(
+            own.name if own is not None else str(benchmark),
+            method or str(strategy),
+            params,
+            seed=seed,
+            file=file,
+            given_benchmark=own is not None,
+        )
+        how = config.validate(Execution, {"device": device, **(execution or {})})
+        watching = [*([notebook.RunBar()] if notebook.here() else []), *observers]
+        return start(resolved, how, runs_folder(out), benchmark=own, observers=watching)
+
+
+def _check_kinds(benchmark: Any, strategy: Any, data: Any, **others: Any) -> None:
+    """Refuse what is of another kind than `run` takes.
+
+    Raises:
+        ConfigError: says what it takes.
+    """
+    if data is not None and not isinstance(benchmark, str):
+        raise ConfigError(
+            f"With data, the benchmark is the name that theirs gets; a {type(benchmark).__name__} was given."
+        )
+    for key, value, kinds, takes in (
+        ("benchmark", benchmark, str | Benchmark, "a registered name or a Benchmark; data go to data="),
+        ("strategy", strategy, str | Strategy, "a registered name or a Strategy, made, and not its class"),
+        ("file", others["file"], Mapping | None, "a mapping, as clbench.config.read_yaml reads it"),
+        ("execution", others["execution"], Mapping | None, "a mapping of fields of Execution"),
+        ("observers", others["observers"], list | tuple, "a list of Observers"),
+        ("out", others["out"], str | os.PathLike | None, "a path"),
+    ):
+        if not isinstance(value, kinds):
+            raise ConfigError(f"'{key}' takes {takes}; {shown(value)} was given.")
+    if wrong := next((one for one in others["observers"] if not isinstance(one, Observer)), None):
+        raise ConfigError(f"'observers' takes a list of Observers; {shown(wrong)} is none.")
+
+
+def _benchmark_of(
+    data: Any, name: str, strategy: str | Strategy, params: dict[str, Any], seed: int
+) -> Benchmark:
+    """Return the benchmark of data; its settings leave `params`.
+
+    Raises:
+        ConfigError: a name that is taken, or a setting that the strategy has, too.
+    """
+    if benchmarks.knows(name):
+        raise ConfigError(f"'{name}' is a registered benchmark, which has its data; give yours another name.")
+    known, found = settings_of(data), {}
+    parts = strategy.split("+") if isinstance(strategy, str) else []
+    for key in list(params):
+        bare = key.removeprefix("stream.")
+        if bare == key and key in known:
+            for part in parts:
+                if strategies.knows(part) and key in strategies.entry(part).signature().parameters:
+                    raise ConfigError(f"'{key}' could mean {part}.{key} or stream.{key}; write which.")
+        if bare != key or key in known:
+            found[bare] = params.pop(key)
+    return from_data(data, name=name, **{"seed": seed, **found})
 
 
 def start(
@@ -204,7 +285,12 @@ def resume(folder: str | Path, *, device: str | None = None, observers: Sequence
     if not os.path.isfile(folder / "config.yaml"):
         raise LedgerError(f"{folder} is no run folder: it holds no config.yaml.")
     resolved = config.validate(RunConfig, config.read_yaml(folder / "config.yaml"), f"{folder}/config.yaml: ")
-    for registry, names in ((benchmarks, [resolved.benchmark]), (strategies, resolved.parts())):
+    needed = [resolved.model.name] if "object" in resolved.model.params else []
+    for registry, names in (
+        (benchmarks, [resolved.benchmark]),
+        (strategies, resolved.parts()),
+        (models, needed),
+    ):
         if missing := [name for name in names if not registry.knows(name)]:
             raise LedgerError(
                 f"{folder} needs the {registry.kind} '{missing[0]}', which is not registered. Name the "

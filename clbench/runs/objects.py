@@ -1,0 +1,298 @@
+"""Strategies and networks that are handed to a run as objects: what they are called, and what they hold.
+
+A run's id covers their code and their content: attributes of a strategy, weights and settings of a network. The run
+works on copies, so that the object is as before and every seed begins alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import enum
+import functools
+import inspect
+import re
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from clbench.errors import ConfigError, RegistryError
+from clbench.files import canonical_json, sha256
+from clbench.models.given import classifier_of
+from clbench.names import LONGEST
+from clbench.places import HOME
+from clbench.registry import Entry, Registry, models, strategies
+from clbench.registry.arguments import shown
+from clbench.registry.reads import is_installed
+from clbench.registry.typed import typed_source, where_defined
+from clbench.results.ledger import IN_MEMORY
+from clbench.runs.building import build_strategy, recipe_of
+from clbench.strategy import Strategy
+
+DIGITS = 12
+"""Of an object's SHA-256, in its setting `object`."""
+HELD = ("_parameters", "_buffers", "_modules")
+"""What a network holds under names that are private to torch."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an object is.
+
+    Attributes:
+        content: SHA-256 of all that it holds. words: the same for people, as far as it fits.
+        sources: files and texts of the code that it is made of.
+    """
+
+    content: str
+    words: str
+    sources: frozenset[Path | str]
+
+
+class UnreadError(Exception):
+    """Something whose content cannot be told."""
+
+
+def told(thing: Any, who: str, name: str = "") -> Told:
+    """Read an object.
+
+    Args:
+        who: it, for messages.
+        name: what stands for its content where that cannot be read.
+
+    Raises:
+        ConfigError: that cannot be read, and there is no name.
+    """
+    reader = _Reader()
+    try:
+        content = reader.read(thing, "")
+    except (UnreadError, RegistryError) as error:
+        if not name:
+            raise ConfigError(
+                f"{who} cannot be told from others, as the id of a run must: {str(error).rstrip('.')}. Or give the run "
+                "a name that stands for what it is, name='…', and another one whenever that changes."
+            ) from error
+        content = ["named", name, type(thing).__qualname__]
+    return Told(sha256(canonical_json([name, content])), _words(thing), frozenset(reader.sources))
+
+
+class _Reader:
+    """Reads an object into lists of texts and numbers, and notes where its code lies."""
+
+    def __init__(self) -> None:
+        self.sources: set[Path | str] = set()
+        self._seen: dict[int, tuple[int, Any]] = {}  # the object, too: its number may not be another's
+
+    def read(self, value: Any, at: str) -> Any:
+        """Return what a value is; `at` says where it stands.
+
+        Raises:
+            UnreadError: nothing says that.
+        """
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if isinstance(value, float | complex | bytes | range | slice | torch.dtype | torch.device | Path):
+            return [type(value).__name__, repr(value)]
+        if id(value) in self._seen:
+            return ["again", self._seen[id(value)][0]]
+        self._seen[id(value)] = len(self._seen), value
+        if is_lazy(value):
+            return ["not initialised"]
+        if isinstance(value, Tensor):
+            raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            shape = [str(value.dtype), list(value.shape), value.requires_grad]
+            return ["tensor", *shape, sha256(raw.numpy().tobytes())]
+        if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+            return ["array", str(value.dtype), list(value.shape), sha256(value.tobytes())]
+        if isinstance(value, torch.Generator):
+            return ["generator", self.read(value.get_state(), at)]
+        if isinstance(value, list | tuple):
+            return [self._kind(value), *(self.read(one, f"{at}[{i}]") for i, one in enumerate(value))]
+        if isinstance(value, Mapping):
+            pairs = [[self.read(k, at), self.read(v, f"{at}[{k!r:.20}]")] for k, v in value.items()]
+            return [self._kind(value), *pairs]
+        if isinstance(value, set | frozenset):
+            return [self._kind(value), *sorted((self.read(one, at) for one in value), key=canonical_json)]
+        if isinstance(value, types.ModuleType):
+            return ["module", value.__name__]
+        if isinstance(value, enum.Enum):
+            return [self._kind(value), value.name]
+        if inspect.isclass(value) or inspect.isroutine(value):
+            return self._code(value, at)
+        if isinstance(value, weakref.ref):
+            return ["reference", self.read(value(), at)]
+        if isinstance(value, functools.partial):
+            return ["partial", *(self.read(v, at) for v in (value.func, value.args, value.keywords))]
+        return self._instance(value, at)
+
+    def _instance(self, value: Any, at: str) -> Any:
+        if isinstance(
+            value, nn.Module
+        ):  # its mode is the run's; hooks and the like count where there are some
+            held = {
+                k: v for k, v in vars(value).items() if k != "training" and (k in HELD or k[0] != "_" or v)
+            }
+        elif isinstance(value, Strategy):
+            held = vars(value)
+        else:
+            try:  # what a copy is made of
+                made = value.__reduce_ex__(4)
+            except Exception as error:  # whatever its class raises
+                raise UnreadError(
+                    f"{at or 'it'} is a {type(value).__name__}, whose content cannot be read"
+                ) from error
+            if isinstance(made, str):
+                return [self._kind(value), made]
+            held_by = [*made[1:3], *([*items] for items in made[3:5] if items is not None)]
+            return [self._kind(value), *(self.read(one, at) for one in held_by)]
+        return [self._kind(value), *([k, self.read(v, f"{at}.{k}".lstrip("."))] for k, v in held.items())]
+
+    def _kind(self, value: Any) -> str:
+        self._source(type(value))
+        return f"{type(value).__module__}.{type(value).__qualname__}"
+
+    def _code(self, value: Any, at: str) -> list[Any]:
+        """Read a class or function: its name, where its code lies, and what a function has taken from around it."""
+        if inspect.ismethod(value):
+            return ["method", self.read(value.__self__, at), self.read(value.__func__, at)]
+        self._source(value)
+        inner = inspect.unwrap(value)
+        found = [f"{inner.__module__}.{inner.__qualname__}"]
+        if inspect.isfunction(inner):
+            cells = [cell.cell_contents for cell in inner.__closure__ or ()]
+            found += [self.read(one, f"{at}()") for one in (*cells, *(inner.__defaults__ or ()))]
+            if inner.__name__ == "<lambda>":  # of which a file may have several
+                code = inner.__code__
+                plain = [one for one in code.co_consts if not isinstance(one, types.CodeType)]
+                found.append(sha256(code.co_code + repr((plain, code.co_names)).encode()))
+        return found
+
+    def _source(self, thing: Any) -> None:
+        """Note where the code of a class, with all that it inherits from, or of a function lies."""
+        for one in inspect.unwrap(thing).__mro__ if inspect.isclass(thing) else [inspect.unwrap(thing)]:
+            module = getattr(one, "__module__", None) or "builtins"
+            if module == "builtins":
+                continue
+            file = where_defined(one)
+            if Path(file).is_file():
+                if module.partition(".")[0] == "clbench" or not is_installed(file):
+                    self.sources.add(Path(file))
+            elif (
+                module == "__main__"
+                and inspect.isclass(one)
+                and not any(map(inspect.isroutine, vars(one).values()))
+            ):
+                plain = {k: v for k, v in vars(one).items() if k[:2] != "__"}
+                self.sources.add(f"{one.__qualname__} = {plain!r}")
+            elif module == "__main__" and one.__qualname__ != "<lambda>":
+                self.sources.add(typed_source(one, one.__qualname__))
+            elif module == "__main__":
+                raise UnreadError(
+                    "it holds a lambda of a session, whose text cannot be found; write a function in its place"
+                )
+
+
+def _words(thing: Any) -> str:
+    """`Replay(capacity=200)+Mine(alpha=0.5)`: the settings that can be told in a word."""
+    parts = thing.parts if isinstance(thing, Strategy) else [thing]
+    told = []
+    for part in parts:
+        kept = {} if isinstance(part, nn.Module) else getattr(part, "__dict__", {})
+        plain = [
+            f"{k}={v}"
+            for k, v in kept.items()
+            if k[0] != "_" and k != "name" and isinstance(v, bool | int | float | str) and len(str(v)) <= 20
+        ]
+        who = getattr(part, "__name__", type(part).__name__)
+        told.append(f"{who}({', '.join(plain)})" if plain else who)
+    return "+".join(told)[: 3 * LONGEST]
+
+
+def named(strategy: Strategy) -> tuple[str, dict[str, Any]] | None:
+    """Return the registered name and the settings by key of a strategy that is as `make_strategy` makes it; or None."""
+    recipe = recipe_of(strategy)
+    if recipe is None or told(strategy, "") != told(build_strategy(*recipe), ""):
+        return None
+    return recipe[0], {
+        f"{part}.{key}": value for part, given in recipe[1].items() for key, value in given.items()
+    }
+
+
+@contextlib.contextmanager
+def lent(
+    strategy: Strategy | None, model: nn.Module | Callable[..., Any] | None, name: str = ""
+) -> Iterator[tuple[str | None, str | None]]:
+    """Have a run find objects by names, inside.
+
+    Args:
+        name: of the strategy, and what stands for what cannot be read of both.
+
+    Yields:
+        the names that they are known by, None where there is none.
+
+    Raises:
+        ConfigError: an object that cannot be told from others, or a name that is another's.
+    """
+    with contextlib.ExitStack() as stack:
+        called: list[str | None] = [None, None]
+        if strategy is not None:
+            parts = "-".join(dict.fromkeys(type(part).__name__ for part in strategy.parts))
+            own = strategy.name if strategy.name and not strategies.knows(strategy.name) else ""
+            called[0] = stack.enter_context(
+                _known(strategies, strategy, name or own or parts, f"The strategy {strategy}", name)
+            )
+        if model is not None:
+            kind = getattr(model, "__name__", type(model).__name__)
+            called[1] = stack.enter_context(_known(models, model, kind, f"The model {kind}", name))
+        yield called[0], called[1]
+
+
+@contextlib.contextmanager
+def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str) -> Iterator[str]:
+    """Have a registry know an object, inside, by a name like this one."""
+    called = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST].strip("-._") or registry.kind
+    if not isinstance(thing, nn.Module | Strategy) and not callable(thing):
+        raise ConfigError(
+            "'model' takes a name, a torch.nn.Module, or a class or function that makes one; "
+            f"{shown(thing)} was given."
+        )
+    if called in registry.names():
+        if given:
+            raise ConfigError(
+                f"'{called}' is the name of a registered {registry.kind}; give yours another name."
+            )
+        called = f"own-{called}"
+    is_what = told(thing, who, given)
+    mark = f"{is_what.words} {is_what.content[:DIGITS]}"
+    held = [thing]  # emptied in the end: caches keep factories
+
+    def strategy(object: str = mark) -> Strategy:
+        copied: Strategy = copy.deepcopy(held[0])
+        return copied
+
+    def model(input_shape: tuple[int, ...], num_classes: int, object: str = mark) -> nn.Module:
+        made = copy.deepcopy(held[0]).cpu() if isinstance(held[0], nn.Module) else held[0]
+        return classifier_of(made, input_shape, num_classes)
+
+    theirs = [one for one in is_what.sources if isinstance(one, Path) and not one.is_relative_to(HOME)]
+    entry = Entry(
+        called,
+        summary=is_what.words,
+        source=str(min(theirs, default="")),
+        origin=IN_MEMORY,
+        build=strategy if registry is strategies else model,
+        made_of=tuple(sorted(is_what.sources, key=str)),
+    )
+    try:
+        with registry.lending(entry):
+            yield called
+    finally:
+        held.clear()
