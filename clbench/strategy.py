@@ -15,7 +15,7 @@ import contextlib
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -356,6 +356,15 @@ class Strategy:
         """Return the training stream to use in place of `train`; for bounds, which may see past data."""
         return train
 
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer | None:
+        """Return the optimizer of the trainable parameters; None leaves it to the settings. One part of a chain at
+        most.
+
+        Asked for before `setup`, and again at later experiences unless `optim.reset` is false. Where the settings name
+        a schedule they set its learning rate; `self.run.config.optim` says what they are.
+        """
+        return None
+
     # --- experiences; called only where boundaries are told, so a strategy that relies on them declares the need ---
 
     def begin_experience(self, exp: Experience) -> None:
@@ -471,7 +480,7 @@ def chain(*strategies: Strategy) -> Strategy:
     classifies. What a part `replaces` is left out.
 
     Raises:
-        IncompatibleError: two parts order, or two classify.
+        IncompatibleError: two parts order, classify, or make the optimizer.
     """
     meant = [s for s in strategies if type(s) is not Strategy]
     if not meant:
@@ -489,7 +498,11 @@ def chain(*strategies: Strategy) -> Strategy:
         ):
             continue
         parts.append(part)
-    for point, does in (("order", "order the data"), ("logits", "classify")):
+    for point, does in (
+        ("order", "order the data"),
+        ("logits", "classify"),
+        ("optimizer", "make the optimizer"),
+    ):
         defining = [part for part in parts if overrides(part, point)]
         if len(defining) > 1:
             raise IncompatibleError(

@@ -207,16 +207,87 @@ def test_tensors_lists_and_views_are_taken() -> None:
     data.source_of(**a)
 
 
-def test_features_and_tokens_are_used_as_they_are() -> None:
-    features = np.linspace(-1, 1, 6 * 4).reshape(6, 4)
-    benchmark = clbench.from_arrays(**arrays(x_train=features, x_test=features[:3]), experiences=3)
-    assert benchmark.train[0].data.x().dtype == torch.float32
-    assert benchmark.transform.mean == ()
-    x = benchmark.train[0].data.x()
-    assert benchmark.transform.normalise(x) is x
+def test_whole_numbers_are_used_as_they_are() -> None:
     tokens = np.arange(24, dtype=np.int32).reshape(6, 4)
     benchmark = clbench.from_arrays(**arrays(x_train=tokens, x_test=tokens[:3]), experiences=3)
     assert benchmark.train[0].data.x().dtype == torch.int64
+    assert benchmark.transform.mean == ()
+
+
+# --- normalisation ---
+
+
+def floats(shape: tuple[int, ...] = (6, 4), **changes: Any) -> Arrays:
+    x = np.random.default_rng(0).normal(50.0, 7.0, shape).astype(np.float32)
+    return arrays(x_train=x, x_test=x[:3], **changes)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 2, 8, 8)])
+def test_floats_are_standardised_by_the_first_experience(shape: tuple[int, ...]) -> None:
+    """Each feature of vectors, each channel of images."""
+    benchmark = clbench.from_arrays(**floats(shape), experiences=3)
+    x = benchmark.transform.normalise(benchmark.train[0].data.x()).transpose(0, 1).flatten(1)
+    assert torch.allclose(x.mean(1), torch.zeros(shape[1]), atol=1e-4)
+    assert torch.allclose(x.std(1, correction=0), torch.ones(shape[1]), atol=1e-4)
+    assert len(benchmark.transform.mean) == shape[1]
+
+
+def test_later_experiences_do_not_move_the_normalisation() -> None:
+    a = floats()
+    other = {**a, "x_train": np.where(a["y_train"][:, None] == 0, a["x_train"], 1e4).astype(np.float32)}
+    first, second = (clbench.from_arrays(**given, experiences=3).transform for given in (a, other))
+    assert first == second
+
+
+def test_a_feature_that_hardly_varies_at_first_has_the_scale_of_the_others() -> None:
+    a = floats()
+    a["x_train"][:, 1] = np.where(a["y_train"] == 0, 0.0, 30.0)
+    std = clbench.from_arrays(**a, experiences=3).transform.std
+    assert std[1] == sorted(std[i] for i in (0, 2, 3))[1]
+
+
+def test_what_is_constant_has_a_std_of_one() -> None:
+    x = np.full((6, 4), 3.0, np.float32)
+    transform = clbench.from_arrays(**arrays(x_train=x, x_test=x[:3]), experiences=3).transform
+    assert (transform.mean, transform.std) == ((3.0,) * 4, (1.0,) * 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "values"),
+    [("bytes", "none", 0), ("floats", "none", 0), ("bytes", "first", 3), ("tokens", "first", 4)],
+)
+def test_what_normalises_is_a_setting(given: str, how: Any, values: int) -> None:
+    tokens = np.arange(24).reshape(6, 4)
+    data = {
+        "bytes": arrays(),
+        "floats": floats(),
+        "tokens": arrays(x_train=tokens, x_test=tokens[:3]),
+    }[given]
+    assert len(clbench.from_arrays(**data, experiences=3, normalise=how).transform.mean) == values
+
+
+# --- labels by name ---
+
+
+@pytest.mark.parametrize("kind", [np.array, list, lambda names: np.array(names, dtype=object)])
+def test_labels_may_be_names(kind: Any) -> None:
+    a = arrays(y_train=kind(["ant", "cat", "bee"] * 2), y_test=kind(["cat", "ant", "bee"]))
+    benchmark = clbench.from_arrays(**a, experiences=[["cat"], ["ant", "bee"]])
+    assert benchmark.class_names == ("ant", "bee", "cat")
+    assert [e.classes for e in benchmark.train] == [(2,), (0, 1)]
+
+
+def test_domains_may_be_names() -> None:
+    a = arrays(domain_train=["ink", "oil", "ink"] * 2, domain_test=["ink", "oil", "oil"])
+    assert [e.domain for e in clbench.from_arrays(**a, shift="domain").train] == ["ink", "oil"]
+
+
+def test_a_name_that_is_none() -> None:
+    a = arrays(y_train=["ant", "bee", "cat"] * 2, y_test=["ant", "bee", "cot"])
+    with pytest.raises(
+        DataError, match=r"y_test holds 'cot', .* Did you mean 'cat'\? Known: ant, bee, cat\."
+    ):
+        clbench.from_arrays(**a)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +301,10 @@ def test_features_and_tokens_are_used_as_they_are() -> None:
         ({"x_train": np.array([["a"]] * 6)}, "x_train: <U1"),
         ({"x_train": np.array([None] * 6)}, "x_train: object"),
         ({"x_train": np.zeros((6, 4, 5), np.float32)}, "x_train: float32 of shape"),
+        (
+            {"x_train": torch.utils.data.TensorDataset(torch.zeros(6, 3))},
+            r"x_train is a TensorDataset, no array; clbench\.from_dataset takes data sets",
+        ),
         ({"x_train": np.zeros((0, 4, 5, 3), np.uint8)}, "x_train is empty"),
         ({"x_train": np.full((6, 3), np.nan)}, "x_train holds NaN or infinity, first in example 0; remove"),
         (
@@ -251,8 +326,11 @@ def test_features_and_tokens_are_used_as_they_are() -> None:
         ({"y_train": np.full(6, 1 << 63, np.uint64)}, "y_train holds 9223372036854775808 in example 0"),
         ({"x_train": np.zeros((6, 4, 6, 3), np.uint8)}, "x_train and x_test must be of one shape and type"),
         ({"y_train": np.zeros(5, int)}, "y_train holds 5 numbers for 6 examples"),
-        ({"y_train": np.zeros((6, 1), int)}, r"one integer per example; it is int64 of shape \(6, 1\)"),
-        ({"y_train": np.zeros(6)}, "one integer per example; it is float64"),
+        (
+            {"y_train": np.zeros((6, 1), int)},
+            r"one integer, or one name, per example; it is int64 of shape \(6, 1\)",
+        ),
+        ({"y_train": np.zeros(6)}, "one integer, or one name, per example; it is float64"),
         ({"y_train": np.array([0, 1, 2, 0, -1, 2])}, "y_train holds -1 in example 4"),
         ({"y_train": np.array([0, 1, 3, 0, 1, 3])}, "y_train has no example of class 2.*never renumbers"),
         ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, "y_train has no example of class 0"),
@@ -280,6 +358,7 @@ def test_arrays_that_cannot_be(changes: Arrays, message: str) -> None:
         ({"mean": (0.5,)}, "mean and std go together"),
         ({"mean": (0.5,) * 2, "std": (0.5,) * 2}, "need 1 or 3 values each; 2 were given"),
         ({"mean": "grey", "std": 1}, "'mean' takes a number or a list of numbers or none; 'grey' was given"),
+        ({"mean": 0.5, "std": 1, "normalise": "first"}, "normalise='first' does nothing beside mean and std"),
         ({"mean": 0.5, "std": 1e-39}, "stds are too small for their means"),
         (
             {"shift": "clas"},
@@ -452,13 +531,36 @@ def test_npz_that_changes_is_read_again(npz: Path) -> None:
     assert data.read_npz(npz).train.digest != before.train.digest
 
 
-def test_npz_holds_validation_examples_and_other_things(npz: Path) -> None:
+def test_npz_holds_validation_examples(npz: Path) -> None:
     a = arrays()
-    np.savez(npz, **a, x_valid=a["x_test"], y_valid=a["y_test"], x_val=a["x_test"], author=np.array("me"))
-    benchmark = clbench.from_npz(npz, experiences=3)
-    assert benchmark.valid is not None
-    assert benchmark.notes == "own.npz also holds x_val, author, of which nothing is used."
-    assert data.remarks(benchmark)[0] == benchmark.notes
+    np.savez(npz, **a, x_valid=a["x_test"], y_valid=a["y_test"])
+    assert clbench.from_npz(npz, experiences=3).valid is not None
+
+
+def test_npz_holds_nothing_else(npz: Path) -> None:
+    np.savez(npz, **arrays(), y_vald=arrays()["y_test"])
+    with pytest.raises(
+        DataError, match=r"holds y_vald, which would go unused\. Did you mean 'y_valid'\? Known: x_tr"
+    ):
+        clbench.from_npz(npz)
+
+
+def test_the_file_of_a_named_set_may_hold_more(folder: Path) -> None:
+    folder.mkdir()
+    np.savez(folder / "cifar10.npz", **arrays(), author=np.array("me"))
+    assert data.load("cifar10").found == ("cifar10.npz also holds author, of which nothing is used.",)
+
+
+@pytest.mark.parametrize(
+    ("read", "own"), [(clbench.from_npz, "layout"), (clbench.from_folder, "test_fraction")]
+)
+def test_settings_are_checked_before_anything_is_read(read: Any, own: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"'experences'\. Did you mean 'experiences'\? It takes: path, .*{own}"
+    ):
+        read("nowhere", experences=5)
+    with pytest.raises(ConfigError, match=r"'shift' takes one of 'class', .* Did you mean 'class'\?"):
+        read("nowhere", shift="clas")
 
 
 def test_npz_takes_a_layout(npz: Path) -> None:

@@ -51,7 +51,7 @@ from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
-from clbench.strategy import Place, Strategy
+from clbench.strategy import Place, Strategy, overrides
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
 
 
@@ -468,7 +468,14 @@ class Engine(Services):
         if not self._trainable:
             # Nothing to train (SLDA, NCM), and an optimizer wants something.
             self._trainable = [nn.Parameter(torch.zeros((), device=self.device))]
-        return make_optimizer(self._trainable, self.config.optim)
+        own = [part for part in self.strategy.parts if overrides(part, "optimizer")]
+        made = own[0].optimizer(self._trainable) if own else None
+        if not isinstance(made, torch.optim.Optimizer | None):
+            raise IncompatibleError(
+                f"{type(own[0]).__name__}.optimizer must return a torch.optim.Optimizer or None; it returns a "
+                f"{type(made).__name__}."
+            )
+        return made or make_optimizer(self._trainable, self.config.optim)
 
     def _schedule(self) -> None:
         optim = self.config.optim
@@ -478,6 +485,8 @@ class Engine(Services):
         if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
+        else:  # a strategy's own optimizer has its own
+            self._lr = float(self.optimizer.param_groups[0]["lr"])
 
     # --- checkpoints ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from torch import nn
 
 from clbench import config
 from clbench.config import Execution, RunConfig
+from clbench.config.keys import places_of
 from clbench.config.yamls import dump
 from clbench.data import from_data, settings_of
 from clbench.data.duplicates import remarks
@@ -39,7 +41,7 @@ from clbench.machine.numerics import describe, pinned
 from clbench.machine.parallel import Ranks
 from clbench.machine.processes import refuse_while_importing
 from clbench.machine.stopping import stoppable
-from clbench.registry import benchmarks, models, strategies
+from clbench.registry import benchmarks, chain_parts, models, strategies
 from clbench.registry.arguments import shown
 from clbench.results import metrics
 from clbench.results.ledger import Record, has_record, read_record, record_of, write_record
@@ -166,15 +168,18 @@ def _benchmark_of(
     if benchmarks.knows(name):
         raise ConfigError(f"'{name}' is a registered benchmark, which has its data; give yours another name.")
     known, found = settings_of(data), {}
-    parts = strategy.split("+") if isinstance(strategy, str) else []
+    parts = chain_parts(strategy) if isinstance(strategy, str) else []
+    places = places_of(name, parts, {}, True)
     for key in list(params):
         bare = key.removeprefix("stream.")
         if bare == key and key in known:
             for part in parts:
-                if strategies.knows(part) and key in strategies.entry(part).signature().parameters:
+                if key in strategies.entry(part).signature().parameters:
                     raise ConfigError(f"'{key}' could mean {part}.{key} or stream.{key}; write which.")
         if bare != key or key in known:
             found[bare] = params.pop(key)
+        elif (near := difflib.get_close_matches(key, known, n=1, cutoff=0.8)) and key not in places:
+            raise ConfigError(f"There is no setting '{key}'. Did you mean '{near[0]}'?")
     return from_data(data, name=name, **{"seed": seed, **found})
 
 

@@ -27,7 +27,7 @@ from torch.nn.parameter import is_lazy
 from clbench.errors import ConfigError, RegistryError
 from clbench.files import canonical_json, sha256
 from clbench.models.given import classifier_of
-from clbench.names import LONGEST
+from clbench.names import LONGEST, name_mistake
 from clbench.places import HOME
 from clbench.registry import Entry, Registry, models, strategies
 from clbench.registry.arguments import shown
@@ -245,7 +245,7 @@ def lent(
         called: list[str | None] = [None, None]
         if strategy is not None:
             parts = "-".join(dict.fromkeys(type(part).__name__ for part in strategy.parts))
-            own = strategy.name if strategy.name and not strategies.knows(strategy.name) else ""
+            own = "" if name_mistake(strategy.name) or strategies.knows(strategy.name) else strategy.name
             called[0] = stack.enter_context(
                 _known(strategies, strategy, name or own or parts, f"The strategy {strategy}", name)
             )

@@ -1,0 +1,220 @@
+"""Benchmarks from data sets of torch's and from tables of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+import clbench
+from clbench.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "data"))
+
+
+X, Y = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
+WHOLE = TensorDataset(X, Y)
+
+
+class Items(Dataset[Any]):
+    """A data set of the items in a list, as torchvision's have them."""
+
+    def __init__(self, *items: Any, classes: Any = None) -> None:
+        self.items = items
+        if classes:
+            self.classes = classes
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def images(mode: str = "L", size: tuple[int, int] = (6, 6), **more: Any) -> Items:
+    """Eight images of two classes."""
+    return Items(*((Image.new(mode, size, 30 * i), i % 2) for i in range(8)), **more)
+
+
+# --- data sets ---
+
+
+def test_data_sets_are_read_as_arrays_are() -> None:
+    a = clbench.from_dataset(WHOLE, TensorDataset(X[:8], Y[:8]), experiences=2)
+    b = clbench.from_arrays(X, Y, X[:8], Y[:8], experiences=2)
+    assert a.fingerprint == b.fingerprint
+
+
+def test_without_a_test_set_a_share_of_each_class_is_for_testing() -> None:
+    benchmark = clbench.from_dataset(WHOLE, test_fraction=0.3, experiences=2)
+    assert [len(e) for e in benchmark.test] == [6, 6]
+    assert [len(e) for e in benchmark.train] == [14, 14]
+    assert benchmark.fingerprint == clbench.from_dataset(WHOLE, test_fraction=0.3, experiences=2).fingerprint
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (1, 6, 6)), ("RGB", (3, 6, 6)), ("RGBA", (3, 6, 6))])
+def test_images_of_pillow(mode: str, shape: tuple[int, ...]) -> None:
+    benchmark = clbench.from_dataset(images(mode), experiences=2)
+    assert benchmark.input_shape == shape
+    assert benchmark.train[0].data.x().dtype == torch.uint8
+
+
+def test_images_are_brought_to_a_size() -> None:
+    mixed = Items(*images().items, *images("RGB", (9, 7)).items)
+    assert clbench.from_dataset(mixed, size=5, channels=3, experiences=2).input_shape == (3, 5, 5)
+    with pytest.raises(
+        DataError, match=r"item 8 is uint8 of shape \(3, 7, 9\), .* Give size=64 and channels=3"
+    ):
+        clbench.from_dataset(mixed, experiences=2)
+
+
+def test_names_of_classes_are_the_data_set_s() -> None:
+    named = images(classes=["no", "yes"])
+    assert clbench.from_dataset(named, experiences=2).class_names == ("no", "yes")
+    assert clbench.from_dataset(Subset(named, range(8)), experiences=2).class_names == ("no", "yes")
+    assert clbench.from_dataset(images(classes=["no", "yes", "never"]), experiences=2).class_names == ()
+
+
+def test_a_third_value_is_the_domain() -> None:
+    domains = TensorDataset(X, Y, torch.arange(40) // 4 % 2)
+    assert len(clbench.from_dataset(domains, shift="domain").train) == 2
+    with pytest.raises(DataError, match="have three values; the third is a domain, for shift='domain'"):
+        clbench.from_dataset(domains)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(WHOLE)
+
+
+class Random(Items):
+    def __getitem__(self, i: int) -> Any:
+        return torch.randn(3), i % 2
+
+
+class Broken(Items):
+    def __getitem__(self, i: int) -> Any:
+        raise OSError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Stream(), r"the train set is a Stream, which cannot be read by number: .* clbench\.from_arrays"),
+        (Items(), "the train set is empty"),
+        (Random(1, 2, 3, 4), r"gives item 0 differently at every look, .* augment=\('crop', 'flip'\)"),
+        (Items({"image": 1, "label": 2}), "gives a dict with image, label as item 0; an item is a pair"),
+        (Items(X[0]), "gives a Tensor as item 0"),
+        (Broken(1), "cannot give item 0: OSError: no such file"),
+        (Items((X[0], 0), (X[0, 0], 1)), r"item 1 is float32 of shape \(6, 6\), and item 0"),
+        (Items(*((X[0], 0.5),) * 9), "one integer, or one name, per example; it is float64"),
+        (7, "the train set is a int, which cannot be read by number"),
+    ],
+)
+def test_data_sets_that_cannot_be(given: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        clbench.from_dataset(given)
+
+
+def test_a_size_is_of_images_of_pillow() -> None:
+    with pytest.raises(ConfigError, match="size is for images of Pillow; item 0 is a Tensor"):
+        clbench.from_dataset(WHOLE, size=5)
+
+
+# --- tables ---
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> dict[str, list[Any]]:
+    """Columns of sixteen files: two classes in two domains."""
+    rows: dict[str, list[Any]] = {"path": [], "label": [], "domain": []}
+    for i in range(16):
+        Image.new("RGB", (7, 7), (9 * i, 3, 3)).save(tmp_path / f"{i}.png")
+        rows["path"].append(tmp_path / f"{i}.png")
+        rows["label"].append(("cat", "ant")[i % 2])
+        rows["domain"].append(("ink", "oil")[i // 2 % 2])
+    return rows
+
+
+class Frame:
+    """As pandas has them, as far as it matters."""
+
+    def __init__(self, columns: dict[str, list[Any]]) -> None:
+        self.columns = list(columns)
+        self._columns = columns
+
+    def __getitem__(self, column: str) -> Any:
+        return np.array(self._columns[column], dtype=object)
+
+
+def test_a_table_of_files(table: dict[str, list[Any]]) -> None:
+    benchmark = clbench.from_frame(Frame(table), size=6, experiences=[["cat"], ["ant"]], test_fraction=0.25)
+    assert benchmark.class_names == ("ant", "cat")
+    assert ([len(e) for e in benchmark.train], [len(e) for e in benchmark.test]) == ([6, 6], [2, 2])
+    assert benchmark.input_shape == (3, 6, 6)
+    assert benchmark.notes.startswith(
+        "The images are those of a table of 16 rows: 12 training, 4 test images of 2"
+    )
+
+
+def test_a_table_says_domain_and_split(table: dict[str, list[Any]]) -> None:
+    split = [("train", "val")[i % 8 > 3] for i in range(16)]
+    benchmark = clbench.from_frame({**table, "split": split}, size=6, shift="domain")
+    assert [e.domain for e in benchmark.train] == ["ink", "oil"]
+    assert [len(e) for e in benchmark.test] == [4, 4]
+
+
+def test_a_table_s_columns_and_root_have_names(table: dict[str, list[Any]], tmp_path: Path) -> None:
+    other = {"file": [path.name for path in table["path"]], "species": table["label"]}
+    named = clbench.from_frame(other, path="file", label="species", root=tmp_path, size=6, experiences=2)
+    assert named.class_names == ("ant", "cat")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": None}, "the table has no column 'path'. Known: label, domain"),
+        ({"split": ["train"] * 15 + ["tset"]}, "row 15 has the split 'tset'. Did you mean 'test'"),
+        ({"split": ["train"] * 16}, "Class 'ant' in the table 'frame' has no test images"),
+        ({"label": ["cat"] * 15 + [None]}, "row 15 has no label; fill it"),
+        ({"label": ["cat"] * 15 + [float("nan")]}, "row 15 has no label; fill it"),
+        ({"path": [Path("a.png")] * 16}, "the file a.png is in two rows"),
+        ({"path": [Path(f"no{i}.png") for i in range(16)]}, r"Images that cannot be read: .*No such file"),
+    ],
+)
+def test_tables_that_cannot_be(table: dict[str, list[Any]], changes: dict[str, Any], message: str) -> None:
+    columns = {k: v for k, v in {**table, **changes}.items() if v is not None}
+    with pytest.raises(DataError, match=message):
+        clbench.from_frame(columns, size=6, experiences=2)
+
+
+# --- whatever there is ---
+
+
+def test_data_are_read_by_what_they_are(table: dict[str, list[Any]], tmp_path: Path) -> None:
+    arrays = {"x_train": X, "y_train": Y, "x_test": X[:8], "y_test": Y[:8]}
+    np.savez(tmp_path / "own.npz", **{key: value.numpy() for key, value in arrays.items()})
+    expected = clbench.from_arrays(**arrays, experiences=2).fingerprint  # type: ignore[arg-type]
+    for given in (
+        arrays,
+        tuple(arrays.values()),
+        (WHOLE, Subset(WHOLE, range(8))),
+        str(tmp_path / "own.npz"),
+    ):
+        assert clbench.from_data(given, experiences=2).fingerprint == expected
+    assert clbench.from_data(Frame(table), size=6, experiences=2).num_classes == 2
+
+
+@pytest.mark.parametrize("given", [3, X, (X,), None])
+def test_data_that_are_none(given: Any) -> None:
+    with pytest.raises(DataError, match=r"Data are a data set as torch has them .* was given\."):
+        clbench.from_data(given)
