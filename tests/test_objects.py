@@ -18,7 +18,7 @@ from clbench.engine.observer import Observer, Watched
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, LedgerError
 from clbench.parts import CrossEntropy, Replay
 from clbench.results.ledger import Record
-from clbench.runs import lifecycle, objects
+from clbench.runs import again, lifecycle, objects
 from clbench.testing import tiny_benchmark
 from clbench.types import Batch, Output
 
@@ -313,3 +313,8 @@ def test_data_make_a_benchmark_of_the_name_that_is_given() -> None:
 def test_data_that_do_not_fit(benchmark: Any, strategy: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         clbench.run(benchmark, strategy, data=DATA, **settings, **BRIEF)
+
+
+def test_a_run_of_objects_cannot_be_verified_from_its_record() -> None:
+    with pytest.raises(LedgerError, match="strategy Fit and model Net were objects in memory"):
+        again.first_steps(run(Fit(), model=net()), 1)

@@ -158,7 +158,8 @@ def from_data(data: Any, *, name: str = "data", **params: Any) -> Benchmark:
         params: of that function.
 
     Raises:
-        DataError, ConfigError: as that function.
+        DataError: of data that none of them takes, or as that function raises it.
+        ConfigError: as that function raises it.
     """
     reader, given = _reader(data)
     if isinstance(given, Mapping):

@@ -18,7 +18,7 @@ from clbench.reports.leaderboard.evidence import config_of
 from clbench.reports.leaderboard.private import in_words, missing
 from clbench.reports.rows import Row, keys_of
 from clbench.results.curve import COLUMNS
-from clbench.results.ledger import Record
+from clbench.results.ledger import IN_MEMORY, Record
 from clbench.results.schema import RULES
 from clbench.results.statistics import Interval, prediction_half, t_interval
 
@@ -242,6 +242,11 @@ def first_steps(record: Record, steps: int) -> Beginning:
     from clbench.machine.environment import environment
     from clbench.runs import building
 
+    if held := [what for what, told in missing(record).items() if told.startswith(IN_MEMORY)]:
+        raise LedgerError(
+            f"The run {record.id} cannot be made again from its record: {' and '.join(held)} {'was an object' if len(held) == 1 else 'were objects'} "
+            "in memory. Call clbench.run with the same in another folder (out=…), and compare."
+        )
     recorded = record.curve
     later = recorded.step[recorded.step > 0]
     steps = max(steps, int(later.min())) if len(later) else steps
