@@ -316,5 +316,5 @@ def test_data_that_do_not_fit(benchmark: Any, strategy: str, settings: dict[str,
 
 
 def test_a_run_of_objects_cannot_be_verified_from_its_record() -> None:
-    with pytest.raises(LedgerError, match="strategy Fit and model Net were objects in memory"):
+    with pytest.raises(LedgerError, match="object in memory is not in it: strategy Fit, benchmark tiny, model Net"):
         again.first_steps(run(Fit(), model=net()), 1)

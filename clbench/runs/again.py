@@ -244,8 +244,8 @@ def first_steps(record: Record, steps: int) -> Beginning:
 
     if held := [what for what, told in missing(record).items() if told.startswith(IN_MEMORY)]:
         raise LedgerError(
-            f"The run {record.id} cannot be made again from its record: {' and '.join(held)} {'was an object' if len(held) == 1 else 'were objects'} "
-            "in memory. Call clbench.run with the same in another folder (out=…), and compare."
+            f"The run {record.id} cannot be made again from its record, as what was an object in memory is not in it: "
+            f"{', '.join(held)}. Call clbench.run with the same in another folder (out=…), and compare."
         )
     recorded = record.curve
     later = recorded.step[recorded.step > 0]
