@@ -316,5 +316,44 @@ def test_data_that_do_not_fit(benchmark: Any, strategy: str, settings: dict[str,
 
 
 def test_a_run_of_objects_cannot_be_verified_from_its_record() -> None:
-    with pytest.raises(LedgerError, match="object in memory is not in it: strategy Fit, benchmark tiny, model Net"):
+    with pytest.raises(
+        LedgerError, match="object in memory is not in it: strategy Fit, benchmark tiny, model Net"
+    ):
         again.first_steps(run(Fit(), model=net()), 1)
+
+
+# --- what people have at hand ---
+
+
+class Compiled(nn.Module):
+    """As `torch.compile` gives one, without seconds of imports."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+
+def test_a_compiled_module_is_taken_as_it_was() -> None:
+    assert run(model=Compiled(net())) == run(model=net())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_networks_run_in_full_precision(dtype: torch.dtype) -> None:
+    folder = run(model=net().to(dtype)).folder
+    assert folder is not None
+    assert load_file(folder / "model.safetensors")["head.weight"].dtype == torch.float32
+
+
+def test_weights_that_are_not_there() -> None:
+    with pytest.raises(ConfigError, match="is on the device meta, and has no values"):
+        run(model=nn.Linear(SIZE, CLASSES, device="meta"))
+
+
+def test_transforms_of_torchvision_are_read() -> None:
+    from clbench.machine.torchvision import torchvision
+
+    torchvision()
+    from torchvision.transforms import v2
+
+    a, b = (objects.told(Holding(v2.RandomErasing(p=p)), "it").content for p in (0.5, 0.6))
+    assert a != b

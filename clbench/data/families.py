@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -122,7 +123,11 @@ def build(
         if experiences is None and first is None and increment is None:
             experiences = 5
         elif experiences is not None and not isinstance(experiences, int):
-            experiences = [numbered(name, "class", group, source.class_names) for group in experiences]
+            flat = numbered(
+                name, "class", [*itertools.chain(*experiences)], source.class_names, "experiences"
+            )
+            ends = [0, *itertools.accumulate(map(len, experiences))]
+            experiences = [flat[a:b] for a, b in itertools.pairwise(ends)]
         streams = class_incremental(
             source.train,
             source.test,
@@ -216,16 +221,27 @@ def _unused(name: str, shift: Shift, **given: bool) -> None:
 
 
 def numbered(
-    name: str, what: str, order: Any, known: Sequence[str]
+    name: str, what: str, order: Any, known: Sequence[str], parameter: str = ""
 ) -> Sequence[int] | Literal["natural", "shuffled"]:
-    """Classes or domains by number, of those that are listed by name."""
+    """Classes or domains by number, of those that are listed by name in a parameter, `class_order` for one.
+
+    Raises:
+        ConfigError: a name that is not known, or one that is missing or there twice.
+    """
     if isinstance(order, str):
         return order  # type: ignore[return-value]
     for one in order:
         if isinstance(one, str) and one not in known:
             there = choices(one, known) if known else " The data name none."
             raise ConfigError(f"{name}: there is no {what} '{one}'.{there}")
-    return [known.index(one) if isinstance(one, str) else one for one in order]
+    numbers = [known.index(one) if isinstance(one, str) else one for one in order]
+    if any(isinstance(one, str) for one in order):  # of numbers, it is said by number
+        times = [numbers.count(k) for k in range(len(known))]
+        wrong = [f"'{known[k]}' {'twice' if n else 'is missing'}" for k, n in enumerate(times) if n != 1]
+        if wrong:
+            parameter = parameter or f"{what}_order"
+            raise ConfigError(f"{name}: {parameter} must list every {what} once; {', '.join(wrong[:3])}.")
+    return numbers
 
 
 def transform_of(

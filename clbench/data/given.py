@@ -126,6 +126,10 @@ def from_frame(
         DataError: no such column, or what it holds cannot be used. ConfigError: a parameter that does not fit.
     """
     settings = stream_settings("from_frame()", params, tuple(signature_of(from_frame).parameters)[:-2])
+    if not hasattr(frame, "columns") and not isinstance(frame, Mapping):
+        raise DataError(
+            f"{name}: a table is a DataFrame, or a dictionary of columns; a {type(frame).__name__} was given."
+        )
     if size < 1 or not 0 < test_fraction < 1:
         raise ConfigError(f"Images need size ≥ 1 and 0 < test_fraction < 1; given: {size}, {test_fraction}.")
     defaults = signature_of(from_frame).parameters
@@ -183,10 +187,12 @@ def _reader(data: Any) -> tuple[Any, Sequence[Any] | Mapping[str, Any]]:
         return from_frame, (data,)
     if isinstance(data, Mapping):
         return from_arrays, data
-    if isinstance(data, list | tuple) and len(data) in (2, 4):
-        return (from_arrays, data) if len(data) == 4 else (from_dataset, data)
-    if hasattr(data, "__getitem__") and not isinstance(data, np.ndarray | Tensor | list | tuple):
-        return from_dataset, (data,)
+    arrays: Any = np.ndarray | Tensor | list | tuple
+    if isinstance(data, list | tuple) and len(data) == 4:
+        return from_arrays, data
+    sets = data if isinstance(data, list | tuple) and len(data) == 2 else (data,)
+    if not any(isinstance(one, arrays) or not hasattr(one, "__getitem__") for one in sets):
+        return from_dataset, sets
     held = f" of {len(data)}" if isinstance(data, list | tuple) else ""
     raise DataError(
         f"Data are a data set as torch has them or a pair of them (train, test), a DataFrame of files and labels, the "

@@ -49,7 +49,10 @@ def validated(build: Callable[P, R]) -> Callable[P, R]:
         rest = {key: value for key, value in kwargs.items() if key not in known}
         if not others:
             convert(who, build, rest)  # which it refuses
-        bound = signature.bind(*args, **known)
+        try:
+            bound = signature.bind(*args, **known)
+        except TypeError as error:
+            raise ConfigError(f"{who}: {error}.") from None
         return build(**convert(who, build, bound.arguments), **rest)  # type: ignore[call-arg, arg-type]
 
     return call

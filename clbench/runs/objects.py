@@ -106,6 +106,8 @@ class _Reader:
         self._seen[id(value)] = len(self._seen), value
         if is_lazy(value):
             return ["not initialised"]
+        if isinstance(value, Tensor) and value.is_meta:
+            raise UnreadError(f"{at or 'it'} is on the device meta, and has no values")
         if isinstance(value, Tensor):
             raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
             shape = [str(value.dtype), list(value.shape), value.requires_grad]
@@ -138,7 +140,9 @@ class _Reader:
             value, nn.Module
         ):  # its mode is the run's; hooks and the like count where there are some
             held = {
-                k: v for k, v in vars(value).items() if k != "training" and (k in HELD or k[0] != "_" or v)
+                k: v
+                for k, v in vars(value).items()
+                if k != "training" and (k in HELD or k[0] != "_" or not _is_nothing(v))
             }
         elif isinstance(value, Strategy):
             held = vars(value)
@@ -200,6 +204,10 @@ class _Reader:
                 )
 
 
+def _is_nothing(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, Mapping | list | tuple | set) and not value)
+
+
 def _words(thing: Any) -> str:
     """`Replay(capacity=200)+Mine(alpha=0.5)`: the settings that can be told in a word."""
     parts = thing.parts if isinstance(thing, Strategy) else [thing]
@@ -259,6 +267,7 @@ def lent(
 def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str) -> Iterator[str]:
     """Have a registry know an object, inside, by a name like this one."""
     called = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST].strip("-._") or registry.kind
+    thing = getattr(thing, "_orig_mod", thing)  # of torch.compile's
     if not isinstance(thing, nn.Module | Strategy) and not callable(thing):
         raise ConfigError(
             "'model' takes a name, a torch.nn.Module, or a class or function that makes one; "
@@ -279,7 +288,7 @@ def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str)
         return copied
 
     def model(input_shape: tuple[int, ...], num_classes: int, object: str = mark) -> nn.Module:
-        made = copy.deepcopy(held[0]).cpu() if isinstance(held[0], nn.Module) else held[0]
+        made = copy.deepcopy(held[0]).cpu().float() if isinstance(held[0], nn.Module) else held[0]
         return classifier_of(made, input_shape, num_classes)
 
     theirs = [one for one in is_what.sources if isinstance(one, Path) and not one.is_relative_to(HOME)]
