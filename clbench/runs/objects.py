@@ -258,6 +258,7 @@ def lent(
                 _known(strategies, strategy, name or own or parts, f"The strategy {strategy}", name)
             )
         if model is not None:
+            model = getattr(model, "_orig_mod", model)  # of torch.compile's
             kind = getattr(model, "__name__", type(model).__name__)
             called[1] = stack.enter_context(_known(models, model, kind, f"The model {kind}", name))
         yield called[0], called[1]
@@ -267,7 +268,6 @@ def lent(
 def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str) -> Iterator[str]:
     """Have a registry know an object, inside, by a name like this one."""
     called = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LONGEST].strip("-._") or registry.kind
-    thing = getattr(thing, "_orig_mod", thing)  # of torch.compile's
     if not isinstance(thing, nn.Module | Strategy) and not callable(thing):
         raise ConfigError(
             "'model' takes a name, a torch.nn.Module, or a class or function that makes one; "
