@@ -227,7 +227,8 @@ def _words(thing: Any) -> str:
 def named(strategy: Strategy) -> tuple[str, dict[str, Any]] | None:
     """Return the registered name and the settings by key of a strategy that is as `make_strategy` makes it; or None."""
     recipe = recipe_of(strategy)
-    if recipe is None or told(strategy, "") != told(build_strategy(*recipe), ""):
+    who = f"The strategy {strategy}"
+    if recipe is None or told(strategy, who) != told(build_strategy(*recipe), who):
         return None
     return recipe[0], {
         f"{part}.{key}": value for part, given in recipe[1].items() for key, value in given.items()
@@ -249,6 +250,10 @@ def lent(
     Raises:
         ConfigError: an object that cannot be told from others, or a name that is another's.
     """
+    if name and (wrong := name_mistake(name)):
+        raise ConfigError(f"'name': {wrong}.")
+    if strategy is not None and name and strategies.knows(name):
+        raise ConfigError(f"'{name}' is the name of a registered strategy; give yours another.")
     with contextlib.ExitStack() as stack:
         called: list[str | None] = [None, None]
         if strategy is not None:
@@ -274,10 +279,6 @@ def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str)
             f"{shown(thing)} was given."
         )
     if called in registry.names():
-        if given:
-            raise ConfigError(
-                f"'{called}' is the name of a registered {registry.kind}; give yours another name."
-            )
         called = f"own-{called}"
     is_what = told(thing, who, given)
     mark = f"{is_what.words} {is_what.content[:DIGITS]}"
