@@ -243,6 +243,7 @@ def test_contents_may_go_in_circles() -> None:
         ({"observers": print}, "'observers' takes a list of Observers"),
         ({"observers": [print]}, "'observers' takes a list of Observers"),
         ({"strategy": Fit(), "name": "my own"}, "'my own' cannot be a name: .*; 'my-own' is one"),
+        ({"name": "plain"}, "There is no setting 'name'"),
         ({"execution": "fast"}, "'execution' takes a mapping of fields of Execution"),
         ({"file": "mine.yaml"}, "'file' takes a mapping"),
         ({"out": 3}, "'out' takes a path"),

@@ -111,6 +111,10 @@ def run(
     _check_kinds(benchmark, strategy, data, file=file, execution=execution, observers=observers, out=out)
     if isinstance(model, str):
         params["model"] = model
+    if (
+        name and isinstance(strategy, str) and isinstance(model, str | None)
+    ):  # there is nothing to be called so
+        params["name"], name = name, ""
     if data is not None:
         benchmark = _benchmark_of(data, str(benchmark), strategy, params, seed)
     own = benchmark if isinstance(benchmark, Benchmark) else None
