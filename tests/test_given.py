@@ -130,6 +130,20 @@ def test_a_size_is_of_images_of_pillow() -> None:
         clbench.from_dataset(WHOLE, size=5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "'size' takes a whole number ≥ 1"),
+        ({"test_fraction": 1.0}, "'test_fraction' takes a number > 0 and < 1"),
+        ({"experences": 2}, r"'experences'\. Did you mean 'experiences'\? It takes: train, test, valid_set"),
+        ({"normalise": "frst"}, r"'normalise' takes one of .* Did you mean 'first'\?"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        clbench.from_dataset(WHOLE, **settings)
+
+
 # --- tables ---
 
 

@@ -29,6 +29,7 @@ from clbench.data.shares import held_out
 from clbench.data.source import source_of
 from clbench.errors import ConfigError, DataError, choices
 from clbench.machine.numerics import pinned
+from clbench.ranges import Count, Part as Portion
 from clbench.registry.arguments import signature_of, validated
 from clbench.types import Benchmark
 
@@ -43,8 +44,8 @@ def from_dataset(
     test: Any = None,
     *,
     valid_set: Any = None,
-    test_fraction: float = 0.2,
-    size: int | None = None,
+    test_fraction: Portion = 0.2,
+    size: Count | None = None,
     channels: Literal[1, 3] | None = None,
     name: str = "dataset",
     **params: Any,
@@ -82,7 +83,7 @@ def from_dataset(
                 )
             given |= {f"{key}_{split}": column for key, column in zip("xyd", columns, strict=False)}
     if test is None:
-        given = _split(given, test_fraction, name)
+        given = _split(given, test_fraction)
     for split in ("train", "test", "valid"):
         given[f"domain_{split}"] = given.pop(f"d_{split}", None)
     source = source_of(**given, class_names=_class_names(train, given["y_train"]), who=name)
@@ -99,9 +100,9 @@ def from_frame(
     domain: str = "domain",
     split: str = "split",
     root: str | Path = "",
-    size: int = 64,
+    size: Count = 64,
     channels: Literal[1, 3] = 3,
-    test_fraction: float = 0.2,
+    test_fraction: Portion = 0.2,
     name: str = "frame",
     **params: Any,
 ) -> Benchmark:
@@ -130,8 +131,6 @@ def from_frame(
         raise DataError(
             f"{name}: a table is a DataFrame, or a dictionary of columns; a {type(frame).__name__} was given."
         )
-    if size < 1 or not 0 < test_fraction < 1:
-        raise ConfigError(f"Images need size ≥ 1 and 0 < test_fraction < 1; given: {size}, {test_fraction}.")
     defaults = signature_of(from_frame).parameters
     files, labels = (_column(name, frame, column) for column in (path, label))
     there = {
@@ -281,10 +280,8 @@ def _item(who: str, dataset: Any, i: int, size: int | None, channels: int | None
     ]
 
 
-def _split(given: dict[str, Any], fraction: float, name: str) -> dict[str, Any]:
+def _split(given: dict[str, Any], fraction: float) -> dict[str, Any]:
     """Return columns of which a share of each class (in each domain) is for testing."""
-    if not 0 < fraction < 1:
-        raise ConfigError(f"{name}: test_fraction lies between 0 and 1; {fraction} was given.")
     strata = [str(one) for one in zip(*(given[k] for k in ("y_train", "d_train") if k in given), strict=True)]
     test = held_out(np.unique(strata, return_inverse=True)[1], fraction, 0)
     assert test is not None
