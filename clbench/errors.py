@@ -43,6 +43,10 @@ class DataError(ClbenchError):
     """A data set that cannot be used."""
 
 
+LARGE = 100.0
+"""Normalised inputs beyond this many standard deviations are taken for such that were not normalised."""
+
+
 class DivergedError(ClbenchError):
     """A loss that is not finite.
 
@@ -62,6 +66,8 @@ class DivergedError(ClbenchError):
         listed = ", ".join(f"{name} = {value}" for name, value in self.terms.items())
         where = f"The loss is not finite at step {self.step} in experience {self.experience + 1}: {listed}."
         inputs = "" if self.largest is None else f" Inputs go up to {self.largest:.3g} once normalised."
+        if self.largest is not None and self.largest > LARGE:
+            inputs += " Few networks learn from so large ones: give a mean and std, or normalise='first'."
         if self.step == 0:
             return f"{where}{inputs} Nothing was learned yet, so see to the data, the network and the losses."
         return f"{where}{inputs} A smaller learning rate or gradient clipping (optim.clip) is the usual cure."

@@ -372,7 +372,8 @@ def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
         )
         raise IncompatibleError(
             f"The model embeds tokens, whole numbers from 0 that are not normalised; the inputs of {who} are {what}. "
-            "Take one that computes with numbers, such as model=mlp."
+            "Take one that computes with numbers, such as model=mlp"
+            + (", or leave out mean, std and normalise." if not pixels else ".")
         )
     for stream in _streams(benchmark):
         for pool in _pools(stream):
