@@ -357,8 +357,7 @@ class Strategy:
         return train
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer | None:
-        """Return the optimizer of the trainable parameters; None leaves it to the settings. One part of a chain at
-        most.
+        """Return the optimizer of these parameters; None leaves it to the settings. One part of a chain at most.
 
         Asked for before `setup`, and again at later experiences unless `optim.reset` is false. Where the settings name
         a schedule they set its learning rate; `self.run.config.optim` says what they are.
@@ -498,11 +497,8 @@ def chain(*strategies: Strategy) -> Strategy:
         ):
             continue
         parts.append(part)
-    for point, does in (
-        ("order", "order the data"),
-        ("logits", "classify"),
-        ("optimizer", "make the optimizer"),
-    ):
+    single = {"order": "order the data", "logits": "classify", "optimizer": "make the optimizer"}
+    for point, does in single.items():
         defining = [part for part in parts if overrides(part, point)]
         if len(defining) > 1:
             raise IncompatibleError(

@@ -647,7 +647,9 @@ def test_a_missing_set_says_what_to_do(folder: Path) -> None:
 
 
 def test_an_unknown_set() -> None:
-    with pytest.raises(ConfigError, match=r"no data set named 'mnits'. Did you mean 'mnist'\? Known: mnist,"):
+    with pytest.raises(
+        ConfigError, match=r"no data set named 'mnits'. Did you mean 'mnist'\? Known: digits, mnist,"
+    ):
         data.load("mnits")
 
 
