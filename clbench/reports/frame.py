@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
+import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
-from clbench.reports.markup import join, policy, spelled, tag
+from clbench.reports import charts as drawing
+from clbench.reports.markup import asset, join, policy, spelled, tag
 from clbench.reports.tables import Column, Text
+from clbench.results.curve import Floats
 
 
-def page(title: str, header: object, body: object, footer: object, *, live: bool = False) -> Markup:
-    """Return a whole page, which needs no other file; a `live` one sorts and filters its tables."""
+def page(
+    title: str, header: object, body: object, footer: object, *, tables: bool = False, charts: bool = False
+) -> Markup:
+    """Return a whole page, which needs no other file.
+
+    Args:
+        tables: whether it sorts and filters its tables. charts: whether it has figures of `clbench.reports.charts`.
+    """
+    script, style = _script(tables, charts), _style(charts)
     whole = Markup("""<!doctype html>
 <html lang="en">
 <head>
@@ -31,13 +45,13 @@ def page(title: str, header: object, body: object, footer: object, *, live: bool
 {script}</body>
 </html>
 """).format(
-        policy=policy(CSS, SCRIPT if live else ""),
+        policy=policy(style, script),
         title=title,
-        style=Markup(CSS),
+        style=style,
         header=header,
         body=body,
         footer=footer,
-        script=Markup("<script>{}</script>\n").format(Markup(SCRIPT)) if live else "",
+        script=Markup("<script>{}</script>\n").format(script) if script else "",
     )
     return spelled(whole)
 
@@ -84,118 +98,67 @@ def _inside(column: Column, of: Text, up: str) -> Markup:
     return tag("th" if header else "td", shown, scope="row" if header else "", **named)
 
 
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-    const up = head.getAttribute("aria-sort") !== "ascending";
-    heads.forEach(other => other.setAttribute("aria-sort", "none"));
-    head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const key = row => {
-      const cell = row.cells[column], value = cell.dataset.value;
-      return value === undefined ? cell.textContent.trim() : value === "inf" ? Infinity : Number(value);
-    };
-    const rows = [...table.tBodies[0].rows].map((row, place) => [key(row), place, row]);
-    rows.sort(([a, i], [b, j]) => {
-      const order = typeof a === "number" && typeof b === "number" ? a - b || 0 : String(a).localeCompare(String(b));
-      if (a === Infinity || b === Infinity) return a === b ? i - j : a === Infinity ? 1 : -1;
-      return (up ? order : -order) || i - j;
-    });
-    table.tBodies[0].append(...rows.map(entry => entry[2]));
-  }));
-}
-const form = document.querySelector("form.filters");
-if (form) {
-  const rows = [...document.querySelectorAll("tr.row")], count = document.getElementById("count");
-  const show = () => {
-    const wanted = document.getElementById("search").value.trim().toLowerCase();
-    const facets = [...form.querySelectorAll("select")].filter(select => select.value);
-    let shown = 0;
-    for (const row of rows) {
-      const fits = facets.every(select => row.dataset[select.dataset.facet] === select.value)
-        && row.textContent.toLowerCase().includes(wanted);
-      row.hidden = !fits;
-      shown += fits;
-    }
-    count.textContent = `${shown} of ${rows.length}`;
-  };
-  form.addEventListener("input", show);
-  form.addEventListener("submit", event => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(show));
-  show();
-}
-"""
-
+NUMBERS = 10
+"""Columns of a matrix whose numbers can be read; one with more is a picture."""
 SHADES = 20
 """Shades of a cell of a matrix: the class `v7` is seven twentieths of the darkest."""
 
-CSS = """
-:root { --ink: #1d1d1f; --faint: #63666b; --line: #d9dce1; --paper: #ffffff; --tint: #f5f6f8; --link: #0b62a8;
-  --bad: #b3261e; --heat: 0, 114, 178; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7e8ea; --faint: #a2a6ad; --line: #3a3e45; --paper: #17191d;
-  --tint: #22252b; --link: #79b8f0; --bad: #ff8a80;
-  --heat: 86, 160, 220; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { margin: .2rem 0 .6rem; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.01em; overflow-wrap: anywhere; }
-h2 { margin: 2.6rem 0 .6rem; font-size: 1.25rem; }
-a { color: var(--link); }
-a:focus-visible, button:focus-visible, input:focus-visible, select:focus-visible { outline: 2px solid var(--link);
-  outline-offset: 2px; }
-.lead { max-width: 46rem; color: var(--faint); }
-.note, small, figcaption, footer { color: var(--faint); }
-.note, figcaption { font-size: .86rem; max-width: 52rem; }
-code { font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-pre { padding: .7rem 1rem; overflow-x: auto; background: var(--tint); border-radius: 8px; }
-.filters { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: end; margin: 1.2rem 0 .8rem;
-  font-size: .86rem; }
-.filters label { display: grid; gap: .15rem; color: var(--faint); }
-input, select, .filters button { font: inherit; color: var(--ink); background: var(--tint); padding: .3rem .55rem;
-  border: 1px solid var(--line); border-radius: 6px; max-width: 15rem; }
-output { color: var(--faint); padding: .35rem 0; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-div.table > table { width: 100%; }
-th, td { padding: .36rem .6rem; text-align: right; white-space: nowrap; font-weight: normal; }
-thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; }
-thead button { all: unset; cursor: pointer; font-weight: 600; }
-thead button:focus-visible { outline: 2px solid var(--link); outline-offset: 3px; border-radius: 2px; }
-th[aria-sort="ascending"] button::after { content: " ▴"; }
-th[aria-sort="descending"] button::after { content: " ▾"; }
-tbody tr + tr > * { border-top: 1px solid var(--line); }
-tbody tr:hover > * { background: var(--tint); }
-tr.best > :first-child, td b { font-weight: 700; }
-tr.bound { font-style: italic; color: var(--faint); }
-.words { text-align: left; }
-tr.unfinished > :nth-child(2), .note strong { color: var(--bad); }
-ul.plain { list-style: none; padding: 0; }
-figure { margin: 1.8rem 0; }
-img { display: block; max-width: 100%; height: auto; padding: .5rem; background: #fff; border: 1px solid var(--line);
-  border-radius: 8px; }
-dt { margin-top: 1rem; font-weight: 600; }
-dd { margin: 0; }
-svg { display: block; width: 100%; max-width: 60rem; height: auto; }
-svg text { fill: var(--faint); font: 11px system-ui, sans-serif; }
-svg text.axis { font-size: 12px; fill: var(--ink); }
-svg .grid { stroke: var(--line); stroke-width: .7; }
-svg .mark { stroke: var(--faint); stroke-width: .8; stroke-dasharray: 4 3; }
-svg .thread { stroke: var(--faint); stroke-width: .8; }
-svg .bar { stroke: currentColor; stroke-width: 4; }
-svg .dot { fill: currentColor; }
-.key { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; padding: 0; margin: .3rem 0;
-  font-size: .86rem; }
-.key svg { display: inline-block; width: 1.4rem; height: 3px; margin-right: .4rem; vertical-align: middle; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 2rem; max-width: 60rem; }
-.pairs figure { margin: .6rem 0; }
-.matrices { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; }
-.matrices figure { margin: .4rem 0; }
-.matrix td { min-width: 2.3rem; padding: .25rem .4rem; text-align: center; border: 0; background: rgba(var(--heat),
-  calc(var(--v, 0) * .55)); }
-.matrix td.later { opacity: .55; }
-.matrix th { color: var(--faint); padding: .25rem .5rem; border: 0; }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); font-size: .85rem; }
-@media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.45rem; }
-  th, td { padding: .34rem .45rem; } }
-"""
-CSS += "".join(f".v{i} {{ --v: {i / SHADES:g}; }}\n" for i in range(SHADES + 1))
+
+def matrices(found: Mapping[str, Floats], shown: Container[str]) -> Markup:
+    """Return accuracy matrices, (T, S) with NaN where there is none: those of `shown`, and the others on request."""
+    figures = [(name in shown, _matrix(name, R)) for name, R in found.items()]
+    some, others = ([figure for first, figure in figures if first is wanted] for wanted in (True, False))
+    more = tag("summary", f"{len(others)} more"), tag("div", *others, class_="matrices")
+    return tag("div", *some, class_="matrices") + (tag("details", *more) if others else "")
+
+
+def _matrix(name: str, R: Floats) -> Markup:
+    T, S = R.shape
+    later = np.triu(np.ones((T, S), bool), 1) & (
+        T == S
+    )  # what was not learned yet, where streams are experiences
+    if S > NUMBERS:
+        return tag("figure", _picture(R, later, name), tag("figcaption", name))
+
+    def cell(value: float, unseen: bool) -> Markup:
+        if np.isnan(value):
+            return tag("td")
+        return tag("td", f"{100 * value:.0f}", class_=f"v{round(SHADES * value)}{' later' * unseen}")
+
+    lines = [
+        tag("tr", tag("th", i + 1, scope="row"), *map(cell, R[i].tolist(), later[i].tolist()))
+        for i in range(T)
+    ]
+    table = tag("table", tag("tbody", *lines), class_="matrix")
+    return tag("figure", table, tag("figcaption", name))
+
+
+def _picture(R: Floats, later: NDArray[np.bool_], name: str) -> Markup:
+    """Return a matrix as a picture with a pixel for each number, the more opaque the higher."""
+    from PIL import Image
+
+    pixels = np.empty((*R.shape, 4), np.uint8)
+    pixels[..., :3] = HEAT
+    pixels[..., 3] = np.rint(np.nan_to_num(R) * np.where(later, 0.5, 0.9) * 255)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="png")
+    source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    alt = f"accuracy matrix of {name}, from {np.nanmin(R):.0%} to {np.nanmax(R):.0%}"
+    return tag("img", src=source, alt=alt, width=220, height=round(220 * R.shape[0] / R.shape[1]))
+
+
+HEAT = (45, 130, 200)
+"""Red, green and blue of an accuracy of 1, which shows on light and dark paper."""
+
+
+@functools.cache
+def _script(tables: bool, charts: bool) -> Markup:
+    """Return what a page runs."""
+    return join([*([asset("table.js")] if tables else []), *([drawing.script()] if charts else [])])
+
+
+@functools.cache
+def _style(charts: bool) -> Markup:
+    shade = Markup(".v{} {{ --v: {:g}; }}\n")
+    shades = [shade.format(i, i / SHADES) for i in range(SHADES + 1)]
+    return join([asset("page.css"), *shades, *([drawing.style()] if charts else [])])

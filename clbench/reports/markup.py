@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
@@ -36,13 +38,29 @@ def join(parts: Iterable[object]) -> Markup:
     return Markup("".join(map(escape, parts)))
 
 
+ASSETS = Path(__file__).with_name("assets")
+"""Scripts and styles of pages, which stand in them."""
+
+
+@functools.cache
+def asset(name: str) -> Markup:
+    """Return a script or a style of ours, as it is."""
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))
+
+
+def data_block(value: object) -> Markup:
+    """Return an element that holds data for a script, as JSON, which no text in it can end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup('<script type="application/json">{}</script>').format(Markup(text.replace("<", "\\u003c")))
+
+
 def spelled(page: Markup) -> Markup:
     """The same with control characters spelled, as a terminal has them."""
     return Markup(printable(page))
 
 
 @functools.cache
-def policy(style: str, script: str) -> Markup:
+def policy(style: Markup, script: Markup) -> Markup:
     """Return the element by which a page loads nothing, and knows no style and runs no script but these."""
     named = [
         Markup("{}-src 'sha256-{}'").format(

@@ -1,7 +1,6 @@
-"""Plots of curves and accuracy matrices as PNG files: no display, equal bytes for equal results, no torch.
+"""Plots of curves and accuracy matrices as files: no display, equal bytes for equal results, no torch.
 
-Colours are those of Okabe & Ito (2008), which people with colour-vision deficiencies can tell apart; bounds
-are grey, black or brown, and dashed. A strategy keeps its style across plots given the same `styles`.
+A strategy keeps its style across plots given the same `styles` (`clbench.reports.styles`).
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from clbench.files import atomic_write, expanded, make_folder
 from clbench.reports.rows import Row, primary_of, worth
+from clbench.reports.styles import Style as Style, styles as styles
 from clbench.results.curve import NETWORK, Curve, Floats
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, TOO_FEW
@@ -54,49 +53,9 @@ def most(rows: Sequence[Row], what: str) -> tuple[list[Row], str]:
 
 
 DPI = 150
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A900")
-"""Blue, vermilion, green, purple, orange, sky blue, and yellow, darkened as theirs does not show on white."""
-
-BOUNDS = {"finetune": "#8A8A8A", "joint": "#000000", "offline": "#8C6D46"}
-"""Strategies that others are measured against, not rivals."""
-BOUND_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (4, 1.5)), (0, (2, 1)), (0, (7, 2, 1, 2)))
-"""Dashes of a bound, and of further ones of the same strategy."""
-
 INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
 LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
 """Accuracies from 0 to 1 in a heat map: lightness alone orders them."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a strategy is drawn; `behind` the others where it is none of them."""
-
-    color: str
-    dashes: str | tuple[float, tuple[float, ...]] = "-"
-    behind: bool = False
-
-
-def styles(names: Iterable[str], strategies: Mapping[str, str] | None = None) -> dict[str, Style]:
-    """Return a style for each name: bounds have theirs, others take the palette in turn, then with other dashes.
-
-    Args:
-        names: of strategies, or labels.
-        strategies: label → the strategy that it stands for.
-    """
-    chosen: dict[str, Style] = {}
-    patterns: tuple[Any, ...] = ("-", (0, (1, 1)), (0, (5, 1, 1, 1)))
-    rivals = 0
-    for name in dict.fromkeys(names):
-        strategy = (strategies or {}).get(name, name)
-        if strategy in BOUNDS:
-            color = BOUNDS[strategy]
-            again = sum(style.color == color for style in chosen.values())
-            chosen[name] = Style(color, BOUND_DASHES[again % len(BOUND_DASHES)], behind=True)
-            continue
-        turn, place = divmod(rivals, len(OKABE_ITO))
-        chosen[name] = Style(OKABE_ITO[place], patterns[turn % len(patterns)])
-        rivals += 1
-    return chosen
 
 
 _default_styles = styles  # where a parameter has its name

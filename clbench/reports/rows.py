@@ -54,7 +54,7 @@ class Cell:
         name: of the strategy, as registered; the label if empty.
         config: its configuration, but for the seed.
         primary: the metric that ranks on its benchmark; empty if unknown. more: those that its benchmark shows.
-        record: what all this is from, where there is one.
+        record: what all this is from, where there is one. experiences: what they are called, where they have names.
         columns: the metrics that its table shows, where they were chosen.
     """
 
@@ -75,6 +75,7 @@ class Cell:
     primary: str = ""
     more: tuple[str, ...] = ()
     record: Record | None = field(default=None, repr=False)
+    experiences: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -102,7 +103,14 @@ class Cell:
             record.primary,
             record.more,
             record,
+            _experiences(record),
         )
+
+
+def _experiences(record: Record) -> tuple[str, ...]:
+    """Return the domains of a stream, in their order, where the record says them."""
+    domains = record.benchmark.get("domains") or record.config.get("stream", {}).get("domains")
+    return tuple(map(str, domains)) if isinstance(domains, list) else ()
 
 
 def _made_by(record: Record) -> str:
@@ -299,6 +307,13 @@ def ranked(rows: Sequence[Row], keys: Iterable[str]) -> list[Row]:
         )
         for row in rows
     ]
+
+
+def experiences_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return what the experiences of a table are called, such as their domains; nothing where they have no names, or
+    their order depends on the seed."""
+    found = {cell.experiences for row in rows for cell in row.cells}
+    return found.pop() if len(found) == 1 else ()
 
 
 def worth(row: Row, key: str) -> float:

@@ -1,37 +1,42 @@
-"""The report of a suite: a page, its tables in Markdown, its plots, and every run as CSV. No torch.
+"""The report of a suite: a page with its charts, its tables in Markdown, and every run as CSV. No torch.
 
 The same cells give the same bytes.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
+import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from clbench.errors import LedgerError
 from clbench.files import atomic_write, make_folder
-from clbench.reports import frame, plots
-from clbench.reports.markup import join, tag
+from clbench.reports import charts, frame, grouping, plots
+from clbench.reports.charts import Chart
+from clbench.reports.markup import join, spelled, tag
 from clbench.reports.rows import (
     TIMES,
     Cell,
     Row,
     by_benchmark,
     difference_rows,
+    experiences_of,
     keys_of,
     metric_names,
     table_rows,
 )
-from clbench.reports.tables import columns_of, head_of, markdown, markdown_table, note_of
+from clbench.reports.styles import Style, styles
+from clbench.reports.tables import NONE, columns_of, head_of, markdown, markdown_table, note_of, size_of
 from clbench.results.metrics import METRICS
+from clbench.results.statistics import INTERVAL_FROM
 from clbench.results.traces import Mean, Trace
 
 PAGE = "report.html"
@@ -39,7 +44,7 @@ PAGE = "report.html"
 
 
 def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) -> Path:
-    """Write `report.html`, which needs no other file, and beside it `table.md`, `results.csv` and the plots.
+    """Write `report.html`, which needs no other file, and beside it `table.md` and `results.csv`.
 
     Args:
         cells: the runs, in the order of the tables.
@@ -50,7 +55,7 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
     Returns:
         The path of `report.html`.
 
-    A curve that cannot be read and a plot that fails are left out, and the page says so.
+    A curve that cannot be read and a chart that fails are left out, and the page says so.
 
     Raises:
         LedgerError: the folder cannot be written.
@@ -63,17 +68,15 @@ def write_report(cells: Sequence[Cell], folder: Path, title: str, command: str) 
     lines = [f"# {markdown(title)}", "", f"    {command}", "", markdown_table(cells), legend, ""]
     atomic_write(folder / "table.md", "\n".join(lines))
     slugs = _slugs(rows)
-    style = plots.styles(
+    style = styles(
         (cell.strategy for cell in cells), {cell.strategy: cell.name for cell in cells if cell.name}
     )
     head, foot = _around(title, command, cells, slugs, keys)
     page = [head.encode()]  # a large one: text with any letter beyond Latin-1 takes twice the memory
     for benchmark, table in rows.items():
-        figures, lost = _draw(benchmark, slugs[benchmark], table, folder, style)
         changes = differences.get(benchmark, [])
-        page += (
-            part.encode() for part in _section(benchmark, slugs[benchmark], table, changes, figures, lost)
-        )
+        parts = _section(benchmark, slugs[benchmark], table, changes, style, folder)
+        page += (spelled(part).encode() for part in parts)
     atomic_write(folder / PAGE, b"".join([*page, foot.encode()]))
     return folder / PAGE
 
@@ -91,33 +94,58 @@ def _slugs(benchmarks: Iterable[str]) -> dict[str, str]:
     return slugs
 
 
-@dataclass(frozen=True)
-class _Plot:
-    file: Path
-    caption: str
-
-
 def _draw(
-    benchmark: str, slug: str, table: Sequence[Row], folder: Path, style: Mapping[str, plots.Style]
-) -> tuple[list[_Plot], list[str]]:
-    """Return the plots of a benchmark, of the runs that finished, and what could not be drawn and why."""
+    benchmark: str, table: Sequence[Row], style: Mapping[str, Style], lost: list[str]
+) -> Iterator[Markup]:
+    """Yield the charts of a benchmark, of the runs that finished; what could not be drawn, and why, is added to
+    `lost`."""
     chosen, which = plots.most(table, "strategies")
-    shown, lost = dict[str, Mean](), list[str]()
+    runs = dict[str, Mean]()
     for row in chosen:
         if traces := list(_traces(row, lost)):
-            shown[row.strategy] = Mean.of(traces)
-    drawn = []
-    for name, caption, draw in _figures(benchmark, shown, style):
-        file = folder / f"{name}-{slug}.png"
+            runs[row.strategy] = Mean.of(traces)
+    shown = {row.strategy for row in charts.first(chosen)}
+
+    def drawn(what: str, draw: Callable[[], Markup]) -> Markup:
         try:
-            draw(file)
-        except LedgerError:
-            raise  # the folder cannot be written
-        except Exception as error:  # of one plot, whatever it is: the tables do not depend on it
-            lost.append(f"{file.name}: {type(error).__name__}: {error}")
-        else:
-            drawn.append(_Plot(file, caption + which))
-    return drawn, lost
+            return draw()
+        except Exception as error:  # of one chart, whatever it is: the tables do not depend on it
+            lost.append(f"{what}: {type(error).__name__}: {error}")
+            return Markup("")
+
+    def chart(of: Chart | None, caption: str) -> Markup:
+        return charts.figure(of, caption + which) if of is not None else Markup("")
+
+    names = experiences_of(table)
+    yield drawn(
+        "accuracy over the stream",
+        lambda: chart(charts.stream_chart(benchmark, runs, style, shown, names), _STREAM),
+    )
+    yield drawn(
+        "plasticity",
+        lambda: chart(
+            charts.network_chart(f"{benchmark}: plasticity", runs, style, shown),
+            "How well each experience was learned, and the network at its end.",
+        ),
+    )
+    full = {name: of for name, of in runs.items() if of.matrices}
+    if full:
+        yield tag("h3", "Accuracy matrices") + tag("p", _MATRICES + which, class_="note")
+        yield drawn(
+            "accuracy matrices",
+            lambda: frame.matrices({name: of.matrix for name, of in full.items()}, shown),
+        )
+
+
+_STREAM = (
+    "Accuracy after every step. On the experiences seen so far its mean over steps is AAA; on the first one it shows "
+    "the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals over seeds, "
+    f"where there are {INTERVAL_FROM} or more."
+)
+_MATRICES = (
+    "Percent on the full test set of each experience (columns) after learning each one (rows), mean over runs; what "
+    "was not learned yet is pale."
+)
 
 
 def _traces(row: Row, lost: list[str]) -> Iterator[Trace]:
@@ -128,43 +156,6 @@ def _traces(row: Row, lost: list[str]) -> Iterator[Trace]:
                 yield Trace.of(cell.curve())
             except LedgerError as error:
                 lost.append(f"{cell.strategy}, seed {cell.seed}: {error}")
-
-
-def _figures(
-    benchmark: str, runs: Mapping[str, Mean], style: Mapping[str, plots.Style]
-) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
-    """Name, caption and function of each plot for which there is something to draw."""
-    if any(of.ticks for of in runs.values()):
-        yield (
-            "stability-gap",
-            "How accuracy on the first experience drops when another one begins, and recovers.",
-            lambda file: plots.stability_gap(
-                runs, file, title=f"{benchmark}: accuracy on the first experience", styles=style
-            ),
-        )
-        yield (
-            "seen-accuracy",
-            "Accuracy averaged over the experiences seen so far; its mean over all steps is AAA.",
-            lambda file: plots.seen_accuracy(
-                runs, file, title=f"{benchmark}: accuracy on the experiences seen so far", styles=style
-            ),
-        )
-    if any(of.networks for of in runs.values()):
-        yield (
-            "plasticity",
-            "How well each experience was learned, and the network at its end.",
-            lambda file: plots.plasticity(runs, file, title=f"{benchmark}: plasticity", styles=style),
-        )
-    full = {name: of for name, of in runs.items() if of.matrices}
-    if full:
-        yield (
-            "accuracy-matrix",
-            "Accuracy in percent on the full test set of each experience (columns) after learning each one "
-            "(rows), mean over runs. Right of the line is what was not learned yet.",
-            lambda file: plots.accuracy_matrix(
-                {name: of.matrix for name, of in full.items()}, file, title=f"{benchmark}: accuracy matrix"
-            ),
-        )
 
 
 def _csv(cells: Sequence[Cell]) -> str:
@@ -210,7 +201,7 @@ def _around(
         "<p>Every run in full precision: <code>results.csv</code>. The tables as Markdown: <code>table.md</code>.</p>"
     ) + (tag("p", "Made with") + tag("ul", *[tag("li", text) for text in makers]) if makers else "")
     here = Markup("<!-- sections -->")
-    head, foot = frame.page(title, join(header), here + definitions, footer).split(here)
+    head, foot = frame.page(title, join(header), here + definitions, footer, charts=True).split(here)
     return head, foot
 
 
@@ -219,11 +210,16 @@ def _section(
     slug: str,
     rows: Sequence[Row],
     differences: Sequence[Row],
-    figures: Sequence[_Plot],
-    lost: Sequence[str],
+    style: Mapping[str, Style],
+    folder: Path,
 ) -> Iterator[Markup]:
     """Yield the parts of a benchmark's section."""
-    yield Markup("<section>\n") + tag("h2", benchmark, id=slug) + "\n" + _table(rows)
+    yield (
+        Markup('<section data-charts="{}">\n').format(slug)
+        + tag("h2", benchmark, id=slug)
+        + "\n"
+        + _table(rows)
+    )
     if differences:
         yield _table(differences, True)
     missing = [
@@ -239,20 +235,63 @@ def _section(
     ]
     if missing:
         yield _notes("Not in the means, and not drawn:", missing)
+    lost: list[str] = []
+    yield from _draw(benchmark, rows, style, lost)
     if lost:
         yield _notes("Could not be drawn:", [tag("li", why) for why in lost])
-    for plot in figures:
-        png = plot.file.read_bytes()
-        image = tag(
-            "img",
-            src=f"data:image/png;base64,{base64.b64encode(png).decode()}",
-            width=int.from_bytes(png[16:20], "big")
-            * 114
-            // plots.DPI,  # so that all have letters of one size
-            alt=f"{benchmark}. {plot.caption}",
-        )
-        yield tag("figure", image, tag("figcaption", plot.caption)) + "\n"
+    yield _ran(rows, folder)
     yield Markup("</section>\n")
+
+
+def _ran(rows: Sequence[Row], folder: Path) -> Markup:
+    """Return what ran: the settings of each strategy, its network and memory, and where its runs lie."""
+    known = [row for row in rows if row.records]
+    if not known:
+        return Markup("")
+    flat = [grouping.flatten(row.config) for row in known]
+    apart = {*grouping.differing(flat), "strategy"}
+    shared = {key: value for key, value in flat[0].items() if key not in apart}
+    heads = ("strategy", "settings", "network", "parameters", "memory", "runs")
+    lines = []
+    for row, config in zip(known, flat, strict=True):
+        own = {key: value for key, value in config.items() if key in apart and key != "strategy"}
+        costs = row.costs
+        numbers = f"{costs['parameters']:,.0f}" if costs else NONE, size_of(costs) if costs else NONE
+        line = (
+            tag("th", row.strategy, scope="row"),
+            tag("td", _settings(own), class_="words long"),
+            tag("td", row.model, class_="words"),
+            *[tag("td", number) for number in numbers],
+            tag("td", Markup(", ").join(_run(cell, folder) for cell in row.cells), class_="words"),
+        )
+        lines.append(tag("tr", *line) + "\n")
+    words = ("strategy", "settings", "network", "runs")
+    head = [tag("th", of, scope="col", class_="words" if of in words else "") for of in heads]
+    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines))
+    return (
+        tag("h3", "What ran")
+        + tag("div", table, class_="table")
+        + tag("details", tag("summary", "What all share"), tag("p", _settings(shared), class_="note"))
+        + "\n"
+    )
+
+
+def _settings(of: Mapping[str, object]) -> Markup:
+    """Return settings as the command line takes them; those that are not set are left out."""
+    texts = [
+        f"{key.removeprefix('params.')}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in of.items()
+        if value is not None
+    ]
+    return Markup(" ").join(tag("code", text) for text in texts) or escape(NONE)
+
+
+def _run(cell: Cell, folder: Path) -> Markup:
+    """Return a run's seed, which leads to its folder."""
+    where = cell.record.folder if cell.record is not None else None
+    if where is None:
+        return escape(cell.seed)
+    return tag("a", cell.seed, href=f"{quote(Path(os.path.relpath(where, folder)).as_posix())}/")
 
 
 def _notes(head: str, items: Sequence[Markup]) -> Markup:

@@ -5,46 +5,52 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from clbench.reports.markup import tag
+from clbench.reports.styles import Style
+from clbench.results.curve import Floats
 from clbench.results.traces import Line
 
-Floats = NDArray[np.float64]
-
 WIDTH, HEIGHT = 760, 330
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
-POINTS = 1500
-"""Points of a line at most; where there are more, each stretch keeps its lowest and highest, so that no dip is lost."""
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A line with a band, as it is drawn; y from 0 to 1."""
+class Curve(NamedTuple):
+    """A line with a band, as it is drawn."""
 
     name: str
-    color: str
+    style: Style
     line: Line
-    dashed: bool = False
 
 
 def lines(
-    curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, marks: Sequence[float] = ()
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    marks: Sequence[float] = (),
+    percent: bool = True,
 ) -> Markup:
-    """Curves over x, y from 0 to 100 %, with vertical lines at `marks`."""
+    """Curves over x, with vertical lines at `marks`; y is `percent`, from 0 to 1, or from 0 to the largest."""
     low = min((float(c.line.x.min()) for c in curves), default=0.0)
     high = max((float(c.line.x.max()) for c in curves), default=1.0)
     span = high - low or 1.0
+    top = 1.0 if percent else max((float(np.nanmax(c.line.mean)) for c in curves), default=1.0) or 1.0
 
     def place(x: Floats, y: Floats) -> str:
         across = LEFT + (x - low) / span * (WIDTH - LEFT - RIGHT)
-        down = TOP + (1 - np.clip(y, 0, 1)) * (HEIGHT - TOP - BOTTOM)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across.tolist(), down.tolist(), strict=True))
+        down = TOP + (1 - np.clip(y / top, 0, 1)) * (HEIGHT - TOP - BOTTOM)
+        there = np.isfinite(down)
+        return " ".join(
+            f"{a:.1f},{b:.1f}" for a, b in zip(across[there].tolist(), down[there].tolist(), strict=True)
+        )
 
-    parts = _percent_axis()
+    parts = _y_axis(top, percent)
     for mark in marks:
         across = LEFT + (mark - low) / span * (WIDTH - LEFT - RIGHT)
         parts.append(_line("mark", across, across, TOP, HEIGHT - BOTTOM))
@@ -54,40 +60,43 @@ def lines(
     for curve in curves:
         x, mean, half = curve.line
         if half is not None:
-            keep = thinned(mean, POINTS // 2)
-            x, half = x[keep], np.nan_to_num(half[keep])
-            upper, lower = mean[keep] + half, mean[keep] - half
-            band = f"{place(x, upper)} {place(x[::-1], lower[::-1])}"
-            parts.append(tag("polygon", points=band, fill=curve.color, fill_opacity=".14"))
+            half = np.nan_to_num(half)
+            band = f"{place(x, mean + half)} {place(x[::-1], (mean - half)[::-1])}"
+            parts.append(tag("polygon", points=band, fill=_ink(curve.style), fill_opacity=".14"))
     for curve in curves:
-        keep = thinned(curve.line.mean, POINTS)
-        parts.append(
-            tag(
-                "polyline",
-                tag("title", curve.name),
-                points=place(curve.line.x[keep], curve.line.mean[keep]),
-                fill="none",
-                stroke=curve.color,
-                stroke_width="1.6",
-                stroke_dasharray="5 3" if curve.dashed else None,
-            )
-        )
+        dashes = " ".join(f"{length:g}" for length in curve.style.lengths)
+        points = place(curve.line.x, curve.line.mean)
+        look = {
+            "fill": "none",
+            "stroke": _ink(curve.style),
+            "stroke_width": "1.6",
+            "stroke_dasharray": dashes,
+        }
+        parts.append(tag("polyline", tag("title", curve.name), points=points, **look))
     return _figure(parts, title, x_label, y_label)
 
 
-def swatch(curve: Curve) -> Markup:
-    """Return a piece of a curve, for a legend."""
-    dash = "5 3" if curve.dashed else None
-    line = tag("line", x2=22, y1=1.5, y2=1.5, stroke=curve.color, stroke_width=3, stroke_dasharray=dash)
-    return tag("svg", line, viewBox="0 0 22 3")
+def swatch(style: Style) -> Markup:
+    """Return a piece of a line, for a legend."""
+    dashes = " ".join(f"{length:g}" for length in style.lengths)
+    line = tag("line", x2=26, y1=1.5, y2=1.5, stroke=_ink(style), stroke_width=2.5, stroke_dasharray=dashes)
+    return tag("svg", line, viewBox="0 0 26 3")
+
+
+def _ink(style: Style) -> str:
+    return f"var({style.variable})"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot: y from 0 to 1, with half the height of its bar, NaN without one; size its radius."""
+    """A point of a scatter plot: y from 0 to 1, with half the height of its bar, NaN without one; size its radius.
+
+    It is shown with the line of its name, and `about` is said under the pointer.
+    """
 
     name: str
-    color: str
+    about: str
+    style: Style
     x: float
     y: float
     half: float
@@ -99,7 +108,7 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
     """Points over a logarithmic x, y from 0 to 100 %; those on the Pareto front (`best`) are filled."""
     low, high = min(p.x for p in points), max(p.x for p in points)
     start, end = math.log10(low) - 0.15, math.log10(high) + 0.15
-    parts = _percent_axis()
+    parts = _y_axis()
 
     def across(x: float) -> float:
         return LEFT + (math.log10(x) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
@@ -113,14 +122,16 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
             if start <= math.log10(value) <= end:
                 parts.append(_text(f"{value:,g}", across(value), HEIGHT - BOTTOM + 15))
     for p in points:
-        x, y = f"{across(p.x):.1f}", down(p.y)
+        x, y, ink = f"{across(p.x):.1f}", down(p.y), _ink(p.style)
+        group = [tag("title", p.about)]
         if not math.isnan(p.half):
             ends = {"y1": f"{down(p.y - p.half):.1f}", "y2": f"{down(p.y + p.half):.1f}"}
-            parts.append(tag("line", x1=x, x2=x, **ends, stroke=p.color))
-        look = {"fill": p.color if p.best else "var(--paper)", "stroke": p.color, "stroke_width": 2}
-        parts.append(tag("circle", tag("title", p.name), cx=x, cy=f"{y:.1f}", r=f"{p.size:.1f}", **look))
+            group.append(tag("line", x1=x, x2=x, **ends, stroke=ink))
+        look = {"fill": ink if p.best else "var(--paper)", "stroke": ink, "stroke_width": 2}
+        group.append(tag("circle", cx=x, cy=f"{y:.1f}", r=f"{p.size:.1f}", **look))
         side, shift = ("end", -9) if across(p.x) > WIDTH - 130 else ("start", 9)
-        parts.append(_text(p.name, across(p.x) + shift, f"{y - 6:.1f}", side))
+        group.append(_text(p.name, across(p.x) + shift, f"{y - 6:.1f}", side))
+        parts.append(tag("g", *group, data_line=p.name))
     return _figure(parts, title, x_label, y_label)
 
 
@@ -159,17 +170,6 @@ def critical_differences(
     return _svg(parts, title, height)
 
 
-def thinned(y: Floats, most: int) -> NDArray[np.int64]:
-    """Indices of at most about `most` places: of each stretch the lowest and the highest, and both ends."""
-    if len(y) <= most:
-        return np.arange(len(y))
-    stretches = np.array_split(np.arange(len(y)), most // 2)
-    kept = {0, len(y) - 1}
-    for part in stretches:
-        kept |= {int(part[y[part].argmin()]), int(part[y[part].argmax()])}
-    return np.array(sorted(kept))
-
-
 def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> Markup:
     return tag("line", class_=kind, x1=f"{x1:.1f}", x2=f"{x2:.1f}", y1=f"{y1:.1f}", y2=f"{y2:.1f}")
 
@@ -178,12 +178,13 @@ def _text(text: str, x: float, y: object, anchor: str = "middle") -> Markup:
     return tag("text", text, class_="tick", x=f"{x:.1f}", y=y, text_anchor=anchor)
 
 
-def _percent_axis() -> list[Markup]:
+def _y_axis(top: float = 1.0, percent: bool = True) -> list[Markup]:
     rows = []
-    for percent in range(0, 101, 20):
-        down = TOP + (1 - percent / 100) * (HEIGHT - TOP - BOTTOM)
+    for step in range(6):
+        down = TOP + (1 - step / 5) * (HEIGHT - TOP - BOTTOM)
+        said = str(20 * step) if percent else f"{top * step / 5:.3g}"
         rows.append(_line("grid", LEFT, WIDTH - RIGHT, down, down))
-        rows.append(_text(str(percent), LEFT - 6, f"{down + 4:.1f}", "end"))
+        rows.append(_text(said, LEFT - 6, f"{down + 4:.1f}", "end"))
     return rows
 
 

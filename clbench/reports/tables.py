@@ -6,7 +6,7 @@ What a table marks as best is said by `clbench.results.statistics.best`. `clbenc
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -84,6 +84,14 @@ def _seconds(value: Interval | None) -> str:
     if value is None:
         return NONE
     return f"{value.mean:,.{0 if value.mean >= 100 else 1 if value.mean >= 1 else 2}f}"
+
+
+def size_of(costs: Mapping[str, float]) -> str:
+    """Return the size of a memory, in kB or MB."""
+    size = costs.get("memory_bytes", 0.0)
+    if size == 0:
+        return "0"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
 
 
 MOST_SEEDS = 10

@@ -17,7 +17,7 @@ from clbench.reports import grouping
 from clbench.reports.grouping import Named
 from clbench.reports.leaderboard.private import needs
 from clbench.reports.rows import Cell, Row, keys_of, primary_of, ranked, worth
-from clbench.reports.tables import NONE, Column, Text, counted, metric_columns
+from clbench.reports.tables import NONE, Column, Text, counted, metric_columns, size_of
 from clbench.results.ids import by_content
 from clbench.results.ledger import Record
 
@@ -151,7 +151,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
         Column("seeds", tuple(Text(_seeds(row), value=len(row.seeds)) for row in rows)),
         Column("network", tuple(Text(row.model) for row in rows), words=True),
         Column("selection", tuple(Text(row.selection) for row in rows), words=True),
-        Column("memory", tuple(Text(_bytes(of), value=of.get("memory_bytes", 0.0)) for of in costs)),
+        Column("memory", tuple(Text(size_of(of), value=of.get("memory_bytes", 0.0)) for of in costs)),
         cost("forwards", "forward_examples"),
         cost("train s", "train_seconds", ",.1f"),
         *([cost(ENERGY, "joules", ",.1f", 1e3)] if any("joules" in of for of in costs) else []),
@@ -180,10 +180,3 @@ def _seeds(row: Row) -> str:
     told = str(row.done) if row.seeds == tuple(range(row.done)) else counted(row.seeds)
     diverged = sum(row.unfinished.values())
     return told + (f", {diverged} diverged" if diverged else "")
-
-
-def _bytes(costs: Mapping[str, float]) -> str:
-    size = costs.get("memory_bytes", 0.0)
-    if size == 0:
-        return "0"
-    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"

@@ -9,29 +9,23 @@ import math
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from clbench.files import atomic_write, make_folder, pretty_json
-from clbench.reports import frame, plots, svg
-from clbench.reports.frame import SHADES
+from clbench.reports import charts, frame, plots, svg
 from clbench.reports.leaderboard.board import address, columns_of, rows_of
 from clbench.reports.leaderboard.private import in_words
 from clbench.reports.leaderboard.store import place
 from clbench.reports.markup import join, tag
-from clbench.reports.rows import Row, keys_of, primary_of, worth
-from clbench.reports.tables import Column, Text, head_of
-from clbench.results.curve import Floats
+from clbench.reports.rows import Row, experiences_of, keys_of, primary_of, worth
+from clbench.reports.tables import Column, Text, head_of, told
 from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
-from clbench.results.traces import Line, Mean, Trace
-
-AROUND = 0.12
-"""How much of an experience a close-up of a boundary shows before it, and three times as much after."""
+from clbench.results.traces import Mean, Trace
 
 
 def write_site(
@@ -67,11 +61,12 @@ def _pages(tables: Mapping[str, Sequence[Row]], traces: Mapping[str, Trace]) -> 
     yield Path("index.html"), _index(tables)
 
 
-def page(title: str, body: Markup, up: str) -> Markup:
+def page(title: str, body: Markup, up: str, charted: bool = False) -> Markup:
     """Return a whole page; `up` is the way to the site's root, "" or "../"."""
     home = tag("nav", tag("a", "Leaderboard", href=f"{up}index.html")) if up else ""
     foot = tag("p", "clbench: numbers with evidence.")
-    return frame.page(f"{title} · clbench", join([home, tag("h1", title)]), body, foot, live=True)
+    head = join([home, tag("h1", title)])
+    return frame.page(f"{title} · clbench", head, body, foot, tables=True, charts=charted)
 
 
 # --- pages ---
@@ -97,7 +92,7 @@ def _index(tables: Mapping[str, Sequence[Row]]) -> Markup:
 behind it: follow a row to its runs, their curves, and the command that makes them again.</p>
 <form class="filters" role="search">
 <label>search <input type="search" id="search" placeholder="strategy, setting …" autocomplete="off"></label>
-{}<button type="reset">all</button> <output id="count" aria-live="polite"></output>
+{}<button type="reset">clear</button> <output id="count" aria-live="polite"></output>
 </form>
 {}
 {}
@@ -120,35 +115,16 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
         row.name: Mean.of([traces.get(r.id) or Trace.of(r.curve) for r in row.records if r.status == "done"])
         for row in chosen
     }
+    shown = {row.name for row in charts.first(chosen)}
     figures = _critical_differences(benchmark, rows)
-    marks = [float(e) for e in range(1, max((of.experiences for of in drawn.values()), default=0))]
-
-    def accuracy(
-        curves: Sequence[svg.Curve], what: str, caption: str, marks: Sequence[float], key: bool
-    ) -> Markup:
-        title = f"{benchmark}: {what}"
-        picture = svg.lines(curves, title=title, x_label="experiences", y_label="accuracy, %", marks=marks)
-        return _figure(picture, caption, curves if key else [])
-
-    if curves := _curves({name: of.seen for name, of in drawn.items()}, style):
-        said = (
-            "Accuracy averaged over the experiences seen so far, after every step; its mean over steps is AAA. "
-            f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more.{which}"
+    chart = charts.stream_chart(benchmark, drawn, style, shown, experiences_of(rows))
+    if chart is not None:
+        figures += charts.figure(
+            chart,
+            "Accuracy after every step. On the experiences seen so far its mean over steps is AAA; on the first one it "
+            "shows the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals "
+            f"over seeds, where there are {INTERVAL_FROM} or more.{which}",
         )
-        figures += accuracy(curves, "accuracy on the experiences seen so far", said, marks, True)
-    if curves := _curves({name: of.one for name, of in drawn.items()}, style):
-        said = (
-            "The stability gap: how accuracy on the first experience drops when another one begins, and recovers."
-            f"{which}"
-        )
-        figures += accuracy(curves, "accuracy on the first experience", said, marks, True)
-        closer = Markup("")
-        for mark in marks[:4]:
-            near = [c for c in (_close_up(curve, mark) for curve in curves) if c is not None]
-            if near:
-                what = f"around boundary {mark:g}"
-                closer += accuracy(near, what, f"The same {what}.", [mark], False)
-        figures += tag("div", closer, class_="pairs")
     primary = primary_of(rows)
     if METRICS[primary].share and (points := _points(done, chosen, style, primary)):
         better = "Filled: nobody is as good with as little of both, and better in one of the three (Pareto)."
@@ -160,25 +136,26 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
                 y_label=f"{METRICS[primary].title}, %",
             ),
             f"{METRICS[primary].title} against work and memory, which is the area of a dot. {better}{which}",
-            [],
         )
     body = Markup("""
 {}
 {}
 <p>Make all of it again: <code>clbench reproduce {}</code></p>
+<div data-charts="all">
 {}
+</div>
 <h2>Accuracy matrices</h2>
 <p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.{}</p>
-<div class="matrices">{}</div>
+{}
 """).format(
         _table(rows, up="../"),
         _LEGEND,
         shlex.quote(benchmark),
         figures,
         which,
-        join(_matrix(name, of.matrix) for name, of in drawn.items() if of.matrices),
+        frame.matrices({name: of.matrix for name, of in drawn.items() if of.matrices}, shown),
     )
-    return page(benchmark, body, up="../")
+    return page(benchmark, body, up="../", charted=chart is not None)
 
 
 def _strategy(strategy: str, rows: Sequence[Row]) -> Markup:
@@ -285,22 +262,6 @@ author, which its page names.</p>""").format(INTERVAL_FROM, TOO_FEW, RANKED_FROM
 # --- figures ---
 
 
-def _curves(drawn: Mapping[str, Line | None], style: Mapping[str, plots.Style]) -> list[svg.Curve]:
-    return [
-        svg.Curve(name, style[name].color, line, dashed=style[name].dashes != "-")
-        for name, line in drawn.items()
-        if line is not None
-    ]
-
-
-def _close_up(curve: svg.Curve, mark: float) -> svg.Curve | None:
-    x, mean, half = curve.line
-    inside = (x >= mark - AROUND) & (x <= mark + 3 * AROUND)
-    if inside.sum() < 3:
-        return None
-    return replace(curve, line=Line(x[inside], mean[inside], None if half is None else half[inside]))
-
-
 def _points(
     rows: Sequence[Row], shown: Sequence[Row], style: Mapping[str, plots.Style], key: str
 ) -> list[svg.Point]:
@@ -320,8 +281,9 @@ def _points(
     ids = {row.id for row in shown}
     return [
         svg.Point(
-            f"{row.name}, {memory / 1000:,.0f} kB" if memory else row.name,
-            style[row.name].color,
+            row.name,
+            f"{row.name}: {told(interval, key)}, {work:,.0f} examples, memory of {memory / 1000:,.0f} kB",
+            style[row.name],
             work,
             interval.mean,
             interval.half,
@@ -353,25 +315,8 @@ def _critical_differences(benchmark: str, rows: Sequence[Row]) -> Markup:
         picture,
         f"Average rank by {metric.title} over the seeds that all share, 1 the best. A bar joins strategies none of "
         "which is told apart from another (paired tests, Holm's correction, 5 %).",
-        [],
     )
 
 
-def _matrix(name: str, matrix: Floats) -> Markup:
-    def cell(value: float, later: bool) -> Markup:
-        if np.isnan(value):
-            return tag("td")
-        return tag("td", f"{100 * value:.0f}", class_=f"v{round(SHADES * value)}{' later' * later}")
-
-    lines = [
-        tag("tr", tag("th", i + 1, scope="row"), *[cell(v, j > i) for j, v in enumerate(line)])
-        for i, line in enumerate(matrix)
-    ]
-    table = tag("table", tag("tbody", *lines), class_="matrix")
-    return tag("figure", table, tag("figcaption", name))
-
-
-def _figure(picture: Markup, caption: str, curves: Sequence[svg.Curve]) -> Markup:
-    key = [tag("li", svg.swatch(curve), curve.name) for curve in curves]
-    legend = tag("ul", *key, class_="key") if key else ""
-    return tag("figure", picture, legend, tag("figcaption", caption)) + "\n"
+def _figure(picture: Markup, caption: str) -> Markup:
+    return tag("figure", picture, tag("figcaption", caption)) + "\n"
