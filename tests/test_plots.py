@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from clbench.errors import ConfigError
 from clbench.reports import plots
+from clbench.reports.styles import BOUNDS, OKABE_ITO
 from clbench.results.curve import Curve
 from clbench.results.traces import Line, Mean, Trace, mean_line, progress
 
@@ -124,8 +126,8 @@ def test_a_label_is_drawn_as_the_strategy_that_it_stands_for() -> None:
     labels = {"er memory=20": "er", "finetune lr=0.1": "finetune", "finetune lr=1": "finetune", "joint": "er"}
     chosen = plots.styles(labels, labels)
     assert chosen["finetune lr=0.1"] == plots.styles(["finetune"])["finetune"]
-    assert chosen["finetune lr=1"].color == plots.BOUNDS["finetune"]
-    assert chosen["joint"].color in plots.OKABE_ITO
+    assert chosen["finetune lr=1"].color == BOUNDS["finetune"]
+    assert chosen["joint"].color in OKABE_ITO
     assert len(set(chosen.values())) == 4
 
 
@@ -142,7 +144,7 @@ def test_styles_are_distinct_and_hold_for_bounds() -> None:
     assert list(chosen) == names
     assert len(set(chosen.values())) == len(names)
     assert chosen["finetune"] == plots.styles(["finetune"])["finetune"]
-    assert not {chosen[name].color for name in ("finetune", "joint")} & set(plots.OKABE_ITO)
+    assert not {chosen[name].color for name in ("finetune", "joint")} & set(OKABE_ITO)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,41 @@ def test_plots_are_png_of_the_stated_resolution_and_equal_bytes(tmp_path: Path) 
         assert size(made[0]) == (round(8.4 * plots.DPI), round(4.4 * plots.DPI))
         assert made[0].read_bytes() == made[1].read_bytes()
         assert b"tEXt" not in made[0].read_bytes()  # neither time nor version
+
+
+@pytest.mark.parametrize("form", ["svg", "pdf"])
+def test_plots_for_papers_are_vectors_and_equal_bytes(form: str, tmp_path: Path) -> None:
+    runs = {"er": [run(3, 4, dip=0.2)], "joint": [run(3, 8, dip=0.9)]}
+    made = [plots.draw("seen-accuracy", runs, tmp_path / f"{of}.{form}") for of in "ab"]
+    assert made[0].read_bytes() == made[1].read_bytes()
+    assert made[0].read_bytes().startswith({"svg": b"<?xml", "pdf": b"%PDF"}[form])
+
+
+def test_a_plot_of_another_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ends in .png, .svg, .pdf; .*a.gif does not"):
+        plots.draw("stability-gap", {"er": [run(3, 4)]}, tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("seen", "no figure 'seen'"),
+        ("plasticity", "none of the runs has evaluation.network=true"),
+        ("accuracy-matrix", "none of the runs has evaluations at the ends of experiences"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(figure: str, said: str, tmp_path: Path) -> None:
+    curve = Curve()
+    curve.append(step=1, examples=1, experience=0, evaluated=0, correct=1, total=2, loss=0.0, full=False)
+    with pytest.raises(ConfigError, match=said):
+        plots.draw(figure, {"er": [curve]}, tmp_path / "a.png")
+
+
+def test_experiences_are_called_by_their_names(figures: list[Figure]) -> None:
+    plots.seen_accuracy({"er": [run(5, 5)]}, "a.png", names=["photo", "sketch"])
+    plots.accuracy_matrix({"er": [[1.0, 0.0], [0.5, 1.0]]}, "a.png", names=["photo", "sketch"])
+    for figure in figures:
+        assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["photo", "sketch"]
 
 
 def test_a_users_settings_neither_change_nor_matter(tmp_path: Path) -> None:
@@ -218,7 +255,7 @@ def test_names_do_not_overlap_and_stay_inside(count: int, figures: list[Figure])
 def test_strategies_keep_the_style_they_are_given(figures: list[Figure]) -> None:
     style = {"er": plots.Style("#123456")}
     plots.stability_gap({"ewc": [run(5, 5)], "er": [run(5, 5)]}, "a.png", styles=style)
-    assert [line.get_color() for line in figures[0].axes[0].lines][:2] == [plots.OKABE_ITO[0], "#123456"]
+    assert [line.get_color() for line in figures[0].axes[0].lines][:2] == [OKABE_ITO[0], "#123456"]
 
 
 def test_nothing_evaluated_is_said_and_no_error(figures: list[Figure]) -> None:

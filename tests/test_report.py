@@ -18,7 +18,7 @@ from rich.console import Console
 from clbench import config
 from clbench.data import FEW_SHOT
 from clbench.errors import LedgerError
-from clbench.reports import plots, rows as told, suite as report, tables
+from clbench.reports import charts, frame, rows as told, suite as report, tables
 from clbench.reports.rows import Cell, Row
 from clbench.results import statistics
 from clbench.results.curve import Curve
@@ -391,18 +391,14 @@ def test_report_is_one_page_that_needs_nothing_else(given: list[Cell], tmp_path:
     page = report.write_report(given, tmp_path / "new" / "report", "A <title>", "clbench suite 'x' && <y>")
     assert page == tmp_path / "new" / "report" / "report.html"
     names = sorted(file.name for file in page.parent.iterdir())
-    plots = [
-        f"{kind}-{slug}.png"
-        for kind in ("accuracy-matrix", "seen-accuracy", "stability-gap")
-        for slug in ("a-b-c", "split-digits")
-    ]
-    assert names == sorted([*plots, "report.html", "results.csv", "table.md"])
+    assert names == ["report.html", "results.csv", "table.md"]
     parsed = Page(page.read_text(encoding="utf-8"))
     assert parsed.open == []
     sources = [
         value for name, value in parsed.attributes if name.endswith((".src", ".href")) and value != "data:,"
     ]
-    assert [source[:22] for source in sources if not source.startswith("#")] == ["data:image/png;base64,"] * 6
+    assert all(source.startswith("#") for source in sources)
+    assert parsed.tags.count("figure") == 2 + 3  # a chart of each benchmark, a matrix of each row
     anchors = {value for name, value in parsed.attributes if name.endswith(".id")}
     assert {source[1:] for source in sources if source.startswith("#")} <= anchors
 
@@ -410,7 +406,8 @@ def test_report_is_one_page_that_needs_nothing_else(given: list[Cell], tmp_path:
 def test_everything_in_the_page_is_escaped(given: list[Cell], tmp_path: Path) -> None:
     page = report.write_report(given, tmp_path, "A <title>", "clbench suite 'x' && <y>")
     parsed = Page(page.read_text(encoding="utf-8"))
-    assert "script" not in parsed.tags
+    assert parsed.tags.count("script") == 3  # data of two charts, and what draws them
+    assert "alert" not in parsed.tags
     for text in (
         given[2].strategy,
         "A <title>",
@@ -436,24 +433,23 @@ def test_the_page_says_what_did_not_finish_and_what_metrics_mean(given: list[Cel
 def test_no_report_is_lost_to_one_plot(tmp_path: Path) -> None:
     """Two runs under one label whose matrices have no mean; the other plots and all tables are there."""
     other = Curve.from_matrix([[0.5, 0.1], [0.4, 0.6], [0.3, 0.5]])
-    given = [*cells({"er": [0.9]}), Cell("split-digits", "er", 1, "done", curve=lambda: other)]
+    given = [*cells({"er": [0.9], "ewc": [0.9]}), Cell("split-digits", "er", 1, "done", curve=lambda: other)]
     page = Page(report.write_report(given, tmp_path, "T", "c").read_text(encoding="utf-8"))
-    assert "accuracy-matrix-split-digits.png: ValueError" in page.text
-    assert not (tmp_path / "accuracy-matrix-split-digits.png").exists()
-    assert (tmp_path / "stability-gap-split-digits.png").exists()
+    assert "accuracy matrices: ValueError" in page.text
+    assert ("figure.class", "chart") in page.attributes
     assert "| er | 2 (0, 1) |" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 def test_tables_are_written_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> Path:
+    def fail(*_: object, **__: object) -> None:
         assert (tmp_path / "table.md").exists()
         assert (tmp_path / "results.csv").exists()
-        raise RuntimeError("no font")
+        raise RuntimeError("no ink")
 
-    for name in ("stability_gap", "seen_accuracy", "accuracy_matrix"):
-        monkeypatch.setattr(plots, name, fail)
+    monkeypatch.setattr(charts, "figure", fail)
+    monkeypatch.setattr(frame, "matrices", fail)
     page = Page(report.write_report(cells({"er": [0.9]}), tmp_path, "T", "c").read_text(encoding="utf-8"))
-    assert page.text.count("RuntimeError: no font") == 3
+    assert page.text.count("RuntimeError: no ink") == 2
 
 
 def test_a_curve_that_cannot_be_read_is_named_and_not_drawn(tmp_path: Path) -> None:
@@ -463,7 +459,7 @@ def test_a_curve_that_cannot_be_read_is_named_and_not_drawn(tmp_path: Path) -> N
     given = [*cells({"er": [0.9]}), Cell("split-digits", "er", 1, "done", curve=lost)]
     page = Page(report.write_report(given, tmp_path, "T", "c").read_text(encoding="utf-8"))
     assert "er, seed 1: x/curve.npz is missing." in page.text
-    assert (tmp_path / "accuracy-matrix-split-digits.png").exists()
+    assert ("table.class", "matrix") in page.attributes
 
 
 def test_runs_are_written_in_full_precision(tmp_path: Path) -> None:
@@ -491,7 +487,7 @@ def test_the_same_cells_give_the_same_bytes(given: list[Cell], tmp_path: Path) -
 def test_a_report_without_any_finished_run(tmp_path: Path) -> None:
     page = report.write_report(cells({"er": [None]}), tmp_path, "T", "c")
     assert "1/1 diverged" in page.read_text(encoding="utf-8")
-    assert not list(tmp_path.glob("*.png"))
+    assert "<figure" not in page.read_text(encoding="utf-8")
 
 
 def test_labels_that_differ_keep_files_that_differ() -> None:
@@ -526,6 +522,7 @@ def test_cells_of_a_suite() -> None:
         curve=CURVE,
         note="",
         strategy={"name": "joint"},
+        benchmark={"name": "pacs", "version": 1, "domains": ["photo", "sketch"]},
         model={"name": "mlp", "substrate": "an MLP trained on digits"},
         code={"version": "0.1.0", "commit": "0123456789abcdef", "dirty": True},
         environment={
@@ -539,6 +536,7 @@ def test_cells_of_a_suite() -> None:
     )
     done = reported(SimpleNamespace(**{**vars(failed), "record": record}))  # type: ignore[arg-type]
     assert done.substrate == "an MLP trained on digits"
+    assert done.experiences == ("photo", "sketch")
     assert done.bound
     assert (done.status, done.train_seconds, done.eval_seconds) == ("done", 1.0, 2.0)
     assert done.curve is not None

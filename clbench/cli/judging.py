@@ -59,7 +59,6 @@ def check(
     return int(any(r.status == "failed" for r in results))
 
 
-GAP = Path("stability-gap.png")
 MARKS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip", "expected": "xfail"}
 
 
@@ -133,22 +132,29 @@ def verify(
 
 def plot(
     folders: Folders,
-    out: Annotated[Path, typer.Option(help="PNG file, or a folder for all plots.")] = GAP,
+    out: Annotated[
+        Path | None, typer.Option(help="PNG, SVG or PDF file, or a folder for all.  [default: FIGURE.png]")
+    ] = None,
+    figure: Annotated[
+        str, typer.Option(help="stability-gap, seen-accuracy, accuracy-matrix or plasticity.")
+    ] = "stability-gap",
     plugin: Plugins = None,
 ) -> None:
-    """Plot the stability gap of runs: accuracy of the first experience at every iteration.
+    """Plot runs: accuracy of the first experience at every iteration, or another figure.
 
-    A PNG for each benchmark; folders without a finished run are left out.
+    A file for each benchmark; folders without a finished run are left out.
     """
     from clbench.files import check_place
     from clbench.reports import plots
     from clbench.reports.grouping import Named, names
     from clbench.reports.leaderboard.board import names_of, rows_of, slug
+    from clbench.reports.rows import experiences_of
     from clbench.results.ledger import has_record, read_record
 
-    if out.suffix not in ("", ".png"):
-        raise ConfigError(f"--out takes a PNG file or a folder; {out} was given.")
-    check_place(out if out.suffix else out / GAP, file=True)
+    out = Path() if out is None else out
+    if out.suffix.removeprefix(".").lower() not in ("", *plots.FORMATS):
+        raise ConfigError(f"--out takes a PNG, SVG or PDF file, or a folder; {out} was given.")
+    check_place(out if out.suffix else out / f"{figure}.png", file=True)
     load(plugin)
     records = [read_record(folder) for folder in folders if has_record(folder)]
     for folder in folders:
@@ -167,13 +173,13 @@ def plot(
     ]
     endings = names([Named(slug(title), "", {}) for title in titles])
     for title, ending, rows in zip(titles, endings, tables.values(), strict=True):
-        file = out if out.suffix else out / GAP
+        file = out if out.suffix else out / f"{figure}.png"
         if len(tables) > 1:
-            file = file.with_name(f"{file.stem}-{ending}.png")
+            file = file.with_name(f"{file.stem}-{ending}{file.suffix}")
         of = names_of(rows)
         curves = {name: [r.curve for r in row.records] for name, row in zip(of, rows, strict=True)}
-        heading = f"{title}: accuracy of the first experience"
-        plots.stability_gap(curves, file, title=heading, styles=plots.styles(of, of))
+        look, domains = plots.styles(of, of), experiences_of(rows)
+        plots.draw(figure, curves, file, title=title, styles=look, names=domains)
         print(file)
 
 

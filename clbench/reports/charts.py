@@ -35,6 +35,8 @@ UPLOT = "uplot-1.6.32"
 
 SHOWN = 8
 """Lines that are shown at first: more are hardly told apart at a glance."""
+MEASURES = ("finetune", "joint")
+"""Strategies that others are measured against, which are among them."""
 POINTS = 1200
 """Points of a line at most; where there are more, each stretch keeps its lowest and highest, so that no dip is lost."""
 SKETCHED = 300
@@ -103,7 +105,7 @@ class Chart:
 def first(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of a table that are shown at first: the best of each bound, and the best others."""
     order = sorted(rows, key=lambda row: -worth(row, primary_of(rows)))
-    bounds = {row.cells[0].name: row for row in reversed(order) if row.cells[0].name in styles.BOUNDS}
+    bounds = {row.cells[0].name: row for row in reversed(order) if row.cells[0].name in MEASURES}
     others = [row for row in order if row.cells[0].name not in styles.BOUNDS]
     chosen = [*bounds.values(), *others[: max(SHOWN - len(bounds), 0)]]
     return [row for row in rows if any(row is other for other in chosen)]
@@ -200,7 +202,9 @@ def figure(chart: Chart, caption: str) -> Markup:
         for line in of.lines
     )
     thin = (
-        f" Of more than {POINTS} points of a line, each stretch keeps its lowest and highest." if many else ""
+        f" Lines of more than {POINTS:,} points are thinned: each stretch keeps its lowest and highest."
+        if many
+        else ""
     )
     shown = [of for of in chart.series if of.shown]
     sketch = [

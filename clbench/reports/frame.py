@@ -69,7 +69,7 @@ def table(
             "th",
             tag("button", of.head, type="button", title=of.hint or "sort") if sortable else of.head,
             scope="col",
-            class_="words" if of.words else "",
+            class_=("words name" if of.head == "strategy" else "words") if of.words else "",
             aria_sort="none" if sortable else "",
         )
         for of in columns
@@ -90,7 +90,7 @@ def table(
 
 def _inside(column: Column, of: Text, up: str) -> Markup:
     aside = None if column.words else re.search(r" (±.*|\(.*)", of.text)
-    shown = join([of.text[: aside.start()], tag("small", aside[0])]) if aside else escape(of.text)
+    shown = join([of.text[: aside.start()], _aside(aside[0])]) if aside else escape(of.text)
     shown = tag("a", shown, href=up + of.link) if of.link else tag("b", shown) if of.best else shown
     value = None if of.value is None else repr(of.value)
     named = {"class_": "words"} if column.words else {"data_value": value}
@@ -102,6 +102,10 @@ NUMBERS = 10
 """Columns of a matrix whose numbers can be read; one with more is a picture."""
 SHADES = 20
 """Shades of a cell of a matrix: the class `v7` is seven twentieths of the darkest."""
+
+
+def _aside(text: str) -> Markup:
+    return tag("small", text, class_="long" if len(text) > 12 else "")
 
 
 def matrices(found: Mapping[str, Floats], shown: Container[str]) -> Markup:

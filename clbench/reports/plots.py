@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clbench.errors import ConfigError, choices
 from clbench.files import atomic_write, expanded, make_folder
 from clbench.reports.rows import Row, primary_of, worth
 from clbench.reports.styles import Style as Style, styles as styles
@@ -53,6 +54,8 @@ def most(rows: Sequence[Row], what: str) -> tuple[list[Row], str]:
 
 
 DPI = 150
+FORMATS = {"png": ("Software",), "svg": ("Creator", "Date"), "pdf": ("Creator", "Producer", "CreationDate")}
+"""Files that plots are written to, and what would differ in each with time and version."""
 INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
 LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
 """Accuracies from 0 to 1 in a heat map: lightness alone orders them."""
@@ -81,21 +84,23 @@ def stability_gap(
     evaluated: int = 0,
     title: str | None = None,
     styles: Mapping[str, Style] | None = None,
+    names: Sequence[str] = (),
 ) -> Path:
     """Accuracy on one experience after every step: its drops after boundaries are the stability gap.
 
     Args:
         curves: strategy → its runs, or what is drawn of them.
-        path: the PNG file to write.
+        path: the file to write, a PNG, SVG or PDF.
         evaluated: the test stream, from 0; of what is given as drawn, it is the first.
         title: above the plot.
         styles: strategy → style, for plots that belong together.
+        names: of the experiences, such as their domains.
     """
 
     ordinal = "the first experience" if evaluated == 0 else f"experience {evaluated + 1}"
     heading = f"Accuracy on {ordinal}" if title is None else title
     lines = {name: (runs, runs.one) for name, runs in means(curves, evaluated).items()}
-    return _lines(lines, path, heading, f"test accuracy on {ordinal}", styles)
+    return _lines(lines, path, heading, f"test accuracy on {ordinal}", styles, names)
 
 
 def seen_accuracy(
@@ -104,6 +109,7 @@ def seen_accuracy(
     *,
     title: str | None = None,
     styles: Mapping[str, Style] | None = None,
+    names: Sequence[str] = (),
 ) -> Path:
     """Accuracy after every step, averaged over the experiences seen so far; its mean over steps is AAA.
 
@@ -112,16 +118,19 @@ def seen_accuracy(
 
     heading = "Accuracy on the experiences seen so far" if title is None else title
     lines = {name: (runs, runs.seen) for name, runs in means(curves).items()}
-    return _lines(lines, path, heading, "test accuracy, mean over seen experiences", styles)
+    return _lines(lines, path, heading, "test accuracy, mean over seen experiences", styles, names)
 
 
-def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: str | None = None) -> Path:
+def accuracy_matrix(
+    matrices: Mapping[str, ArrayLike], path: Path_, *, title: str | None = None, names: Sequence[str] = ()
+) -> Path:
     """Heat maps, side by side: accuracy on every experience (columns) after learning each one (rows).
 
     Args:
         matrices: strategy → (T, S) accuracies, NaN where there is none.
-        path: the PNG file to write.
+        path: the file to write, a PNG, SVG or PDF.
         title: above the plot.
+        names: of the experiences, such as their domains.
     """
     shown = {name: np.atleast_2d(np.asarray(R, dtype=np.float64)) for name, R in matrices.items()}
     rows, columns = (max(R.shape[k] for R in shown.values()) for k in (0, 1))
@@ -139,7 +148,7 @@ def accuracy_matrix(matrices: Mapping[str, ArrayLike], path: Path_, *, title: st
                 axis.set_axis_off()
                 continue
             name = list(shown)[k]
-            image = heat_map(axis, shown[name], size=8.5 if numbers else 0)
+            image = heat_map(axis, shown[name], size=8.5 if numbers else 0, names=names if numbers else ())
             axis.set_title(name, fontsize=10.5, loc="left", pad=5)
             if k % across == 0:
                 axis.set_ylabel("after learning")
@@ -196,14 +205,74 @@ def plasticity(
 
 
 def save(figure: Figure, path: Path_) -> Path:
-    """Write a PNG whole or not at all, without time or version, so that equal figures have equal bytes."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    """Write a PNG, SVG or PDF whole or not at all, without time or version, so that equal figures have equal bytes.
+
+    Raises:
+        ConfigError: the file's name ends otherwise.
+    """
+    target, content = expanded(path), io.BytesIO()
+    form = target.suffix.lower().removeprefix(".")
+    if form not in FORMATS:
+        raise ConfigError(
+            f"A plot is a file that ends in {', '.join(f'.{of}' for of in FORMATS)}; {target} does not."
+        )
+    figure.savefig(content, format=form, dpi=DPI, metadata=dict.fromkeys(FORMATS[form]))
     figure.clear()  # its parts hold each other, with buffers of tens of megabytes
-    target = expanded(path)
     make_folder(target.parent)
     atomic_write(target, content.getvalue())
     return target
+
+
+FIGURES = {
+    "stability-gap": "accuracy of the first experience",
+    "seen-accuracy": "accuracy on the experiences seen so far",
+    "accuracy-matrix": "accuracy matrix",
+    "plasticity": "plasticity",
+}
+"""What `draw` draws, by name."""
+
+
+def draw(
+    figure: str,
+    curves: Mapping[str, Runs],
+    path: Path_,
+    *,
+    title: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+    names: Sequence[str] = (),
+) -> Path:
+    """Draw one of `FIGURES`.
+
+    Args: as of `stability_gap`; the title is that of what was run.
+
+    Raises:
+        ConfigError: there is no such figure, or the runs have no such numbers.
+    """
+    if figure not in FIGURES:
+        raise ConfigError(f"There is no figure '{figure}'.{choices(figure, FIGURES)}")
+    of = means(curves)
+    heading = FIGURES[figure] if title is None else f"{title}: {FIGURES[figure]}"
+    if figure == "stability-gap":
+        return stability_gap(of, path, title=heading, styles=styles, names=names)
+    if figure == "seen-accuracy":
+        return seen_accuracy(of, path, title=heading, styles=styles, names=names)
+    found = {
+        name: mean
+        for name, mean in of.items()
+        if (mean.matrices if figure == "accuracy-matrix" else mean.networks)
+    }
+    if not found:
+        needed = (
+            "evaluations at the ends of experiences"
+            if figure == "accuracy-matrix"
+            else "evaluation.network=true"
+        )
+        raise ConfigError(f"There is no {figure} to draw: none of the runs has {needed}.")
+    if figure == "plasticity":
+        return plasticity(found, path, title=heading, styles=styles)
+    return accuracy_matrix(
+        {name: mean.matrix for name, mean in found.items()}, path, title=heading, names=names
+    )
 
 
 # --- how ---
@@ -215,6 +284,7 @@ def _lines(
     title: str,
     ylabel: str,
     given: Mapping[str, Style] | None,
+    names: Sequence[str] = (),
 ) -> Path:
     """One line a strategy over the progress of the stream, named at its right end."""
     look = {**styles(runs), **(given or {})}
@@ -233,7 +303,7 @@ def _lines(
                 axis.fill_between(x, low, high, color=style.color, alpha=0.12, linewidth=0, zorder=2)
         _accuracy_axis(axis, [mean for _, mean, _ in drawn.values()])
         axis.set_ylabel(ylabel)
-        _experience_axis(axis, experiences)
+        _experience_axis(axis, experiences, names)
         _name_ends(axis, {name: (x[-1], mean[-1]) for name, (x, mean, _) in drawn.items()}, look, height)
         if not drawn:
             axis.text(0.5, 0.5, "nothing was evaluated", transform=axis.transAxes, ha="center", color=FAINT)
@@ -275,14 +345,15 @@ def _accuracy_axis(axis: Axes, means: Sequence[Floats]) -> None:
     axis.set_axisbelow(True)
 
 
-def _experience_axis(axis: Axes, experiences: int) -> None:
-    """A unit for each experience, its number in the middle, dashed lines between."""
+def _experience_axis(axis: Axes, experiences: int, names: Sequence[str]) -> None:
+    """A unit for each experience, its number in the middle, or its name where these are few; dashed lines between."""
     axis.set_xlim(0, experiences)
     for boundary in range(1, experiences):
         axis.axvline(boundary, color="#B5B5B5", linewidth=0.8, linestyle=(0, (4, 3)), zorder=2.2)
     every = math.ceil(experiences / 20)
     numbers = np.arange(0, experiences, every)
-    axis.set_xticks(numbers + 0.5, [str(e + 1) for e in numbers])
+    shown = names if experiences <= len(names) <= 8 else ()
+    axis.set_xticks(numbers + 0.5, [shown[int(e)] if shown else str(e + 1) for e in numbers])
     axis.set_xlabel("experience being learned")
     axis.tick_params(axis="x", length=0)
 
@@ -322,7 +393,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return [start + gap * k for start, size in blocks for k in range(size)]
 
 
-def heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
+def heat_map(axis: Axes, R: Floats, size: float, names: Sequence[str] = ()) -> AxesImage:
     """Return a matrix with its numbers in percent (size 0: without); a line sets apart what is not yet learned."""
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -340,8 +411,10 @@ def heat_map(axis: Axes, R: Floats, size: float) -> AxesImage:
         axis.plot(edges[2:-1], edges[1:-2], color=INK, linewidth=1)
     for ticks, count in ((axis.set_xticks, S), (axis.set_yticks, T)):
         numbers = range(0, count, math.ceil(count / 10))
-        ticks(list(numbers), [str(k + 1) for k in numbers])
+        ticks(list(numbers), [names[k] if k < len(names) else str(k + 1) for k in numbers])
     axis.tick_params(length=0, labelsize=8.5)
+    if names:
+        axis.tick_params(axis="x", labelrotation=90)
     axis.spines[:].set_color("#C9D3DC")
     axis.spines[:].set_visible(True)
     return image
@@ -381,6 +454,7 @@ def _figure() -> Iterator[Callable[[float, float], Figure]]:
                 "ytick.major.size": 0,
                 "figure.constrained_layout.h_pad": 0.08,
                 "figure.constrained_layout.w_pad": 0.08,
+                "svg.hashsalt": "clbench",
             }
         )
         yield new

@@ -266,7 +266,10 @@ def _ran(rows: Sequence[Row], folder: Path) -> Markup:
         )
         lines.append(tag("tr", *line) + "\n")
     words = ("strategy", "settings", "network", "runs")
-    head = [tag("th", of, scope="col", class_="words" if of in words else "") for of in heads]
+    head = [
+        tag("th", of, scope="col", class_=f"words{' name' * (of == 'strategy')}" if of in words else "")
+        for of in heads
+    ]
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines))
     return (
         tag("h3", "What ran")

@@ -79,8 +79,8 @@ def lines(
 def swatch(style: Style) -> Markup:
     """Return a piece of a line, for a legend."""
     dashes = " ".join(f"{length:g}" for length in style.lengths)
-    line = tag("line", x2=26, y1=1.5, y2=1.5, stroke=_ink(style), stroke_width=2.5, stroke_dasharray=dashes)
-    return tag("svg", line, viewBox="0 0 26 3")
+    line = tag("line", x2=40, y1=1.5, y2=1.5, stroke=_ink(style), stroke_width=2.5, stroke_dasharray=dashes)
+    return tag("svg", line, viewBox="0 0 40 3")
 
 
 def _ink(style: Style) -> str:
@@ -121,7 +121,8 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
             value = factor * 10.0**decade
             if start <= math.log10(value) <= end:
                 parts.append(_text(f"{value:,g}", across(value), HEIGHT - BOTTOM + 15))
-    for p in points:
+    labels = _labels([(across(p.x), down(p.y), p.name) for p in points])
+    for p, label in zip(points, labels, strict=True):
         x, y, ink = f"{across(p.x):.1f}", down(p.y), _ink(p.style)
         group = [tag("title", p.about)]
         if not math.isnan(p.half):
@@ -129,10 +130,36 @@ def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) 
             group.append(tag("line", x1=x, x2=x, **ends, stroke=ink))
         look = {"fill": ink if p.best else "var(--paper)", "stroke": ink, "stroke_width": 2}
         group.append(tag("circle", cx=x, cy=f"{y:.1f}", r=f"{p.size:.1f}", **look))
-        side, shift = ("end", -9) if across(p.x) > WIDTH - 130 else ("start", 9)
-        group.append(_text(p.name, across(p.x) + shift, f"{y - 6:.1f}", side))
+        group.append(_text(p.name, *label))
         parts.append(tag("g", *group, data_line=p.name))
     return _figure(parts, title, x_label, y_label)
+
+
+def _labels(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, str, str]]:
+    """Return a place beside each point for its name, and its anchor: the nearest where no earlier one stands."""
+    taken: list[tuple[float, float, float, float]] = []
+    places = []
+    for x, y, name in points:
+        wide = 6.2 * len(name)
+        tries = [
+            (x - wide - 9 if left else x + 9, y - 6 + shift, left)
+            for shift in (0, 14, -13, 27, -26, 40, -39)
+            for left in ((True, False) if x + wide > WIDTH - RIGHT else (False, True))
+        ]
+        free = (
+            at
+            for at in tries
+            if at[0] > LEFT
+            and at[1] > TOP
+            and all(
+                at[0] + wide < left or at[0] > right or at[1] < top or at[1] - 11 > bottom
+                for left, right, top, bottom in taken
+            )
+        )
+        start, base, left = next(free, tries[0])
+        taken.append((start, start + wide, base - 11, base))
+        places.append((start + wide if left else start, f"{base:.1f}", "end" if left else "start"))
+    return places
 
 
 def critical_differences(

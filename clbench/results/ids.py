@@ -9,10 +9,10 @@ from typing import Any
 from clbench.files import canonical_json, sha256
 
 ID_LENGTH = 12
-SAID = frozenset(("notes", "about", "primary", "metrics"))
+SAID = frozenset(("notes", "about", "primary", "metrics", "domains"))
 """What a record says of its benchmark that is no part of the run's id, as no number follows from it: `about`, what it
 is; `notes` on its data, such as how a folder was read; `primary`, the metric that ranks strategies; `metrics` that its
-tables show beside that. Older records have `notes` at most."""
+tables show beside that; `domains`, one an experience, where they have names. Older records have `notes` at most."""
 
 
 def run_id(

@@ -80,7 +80,13 @@ Config = Annotated[
 Benchmark = Annotated[
     Tree,
     Keys(
-        {"words": Digest, "notes": list[Text], "primary": Name, "metrics": list[Name], "about": Text},
+        {
+            "words": Digest,
+            **dict.fromkeys(("notes", "domains"), list[Text]),
+            "primary": Name,
+            "metrics": list[Name],
+            "about": Text,
+        },
         name=Name,
         version=Version,
         fingerprint=Digest,

@@ -424,11 +424,13 @@ def _conclude(
     """Write curve, weights and record into the run's folder."""
     curve, resolved = engine.evaluator.curve, engine.config
     benchmark = engine.benchmark
+    domains = [exp.domain for exp in benchmark.test]
     said = {
         "notes": remarks(benchmark),
         "about": benchmark.notes,
         "primary": benchmark.primary,
         "metrics": list(benchmark.metrics),
+        "domains": domains if all(domains) else [],
     }
     curve.save(folder / "curve.npz")
     checkpoint.save(folder / "model.safetensors", engine.model.state_dict())

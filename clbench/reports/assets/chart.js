@@ -4,7 +4,8 @@
 const clbenchChart = (() => {
   "use strict";
   const BEFORE = 0.12, AFTER = 0.36;  // what is seen around a mark
-  const MOST = 14;  // lines that the hover box names
+  const MOST = 14;  // lines that the box under the pointer names
+  const BANDS = 10;  // lines with bands, at most; of more, the one in focus has one
 
   const make = (name, about = {}, ...inside) => {
     const made = Object.assign(document.createElement(name), about);
@@ -14,10 +15,10 @@ const clbenchChart = (() => {
   const swatch = series => {
     const space = "http://www.w3.org/2000/svg";
     const picture = document.createElementNS(space, "svg"), line = document.createElementNS(space, "line");
-    const look = { x2: 26, y1: 1.5, y2: 1.5, stroke: `var(${series.color})`, "stroke-width": 2.5 };
+    const look = { x2: 40, y1: 1.5, y2: 1.5, stroke: `var(${series.color})`, "stroke-width": 2.5 };
     if (series.dash.length) look["stroke-dasharray"] = series.dash.join(" ");
     for (const [key, value] of Object.entries(look)) line.setAttribute(key, value);
-    picture.setAttribute("viewBox", "0 0 26 3");
+    picture.setAttribute("viewBox", "0 0 40 3");
     picture.append(line);
     return picture;
   };
@@ -121,7 +122,8 @@ const clbenchChart = (() => {
         ...data.x.marks.map((mark, i) => make("option", { value: String(i) },
           data.x.names[mark] ? `where ${data.x.names[mark]} begins` : `around boundary ${i + 1}`)),
         make("option", { value: "free", hidden: true }, "own zoom"));
-      zooms.hidden = data.x.span === 0;
+      zooms.hidden = data.x.whole;
+      some.hidden = data.series.every(series => series.shown);
       items = data.series.map((series, i) => {
         const box = make("input", { type: "checkbox" });
         box.addEventListener("change", () => {
@@ -163,16 +165,17 @@ const clbenchChart = (() => {
         make("figcaption", {}, about.label), place));
       const height = () => data.panels.length > 2 ? 190 : Math.max(230, Math.min(330, 0.42 * place.clientWidth));
 
+      let focused = null, inside = false;
       const bands = plot => {
-        const { ctx, bbox } = plot;
+        const { ctx, bbox } = plot, few = shown.size <= BANDS;
         ctx.save();
         ctx.beginPath();
         ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
         ctx.clip();
-        ctx.globalAlpha = 0.14;
         data.series.forEach((series, i) => {
           const line = lines[i][panel];
-          if (!visible(i) || !line || !line.half) return;
+          if (!visible(i) || !line || !line.half || !(few || focused === i)) return;
+          ctx.globalAlpha = focused === null || focused === i ? 0.14 : 0.03;
           const at = (k, sign) => [plot.valToPos(line.x[k], "x", true),
             plot.valToPos(line.y[k] + sign * (line.half[k] || 0), "y", true)];
           ctx.beginPath();
@@ -206,17 +209,19 @@ const clbenchChart = (() => {
       };
       const hover = plot => {
         const { left, top, idx } = plot.cursor;
-        box.hidden = !plot.over.matches(":hover") || left < 0 || idx === null;
+        box.hidden = !inside || left < 0 || idx === null;
         if (box.hidden) return;
         const x = plot.posToVal(left, "x"), near = [];
         data.series.forEach((series, i) => {
           const line = lines[i][panel];
           if (!visible(i) || !line || x < line.x[0] - 0.02 || x > line.x.at(-1) + 0.02) return;
           const k = nearest(line.x, x);
-          if (line.y[k] !== null) near.push([line.y[k], line.half && line.half[k], series]);
+          if (line.y[k] !== null) near.push([line.y[k], line.half && line.half[k], series, i]);
         });
-        near.sort((a, b) => b[0] - a[0]);
-        const rows = near.slice(0, MOST).map(([y, half, series]) => make("tr", {},
+        const y = plot.posToVal(top, "y");
+        near.sort((a, b) => Math.abs(a[0] - y) - Math.abs(b[0] - y));
+        const named = near.slice(0, MOST).sort((a, b) => b[0] - a[0]);
+        const rows = named.map(([y, half, series, i]) => make("tr", { className: focused === i ? "focus" : "" },
           make("td", {}, swatch(series)), make("th", {}, series.name),
           make("td", {}, told(panel, y)), make("td", {}, half === null ? "" : `± ${told(panel, half, false)}`)));
         const rest = near.length > MOST ? [make("p", {}, `and ${near.length - MOST} more`)] : [];
@@ -256,19 +261,21 @@ const clbenchChart = (() => {
         }))],
         cursor: {
           y: false, focus: { prox: 14 }, hover: { skip: [null, undefined], prox: 40 }, points: { size: 7 },
-          drag: { x: true, y: true, uni: 30, dist: 6 }, sync: { key: `charts ${scope.dataset.charts || ""}`, setSeries: false },
+          drag: { x: true, y: false, dist: 6 }, sync: { key: `charts ${scope.dataset.charts || ""}`, setSeries: false },
           bind: { dblclick: () => () => look(null) },
         },
         focus: { alpha: 0.22 },
         hooks: {
           drawAxes: [bands, marks], setCursor: [hover],
+          setSeries: [(_, i, { focus }) => focus !== undefined && (focused = i === null || !focus ? null : i - 1)],
           setSelect: [({ select: of, posToVal }) => {
             if (of.width > 0) setTimeout(() => look([plot.scales.x.min, plot.scales.x.max]));
           }],
         },
       }, seen(panel), place);
       plot.over.append(box);
-      plot.over.addEventListener("mouseleave", () => box.hidden = true);
+      plot.over.addEventListener("mouseenter", () => inside = true);
+      plot.over.addEventListener("mouseleave", () => inside = !(box.hidden = true));
       new ResizeObserver(() => {
         const wide = place.clientWidth;
         if (wide && wide !== plot.width) plot.setSize({ width: wide, height: height() });

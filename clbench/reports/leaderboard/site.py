@@ -21,7 +21,7 @@ from clbench.reports.leaderboard.private import in_words
 from clbench.reports.leaderboard.store import place
 from clbench.reports.markup import join, tag
 from clbench.reports.rows import Row, experiences_of, keys_of, primary_of, worth
-from clbench.reports.tables import Column, Text, head_of, told
+from clbench.reports.tables import NONE, Column, Text, head_of, told
 from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
@@ -116,7 +116,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
         for row in chosen
     }
     shown = {row.name for row in charts.first(chosen)}
-    figures = _critical_differences(benchmark, rows)
+    figures = Markup("")
     chart = charts.stream_chart(benchmark, drawn, style, shown, experiences_of(rows))
     if chart is not None:
         figures += charts.figure(
@@ -125,6 +125,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
             "shows the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals "
             f"over seeds, where there are {INTERVAL_FROM} or more.{which}",
         )
+    figures += _critical_differences(benchmark, rows)
     primary = primary_of(rows)
     if METRICS[primary].share and (points := _points(done, chosen, style, primary)):
         better = "Filled: nobody is as good with as little of both, and better in one of the three (Pareto)."
@@ -238,7 +239,7 @@ def _filter(key: str, values: Sequence[str]) -> Markup:
 
 def _table(rows: Sequence[Row], up: str, with_benchmark: bool = False) -> Markup:
     """Return a table of rows that leads to their pages, and to those of their benchmarks."""
-    columns = columns_of(rows)
+    columns = [of for of in columns_of(rows) if any(text.text != NONE for text in of.texts)]
     if with_benchmark:
         tables = tuple(Text(row.table, link=address("benchmarks", row.table)) for row in rows)
         columns.insert(1, Column("benchmark", tables, words=True))
