@@ -11,6 +11,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from clbench.files import sha256
+from clbench.reports.charts import UPLOT
+from clbench.reports.markup import ASSETS
+
 PAGE = Path(__file__).resolve().parent / "dependencies.md"
 EXTRAS = ("avalanche", "wandb", "tensorboard", "tune", "ray", "pandas")
 NOTE = "<!-- Written by docs/licences.py; do not edit. -->\n\n"
@@ -64,6 +68,23 @@ def licence(one: Distribution) -> str:
     return "; ".join(classified) or (text[0][:60] if text else "not stated")
 
 
+def shipped() -> list[str]:
+    """What lies in the package itself, as its makers released it."""
+    name, version = UPLOT.split("-")
+    lines = [
+        "## Inside the package",
+        "",
+        f"**{name}** {version} draws the charts of pages. It is the npm package of that name, under the MIT licence,",
+        f"lies as it is in `clbench/reports/assets/{UPLOT}/`, and stands with its licence in pages that have charts.",
+        "",
+        "| file | bytes | SHA-256 |",
+        "|---|---:|---|",
+    ]
+    for file in sorted((ASSETS / UPLOT).iterdir()):
+        lines.append(f"| {file.name} | {file.stat().st_size:,} | `{sha256(file.read_bytes())}` |")
+    return lines
+
+
 def main() -> None:
     own = closure(needed("clbench"))
     lines = ["# Dependencies", ""]
@@ -83,6 +104,7 @@ def main() -> None:
             shown = f"**{name}**" if name in direct else name
             lines.append(f"| {shown} | {one.version.partition('+')[0]} | {licence(one).replace('|', '/')} |")
         lines.append("")
+    lines += shipped()
     PAGE.write_text(NOTE + "\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(PAGE)
 

@@ -27,7 +27,17 @@ def test_site_packages_gains_clbench_and_nothing_else(wheel: Path) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["strategies/er.py", "benchmarks/split.py", "benchmarks/split.yaml", "configs/defaults.yaml", "py.typed"],
+    [
+        "strategies/er.py",
+        "benchmarks/split.py",
+        "benchmarks/split.yaml",
+        "configs/defaults.yaml",
+        "py.typed",
+        "reports/assets/chart.js",
+        "reports/assets/page.css",
+        "reports/assets/uplot-1.6.32/uPlot.iife.min.js",
+        "reports/assets/uplot-1.6.32/LICENSE",
+    ],
 )
 def test_the_wheel_holds(wheel: Path, file: str) -> None:
     assert f"clbench/{file}" in zipfile.ZipFile(wheel).namelist()

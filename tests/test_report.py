@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -428,6 +429,40 @@ def test_the_page_says_what_did_not_finish_and_what_metrics_mean(given: list[Cel
     assert METRICS["average_accuracy"].summary in text
     assert METRICS["forgetting"].reference in text
     assert METRICS["wc_acc"].summary not in text  # no run has it
+
+
+def test_a_suite_chooses_its_columns() -> None:
+    given = cells({"er": [0.9, 0.8]}, columns=("wp100", "average_accuracy", "min_acc"))
+    lines = tables.markdown_table(given).splitlines()
+    assert lines[2] == "| strategy | runs | WP¹⁰⁰ ↑ | ACC ↑ | min-ACC ↑ | train s | eval s |"
+    assert lines[4].startswith("| er | 2 (0, 1) | 12.5 (too few) | 85.0 (too few) | – |")
+
+
+def test_the_page_says_what_ran_and_links_to_the_runs(tmp_path: Path) -> None:
+    def ran(strategy: str, seed: int, memory: int, **params: object) -> Cell:
+        budget = {"train_seconds": 1.0, "forward_examples": 9, "memory_bytes": memory, "parameters": 17610}
+        folder = tmp_path / "runs" / f"{strategy} {seed}"
+        record = SimpleNamespace(
+            status="done", budget=budget, model={"name": "mlp"}, folder=folder, note="", files={}
+        )
+        config = {
+            "params": params,
+            "optim": {"lr": 0.1},
+            "selection": "fixed",
+            "train": {"epochs": 3, "x": None},
+        }
+        return Cell("b", strategy, seed, "done", {"average_accuracy": 0.5}, record=record, config=config)  # type: ignore[arg-type]
+
+    given = [ran("er", seed, 8000, er={"memory": 100, "draw": None}) for seed in (0, 3)]
+    given += [ran("<ewc>", 0, 0, ewc={"strength": 2.5, "fisher": "sampled"})]
+    content = report.write_report(given, tmp_path / "runs" / "suite", "T", "c").read_text(encoding="utf-8")
+    _, _, below = content.partition("What ran")
+    table, _, shared = (re.sub(r"(<[^>]*>\s*)+", "|", part) for part in below.partition("</table>"))
+    assert "|er|er.memory=100|mlp|17,610|8.0 kB|0|, |3|" in table
+    assert "|&lt;ewc&gt;|ewc.strength=2.5|ewc.fisher=sampled|mlp|17,610|0|0|" in table
+    assert "|What all share|optim.lr=0.1|selection=fixed|train.epochs=3|" in shared
+    links = [of for name, of in Page(content).attributes if name == "a.href" and not of.startswith("#")]
+    assert links == ["../er%200/", "../er%203/", "../%3Cewc%3E%200/"]
 
 
 def test_no_report_is_lost_to_one_plot(tmp_path: Path) -> None:

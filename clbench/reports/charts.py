@@ -140,7 +140,7 @@ def network_chart(
 ) -> Chart | None:
     """Return the chart of how well each experience was learned, and of the network at its end; None if it was not
     measured."""
-    labels = ("accuracy on the experience at its end", *(name.replace("_", " ") for name in NETWORK))
+    labels = ("accuracy at its end", *(name.replace("_", " ") for name in NETWORK))
     panels = tuple(Panel(label, percent=i == 0) for i, label in enumerate(labels))
     series = tuple(
         Series(

@@ -108,15 +108,19 @@ def _aside(text: str) -> Markup:
     return tag("small", text, class_="long" if len(text) > 12 else "")
 
 
-def matrices(found: Mapping[str, Floats], shown: Container[str]) -> Markup:
-    """Return accuracy matrices, (T, S) with NaN where there is none: those of `shown`, and the others on request."""
-    figures = [(name in shown, _matrix(name, R)) for name, R in found.items()]
+def matrices(found: Mapping[str, Floats], shown: Container[str], names: Sequence[str] = ()) -> Markup:
+    """Return accuracy matrices, (T, S) with NaN where there is none: those of `shown`, and the others on request.
+
+    Args:
+        names: of the experiences, where they have some.
+    """
+    figures = [(name in shown, _matrix(name, R, names)) for name, R in found.items()]
     some, others = ([figure for first, figure in figures if first is wanted] for wanted in (True, False))
     more = tag("summary", f"{len(others)} more"), tag("div", *others, class_="matrices")
     return tag("div", *some, class_="matrices") + (tag("details", *more) if others else "")
 
 
-def _matrix(name: str, R: Floats) -> Markup:
+def _matrix(name: str, R: Floats, names: Sequence[str]) -> Markup:
     T, S = R.shape
     later = np.triu(np.ones((T, S), bool), 1) & (
         T == S
@@ -130,7 +134,11 @@ def _matrix(name: str, R: Floats) -> Markup:
         return tag("td", f"{100 * value:.0f}", class_=f"v{round(SHADES * value)}{' later' * unseen}")
 
     lines = [
-        tag("tr", tag("th", i + 1, scope="row"), *map(cell, R[i].tolist(), later[i].tolist()))
+        tag(
+            "tr",
+            tag("th", names[i] if len(names) == T else i + 1, scope="row"),
+            *map(cell, R[i].tolist(), later[i].tolist()),
+        )
         for i in range(T)
     ]
     table = tag("table", tag("tbody", *lines), class_="matrix")

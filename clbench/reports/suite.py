@@ -133,7 +133,7 @@ def _draw(
         yield tag("h3", "Accuracy matrices") + tag("p", _MATRICES + which, class_="note")
         yield drawn(
             "accuracy matrices",
-            lambda: frame.matrices({name: of.matrix for name, of in full.items()}, shown),
+            lambda: frame.matrices({name: of.matrix for name, of in full.items()}, shown, names),
         )
 
 
@@ -258,7 +258,7 @@ def _ran(rows: Sequence[Row], folder: Path) -> Markup:
         costs = row.costs
         numbers = f"{costs['parameters']:,.0f}" if costs else NONE, size_of(costs) if costs else NONE
         line = (
-            tag("th", row.strategy, scope="row"),
+            tag("th", row.strategy, scope="row", class_="words"),
             tag("td", _settings(own), class_="words long"),
             tag("td", row.model, class_="words"),
             *[tag("td", number) for number in numbers],

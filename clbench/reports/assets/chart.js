@@ -234,6 +234,12 @@ const clbenchChart = (() => {
       const range = (plot, low, high) => {
         if (low === null || !isFinite(low)) return [0, 1];
         if (!about.percent) {
+          for (const of of lines.filter((of, i) => visible(i) && of[panel] && of[panel].half))
+            of[panel].half.forEach((half, k) => {
+              if (half === null || of[panel].y[k] === null) return;
+              low = Math.min(low, of[panel].y[k] - half);
+              high = Math.max(high, of[panel].y[k] + half);
+            });
           const room = 0.06 * (high - low || Math.abs(high) || 1);
           return [low >= 0 && low < high / 2 ? 0 : low - room, high + room];
         }
@@ -251,6 +257,7 @@ const clbenchChart = (() => {
         scales: { x: { time: false, range: (_, low, high) => [low, high] }, y: { range } },
         axes: [
           { ...axis, label: data.x.label, labelSize: 18, size: 26, grid: { show: false },
+            incrs: data.x.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] : undefined,
             values: (_, splits) => splits.map(split => Number(split.toFixed(4)).toLocaleString("en")) },
           { ...axis, size: 52, space: 34,
             values: (_, splits) => splits.map(v => about.percent ? `${Number((100 * v).toFixed(2))} %` : v.toLocaleString("en")) },

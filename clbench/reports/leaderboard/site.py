@@ -117,7 +117,8 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
     }
     shown = {row.name for row in charts.first(chosen)}
     figures = Markup("")
-    chart = charts.stream_chart(benchmark, drawn, style, shown, experiences_of(rows))
+    names = experiences_of(rows)
+    chart = charts.stream_chart(benchmark, drawn, style, shown, names)
     if chart is not None:
         figures += charts.figure(
             chart,
@@ -154,7 +155,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
         shlex.quote(benchmark),
         figures,
         which,
-        frame.matrices({name: of.matrix for name, of in drawn.items() if of.matrices}, shown),
+        frame.matrices({name: of.matrix for name, of in drawn.items() if of.matrices}, shown, names),
     )
     return page(benchmark, body, up="../", charted=chart is not None)
 
@@ -184,8 +185,7 @@ def _row(row: Row) -> Markup:
     made = join(tag("li", text) for text in dict.fromkeys(cell.made_by for cell in row.cells))
     notes = [f"seed {r.seeds['data']}: {r.status}. {r.note}" for r in row.records if r.note]
     body = Markup("""
-<p>{} on {}
-{};
+<p>{} on {}{};
 network {}; hyper-parameters: {}.</p>
 <p>Make it again: <code>clbench reproduce {}</code></p>
 {}
@@ -197,7 +197,7 @@ network {}; hyper-parameters: {}.</p>
 """).format(
         row.strategy,
         tag("a", row.table, href=f"../{address('benchmarks', row.table)}"),
-        f"({row.apart})" if row.apart else "",
+        f" ({row.apart})" if row.apart else "",
         row.model,
         row.selection,
         row.id,
@@ -239,7 +239,7 @@ def _filter(key: str, values: Sequence[str]) -> Markup:
 
 def _table(rows: Sequence[Row], up: str, with_benchmark: bool = False) -> Markup:
     """Return a table of rows that leads to their pages, and to those of their benchmarks."""
-    columns = [of for of in columns_of(rows) if any(text.text != NONE for text in of.texts)]
+    columns = [of for of in columns_of(rows) if not rows or any(text.text != NONE for text in of.texts)]
     if with_benchmark:
         tables = tuple(Text(row.table, link=address("benchmarks", row.table)) for row in rows)
         columns.insert(1, Column("benchmark", tables, words=True))
