@@ -250,15 +250,14 @@ def draw(
     """
     if figure not in FIGURES:
         raise ConfigError(f"There is no figure '{figure}'.{choices(figure, FIGURES)}")
-    of = means(curves)
     heading = FIGURES[figure] if title is None else f"{title}: {FIGURES[figure]}"
     if figure == "stability-gap":
-        return stability_gap(of, path, title=heading, styles=styles, names=names)
+        return stability_gap(curves, path, title=heading, styles=styles, names=names)
     if figure == "seen-accuracy":
-        return seen_accuracy(of, path, title=heading, styles=styles, names=names)
+        return seen_accuracy(curves, path, title=heading, styles=styles, names=names)
     found = {
         name: mean
-        for name, mean in of.items()
+        for name, mean in means(curves).items()
         if (mean.matrices if figure == "accuracy-matrix" else mean.networks)
     }
     if not found:
