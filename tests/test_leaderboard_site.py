@@ -242,3 +242,33 @@ def test_sorting_and_filtering_in_a_browser(site: Path, tmp_path: Path) -> None:
         "count": "1 of 3",
         "filter": ["few@1"],
     }
+
+
+@needs_browser
+def test_the_strategies_stay_in_sight_on_a_phone(site: Path, tmp_path: Path) -> None:
+    steps = """
+    const table = document.querySelector("div.table");
+    table.scrollLeft = 300;
+    const left = of => Math.round(of.getBoundingClientRect().left);
+    seen.scrolled = table.scrollLeft;
+    seen.names = [...table.querySelectorAll("tbody th")].map(of => left(of) - left(table));
+    seen.head = left([...table.querySelectorAll("thead th")].find(of => of.textContent === "strategy")) - left(table);
+    seen.wide = document.documentElement.scrollWidth <= innerWidth;
+    """
+    seen = stepped(site / "index.html", steps, tmp_path, "--window-size=500,800")
+    assert seen == {"scrolled": 300, "names": [0, 0, 0], "head": 0, "wide": True}
+
+
+@needs_browser
+def test_what_a_chart_hides_is_hidden_in_the_other_figures(site: Path, tmp_path: Path) -> None:
+    steps = """
+    const dots = () => [...document.querySelectorAll("g[data-line]")]
+        .filter(of => getComputedStyle(of).display !== "none").map(of => of.dataset.line).sort();
+    const box = name => [...document.querySelectorAll(".lines label")].find(of => of.textContent === name).control;
+    seen.first = dots();
+    box("low").click();
+    seen.less = dots();
+    """
+    (page,) = (site / "benchmarks").iterdir()
+    seen = stepped(page, steps, tmp_path)
+    assert seen == {"first": ["few", "high", "low"], "less": ["few", "high"]}

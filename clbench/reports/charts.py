@@ -28,6 +28,7 @@ from clbench.reports.markup import asset, data_block, join, tag
 from clbench.reports.rows import Row, primary_of, worth
 from clbench.reports.styles import Style
 from clbench.results.curve import NETWORK, Floats
+from clbench.results.statistics import INTERVAL_FROM
 from clbench.results.traces import Line, Mean
 
 UPLOT = "uplot-1.6.32"
@@ -43,6 +44,12 @@ SKETCHED = 300
 """Points of a line in the picture without a script."""
 BEFORE, AFTER = 0.12, 0.36
 """Experiences around a mark that are seen when it is zoomed into, as in the script, where half of all points are."""
+STREAM = (
+    "Accuracy after every step. On the experiences seen so far its mean over steps is AAA; on the first one it shows "
+    "the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals over seeds, "
+    f"where there are {INTERVAL_FROM} or more; among more than ten lines, of the one at the pointer."
+)
+"""What `stream_chart` shows."""
 X_UNIT = 1e-5
 Y_STEPS = 1e4
 """Steps of x, in experiences, and of y, between 0 and the largest value, in which numbers are written."""
@@ -238,13 +245,13 @@ def figure(chart: Chart, caption: str) -> Markup:
 def thinned(line: Line, most: int, marks: Sequence[float] = ()) -> NDArray[np.int64]:
     """Return indices of at most about `most` points: both ends, and of each stretch the lowest and the highest.
 
-    Half of the stretches are around the marks, into which the reader zooms.
+    Half of the stretches are around the beginning and the marks, where accuracy moves and the reader zooms in.
     """
     count = len(line.x)
     if count <= most:
         return np.arange(count)
     near = np.zeros(count, bool)
-    for mark in marks:
+    for mark in (0.0, *marks):
         near |= (line.x >= mark - BEFORE) & (line.x <= mark + AFTER)
     weight = np.where(near, 0.5 / max(near.sum(), 1), 0.5 / max((~near).sum(), 1))
     stretch = np.floor(np.cumsum(weight) / weight.sum() * (most // 2 - 1) - 1e-9).astype(np.int64)

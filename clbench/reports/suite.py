@@ -36,7 +36,6 @@ from clbench.reports.rows import (
 from clbench.reports.styles import Style, styles
 from clbench.reports.tables import NONE, columns_of, head_of, markdown, markdown_table, note_of, size_of
 from clbench.results.metrics import METRICS
-from clbench.results.statistics import INTERVAL_FROM
 from clbench.results.traces import Mean, Trace
 
 PAGE = "report.html"
@@ -119,7 +118,7 @@ def _draw(
     names = experiences_of(table)
     yield drawn(
         "accuracy over the stream",
-        lambda: chart(charts.stream_chart(benchmark, runs, style, shown, names), _STREAM),
+        lambda: chart(charts.stream_chart(benchmark, runs, style, shown, names), charts.STREAM),
     )
     yield drawn(
         "plasticity",
@@ -137,11 +136,6 @@ def _draw(
         )
 
 
-_STREAM = (
-    "Accuracy after every step. On the experiences seen so far its mean over steps is AAA; on the first one it shows "
-    "the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals over seeds, "
-    f"where there are {INTERVAL_FROM} or more."
-)
 _MATRICES = (
     "Percent on the full test set of each experience (columns) after learning each one (rows), mean over runs; what "
     "was not learned yet is pale."

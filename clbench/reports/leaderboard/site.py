@@ -120,12 +120,7 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
     names = experiences_of(rows)
     chart = charts.stream_chart(benchmark, drawn, style, shown, names)
     if chart is not None:
-        figures += charts.figure(
-            chart,
-            "Accuracy after every step. On the experiences seen so far its mean over steps is AAA; on the first one it "
-            "shows the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals "
-            f"over seeds, where there are {INTERVAL_FROM} or more.{which}",
-        )
+        figures += charts.figure(chart, charts.STREAM + which)
     figures += _critical_differences(benchmark, rows)
     primary = primary_of(rows)
     if METRICS[primary].share and (points := _points(done, chosen, style, primary)):
