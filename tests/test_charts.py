@@ -289,12 +289,15 @@ def test_new_data_keep_what_is_shown(tmp_path: Path) -> None:
     const data = JSON.parse(document.querySelector("figure.chart script").textContent);
     const place = document.createElement("div"); document.querySelector("main").replaceChildren(place);
     const some = {...data, series: data.series.slice(0, 3)};
-    const drawn = clbenchChart(place, some);
+    const drawn = clbenchChart(place, {...data, series: []});
+    seen.none = on();
+    drawn.update(some);
     boxes()[2].click(); seen.before = on();
     drawn.update(some); seen.same = on();
     drawn.update(data); seen.more = on();
     """
     seen = stepped(page(tmp_path, NAMES, ["s0", "joint"]), HELP + steps, tmp_path)
+    assert seen.pop("none") == []
     assert seen == {"before": ["s0", "s2"], "same": ["s0", "s2"], "more": ["s0", "s2", "joint"]}
 
 

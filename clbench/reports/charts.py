@@ -134,12 +134,13 @@ def stream_chart(
         None if nothing was evaluated between the ends of experiences.
     """
     experiences = max((of.experiences for of in runs.values()), default=0)
+    names = tuple(names[:experiences])
     first_one = f"accuracy on the first experience{f' ({names[0]})' if names else ''}"
     panels = (Panel("accuracy on the experiences seen so far"), Panel(first_one))
     series = [Series(name, style[name], (of.seen, of.one), name in shown) for name, of in runs.items()]
     series = [of for of in series if any(line is not None for line in of.lines)]
     marks = tuple(float(e) for e in range(1, experiences))
-    return Chart(title, panels, tuple(series), marks, tuple(names)) if series else None
+    return Chart(title, panels, tuple(series), marks, names) if series else None
 
 
 def network_chart(

@@ -48,7 +48,7 @@ const clbenchChart = (() => {
   };
 
   return (root, given) => {
-    let data, lines, plots, shown, full, zoom = null, items = [];
+    let data, lines, shown, full, zoom = null, plots = [], items = [];
     const scope = root.closest("[data-charts]") || root;
     const css = name => getComputedStyle(root).getPropertyValue(name).trim();
 
@@ -140,6 +140,7 @@ const clbenchChart = (() => {
       list.replaceChildren(...items.map(([, item]) => item));
       legend.classList.toggle("few", data.series.length < 10);
       panels.classList.toggle("many", data.panels.length > 2);
+      plots.forEach(plot => plot.destroy());
       panels.replaceChildren();
       root.replaceChildren(make("div", { className: "drawn" }, make("div", {}, zooms, panels), legend));
       plots = data.panels.map((_, panel) => drawn(panel));
