@@ -5,9 +5,12 @@ A strategy names its family where it is registered (`family=`); a benchmark's is
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import evidence
 
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
 
@@ -29,6 +32,28 @@ FAMILIES = {
 }
 """The families of strategies in the order of the documentation."""
 
+CHOOSE = {
+    "bounds": "beside every method: `finetune` is what it must beat, `joint` and `offline` what it may hope for",
+    "replay": "where some hundred examples may be kept. Begin with `er`; `derpp` also keeps outputs, for half as many "
+    "forward passes again",
+    "contrast": "where each example is seen once and the head leans to the newest classes; a second view of every "
+    "example costs forward passes",
+    "projection": "where what was learned must not get worse, and a step may take longer for it",
+    "regularisation": "where nothing of the past may be kept, and tasks are told or share their classes; where new "
+    "classes come untold, look at `finetune` beside them",
+    "distillation": "where no example may be kept, but a copy of the model may; it works as far as new examples "
+    "resemble old ones",
+    "prompts": "with a pretrained vision transformer, which stays as it is, and nothing kept of the past",
+    "dual encoders": "with a pretrained CLIP, which knows classes by their names; `zero-shot` is its floor",
+    "fixed features": "with a pretrained backbone, as the cheap baseline that everything dearer must beat",
+    "few-shot": "where a first session is large enough to train a backbone on, and later classes bring a handful",
+    "rare classes": "where some classes have far more examples than others; most are losses for a strategy in front",
+    "plasticity": "for long streams, on which a network stops learning before it forgets",
+    "training": "with any strategy in front; `ema` smooths the stability gap",
+    "retrieval": "where a query is answered with a document, and documents come and go",
+}
+"""When to choose which family."""
+
 SOURCES = {
     "split": "classes in turn: digits need no download",
     "domains": "the same classes, permuted or rotated pixels",
@@ -41,6 +66,22 @@ SOURCES = {
     "own": "your own data",
 }
 """The files of benchmarks, in the order of the documentation, and what is in them; others follow by their names."""
+
+SUITS = {
+    "split": "The usual question: does a network that learns new classes keep the old ones? `split-digits` answers in "
+    "seconds, `split-mnist` is what most papers begin with, CIFAR takes a convolutional network.",
+    "domains": "No new classes, other inputs: forgetting without the head's bias. Rotations are where the stability "
+    "gap is usually shown.",
+    "pacs": "A change of domain as it is met: photos, then paintings, cartoons and sketches.",
+    "power_law": "The past comes back by itself, as it does outside of benchmarks: how little replay is enough then?",
+    "random_labels": "The same images with new labels, again and again: nothing to keep, and what gets lost is the "
+    "ability to learn.",
+    "blurry": "One pass, classes that stray between segments, and nobody says where one ends: for online methods.",
+    "few_shot": "Many base classes, then five examples each of a few new ones.",
+    "retrieval": "The model is the index: it names the document that answers a query, and takes in new ones.",
+    "own": "What you have: arrays or images, split by class, or by folder of a domain.",
+}
+"""What each of them is for."""
 
 
 def own(registry: Registry[Any]) -> list[Entry]:
@@ -65,12 +106,9 @@ def families() -> dict[str, list[Entry]]:
 
 def readme() -> str:
     """Return the tables of the README: every strategy, benchmark and model, linked to what is said of it."""
-    by_file: dict[str, list[Entry]] = {stem: [] for stem in SOURCES}
-    for entry in own(benchmarks):
-        by_file.setdefault(entry.family or Path(entry.source).stem, []).append(entry)
     groups = {
         "strategies": [(f"**{name}**: {FAMILIES[name]}", found) for name, found in families().items()],
-        "benchmarks": [(SOURCES.get(stem, stem), found) for stem, found in by_file.items() if found],
+        "benchmarks": [(SOURCES.get(stem, stem), found) for stem, found in by_source().items()],
         "models": [("built in", own(models))],
     }
     lines: list[str] = []
@@ -85,20 +123,65 @@ def readme() -> str:
 
 def strategies_page() -> str:
     """Return the page of strategies: a table for each family, and the hidden list of their pages."""
-    lines = ["# Strategies", "", "A modifier changes another strategy and is written behind it: `er+sam`."]
+    lines = ["# Strategies", "", *INTRODUCTION]
     for family, entries in families().items():
-        lines += ["", f"## {_sentence(family)}", "", f"{_sentence(FAMILIES[family])}."]
-        lines += ["", "| name | version | what it is | paper |", "|---|---|---|---|"]
+        about = f"{_sentence(FAMILIES[family])}. Choose it {CHOOSE[family]}."
+        lines += ["", f"## {_sentence(family)}", "", *_wrapped(about)]
+        lines += ["", "| name | what it is | measured | forwards | kept |", "|---|---|---|---:|---:|"]
         for entry in entries:
             link = f"[`{entry.name}`](strategies/{entry.name}.md){' (modifier)' if entry.modifier else ''}"
-            lines.append(f"| {link} | {entry.version} | {entry.summary} | {paper(entry.paper)} |")
+            about = f"{entry.summary} {paper(entry.paper)}".rstrip()
+            lines.append(f"| {link} | {about} | {' | '.join(evidence.glance(entry.name))} |")
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", ":glob:", "", "strategies/*", "```"]) + "\n"
+
+
+INTRODUCTION = (
+    "A modifier changes another strategy and is written behind it: `er+sam`.",
+    "",
+    "What was *measured* and what it cost are, where nothing else is said, of [the leaderboard](leaderboard.md)'s",
+    f"table of `{evidence.REFERENCE}`: one pass over the stream, five seeds, settings chosen on its first two",
+    "experiences, 500 examples in memories. *Forwards*: examples through the network in training, in times of",
+    "`finetune`'s. *Kept*: bytes of examples, copies and weights' importances, beside the network. Numbers of one",
+    "stream say little of another: run what you mean to use on yours.",
+)
+
+
+def benchmarks_page() -> list[str]:
+    """Return the beginning of the page of benchmarks: a table for each kind."""
+    lines = [
+        "*Measured* is the average accuracy of [the leaderboard](leaderboard.md): nothing done about forgetting, the",
+        "best method there, and the bound by all data.",
+    ]
+    for stem, entries in by_source().items():
+        lines += [
+            "",
+            f"## {_sentence(SOURCES.get(stem, stem))}",
+            "",
+            *_wrapped(SUITS.get(stem, "")),
+        ]
+        lines += ["", "| name | what it is | measured |", "|---|---|---|"]
+        for entry in entries:
+            about = f"{entry.summary} {paper(entry.paper)}".rstrip()
+            lines.append(f"| [`{entry.name}`](#{entry.name}) | {about} | {evidence.span(entry.name)} |")
+    return lines
+
+
+def by_source() -> dict[str, list[Entry]]:
+    """Return clbench's own benchmarks by the file that defines them."""
+    found: dict[str, list[Entry]] = {stem: [] for stem in SOURCES}
+    for entry in own(benchmarks):
+        found.setdefault(entry.family or Path(entry.source).stem, []).append(entry)
+    return {stem: entries for stem, entries in found.items() if entries}
 
 
 def paper(name: str) -> str:
     """Return a paper as a link where it is on arXiv."""
     number = name.removeprefix("arXiv:")
     return f"[{name}](https://arxiv.org/abs/{number})" if number != name else name
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 120, break_on_hyphens=False)
 
 
 def _sentence(text: str) -> str:

@@ -1,4 +1,5 @@
-"""What is known of each strategy in numbers: measured here (`docs/results/`), and published (`docs/published.yaml`).
+"""What is known of each strategy in numbers: measured here (`docs/results/`, and the leaderboard), and published
+(`docs/published.yaml`).
 
 `docs/results/<suite>.json` is what `clbench suite <suite> --json` printed; the suite is `configs/suites/<suite>.yaml`.
 """
@@ -96,12 +97,8 @@ def section(strategy: str) -> list[str]:
             "Percent, mean ± half the 95 % t-interval over seeds; differences in points, paired by seed. How each was",
             "made, and what it says: [results](../results.md).",
         ]
-        indexes = [row for row in own if row.values.get("hits_at_10")]
-        blurry = [row for row in own if row.values.get("f_last")]
-        few = [row for row in own if row.benchmark.startswith("fscil")]
-        others = [row for row in own if row not in indexes and row not in blurry and row not in few]
-        lines += _rows(others, SHOWN) + _rows(few, SHOWN_OF_FEW_SHOT)
-        lines += _rows(indexes, SHOWN_OF_INDEXES) + _rows(blurry, SHOWN_OF_BLURRY)
+        for shown in (SHOWN, SHOWN_OF_FEW_SHOT, SHOWN_OF_INDEXES, SHOWN_OF_BLURRY):
+            lines += _rows([row for row in own if _kind(row) is shown], shown)
     else:
         lines.append("Nothing yet.")
     theirs = [figure for figure in published() if figure["strategy"] == strategy]
@@ -121,6 +118,15 @@ def section(strategy: str) -> list[str]:
     else:
         lines.append("No figures that could be read or recalled.")
     return lines
+
+
+def _kind(row: Measured) -> dict[str, str]:
+    """The metrics that are shown of a row, key → title."""
+    if row.values.get("hits_at_10"):
+        return SHOWN_OF_INDEXES
+    if row.values.get("f_last"):
+        return SHOWN_OF_BLURRY
+    return SHOWN_OF_FEW_SHOT if row.benchmark.startswith("fscil") else SHOWN
 
 
 def _rows(rows: list[Measured], shown: dict[str, str]) -> list[str]:
@@ -243,3 +249,82 @@ def _scaling(found: dict[str, Any] | None) -> list[str]:
         f"| `{row['launcher']}` | {row['one']} | {row['two']} | {100 * row['efficiency']:.0f} % |"
         for row in found["rows"]
     ]
+
+
+# --- the leaderboard at a glance ---
+
+BOARD = DOCS.parent / "leaderboard"
+REFERENCE = "split-mnist"
+"""The table that has most strategies without a download of colour images."""
+
+
+@functools.cache
+def board() -> dict[str, list[dict[str, str]]]:
+    """The leaderboard's tables as its page has them, best first: benchmark → rows, column → text."""
+    tables: dict[str, list[dict[str, str]]] = {}
+    head, rows = list[str](), list[dict[str, str]]()
+    for line in (BOARD / "README.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            rows = tables.setdefault(line.removeprefix("## ").partition("@")[0], [])
+        elif line.startswith("| rank"):
+            head = [cell.strip() for cell in line.strip("|").split("|")]
+        elif line.startswith("| ") and "---" not in line:
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            rows.append(dict(zip(head, cells, strict=True)))
+    return tables
+
+
+def glance(strategy: str) -> tuple[str, str, str]:
+    """What was measured of a strategy, and what it cost in forward passes and bytes, for a table."""
+    rows = {_name(row): row for row in board()[REFERENCE]}
+    row = rows.get(strategy) or rows.get(f"er+{strategy}")
+    if row is None:
+        return _elsewhere(strategy), "–", "–"
+    values = [f"{title} {row[f'{title} ↑']}" for title in ("ACC", "min-ACC") if row[f"{title} ↑"] != "–"]
+    label = "" if strategy in rows else f"`er+{strategy}`:<br>"
+    times = _count(row["forwards"]) / _count(rows["finetune"]["forwards"])
+    kept = [
+        json.loads(file.read_text(encoding="utf-8"))["budget"]["strategy_state_bytes"]
+        for file in sorted((BOARD / "records" / f"{REFERENCE}@1" / row["strategy"]).glob("*.json"))[:1]
+    ]
+    return label + _unbroken("<br>".join(values)), f"{times:.1f}×", _megabytes(*kept)
+
+
+def _elsewhere(strategy: str) -> str:
+    """One number that a result has of a strategy, with a link to all: of itself, else of what it changes."""
+    alone = {strategy, "finetune", "freeze"}
+    rows = [row for row in measured() if row.parts[-1] == strategy and set(row.parts) <= alone]
+    for row in sorted(rows, key=lambda r: (r.difference, r.benchmark.startswith("fscil"), len(r.suite))):
+        key, title = next(iter(_kind(row).items()))
+        if (interval := row.values.get(key)) is not None:
+            number = told(interval, key, row.difference)
+            label = f" ({row.label})" if row.difference or len(row.parts) > 1 else ""
+            value = _unbroken(f"{title} {number}")
+            return f"[{value}](strategies/{strategy}.md#measured-here)<br>{row.benchmark}{label}"
+    return "–"
+
+
+def span(benchmark: str) -> str:
+    """From what doing nothing reaches to what all data would, for a table of benchmarks."""
+    rows = board().get(benchmark, [])
+    ranked = [row for row in rows if row["rank"] != "bound"]
+    bounds = [row for row in rows if row["rank"] == "bound"]
+    chosen = [row for row in ranked if _name(row) == "finetune"] + ranked[:1] + bounds[:1]
+    return "<br>".join(_unbroken(f"`{_name(row)}` {row['ACC ↑']}") for row in chosen) or "–"
+
+
+def _name(row: dict[str, str]) -> str:
+    return row["strategy"].partition("@")[0]
+
+
+def _count(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _megabytes(size: int) -> str:
+    return "0" if size < 1000 else _unbroken(f"{size / 1e6:.1f} MB")
+
+
+def _unbroken(text: str) -> str:
+    """Text that a narrow column leaves in one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-ACC", "\N{NON-BREAKING HYPHEN}ACC")

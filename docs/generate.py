@@ -99,10 +99,17 @@ def _avalanche() -> str:
 
 def _plugins(title: str, kind: str, registry: Registry[Any]) -> str:
     entries = own(registry)
-    lines = [f"# {title}", "", "| name | version | what it is | paper |", "|---|---|---|---|"]
-    lines += [f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {paper(e.paper)} |" for e in entries]
+    lines, depth = [f"# {title}", ""], "##"
+    if kind == "benchmark":
+        lines += [*catalogue.benchmarks_page(), "", "## Each of them"]
+        depth = "###"
+    else:
+        lines += ["| name | version | what it is | paper |", "|---|---|---|---|"]
+        lines += [
+            f"| [`{e.name}`](#{e.name}) | {e.version} | {e.summary} | {paper(e.paper)} |" for e in entries
+        ]
     for entry in entries:
-        lines += ["", f"## {entry.name}", "", *_body(kind, entry)]
+        lines += ["", f"{depth} {entry.name}", "", *_body(kind, entry)]
     return NOTE + "\n".join(lines) + "\n"
 
 

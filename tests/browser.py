@@ -19,8 +19,8 @@ CHROMIUM = next(
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
-def opened(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A page in a browser: what became of it, and what stands on the console."""
+def opened(page: Path | str, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """A page, a file or an address, in a browser: what became of it, and what stands on the console."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM,
@@ -32,7 +32,7 @@ def opened(page: Path, profile: Path, *options: str) -> subprocess.CompletedProc
         "--virtual-time-budget=5000",
         *options,
     ]
-    command += [f"--user-data-dir={profile}", page.as_uri()]
+    command += [f"--user-data-dir={profile}", page if isinstance(page, str) else page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 

@@ -676,7 +676,7 @@ def test_data_describe_says_how_a_folder_is_read(
     head, note, *rows = clbench("data", "describe", *asked).out.splitlines()
     assert head == "image-folder@2: inputs 3 × 4 × 4, 2 classes"
     assert "read as Train/CLASS and val/CLASS, where val is the test set" in note
-    assert ["train", "0", "1", "—", "1", "ant"] in [row.split() for row in rows]
+    assert ["train", "1", "1", "—", "1", "ant"] in [row.split() for row in rows]
     told = json.loads(clbench("data", "describe", *asked, "--json").out)
     assert told["notes"] == [note.strip()]
     assert [exp["examples"] for exp in told["streams"]["test"]] == [1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -80,6 +81,27 @@ def test_the_readme_names_all_that_is_shipped() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     entries = [kind.entry(n) for kind in (strategies, benchmarks, models) for n in kind.names()]
     assert [e.name for e in entries if e.own and f"[`{e.name}`](docs/" not in text] == []
+
+
+@pytest.mark.parametrize("name", ["er", "gdumb", "ema"])
+def test_the_numbers_beside_a_strategy_are_those_of_its_records(name: str) -> None:
+    """Of the leaderboard's table of split-mnist; a modifier's are those of `er` with it."""
+    folders = (ROOT / "leaderboard" / "records" / "split-mnist@1").iterdir()
+    named = next(f for f in folders if re.fullmatch(rf"(er\+)?{name}@[\d+]+", f.name))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in named.iterdir()]
+    accuracy = 100 * sum(record["metrics"]["average_accuracy"] for record in records) / len(records)
+    kept = records[0]["budget"]["strategy_state_bytes"] / 1e6
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").replace("\xa0", " ")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| [`{name}`]"))
+    assert f"ACC {accuracy:.1f} ±" in row
+    assert row.endswith(f"| {kept:.1f} MB |")
+
+
+def test_a_family_says_when_to_choose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    catalogue = importlib.import_module("catalogue")
+    assert list(catalogue.CHOOSE) == list(catalogue.FAMILIES)
+    assert catalogue.SUITS.keys() >= catalogue.SOURCES.keys()
 
 
 def test_a_strategy_without_a_family_is_told_which_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

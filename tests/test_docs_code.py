@@ -48,6 +48,7 @@ NOT_RUN = {
     "README.md": 3,
     "few-shot.md": 1,
     "gpu.md": 1,
+    "index.md": 1,
     "leaderboard.md": 4,
     "logging.md": 1,
     "results.md": 12,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from clbench.cli import data, judging, looking, ranking, running, writing
+from clbench.cli import data, judging, looking, ranking, running, watching, writing
 from clbench.cli.common import at_home, process, warn
 from clbench.cli.help import JOBS, Commands
 from clbench.cli.terminal import cleaned
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "run": running.run,
     "resume": running.resume,
     "suite": running.suite,
+    "watch": watching.watch,
     "tune": running.tune,
     "tune-suite": running.tune_suite,
     "pretrain": running.pretrain,

@@ -76,6 +76,9 @@ Threads = Annotated[
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
 ]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Print the address of a page on this machine that follows it.")
+]
 Overlap = Annotated[
     bool, typer.Option("--overlap", help="Evaluate beside training, in another process; same numbers.")
 ]
@@ -121,7 +124,8 @@ def command(context: typer.Context, *words: object, only: Sequence[str] | None =
     """Return what was asked of the command line, for a shell: all that was given, in the order of the command's
     parameters.
 
-    Paths stay as they were given, so it is for the folder where it was given. `--json`, which only shows, is left out.
+    Paths stay as they were given, so it is for the folder where it was given. `--json` and `--watch`, which only show,
+    are left out.
 
     Args:
         words: another command and its arguments, for one that follows. only: the options that it shares, by parameter.
@@ -132,7 +136,7 @@ def command(context: typer.Context, *words: object, only: Sequence[str] | None =
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params.get(str(parameter.name))
         source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE" or name == "as_json":
+        if source is None or source.name != "COMMANDLINE" or name in ("as_json", "watch"):
             continue
         values = value if isinstance(value, list | tuple) else [value]
         if parameter.param_type_name == "argument":

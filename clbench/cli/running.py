@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shlex
@@ -33,6 +34,7 @@ from clbench.cli.common import (
     Suite,
     Threads,
     Trials,
+    Watch,
     command,
     execution,
     load,
@@ -43,6 +45,7 @@ from clbench.cli.common import (
 )
 from clbench.cli.progress import Line, SuiteProgress
 from clbench.cli.terminal import console
+from clbench.cli.watching import following, following_run
 
 if TYPE_CHECKING:
     from clbench.config import RunConfig
@@ -77,6 +80,7 @@ def run(
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the stability gap into the run's folder; nothing is opened.")
     ] = False,
+    watch: Watch = False,
     as_json: Json = False,
 ) -> int:
     """Run a strategy on a benchmark; a run that is already there is only shown."""
@@ -91,7 +95,8 @@ def run(
     from clbench.runs import lifecycle
 
     root = lifecycle.runs_folder(out)
-    record = lifecycle.start(resolved, how, root, observers=[] if as_json else [Line()])
+    with following_run(resolved, root) if watch else contextlib.nullcontext():
+        record = lifecycle.start(resolved, how, root, observers=[] if as_json else [Line()])
     code = show_record(record, as_json)
     if plot and process() in ("", "0"):
         _draw(record, as_json)
@@ -176,6 +181,7 @@ def suite(
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
+    watch: Watch = False,
     as_json: Json = False,
 ) -> int:
     """Run strategies × benchmarks × seeds and report them; only what is missing is run."""
@@ -197,7 +203,8 @@ def suite(
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)
 
-    with SuiteProgress(cells, quiet=as_json) as progress:
+    page = following(cells, loaded.title or short, root) if watch else contextlib.nullcontext()
+    with page, SuiteProgress(cells, quiet=as_json) as progress:
         suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
     return report(cells, root / short, loaded.title or short, command(context), as_json, columns)
 

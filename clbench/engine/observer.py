@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from clbench.config import Execution, RunConfig
     from clbench.evaluation import ContinualEvaluator
+    from clbench.machine.clock import Clock
     from clbench.strategy import Strategy
-    from clbench.types import Benchmark, Stream
+    from clbench.types import Benchmark, Experience, Stream
 
 
 class Watched(Protocol):
@@ -24,6 +25,8 @@ class Watched(Protocol):
     device: torch.device
     train: Stream
     evaluator: ContinualEvaluator
+    clock: Clock
+    ends: tuple[int, ...]
 
     @property
     def step(self) -> int:
@@ -36,6 +39,9 @@ class Watched(Protocol):
     @property
     def total_steps(self) -> int:
         """Iterations of the whole stream."""
+
+    def steps_of(self, exp: Experience) -> int:
+        """Iterations of an experience."""
 
     @property
     def finished(self) -> bool:

@@ -45,14 +45,18 @@ from clbench.registry import benchmarks, chain_parts, models, strategies
 from clbench.registry.arguments import shown
 from clbench.results import metrics
 from clbench.results.ledger import Record, has_record, read_record, record_of, write_record
+from clbench.results.live import LIVE
 from clbench.runs import loggers, notebook, objects
 from clbench.runs.building import build
 from clbench.runs.identity import Identity, identify
+from clbench.runs.live import Live
 from clbench.strategy import Strategy
 from clbench.types import Benchmark
 
 CHECKPOINT = "checkpoint.safetensors"
 EXECUTION = "execution.json"
+MEANWHILE = (CHECKPOINT, LIVE)
+"""What a run keeps until there is its record."""
 
 
 def runs_folder(out: str | Path | None = None) -> Path:
@@ -218,7 +222,7 @@ def start(
         log = _Log(folder / "log.jsonl")
         watching: list[Observer] = []
         if ranks.first:
-            watching = [log, *loggers.observers(execution, folder, identity.id), *observers]
+            watching = [log, Live(folder), *loggers.observers(execution, folder, identity.id), *observers]
         with contextlib.ExitStack() as stack:
 
             def hold() -> bytes:
@@ -261,9 +265,9 @@ def _finished(ranks: Ranks, folder: Path, id: str) -> Record | None:
         if not has_record(folder):
             return b""
         read.append(read_record(folder, id))
-        if (folder / CHECKPOINT).is_file():  # killed between the record and this
+        for name in MEANWHILE:  # killed between the record and this
             with contextlib.suppress(OSError):  # results may lie where nothing can be written
-                (folder / CHECKPOINT).unlink()
+                (folder / name).unlink()
         return read[0].to_json().encode()
 
     told = ranks.lead(tell)
@@ -370,7 +374,8 @@ def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> R
             env["gradients"] = engine.gradients.describe()
         if ranks.first:
             _conclude(engine, folder, identity, env, status, note)
-            path.unlink(missing_ok=True)
+            for name in MEANWHILE:
+                (folder / name).unlink(missing_ok=True)
     record = _finished(ranks, folder, identity.id)
     if record is None:
         raise LedgerError(
@@ -509,3 +514,4 @@ class _Log(Observer):
         self._digest.update(text.encode())
         with writing(self.path):
             self._file.write(text)
+            self._file.flush()  # so that it can be followed

@@ -1,0 +1,155 @@
+/* The live page: asks once a second what is new, and draws it. Whatever a run says is put into the page as text. */
+(() => {
+  "use strict";
+  const PAUSE = 1000;  // ms between two questions, at least
+  const SHOWN = 8;  // experiences that are drawn unasked
+  const SUMMARY = [["seen", "accuracy", "--ink", []], ["min_acc", "min-ACC", "--bad", []],
+    ["wc_acc", "WC-ACC", "--bad", [7, 4]]];
+  const at = id => document.getElementById(id);
+  let chosen = null, byHand = false, known = "", runs = [], curve = null, chart = null;
+
+  const percent = value => value === null ? "—" : (100 * value).toFixed(1);
+  const duration = seconds => seconds === null ? "—"
+    : seconds < 90 ? `${Math.round(seconds)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min`
+    : seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} d`;
+  const make = (name, inside, attributes = {}) => {
+    const made = document.createElement(name);
+    made.append(...[inside].flat());
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  };
+  const ask = async address => {
+    const answer = await fetch(address);
+    if (answer.status === 204) return null;
+    if (!answer.ok) throw new Error(answer.statusText);
+    return answer.json();
+  };
+
+  // --- all runs ---
+
+  const overall = told => {
+    const counts = {};
+    for (const run of runs) counts[run.state] = (counts[run.state] || 0) + 1;
+    const states = Object.entries(counts).map(([state, count]) => runs.length > 1 ? `${count} ${state}` : state);
+    const left = told.left === null ? "" : `; about ${duration(told.left)} left`;
+    const open = (counts.running || 0) + (counts.waiting || 0);
+    at("title").textContent = told.title;
+    at("overall").textContent = runs.length ? states.join(", ") + left : "no run yet";
+    document.title = `${open ? `${runs.length - open}/${runs.length} · ` : ""}${told.title}`;
+  };
+  const table = () => {
+    at("several").hidden = runs.length < 2;
+    at("runs").replaceChildren(...runs.map(run => {
+      const name = make("button", run.strategy || run.id, { type: "button" });
+      name.addEventListener("click", () => { byHand = true; choose(run.key); table(); follow().catch(lost); });
+      const bar = make("progress", [], { max: run.steps || 1, value: run.step, "aria-label": "steps" });
+      const line = make("tr", [
+        make("th", name, { scope: "row" }), make("td", run.benchmark || "", { class: "words" }),
+        make("td", String(run.seed ?? "")),
+        make("td", make("span", run.state, { class: `state ${run.state}` }), { class: "words" }),
+        make("td", run.steps ? [bar, ` ${run.step} / ${run.steps}`] : "—", { class: "words" }),
+        make("td", duration(run.left)),
+        ...["accuracy", "min_acc", "wc_acc"].map(key => make("td", percent(run[key])))]);
+      if (run.key === chosen) line.setAttribute("aria-current", "true");
+      return line;
+    }));
+  };
+  const choose = key => {
+    if (key !== chosen) [chosen, curve] = [key, null];
+  };
+  const pick = () => {  // what runs, unless somebody has chosen
+    const now = runs.find(run => run.key === chosen);
+    if (now && (byHand || now.state === "running")) return;
+    const next = runs.find(run => run.state === "running") || now || runs.findLast(run => run.step) || runs[0];
+    if (next) choose(next.key);
+  };
+
+  // --- one of them ---
+
+  const facts = () => {
+    const run = runs.find(run => run.key === chosen);
+    at("name").textContent = [run.strategy, run.benchmark].filter(Boolean).join(" on ")
+      + (run.seed === null ? "" : `, seed ${run.seed}`);
+    const rows = [["state", run.state], ["steps", run.steps ? `${run.step} / ${run.steps}` : "—"]];
+    if (run.state === "running") rows.push(["left", duration(run.left)]);
+    rows.push(["accuracy", percent(run.accuracy)], ["min-ACC", percent(run.min_acc)],
+      ["WC-ACC", percent(run.wc_acc)], ["run", run.id]);
+    at("facts").replaceChildren(...rows.map(([name, value]) => make("div", [make("dt", name), make("dd", value)])));
+    at("caption").textContent = [run.note, curve.note, curve.estimated
+      ? "Estimates: the evaluation looks at a part of the examples where no lowest accuracy can change." : ""]
+      .filter(Boolean).join(" ");
+  };
+  const extend = told => {  // what was known of the curve, by what is new; false if they do not fit
+    if (told.start > 0 && curve.accuracy.length !== told.accuracy.length) return false;
+    if (told.start > 0) {
+      for (const key of ["x", ...SUMMARY.map(([name]) => name)]) told[key] = curve[key].concat(told[key]);
+      told.accuracy = told.accuracy.map((line, i) => curve.accuracy[i].concat(line));
+    }
+    curve = told;
+    return true;
+  };
+  const log = () => {
+    const told = curve.log.map(({ step, experience, lr, ...losses }) => [
+      `step ${step}`, `experience ${experience + 1}`, `lr ${Number(lr).toPrecision(3)}`,
+      ...Object.entries(losses).map(([name, value]) => `${name} ${Number(value).toFixed(4)}`)].join("  "));
+    at("log").textContent = told.join("\n") || "No loss was logged yet.";
+  };
+  const draw = () => {
+    const grid = curve.x.map((x, k) => k ? x - curve.x[k - 1] : x);
+    const line = y => curve.x.length ? { grid: 0, y } : null;
+    const ends = Math.max(curve.experiences, 1);
+    const data = {
+      title: at("name").textContent,
+      x: { label: "experiences", scale: 1, range: [0, ends], names: [], whole: false,
+        marks: Array.from({ length: ends - 1 }, (_, e) => e + 1) },
+      panels: [{ label: "accuracy on each experience", percent: true, scale: 1 },
+        { label: "the gap: accuracy, and the lowest so far", percent: true, scale: 1 }],
+      series: [
+        ...SUMMARY.map(([key, name, color, dash]) => ({ name, color, dash, shown: true,
+          lines: [null, curve[key].some(y => y !== null) ? line(curve[key]) : null] })),
+        ...curve.accuracy.map((y, i) => ({ name: curve.streams[i].name, color: curve.streams[i].color,
+          dash: curve.streams[i].dash, shown: i < SHOWN, lines: [line(y), null] }))],
+      grids: [grid],
+    };
+    if (chart) chart.update(data); else chart = clbenchChart(at("chart"), data);
+  };
+  const follow = async () => {
+    const key = chosen, [version, start] = curve && curve.x ? [curve.version, curve.x.length] : ["", 0];
+    const told = await ask(`/run?key=${key}&version=${version}&start=${start}`);
+    if (key !== chosen) return;
+    if (told.x && !extend(told)) {  // another stream came in: all anew
+      curve = null;
+      return follow();
+    }
+    if (!told.x) curve = told;
+    at("one").hidden = false;
+    at("chart").hidden = !told.x;
+    facts();
+    log();
+    if (told.x) draw();
+  };
+
+  // --- again and again ---
+
+  const lost = () => {
+    known = "";
+    at("overall").textContent = "Nothing is served any more: what is shown is the last that was heard.";
+  };
+  const turn = async () => {
+    const began = performance.now();
+    try {
+      const told = document.hidden ? null : await ask(`/runs?known=${known}`);
+      if (told !== null) {
+        [known, runs] = [told.known, told.runs];
+        pick();
+        overall(told);
+        table();
+        if (chosen !== null) await follow();
+      }
+    } catch (error) {
+      lost();
+    }
+    setTimeout(turn, Math.max(PAUSE, 5 * (performance.now() - began)));
+  };
+  turn();
+})();
