@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clbench.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
+from clbench.files.places import CHECKOUT as _CHECKOUT, VERSION as _VERSION
 
 if TYPE_CHECKING:
     from clbench.data import (
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
         from_frame as from_frame,
         from_npz as from_npz,
     )
-    from clbench.display.benchmarks import Description as Description
-    from clbench.display.comparison import Comparison as Comparison, compare as compare
     from clbench.engine.observer import Observer as Observer
     from clbench.errors import ClbenchError as ClbenchError
     from clbench.memory import Reservoir as Reservoir
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
         register_model as register_model,
     )
     from clbench.registry.reads import File as File
+    from clbench.reports.display.benchmarks import Description as Description
+    from clbench.reports.display.comparison import Comparison as Comparison, compare as compare
     from clbench.results.curve import Curve as Curve, Matrix as Matrix, Ticks as Ticks
     from clbench.results.ledger import Record as Record
     from clbench.runs.building import make_benchmark as make_benchmark, make_strategy as make_strategy
@@ -92,9 +92,9 @@ _WHERE = {
     "Output": "types",
     "Setting": "types",
     "Stream": "types",
-    "Description": "display.benchmarks",
-    "Comparison": "display.comparison",
-    "compare": "display.comparison",
+    "Description": "reports.display.benchmarks",
+    "Comparison": "reports.display.comparison",
+    "compare": "reports.display.comparison",
 }
 _MODULES = {"metrics": "results.metrics", "plots": "reports.plots", "testing": "testing"}
 __all__ = ["__version__", *_WHERE, *_MODULES]

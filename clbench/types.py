@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.names import name_mistake, version_mistake
+from clbench.files.names import name_mistake, version_mistake
 
 if TYPE_CHECKING:
     from clbench.transforms.augment import Transform
@@ -548,7 +548,7 @@ class Benchmark:
     def describe(self) -> Any:
         """Return what it is made of, a `Description` to print or to see in a notebook: its setting, and the classes,
         counts and domain of every experience of its streams. It reads all examples."""
-        return pkgutil.resolve_name("clbench.display.benchmarks:describe")(self)
+        return pkgutil.resolve_name("clbench.reports.display.benchmarks:describe")(self)
 
     def _repr_html_(self) -> str:
         return str(self.describe()._repr_html_())

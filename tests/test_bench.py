@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from clbench import bench
-from clbench.bench import contenders
-from clbench.bench.packing import packing
-from clbench.bench.turns import Contender, Gate, take_turns
 from clbench.errors import ConfigError
 from clbench.models import make_model
+from clbench.testing import bench
+from clbench.testing.bench import contenders
+from clbench.testing.bench.packing import packing
+from clbench.testing.bench.turns import Contender, Gate, take_turns
 
 CPU = torch.device("cpu")
 CASES = (bench.Case("mlp", (1, 4, 4), 4), bench.Case("mlp", (1, 4, 4), 4, replay=True, share=0.5))

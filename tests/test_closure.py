@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clbench.places import HOME, ROOT
+from clbench.files.places import HOME, ROOT
 from clbench.registry.closure import closure, code_of
 
 # --- what imports lead to ---

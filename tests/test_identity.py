@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clbench.config import resolve
-from clbench.places import HOME, ROOT
+from clbench.files.places import HOME, ROOT
 from clbench.registry import closure
 from clbench.runs import identity
 
@@ -160,7 +160,7 @@ def test_a_run_is_resumed_after_edits_that_keep_its_id(checkout: Path, ids: dict
 
 
 def test_a_checkout_and_a_wheel_are_the_same_code(tmp_path: Path) -> None:
-    place = "from clbench.places import ROOT; from clbench.registry.closure import code_of; import sys;"
+    place = "from clbench.files.places import ROOT; from clbench.registry.closure import code_of; import sys;"
     text = place + "print(sorted(code_of(ROOT / 'strategies/er.py') | code_of(ROOT / 'benchmarks/split.py')))"
     first, second = (copied(tmp_path / name, wheel=name == "wheel") for name in ("checkout", "wheel"))
     assert program(first, text) == program(second, text) != "[]\n"

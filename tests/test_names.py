@@ -16,7 +16,7 @@ from clbench import from_arrays
 from clbench.cli.terminal import cleaned, console
 from clbench.config import validate
 from clbench.errors import ConfigError, RegistryError
-from clbench.names import LONGEST, full_name_mistake, name_mistake, printable, version_mistake
+from clbench.files.names import LONGEST, full_name_mistake, name_mistake, printable, version_mistake
 from clbench.parts import CrossEntropy
 from clbench.registry import Registry, benchmarks, load_plugin, models, strategies
 from clbench.results.metrics.core import METRICS, metric

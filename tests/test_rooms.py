@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUND = ("errors", "names", "places", "ranges", "files")
+GROUND = ("errors", "ranges", "files")
 LAYERS = (  # lowest first; a room imports rooms below its own, those of its own layer excepted
     GROUND,
     ("transforms", "memory"),
@@ -20,15 +20,15 @@ LAYERS = (  # lowest first; a room imports rooms below its own, those of its own
     ("registry",),
     ("config",),
     ("machine", "results"),
-    ("data", "models", "reports"),
-    ("display",),
+    ("data", "models"),
+    ("reports",),
     ("strategy",),
     ("evaluation",),
     ("engine",),
     ("runs",),
     ("parts", "__init__"),
-    ("testing", "interop"),
-    ("bench",),
+    ("interop",),
+    ("testing",),
     ("cli",),
     ("__main__",),
 )
@@ -40,8 +40,8 @@ WITHOUT_TORCH = (
     "cli",
     "runs.suite",
     "engine.observer",
-    "display.comparison",
-    "display.records",
+    "reports.display.comparison",
+    "reports.display.records",
 )
 """Rooms, and modules of others, that are imported without torch: the command line answers at once."""
 

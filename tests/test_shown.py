@@ -18,8 +18,8 @@ from PIL import Image
 import clbench
 from clbench import Benchmark, Comparison, Curve, Record
 from clbench.data import Collection, Source, source_of
-from clbench.display import frames
 from clbench.errors import ConfigError, DataError, LedgerError
+from clbench.reports.display import frames
 from clbench.reports.rows import Cell as Reported, table_rows
 from clbench.results.statistics import t_interval
 from clbench.results.traces import Mean, Trace

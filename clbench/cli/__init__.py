@@ -19,8 +19,8 @@ from clbench.cli.common import at_home, process, warn
 from clbench.cli.help import JOBS, Commands
 from clbench.cli.terminal import cleaned
 from clbench.errors import ClbenchError
+from clbench.files.places import HOME, VERSION
 from clbench.machine.stopping import Stopped, ended_by, ending
-from clbench.places import HOME, VERSION
 from clbench.registry.leaving import let_go
 
 AGAIN = {

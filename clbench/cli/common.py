@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clbench.files import expanded
-from clbench.names import printable
+from clbench.files.names import printable
 
 if TYPE_CHECKING:
     from clbench.config import Execution

@@ -13,7 +13,7 @@ from clbench.cli.common import Json, Pairs, Plugins, columns, load
 from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clbench.display.benchmarks import Description
+    from clbench.reports.display.benchmarks import Description
 
 
 def data_status(as_json: Json = False) -> None:

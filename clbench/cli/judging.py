@@ -202,8 +202,8 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
     """Measure steps and evaluations beside a bare PyTorch loop and other libraries, in turns in one process."""
-    from clbench import bench as benching
     from clbench.files import atomic_write, check_place, make_folder, pretty_json
+    from clbench.testing import bench as benching
 
     folder = make_folder(check_place(out / "bench.json", file=True).parent) if out is not None else None
 

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from clbench.names import printable
+from clbench.files.names import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class _Clean:
-    """A stream that spells control characters (`clbench.names.printable`)."""
+    """A stream that spells control characters (`clbench.files.names.printable`)."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream

@@ -22,7 +22,7 @@ from clbench.config.schema import (
 from clbench.config.selection import Address, Chosen, leaves
 from clbench.config.yamls import read_yaml
 from clbench.errors import ConfigError, choices
-from clbench.places import ROOT
+from clbench.files.places import ROOT
 from clbench.registry import benchmarks, chain_parts, check_arguments, models, strategies
 from clbench.registry.arguments import (
     hints_of,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clbench.files import sha256
-from clbench.places import CHECKOUT, HOME, ROOT
+from clbench.files.places import CHECKOUT, HOME, ROOT
 
 Name = tuple[str, ...]
 """A dotted name, by its steps."""

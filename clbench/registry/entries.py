@@ -30,7 +30,7 @@ from typing import Any, Generic, TypeVar
 
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, RegistryError, choices
 from clbench.files import expanded
-from clbench.names import name_mistake, version_mistake
+from clbench.files.names import name_mistake, version_mistake
 from clbench.registry.arguments import (
     check_arguments as check_arguments,
     type_name as type_name,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clbench.errors import ClbenchError, RegistryError
-from clbench.names import name_mistake, version_mistake
+from clbench.files.names import name_mistake, version_mistake
 from clbench.registry.arguments import (
     check_arguments as check_arguments,
     hints_of,

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from clbench.names import printable
+from clbench.files.names import printable
 
 GRACE = 1.0
 """Seconds that such threads have left when everything else has ended."""

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 
 from clbench.errors import RegistryError
 from clbench.files import file_sha256, sha256
-from clbench.places import HOME, ROOT
+from clbench.files.places import HOME, ROOT
 
 
 class _Read:

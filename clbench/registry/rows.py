@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from clbench.errors import ConfigError, RegistryError, suggest
-from clbench.names import name_mistake, version_mistake
+from clbench.files.names import name_mistake, version_mistake
 from clbench.ranges import UNIONS
 from clbench.registry.arguments import convert
 from clbench.registry.meanings import meanings

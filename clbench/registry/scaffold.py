@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clbench.errors import ConfigError
 from clbench.files import atomic_write, check_place, make_folder
-from clbench.places import CHECKOUT
+from clbench.files.places import CHECKOUT
 from clbench.registry import strategies
 
 IMPORTS_INSIDE = """import torch

@@ -22,7 +22,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from clbench.names import printable
+from clbench.files.names import printable
 from clbench.reports import styles, svg
 from clbench.reports.markup import asset, data_block, join, tag
 from clbench.reports.rows import Row, primary_of, worth

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from clbench.names import printable
+from clbench.files.names import printable
 
 
 def tag(name: str, *inside: object, **attributes: object) -> Markup:

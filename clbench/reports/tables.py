@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from clbench.names import printable
+from clbench.files.names import printable
 from clbench.reports.rows import TIMES, Cell, Row, by_benchmark, difference_rows, keys_of, table_rows
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, Interval

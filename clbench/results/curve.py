@@ -452,7 +452,7 @@ class Curve:
         Raises:
             ConfigError: pandas is not installed.
         """
-        frame: DataFrame = pkgutil.resolve_name("clbench.display.frames:of_curve")(self)
+        frame: DataFrame = pkgutil.resolve_name("clbench.reports.display.frames:of_curve")(self)
         return frame
 
     def plot(self, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
@@ -465,7 +465,7 @@ class Curve:
         Returns:
             The axes; `.figure` is their figure.
         """
-        axes: Axes = pkgutil.resolve_name("clbench.display.curves:plot")(self, ax, names)
+        axes: Axes = pkgutil.resolve_name("clbench.reports.display.curves:plot")(self, ax, names)
         return axes
 
     # --- identity ---

@@ -96,5 +96,5 @@ class Matrix(NamedTuple):
         Returns:
             The axes; `.figure` is their figure.
         """
-        axes: Axes = pkgutil.resolve_name("clbench.display.curves:plot_matrix")(self, ax, names)
+        axes: Axes = pkgutil.resolve_name("clbench.reports.display.curves:plot_matrix")(self, ax, names)
         return axes

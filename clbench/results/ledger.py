@@ -90,7 +90,7 @@ class Record:
         return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
 
     def _repr_html_(self) -> str:
-        html: str = pkgutil.resolve_name("clbench.display.records:html")(self)
+        html: str = pkgutil.resolve_name("clbench.reports.display.records:html")(self)
         return html
 
     def plot(self, what: Literal["curve", "matrix"] = "curve", ax: Axes | None = None) -> Axes:
@@ -106,7 +106,7 @@ class Record:
         Raises:
             ConfigError: it is neither. LedgerError: as of `curve`.
         """
-        axes: Axes = pkgutil.resolve_name("clbench.display.records:plot")(self, what, ax)
+        axes: Axes = pkgutil.resolve_name("clbench.reports.display.records:plot")(self, what, ax)
         return axes
 
     @property

@@ -9,8 +9,8 @@ from typing import Any
 
 from clbench import config
 from clbench.config import Execution
-from clbench.display.comparison import Comparison
 from clbench.errors import ConfigError
+from clbench.reports.display.comparison import Comparison
 from clbench.runs import notebook, suite as suites
 from clbench.runs.cells import reported
 from clbench.runs.launchers import Local

@@ -13,9 +13,9 @@ from typing import Any
 from clbench.config import RunConfig
 from clbench.errors import DataError
 from clbench.files import canonical_json, file_sha256, sha256
+from clbench.files.places import CHECKOUT, VERSION
 from clbench.machine.numerics import pinned
 from clbench.models import weights
-from clbench.places import CHECKOUT, VERSION
 from clbench.registry import Entry, benchmarks
 from clbench.registry.closure import code_of
 from clbench.registry.reads import digest

@@ -26,9 +26,9 @@ from torch.nn.parameter import is_lazy
 
 from clbench.errors import ConfigError, RegistryError
 from clbench.files import canonical_json, sha256
+from clbench.files.names import LONGEST, name_mistake
+from clbench.files.places import HOME
 from clbench.models.given import classifier_of
-from clbench.names import LONGEST, name_mistake
-from clbench.places import HOME
 from clbench.registry import Entry, Registry, models, strategies
 from clbench.registry.arguments import shown
 from clbench.registry.reads import is_installed

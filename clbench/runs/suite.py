@@ -17,8 +17,8 @@ from clbench import config
 from clbench.config import Execution, config_file, read_yaml, suite_names, validate
 from clbench.errors import ConfigError, choices, suggest
 from clbench.files import expanded, make_folder
+from clbench.files.names import one_line
 from clbench.machine.processes import refuse_while_importing
-from clbench.names import one_line
 from clbench.ranges import Seed
 from clbench.reports import grouping
 from clbench.results.ledger import has_record

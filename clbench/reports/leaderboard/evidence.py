@@ -15,7 +15,7 @@ from clbench.config.layers import plain
 from clbench.config.selection import FIXED, is_protocol
 from clbench.errors import ConfigError, LedgerError
 from clbench.files import canonical_json
-from clbench.names import FOLDER, full_name_mistake, name_mistake, version_mistake
+from clbench.files.names import FOLDER, full_name_mistake, name_mistake, version_mistake
 from clbench.registry import benchmarks
 from clbench.registry.arguments import convert
 from clbench.reports.grouping import flatten

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clbench.errors import RegistryError, choices
-from clbench.names import name_mistake
+from clbench.files.names import name_mistake
 from clbench.results.curve import Curve, Floats, Ints, Matrix, Ticks
 
 Formula = Callable[[Curve], float | None]

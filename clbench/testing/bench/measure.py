@@ -10,10 +10,6 @@ from typing import Any
 
 import torch
 
-from clbench.bench import contenders as make
-from clbench.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
-from clbench.bench.packing import packing
-from clbench.bench.turns import Contender, take_turns
 from clbench.config import Execution, resolve
 from clbench.engine import capture
 from clbench.engine.trace import WINDOW
@@ -21,6 +17,10 @@ from clbench.machine.device import keep_freed_memory, pick_device
 from clbench.models import make_model
 from clbench.results import metrics
 from clbench.runs.building import build
+from clbench.testing.bench import contenders as make
+from clbench.testing.bench.contenders import CASES, CLASSES, DIGIT, IMAGE, Case
+from clbench.testing.bench.packing import packing
+from clbench.testing.bench.turns import Contender, take_turns
 from clbench.testing.tools import one_thread
 
 STRETCH = 10

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clbench.data.duplicates import remarks
-from clbench.display import sheets
-from clbench.display.frames import data_frame
-from clbench.display.html import embedded, fragment
-from clbench.names import printable
+from clbench.files.names import printable
 from clbench.reports import frame
+from clbench.reports.display import sheets
+from clbench.reports.display.frames import data_frame
+from clbench.reports.display.html import embedded, fragment
 from clbench.reports.markup import tag
 from clbench.reports.tables import Column, Text
 from clbench.results.columns import Ints

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from clbench.display.html import fragment, picture
 from clbench.errors import ConfigError, LedgerError, choices
 from clbench.reports import frame
+from clbench.reports.display.html import fragment, picture
 from clbench.reports.markup import tag
 from clbench.reports.rows import Cell, Row
 from clbench.reports.tables import columns_of

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from clbench.bench.turns import Contender, Gate
 from clbench.config import EvaluationConfig, Execution, OptimConfig, RunConfig, Seeds, TrainConfig
 from clbench.engine.engine import Engine
 from clbench.errors import ConfigError
@@ -28,6 +27,7 @@ from clbench.machine.optim import make_optimizer
 from clbench.models import Classifier
 from clbench.runs.building import make_strategy
 from clbench.strategy import Strategy, chain
+from clbench.testing.bench.turns import Contender, Gate
 from clbench.transforms.augment import Transform
 from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream
 

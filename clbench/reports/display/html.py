@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from clbench.display.curves import WIDE
+from clbench.reports.display.curves import WIDE
 from clbench.reports.markup import spelled, tag
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clbench.display.curves import accuracy_axis, axes_of, plain
-from clbench.display.frames import data_frame
-from clbench.display.html import fragment, picture
 from clbench.errors import ConfigError, choices
-from clbench.names import printable
+from clbench.files.names import printable
 from clbench.reports import frame, plots
+from clbench.reports.display.curves import accuracy_axis, axes_of, plain
+from clbench.reports.display.frames import data_frame
+from clbench.reports.display.html import fragment, picture
 from clbench.reports.leaderboard.board import names_of, rows_of
 from clbench.reports.markup import join, tag
 from clbench.reports.rows import Cell, Row, by_benchmark, difference_rows, summary, table_rows

@@ -7,6 +7,6 @@ packing.py      several seeds on one device at once
 show.py         the results as tables and as a plot
 """
 
-from clbench.bench.contenders import CASES as CASES, Case as Case
-from clbench.bench.measure import measure as measure
-from clbench.bench.show import plot as plot, table as table
+from clbench.testing.bench.contenders import CASES as CASES, Case as Case
+from clbench.testing.bench.measure import measure as measure
+from clbench.testing.bench.show import plot as plot, table as table

@@ -6,7 +6,7 @@ from pathlib import Path
 
 VERSION = "0.1.0"
 
-HOME = Path(__file__).resolve().parent
+HOME = Path(__file__).resolve().parent.parent
 """The package's own folder."""
 
 CHECKOUT = (
