@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         from_folder as from_folder,
         from_frame as from_frame,
         from_npz as from_npz,
+        from_texts as from_texts,
     )
     from clbench.engine.observer import Observer as Observer
     from clbench.errors import ClbenchError as ClbenchError
@@ -73,6 +74,7 @@ _WHERE = {
     "from_folder": "data",
     "from_frame": "data",
     "from_npz": "data",
+    "from_texts": "data",
     "ClbenchError": "errors",
     "Record": "results.ledger",
     "Reservoir": "memory",

@@ -515,6 +515,7 @@ class Benchmark:
         found: what was found in the data when they were read, such as the layout of a folder; sentences, for records.
         duplicates: how many examples are known to be byte-identical to another one, as in some published data sets;
             `clbench check` lets streams share so many.
+        texts: that the inputs are bytes of texts (`clbench.transforms.utf8`), which the model makes its tokens of.
     """
 
     name: str
@@ -534,6 +535,7 @@ class Benchmark:
     metrics: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
     duplicates: int = 0
+    texts: bool = False
 
     def __post_init__(self) -> None:
         if wrong := name_mistake(self.name) or version_mistake(self.version):

@@ -106,7 +106,7 @@ def resolve(
         tree["stream"] = _all_arguments(
             f"benchmark '{benchmark}'", entry.build, {**seeded, **tree.get("stream", {})}
         )
-    network = tree["model"]
+    network = tree["model"] = _unfolded(tree["model"])
     options = network.get("params", {})
     if network.get("name") in models.names() and isinstance(
         options, Mapping
@@ -119,6 +119,19 @@ def resolve(
         tree["model"] = {**tree["model"], "weights": located(os.fspath(start_from))}
     resolved: RunConfig = validate(RunConfig, tree)
     return resolved
+
+
+FOLDERS = "hf:"
+"""Before a folder, in the place of a model's name: `model=hf:FOLDER` is `model=hf model.folder=FOLDER`."""
+
+
+def _unfolded(network: dict[str, Any]) -> dict[str, Any]:
+    """Return the section of the model with a folder among its parameters that was given as its name."""
+    name = network.get("name")
+    if not isinstance(name, str) or not name.startswith(FOLDERS):
+        return network
+    params = {"folder": name.removeprefix(FOLDERS), **network.get("params", {})}
+    return {**network, "name": FOLDERS[:-1], "params": params}
 
 
 def config_file(*parts: str) -> Path | None:

@@ -33,6 +33,8 @@ from clbench.data.streams import (
     permutations,
     rotations,
 )
+from clbench.data.textfiles import read_texts
+from clbench.data.texts import by_domain, from_texts, in_order_of_domains, intents, text_benchmark
 
 __all__ = [
     "DRAWERS",
@@ -58,6 +60,7 @@ __all__ = [
     "build_blurry",
     "build_few_shot",
     "caches",
+    "by_domain",
     "changed_domains",
     "chosen",
     "class_incremental",
@@ -73,6 +76,9 @@ __all__ = [
     "from_folder",
     "from_frame",
     "from_npz",
+    "from_texts",
+    "in_order_of_domains",
+    "intents",
     "load",
     "moments",
     "omniglot",
@@ -83,6 +89,7 @@ __all__ = [
     "read_folder",
     "read_npz",
     "read_rows",
+    "read_texts",
     "rehearse",
     "remarks",
     "retrieval",
@@ -91,4 +98,5 @@ __all__ = [
     "shared",
     "source_of",
     "status",
+    "text_benchmark",
 ]

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from clbench.types import Benchmark
 
 
+class Reading(Protocol):
+    """What makes tokens of texts.
+
+    Attributes:
+        told: what is lost of them, in a sentence; empty if nothing is.
+    """
+
+    told: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, L) bytes → (B, T) tokens."""
+        ...
+
+
 class Classifier(nn.Module):
     """A backbone and a head.
 
@@ -41,6 +55,11 @@ class Classifier(nn.Module):
 
     def prepare(self, benchmark: Benchmark) -> None:
         """Take from a benchmark what the model must know of it, once, before a strategy wraps the model."""
+
+    def reading(self, pools: Sequence[Tensor]) -> Reading | None:
+        """Return what makes tokens of a benchmark's texts, and take up these pools of them, each (N, L) bytes
+        (`clbench.transforms.utf8`); None if the model reads no texts."""
+        return None
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D)."""

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from clbench.errors import ConfigError, DataError, IncompatibleError
 from clbench.machine.precision import DTYPES
+from clbench.transforms.augment import Tokenise
 
 if TYPE_CHECKING:
-    from clbench.models.base import Classifier
+    from clbench.models.base import Classifier, Reading
     from clbench.types import Benchmark, Pool, Stream
 
 PATIENCE = 6
@@ -353,6 +354,11 @@ def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
         IncompatibleError: texts for a model that reads numbers, or numbers with a point for one that reads tokens.
         DataError: tokens that the model does not have.
     """
+    parts = [part for stream in _streams(benchmark) for exp in stream for part in exp.data.parts]
+    pools = dict.fromkeys(pool for pool, _, _ in parts if benchmark.texts)  # in the order of the streams
+    reading = model.reading([pool.x for pool in pools])
+    if benchmark.texts or reading is not None:
+        return _reading_texts(benchmark, reading)
     dtype = benchmark.train[0].data.parts[0][0].x.dtype
     pixels = dtype.is_floating_point or dtype == torch.uint8
     embeds = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules())
@@ -379,6 +385,22 @@ def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
         for pool in _pools(stream):
             _check_tokens(pool, size, f"{who}: x of the {stream.name} stream")
     return benchmark if dtype == torch.int64 else _reading(benchmark, "tokens")
+
+
+def _reading_texts(benchmark: Benchmark, reading: Reading | None) -> Benchmark:
+    if reading is None:
+        raise IncompatibleError(
+            f"The inputs of {benchmark.id} are texts, and the model computes with numbers. Take one that reads texts: "
+            "model=minilm, model=hf:FOLDER or model=bag-of-words."
+        )
+    if not benchmark.texts:
+        raise IncompatibleError(
+            f"The model reads texts, and the inputs of {benchmark.id} are none. Take a benchmark of texts, such as "
+            "split-clinc150 or text-file."
+        )
+    transform = Tokenise(**vars(benchmark.transform), tokens=reading)
+    told = (*benchmark.found, reading.told) if reading.told else benchmark.found
+    return replace(benchmark, transform=transform, found=told)
 
 
 def _reading(benchmark: Benchmark, what: Literal["numbers", "tokens"]) -> Benchmark:

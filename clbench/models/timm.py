@@ -180,6 +180,6 @@ def image_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(input_shape) != 3:
         raise ConfigError(
             f"model '{name}' takes images, (channels, height, width); the inputs have the shape "
-            f"{tuple(input_shape)}. Use 'mlp' for vectors."
+            f"{tuple(input_shape)}. Use 'mlp' for vectors, 'minilm' or another encoder for texts."
         )
     return input_shape

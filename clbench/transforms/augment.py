@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,6 +129,21 @@ class Transform:
         if "crop" in self.ops:
             described["padding"] = self.padding
         return described
+
+
+@dataclass(frozen=True)
+class Tokenise(Transform):
+    """From the bytes of texts to a model's tokens.
+
+    Attributes:
+        tokens: (B, L) → (B, T).
+    """
+
+    tokens: Callable[[Tensor], Tensor] = torch.Tensor.long
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """(B, L) uint8 → (B, T) int64"""
+        return self.tokens(raw)
 
 
 def per_channel(name: str, given: Any) -> tuple[float, ...]:

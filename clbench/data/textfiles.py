@@ -1,0 +1,208 @@
+"""Labelled texts from files: CSV, TSV, JSON lines or Parquet, with a column of texts and one of labels."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from clbench.data.files import data_folder, sha256
+from clbench.data.source import Source
+from clbench.data.texts import LONGEST, Row, text_source
+from clbench.errors import DataError, choices
+
+SPLITS = {"train": "train", "test": "test", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid"}
+"""Names of files, and the part of a data set that they are."""
+CLASSES = "classes.txt"
+"""Beside the files of a folder: the labels, one a line, in the order that numbers them."""
+
+Columns = tuple[str, str, str | None]
+"""Those of texts, labels, and domains."""
+
+
+def read_texts(
+    path: str | Path,
+    *,
+    text: str = "text",
+    label: str = "label",
+    domain: str | None = None,
+    test_fraction: float = 0.2,
+    longest: int = LONGEST,
+) -> Source:
+    """Return a data set of texts from a file, or from a folder with train.*, test.* and perhaps valid.*.
+
+    Args:
+        path: .csv, .tsv, .jsonl or .parquet (which needs pyarrow), or a folder of them; or its name in `CLBENCH_DATA`.
+            A file classes.txt in the folder, one label a line, numbers the classes.
+        text, label, domain: the columns of texts, labels and domains, if any.
+        test_fraction: of a single file, the share of each class that is for testing, evenly spaced.
+        longest: bytes that are kept of a text.
+
+    Raises:
+        DataError: no such file, a column that is missing, or a row that cannot be used; names file and line.
+    """
+    place = _place(path)
+    files = _files(place)
+    digests = tuple(sha256(file) for file in files.values())
+    return _read(place, tuple(files.items()), digests, (text, label, domain), test_fraction, longest)
+
+
+@functools.lru_cache(maxsize=4)  # a suite builds the same data set for every seed
+def _read(
+    place: Path,
+    files: tuple[tuple[str, Path], ...],
+    _digests: tuple[str, ...],
+    columns: Columns,
+    test_fraction: float,
+    longest: int,
+) -> Source:
+    rows = {split: list(_rows(file, columns)) for split, file in files}
+    for split, file in files:
+        if not rows[split]:
+            raise DataError(f"{file} holds no text.")
+    if "test" not in rows:
+        rows = _shared_out(rows["train"], test_fraction, str(place))
+    listed = place / CLASSES
+    names = listed.read_text(encoding="utf-8").splitlines() if place.is_dir() and listed.is_file() else ()
+    return text_source(rows, class_names=names, longest=longest, who=str(place))
+
+
+def _shared_out(rows: list[Row], fraction: float, who: str) -> dict[str, list[Row]]:
+    """Rows for training, and of each class an evenly spaced share for testing."""
+    seen: dict[Any, int] = defaultdict(int)
+    found: dict[str, list[Row]] = {"train": [], "test": []}
+    for row in rows:
+        n = seen[row.label] = seen[row.label] + 1
+        tested = int(n * fraction) > int((n - 1) * fraction)
+        found["test" if tested else "train"].append(row)
+    few = [label for label, n in seen.items() if int(n * fraction) < 1]
+    if few:
+        raise DataError(
+            f"{who}: the class '{few[0]}' has {seen[few[0]]} texts, of which a test_fraction of {fraction:g} leaves none "
+            "for testing; raise it, or give a folder with train and test files."
+        )
+    return found
+
+
+def _place(path: str | Path) -> Path:
+    given = Path(path).expanduser()
+    for place in (given, data_folder() / given):
+        if place.exists():
+            return place
+    raise DataError(
+        f"There are no texts at '{path}': neither {given} nor {data_folder() / given} exists. A file "
+        f"({', '.join(READERS)}) or a folder with train and test files is read."
+    )
+
+
+def _files(place: Path) -> dict[str, Path]:
+    if not place.is_dir():
+        return {"train": place}
+    found: dict[str, Path] = {}
+    for file in sorted(place.iterdir()):
+        split = SPLITS.get(file.stem)
+        if split is None or file.suffix not in READERS:
+            continue
+        if split in found:
+            raise DataError(f"{place} holds both {found[split].name} and {file.name}; leave one of them.")
+        found[split] = file
+    for split in ("train", "test"):
+        if split not in found:
+            there = ", ".join(sorted(file.name for file in place.iterdir())) or "nothing"
+            raise DataError(
+                f"{place} holds no {split} file ({', '.join(f'{split}{suffix}' for suffix in READERS)}); it holds {there}."
+            )
+    return found
+
+
+def _rows(file: Path, columns: Columns) -> Iterator[Row]:
+    reader = READERS.get(file.suffix)
+    if reader is None:
+        raise DataError(f"{file} is none of {', '.join(READERS)}, which are read; its name ends with '{file.suffix}'.")
+    for where, entry in reader(file):
+        for column in columns:
+            if column is not None and column not in entry:
+                raise DataError(
+                    f"{where}: there is no column '{column}'.{choices(column, entry)} Say which column holds what by "
+                    "text=…, label=… and domain=…."
+                )
+        text, label, domain = columns
+        yield Row(where, entry[text], entry[label], None if domain is None else entry[domain])
+
+
+def _decoded(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{file}, line {line}: byte 0x{data[error.start]:02x} is no UTF-8 ({error.reason}); save the file as UTF-8."
+        ) from error
+
+
+def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
+    header: list[str] | None = None
+    line = 1
+    try:
+        for fields in reader:
+            where, line = f"{file}, line {line}", reader.line_num + 1
+            if not fields:
+                continue
+            if header is None:
+                header = [name.strip() for name in fields]
+                continue
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{where} has {len(fields)} fields and the first line names {len(header)}; a text that holds "
+                    "the delimiter stands between double quotes."
+                )
+            yield where, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: {error}.") from error
+
+
+def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_decoded(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON: {error}.") from error
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} must hold an object such as {{\"text\": …, \"label\": …}}; it is {line.strip()[:40]!r}.")
+        yield where, entry
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError(f"{file}: Parquet needs pyarrow ({error}); pip install pyarrow.") from error
+    try:
+        table = parquet.read_table(file)
+        rows = table.to_pylist()
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    for number, entry in enumerate(rows, 1):
+        yield f"{file}, row {number}", entry
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+"""What is read, by the ends of names."""
