@@ -109,6 +109,15 @@ from clbench.parts.sessions import (
     feature_sums as feature_sums,
 )
 from clbench.parts.sharpness import ascent as ascent, perturbed as perturbed
+from clbench.parts.statistics import (
+    ClassMoments as ClassMoments,
+    ClassSums as ClassSums,
+    Expanded as Expanded,
+    Gram as Gram,
+    OnePass as OnePass,
+    RandomFeatures as RandomFeatures,
+    features_of as features_of,
+)
 from clbench.parts.teachers import Distil as Distil, Teacher as Teacher, teacher_of as teacher_of
 
 __all__ = sorted(
