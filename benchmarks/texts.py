@@ -66,7 +66,8 @@ def split_texts(
     if by == "domains":
         if given:
             raise ConfigError(
-                f"{told['name']}: with by=domains every domain is an experience; leave out experiences, first and increment."
+                f"{told['name']}: with by=domains every domain is an experience; leave out experiences, first and "
+                "increment."
             )
         shares, class_order = by_domain(source, domain_order, seed), "natural"
     elif not given:

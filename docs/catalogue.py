@@ -62,6 +62,7 @@ SOURCES = {
     "random_labels": "plasticity",
     "blurry": "blurry, without boundaries",
     "few_shot": "few-shot",
+    "texts": "texts to be classified: those of split-clinc150 and split-banking77 need no download",
     "retrieval": "retrieval of documents",
     "own": "your own data",
 }

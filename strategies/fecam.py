@@ -90,7 +90,9 @@ class Mahalanobis(OnePass):
 
     needs = frozenset({"boundaries"})
     state = ("moments", "raw", "means", "inverses", "joined")
-    exempt: ClassVar[dict[str, str]] = {"odd_batches": "a class of one example has no covariance, and is refused"}
+    exempt: ClassVar[dict[str, str]] = {
+        "odd_batches": "a class of one example has no covariance, and is refused"
+    }
 
     def __init__(self, beta: float | None, gamma1: float, gamma2: float, shrinks: int) -> None:
         self.beta, self.gamma1, self.gamma2, self.shrinks = beta, gamma1, gamma2, shrinks
@@ -147,7 +149,9 @@ class Mahalanobis(OnePass):
     def _metric(self, c: int) -> Metric:
         """Return what the distances of a class follow from, beside the backbone, which stays as it is."""
         known = self._metrics.get(c)
-        if known is None or known.mean.data_ptr() != self.means[c].data_ptr():  # a checkpoint brings other tensors
+        if (
+            known is None or known.mean.data_ptr() != self.means[c].data_ptr()
+        ):  # a checkpoint brings other tensors
             known = self._metrics[c] = Metric(self.means[c], self.inverses[c])
         return known
 

@@ -1,7 +1,7 @@
 """SimpleCIL: the cosine to class means of a pretrained backbone that stays as it is.
 
-Zhou, Cai, Ye, Zhan, Liu, "Revisiting Class-Incremental Learning with Pre-Trained Models: Generalizability and Adaptivity
-Are All You Need", IJCV 2024, arXiv:2303.07338.
+Zhou, Cai, Ye, Zhan, Liu, "Revisiting Class-Incremental Learning with Pre-Trained Models: Generalizability and
+Adaptivity Are All You Need", IJCV 2024, arXiv:2303.07338.
 """
 
 from __future__ import annotations

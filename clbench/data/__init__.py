@@ -34,7 +34,7 @@ from clbench.data.streams import (
     rotations,
 )
 from clbench.data.textfiles import read_texts
-from clbench.data.texts import by_domain, from_texts, in_order_of_domains, intents, text_benchmark
+from clbench.data.texts import by_domain, from_texts, intents, text_benchmark
 
 __all__ = [
     "DRAWERS",
@@ -77,7 +77,6 @@ __all__ = [
     "from_frame",
     "from_npz",
     "from_texts",
-    "in_order_of_domains",
     "intents",
     "load",
     "moments",

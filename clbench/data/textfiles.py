@@ -13,10 +13,17 @@ from typing import Any
 
 from clbench.data.files import data_folder, sha256
 from clbench.data.source import Source
-from clbench.data.texts import LONGEST, Row, text_source
+from clbench.data.texts import LONGEST, Row, check_rows, text_source
 from clbench.errors import DataError, choices
 
-SPLITS = {"train": "train", "test": "test", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid"}
+SPLITS = {
+    "train": "train",
+    "test": "test",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+}
 """Names of files, and the part of a data set that they are."""
 CLASSES = "classes.txt"
 """Beside the files of a folder: the labels, one a line, in the order that numbers them."""
@@ -66,6 +73,7 @@ def _read(
         if not rows[split]:
             raise DataError(f"{file} holds no text.")
     if "test" not in rows:
+        check_rows(rows["train"])
         rows = _shared_out(rows["train"], test_fraction, str(place))
     listed = place / CLASSES
     names = listed.read_text(encoding="utf-8").splitlines() if place.is_dir() and listed.is_file() else ()
@@ -80,12 +88,12 @@ def _shared_out(rows: list[Row], fraction: float, who: str) -> dict[str, list[Ro
         n = seen[row.label] = seen[row.label] + 1
         tested = int(n * fraction) > int((n - 1) * fraction)
         found["test" if tested else "train"].append(row)
-    few = [label for label, n in seen.items() if int(n * fraction) < 1]
-    if few:
-        raise DataError(
-            f"{who}: the class '{few[0]}' has {seen[few[0]]} texts, of which a test_fraction of {fraction:g} leaves none "
-            "for testing; raise it, or give a folder with train and test files."
-        )
+    for label, n in seen.items():
+        if int(n * fraction) < 1:
+            raise DataError(
+                f"{who}: of {n} of the class '{label}', a test_fraction of {fraction:g} leaves none for testing; raise "
+                "it, or give a folder with train and test files."
+            )
     return found
 
 
@@ -115,7 +123,8 @@ def _files(place: Path) -> dict[str, Path]:
         if split not in found:
             there = ", ".join(sorted(file.name for file in place.iterdir())) or "nothing"
             raise DataError(
-                f"{place} holds no {split} file ({', '.join(f'{split}{suffix}' for suffix in READERS)}); it holds {there}."
+                f"{place} holds no {split} file ({', '.join(f'{split}{suffix}' for suffix in READERS)}); it holds "
+                f"{there}."
             )
     return found
 
@@ -123,7 +132,9 @@ def _files(place: Path) -> dict[str, Path]:
 def _rows(file: Path, columns: Columns) -> Iterator[Row]:
     reader = READERS.get(file.suffix)
     if reader is None:
-        raise DataError(f"{file} is none of {', '.join(READERS)}, which are read; its name ends with '{file.suffix}'.")
+        raise DataError(
+            f"{file} is none of {', '.join(READERS)}, which are read; its name ends with '{file.suffix}'."
+        )
     for where, entry in reader(file):
         for column in columns:
             if column is not None and column not in entry:
@@ -150,7 +161,9 @@ def _decoded(file: Path) -> str:
 
 
 def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ",")
+    reader = csv.reader(
+        io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ","
+    )
     header: list[str] | None = None
     line = 1
     try:
@@ -181,7 +194,9 @@ def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is not JSON: {error}.") from error
         if not isinstance(entry, dict):
-            raise DataError(f"{where} must hold an object such as {{\"text\": …, \"label\": …}}; it is {line.strip()[:40]!r}.")
+            raise DataError(
+                f'{where} must hold an object such as {{"text": …, "label": …}}; it is {line.strip()[:40]!r}.'
+            )
         yield where, entry
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import lzma
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,12 @@ class Row:
 
 
 def text_source(
-    rows: dict[str, Sequence[Row]], *, class_names: Sequence[str] = (), longest: int = LONGEST, who: str = "The data"
+    rows: Mapping[str, Sequence[Row]],
+    *,
+    class_names: Sequence[str] = (),
+    domain_names: Sequence[str] = (),
+    longest: int = LONGEST,
+    who: str = "The data",
 ) -> Source:
     """Return a checked data set of texts.
 
@@ -59,7 +64,7 @@ def text_source(
 
     Args:
         rows: of train and test, and of valid where there are some.
-        class_names: the order of the labels; alphabetical, or by number, if none is given.
+        class_names, domain_names: in the order that numbers them; alphabetical, or by number, if none are given.
         longest: bytes that are kept of a text; `Source.found` says how many texts are cut.
         who: names the data in messages.
 
@@ -68,10 +73,11 @@ def text_source(
             examples.
     """
     every = [row for part in rows.values() for row in part]
-    for row in every:
-        _check_text(row)
+    check_rows(every)
     labels = _Numbers("label", every, class_names, who)
-    domains = _Numbers("domain", every, (), who) if any(row.domain is not None for row in every) else None
+    domains = (
+        _Numbers("domain", every, domain_names, who) if any(row.domain is not None for row in every) else None
+    )
     sizes = [len(row.text.encode()) for row in every]
     width = min(max(sizes, default=1), longest)
     pools = {
@@ -104,61 +110,63 @@ def text_source(
     )
 
 
-def _check_text(row: Row) -> None:
-    if not isinstance(row.text, str):
-        raise DataError(f"{row.where}: a text is expected; it is {row.text!r}, a {type(row.text).__name__}.")
-    if not row.text.strip():
-        raise DataError(f"{row.where}: the text is empty; remove the row, or write what is missing.")
-    if "\0" in row.text:
-        raise DataError(f"{row.where}: the text holds the character U+0000, which ends texts; remove it.")
-    try:
-        row.text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{row.where}: the text is no Unicode: {error.reason} at character {error.start}.") from error
+def check_rows(rows: Sequence[Row]) -> None:
+    """Refuse rows whose texts, labels or domains cannot be used.
 
-
-class _Numbers:
-    """Labels or domains by number, of those that rows have; one type for all."""
-
-    def __init__(self, what: str, rows: Sequence[Row], listed: Sequence[str], who: str) -> None:
-        self.what = what
-        given = [getattr(row, what) for row in rows]
-        kind: type | None = None
-        for row, value in zip(rows, given, strict=True):
-            if isinstance(value, np.integer):
-                value = int(value)
+    Raises:
+        DataError: names where the row stands, and what is wrong.
+    """
+    for row in rows:
+        if not isinstance(row.text, str):
+            raise DataError(f"{row.where}: a text is expected; {row.text!r} is none.")
+        if not row.text.strip():
+            raise DataError(f"{row.where}: the text is empty; remove the row, or write what is missing.")
+        if "\0" in row.text:
+            raise DataError(f"{row.where}: the text holds the character U+0000, which ends texts; remove it.")
+        try:
+            row.text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{row.where}: the text is no Unicode: {error.reason} at character {error.start}."
+            ) from error
+    with_domains = any(row.domain is not None for row in rows)
+    for what in ("label", "domain") if with_domains else ("label",):
+        first: Any = None
+        for row in rows:
+            value = getattr(row, what)
             if value is None or value == "":
                 raise DataError(f"{row.where}: the {what} is missing.")
             if type(value) not in (str, int):
+                raise DataError(f"{row.where}: a {what} is a name or a whole number; {value!r} is neither.")
+            if first is not None and type(value) is not type(getattr(first, what)):
                 raise DataError(
-                    f"{row.where}: a {what} is a name or a whole number; it is {value!r}, a {type(value).__name__}."
+                    f"{row.where}: the {what} is {value!r}, and that of {first.where} is {getattr(first, what)!r}; "
+                    "write all as names, or all as whole numbers."
                 )
-            if kind is not None and type(value) is not kind:
-                first = rows[0]
-                raise DataError(
-                    f"{row.where}: the {what} is {value!r}, a {type(value).__name__}, and that of {first.where} is "
-                    f"{getattr(first, what)!r}, a {kind.__name__}; write all of one type."
-                )
-            kind = type(value)
-        names = {str(value) for value in given}
+            first = first or row
+
+
+class _Numbers:
+    """Labels or domains by number, of those that rows have."""
+
+    def __init__(self, what: str, rows: Sequence[Row], listed: Sequence[str], who: str) -> None:
+        self.what = what
+        names = {str(getattr(row, what)) for row in rows}
         if listed:
             if strange := sorted(names - set(listed)):
-                raise DataError(f"{who}: the {what} '{strange[0]}' is none of the {len(listed)} classes that are listed.")
+                raise DataError(
+                    f"{who}: the {what} '{strange[0]}' is none of the {len(listed)} that are listed."
+                )
             if len(set(listed)) < len(listed):
-                raise DataError(f"{who}: a class is listed twice.")
-            names = set(listed)
-        in_order = list(listed) or sorted(names, key=lambda n: (int(n), n) if all_numbers(names) else (0, n))
-        self.names = tuple(in_order)
+                twice = next(name for name in listed if list(listed).count(name) > 1)
+                raise DataError(f"{who}: '{twice}' is listed twice.")
+        numbers = all(name.removeprefix("-").isdecimal() for name in names)  # 10 comes after 9
+        self.names = tuple(listed) or tuple(sorted(names, key=int if numbers else str))
         self._number = {name: i for i, name in enumerate(self.names)}
 
     def of(self, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
         """(N,) the numbers of rows."""
         return np.array([self._number[str(getattr(row, self.what))] for row in rows], dtype=np.int64)
-
-
-def all_numbers(names: Iterable[str]) -> bool:
-    """Whether all names are whole numbers, so that 10 comes after 9."""
-    return all(name.removeprefix("-").isdecimal() for name in names)
 
 
 def text_benchmark(source: Source, **params: Any) -> Benchmark:
@@ -179,8 +187,8 @@ def by_domain(source: Source, order: Any, seed: int) -> list[list[int]]:
         if of_class.setdefault(c, d) != d:
             raise ConfigError(
                 f"Experiences by domain need classes of one domain each; '{source.class_names[c]}' is of "
-                f"'{source.domain_names[of_class[c]]}' and '{source.domain_names[d]}'. shift=domain makes one experience "
-                "of each domain, with the same classes."
+                f"'{source.domain_names[of_class[c]]}' and '{source.domain_names[d]}'. shift=domain makes one "
+                "experience of each domain, with the same classes."
             )
     domains = ordered("domain", np.unique(source.domain_train), order, seed)
     return [sorted(c for c, d in of_class.items() if d == domain) for domain in domains.tolist()]
@@ -189,13 +197,13 @@ def by_domain(source: Source, order: Any, seed: int) -> list[list[int]]:
 @pinned()
 @validated
 def from_texts(
-    texts_train: Sequence[str],
-    y_train: Sequence[Any],
-    texts_test: Sequence[str],
-    y_test: Sequence[Any],
+    texts_train: Any,
+    y_train: Any,
+    texts_test: Any,
+    y_test: Any,
     *,
-    texts_valid: Sequence[str] | None = None,
-    y_valid: Sequence[Any] | None = None,
+    texts_valid: Any = None,
+    y_valid: Any = None,
     class_names: Sequence[str] = (),
     longest: int = LONGEST,
     name: str = "texts",
@@ -219,7 +227,7 @@ def from_texts(
     given = {"train": (texts_train, y_train), "test": (texts_test, y_test)}
     if (texts_valid is None) != (y_valid is None):
         raise DataError(f"{name}: texts_valid and y_valid go together; only one of them was given.")
-    if texts_valid is not None and y_valid is not None:
+    if texts_valid is not None:
         given["valid"] = texts_valid, y_valid
     rows = {}
     for split, (texts, labels) in given.items():
@@ -228,8 +236,10 @@ def from_texts(
                 f"{name}: texts_{split} and y_{split} need one label for each text, and one text at least; they have "
                 f"{len(texts)} and {len(labels)}."
             )
-        values = labels.tolist() if hasattr(labels, "tolist") else labels
-        pairs = enumerate(zip(texts, values, strict=True))
+        listed = (
+            part.tolist() if hasattr(part, "tolist") else part for part in (texts, labels)
+        )  # of an array
+        pairs = enumerate(zip(*listed, strict=True))
         rows[split] = [Row(f"{name}: texts_{split}[{i}]", text, label) for i, (text, label) in pairs]
     source = text_source(rows, class_names=class_names, longest=longest, who=name)
     return text_benchmark(source, name=name, **params)
@@ -251,20 +261,4 @@ def intents(name: str) -> Source:
         for split in ("train", "test", "valid")
         if split in data
     }
-    source = text_source(rows, class_names=data["classes"], who=name)
-    if not domains:
-        return source
-    return in_order_of_domains(source, domains)
-
-
-def in_order_of_domains(source: Source, names: Sequence[str]) -> Source:
-    """Return a data set with its domains numbered in this order."""
-    place = np.array([list(names).index(name) for name in source.domain_names])
-    return replace(
-        source,
-        domain_names=tuple(names),
-        **{
-            key: None if (found := getattr(source, key)) is None else place[found]
-            for key in ("domain_train", "domain_test", "domain_valid")
-        },
-    )
+    return text_source(rows, class_names=data["classes"], domain_names=domains, who=name)

