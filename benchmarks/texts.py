@@ -15,10 +15,11 @@ from clbench.data import (
     Duplicates,
     by_domain,
     intents,
+    read_text_tasks,
     read_texts,
     text_benchmark,
 )
-from clbench.errors import ConfigError
+from clbench.errors import ConfigError, choices
 from clbench.ranges import Count, Fraction, Natural, Part, Seed
 from clbench.registry import File, register_benchmark, register_benchmarks
 from clbench.types import Benchmark
@@ -85,6 +86,66 @@ def split_texts(
         seed=seed,
     )
     return replace(built, seed=seed) if by == "domains" and domain_order == "shuffled" else built
+
+
+ORDERS = {
+    "o-lora-1": ("dbpedia", "amazon", "agnews"),
+    "o-lora-3": ("amazon", "agnews", "dbpedia"),
+    "o-lora-4": (
+        *("mnli", "cb", "wic", "copa", "qqp", "boolq", "rte", "imdb", "yelp", "amazon", "sst2", "dbpedia", "agnews"),
+    ),
+    "o-lora-6": (
+        *("yelp", "amazon", "mnli", "cb", "copa", "qqp", "rte", "imdb", "sst2", "dbpedia", "agnews", "boolq", "wic"),
+    ),
+    "bert-4": ("agnews", "yelp", "amazon", "dbpedia"),
+    "bert-5": ("yelp", "amazon", "dbpedia", "agnews"),
+    "bert-6": ("dbpedia", "agnews", "amazon", "yelp"),
+}
+"""Published orders without Yahoo and MultiRC: those of O-LoRA (arXiv:2310.14152), and those of five data sets that
+Progressive Prompts (arXiv:2301.12314) numbers 4 to 6, of de Masson d'Autume et al. (arXiv:1906.01076)."""
+
+
+@register_benchmark("text-tasks", version=1, paper="arXiv:2310.14152")
+def text_tasks(
+    path: File = "cl_text_tasks",
+    order: str | list[str] = "o-lora-4",
+    labels: Literal["separate", "shared"] = "separate",
+    task_labels: bool = False,
+    longest: Count = 2048,
+    online: bool = False,
+    valid: Fraction = 0.0,
+    duplicates: Duplicates = "note",
+    seed: Seed = 0,
+) -> Benchmark:
+    """Data sets of texts one after another: topics, reviews, inferences, questions; up to 13 tasks of 3 to 14 classes.
+
+    The published orders as far as the data sets at hand go, so that figures do not compare with published ones.
+
+    Args:
+        path: a folder with one for each task, of train.jsonl and test.jsonl with text and label, or its name in
+            CLBENCH_DATA.
+        order: of tasks: o-lora-1, o-lora-3 (three tasks), o-lora-4, o-lora-6 (13), bert-4, bert-5, bert-6 (four), which
+            are published ones without Yahoo and MultiRC; or a list of folders.
+        labels: separate classes for each task; or shared, where labels of one name, such as True, are one class.
+        task_labels: task-incremental: labels of the task in training and test; with separate labels only.
+        longest: bytes that are kept of a text.
+        online: one pass over the stream.
+        valid: share of the training texts that makes a validation stream.
+        duplicates: test texts that are training texts, too: note them in the record, or refuse.
+        seed: of the validation split.
+    """
+    if isinstance(order, str) and order not in ORDERS:
+        raise ConfigError(f"text-tasks: there is no order '{order}'.{choices(order, ORDERS)} A list names tasks.")
+    if task_labels and labels == "shared":
+        raise ConfigError("text-tasks: shared labels leave nothing for task labels to tell; take labels=separate.")
+    tasks = ORDERS[order] if isinstance(order, str) else order
+    source = read_text_tasks(path, tasks, shared=labels == "shared", longest=longest)
+    how: dict[str, Any] = {"shift": "domain"}
+    if labels == "separate":
+        how = {"shift": "task" if task_labels else "class", "experiences": by_domain(source, "natural", seed)}
+    return text_benchmark(
+        source, name="text-tasks", online=online, valid=valid, duplicates=duplicates, seed=seed, **how
+    )
 
 
 @register_benchmark("text-file", version=1)

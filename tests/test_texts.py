@@ -285,3 +285,46 @@ def test_ones_own_file_is_a_benchmark(tmp_path: Path) -> None:
         out=tmp_path,
     )
     assert record.status == "done"
+
+
+# --- tasks ---
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """Three tasks of texts; two of them share a label."""
+    for task, labels in {"topics": ["a", "b"], "doubts": ["True", "False"], "claims": ["True", "no"]}.items():
+        rows = [{"text": f"{task} {label} {i}", "label": label} for label in labels for i in range(3)]
+        for split in ("train", "test"):
+            write(tmp_path / "tasks" / task / f"{split}.jsonl", jsonl(*rows))
+        write(tmp_path / "tasks" / task / "classes.txt", "\n".join(labels) + "\n")
+    return tmp_path / "tasks"
+
+
+def test_each_task_has_its_own_classes(tasks: Path) -> None:
+    benchmark = benchmarks.make("text-tasks", path=str(tasks), order=["doubts", "topics", "claims"])
+    assert benchmark.class_names[:3] == ("doubts: True", "doubts: False", "topics: a")
+    assert [exp.classes for exp in benchmark.train] == [(0, 1), (2, 3), (4, 5)]
+    assert benchmark.setting.shift == "class"
+    told = benchmarks.make("text-tasks", path=str(tasks), order=["doubts", "topics"], task_labels=True)
+    assert told.setting.task_labels == "always"
+
+
+def test_shared_labels_are_one_class(tasks: Path) -> None:
+    benchmark = benchmarks.make("text-tasks", path=str(tasks), order=["doubts", "topics", "claims"], labels="shared")
+    assert benchmark.class_names == ("True", "False", "a", "b", "no")
+    assert [exp.classes for exp in benchmark.train] == [(0, 1), (2, 3), (0, 4)]
+    assert [exp.domain for exp in benchmark.train] == ["doubts", "topics", "claims"]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"order": "o-lora-2"}, r"there is no order 'o-lora-2'\. Did you mean 'o-lora-1'"),
+        ({"order": ["doubt"]}, r"holds no task 'doubt'\. Did you mean 'doubts'"),
+        ({"order": ["doubts"], "labels": "shared", "task_labels": True}, r"shared labels leave nothing for task labels"),
+    ],
+)
+def test_tasks_that_are_not_there_are_named(tasks: Path, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ClbenchError, match=message):
+        benchmarks.make("text-tasks", path=str(tasks), **params)

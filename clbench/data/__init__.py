@@ -33,7 +33,7 @@ from clbench.data.streams import (
     permutations,
     rotations,
 )
-from clbench.data.textfiles import read_texts
+from clbench.data.textfiles import read_text_tasks, read_texts
 from clbench.data.texts import by_domain, from_texts, intents, text_benchmark
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "read_folder",
     "read_npz",
     "read_rows",
+    "read_text_tasks",
     "read_texts",
     "rehearse",
     "remarks",

@@ -7,7 +7,7 @@ import functools
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,52 @@ def _read(
     if "test" not in rows:
         check_rows(rows["train"])
         rows = _shared_out(rows["train"], test_fraction, str(place))
-    listed = place / CLASSES
-    names = listed.read_text(encoding="utf-8").splitlines() if place.is_dir() and listed.is_file() else ()
-    return text_source(rows, class_names=names, longest=longest, who=str(place))
+    return text_source(rows, class_names=_listed(place), longest=longest, who=str(place))
+
+
+def read_text_tasks(path: str | Path, tasks: Sequence[str], *, shared: bool, longest: int = LONGEST) -> Source:
+    """Return several data sets of texts as one, each a domain of its own.
+
+    Args:
+        path: a folder with one for each task, laid out as `read_texts` wants it, or its name in `CLBENCH_DATA`.
+        tasks: names of folders, in order.
+        shared: that labels of one name are one class, in whichever task they are; otherwise each task has its own.
+        longest: bytes that are kept of a text.
+
+    Raises:
+        DataError: a folder or a file that lacks, or a row that cannot be used.
+    """
+    place = _place(path)
+    files = {task: _files(place / task) for task in tasks if (place / task).is_dir()}
+    if lacking := [task for task in tasks if task not in files]:
+        there = sorted(folder.name for folder in place.iterdir() if folder.is_dir())
+        raise DataError(f"{place} holds no task '{lacking[0]}'.{choices(lacking[0], there)}")
+    digests = tuple(sha256(file) for found in files.values() for file in found.values())
+    return _read_tasks(place, tuple(tasks), digests, shared, longest)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_tasks(
+    place: Path, tasks: tuple[str, ...], _digests: tuple[str, ...], shared: bool, longest: int
+) -> Source:
+    rows: dict[str, list[Row]] = {"train": [], "test": []}
+    names: dict[str, None] = {}
+    for task in tasks:
+        found = {split: list(_rows(file, ("text", "label", None))) for split, file in _files(place / task).items()}
+        listed = _listed(place / task) or sorted({str(row.label) for row in found["train"]})
+        names |= dict.fromkeys(name if shared else f"{task}: {name}" for name in listed)
+        for split, into in rows.items():
+            check_rows(found[split])
+            for row in found[split]:
+                label = str(row.label) if shared else f"{task}: {row.label}"
+                into.append(Row(row.where, row.text, label, task))
+    return text_source(rows, class_names=tuple(names), domain_names=tasks, longest=longest, who=str(place))
+
+
+def _listed(place: Path) -> tuple[str, ...]:
+    """Return the labels that a folder lists; none where it lists none."""
+    file = place / CLASSES
+    return tuple(_decoded(file).splitlines()) if place.is_dir() and file.is_file() else ()
 
 
 def _shared_out(rows: list[Row], fraction: float, who: str) -> dict[str, list[Row]]:

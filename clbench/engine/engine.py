@@ -146,7 +146,7 @@ class Engine(Services):
             for epoch in range(epochs):
                 self._lr = lr(epoch)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self._lr
+                    group["lr"] = self._lr * group.get("lr_scale", 1.0)
                 for raw, y, task in batches(epoch):
                     hidden, first_view = self._constants_for(len(y))
                     x, new = (raw, len(y)) if features else (self.augment(raw), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +12,35 @@ from torch import nn
 from clbench.config import OptimConfig
 
 
+def scale_rate(parameter: nn.Parameter, factor: float) -> None:
+    """Have a parameter learn at a multiple of the run's learning rate, whatever its optimizer and schedule; factors
+    multiply."""
+    parameter.lr_scale = factor * _scale(parameter)  # type: ignore[attr-defined]
+
+
+def _scale(parameter: nn.Parameter) -> float:
+    factor: float = getattr(parameter, "lr_scale", 1.0)
+    return factor
+
+
+def _groups(parameters: Sequence[nn.Parameter], lr: float) -> Any:
+    """Return the parameters, in a group for each factor on the learning rate if there are several."""
+    scales = dict.fromkeys(map(_scale, parameters))
+    if list(scales) == [1.0]:
+        return parameters
+    return [
+        {"params": [p for p in parameters if _scale(p) == scale], "lr": lr * scale, "lr_scale": scale}
+        for scale in scales
+    ]
+
+
 def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """Return the optimizer that a configuration names."""
+    """Return the optimizer that a configuration names; parameters of a scaled rate (`scale_rate`) in groups of their
+    own."""
+    groups = _groups(parameters, optim.lr)
     if optim.name == "sgd":
         return torch.optim.SGD(
-            parameters,
+            groups,
             lr=optim.lr,
             momentum=optim.momentum,
             nesterov=optim.nesterov,
@@ -23,7 +48,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
             foreach=True,  # one kernel per operation rather than one per parameter; same arithmetic
         )
     kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
+    return kind(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
 
 
 def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) -> float:
