@@ -320,7 +320,7 @@ def test_shared_labels_are_one_class(tasks: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"order": "o-lora-2"}, r"there is no order 'o-lora-2'\. Did you mean 'o-lora-1'"),
+        ({"order": "o-lora-2"}, r"there is no order 'o-lora-2'\. Did you mean 'o-lora-6'"),
         ({"order": ["doubt"]}, r"holds no task 'doubt'\. Did you mean 'doubts'"),
         ({"order": ["doubts"], "labels": "shared", "task_labels": True}, r"shared labels leave nothing for task labels"),
     ],
