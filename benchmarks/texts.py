@@ -92,10 +92,38 @@ ORDERS = {
     "o-lora-1": ("dbpedia", "amazon", "agnews"),
     "o-lora-3": ("amazon", "agnews", "dbpedia"),
     "o-lora-4": (
-        *("mnli", "cb", "wic", "copa", "qqp", "boolq", "rte", "imdb", "yelp", "amazon", "sst2", "dbpedia", "agnews"),
+        *(
+            "mnli",
+            "cb",
+            "wic",
+            "copa",
+            "qqp",
+            "boolq",
+            "rte",
+            "imdb",
+            "yelp",
+            "amazon",
+            "sst2",
+            "dbpedia",
+            "agnews",
+        ),
     ),
     "o-lora-6": (
-        *("yelp", "amazon", "mnli", "cb", "copa", "qqp", "rte", "imdb", "sst2", "dbpedia", "agnews", "boolq", "wic"),
+        *(
+            "yelp",
+            "amazon",
+            "mnli",
+            "cb",
+            "copa",
+            "qqp",
+            "rte",
+            "imdb",
+            "sst2",
+            "dbpedia",
+            "agnews",
+            "boolq",
+            "wic",
+        ),
     ),
     "bert-4": ("agnews", "yelp", "amazon", "dbpedia"),
     "bert-5": ("yelp", "amazon", "dbpedia", "agnews"),
@@ -135,9 +163,13 @@ def text_tasks(
         seed: of the validation split.
     """
     if isinstance(order, str) and order not in ORDERS:
-        raise ConfigError(f"text-tasks: there is no order '{order}'.{choices(order, ORDERS)} A list names tasks.")
+        raise ConfigError(
+            f"text-tasks: there is no order '{order}'.{choices(order, ORDERS)} A list names tasks."
+        )
     if task_labels and labels == "shared":
-        raise ConfigError("text-tasks: shared labels leave nothing for task labels to tell; take labels=separate.")
+        raise ConfigError(
+            "text-tasks: shared labels leave nothing for task labels to tell; take labels=separate."
+        )
     tasks = ORDERS[order] if isinstance(order, str) else order
     source = read_text_tasks(path, tasks, shared=labels == "shared", longest=longest)
     how: dict[str, Any] = {"shift": "domain"}

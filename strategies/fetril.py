@@ -56,7 +56,9 @@ class Translated(Strategy):
 
     def end_experience(self, exp: Experience) -> None:
         features, y = features_of(self.run, exp.data)
-        old = (self.classes.known & ~torch.isin(torch.arange(len(self.classes.counts), device=y.device), y)).nonzero()
+        old = (
+            self.classes.known & ~torch.isin(torch.arange(len(self.classes.counts), device=y.device), y)
+        ).nonzero()
         self.classes.add(features, y)
         means, new, old = self.classes.means().float(), y.unique(), old.squeeze(1)
         xs, ys = [features], [y]
@@ -92,9 +94,7 @@ class Translated(Strategy):
 
 
 @register("fetril", family="fixed features", paper="arXiv:2211.13131", tiny={"lr": 0.5})
-def fetril(
-    epochs: Count = 50, lr: Positive = 0.05, batch_size: Count = 128, adapt: bool = False
-) -> Strategy:
+def fetril(epochs: Count = 50, lr: Positive = 0.05, batch_size: Count = 128, adapt: bool = False) -> Strategy:
     """FeTrIL: a linear head on features that stay as they are, which for old classes are made from those of new ones.
 
     Of each class its mean is kept. At an experience's end, the new class with the most similar mean lends its features

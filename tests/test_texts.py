@@ -311,7 +311,9 @@ def test_each_task_has_its_own_classes(tasks: Path) -> None:
 
 
 def test_shared_labels_are_one_class(tasks: Path) -> None:
-    benchmark = benchmarks.make("text-tasks", path=str(tasks), order=["doubts", "topics", "claims"], labels="shared")
+    benchmark = benchmarks.make(
+        "text-tasks", path=str(tasks), order=["doubts", "topics", "claims"], labels="shared"
+    )
     assert benchmark.class_names == ("True", "False", "a", "b", "no")
     assert [exp.classes for exp in benchmark.train] == [(0, 1), (2, 3), (0, 4)]
     assert [exp.domain for exp in benchmark.train] == ["doubts", "topics", "claims"]
@@ -322,7 +324,10 @@ def test_shared_labels_are_one_class(tasks: Path) -> None:
     [
         ({"order": "o-lora-2"}, r"there is no order 'o-lora-2'\. Did you mean 'o-lora-6'"),
         ({"order": ["doubt"]}, r"holds no task 'doubt'\. Did you mean 'doubts'"),
-        ({"order": ["doubts"], "labels": "shared", "task_labels": True}, r"shared labels leave nothing for task labels"),
+        (
+            {"order": ["doubts"], "labels": "shared", "task_labels": True},
+            r"shared labels leave nothing for task labels",
+        ),
     ],
 )
 def test_tasks_that_are_not_there_are_named(tasks: Path, params: dict[str, Any], message: str) -> None:

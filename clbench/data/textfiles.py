@@ -78,7 +78,9 @@ def _read(
     return text_source(rows, class_names=_listed(place), longest=longest, who=str(place))
 
 
-def read_text_tasks(path: str | Path, tasks: Sequence[str], *, shared: bool, longest: int = LONGEST) -> Source:
+def read_text_tasks(
+    path: str | Path, tasks: Sequence[str], *, shared: bool, longest: int = LONGEST
+) -> Source:
     """Return several data sets of texts as one, each a domain of its own.
 
     Args:
@@ -106,7 +108,9 @@ def _read_tasks(
     rows: dict[str, list[Row]] = {"train": [], "test": []}
     names: dict[str, None] = {}
     for task in tasks:
-        found = {split: list(_rows(file, ("text", "label", None))) for split, file in _files(place / task).items()}
+        found = {
+            split: list(_rows(file, ("text", "label", None))) for split, file in _files(place / task).items()
+        }
         listed = _listed(place / task) or sorted({str(row.label) for row in found["train"]})
         names |= dict.fromkeys(name if shared else f"{task}: {name}" for name in listed)
         for split, into in rows.items():

@@ -168,7 +168,8 @@ class Expanded(Strategy):
         """Draw W (D, M) from the stream `projection`; return how wide the result is: M, or D without W.
 
         Args:
-            run: whose generator draws. features: M; 0 for none.
+            run: whose generator draws.
+            features: M; 0 for none.
             scale: normal, N(0, 1), or uniform, in ±1/√D.
         """
         size: int = run.model.feature_size  # type: ignore[assignment]

@@ -118,4 +118,6 @@ def test_draws_have_the_mean_and_the_covariance_of_their_class() -> None:
         assert len(own) == 20000
         assert ((own.mean(0) - scale * part.means[c]).abs() < 5 * deviation / 20000**0.5).all()
         covariance = part.factors[c] @ part.factors[c].T
-        torch.testing.assert_close(own.T.cov(), covariance, rtol=0.1, atol=0.05 * float(covariance.diagonal().max()))
+        torch.testing.assert_close(
+            own.T.cov(), covariance, rtol=0.1, atol=0.05 * float(covariance.diagonal().max())
+        )

@@ -23,7 +23,11 @@ def test_new_rows_get_the_mean_norm_of_old_ones() -> None:
 
 def test_distillation_is_the_cross_entropy_with_the_teacher_over_old_classes() -> None:
     """Without T², and the teacher's own entropy where both agree."""
-    old, z, other = torch.tensor([True, True, False]), torch.tensor([[2.0, 0, 9]]), torch.tensor([[0.0, 2, -9]])
+    old, z, other = (
+        torch.tensor([True, True, False]),
+        torch.tensor([[2.0, 0, 9]]),
+        torch.tensor([[0.0, 2, -9]]),
+    )
     assert distillation(z, other, old, 2.0).item() == pytest.approx(1.044320, abs=1e-6)
     assert distillation(z, z, old, 2.0).item() == pytest.approx(0.582203, abs=1e-6)
 
