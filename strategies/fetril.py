@@ -1,7 +1,7 @@
 """FeTrIL: features of old classes are those of new ones, moved to the old means.
 
-Petit, Popescu, Schindler, Picard, Delezoide, "FeTrIL: Feature Translation for Exemplar-Free Class-Incremental Learning",
-WACV 2023, arXiv:2211.13131.
+Petit, Popescu, Schindler, Picard, Delezoide, "FeTrIL: Feature Translation for Exemplar-Free Class-Incremental
+Learning", WACV 2023, arXiv:2211.13131.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def translated(features: Tensor, mean: Tensor, to: Tensor) -> Tensor:
 
 
 class Translated(Strategy):
-    """At an experience's end, the head is trained anew on features of its classes, and on translated ones for the others.
+    """At an experience's end, the head is trained on features of its classes, and on translated ones for others.
 
     Args:
         epochs: passes over these. lr: at the start; it falls along a cosine. batch_size: of them.

@@ -23,7 +23,7 @@ JITTER = 1e-4
 
 
 def aligned_logits(logits: Tensor, experience_of: Tensor, temperature: float) -> Tensor:
-    """(B, C) logits of seen classes divided by τ n̄, n̄ (B, 1) the mean norm of those of each experience; others `MASKED`.
+    """(B, C) logits of seen classes by τ n̄, n̄ (B, 1) the mean norm of each experience's; others `MASKED`.
 
     Args:
         experience_of: (C,) the experience that each class came in; −1 for those that have not come.
@@ -35,7 +35,7 @@ def aligned_logits(logits: Tensor, experience_of: Tensor, temperature: float) ->
 
 
 class SlowLearner(Strategy):
-    """Learns the present classes among themselves, the encoder slowly, and aligns a copy of the head at experience ends.
+    """Learns the present classes among themselves, the encoder slowly, and aligns a copy of the head at the end.
 
     Args:
         slow: factor on the encoder's learning rate.
@@ -157,8 +157,8 @@ def slca(
 ) -> Strategy:
     """SLCA: the encoder learns a hundred times slower than the head, which is aligned on draws from class statistics.
 
-    Each experience's classes are learned among themselves. At its end, a Gaussian is kept of the features of each of its
-    classes, and a copy of the head learns from draws of all classes; that copy predicts, and the head itself goes on.
+    Each experience's classes are learned among themselves. At its end, a Gaussian is kept of the features of each of
+    its classes, and a copy of the head learns from draws of all classes; that copy predicts, and the head goes on.
 
     Args:
         slow: factor on the encoder's learning rate; the head has the run's.

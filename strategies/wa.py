@@ -28,7 +28,8 @@ def distillation(logits: Tensor, teacher: Tensor, old: Tensor, temperature: floa
 def alignment(weight: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """() γ: the mean norm of old rows of the weight (C, D) by that of new ones."""
     norms = weight.norm(dim=1)
-    return norms[old].mean() / norms[new].mean()
+    gamma: Tensor = norms[old].mean() / norms[new].mean()
+    return gamma
 
 
 class AligningWeights(Strategy):
@@ -86,8 +87,8 @@ def wa(memory: Natural = 200, temperature: Positive = 2.0) -> Strategy:
         memory: examples the reservoir holds.
         temperature: T of the distillation, whose gradient is not multiplied by T².
 
-    Reference: Zhao, Xiao, Gan, Zhang, Xia, "Maintaining Discrimination and Fairness in Class Incremental Learning", CVPR
-    2020, arXiv:1911.07053.
+    Reference: Zhao, Xiao, Gan, Zhang, Xia, "Maintaining Discrimination and Fairness in Class Incremental Learning",
+    CVPR 2020, arXiv:1911.07053.
 
     Differences from the paper:
         1. Examples are those of a reservoir, in place of the ones that herding chooses, and as many are drawn for each
