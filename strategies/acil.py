@@ -52,6 +52,7 @@ class AnalyticHead(Expanded, OnePass):
     """Learns W on random features of the stream, each example once."""
 
     state = ("random", "ridge")
+    parallel = True
 
     def __init__(self, projection: int, gamma: float) -> None:
         self.projection, self.gamma = projection, gamma

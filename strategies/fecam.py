@@ -90,6 +90,7 @@ class Mahalanobis(OnePass):
 
     needs = frozenset({"boundaries"})
     state = ("moments", "raw", "means", "inverses", "joined")
+    parallel = True
     exempt: ClassVar[dict[str, str]] = {
         "odd_batches": "a class of one example has no covariance, and is refused"
     }

@@ -40,6 +40,7 @@ class Translated(Strategy):
     needs = frozenset({"boundaries"})
     replaces = (CrossEntropy,)
     state = ("classes", "fitted")
+    parallel = True
 
     def __init__(self, epochs: int, lr: float, batch_size: int, adapt: bool) -> None:
         self.epochs, self.lr, self.batch_size, self.adapt = epochs, lr, batch_size, adapt

@@ -47,6 +47,7 @@ class RandomRidge(Expanded):
 
     needs = frozenset({"boundaries"})
     state = ("random", "gram", "weight", "seen", "ridge")
+    parallel = True
 
     def __init__(self, projection: int, ridge: float | None, adapted: bool) -> None:
         self.projection, self.fixed, self.adapted = projection, ridge, adapted

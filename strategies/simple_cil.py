@@ -18,6 +18,7 @@ class CosinePrototypes(OnePass):
     """Predicts the class whose mean feature has the largest cosine: means are of features as they are."""
 
     state = ("classes",)
+    parallel = True
 
     def setup(self, run: Run) -> None:
         self.classes = ClassSums(run.num_classes, run.model.feature_size).to(run.device)  # type: ignore[arg-type]

@@ -46,6 +46,7 @@ class SlowLearner(Strategy):
     needs = frozenset({"boundaries"})
     replaces = (CrossEntropy,)
     state = ("experience_of", "means", "factors", "head", "aligned", "before")
+    parallel = True
 
     def __init__(self, slow: float, align: int, draws: int, temperature: float, lr: float) -> None:
         self.slow, self.align, self.draws, self.temperature, self.lr = slow, align, draws, temperature, lr
