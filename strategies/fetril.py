@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
-from clbench.parts import ClassSums, CrossEntropy, SettleAfterFirst, TrainOnly, features_of
+from clbench.parts import ClassSums, CrossEntropy, SettleAfterFirst, TrainOnly, features_of, refuse_steps
 from clbench.ranges import Count, Positive
 from clbench.types import HIDDEN, MASKED
 
@@ -46,6 +46,7 @@ class Translated(Strategy):
         self.epochs, self.lr, self.batch_size, self.adapt = epochs, lr, batch_size, adapt
 
     def setup(self, run: Run) -> None:
+        refuse_steps(run, self)
         self.classes = ClassSums(run.num_classes, run.model.feature_size).to(run.device)  # type: ignore[arg-type]
         self.fitted = False
         self._fitting = False

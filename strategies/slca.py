@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, register
-from clbench.parts import CrossEntropy, features_of, linear_weight, members_of, scale_rate
+from clbench.parts import CrossEntropy, features_of, linear_weight, members_of, refuse_steps, scale_rate
 from clbench.ranges import Count, Natural, Positive
 from clbench.types import HIDDEN, MASKED
 
@@ -58,6 +59,7 @@ class SlowLearner(Strategy):
         return model
 
     def setup(self, run: Run) -> None:
+        refuse_steps(run, self)
         size = int(run.model.feature_size)  # type: ignore[arg-type]
         self.experience_of = torch.full((run.num_classes,), -1, device=run.device)
         self.means = torch.zeros(run.num_classes, size, device=run.device)
@@ -144,7 +146,7 @@ class SlowLearner(Strategy):
         out = self.run.forward(x, task)
         if not self.aligned:
             return out.logits
-        scores = F.linear(out.features, self.head["weight"], self.head.get("bias"))
+        scores: Tensor = functional_call(self.run.model.head, self.head, out.features)  # type: ignore[arg-type]
         return self.run.mask_tasks(scores.masked_fill(self.experience_of < 0, MASKED), task)
 
 

@@ -24,6 +24,7 @@ ODD = {
     **dict.fromkeys([("gdumb", "cmo"), ("gdumb", "view-batch")], "gdumb learns from none of them"),
     **dict.fromkeys([("scr", "freeze"), ("align", "freeze-after-first"), ("align", "ovor")], NOTHING),
     ("mvp", "ovor"): "asks for more of an image",
+    **dict.fromkeys([("fetril", "refresh"), ("slca", "refresh")], "trains the head on features"),
 }
 """What is said of pairs that no property tells apart from others; every other refusal follows from a rule."""
 

@@ -331,7 +331,12 @@ def test_a_run_on_kept_features_goes_on_to_the_same_bits(tmp_path: Path) -> None
             torch.manual_seed(0)
             model = make_model("hf", stream.input_shape, 4, folder=str(tmp_path))
         return tiny_run(
-            make_strategy("linear-probe"), stream, model=model, batch_size=3, every=every, checkpoint_seconds=0.0
+            make_strategy("linear-probe"),
+            stream,
+            model=model,
+            batch_size=3,
+            every=every,
+            checkpoint_seconds=0.0,
         )
 
     def end(run: Any) -> list[Tensor]:

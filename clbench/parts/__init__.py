@@ -117,6 +117,7 @@ from clbench.parts.statistics import (
     OnePass as OnePass,
     RandomFeatures as RandomFeatures,
     features_of as features_of,
+    refuse_steps as refuse_steps,
 )
 from clbench.parts.teachers import Distil as Distil, Teacher as Teacher, teacher_of as teacher_of
 

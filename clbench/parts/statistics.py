@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
 from clbench.machine.caching import once
-from clbench.strategy import Run, Strategy
+from clbench.strategy import Run, Strategy, overrides
 from clbench.types import Batch, Data, Output
 
 
@@ -201,3 +201,17 @@ def features_of(run: Run, data: Data) -> tuple[Tensor, Tensor]:
         found += [(run.forward(x).features, y) for x, y in run.visit(data)]
     features, labels = zip(*found, strict=True)
     return torch.cat(features), torch.cat(labels)
+
+
+def refuse_steps(run: Run, part: Strategy) -> None:
+    """Refuse other parts that act around the steps of a run: what `part` trains on features, they take for inputs.
+
+    Raises:
+        IncompatibleError: there is one; names both.
+    """
+    for other in run.strategy.parts:
+        if other is not part and overrides(other, "step"):
+            raise IncompatibleError(
+                f"{part} trains the head on features at an experience's end, and {other} passes every batch through "
+                "the whole network; leave one of them out."
+            )
