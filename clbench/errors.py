@@ -17,6 +17,7 @@ Every message says who, what was wrong, what is allowed, what was given and, whe
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -87,6 +88,18 @@ class LedgerError(ClbenchError):
 
 class BusyError(LedgerError):
     """A run folder that another process holds; it can be used when that process has ended."""
+
+
+class Stopped(SystemExit):
+    """What SIGTERM and SIGHUP end a program with, as `KeyboardInterrupt` is what SIGINT does.
+
+    Attributes:
+        code: 128 + the signal's number. signal: which one.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
 
 
 FEW, MANY = 5, 20

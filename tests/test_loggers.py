@@ -188,13 +188,14 @@ def test_a_logger_changes_nothing(log: str, tmp_path: Path) -> None:
     assert list(logged.folder.glob(files[log]))
 
 
-def test_csv_holds_every_loss_and_every_evaluation(tmp_path: Path) -> None:
-    record = run(tmp_path, ["csv"])
+@pytest.mark.parametrize("log", [["csv"], ["csv", "csv"]])
+def test_csv_holds_every_loss_and_every_evaluation(log: list[str], tmp_path: Path) -> None:
+    record = run(tmp_path, log)
     assert record.folder is not None
     rows = table(record.folder / "losses.csv")
-    log = [json.loads(line) for line in (record.folder / "log.jsonl").read_text().splitlines()]
+    losses = [json.loads(line) for line in (record.folder / "log.jsonl").read_text().splitlines()]
     assert [(int(r["step"]), r["loss"], float(r["value"])) for r in rows] == [
-        (r["step"], "fit", r["fit"]) for r in log
+        (r["step"], "fit", r["fit"]) for r in losses
     ]
     found = table(record.folder / "evaluations.csv")
     for name in ("step", "examples", "experience", "evaluated", "correct", "total"):

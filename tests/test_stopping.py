@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from clbench.errors import Stopped
 from clbench.machine import stopping
-from clbench.machine.stopping import SIGNALS, Stopped, ask, ending, stoppable
+from clbench.machine.stopping import SIGNALS, ask, ending, stoppable
+from clbench.registry.entry import named
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +162,8 @@ def test_before_anything_runs_a_signal_ends_at_once() -> None:
     with pytest.raises(Stopped) as end, ending():
         signal.raise_signal(signal.SIGHUP)
     assert end.value.code == 129
+
+
+def test_a_signal_while_a_plugin_is_imported_is_no_mistake_of_it() -> None:
+    with pytest.raises(Stopped), ending(), named("The plugin x.py cannot be loaded: ", ""):
+        signal.raise_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ import pytest
 
 from clbench import cli
 from clbench.cli import progress
-from clbench.cli.terminal import console
+from clbench.cli.terminal import console, fitted
 from clbench.config import suite_names
 from clbench.errors import LedgerError
 from clbench.files import check_place, expanded
@@ -183,6 +183,47 @@ def test_times_are_told_as_clocks_do(seconds: float, told: str) -> None:
     assert progress._clock(seconds) == told
 
 
+@pytest.mark.parametrize(("wide", "shown"), [(100, "━"), (40, "0:00 left")])
+def test_a_narrow_terminal_has_no_bar_and_cuts_words_not_times(
+    wide: int, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(wide))
+    all_ = cells(("running", 5, 10))
+    all_[0].strategy = "a label of a strategy that goes on and on"
+    with progress.SuiteProgress(all_, quiet=False) as bars:
+        bars.update(all_)
+    said = capsys.readouterr().err
+    assert ("━" in said) is (wide == 100)
+    assert shown in said
+    assert "5/10" in said
+
+
+# --- tables ---
+
+
+@pytest.mark.parametrize("wide", [30, 45, 80, 400])
+def test_a_table_that_is_wider_than_the_screen_is_shown_in_parts_and_whole(wide: int) -> None:
+    from rich.table import Table
+
+    table = Table(title="digits", caption="Percent.", box=None)
+    table.add_column("strategy", no_wrap=True)
+    for i in range(12):
+        table.add_column(f"metric{i}", no_wrap=True, justify="right")
+    for label in ("a label that goes on and on", "er"):
+        table.add_row(label, *(f"{i}.5±0.1" for i in range(12)))
+    written = io.StringIO()
+    screen = console(written, wide)
+    screen.print(*fitted(table, screen), sep="\n")
+    words = written.getvalue().split()
+    for i in range(12):
+        assert words.count(f"metric{i}") == 1
+        assert words.count(f"{i}.5±0.1") == 2
+    assert "…" not in written.getvalue()
+    assert (words.count("digits"), words.count("Percent.")) == (1, 1)
+    assert max(map(len, written.getvalue().splitlines())) <= wide
+
+
 # --- colours ---
 
 
@@ -234,6 +275,20 @@ def test_options_settings_and_files_may_begin_at_home(
     assert not Path("~").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1", "--seed", "2"], "--seed is given twice, and takes one value; keep one."),
+        (["--out", ""], "--out is given as an empty text; give a value, or leave it out."),
+        (["--plugin", ""], "--plugin is given as an empty text; give a value, or leave it out."),
+    ],
+)
+def test_an_option_stands_once_and_not_for_nothing(
+    clbench: Command, arguments: list[str], message: str
+) -> None:
+    assert clbench("run", "split-digits", "er", *arguments) == (2, "", f"clbench: {message}\n")
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no folder take a file, whoever asks."""
 
@@ -256,6 +311,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
         "bench --out there",
         "submit runs/x --root there",
         "leaderboard --html there",
+        "show split-digits --sheet there/sheet.png",
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_work_begins(

@@ -96,6 +96,21 @@ def test_a_pair_that_is_refused_is_named(pair: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("photos #2", "photos #2"),
+        ("#3", "#3"),
+        ("'a #b'", "a #b"),
+        ("[1, 2]", [1, 2]),
+        ("", None),
+        ("a#b", "a#b"),
+    ],
+)
+def test_a_pair_has_no_comment(text: str, value: Any) -> None:
+    assert parse_pairs([f"path={text}"]) == {"path": value}
+
+
+@pytest.mark.parametrize(
     "text", ["010", "1e3", "on", "no", "2024-01-01", "1:30", "null", "0x1", ".5", "<<", "-", "~"]
 )
 def test_what_is_written_is_read_back(text: str, tmp_path: Path) -> None:

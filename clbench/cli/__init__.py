@@ -16,11 +16,11 @@ import typer
 
 from clbench.cli import data, judging, looking, ranking, running, watching, writing
 from clbench.cli.common import at_home, process, warn
-from clbench.cli.help import JOBS, Commands
+from clbench.cli.help import JOBS, Command, Commands
 from clbench.cli.terminal import cleaned
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, Stopped
 from clbench.files.places import HOME, VERSION
-from clbench.machine.stopping import Stopped, ended_by, ending
+from clbench.machine.stopping import ended_by, ending
 from clbench.registry.leaving import let_go
 
 AGAIN = {
@@ -66,7 +66,7 @@ app = typer.Typer(
     help="Benchmark continual-learning strategies, evaluated at every iteration.",
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(at_home(_command))
+    app.command(_name, cls=Command)(at_home(_command))
 _data = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -74,7 +74,7 @@ _data = typer.Typer(
     help="Data sets: what is here, fetching more, and what a benchmark is made of.",
 )
 for _name, _command in DATA.items():
-    _data.command(_name)(at_home(_command))
+    _data.command(_name, cls=Command)(at_home(_command))
 app.add_typer(_data, name="data")
 
 

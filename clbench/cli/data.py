@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clbench.cli.common import Json, Pairs, Plugins, columns, load
-from clbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from clbench.reports.display.benchmarks import Description
@@ -86,8 +85,6 @@ def describe(benchmark: str, settings: Sequence[str] | None) -> Description:
 def show_described(described: Description, as_json: bool, sheet: Path | None = None) -> None:
     """Print what a benchmark is made of, and write its contact sheet where one is asked for."""
     if sheet is not None:
-        if sheet.suffix != ".png":
-            raise ConfigError(f"--sheet takes a PNG file; {sheet} was given.")
         described.sheet(sheet)
     print(json.dumps(described.as_dict(), indent=2, ensure_ascii=False) if as_json else described)
     if sheet is not None and not as_json:

@@ -1,10 +1,13 @@
-"""What the command line says of itself: `--help` with whole summaries, and what `clbench` alone shows."""
+"""What the command line says of itself, `--help` with whole summaries and what `clbench` alone shows, and how it reads
+options."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+from clbench.errors import ConfigError
 
 JOBS = """\
 clbench: continual-learning strategies, evaluated at every iteration.
@@ -39,3 +42,28 @@ class Commands(TyperGroup):
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+class Command(TyperCommand):
+    """A command whose options are given once, and not as nothing.
+
+    Of two seeds one would count, and an empty path is the present folder.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments.
+
+        Raises:
+            ConfigError: names an option that is given twice, or as an empty text.
+        """
+        if not ctx.resilient_parsing:  # which a shell's completion is
+            values, _, order = self.make_parser(ctx).parse_args(args=[*args])
+            for option in (of for of in order if of.param_type_name == "option"):
+                given, many = values[str(option.name)], getattr(option, "multiple", False)
+                if not many and given is not True and order.count(option) > 1:
+                    raise ConfigError(f"{option.opts[0]} is given twice, and takes one value; keep one.")
+                if given == "" or (many and "" in given):
+                    raise ConfigError(
+                        f"{option.opts[0]} is given as an empty text; give a value, or leave it out."
+                    )
+        return super().parse_args(ctx, args)

@@ -14,6 +14,7 @@ import typer
 from clbench.cli.common import Json, Plugins, columns, load, show_record, warn
 from clbench.cli.data import describe as data_described, show_described
 from clbench.errors import ClbenchError, ConfigError, choices, suggest
+from clbench.files import check_place
 from clbench.registry import Entry, benchmarks, chain_parts, strategies
 from clbench.registry.meanings import without_arguments
 
@@ -114,6 +115,10 @@ def show(
             raise ConfigError(
                 f"{given}: only benchmarks are built to be shown.{suggest(name, benchmarks.names())}"
             )
+        if sheet is not None:
+            if sheet.suffix != ".png":
+                raise ConfigError(f"--sheet takes a PNG file; {sheet} was given.")
+            check_place(sheet, file=True)
         show_described(data_described(name, settings), as_json, sheet)
         return 0
     if (Path(name) / "config.yaml").is_file() or (Path(name) / "record.json").is_file():

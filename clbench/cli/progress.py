@@ -14,17 +14,29 @@ if TYPE_CHECKING:
     from clbench.runs.cells import Cell
 
 
+NARROW = 60
+"""Columns of a terminal below which there is no room for bars."""
+
+
 def _bars(**how: Any) -> Any:
     """Bars of Rich: what it is, how far it is, the time that has gone and about how much is left."""
-    from rich import progress, text
+    from rich import progress, table, text
+
+    screen = console(sys.stderr)
+    # On a narrow terminal there is no bar, and words are cut, not numbers.
+    whole: dict[str, Any] = {"table_column": table.Column(no_wrap=True)}
+
+    class Words(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> text.Text:
+            return text.Text(task.description, no_wrap=True, overflow="ellipsis")
 
     class Times(progress.ProgressColumn):
         def render(self, task: progress.Task) -> text.Text:
             return text.Text(task.fields["times"]())
 
-    words, bar = progress.TextColumn("{task.description}", markup=False), progress.BarColumn(bar_width=16)
-    columns = words, bar, progress.MofNCompleteColumn(), Times()
-    return progress.Progress(*columns, console=console(sys.stderr), **how)
+    bar = [progress.BarColumn(bar_width=16, **whole)] if screen.width >= NARROW else []
+    columns = Words(table.Column()), *bar, progress.MofNCompleteColumn(**whole), Times(**whole)
+    return progress.Progress(*columns, console=screen, **how)
 
 
 def _clock(seconds: float) -> str:

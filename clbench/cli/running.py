@@ -44,7 +44,7 @@ from clbench.cli.common import (
     warn,
 )
 from clbench.cli.progress import Line, SuiteProgress
-from clbench.cli.terminal import console
+from clbench.cli.terminal import console, fitted
 from clbench.cli.watching import following, following_run
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def report(
         screen = console(sys.stdout, None if sys.stdout.isatty() else 100)
         for table in tables.rich_tables(runs):
             with screen.capture() as drawn:
-                screen.print(table)
+                screen.print(*fitted(table, screen), sep="\n")
             # Rich pads every line to the table's width.
             screen.file.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
         for cell in cells:

@@ -202,9 +202,21 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         if key in found:
             raise ConfigError(f"'{key}' is given twice: {found[key]} and {text}.")
         try:
-            found[key] = yaml.load(text, _Loader)
+            found[key] = _value(text)
         except _Refused as error:
             raise ConfigError(f"'{pair}': {error.problem}.") from None
         except _NOT_YAML:
             found[key] = text
     return found
+
+
+def _value(text: str) -> Any:
+    """Return what a text is to YAML, if it is that as a whole.
+
+    Nobody comments on a command line, where `photos #2` is a folder.
+    """
+    loader = _Loader(text)
+    node: yaml.Node | None = loader.get_single_node()
+    if (text if node is None else text[node.end_mark.index :]).strip():
+        return text
+    return None if node is None else loader.construct_document(node)

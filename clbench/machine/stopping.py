@@ -14,22 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from clbench.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ONE_REQUEST = 0.5
 """Seconds within which SIGTERM and SIGHUP are one request: a shell repeats what its terminal sends."""
-
-
-class Stopped(SystemExit):
-    """What SIGTERM and SIGHUP end a program with, as `KeyboardInterrupt` is what SIGINT does.
-
-    Attributes:
-        code: 128 + the signal's number. signal: which one.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.signal = signal.Signals(number)
 
 
 _stops: list[Callable[[], object]] = []

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clbench.errors import ClbenchError, RegistryError
+from clbench.errors import ClbenchError, RegistryError, Stopped
 from clbench.files.names import name_mistake, version_mistake
 from clbench.registry.arguments import (
     check_arguments as check_arguments,
@@ -218,11 +218,11 @@ def same_file(a: str, b: str) -> bool:
 
 @contextlib.contextmanager
 def named(who: str, file: str) -> Iterator[None]:
-    """Whatever is raised inside, an exit too, becomes an error that says `who` and where in `file`."""
+    """Whatever is raised inside, an exit too, becomes an error that says `who` and where in `file`; signals do not."""
     try:
         with noting_threads(file) if file else contextlib.nullcontext():
             yield
-    except (ClbenchError, KeyboardInterrupt):
+    except (ClbenchError, KeyboardInterrupt, Stopped):
         raise
     except BaseException as error:
         raise RegistryError(f"{who}{raised_by(error, file)}") from error

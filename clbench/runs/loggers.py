@@ -40,7 +40,7 @@ def observers(execution: Execution, folder: Path, id_: str) -> list[Observer]:
         "tensorboard": lambda: TensorBoardLog(folder / "tensorboard", log),
         "wandb": lambda: WandbLog(folder, log, id_, execution.project, execution.group),
     }
-    return [made[name]() for name in execution.log]
+    return [made[name]() for name in dict.fromkeys(execution.log)]  # each once, however often it is named
 
 
 class Progress(Observer):

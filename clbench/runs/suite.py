@@ -34,7 +34,7 @@ MOST_SEEDS = 10_000
 
 
 def metrics_named(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of metrics, all registered.
+    """Return the names of metrics, all registered and each once.
 
     Raises:
         ConfigError: names one that is not, and the nearest.
@@ -47,7 +47,7 @@ def metrics_named(names: Sequence[str]) -> tuple[str, ...]:
             raise ConfigError(
                 f"There is no metric '{name}'.{meant} One of your own comes with --plugin FILE."
             )
-    return tuple(names)
+    return tuple(dict.fromkeys(names))
 
 
 class Choice(BaseModel):
