@@ -234,6 +234,17 @@ def test_a_run_that_is_there_is_not_run_again(run: Command) -> None:
     assert path.stat().st_mtime_ns == before
 
 
+def test_a_logger_that_has_nothing_of_a_run_that_is_there_is_named(run: Command) -> None:
+    run("finetune")
+    assert run("finetune", "--log", "csv").err == (
+        "clbench: warning: csv has nothing of 1 run that was already there; another --out makes and logs all "
+        "anew.\n"
+    )
+    assert not list(Path().glob("runs/*/losses.csv"))
+    assert "warning" not in run("finetune", "--log", "csv", "--out", "others").err
+    assert run("finetune", "--log", "csv", "--out", "others").err == ""
+
+
 def test_people_see_the_headline_and_the_folder(run: Command) -> None:
     said = run("er")
     assert "ACC" in said.out

@@ -146,6 +146,18 @@ def test_a_name_is_given_once():
         metric("wc_acc", title="x", higher_is_better=True, reference="x")(lambda curve: 0.0)
 
 
+def test_a_metric_that_gives_no_number_is_named(monkeypatch, matrix):
+    monkeypatch.setattr("clbench.results.metrics.core.METRICS", dict(METRICS))
+
+    @metric("worded", title="Worded", higher_is_better=True, reference="here")
+    def worded(curve):
+        """A word."""
+        return "much"
+
+    with pytest.raises(RegistryError, match="The metric 'worded' gives 'much'; it has to give a number"):
+        worded(matrix)
+
+
 def test_a_plugin_can_add_a_metric(monkeypatch, matrix):
     monkeypatch.setattr("clbench.results.metrics.core.METRICS", dict(METRICS))
 

@@ -397,3 +397,33 @@ def test_an_interrupt_before_a_worker_begins_ends_it_without_a_word(tmp_path: Pa
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"-{signal.SIGINT.value}\n", "")
+
+
+# --- streams ---
+
+
+def started(*arguments: str, **how: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    program = [sys.executable, "-c", "from clbench.__main__ import main; main()", *arguments]
+    return subprocess.Popen(program, text=True, **how)
+
+
+def test_what_an_encoding_lacks_is_spelled() -> None:
+    ascii_ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    said, _ = started("list", "strategies", env=ascii_, stdout=subprocess.PIPE).communicate()
+    assert "\\u03c1" in said
+
+
+def test_a_reader_who_leaves_ends_the_command_as_a_shell_expects() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    tiny = ["split-digits", "finetune", "epochs=1", "hidden=[2]", "experiences=2", "--device", "cpu"]
+    both = started("run", *tiny, stdout=write, stderr=write)
+    os.close(write)
+    assert both.wait() == 128 + signal.SIGPIPE
+
+
+def test_a_name_that_is_no_text_is_refused_before_work_begins(clbench: Command) -> None:
+    said = clbench("suite", "s\udcff.yaml")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("clbench: s\\udcff.yaml is no text in UTF-8")

@@ -92,6 +92,9 @@ def _main() -> NoReturn:
     # Threads that spin while they wait make runs that share cores twenty times slower; read when torch is
     # loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for word in sys.argv[1:]:  # they come to stand in records and pages, which would fail after all the work
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            fail(f"{word} is no text in UTF-8; rename what it names, or set a locale with UTF-8.")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -102,9 +105,6 @@ def _main() -> NoReturn:
         code = stopped.code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except Exception as error:
         # Typer's own click raises its usage errors; they know how to show themselves.
         if not hasattr(error, "format_message"):

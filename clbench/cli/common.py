@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def process() -> str:
 
 
 def at_home(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Return a command in whose paths `~` is the home folder."""
+    """Return a command in whose paths `~` is the home folder, and that ends as by SIGPIPE where nobody reads it."""
 
     def whole(value: Any) -> Any:
         if isinstance(value, list):
@@ -107,7 +108,12 @@ def at_home(command: Callable[..., int | None]) -> Callable[..., int | None]:
 
     @functools.wraps(command)
     def called(*arguments: Any, **options: Any) -> int | None:
-        return command(*arguments, **{name: whole(value) for name, value in options.items()})
+        try:
+            return command(*arguments, **{name: whole(value) for name, value in options.items()})
+        except BrokenPipeError:  # of which Typer makes the code 1; what is still to be written goes nowhere
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            return 128 + signal.SIGPIPE
 
     return called
 
@@ -153,6 +159,17 @@ def command(context: typer.Context, *words: object, only: Sequence[str] | None =
 def warn(message: str) -> None:
     """A line on standard error that ends nothing."""
     print(f"clbench: warning: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def warn_unlogged(how: Execution, folders: Sequence[Path]) -> None:
+    """Say which of the loggers that were asked for have nothing of runs that were already there."""
+    from clbench.runs.lifecycle import unlogged
+
+    missing = [lacking for folder in folders if (lacking := unlogged(folder, how))]
+    if missing:
+        names = ", ".join(sorted({name for lacking in missing for name in lacking}))
+        runs = "1 run that was" if len(missing) == 1 else f"{len(missing)} runs that were"
+        warn(f"{names} has nothing of {runs} already there; another --out makes and logs all anew.")
 
 
 def columns(rows: Sequence[Sequence[str]], indent: int = 2) -> str:

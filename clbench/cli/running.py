@@ -42,6 +42,7 @@ from clbench.cli.common import (
     settings_of,
     show_record,
     warn,
+    warn_unlogged,
 )
 from clbench.cli.progress import Line, SuiteProgress
 from clbench.cli.terminal import console, fitted
@@ -98,8 +99,10 @@ def run(
     with following_run(resolved, root) if watch else contextlib.nullcontext():
         record = lifecycle.start(resolved, how, root, observers=[] if as_json else [Line()])
     code = show_record(record, as_json)
-    if plot and process() in ("", "0"):
-        _draw(record, as_json)
+    if process() in ("", "0"):
+        warn_unlogged(how, [root / record.id])
+        if plot:
+            _draw(record, as_json)
     return code
 
 
@@ -206,6 +209,7 @@ def suite(
     page = following(cells, loaded.title or short, root) if watch else contextlib.nullcontext()
     with page, SuiteProgress(cells, quiet=as_json) as progress:
         suites.run(cells, root, how, launcher=carry_out, plugins=plugin or [], watch=progress.update)
+    warn_unlogged(how, [root / cell.id for cell in cells if cell.state == "done"])
     return report(cells, root / short, loaded.title or short, command(context), as_json, columns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -33,7 +34,12 @@ class _Clean:
 
 @contextlib.contextmanager
 def cleaned() -> Iterator[None]:
-    """Inside, whatever is printed reaches no terminal with control characters of a plug-in, a file or a record."""
+    """Inside, whatever is printed reaches no terminal with control characters of a plug-in, a file or a record.
+
+    What the output's encoding lacks is spelled, too, as Python does it on standard error.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     out, err = (cast(IO[str], _Clean(stream)) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield

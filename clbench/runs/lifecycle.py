@@ -286,6 +286,11 @@ def _kept(folder: Path) -> Execution:
     return kept
 
 
+def unlogged(folder: Path, execution: Execution) -> list[str]:
+    """Return the loggers of an execution that have nothing of a run that is there: it was made without them."""
+    return sorted({*execution.log} - {*_kept(folder).log})
+
+
 def resume(folder: str | Path, *, device: str | None = None, observers: Sequence[Observer] = ()) -> Record:
     """Continue an interrupted run to the bits it would have ended with.
 

@@ -136,6 +136,8 @@ def metric(
                 value = formula(curve)
             except UndefinedError:
                 return None
+            if not isinstance(value, int | float | np.number | None):
+                raise RegistryError(f"The metric '{name}' gives {value!r}; it has to give a number, or None.")
             return None if value is None or np.isnan(value) else float(value)
 
         summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
