@@ -122,7 +122,16 @@ class Batch:
         )
 
     def with_x(self, x: Tensor) -> Batch:
-        """This batch with other inputs, row for row."""
+        """This batch with other inputs, row for row.
+
+        Raises:
+            IncompatibleError: another number of rows.
+        """
+        if len(x) != len(self):
+            raise IncompatibleError(
+                f"with_x() takes inputs for the batch's {len(self)} rows; {len(x)} were given. Rows are added by "
+                "join()."
+            )
         return replace(self, x=x)
 
 

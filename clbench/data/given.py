@@ -74,7 +74,7 @@ def from_dataset(
     by_domain = settings.get("shift") == "domain"
     given: dict[str, Any] = {}
     for split, dataset in (("train", train), ("test", test), ("valid", valid_set)):
-        if dataset is not None:
+        if dataset is not None or split == "train":
             columns = _columns(f"{name}: the {split} set", dataset, size, channels)
             if len(columns) == 3 and not by_domain:
                 raise DataError(
@@ -217,7 +217,11 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> 
             f"{who} is a {kind}, which cannot be read by number: clbench needs dataset[i] and len(dataset), as the "
             "same examples come again and are counted. Write its items to arrays and give those to clbench.from_arrays."
         )
-    if not len(dataset):
+    try:
+        length = len(dataset)
+    except Exception as error:  # whatever its author's code raises
+        raise DataError(f"{who} cannot tell its length: {type(error).__name__}: {error}") from error
+    if not length:
         raise DataError(f"{who} is empty.")
     first = _item(who, dataset, 0, size, channels)
     x = np.empty((len(dataset), *first[0].shape), dtype=first[0].dtype)
@@ -225,7 +229,8 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> 
     for i in range(len(dataset)):
         item = _item(who, dataset, i, size, channels)
         again = _item(who, dataset, i, size, channels) if i < READ_TWICE else item
-        if not np.array_equal(item[0], again[0], equal_nan=item[0].dtype.kind == "f"):
+        same = np.array_equal(item[0], again[0], equal_nan=item[0].dtype.kind == "f")
+        if not same or str(item[1:]) != str(again[1:]):
             raise DataError(
                 f"{who} gives item {i} differently at every look, as random augmentation does, and its items are read "
                 "once. Give it without, and name the augmentation as augment=('crop', 'flip'), or write a part of a "
@@ -251,6 +256,9 @@ def _item(who: str, dataset: Any, i: int, size: int | None, channels: int | None
     """Return an item's input as an array, and its label and domain as Python's own."""
     try:
         item = dataset[i]
+        if isinstance(item, list | tuple) and isinstance(item[0], Tensor):
+            x = item[0].detach().cpu()
+            item = (x.numpy() if x.dtype is not torch.bfloat16 else x.float().numpy(), *item[1:])
     except Exception as error:  # whatever its author's code raises
         raise DataError(f"{who} cannot give item {i}: {type(error).__name__}: {error}") from error
     if not isinstance(item, list | tuple) or len(item) not in (2, 3):
@@ -272,8 +280,6 @@ def _item(who: str, dataset: Any, i: int, size: int | None, channels: int | None
         x = np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
     elif size is not None:
         raise ConfigError(f"{who}: size is for images of Pillow; item {i} is a {type(x).__name__}.")
-    elif isinstance(x, Tensor):
-        x = x.detach().cpu().numpy() if x.dtype is not torch.bfloat16 else x.float().numpy()
     return [
         np.asarray(x),
         *(one.item() if hasattr(one, "item") and np.size(one) == 1 else one for one in others),
