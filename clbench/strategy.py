@@ -497,9 +497,7 @@ def chain(*strategies: Strategy) -> Strategy:
         ):
             continue
         if any(p is part for p in parts):
-            raise IncompatibleError(
-                f"{part} is in the chain twice, as one object; its state would be its own and the other's. Make two."
-            )
+            raise IncompatibleError(f"{part} is in the chain twice, as one object with one state. Make two.")
         parts.append(part)
     single = {"order": "order the data", "logits": "classify", "optimizer": "make the optimizer"}
     for point, does in single.items():

@@ -122,16 +122,7 @@ class Batch:
         )
 
     def with_x(self, x: Tensor) -> Batch:
-        """This batch with other inputs, row for row.
-
-        Raises:
-            IncompatibleError: another number of rows.
-        """
-        if len(x) != len(self):
-            raise IncompatibleError(
-                f"with_x() takes inputs for the batch's {len(self)} rows; {len(x)} were given. Rows are added by "
-                "join()."
-            )
+        """This batch with other inputs, row for row."""
         return replace(self, x=x)
 
 

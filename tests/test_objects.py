@@ -521,7 +521,7 @@ class Again(Strategy):
     ("part", "message"),
     [
         (Nothing(), r"Nothing.extend\(\) must return a batch, .* it returns a NoneType"),
-        (Fewer(), r"with_x\(\) takes inputs for the batch's \d+ rows; 1 were given"),
+        (Fewer(), r"Fewer.extend\(\) gives inputs of 1 rows for the batch's \d+; with_x\(\)"),
         (Again(), r"returns LBFGS, whose step\(\) wants a closure"),
     ],
 )

@@ -114,6 +114,11 @@ def check_batch(given: object, extend: Callable[..., Any]) -> None:
             f"{extend.__qualname__}() must return a batch, batch.with_x(…) or batch.join(…) for example; it returns "
             f"a {type(given).__name__}."
         )
+    if len(given.x) != len(given):
+        raise IncompatibleError(
+            f"{extend.__qualname__}() gives inputs of {len(given.x)} rows for the batch's {len(given)}; with_x() takes "
+            "row for row, and join() adds rows."
+        )
 
 
 def check_step(optimizer: Optimizer, part: Strategy) -> None:
