@@ -419,8 +419,29 @@ def test_variables_around_a_definition_count(make: Callable[[float], Any]) -> No
     assert content(make(1.0)) == content(make(1.0)) != content(make(2.0))
 
 
+class Descent(torch.optim.Optimizer):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.sub_(0.1 * parameter.grad)
+
+
+class Descending(Strategy):
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        return Descent(parameters)
+
+
+def test_an_optimizer_that_has_been_made_is_the_same() -> None:
+    before = content(Descending())
+    Descent([nn.Parameter(torch.zeros(1))])  # by which torch wraps the class's `step`
+    assert content(Descending()) == before
+
+
 SCRIPT = """
-import dataclasses, functools, torch, clbench
+import collections, dataclasses, functools, re, torch, clbench
 from clbench.runs import objects
 
 WORDS = {"a", "b", "c"}
@@ -430,8 +451,12 @@ class Settings:
     rate: float = 0.1
     names: list = dataclasses.field(default_factory=list)
 
+Pair = collections.namedtuple("Pair", "a b")
+
 class Mine(clbench.Strategy):
-    def __init__(self): self.settings, self.words = Settings(), {"x", "y", "z"}
+    def __init__(self):
+        self.settings, self.words = Settings(), {"x", "y", "z"}
+        self.pair, self.pattern = Pair(1, 2), re.compile("a")
     @functools.cached_property
     def twice(self): return 2
     @torch.no_grad()

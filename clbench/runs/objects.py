@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import copyreg
 import enum
 import functools
 import inspect
@@ -151,7 +152,8 @@ class _Reader:
             held = vars(value)
         else:
             try:  # what a copy is made of
-                made = value.__reduce_ex__(4)
+                reduce = copyreg.dispatch_table.get(type(value))
+                made = value.__reduce_ex__(4) if reduce is None else reduce(value)
             except Exception as error:  # whatever its class raises
                 raise UnreadError(
                     f"{at or 'it'} is a {type(value).__name__}, whose content cannot be read"
@@ -196,15 +198,16 @@ class _Reader:
 
     def _function(self, function: types.FunctionType) -> list[Any]:
         """Read what a function does at this moment, with its defaults and the variables around it that it uses."""
-        code, around = function.__code__, function.__globals__
-        if _is_generated(inspect.unwrap(function).__code__):
+        inner = inspect.unwrap(function, stop=_is_authors)  # torch wraps methods when a class is first called
+        if not inspect.isfunction(inner):
+            inner = function
+        code, around = inner.__code__, inner.__globals__ if _is_authors(inner) else {}
+        if _is_generated(inspect.unwrap(inner)):
             return []
-        if not _is_own(str(around.get("__name__")), code.co_filename):
-            around = {}
-        who = function.__qualname__
-        found: list[Any] = [sha256(canonical_json(_steps(code, function.__doc__)))] if around else []
-        found += [self.read(function.__defaults__, who), self.read(function.__kwdefaults__, who)]
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        who = inner.__qualname__
+        found: list[Any] = [sha256(canonical_json(_steps(code, inner.__doc__)))] if around else []
+        found += [self.read(inner.__defaults__, who), self.read(inner.__kwdefaults__, who)]
+        for name, cell in zip(code.co_freevars, inner.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # nothing in it yet
                 found.append([name, self.read(cell.cell_contents, f"{who}(), {name}")])
         for name in sorted(globals_of(code) & around.keys()):
@@ -250,16 +253,24 @@ def _is_own(module: str, file: str) -> bool:
     )
 
 
-def _is_generated(code: types.CodeType) -> bool:
+def _is_generated(function: types.FunctionType) -> bool:
     """Whether it is a method that dataclasses and the like have written."""
-    return code.co_filename == "<string>" and code.co_name[:2] == "__"
+    file = function.__code__.co_filename
+    return file.startswith(("<string>", "<attrs generated")) and function.__name__[:2] == "__"
 
 
 def _writes(kind: type) -> bool:
     """Whether a class has methods of its author's."""
     methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
-    codes = (inspect.unwrap(one).__code__ for one in methods if inspect.isfunction(one))
-    return any(not _is_generated(code) and not is_installed(code.co_filename) for code in codes)
+    written = (inspect.unwrap(one) for one in methods if inspect.isfunction(one))
+    return any(not _is_generated(one) and not is_installed(one.__code__.co_filename) for one in written)
+
+
+def _is_authors(function: Any) -> bool:
+    """Whether a function was written by the user, and is no library's wrapper."""
+    return inspect.isfunction(function) and _is_own(
+        str(function.__globals__.get("__name__")), function.__code__.co_filename
+    )
 
 
 def _steps(code: types.CodeType, doc: str | None = None) -> list[Any]:
