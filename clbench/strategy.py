@@ -479,7 +479,7 @@ def chain(*strategies: Strategy) -> Strategy:
     classifies. What a part `replaces` is left out.
 
     Raises:
-        IncompatibleError: two parts order, classify, or make the optimizer.
+        IncompatibleError: two parts order, classify, or make the optimizer; or one object is there twice.
     """
     meant = [s for s in strategies if type(s) is not Strategy]
     if not meant:
@@ -496,6 +496,8 @@ def chain(*strategies: Strategy) -> Strategy:
             type(p) is type(part) and _arguments(p) == _arguments(part) for p in parts
         ):
             continue
+        if any(p is part for p in parts):
+            raise IncompatibleError(f"{part} is in the chain twice, as one object with one state. Make two.")
         parts.append(part)
     single = {"order": "order the data", "logits": "classify", "optimizer": "make the optimizer"}
     for point, does in single.items():

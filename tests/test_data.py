@@ -277,6 +277,26 @@ def test_labels_may_be_names(kind: Any) -> None:
     assert [e.classes for e in benchmark.train] == [(2,), (0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "y_train is a NoneType; give an array, a tensor or a list"),
+        ({0, 1, 2}, "y_train is a set; give an array"),
+        (np.eye(3)[[0, 1, 2] * 2], r"one-hot rows by \.argmax\(1\)"),
+        ([0.0, 1.0, 2.0] * 2, r"become integers by \.astype\(int\)"),
+        ([0.0, float("nan"), 2.0] * 2, "Example 1 has none"),
+        (["ant", None, "bee"] * 2, "Example 1 has none"),
+        (np.array(["ant", type("NAType", (), {})(), "bee"] * 2), "Example 1 has none"),
+        ([b"ant", b"bee", b"cat"] * 2, r"becomes text by \.astype\(str\)"),
+        (["ant", "", "cat"] * 2, "holds '' in example 1; a name has letters"),
+        (["ant", "b\n", "cat"] * 2, "no control characters"),
+    ],
+)
+def test_labels_that_are_neither_numbers_nor_names(labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        clbench.from_arrays(**arrays(y_train=labels))
+
+
 def test_domains_may_be_names() -> None:
     a = arrays(domain_train=["ink", "oil", "ink"] * 2, domain_test=["ink", "oil", "oil"])
     assert [e.domain for e in clbench.from_arrays(**a, shift="domain").train] == ["ink", "oil"]

@@ -106,9 +106,28 @@ class Broken(Items):
         raise OSError("no such file")
 
 
+class Torn(Items):
+    def __len__(self) -> int:
+        raise NotImplementedError("unknown")
+
+
+class Relabelled(Items):
+    def __init__(self, *items: Any) -> None:
+        super().__init__(*items)
+        self.looks = 0
+
+    def __getitem__(self, i: int) -> Any:
+        self.looks += 1
+        return X[i], self.looks
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (None, "the train set is a NoneType, which cannot be read by number"),
+        (Torn(1), "the train set cannot tell its length: NotImplementedError: unknown"),
+        (Relabelled(1, 2), "gives item 0 differently at every look"),
+        (Items((torch.empty(3, device="meta"), 0)), "cannot give item 0 as an array: .* meta"),
         (Stream(), r"the train set is a Stream, which cannot be read by number: .* clbench\.from_arrays"),
         (Items(), "the train set is empty"),
         (Random(1, 2, 3, 4), r"gives item 0 differently at every look, .* augment=\('crop', 'flip'\)"),
@@ -201,6 +220,11 @@ def test_a_table_s_columns_and_root_have_names(table: dict[str, list[Any]], tmp_
         ({"split": ["train"] * 16}, "Class 'ant' in the table 'frame' has no test images"),
         ({"label": ["cat"] * 15 + [None]}, "row 15 has no label; fill it"),
         ({"label": ["cat"] * 15 + [float("nan")]}, "row 15 has no label; fill it"),
+        ({"label": ["cat"] * 15 + [" "]}, "row 15 has no label; fill it"),
+        ({"label": ["cat"] * 15 + [type("NAType", (), {})()]}, "row 15 has no label; fill it"),
+        ({"label": ["cat"] * 15 + ["c\x1b[31m"]}, "row 15 has the label .*, with control characters"),
+        ({"label": ["cat"]}, "the columns differ in length, 16 and 1"),
+        ({"label": "cat"}, "the column 'label' is a str; a column is a list"),
         ({"path": [Path("a.png")] * 16}, "the file a.png is in two rows"),
         ({"path": [Path(f"no{i}.png") for i in range(16)]}, r"Images that cannot be read: .*No such file"),
     ],
@@ -209,6 +233,13 @@ def test_tables_that_cannot_be(table: dict[str, list[Any]], changes: dict[str, A
     columns = {k: v for k, v in {**table, **changes}.items() if v is not None}
     with pytest.raises(DataError, match=message):
         clbench.from_frame(columns, size=6, experiences=2)
+
+
+def test_a_column_is_there_once(table: dict[str, list[Any]]) -> None:
+    frame = Frame(table)
+    frame.columns = [*table, "label"]
+    with pytest.raises(DataError, match="more than one column 'label'"):
+        clbench.from_frame(frame, size=6, experiences=2)
 
 
 # --- whatever there is ---
@@ -225,7 +256,8 @@ def test_data_are_read_by_what_they_are(table: dict[str, list[Any]], tmp_path: P
         str(tmp_path / "own.npz"),
     ):
         assert clbench.from_data(given, experiences=2).fingerprint == expected
-    assert clbench.from_data(Frame(table), size=6, experiences=2).num_classes == 2
+    for columns in (Frame(table), table):
+        assert clbench.from_data(columns, size=6, experiences=2).num_classes == 2
 
 
 @pytest.mark.parametrize("given", [3, X, (X,), None])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import clbench
 from clbench import Strategy, chain
 from clbench.engine.observer import Observer, Watched
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError, LedgerError
+from clbench.models.given import classifier_of
 from clbench.parts import CrossEntropy, Replay
 from clbench.results.ledger import Record
 from clbench.runs import again, lifecycle, objects
@@ -359,3 +364,198 @@ def test_transforms_of_torchvision_are_read() -> None:
 
     a, b = (objects.told(Holding(v2.RandomErasing(p=p)), "it").content for p in (0.5, 0.6))
     assert a != b
+
+
+# --- what the text of the code does not tell ---
+
+FACTOR = 1.0
+
+
+class Scaled(Strategy):
+    weight = 1.0
+
+    def losses(self, batch: Batch, out: Output) -> dict[str, Tensor]:
+        return {"fit": _factor() * self.weight * out.cross_entropy(batch.y)}
+
+
+def _factor() -> float:
+    return FACTOR
+
+
+def _made_here(factor: float) -> Strategy:
+    class Here(Strategy):
+        def losses(self, batch: Batch, out: Output) -> dict[str, Tensor]:
+            return {"fit": factor * out.cross_entropy(batch.y)}
+
+    return Here()
+
+
+def _network_of(scale: float) -> Callable[..., nn.Module]:
+    def made(num_classes: int, *, scale: float = scale) -> nn.Module:
+        return net(width=int(scale), num_classes=num_classes)
+
+    return made
+
+
+def content(thing: Any) -> str:
+    return objects.told(thing, "it").content
+
+
+def test_what_is_set_while_a_program_runs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(Scaled())
+    for target, name, value in (
+        (Scaled, "weight", 2.0),
+        (sys.modules[__name__], "FACTOR", 2.0),
+        (Scaled, "losses", lambda self, batch, out: {"fit": out.logits.sum()}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, value)
+            assert content(Scaled()) != before
+    assert content(Scaled()) == before
+
+
+@pytest.mark.parametrize("make", [_made_here, _network_of])
+def test_variables_around_a_definition_count(make: Callable[[float], Any]) -> None:
+    assert content(make(1.0)) == content(make(1.0)) != content(make(2.0))
+
+
+class Descent(torch.optim.Optimizer):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.sub_(0.1 * parameter.grad)
+
+
+class Descending(Strategy):
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        return Descent(parameters)
+
+
+def test_an_optimizer_that_has_been_made_is_the_same() -> None:
+    before = content(Descending())
+    Descent([nn.Parameter(torch.zeros(1))])  # by which torch wraps the class's `step`
+    assert content(Descending()) == before
+
+
+SCRIPT = """
+import collections, dataclasses, functools, re, torch, clbench
+from clbench.runs import objects
+
+WORDS = {"a", "b", "c"}
+
+@dataclasses.dataclass
+class Settings:
+    rate: float = 0.1
+    names: list = dataclasses.field(default_factory=list)
+
+Pair = collections.namedtuple("Pair", "a b")
+
+class Mine(clbench.Strategy):
+    def __init__(self):
+        self.settings, self.words = Settings(), {"x", "y", "z"}
+        self.pair, self.pattern = Pair(1, 2), re.compile("a")
+    @functools.cached_property
+    def twice(self): return 2
+    @torch.no_grad()
+    def after_step(self, batch, out): return [w for w in WORDS if w in {"a", "q", "z"}]
+
+print(objects.told(Mine(), "it").content)
+"""
+
+
+def test_a_script_has_one_content_whatever_the_order_of_hashes() -> None:
+    Path("mine.py").write_text(SCRIPT, encoding="utf-8")
+    told = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "mine.py"]
+        given = {**os.environ, "PYTHONHASHSEED": seed}
+        told.add(subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout)
+    assert len(told) == 1
+
+
+def test_what_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    part = Fit()
+    with (
+        (tmp_path / "log").open("w") as part.log,
+        pytest.raises(ConfigError, match=r"cannot be copied.*setup\(\)"),
+    ):
+        run(part, name="mine")
+
+
+class Bare(nn.Module):
+    """Without biases all is 0 where the inputs are."""
+
+    def __init__(self, ends: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(SIZE, CLASSES, bias=False), nn.Linear(CLASSES, CLASSES, bias=False)
+        self.ends = ends
+
+    def forward(self, x: Tensor) -> Any:
+        return self.ends(self, self.layer(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (lambda m, h: m.last(m.last(h)), "more than once"),
+        (lambda m, h: m.last(h).relu_(), "changes what comes out of it"),
+        (lambda m, h: (m.last(h), h) if m.training else m.last(h), "something else in training, a tuple"),
+    ],
+    ids=["twice", "in place", "auxiliary"],
+)
+def test_what_a_network_does_behind_its_last_layer_is_seen(ends: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(model=Bare(ends))
+
+
+def test_looking_at_a_network_moves_nothing_in_it() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(SIZE), nn.Linear(SIZE, CLASSES))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    looked = classifier_of(module, SHAPE, CLASSES)
+    assert all(map(torch.equal, before.values(), looked.state_dict().values()))
+    assert looked.training
+
+
+def test_a_backbone_must_give_what_the_head_takes() -> None:
+    with pytest.raises(ConfigError, match="does not take inputs of shape"):
+        run(model=clbench.Classifier(nn.Flatten(), SIZE - 1, CLASSES))
+
+
+# --- parts that do not do what is asked of them ---
+
+
+class Nothing(Strategy):
+    def extend(self, batch: Batch) -> Any:
+        pass
+
+
+class Fewer(Strategy):
+    def extend(self, batch: Batch) -> Batch:
+        return batch.with_x(batch.x[:1])
+
+
+class Again(Strategy):
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(parameters)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Nothing(), r"Nothing.extend\(\) must return a batch, .* it returns a NoneType"),
+        (Fewer(), r"Fewer.extend\(\) gives inputs of 1 rows for the batch's \d+; with_x\(\)"),
+        (Again(), r"returns LBFGS, whose step\(\) wants a closure"),
+    ],
+)
+def test_parts_that_cannot_be(part: Strategy, message: str) -> None:
+    with pytest.raises(IncompatibleError, match=message):
+        run(chain(CrossEntropy(), part))
+
+
+def test_one_object_is_in_a_chain_once() -> None:
+    memory = Replay(5)
+    with pytest.raises(IncompatibleError, match="in the chain twice"):
+        chain(memory, CrossEntropy(), memory)

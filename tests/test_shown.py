@@ -307,9 +307,11 @@ def test_a_suite_from_python_is_compared_and_runs_what_is_missing(monkeypatch: p
         ("quickstrat", 1, "Did you mean 'quickstart'?"),
         ({"strategies": ["er"]}, 1, "The suite: 'benchmarks'"),
         ("quickstart", 0, "takes one seed at least"),
+        ("quickstart", 1.5, "'seeds' takes how many, or a list of them; 1.5 was given"),
+        (None, 1, "A suite is a name, a YAML file or what such a file holds; None was given"),
     ],
 )
-def test_a_suite_with_a_mistake_is_refused(suite: Any, seeds: int, says: str) -> None:
+def test_a_suite_with_a_mistake_is_refused(suite: Any, seeds: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         clbench.suite(suite, seeds=seeds)
 

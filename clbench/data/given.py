@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from clbench.data.families import (
 from clbench.data.folders import ROLES, Part, Role, share_of, source_of_files
 from clbench.data.pixels import eight_bits
 from clbench.data.shares import held_out
-from clbench.data.source import source_of
+from clbench.data.source import is_missing, source_of
 from clbench.errors import ConfigError, DataError, choices
 from clbench.machine.numerics import pinned
 from clbench.ranges import Count, Part as Portion
@@ -74,7 +74,7 @@ def from_dataset(
     by_domain = settings.get("shift") == "domain"
     given: dict[str, Any] = {}
     for split, dataset in (("train", train), ("test", test), ("valid", valid_set)):
-        if dataset is not None:
+        if dataset is not None or split == "train":
             columns = _columns(f"{name}: the {split} set", dataset, size, channels)
             if len(columns) == 3 and not by_domain:
                 raise DataError(
@@ -138,6 +138,8 @@ def from_frame(
         for key, column in (("domain", domain), ("split", split))
         if column in _column_names(frame) or column != defaults[key].default
     }
+    if uneven := [column for column in (labels, *there.values()) if len(column) != len(files)]:
+        raise DataError(f"{name}: the columns differ in length, {len(files)} and {len(uneven[0])}.")
     folder = Path(root).expanduser()
     parts: dict[Role, Part] = {"train": Part(), "valid": Part(), "test": Part()}
     rows = list(zip(files, labels, there.get("domain", [""] * len(files)), strict=True))
@@ -154,9 +156,9 @@ def from_data(data: Any, *, name: str = "data", **params: Any) -> Benchmark:
     """A benchmark from whatever data there are, by the function that reads them.
 
     Args:
-        data: a data set of torch's, or a pair for training and test (`from_dataset`); a DataFrame (`from_frame`); the
-            four arrays, in a tuple or a dictionary, that `from_arrays` takes; or the path of an .npz file or of a
-            folder of images.
+        data: a data set of torch's, or a pair for training and test (`from_dataset`); a DataFrame or a dictionary of
+            columns (`from_frame`); the four arrays, in a tuple or a dictionary, that `from_arrays` takes; or the path
+            of an .npz file or of a folder of images.
         name: of the benchmark.
         params: of that function.
 
@@ -185,7 +187,8 @@ def _reader(data: Any) -> tuple[Any, Sequence[Any] | Mapping[str, Any]]:
     if hasattr(data, "columns"):
         return from_frame, (data,)
     if isinstance(data, Mapping):
-        return from_arrays, data
+        arrays_of = {"x_train", "y_train", "x_test", "y_test"}
+        return (from_frame, (data,)) if data and not arrays_of & data.keys() else (from_arrays, data)
     arrays: Any = np.ndarray | Tensor | list | tuple
     if isinstance(data, list | tuple) and len(data) == 4:
         return from_arrays, data
@@ -217,7 +220,11 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> 
             f"{who} is a {kind}, which cannot be read by number: clbench needs dataset[i] and len(dataset), as the "
             "same examples come again and are counted. Write its items to arrays and give those to clbench.from_arrays."
         )
-    if not len(dataset):
+    try:
+        length = len(dataset)
+    except Exception as error:  # whatever its author's code raises
+        raise DataError(f"{who} cannot tell its length: {type(error).__name__}: {error}") from error
+    if not length:
         raise DataError(f"{who} is empty.")
     first = _item(who, dataset, 0, size, channels)
     x = np.empty((len(dataset), *first[0].shape), dtype=first[0].dtype)
@@ -225,7 +232,8 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> 
     for i in range(len(dataset)):
         item = _item(who, dataset, i, size, channels)
         again = _item(who, dataset, i, size, channels) if i < READ_TWICE else item
-        if not np.array_equal(item[0], again[0], equal_nan=item[0].dtype.kind == "f"):
+        same = np.array_equal(item[0], again[0], equal_nan=item[0].dtype.kind == "f")
+        if not same or str(item[1:]) != str(again[1:]):
             raise DataError(
                 f"{who} gives item {i} differently at every look, as random augmentation does, and its items are read "
                 "once. Give it without, and name the augmentation as augment=('crop', 'flip'), or write a part of a "
@@ -273,7 +281,10 @@ def _item(who: str, dataset: Any, i: int, size: int | None, channels: int | None
     elif size is not None:
         raise ConfigError(f"{who}: size is for images of Pillow; item {i} is a {type(x).__name__}.")
     elif isinstance(x, Tensor):
-        x = x.detach().cpu().numpy() if x.dtype is not torch.bfloat16 else x.float().numpy()
+        try:
+            x = x.detach().cpu().numpy() if x.dtype is not torch.bfloat16 else x.float().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, or on the device meta
+            raise DataError(f"{who} cannot give item {i} as an array: {error}") from error
     return [
         np.asarray(x),
         *(one.item() if hasattr(one, "item") and np.size(one) == 1 else one for one in others),
@@ -322,11 +333,18 @@ def _column(who: str, frame: Any, column: str) -> list[str]:
     known = _column_names(frame)
     if column not in known:
         raise DataError(f"{who}: the table has no column '{column}'.{choices(column, known)}")
-    values = list(frame[column])
+    held = frame[next(one for one in getattr(frame, "columns", frame) if str(one) == column)]
+    if known.count(column) > 1 or getattr(held, "ndim", 1) != 1:
+        raise DataError(f"{who}: the table has more than one column '{column}'.")
+    if isinstance(held, str) or not isinstance(held, Iterable):
+        raise DataError(f"{who}: the column '{column}' is a {type(held).__name__}; a column is a list.")
+    values = list(held)
     if not values:
         raise DataError(f"{who}: the table has no rows.")
     for row, value in enumerate(values):
-        if value is None or value != value:  # NaN, as which tables hold what is missing
+        if not str(value).isprintable():
+            raise DataError(f"{who}: row {row} has the {column} {str(value)!r}, with control characters.")
+        if is_missing(value):
             raise DataError(f"{who}: row {row} has no {column}; fill it, or leave out the row.")
     return [os.fspath(value) if isinstance(value, os.PathLike) else str(value) for value in values]
 

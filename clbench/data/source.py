@@ -230,7 +230,11 @@ def _numbered(
     listed = [str(one) for one in given]
     names = names or tuple(sorted(set(listed), key=natural))
     number = {name: k for k, name in enumerate(names)}
-    for name in listed:
+    for row, name in enumerate(listed):
+        if not name.strip() or not name.isprintable():
+            raise DataError(
+                f"{who} holds {name!r} in example {row}; a name has letters, and no control characters."
+            )
         if name not in number:
             raise DataError(f"{who} holds '{name}', which is none of the names.{choices(name, names)}")
     return np.array([number[name] for name in listed], dtype=np.int64), names
@@ -257,6 +261,9 @@ def _array(who: str, given: Any) -> npt.NDArray[Any]:
         raise DataError(
             f"{who} cannot be read as an array of numbers of one shape: {str(error).splitlines()[0].rstrip('.')}."
         ) from error
+    if array.dtype == object and not array.ndim:
+        cure = "a sparse matrix as .toarray()" if hasattr(given, "toarray") else "anything else as list(…)"
+        raise DataError(f"{who} is a {type(given).__name__}; give an array, a tensor or a list, {cure}.")
     return array.astype(np.float32) if array.dtype.name.startswith(("bfloat", "float8")) else array
 
 
@@ -342,6 +349,7 @@ def _integers(who: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise DataError(
             f"{who} must hold one integer, or one name, per example; it is {y.dtype} of shape {y.shape}."
+            + _to_integers(y)
         )
     if len(y) != n:
         raise DataError(f"{who} holds {len(y)} numbers for {n} examples.")
@@ -351,6 +359,25 @@ def _integers(who: str, y: npt.NDArray[Any], n: int) -> npt.NDArray[np.int64]:
     if y.max() > np.iinfo(np.int64).max:
         raise DataError(f"{who} holds {y.max()} in example {int(np.argmax(y))}; numbers are counted from 0.")
     return y.astype(np.int64)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, nothing but blanks, or what pandas has in their place."""
+    nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
+    return nan or type(value).__name__ in ("NoneType", "NAType", "NaTType") or not str(value).strip()
+
+
+def _to_integers(y: npt.NDArray[Any]) -> str:
+    """Say how labels of another form become integers or names."""
+    if y.ndim == 2:
+        return " A column becomes one by .ravel(), one-hot rows by .argmax(1)."
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        return f" Example {int(np.isnan(y).argmax())} has none; fill it, or leave out its row."
+    if y.dtype.kind in "fb":
+        return " Whole numbers become integers by .astype(int)."
+    if y.dtype.kind == "O" and (without := [row for row, one in enumerate(y) if is_missing(one)]):
+        return f" Example {without[0]} has none; fill it, or leave out its row."
+    return " What is meant as names becomes text by .astype(str)." if y.dtype.kind in "OSM" else ""
 
 
 def moments(x: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -26,12 +26,14 @@ from clbench.engine.loading import Feed
 from clbench.engine.observer import Observer, ObserverWarning
 from clbench.engine.points import Points
 from clbench.engine.refusals import (
+    check_batch,
     check_loop,
     check_losses,
     check_memory,
     check_needs,
     check_parallel,
     check_passes,
+    check_step,
 )
 from clbench.engine.saving import Saving
 from clbench.engine.services import Services
@@ -318,6 +320,7 @@ class Engine(Services):
             given = batch if update == 0 else batch.with_x(self.augment(batch.raw))
             for extend in self.points.extend:
                 given = extend(given)
+                check_batch(given, extend)
             out = self.points.step(given)
         with torch.no_grad():
             for after_step in self.points.after_step:
@@ -475,6 +478,8 @@ class Engine(Services):
                 f"{type(own[0]).__name__}.optimizer must return a torch.optim.Optimizer or None; it returns a "
                 f"{type(made).__name__}."
             )
+        if made is not None:
+            check_step(made, own[0])
         return made or make_optimizer(self._trainable, self.config.optim)
 
     def _schedule(self) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from clbench.config import Execution
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.memory import Memory
 from clbench.strategy import Run, Strategy, overrides
-from clbench.types import NEEDS, Benchmark
+from clbench.types import NEEDS, Batch, Benchmark
 
 
 def check_needs(strategy: Strategy, benchmark: Benchmark) -> None:
@@ -101,6 +104,30 @@ def check_memory(run: Run, memories: Sequence[Memory]) -> None:
     if granted is not None and asked > granted:
         raise IncompatibleError(
             f"{run.strategy} would keep {asked} examples; {run.benchmark.id} grants {granted}."
+        )
+
+
+def check_batch(given: object, extend: Callable[..., Any]) -> None:
+    """Refuse what a part's `extend` gives in place of a batch."""
+    if not isinstance(given, Batch):
+        raise IncompatibleError(
+            f"{extend.__qualname__}() must return a batch, batch.with_x(…) or batch.join(…) for example; it returns "
+            f"a {type(given).__name__}."
+        )
+    if len(given.x) != len(given):
+        raise IncompatibleError(
+            f"{extend.__qualname__}() gives inputs of {len(given.x)} rows for the batch's {len(given)}; with_x() takes "
+            "row for row, and join() adds rows."
+        )
+
+
+def check_step(optimizer: Optimizer, part: Strategy) -> None:
+    """Refuse an optimizer whose `step` asks for the loss again, as LBFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise IncompatibleError(
+            f"{type(part).__name__}.optimizer returns {type(optimizer).__name__}, whose step() wants a closure that "
+            "computes the loss again; the loop has none. Take another, or write a `step` point in its place."
         )
 
 

@@ -43,6 +43,7 @@ def classifier_of(made: nn.Module | Callable[..., Any], input_shape: Shape, num_
             raise ConfigError(
                 f"The model {who} tells {made.num_classes} classes apart; the benchmark has {num_classes}."
             )
+        _tried(made, who, input_shape, num_classes)
         return made
     x, given, head = _tried(made, who, input_shape, num_classes)
     size = given.shape[1]
@@ -57,10 +58,10 @@ def classifier_of(made: nn.Module | Callable[..., Any], input_shape: Shape, num_
     backbone = _without(made, head)
     with probing(backbone):
         again = head(backbone(x))
-    if not torch.equal(again, given):
+    if not torch.equal(again.nan_to_num(), given.nan_to_num()):
         raise ConfigError(
-            f"The model {who} uses its last linear layer more than once; split it in two: clbench.Classifier(backbone, "
-            f"{head.in_features}, {num_classes}), whose head is linear."
+            f"The model {who} uses its last linear layer more than once, or changes what comes out of it. Say what is "
+            f"what: clbench.Classifier(backbone, {head.in_features}, {num_classes}), whose head is linear."
         )
     whole = Classifier(backbone, head.in_features, num_classes)
     whole.head = head
@@ -83,6 +84,8 @@ def _tried(
     with probing(module):
         for dtype in (torch.float32, torch.int64):  # numbers, or tokens
             x = torch.zeros((ROWS, *input_shape), dtype=dtype)
+            if dtype.is_floating_point:  # of zeros, too much would be zero
+                x.copy_(torch.linspace(-1, 1, x.numel()).view_as(x))
             try:
                 given = module(x)
                 break
@@ -91,15 +94,28 @@ def _tried(
     for hook in hooks:
         hook.remove()
     if len(errors) == 2:
-        first = (str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[0].rstrip(".")
+        first = " ".join([f"{type(errors[0]).__name__}:", *str(errors[0]).strip().splitlines()[:1]]).rstrip(
+            ".:"
+        )
+        flat = len(input_shape) > 1 and "mat1 and mat2 shapes" in first
+        cure = " Images become rows by nn.Flatten(), as the first layer." if flat else ""
         raise ConfigError(
-            f"The model {who} does not take inputs of shape {tuple(input_shape)}: {first}."
+            f"The model {who} does not take inputs of shape {tuple(input_shape)}: {first}.{cure}"
         ) from errors[0]
     if not isinstance(given, Tensor) or given.dim() != 2 or len(given) != ROWS:
         what = f"the shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
         raise ConfigError(
             f"The model {who} must give one row of logits or features for each example, ({ROWS}, D) for {ROWS}; it "
             f"gives {what}. Flatten, pool or select it in forward()."
+        )
+    with probing(module):
+        module.train()
+        buffers = {name: value.clone() for name, value in module.named_buffers()}  # which training would move
+        trained = torch.func.functional_call(module, buffers, (x,))
+    if not isinstance(trained, Tensor) or trained.shape != given.shape:
+        raise ConfigError(
+            f"The model {who} gives something else in training, a {type(trained).__name__}, than in evaluation. Turn "
+            "off its auxiliary outputs (aux_logits=False in torchvision), or leave them out in forward()."
         )
     found = outputs.get(id(given))
     return x, given, None if found is None else found[0]

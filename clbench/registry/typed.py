@@ -109,15 +109,16 @@ def _used(one: Any) -> Iterator[tuple[str, Any]]:
     for function in _functions(one):
         enclosed = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         yield from ((name, cell.cell_contents) for name, cell in enclosed if name != "__class__")
-        for name in sorted(_globals_of(function.__code__)):
+        for name in sorted(globals_of(function.__code__)):
             if name in function.__globals__:
                 yield name, function.__globals__[name]
 
 
-def _globals_of(code: types.CodeType) -> set[str]:
+def globals_of(code: types.CodeType) -> set[str]:
+    """Return the names of globals that code looks up, also in functions inside."""
     names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return names.union(*(_globals_of(code) for code in inner))
+    return names.union(*(globals_of(code) for code in inner))
 
 
 def _is_typed(value: Any) -> bool:

@@ -48,6 +48,12 @@ def suite(
 
     for plugin in plugins:
         load_plugin(plugin)
+    if not isinstance(name, str | os.PathLike | Mapping):
+        raise ConfigError(f"A suite is a name, a YAML file or what such a file holds; {name!r} was given.")
+    if isinstance(seeds, bool) or not (isinstance(seeds, int | None) or hasattr(seeds, "__len__")):
+        raise ConfigError(f"'seeds' takes how many, or a list of them; {seeds!r} was given.")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise ConfigError(f"'workers' takes a whole number ≥ 1; {workers!r} was given.")
     if isinstance(name, Mapping):
         loaded = config.validate(suites.SuiteConfig, dict(name), "The suite: ")
     else:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import copyreg
 import enum
 import functools
 import inspect
 import re
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +34,7 @@ from clbench.models.given import classifier_of
 from clbench.registry import Entry, Registry, models, strategies
 from clbench.registry.arguments import shown
 from clbench.registry.reads import is_installed
-from clbench.registry.typed import typed_source, where_defined
+from clbench.registry.typed import globals_of, typed_source, where_defined
 from clbench.results.ledger import IN_MEMORY
 from clbench.runs.building import build_strategy, recipe_of
 from clbench.strategy import Strategy
@@ -107,9 +109,11 @@ class _Reader:
         if is_lazy(value):
             return ["not initialised"]
         if isinstance(value, Tensor) and value.is_meta:
-            raise UnreadError(f"{at or 'it'} is on the device meta, and has no values")
+            raise ConfigError(f"{at or 'It'} is on the device meta, and has no values; make it on the CPU.")
+        if isinstance(value, Tensor) and (value.layout is not torch.strided or value.is_quantized):
+            raise UnreadError(f"{at or 'it'} is a sparse or quantized tensor")
         if isinstance(value, Tensor):
-            raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            raw = value.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
             shape = [str(value.dtype), list(value.shape), value.requires_grad]
             return ["tensor", *shape, sha256(raw.numpy().tobytes())]
         if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
@@ -148,7 +152,8 @@ class _Reader:
             held = vars(value)
         else:
             try:  # what a copy is made of
-                made = value.__reduce_ex__(4)
+                reduce = copyreg.dispatch_table.get(type(value))
+                made = value.__reduce_ex__(4) if reduce is None else reduce(value)
             except Exception as error:  # whatever its class raises
                 raise UnreadError(
                     f"{at or 'it'} is a {type(value).__name__}, whose content cannot be read"
@@ -159,24 +164,61 @@ class _Reader:
             return [self._kind(value), *(self.read(one, at) for one in held_by)]
         return [self._kind(value), *([k, self.read(v, f"{at}.{k}".lstrip("."))] for k, v in held.items())]
 
-    def _kind(self, value: Any) -> str:
-        self._source(type(value))
-        return f"{type(value).__module__}.{type(value).__qualname__}"
+    def _kind(self, value: Any) -> Any:
+        kind = type(value)
+        return self.read(kind, "") if _is_own(kind.__module__, where_defined(kind)) else _named(kind)
 
     def _code(self, value: Any, at: str) -> list[Any]:
-        """Read a class or function: its name, where its code lies, and what a function has taken from around it."""
+        """Read a class or function: its name, where its code lies, and what may differ while the text is the same."""
         if inspect.ismethod(value):
             return ["method", self.read(value.__self__, at), self.read(value.__func__, at)]
         self._source(value)
+        if inspect.isclass(value):
+            return [
+                _named(value),
+                *(self._class(value) if _is_own(value.__module__, where_defined(value)) else ()),
+            ]
         inner = inspect.unwrap(value)
-        found = [f"{inner.__module__}.{inner.__qualname__}"]
-        if inspect.isfunction(inner):
-            cells = [cell.cell_contents for cell in inner.__closure__ or ()]
-            found += [self.read(one, f"{at}()") for one in (*cells, *(inner.__defaults__ or ()))]
-            if inner.__name__ == "<lambda>":  # of which a file may have several
-                code = inner.__code__
-                plain = [one for one in code.co_consts if not isinstance(one, types.CodeType)]
-                found.append(sha256(code.co_code + repr((plain, code.co_names)).encode()))
+        functions = dict.fromkeys(one for one in (value, inner) if inspect.isfunction(one))
+        return [_named(inner), *(self._function(one) for one in functions)]
+
+    def _class(self, kind: type) -> list[Any]:
+        """Read what a class holds at this moment: a script may have set attributes, or made it of a variable."""
+        found: list[Any] = [self.read(base, "") for base in kind.__bases__]
+        for key, value in vars(kind).items():
+            value = getattr(value, "__func__", getattr(value, "func", value))
+            functions = [value]
+            if isinstance(value, property):
+                functions = [one for one in (value.fget, value.fset) if one is not None]
+            if all(map(inspect.isfunction, functions)):  # its text is the class's
+                found += [[key, self._function(one)] for one in functions]
+            elif key[:2] != "__" and key != "_abc_impl" and not inspect.isdatadescriptor(value):
+                found.append([key, self.read(value, f"{kind.__name__}.{key}")])
+        return found
+
+    def _function(self, function: types.FunctionType) -> list[Any]:
+        """Read what a function does at this moment, with its defaults and the variables around it that it uses."""
+        inner = inspect.unwrap(function, stop=_is_authors)  # torch wraps methods when a class is first called
+        if not inspect.isfunction(inner):
+            inner = function
+        code, around = inner.__code__, inner.__globals__ if _is_authors(inner) else {}
+        if _is_generated(inspect.unwrap(inner)):
+            return []
+        who = inner.__qualname__
+        found: list[Any] = [sha256(canonical_json(_steps(code, inner.__doc__)))] if around else []
+        found += [self.read(inner.__defaults__, who), self.read(inner.__kwdefaults__, who)]
+        for name, cell in zip(code.co_freevars, inner.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # nothing in it yet
+                found.append([name, self.read(cell.cell_contents, f"{who}(), {name}")])
+        for name in sorted(globals_of(code) & around.keys()):
+            value = around[name]
+            if isinstance(value, types.ModuleType) and _is_own(
+                value.__name__, getattr(value, "__file__", None) or ""
+            ):
+                known = {k: vars(value)[k] for k in sorted(set(code.co_names) & vars(value).keys())}
+                found += [[name, k, self.read(v, f"{name}.{k}")] for k, v in known.items()]
+            else:
+                found.append([name, self.read(value, f"the global {name} of {who}()")])
         return found
 
     def _source(self, thing: Any) -> None:
@@ -189,19 +231,62 @@ class _Reader:
             if Path(file).is_file():
                 if module.partition(".")[0] == "clbench" or not is_installed(file):
                     self.sources.add(Path(file))
-            elif (
-                module == "__main__"
-                and inspect.isclass(one)
-                and not any(map(inspect.isroutine, vars(one).values()))
-            ):
-                plain = {k: v for k, v in vars(one).items() if k[:2] != "__"}
-                self.sources.add(f"{one.__qualname__} = {plain!r}")
+            elif module == "__main__" and inspect.isclass(one) and not _writes(one):
+                continue  # read as it is
             elif module == "__main__" and one.__qualname__ != "<lambda>":
                 self.sources.add(typed_source(one, one.__qualname__))
             elif module == "__main__":
                 raise UnreadError(
                     "it holds a lambda of a session, whose text cannot be found; write a function in its place"
                 )
+
+
+def _named(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _is_own(module: str, file: str) -> bool:
+    """Whether code is the user's: not clbench's, Python's, or that of an installed distribution."""
+    top = module.partition(".")[0]
+    return (
+        top not in ("clbench", "builtins") and top not in sys.stdlib_module_names and not is_installed(file)
+    )
+
+
+def _is_generated(function: types.FunctionType) -> bool:
+    """Whether it is a method that dataclasses and the like have written."""
+    file = function.__code__.co_filename
+    return file.startswith(("<string>", "<attrs generated")) and function.__name__[:2] == "__"
+
+
+def _writes(kind: type) -> bool:
+    """Whether a class has methods of its author's."""
+    methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
+    written = (inspect.unwrap(one) for one in methods if inspect.isfunction(one))
+    return any(not _is_generated(one) and not is_installed(one.__code__.co_filename) for one in written)
+
+
+def _is_authors(function: Any) -> bool:
+    """Whether a function was written by the user, and is no library's wrapper."""
+    return inspect.isfunction(function) and _is_own(
+        str(function.__globals__.get("__name__")), function.__code__.co_filename
+    )
+
+
+def _steps(code: types.CodeType, doc: str | None = None) -> list[Any]:
+    """Return what a function's code does, without its place and docstring, in a form that no hash orders."""
+
+    def constant(value: Any) -> Any:
+        if isinstance(value, types.CodeType):
+            return _steps(value)
+        if isinstance(value, tuple):
+            return ["tuple", *map(constant, value)]
+        if isinstance(value, frozenset):
+            return ["set", *sorted(map(constant, value), key=canonical_json)]
+        return [type(value).__name__, repr(value)]
+
+    constants = [constant(value) for value in code.co_consts if value is None or value is not doc]
+    return [code.co_code.hex(), constants, list(code.co_names)]
 
 
 def _is_nothing(value: Any) -> bool:
@@ -269,6 +354,22 @@ def lent(
         yield called[0], called[1]
 
 
+def _copied(thing: Any, who: str) -> Any:
+    """Return a copy of an object.
+
+    Raises:
+        ConfigError: it holds what cannot be copied.
+    """
+    try:
+        return copy.deepcopy(thing)
+    except Exception as error:  # whatever holds it back
+        makes = "its setup()" if isinstance(thing, Strategy) else "a function that makes it, and give that"
+        raise ConfigError(
+            f"{who} cannot be copied, as each run does: {str(error).rstrip('.')}. Make what it holds of that in "
+            f"{makes}."
+        ) from error
+
+
 @contextlib.contextmanager
 def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str) -> Iterator[str]:
     """Have a registry know an object, inside, by a name like this one."""
@@ -285,11 +386,11 @@ def _known(registry: Registry[Any], thing: Any, name: str, who: str, given: str)
     held = [thing]  # emptied in the end: caches keep factories
 
     def strategy(object: str = mark) -> Strategy:
-        copied: Strategy = copy.deepcopy(held[0])
+        copied: Strategy = _copied(held[0], who)
         return copied
 
     def model(input_shape: tuple[int, ...], num_classes: int, object: str = mark) -> nn.Module:
-        made = copy.deepcopy(held[0]).cpu().float() if isinstance(held[0], nn.Module) else held[0]
+        made = _copied(held[0], who).cpu().float() if isinstance(held[0], nn.Module) else held[0]
         return classifier_of(made, input_shape, num_classes)
 
     theirs = [one for one in is_what.sources if isinstance(one, Path) and not one.is_relative_to(HOME)]
