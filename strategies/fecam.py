@@ -45,7 +45,8 @@ def shrunk(covariance: Tensor, gamma1: float, gamma2: float) -> Tensor:
 def correlations(covariance: Tensor) -> Tensor:
     """(D, D) Σ_ij / (σ_i σ_j); a feature that never changes is correlated with none."""
     deviations = covariance.diagonal().clamp(min=0).sqrt()
-    found = covariance / torch.outer(deviations, deviations).clamp(min=torch.finfo(covariance.dtype).tiny)
+    scale = torch.outer(deviations, deviations)
+    found = torch.where(scale > 0, covariance / scale, 0.0)
     found.diagonal().fill_(1)
     return found
 
@@ -100,15 +101,18 @@ class Mahalanobis(OnePass):
 
     def setup(self, run: Run) -> None:
         classes, size = run.num_classes, int(run.model.feature_size)  # type: ignore[arg-type]
-        counts = sum(torch.bincount(exp.data.y(), minlength=classes) for exp in run.train)
-        lone = [c for c, n in enumerate(counts.tolist()) if n == 1]  # type: ignore[union-attr]
-        if lone:
-            names = run.benchmark.class_names
-            raise DataError(
-                f"fecam needs a covariance of each class, and class {names[lone[0]] if names else lone[0]} of "
-                f"{run.benchmark.id} has one training example. Shrinkage is no way out: it adds multiples of the mean "
-                "variance and covariance, which are 0 there. Leave out such classes, or take simple-cil or ranpac."
-            )
+        counts = torch.zeros(classes, dtype=torch.int64)
+        for i, exp in enumerate(run.train):
+            counts += torch.bincount(exp.data.y(), minlength=classes)
+            lone = (counts == 1).nonzero().squeeze(1).tolist()
+            if lone:
+                names = run.benchmark.class_names
+                raise DataError(
+                    f"fecam needs a covariance of each class, and class {names[lone[0]] if names else lone[0]} of "
+                    f"{run.benchmark.id} has one training example by the end of experience {i}. Shrinkage is no way "
+                    "out: it adds multiples of the mean variance and covariance, which are 0 there. Leave out such "
+                    "classes, or take simple-cil or ranpac."
+                )
         self.moments = ClassMoments(classes, size).to(run.device)  # of transformed features
         self.raw = ClassSums(classes, size).to(run.device)
         self.joined = torch.zeros(classes, dtype=torch.bool, device=run.device)

@@ -29,8 +29,8 @@ def aligned_logits(logits: Tensor, experience_of: Tensor, temperature: float) ->
     Args:
         experience_of: (C,) the experience that each class came in; −1 for those that have not come.
     """
-    last = int(experience_of.max())
-    norms = [logits[:, experience_of == t].norm(dim=1) for t in range(last + 1)]
+    came = experience_of[experience_of >= 0].unique()  # an experience may bring no class of its own
+    norms = [logits[:, experience_of == t].norm(dim=1) for t in came]
     scale = temperature * torch.stack(norms, 1).mean(1, keepdim=True) + 1e-7
     return (logits / scale).masked_fill(experience_of < 0, MASKED)
 

@@ -292,9 +292,25 @@ def test_the_folder_says_how_states_become_features(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Normalize"}]))
     torch.testing.assert_close(read(tmp_path, TEXTS)[1], nn.functional.normalize(first, dim=1))
     pooled.write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(
-        ConfigError, match=r"asks for pooling_mode_max_tokens; set model\.pooling to mean or cls"
-    ):
+    with pytest.raises(ConfigError, match=r"asks for max_tokens; set model\.pooling to mean or cls"):
+        read(tmp_path, TEXTS)
+
+
+def test_the_folder_may_be_of_a_later_sentence_transformers(tmp_path: Path) -> None:
+    """Which writes `pooling_mode` in place of a switch for each way."""
+    written(tmp_path)
+    pooled, modules = tmp_path / "1_Pooling" / "config.json", tmp_path / "modules.json"
+    pooled.parent.mkdir()
+    for way in ("mean", "cls"):
+        pooled.write_text(
+            json.dumps({"embedding_dimension": 16, "pooling_mode": way, "include_prompt": True})
+        )
+        assert torch.equal(read(tmp_path, TEXTS)[1], read(tmp_path, TEXTS, pooling=way)[1])
+    pooled.write_text(json.dumps({"pooling_mode": ["mean", "max"]}))
+    with pytest.raises(ConfigError, match=r"asks for mean, max; set model\.pooling"):
+        read(tmp_path, TEXTS)
+    modules.write_text(json.dumps([{"type": "sentence_transformers.models.Dense"}]))
+    with pytest.raises(ConfigError, match=r"modules\.json asks for Dense behind the encoder"):
         read(tmp_path, TEXTS)
 
 

@@ -190,6 +190,13 @@ def test_parquet_without_pyarrow_says_what_to_install(
         ),
         ("a.csv", "text,label\na,x\n,y\n", r"a\.csv, line 3: the text is empty"),
         ("a.csv", "text,label\na,x\nb,\n", r"a\.csv, line 3: the label is missing"),
+        ("a.csv", "text,label\na,x\nb, \n", r"a\.csv, line 3: the label is missing"),
+        ("a.csv", "text,label,text\na,x,b\n", r"a\.csv, line 1 names the column 'text' twice"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "x"}\n{"text": "b", "label": "\\ud800"}\n',
+            r"a\.jsonl, line 2: the label is no Unicode",
+        ),
         ("a.csv", b"text,label\na,x\ncaf\xe9,x\n", r"a\.csv, line 3: byte 0xe9 is no UTF-8"),
         ("a.csv", "text,label\n", r"a\.csv holds no text"),
         (
@@ -214,6 +221,21 @@ def test_a_bad_file_is_named_with_its_line(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_texts(write(tmp_path / name, content))
+
+
+def test_a_text_may_be_longer_than_the_csv_module_expects(tmp_path: Path) -> None:
+    rows = "".join(f"{'word ' * 30000},{label}\n" for label in "xxyy")
+    source = read_texts(write(tmp_path / "a.csv", f"text,label\n{rows}"), test_fraction=0.5)
+    assert source.train.x.shape == (2, 4096)
+    assert source.found == ("4 of 4 texts are cut to their first 4,096 bytes.",)
+
+
+def test_another_order_of_classes_is_read_anew(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.csv", "text,label\na,x\nb,y\n")
+    for classes in ("x\ny\n", "y\nx\n"):
+        write(tmp_path / "classes.txt", classes)
+        assert read_texts(tmp_path).class_names == tuple(classes.split())
 
 
 def test_a_folder_without_a_part_says_what_there_is(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import functools
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,16 @@ def read_texts(
     """
     place = _place(path)
     files = _files(place)
-    digests = tuple(sha256(file) for file in files.values())
-    return _read(place, tuple(files.items()), digests, (text, label, domain), test_fraction, longest)
+    return _read(
+        place, tuple(files.items()), _digests(place, files), (text, label, domain), test_fraction, longest
+    )
 
 
 @functools.lru_cache(maxsize=4)  # a suite builds the same data set for every seed
 def _read(
     place: Path,
     files: tuple[tuple[str, Path], ...],
-    _digests: tuple[str, ...],
+    _seen: tuple[str, ...],
     columns: Columns,
     test_fraction: float,
     longest: int,
@@ -97,13 +98,13 @@ def read_text_tasks(
     if lacking := [task for task in tasks if task not in files]:
         there = sorted(folder.name for folder in place.iterdir() if folder.is_dir())
         raise DataError(f"{place} holds no task '{lacking[0]}'.{choices(lacking[0], there)}")
-    digests = tuple(sha256(file) for found in files.values() for file in found.values())
+    digests = tuple(_digests(place / task, found) for task, found in files.items())
     return _read_tasks(place, tuple(tasks), digests, shared, longest)
 
 
 @functools.lru_cache(maxsize=4)
 def _read_tasks(
-    place: Path, tasks: tuple[str, ...], _digests: tuple[str, ...], shared: bool, longest: int
+    place: Path, tasks: tuple[str, ...], _seen: tuple[tuple[str, ...], ...], shared: bool, longest: int
 ) -> Source:
     rows: dict[str, list[Row]] = {"train": [], "test": []}
     names: dict[str, None] = {}
@@ -119,6 +120,11 @@ def _read_tasks(
                 label = str(row.label) if shared else f"{task}: {row.label}"
                 into.append(Row(row.where, row.text, label, task))
     return text_source(rows, class_names=tuple(names), domain_names=tasks, longest=longest, who=str(place))
+
+
+def _digests(place: Path, files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Return what tells whether files, or the list of classes beside them, are those that were read before."""
+    return tuple(sha256(file) for file in (*files.values(), place / CLASSES) if file.is_file())
 
 
 def _listed(place: Path) -> tuple[str, ...]:
@@ -212,7 +218,7 @@ def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ","
     )
     header: list[str] | None = None
-    line = 1
+    line, limit = 1, csv.field_size_limit(2**31 - 1)  # long texts are cut later, and told
     try:
         for fields in reader:
             where, line = f"{file}, line {line}", reader.line_num + 1
@@ -220,6 +226,8 @@ def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             if header is None:
                 header = [name.strip() for name in fields]
+                if twice := sorted({name for name in header if header.count(name) > 1}):
+                    raise DataError(f"{where} names the column '{twice[0]}' twice.")
                 continue
             if len(fields) != len(header):
                 raise DataError(
@@ -229,6 +237,8 @@ def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: {error}.") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

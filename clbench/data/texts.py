@@ -123,18 +123,19 @@ def check_rows(rows: Sequence[Row]) -> None:
             raise DataError(f"{row.where}: the text is empty; remove the row, or write what is missing.")
         if "\0" in row.text:
             raise DataError(f"{row.where}: the text holds the character U+0000, which ends texts; remove it.")
-        try:
-            row.text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{row.where}: the text is no Unicode: {error.reason} at character {error.start}."
-            ) from error
+        for what in ("text", "label", "domain"):
+            try:
+                str(getattr(row, what)).encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{row.where}: the {what} is no Unicode: {error.reason} at character {error.start}."
+                ) from error
     with_domains = any(row.domain is not None for row in rows)
     for what in ("label", "domain") if with_domains else ("label",):
         first: Any = None
         for row in rows:
             value = getattr(row, what)
-            if value is None or value == "":
+            if value is None or not str(value).strip():
                 raise DataError(f"{row.where}: the {what} is missing.")
             if type(value) not in (str, int):
                 raise DataError(f"{row.where}: a {what} is a name or a whole number; {value!r} is neither.")

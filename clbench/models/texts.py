@@ -276,9 +276,10 @@ def hf(
     kind, unit = _pooling(place) if pooling == "folder" else (pooling, False)
     inner = _transformer(place, config)
     most = getattr(inner.config, "max_position_embeddings", None)
+    padding = [m.padding_idx for name, m in inner.named_modules() if name.endswith("position_embeddings")]
     offset = (
-        2 if "roberta" in inner.config.model_type else 0
-    )  # their positions begin behind the padding's number
+        1 + padding[0] if padding and padding[0] is not None else 0
+    )  # RoBERTa's begin behind the padding's number
     tokens = tokenizer(place, length if most is None else min(length, most - offset))
     pad = inner.config.pad_token_id or 0
     return TextClassifier(Pretrained(inner, pad, kind, unit), inner.config.hidden_size, num_classes, tokens)
@@ -329,21 +330,30 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _pooling(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
-    """Return what sentence-transformers says of a folder: how states are pooled, and whether features are scaled."""
-    modules = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else []
-    unit = any(str(module.get("type", "")).endswith("Normalize") for module in modules)
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return "mean", unit
-    says = read_json(path)
-    ways = [key for key, on in says.items() if key.startswith("pooling_mode_") and on]
-    if ways == ["pooling_mode_cls_token"]:
-        return "cls", unit
-    if ways != ["pooling_mode_mean_tokens"]:
+    """Return what sentence-transformers says of a folder: how states are pooled, and whether features are scaled.
+
+    Raises:
+        ConfigError: in another way, or with further layers behind it.
+    """
+    listed, path = folder / "modules.json", folder / "1_Pooling" / "config.json"
+    modules = [str(module.get("type")) for module in (read_json(listed) if listed.is_file() else ())]
+    kinds = {module.rpartition(".")[2] for module in modules}
+    if further := sorted(kinds - {"Transformer", "Pooling", "Normalize", "Dropout"}):
         raise ConfigError(
-            f"{path} asks for {', '.join(ways) or 'nothing'}; set model.pooling to mean or cls."
+            f"{listed} asks for {', '.join(further)} behind the encoder, which is not read; set model.pooling to mean "
+            "or cls for features without it."
         )
-    return "mean", unit
+    says = read_json(path) if path.is_file() else {}
+    asked = says.get("pooling_mode", [])  # since version 6; before, it was a switch for each way
+    ways = [asked] if isinstance(asked, str) else list(asked)
+    switch = "pooling_mode_"
+    ways += [key.removeprefix(switch) for key, on in says.items() if key.startswith(switch) and on]
+    unit = "Normalize" in kinds
+    if ways in (["cls"], ["cls_token"]):
+        return "cls", unit
+    if ways in ([], ["mean"], ["mean_tokens"]):
+        return "mean", unit
+    raise ConfigError(f"{path} asks for {', '.join(ways)}; set model.pooling to mean or cls.")
 
 
 def _transformer(folder: Path, config: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ class ClassMoments(ClassSums):
             self.products[c] += own.T @ own
 
     def covariance(self, c: int) -> Tensor:
-        """(D, D) Σ (φ − μ)(φ − μ)ᵀ / (n − 1) of a class.
+        """(D, D) Σ (φ − μ)(φ − μ)ᵀ / (n − 1) of a class; exactly 0 for a feature that varies by rounding alone.
 
         Raises:
             IncompatibleError: it has one example, or none.
@@ -81,7 +81,8 @@ class ClassMoments(ClassSums):
                 "multiples of the mean variance and stands in for none."
             )
         centred: Tensor = self.products[c] - torch.outer(total, total) / n
-        return centred / (n - 1)
+        varies = centred.diagonal() > n * torch.finfo(centred.dtype).eps * self.products[c].diagonal()
+        return centred.where(varies & varies.unsqueeze(1), 0.0) / (n - 1)
 
 
 class Gram(nn.Module):
@@ -111,8 +112,9 @@ class Gram(nn.Module):
         shifted.diagonal().add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if failed:  # λ is lost beside the largest eigenvalue
-            found: Tensor = torch.linalg.lstsq(shifted, self.products, driver="gelsd").solution
-            return found
+            shifted, products = shifted.cpu(), self.products.cpu()  # a GPU has no driver for singular systems
+            found: Tensor = torch.linalg.lstsq(shifted, products, driver="gelsd").solution
+            return found.to(self.products.device)
         return torch.cholesky_solve(self.products, factor)
 
 

@@ -103,8 +103,28 @@ def test_the_ladder_refuses_negative_features() -> None:
 
 
 def test_a_class_of_one_example_is_refused_before_the_first_step() -> None:
-    with pytest.raises(DataError, match=r"class 0 or ape of tiny@1 has one training example\. Shrinkage"):
+    with pytest.raises(
+        DataError, match=r"class 0 or ape of tiny@1 has one training example by the end of experience 0\. "
+    ):
         tiny_run(make_strategy("fecam"), tiny_benchmark(examples=1, classes=1))
+
+
+def test_a_class_is_refused_if_it_has_one_example_at_first() -> None:
+    with pytest.raises(
+        DataError, match=r"class 1 or bird of tiny@1 has one training example by the end of exp"
+    ):
+        tiny_run(make_strategy("fecam"), tiny_benchmark(examples=3, shift="domain"))
+
+
+@pytest.mark.parametrize("gamma1", [0.0, 1.0])
+@pytest.mark.parametrize("beta", [None, 0.5])
+def test_a_class_that_never_varies_has_euclidean_distances(beta: float | None, gamma1: float) -> None:
+    """Rounding is no variance: the correlations of it would bring every query near."""
+    x = sines(1, 6, a=0.3).abs().expand(7, 6)
+    part = learned(Mahalanobis(beta, gamma1, 0.0, 1), x)
+    queries = sines(3, 6, a=2.0).abs()
+    expected = (part.asked(queries) - part.asked(x[:1])).square().sum(1)
+    torch.testing.assert_close(distances(part, queries)[0], expected)
 
 
 def test_predictions_are_the_nearest_class() -> None:

@@ -32,6 +32,11 @@ def test_classes_that_have_not_come_are_out_of_the_question() -> None:
     assert found[0, 0] == pytest.approx(2**-0.5)
 
 
+def test_an_experience_without_classes_of_its_own_has_no_norm() -> None:
+    found = aligned_logits(torch.tensor([[3.0, 4, 0, 1]]), torch.tensor([0, 0, 2, 2]), 1.0)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 4 / 3, 0, 1 / 3]]))
+
+
 def run_of(**params: Any) -> tuple[Engine, SlowLearner]:
     run = tiny_run(make_strategy("slca", **{"draws": 32, **params}), tiny_benchmark())
     part = run.strategy.parts[0]
