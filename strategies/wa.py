@@ -81,7 +81,8 @@ class AligningWeights(Strategy):
 def wa(memory: Natural = 200, temperature: Positive = 2.0) -> Strategy:
     """WA: replay and distillation; after each experience the head's new rows are scaled to the length of the old ones.
 
-    Rows of new classes, of which there are many examples, grow longer than those of old ones, and win too often.
+    Rows of new classes, of which there are many examples, grow longer than those of old ones, and win too often. Where
+    an experience brings no new class, as under domain shift, only the distillation is left: it is not made for that.
 
     Args:
         memory: examples the reservoir holds.

@@ -320,6 +320,15 @@ def test_texts_are_cut_to_what_the_encoder_takes(tmp_path: Path) -> None:
     assert model._tokens(["play " * 40]) == ([[4] * 32], [True])
 
 
+def test_texts_are_cut_at_the_side_that_the_folder_says(tmp_path: Path) -> None:
+    written(tmp_path)
+    text = " ".join(WORDS[:3])
+    (last,) = read(tmp_path, [text])[0]._tokens([text])[0]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"truncation_side": "left"}))
+    model, _ = read(tmp_path, [text], length=2)
+    assert model._tokens([text]) == ([last[1:]], [True])
+
+
 @pytest.mark.parametrize("strategy", ["ranpac", "finetune", "er"])
 def test_an_encoder_from_a_folder_learns_or_stays(strategy: str, tmp_path: Path) -> None:
     written(tmp_path / "bert")

@@ -238,6 +238,16 @@ def test_another_order_of_classes_is_read_anew(tmp_path: Path) -> None:
         assert read_texts(tmp_path).class_names == tuple(classes.split())
 
 
+def test_a_listed_class_needs_texts(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.csv", "text,label\na,x\nb,y\n")
+    write(tmp_path / "classes.txt", "x\n\ny\nz\n")
+    with pytest.raises(DataError, match=r"the label 'z' is listed, and no text has it"):
+        read_texts(tmp_path)
+    write(tmp_path / "classes.txt", "y\n\nx\n")
+    assert read_texts(tmp_path).class_names == ("y", "x")
+
+
 def test_a_folder_without_a_part_says_what_there_is(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", CSV)
     with pytest.raises(DataError, match=r"holds no test file \(test\.csv, .*; it holds train\.csv"):

@@ -130,7 +130,8 @@ def _digests(place: Path, files: Mapping[str, Path]) -> tuple[str, ...]:
 def _listed(place: Path) -> tuple[str, ...]:
     """Return the labels that a folder lists; none where it lists none."""
     file = place / CLASSES
-    return tuple(_decoded(file).splitlines()) if place.is_dir() and file.is_file() else ()
+    lines = _decoded(file).splitlines() if place.is_dir() and file.is_file() else []
+    return tuple(line for line in lines if line.strip())
 
 
 def _shared_out(rows: list[Row], fraction: float, who: str) -> dict[str, list[Row]]:

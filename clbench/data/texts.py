@@ -161,6 +161,8 @@ class _Numbers:
             if len(set(listed)) < len(listed):
                 twice = next(name for name in listed if list(listed).count(name) > 1)
                 raise DataError(f"{who}: '{twice}' is listed twice.")
+            if idle := [name for name in listed if name not in names]:
+                raise DataError(f"{who}: the {what} '{idle[0]}' is listed, and no text has it; leave it out.")
         numbers = all(name.removeprefix("-").isdecimal() for name in names)  # 10 comes after 9
         self.names = tuple(listed) or tuple(sorted(names, key=int if numbers else str))
         self._number = {name: i for i, name in enumerate(self.names)}

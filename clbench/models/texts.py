@@ -286,7 +286,7 @@ def hf(
 
 
 def tokenizer(folder: Path, length: int) -> Tokens:
-    """Return the tokenizer of a folder's tokenizer.json, cutting texts to so many tokens.
+    """Return the tokenizer of a folder's tokenizer.json, cutting texts to so many tokens, at the side that it says.
 
     Raises:
         DataError: there is none, or it is damaged.
@@ -303,8 +303,10 @@ def tokenizer(folder: Path, length: int) -> Tokens:
         made = Tokenizer.from_file(str(path))
     except Exception as error:  # what its Rust code raises is a bare Exception
         raise DataError(f"{path} is damaged or no tokenizer: {error}.") from error
+    beside = folder / "tokenizer_config.json"
+    side = (read_json(beside) if beside.is_file() else {}).get("truncation_side")
     made.no_padding()
-    made.enable_truncation(length)
+    made.enable_truncation(length, direction=side or (made.truncation or {}).get("direction", "right"))
 
     def tokens(texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         encoded = made.encode_batch(list(texts))
