@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,12 @@ def test_numbers_as_labels_are_in_their_order() -> None:
         y_train=[number[c] for c in LABELS[:6]], y_test=torch.tensor([number[c] for c in LABELS[3:]])
     )
     assert benchmark.class_names == ("-1", "9", "10")
+
+
+def test_lists_may_hold_scalars_of_arrays() -> None:
+    numbers, words = np.arange(4), np.array(["a", "b", "c", "d"])
+    made = clbench.from_texts(list(words), list(numbers), words, numbers, experiences=2)
+    assert made.class_names == ("0", "1", "2", "3")
 
 
 def test_listed_names_number_the_classes_and_order_them() -> None:

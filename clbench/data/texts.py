@@ -233,19 +233,23 @@ def from_texts(
     if texts_valid is not None:
         given["valid"] = texts_valid, y_valid
     rows = {}
-    for split, (texts, labels) in given.items():
-        if len(texts) != len(labels) or not len(texts):
+    for split, parts in given.items():
+        texts, labels = map(_values, parts)
+        if len(texts) != len(labels) or not texts:
             raise DataError(
                 f"{name}: texts_{split} and y_{split} need one label for each text, and one text at least; they have "
                 f"{len(texts)} and {len(labels)}."
             )
-        listed = (
-            part.tolist() if hasattr(part, "tolist") else part for part in (texts, labels)
-        )  # of an array
-        pairs = enumerate(zip(*listed, strict=True))
+        pairs = enumerate(zip(texts, labels, strict=True))
         rows[split] = [Row(f"{name}: texts_{split}[{i}]", text, label) for i, (text, label) in pairs]
     source = text_source(rows, class_names=class_names, longest=longest, who=name)
     return text_benchmark(source, name=name, **params)
+
+
+def _values(part: Any) -> list[Any]:
+    """Return what an array, or a list perhaps of NumPy's scalars, holds, in Python's own types."""
+    values = part.tolist() if hasattr(part, "tolist") else part
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 @functools.cache
