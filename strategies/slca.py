@@ -30,8 +30,8 @@ def aligned_logits(logits: Tensor, experience_of: Tensor, temperature: float) ->
         experience_of: (C,) the experience that each class came in; −1 for those that have not come.
     """
     came = experience_of[experience_of >= 0].unique()  # an experience may bring no class of its own
-    norms = [logits[:, experience_of == t].norm(dim=1) for t in came]
-    scale = temperature * torch.stack(norms, 1).mean(1, keepdim=True) + 1e-7
+    norms = [logits[:, experience_of == t].norm(dim=1) + 1e-7 for t in came]
+    scale = temperature * torch.stack(norms, 1).mean(1, keepdim=True)
     return (logits / scale).masked_fill(experience_of < 0, MASKED)
 
 

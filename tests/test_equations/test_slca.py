@@ -26,6 +26,13 @@ def test_loss_of_the_reference() -> None:
     assert F.cross_entropy(found, torch.tensor([1, 3])).item() == pytest.approx(0.018150, abs=1e-6)
 
 
+def test_small_norms_are_raised_before_the_temperature() -> None:
+    """As in the authors' code: (n̄ + 10⁻⁷) τ."""
+    logits = torch.tensor([[3e-7, 4e-7]], dtype=torch.float64)
+    found = aligned_logits(logits, torch.tensor([0, 0]), 0.1)
+    torch.testing.assert_close(found, logits / (6e-7 * 0.1), rtol=1e-12, atol=0)
+
+
 def test_classes_that_have_not_come_are_out_of_the_question() -> None:
     found = aligned_logits(torch.ones(1, 3), torch.tensor([0, 0, -1]), 1.0)
     assert found[0, 2] == MASKED
