@@ -109,13 +109,13 @@ class Mahalanobis(OnePass):
                 names = run.benchmark.class_names
                 raise DataError(
                     f"fecam needs a covariance of each class, and class {names[lone[0]] if names else lone[0]} of "
-                    f"{run.benchmark.id} has one training example by the end of experience {i}. Shrinkage is no way "
+                    f"{run.benchmark.id} has one training example by the end of experience {i + 1}. Shrinkage is no way "
                     "out: it adds multiples of the mean variance and covariance, which are 0 there. Leave out such "
                     "classes, or take simple-cil or ranpac."
                 )
         self.moments = ClassMoments(classes, size).to(run.device)  # of transformed features
         self.raw = ClassSums(classes, size).to(run.device)
-        self.joined = torch.zeros(classes, dtype=torch.bool, device=run.device)
+        self.joined: list[int] = []  # classes that have a mean and a covariance
         self.means = torch.zeros(classes, size, dtype=torch.float64, device=run.device)
         self.inverses = torch.zeros(classes, size, size, dtype=torch.float64, device=run.device)
         self._metrics: dict[int, Metric] = {}
@@ -137,7 +137,7 @@ class Mahalanobis(OnePass):
                 covariance = shrunk(covariance, self.gamma1, self.gamma2)
             self.inverses[c] = inverse_of(correlations(covariance))
             self.means[c] = means[c] if self.beta is None else self.asked(raw[c : c + 1])[0]
-            self.joined[c] = True
+        self.joined += [c for c in exp.classes if c not in self.joined]
 
     def asked(self, features: Tensor) -> Tensor:
         """(B, D) → (B, D), of which distances are taken."""
@@ -145,8 +145,8 @@ class Mahalanobis(OnePass):
         return unit if self.beta is None else F.normalize(ladder(unit, self.beta), dim=1)
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
-        scores = torch.full((len(x), len(self.joined)), MASKED, dtype=torch.float64, device=x.device)
-        for c in self.joined.nonzero().squeeze(1).tolist():
+        scores = torch.full((len(x), self.run.num_classes), MASKED, dtype=torch.float64, device=x.device)
+        for c in self.joined:
             distances = once(f"distances {c}", self._metric(c), x, functools.partial(self._distances, c))
             scores[:, c] = -distances.log1p()  # in the same order, and above what is masked
         return self.run.mask_tasks(scores, task)

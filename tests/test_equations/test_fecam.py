@@ -104,7 +104,7 @@ def test_the_ladder_refuses_negative_features() -> None:
 
 def test_a_class_of_one_example_is_refused_before_the_first_step() -> None:
     with pytest.raises(
-        DataError, match=r"class 0 or ape of tiny@1 has one training example by the end of experience 0\. "
+        DataError, match=r"class 0 or ape of tiny@1 has one training example by the end of experience 1\. "
     ):
         tiny_run(make_strategy("fecam"), tiny_benchmark(examples=1, classes=1))
 
