@@ -109,8 +109,8 @@ class Mahalanobis(OnePass):
                 names = run.benchmark.class_names
                 raise DataError(
                     f"fecam needs a covariance of each class, and class {names[lone[0]] if names else lone[0]} of "
-                    f"{run.benchmark.id} has one training example by the end of experience {i + 1}. Shrinkage is no way "
-                    "out: it adds multiples of the mean variance and covariance, which are 0 there. Leave out such "
+                    f"{run.benchmark.id} has one training example by the end of experience {i + 1}. Shrinkage is no "
+                    "way out: it adds multiples of the mean variance and covariance, which are 0 there. Leave out such "
                     "classes, or take simple-cil or ranpac."
                 )
         self.moments = ClassMoments(classes, size).to(run.device)  # of transformed features

@@ -236,6 +236,7 @@ def test_folders_are_as_good_as_records_and_a_run_counts_once(records: list[Reco
     [
         ([], "takes one record or run folder at least"),
         ("runs", "takes a list of records or run folders; 'runs' was given"),
+        (5, "takes a list of records or run folders; 5 was given"),
         ([3], "takes records and run folders; int 3 was given"),
     ],
 )

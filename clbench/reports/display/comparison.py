@@ -46,7 +46,7 @@ def compare(records: Iterable[Record | str | os.PathLike[str]]) -> Comparison:
     Raises:
         ConfigError: there are none, or something else is among them. LedgerError: a folder holds no finished run.
     """
-    if isinstance(records, str | os.PathLike | Record):
+    if isinstance(records, str | os.PathLike | Record) or not isinstance(records, Iterable):
         raise ConfigError(f"compare takes a list of records or run folders; {records!r} was given.")
     found: dict[str, Record] = {}
     for one in records:

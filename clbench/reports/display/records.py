@@ -22,7 +22,7 @@ PLOTS = ("curve", "matrix")
 def plot(record: Record, what: str = "curve", ax: Axes | None = None) -> Axes:
     """Draw `Record.plot`, under the name of the run."""
     if what not in PLOTS:
-        raise ConfigError(f"A record has no plot '{what}'.{choices(what, PLOTS)}")
+        raise ConfigError(f"A record has no plot '{what}'.{choices(str(what), PLOTS)}")
     curve = record.curve
     names = _names(record)
     ax = curve.plot(ax, names) if what == "curve" else curve.matrix().plot(ax, names)
