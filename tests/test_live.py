@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import needs_browser, opened
+from browser import needs_browser, opened, stepped
 
 import clbench
 from clbench import files
 from clbench.engine.observer import Observer, Watched
 from clbench.errors import ConfigError
 from clbench.reports.live import LivePage, Named
+from clbench.reports.markup import asset
 from clbench.results.curve import Curve
 from clbench.results.ledger import Record
 from clbench.results.live import LIVE, Followed, gap, packed, series
@@ -348,6 +349,29 @@ def test_curves_grow_in_a_browser(tmp_path: Path) -> None:
     assert "&lt;i&gt;title" in done.stdout
     assert "Content Security Policy" not in done.stderr
     assert "Uncaught" not in done.stderr
+
+
+@needs_browser
+def test_the_table_keeps_the_focus_while_runs_go_on(tmp_path: Path) -> None:
+    steps = """
+    let asked = 0;
+    window.fetch = async address => ({ok: true, status: 200, json: async () => address.startsWith("/runs") ? {
+      known: String(++asked), title: "t", left: null, runs: ["a", "b"].map(key => ({key, id: key, state: "waiting",
+        note: "", step: asked, steps: null, left: null, benchmark: "toy", strategy: key, seed: 0, accuracy: null,
+        min_acc: null, wc_acc: null}))} : {log: [], version: "v", start: 0}});
+    const until = async there => { while (!there()) await new Promise(done => setTimeout(done, 50)); };
+    PAGE
+    await until(() => document.querySelectorAll("#runs button").length === 2);
+    const held = document.querySelectorAll("#runs button")[1];
+    held.focus();
+    const before = asked;
+    await until(() => asked > before + 1);
+    seen.kept = document.activeElement === held;
+    window.fetch = () => new Promise(() => {});
+    """
+    page = tmp_path / "page.html"
+    page.write_text(re.sub(r"<(script src|link rel=.stylesheet).*", "", asset("live.html")), encoding="utf-8")
+    assert stepped(page, steps.replace("PAGE", asset("live.js")), tmp_path) == {"kept": True}
 
 
 # --- the command line ---
