@@ -6,11 +6,12 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from browser import needs_browser, opened, stepped
 
 import clbench
 from clbench import files
+from clbench.cli import watching
 from clbench.engine.observer import Observer, Watched
 from clbench.errors import ConfigError
 from clbench.reports.live import LivePage, Named
@@ -264,6 +266,21 @@ def test_the_page_tells_of_a_run_only_what_is_new(tmp_path: Path) -> None:
         assert (more["start"], more["x"]) == (2, [1.0])
         anew = asked(page, f"/run?key={row['key']}&version=other&start=2")
         assert (anew["start"], len(anew["x"])) == (0, 3)
+
+
+def test_runs_that_are_taken_away_are_followed_no_more(tmp_path: Path) -> None:
+    page = LivePage("runs", lambda: watching._in(tmp_path / "runs"))
+    with closing(page.socket):
+        assert page.overview()["runs"] == []
+        for name in ("a", "b"):
+            (tmp_path / "runs" / name).mkdir(parents=True)
+            (tmp_path / "runs" / name / "config.yaml").touch()
+        keys = {run["id"]: run["key"] for run in page.overview()["runs"]}
+        shutil.rmtree(tmp_path / "runs" / "a")
+        assert [run["id"] for run in page.overview()["runs"]] == ["b"]
+        assert page.curve(keys["a"], "", 0) is None
+        shutil.rmtree(tmp_path / "runs")
+        assert page.overview()["runs"] == []
 
 
 def test_what_is_known_is_not_told_again(tmp_path: Path) -> None:

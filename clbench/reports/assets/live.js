@@ -72,8 +72,9 @@
   const pick = () => {  // what runs, unless somebody has chosen
     const now = runs.find(run => run.key === chosen);
     if (now && (byHand || now.state === "running")) return;
+    byHand = false;
     const next = runs.find(run => run.state === "running") || now || runs.findLast(run => run.step) || runs[0];
-    if (next) choose(next.key);
+    choose(next ? next.key : null);
   };
 
   // --- one of them ---
@@ -156,7 +157,7 @@
         pick();
         overall(told);
         table();
-        if (chosen !== null) await follow();
+        if (chosen !== null) await follow(); else at("one").hidden = true;
       }
     } catch (error) {
       lost();
