@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from browser import needs_browser, opened, stepped
 import clbench
 from clbench import files
 from clbench.cli import watching
-from clbench.engine.observer import Observer, Watched
+from clbench.engine.observer import Observer, ObserverWarning, Watched
 from clbench.errors import ConfigError
 from clbench.reports.live import LivePage, Named
 from clbench.reports.markup import asset
@@ -110,6 +111,27 @@ def test_a_run_that_was_interrupted_goes_on_in_its_file(tmp_path: Path) -> None:
     assert (followed.state, len(followed.curve)) == ("done", len(record.curve))
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_full_disk_ends_what_is_followed_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, rows: bytes) -> int:
+            return len(rows) // 2
+
+    def fill(self: live.Live, run: Watched, step: int) -> None:
+        if isinstance(self._file, io.FileIO):
+            self._file.close()
+        self._file = Full()  # type: ignore[assignment]
+        write(self, run, step)
+
+    write = live.Live._write
+    monkeypatch.setattr(live.Live, "_write", fill)
+    with pytest.warns(ObserverWarning, match=r"Live failed at step .* No space left on device"):
+        record = run(tmp_path)
+    assert record.status == "done"
+
+
 def test_a_run_on_another_machine_runs_while_it_is_heard_of(tmp_path: Path) -> None:
     write_live(tmp_path)
     followed = Followed(tmp_path)
@@ -129,6 +151,17 @@ def test_time_left_is_told_by_the_pace_so_far(tmp_path: Path) -> None:
     followed.look()
     assert followed.step == 2
     assert followed.left == pytest.approx(4 / 2 * 8, rel=0.1)
+
+
+def test_steps_that_only_the_log_tells_have_the_time_of_the_log(tmp_path: Path) -> None:
+    write_live(tmp_path, steps=10)
+    began = (tmp_path / LIVE).stat().st_mtime
+    write_live(tmp_path, steps=10, began=began)
+    (tmp_path / "log.jsonl").write_text('{"step": 4}\n')
+    os.utime(tmp_path / "log.jsonl", (began + 20, began + 20))
+    followed = Followed(tmp_path)
+    followed.look()
+    assert (followed.step, followed.left) == (5, pytest.approx(20, rel=0.1))
 
 
 def write_live(folder: Path, steps: int = 4, began: float = 0.0, ticks: int = 3) -> Curve:
