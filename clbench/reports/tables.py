@@ -189,7 +189,7 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False, *, st
         table.add_column(
             Styled(column.head.replace(" ↑", "↑").replace(" ↓", "↓")),
             justify=side,
-            overflow="fold",
+            overflow="fold" if column.words else "ellipsis",
             no_wrap=not column.words,  # where there is no room, names are folded and numbers stay whole
         )
     for i, row in enumerate(rows):
