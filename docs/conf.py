@@ -10,5 +10,6 @@ html_copy_source = False
 nitpicky = True
 myst_heading_anchors = 4  # page.md#heading, as on a forge
 exclude_patterns = ["_build"]
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["pages.css"]

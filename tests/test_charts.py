@@ -311,3 +311,35 @@ def test_a_phone_has_the_legend_below_and_nothing_runs_off(tmp_path: Path) -> No
     """
     seen = stepped(page(tmp_path, NAMES, ["s0"]), HELP + steps, tmp_path, "--window-size=500,800")
     assert seen == {"wide": True, "below": True}
+
+
+@needs_browser
+def test_values_are_reached_by_the_keyboard_and_stay_within_a_phone(tmp_path: Path) -> None:
+    steps = """
+    const over = document.querySelector(".u-over"), hover = over.querySelector(".hover");
+    const press = key => over.dispatchEvent(new KeyboardEvent("keydown", {key, shiftKey: true, bubbles: true}));
+    over.focus(); seen.reached = document.activeElement === over;
+    const edges = [];
+    for (let i = 0; i < 9; i++) {
+      press("ArrowRight"); await wait();
+      const { left, right } = hover.getBoundingClientRect();
+      edges.push(left >= 0 && right <= innerWidth);
+    }
+    seen.within = edges.every(Boolean);
+    seen.where = hover.querySelector("p").textContent;
+    seen.told = hover.querySelectorAll("tr").length;
+    over.blur(); seen.left = hover.hidden;
+    """
+    made = page(tmp_path, ["a", f"b-{'x' * 60}"], ["a", f"b-{'x' * 60}"])
+    seen = stepped(made, HELP + steps, tmp_path, "--window-size=500,800")
+    assert re.fullmatch(r"experience 2, (79|80|81)\.\d %", seen.pop("where"))
+    assert seen == {"reached": True, "within": True, "told": 2, "left": True}
+
+
+@needs_browser
+def test_without_a_script_nothing_runs_off_a_phone(tmp_path: Path) -> None:
+    steps = "seen.wide = document.documentElement.scrollWidth <= innerWidth;"
+    file = page(tmp_path, NAMES, ["s0"])
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL), encoding="utf-8")
+    assert stepped(file, steps, tmp_path, "--window-size=500,800") == {"wide": True}

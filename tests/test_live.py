@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import needs_browser, opened
+from browser import needs_browser, opened, stepped
 
 import clbench
 from clbench import files
-from clbench.engine.observer import Observer, Watched
+from clbench.cli import watching
+from clbench.engine.observer import Observer, ObserverWarning, Watched
 from clbench.errors import ConfigError
 from clbench.reports.live import LivePage, Named
+from clbench.reports.markup import asset
 from clbench.results.curve import Curve
 from clbench.results.ledger import Record
 from clbench.results.live import LIVE, Followed, gap, packed, series
@@ -107,6 +111,27 @@ def test_a_run_that_was_interrupted_goes_on_in_its_file(tmp_path: Path) -> None:
     assert (followed.state, len(followed.curve)) == ("done", len(record.curve))
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_full_disk_ends_what_is_followed_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, rows: bytes) -> int:
+            return len(rows) // 2
+
+    def fill(self: live.Live, run: Watched, step: int) -> None:
+        if isinstance(self._file, io.FileIO):
+            self._file.close()
+        self._file = Full()  # type: ignore[assignment]
+        write(self, run, step)
+
+    write = live.Live._write
+    monkeypatch.setattr(live.Live, "_write", fill)
+    with pytest.warns(ObserverWarning, match=r"Live failed at step .* No space left on device"):
+        record = run(tmp_path)
+    assert record.status == "done"
+
+
 def test_a_run_on_another_machine_runs_while_it_is_heard_of(tmp_path: Path) -> None:
     write_live(tmp_path)
     followed = Followed(tmp_path)
@@ -126,6 +151,17 @@ def test_time_left_is_told_by_the_pace_so_far(tmp_path: Path) -> None:
     followed.look()
     assert followed.step == 2
     assert followed.left == pytest.approx(4 / 2 * 8, rel=0.1)
+
+
+def test_steps_that_only_the_log_tells_have_the_time_of_the_log(tmp_path: Path) -> None:
+    write_live(tmp_path, steps=10)
+    began = (tmp_path / LIVE).stat().st_mtime
+    write_live(tmp_path, steps=10, began=began)
+    (tmp_path / "log.jsonl").write_text('{"step": 4}\n')
+    os.utime(tmp_path / "log.jsonl", (began + 20, began + 20))
+    followed = Followed(tmp_path)
+    followed.look()
+    assert (followed.step, followed.left) == (5, pytest.approx(20, rel=0.1))
 
 
 def write_live(folder: Path, steps: int = 4, began: float = 0.0, ticks: int = 3) -> Curve:
@@ -265,6 +301,21 @@ def test_the_page_tells_of_a_run_only_what_is_new(tmp_path: Path) -> None:
         assert (anew["start"], len(anew["x"])) == (0, 3)
 
 
+def test_runs_that_are_taken_away_are_followed_no_more(tmp_path: Path) -> None:
+    page = LivePage("runs", lambda: watching._in(tmp_path / "runs"))
+    with closing(page.socket):
+        assert page.overview()["runs"] == []
+        for name in ("a", "b"):
+            (tmp_path / "runs" / name).mkdir(parents=True)
+            (tmp_path / "runs" / name / "config.yaml").touch()
+        keys = {run["id"]: run["key"] for run in page.overview()["runs"]}
+        shutil.rmtree(tmp_path / "runs" / "a")
+        assert [run["id"] for run in page.overview()["runs"]] == ["b"]
+        assert page.curve(keys["a"], "", 0) is None
+        shutil.rmtree(tmp_path / "runs")
+        assert page.overview()["runs"] == []
+
+
 def test_what_is_known_is_not_told_again(tmp_path: Path) -> None:
     with served(tmp_path) as page:
         known = asked(page, "/runs")["known"]
@@ -348,6 +399,29 @@ def test_curves_grow_in_a_browser(tmp_path: Path) -> None:
     assert "&lt;i&gt;title" in done.stdout
     assert "Content Security Policy" not in done.stderr
     assert "Uncaught" not in done.stderr
+
+
+@needs_browser
+def test_the_table_keeps_the_focus_while_runs_go_on(tmp_path: Path) -> None:
+    steps = """
+    let asked = 0;
+    window.fetch = async address => ({ok: true, status: 200, json: async () => address.startsWith("/runs") ? {
+      known: String(++asked), title: "t", left: null, runs: ["a", "b"].map(key => ({key, id: key, state: "waiting",
+        note: "", step: asked, steps: null, left: null, benchmark: "toy", strategy: key, seed: 0, accuracy: null,
+        min_acc: null, wc_acc: null}))} : {log: [], version: "v", start: 0}});
+    const until = async there => { while (!there()) await new Promise(done => setTimeout(done, 50)); };
+    PAGE
+    await until(() => document.querySelectorAll("#runs button").length === 2);
+    const held = document.querySelectorAll("#runs button")[1];
+    held.focus();
+    const before = asked;
+    await until(() => asked > before + 1);
+    seen.kept = document.activeElement === held;
+    window.fetch = () => new Promise(() => {});
+    """
+    page = tmp_path / "page.html"
+    page.write_text(re.sub(r"<(script src|link rel=.stylesheet).*", "", asset("live.html")), encoding="utf-8")
+    assert stepped(page, steps.replace("PAGE", asset("live.js")), tmp_path) == {"kept": True}
 
 
 # --- the command line ---

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import needs_browser, stepped
 from rich.console import Console
 
 from clbench import config
@@ -321,6 +322,28 @@ def test_terminal_tables_show_all_rows_and_do_not_read_labels_as_markup() -> Non
     assert "2/2 diverged" in text
 
 
+def test_a_long_label_is_folded_and_numbers_stay_whole() -> None:
+    text = drawn(cells({"x" * 80: [0.9, 0.8, 0.7]}), 60)
+    assert "80.0±24.8" in text
+    assert "ACC↑" in text
+    assert "".join(text.split()).count("x") >= 80
+
+
+def test_too_few_runs_are_told_once_where_all_have_too_few() -> None:
+    few, mixed = (tables.markdown_table(cells({"a": [0.5] * 2, "b": [0.5] * n})) for n in (2, 3))
+    assert (few.count("too few"), mixed.count("50.0 (too few)")) == (2, 2)
+
+
+@needs_browser
+def test_a_long_label_leaves_room_for_numbers_on_a_phone(tmp_path: Path) -> None:
+    page = report.write_report(cells({"x" * 80: [0.9] * 3, "er": [0.8] * 3}), tmp_path / "report", "t", "c")
+    steps = """
+    const table = document.querySelector("div.table"), names = [...table.querySelectorAll("tbody th")];
+    seen.room = names.every(of => of.getBoundingClientRect().width < 0.6 * table.clientWidth);
+    """
+    assert stepped(page, steps, tmp_path, "--window-size=500,800") == {"room": True}
+
+
 # --- paired differences ---
 
 
@@ -398,7 +421,7 @@ def test_report_is_one_page_that_needs_nothing_else(given: list[Cell], tmp_path:
     sources = [
         value for name, value in parsed.attributes if name.endswith((".src", ".href")) and value != "data:,"
     ]
-    assert all(source.startswith("#") for source in sources)
+    assert all(source.startswith("#") or source in names for source in sources)
     assert parsed.tags.count("figure") == 2 + 3  # a chart of each benchmark, a matrix of each row
     anchors = {value for name, value in parsed.attributes if name.endswith(".id")}
     assert {source[1:] for source in sources if source.startswith("#")} <= anchors
@@ -435,7 +458,7 @@ def test_a_suite_chooses_its_columns() -> None:
     given = cells({"er": [0.9, 0.8]}, columns=("wp100", "average_accuracy", "min_acc"))
     lines = tables.markdown_table(given).splitlines()
     assert lines[2] == "| strategy | runs | WP¹⁰⁰ ↑ | ACC ↑ | min-ACC ↑ | train s | eval s |"
-    assert lines[4].startswith("| er | 2 (0, 1) | 12.5 (too few) | 85.0 (too few) | – |")
+    assert lines[4].startswith("| er | 2 (0, 1) | 12.5 | 85.0 | – |")
 
 
 def test_the_page_says_what_ran_and_links_to_the_runs(tmp_path: Path) -> None:
@@ -462,7 +485,7 @@ def test_the_page_says_what_ran_and_links_to_the_runs(tmp_path: Path) -> None:
     assert "|&lt;ewc&gt;|ewc.strength=2.5|ewc.fisher=sampled|mlp|17,610|0|0|" in table
     assert "|What all share|optim.lr=0.1|selection=fixed|train.epochs=3|" in shared
     links = [of for name, of in Page(content).attributes if name == "a.href" and not of.startswith("#")]
-    assert links == ["../er%200/", "../er%203/", "../%3Cewc%3E%200/"]
+    assert links == ["../er%200/", "../er%203/", "../%3Cewc%3E%200/", "results.csv", "table.md"]
 
 
 def test_no_report_is_lost_to_one_plot(tmp_path: Path) -> None:

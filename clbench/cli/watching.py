@@ -98,8 +98,12 @@ def _in(folder: Path) -> list[Named]:
 
     if _is_run(folder):
         return [Named(folder)]
-    found = filter(_is_run, folder.iterdir()) if folder.is_dir() else ()
-    return [Named(run) for run in sorted(found, key=lambda run: (run / "config.yaml").stat().st_mtime)]
+    began: dict[Path, float] = {}
+    with contextlib.suppress(OSError):  # folders may go while they are looked at
+        for run in folder.iterdir():
+            with contextlib.suppress(OSError):
+                began[run] = (run / "config.yaml").stat().st_mtime
+    return [Named(run) for run in sorted(began, key=began.__getitem__)]
 
 
 def _is_run(folder: Path) -> bool:

@@ -93,9 +93,19 @@ def _inside(column: Column, of: Text, up: str) -> Markup:
     shown = join([of.text[: aside.start()], _aside(aside[0])]) if aside else escape(of.text)
     shown = tag("a", shown, href=up + of.link) if of.link else tag("b", shown) if of.best else shown
     value = None if of.value is None else repr(of.value)
-    named = {"class_": "words"} if column.words else {"data_value": value}
-    header = column.head == "strategy"
-    return tag("th" if header else "td", shown, scope="row" if header else "", **named)
+    if column.head == "strategy":
+        return called(of.text, shown)
+    return tag("td", shown, **({"class_": "words"} if column.words else {"data_value": value}))
+
+
+LONG = 24
+"""Characters of a name that stay on one line."""
+
+
+def called(text: str, shown: object = None) -> Markup:
+    """Return the head of a row, by which it is called; a long one leaves room for what is said of it."""
+    room = " long" if len(text) > LONG else ""
+    return tag("th", text if shown is None else shown, scope="row", class_=f"words{room}")
 
 
 NUMBERS = 10
@@ -136,7 +146,7 @@ def _matrix(name: str, R: Floats, names: Sequence[str]) -> Markup:
     lines = [
         tag(
             "tr",
-            tag("th", names[i] if len(names) == T else i + 1, scope="row"),
+            called(names[i] if len(names) == T else str(i + 1)),
             *map(cell, R[i].tolist(), later[i].tolist()),
         )
         for i in range(T)

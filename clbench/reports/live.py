@@ -108,9 +108,12 @@ class LivePage(ThreadingHTTPServer):
         """Return what is known of every run, for JSON."""
         self.asked = time.monotonic()
         with self._looking:
-            for named in self.runs():
-                key = sha256(str(named.folder.absolute()))[:16]
-                self._followed.setdefault(key, (named, Followed(named.folder)))
+            now = {sha256(str(named.folder.absolute()))[:16]: named for named in self.runs()}
+            known = self._followed
+            self._followed = {
+                key: known[key] if key in known else (named, Followed(named.folder))
+                for key, named in now.items()
+            }
             rows = [_row(key, *of) for key, of in self._followed.items()]
         return {"title": self.title, "runs": rows, "left": _left(rows)}
 

@@ -91,9 +91,9 @@ def variables() -> Markup:
         Markup("").join(form.format(_variable(color), shown) for color, shown in of)
         for of in (zip(ON_DARK, ON_DARK, strict=True), ON_DARK.items())
     )
-    return Markup(":root {{\n{}}}\n@media (prefers-color-scheme: dark) {{ :root {{\n{}}} }}\n").format(
-        light, dark
-    )
+    return Markup(
+        ":root {{\n{}}}\n@media screen and (prefers-color-scheme: dark) {{ :root {{\n{}}} }}\n"
+    ).format(light, dark)
 
 
 def _variable(color: str) -> str:

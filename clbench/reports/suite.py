@@ -192,7 +192,8 @@ def _around(
     )
     definitions = tag("section", tag("h2", "Metrics", id="metrics"), "\n", _definitions(keys))
     footer = Markup(
-        "<p>Every run in full precision: <code>results.csv</code>. The tables as Markdown: <code>table.md</code>.</p>"
+        '<p>Every run in full precision: <a href="results.csv">results.csv</a>. The tables as Markdown: '
+        '<a href="table.md">table.md</a>.</p>'
     ) + (tag("p", "Made with") + tag("ul", *[tag("li", text) for text in makers]) if makers else "")
     here = Markup("<!-- sections -->")
     head, foot = frame.page(title, join(header), here + definitions, footer, charts=True).split(here)
@@ -252,7 +253,7 @@ def _ran(rows: Sequence[Row], folder: Path) -> Markup:
         costs = row.costs
         numbers = f"{costs['parameters']:,.0f}" if costs else NONE, size_of(costs) if costs else NONE
         line = (
-            tag("th", row.strategy, scope="row", class_="words"),
+            frame.called(row.strategy),
             tag("td", _settings(own), class_="words long"),
             tag("td", row.model, class_="words"),
             *[tag("td", number) for number in numbers],

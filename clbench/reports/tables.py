@@ -43,10 +43,14 @@ class Column:
 
 def columns_of(rows: Sequence[Row], differences: bool = False) -> list[Column]:
     """Return what all tables of a suite show; of differences with their signs, and without costs."""
+    shown = metric_columns(rows, keys_of(rows), differences)
+    if max(row.done for row in rows) < INTERVAL_FROM:  # the note says it once
+        bare = [[of._replace(text=of.text.replace(f" ({TOO_FEW})", "")) for of in c.texts] for c in shown]
+        shown = [replace(column, texts=tuple(texts)) for column, texts in zip(shown, bare, strict=True)]
     return [
         Column("strategy", tuple(Text(row.strategy) for row in rows), words=True),
         Column("runs", tuple(Text(_runs(row)) for row in rows)),
-        *metric_columns(rows, keys_of(rows), differences),
+        *shown,
         *(
             Column(head, tuple(Text(_seconds(row.interval(key))) for row in rows))
             for key, head in TIMES.items()
@@ -169,7 +173,6 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False, *, st
         title.append(f"  {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'} ({listed(seeds)})", style="dim")
         bare = tuple(Text(", ".join(_unfinished(row)) or str(row.runs)) for row in rows)
         columns[1:2] = [replace(columns[1], texts=bare)] if any(row.unfinished for row in rows) else []
-    few = max(row.done for row in rows) < INTERVAL_FROM
     note = note_of(rows, differences)
     table = Table(
         title=title,
@@ -184,13 +187,16 @@ def _rich_table(name: str, rows: Sequence[Row], differences: bool = False, *, st
     for column in columns:
         side: Literal["left", "right"] = "left" if column.words else "right"
         table.add_column(
-            Styled(column.head.replace(" ↑", "↑").replace(" ↓", "↓")), justify=side, no_wrap=True
+            Styled(column.head.replace(" ↑", "↑").replace(" ↓", "↓")),
+            justify=side,
+            overflow="fold" if column.words else "ellipsis",
+            no_wrap=not column.words,  # where there is no room, names are folded and numbers stay whole
         )
     for i, row in enumerate(rows):
         line = []
         for column in columns:
             text, marked, *_ = column.texts[i]
-            short = text.replace(" ± ", "±").replace(f" ({TOO_FEW})", "" if few else f" ({TOO_FEW})")
+            short = text.replace(" ± ", "±")
             if starred and any(of.best for of in column.texts):
                 short += "*" if marked else " "
             line.append(Styled(short, style="bold" if marked else ""))

@@ -127,6 +127,8 @@ class Followed:
             self._heard = os.fstat(file.fileno()).st_mtime
         for row in self.log()[-1:]:
             self._logged = int(row["step"])
+            with contextlib.suppress(FileNotFoundError):
+                self._heard = max(self._heard, (self.folder / "log.jsonl").stat().st_mtime)
 
     def log(self) -> list[dict[str, Any]]:
         """Return the last lines of its log: step, experience, lr and the losses by name."""

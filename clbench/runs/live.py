@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,5 +76,7 @@ class Live(Observer):
         curve = run.evaluator.curve
         stop = int(np.searchsorted(curve.step, step))
         if self._file is not None and stop > self._written:
-            self._file.write(packed(curve, self._written, stop))
+            rows = packed(curve, self._written, stop)
+            if self._file.write(rows) < len(rows):  # later rows would not stand where they are read
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             self._written = stop

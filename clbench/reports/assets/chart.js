@@ -19,6 +19,7 @@ const clbenchChart = (() => {
     if (series.dash.length) look["stroke-dasharray"] = series.dash.join(" ");
     for (const [key, value] of Object.entries(look)) line.setAttribute(key, value);
     picture.setAttribute("viewBox", "0 0 40 3");
+    picture.setAttribute("aria-hidden", "true");
     picture.append(line);
     return picture;
   };
@@ -133,8 +134,8 @@ const clbenchChart = (() => {
         });
         const item = make("li", {}, make("label", {}, box, swatch(series), make("span", {}, series.name)));
         const focus = on => plots.forEach(plot => plot.setSeries(on && visible(i) ? i + 1 : null, { focus: true }));
-        item.addEventListener("pointerenter", () => focus(true));
-        item.addEventListener("pointerleave", () => focus(false));
+        for (const [event, on] of [["pointerenter", true], ["focusin", true], ["pointerleave", false], ["focusout", false]])
+          item.addEventListener(event, () => focus(on));
         return [box, item];
       });
       list.replaceChildren(...items.map(([, item]) => item));
@@ -161,7 +162,7 @@ const clbenchChart = (() => {
     const drawn = panel => {
       const about = data.panels[panel];
       const place = make("div", { className: "panel" });
-      const box = make("div", { className: "hover", hidden: true });
+      const box = make("div", { className: "hover", hidden: true, role: "status" });
       panels.append(make("figure", { ariaLabel: `${data.title}: ${about.label}` },
         make("figcaption", {}, about.label), place));
       const height = () => data.panels.length > 2 ? 190 : Math.max(230, Math.min(330, 0.42 * place.clientWidth));
@@ -193,6 +194,7 @@ const clbenchChart = (() => {
         ctx.strokeStyle = ctx.fillStyle = css("--faint");
         ctx.lineWidth = 0.8 * ratio;
         ctx.setLineDash([4 * ratio, 3 * ratio]);
+        ctx.globalAlpha = Math.min(1, 12 / data.x.marks.filter(mark => mark >= min && mark <= max).length);  // many are a texture
         for (const mark of data.x.marks.filter(mark => mark >= min && mark <= max)) {
           const x = plot.valToPos(mark, "x", true);
           ctx.beginPath();
@@ -200,6 +202,7 @@ const clbenchChart = (() => {
           ctx.lineTo(x, bbox.top + bbox.height);
           ctx.stroke();
         }
+        ctx.globalAlpha = 1;
         ctx.font = `${11 * ratio}px system-ui, sans-serif`;
         ctx.textAlign = "center";
         if (!data.x.whole) data.x.names.forEach((name, e) => {
@@ -227,9 +230,9 @@ const clbenchChart = (() => {
           make("td", {}, told(panel, y)), make("td", {}, half === null ? "" : `± ${told(panel, half, false)}`)));
         const rest = near.length > MOST ? [make("p", {}, `and ${near.length - MOST} more`)] : [];
         box.replaceChildren(make("p", {}, where(plot.data[0][idx])), make("table", {}, ...rows), ...rest);
-        const wide = plot.over.clientWidth, right = left > wide / 2;
-        box.style.left = right ? "" : `${left + 16}px`;
-        box.style.right = right ? `${wide - left + 16}px` : "";
+        const wide = plot.over.clientWidth, own = box.offsetWidth;
+        const beside = left > wide / 2 ? left - 16 - own : left + 16;
+        box.style.left = `${Math.max(-plot.over.offsetLeft, Math.min(beside, wide - own))}px`;  // within the panel
         box.style.top = `${Math.max(0, Math.min(top - 20, plot.over.clientHeight - box.offsetHeight))}px`;
       };
       const range = (plot, low, high) => {
@@ -284,6 +287,16 @@ const clbenchChart = (() => {
       plot.over.append(box);
       plot.over.addEventListener("mouseenter", () => inside = true);
       plot.over.addEventListener("mouseleave", () => inside = !(box.hidden = true));
+      Object.assign(plot.over, { tabIndex: 0, role: "group", ariaLabel: `${about.label}: values by the arrow keys` });
+      plot.over.addEventListener("keydown", event => {
+        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const wide = plot.over.clientWidth, from = inside ? plot.cursor.left : step < 0 ? wide : 0;
+        inside = true;
+        plot.setCursor({ left: Math.max(0, Math.min(wide, from + step * (event.shiftKey ? 0.1 * wide : 4))), top: 0 });
+      });
+      plot.over.addEventListener("blur", () => inside = !(box.hidden = true));
       new ResizeObserver(() => {
         const wide = place.clientWidth;
         if (wide && wide !== plot.width) plot.setSize({ width: wide, height: height() });
@@ -306,7 +319,8 @@ const clbenchChart = (() => {
       if (same) refresh(); else build();
     };
     update(given);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(plot => plot.redraw(false)));
+    for (const other of ["(prefers-color-scheme: dark)", "print"])
+      matchMedia(other).addEventListener("change", () => plots.forEach(plot => plot.redraw(false)));
     return { update };
   };
 })();

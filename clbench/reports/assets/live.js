@@ -6,6 +6,7 @@
   const SUMMARY = [["seen", "accuracy", "--ink", []], ["min_acc", "min-ACC", "--bad", []],
     ["wc_acc", "WC-ACC", "--bad", [7, 4]]];
   const at = id => document.getElementById(id);
+  const lines = new Map();  // of the table, by run: they stay where they are, and so does the focus in them
   let chosen = null, byHand = false, known = "", runs = [], curve = null, chart = null;
 
   const percent = value => value === null ? "—" : (100 * value).toFixed(1);
@@ -39,20 +40,31 @@
   };
   const table = () => {
     at("several").hidden = runs.length < 2;
-    at("runs").replaceChildren(...runs.map(run => {
-      const name = make("button", run.strategy || run.id, { type: "button" });
-      name.addEventListener("click", () => { byHand = true; choose(run.key); table(); follow().catch(lost); });
+    for (const [key, line] of lines) {
+      if (runs.some(run => run.key === key)) continue;
+      line.remove();
+      lines.delete(key);
+    }
+    for (const run of runs) {
+      if (!lines.has(run.key)) {
+        const name = make("button", [], { type: "button" });
+        name.addEventListener("click", () => { byHand = true; choose(run.key); table(); follow().catch(lost); });
+        lines.set(run.key, make("tr", make("th", name, { scope: "row" })));
+        at("runs").append(lines.get(run.key));
+      }
+      const line = lines.get(run.key);
       const bar = make("progress", [], { max: run.steps || 1, value: run.step, "aria-label": "steps" });
-      const line = make("tr", [
-        make("th", name, { scope: "row" }), make("td", run.benchmark || "", { class: "words" }),
+      line.querySelector("button").textContent = run.strategy || run.id;
+      while (line.cells.length > 1) line.lastChild.remove();
+      line.append(
+        make("td", run.benchmark || "", { class: "words" }),
         make("td", String(run.seed ?? "")),
         make("td", make("span", run.state, { class: `state ${run.state}` }), { class: "words" }),
         make("td", run.steps ? [bar, ` ${run.step} / ${run.steps}`] : "—", { class: "words" }),
         make("td", duration(run.left)),
-        ...["accuracy", "min_acc", "wc_acc"].map(key => make("td", percent(run[key])))]);
-      if (run.key === chosen) line.setAttribute("aria-current", "true");
-      return line;
-    }));
+        ...["accuracy", "min_acc", "wc_acc"].map(key => make("td", percent(run[key]))));
+      if (run.key === chosen) line.setAttribute("aria-current", "true"); else line.removeAttribute("aria-current");
+    }
   };
   const choose = key => {
     if (key !== chosen) [chosen, curve] = [key, null];
@@ -60,8 +72,9 @@
   const pick = () => {  // what runs, unless somebody has chosen
     const now = runs.find(run => run.key === chosen);
     if (now && (byHand || now.state === "running")) return;
+    byHand = false;
     const next = runs.find(run => run.state === "running") || now || runs.findLast(run => run.step) || runs[0];
-    if (next) choose(next.key);
+    choose(next ? next.key : null);
   };
 
   // --- one of them ---
@@ -123,10 +136,10 @@
     }
     if (!told.x) curve = told;
     at("one").hidden = false;
-    at("chart").hidden = !told.x;
+    at("chart").hidden = !curve.x?.length;
     facts();
     log();
-    if (told.x) draw();
+    if (curve.x?.length) draw();
   };
 
   // --- again and again ---
@@ -144,7 +157,7 @@
         pick();
         overall(told);
         table();
-        if (chosen !== null) await follow();
+        if (chosen !== null) await follow(); else at("one").hidden = true;
       }
     } catch (error) {
       lost();
