@@ -45,7 +45,7 @@ PAGES = [
     if WRITTEN not in page.read_text(encoding="utf-8") and page.name not in OTHERS
 ]
 NOT_RUN = {
-    "README.md": 3,
+    "README.md": 4,
     "few-shot.md": 1,
     "gpu.md": 1,
     "index.md": 1,
@@ -53,8 +53,9 @@ NOT_RUN = {
     "logging.md": 1,
     "results.md": 12,
     "retrieval.md": 4,
-    "running.md": 5,
+    "running.md": 6,
     "several-machines.md": 3,
+    "text.md": 1,
     "clbench-rings/README.md": 1,
 }
 """How many blocks of a page are not run."""
