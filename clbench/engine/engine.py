@@ -44,7 +44,7 @@ from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
 from clbench.machine.checkpoint import tree_map
 from clbench.machine.clock import Clock
-from clbench.machine.device import keep_freed_memory
+from clbench.machine.device import keep_freed_memory, present
 from clbench.machine.energy import Meter
 from clbench.machine.numerics import pinned
 from clbench.machine.optim import make_optimizer, schedule_factor
@@ -189,7 +189,8 @@ class Engine(Services):
             keep_freed_memory()
         self._save = Saving(checkpoint, self.execution.checkpoint_seconds)
         seed = derive_seed(self.config.seeds.data, "model")
-        with pinned(self.config.threads), global_rng(self.device, seed, self._global_rng):
+        lent = global_rng(self.device, seed, self._global_rng)
+        with pinned(self.config.threads), present(self.device), lent:
             self._tell("begin")
             self.energy.start()
             try:

@@ -16,6 +16,7 @@ from clbench.evaluation.forward import Forward, kernels
 from clbench.evaluation.speed.racing import Race, Request
 from clbench.evaluation.testset import TestSet
 from clbench.machine.caching import Kept
+from clbench.machine.graphs import CudaGraphs, sync_debug
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.types import MASKED
 
@@ -295,20 +296,23 @@ class Ticker:
         """
         test = self.test
         assert test is not None
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(test.y.device)
-        side.wait_stream(torch.cuda.current_stream(test.y.device))
+        graphs, static = CudaGraphs(test.y.device), torch.empty(0)
+
+        def work() -> None:
+            nonlocal static
+            static = self.values(self.forward, test, self.portion)
+
         try:
-            with torch.cuda.stream(side), torch.no_grad():
-                for _ in range(2):  # libraries choose their algorithms and allocate before a capture
-                    self.values(self.forward, test, self.portion)
-            torch.cuda.current_stream(test.y.device).wait_stream(side)
-            with torch.no_grad(), torch.cuda.graph(graph):
-                static = self.values(self.forward, test, self.portion)
+            with torch.no_grad():
+                for mode in ("default", "error"):  # first libraries choose their algorithms and allocate
+                    with sync_debug(graphs.device, mode), graphs.aside():
+                        work()
+                again = graphs.record(work)
         except RuntimeError as error:  # a network that asks the device for a number cannot be captured
             return f"no CUDA graph: {str(error).splitlines()[0]}"
 
         def replay() -> Tensor:
-            graph.replay()
+            again()
             return static
 
         self.graph = replay

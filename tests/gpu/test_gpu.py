@@ -69,8 +69,7 @@ STRATEGIES = ["finetune", "er", "derpp", "ewc", "lwf", "er-ace", "mir", "scr", "
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_step_waits_for_the_device(strategy: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp16's scaler must ask whether a gradient overflowed; nothing else may ask for anything. Ticks have a test of their
-    own."""
+    """fp16's scaler must ask whether a gradient overflowed; nothing else may ask for anything. Ticks have their own."""
     run = build(strategy, precision=precision, evaluation={"every": 0})
     iterate = run._iterate
 
@@ -136,6 +135,15 @@ def test_a_resumed_run_ends_with_the_same_bits() -> None:
     fresh.load_state_dict(states[len(states) // 2])
     fresh.fit()
     assert difference(weights(run), weights(fresh)) is None
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_gpu_that_is_not_the_present_one_evaluates_as_the_first_does() -> None:
+    first, second = (
+        fitted(device=device, evaluation={"level": "fast"}).evaluator for device in ("cuda:0", "cuda:1")
+    )
+    assert second.curve.correct.tolist() == first.curve.correct.tolist()
+    assert second.clock.by["ticks"] > 0
 
 
 def test_the_callers_generators_are_left_alone() -> None:
