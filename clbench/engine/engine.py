@@ -85,7 +85,7 @@ class Engine(Services):
         self.examples = 0  # of the stream
         self.forwards = 0  # examples through the model in training, replayed ones and teachers' excluded none
         self.updates = 0
-        self.clock = Clock()  # of training, "train"
+        self.clock = Clock(self.device)  # of training, "train"
         self.energy = Meter(self.device)
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
@@ -420,6 +420,7 @@ class Engine(Services):
         self.energy.look()
         if not (rows := self._trace.fetch()):
             return
+        self.clock.settle()  # the losses were waited for
         bad = next((i for i, row in enumerate(rows) if not is_finite(row)), None)
         self._tell("window", rows[:bad])
         if bad is not None:

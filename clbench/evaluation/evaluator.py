@@ -56,7 +56,7 @@ class ContinualEvaluator:
                 f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
             )
         self.curve = Curve()
-        self.clock = Clock(run.device if run.device.type == "cuda" else None)
+        self.clock = Clock(run.device)
         self.segment = 0
         self._seen: list[int] = []
         self._began = 0  # stream examples before the present experience
