@@ -50,7 +50,7 @@ from clbench.machine.numerics import pinned
 from clbench.machine.optim import make_optimizer, schedule_factor
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
-from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
+from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, go_on
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
 from clbench.strategy import Place, Strategy, overrides
@@ -533,7 +533,8 @@ class Engine(Services):
     _COUNTERS = ("examples", "forwards", "updates")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a state back; `fit` then continues to the same bits."""
+        """Take a state back; `fit` then continues to the same bits, if that was on a device of the same kind: another
+        kind rounds otherwise and draws other random numbers."""
         self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
@@ -546,7 +547,7 @@ class Engine(Services):
         for part, saved in zip(self.strategy.parts, state["strategy"], strict=True):
             part.load_state_dict(tree_map(lambda t: t.to(self.device), saved))
         for name, saved in state["generators"].items():
-            self.rng(name).set_state(saved.cpu())
+            go_on(self.rng(name), saved, derive_seed(self.config.seeds.data, f"{name} from step {self.step}"))
         self._global_rng = state["global_rng"]
         self.evaluator.load_state_dict(state["evaluator"])
         self.energy.load_state_dict(state.get("energy", {}))

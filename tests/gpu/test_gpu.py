@@ -137,6 +137,19 @@ def test_a_resumed_run_ends_with_the_same_bits() -> None:
     assert difference(weights(run), weights(fresh)) is None
 
 
+@pytest.mark.parametrize(("began", "goes_on"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_state_goes_on_on_another_kind_of_device(began: str, goes_on: str) -> None:
+    states: list[dict[str, Any]] = []
+    run = build(device=began)
+    run.execution = Execution(device=began, checkpoint_seconds=0)
+    run.fit(lambda: states.append(run.state_dict()))
+    fresh = build(device=goes_on)
+    fresh.load_state_dict(states[len(states) // 2])
+    fresh.fit()
+    assert fresh.step == run.step
+    assert all(torch.isfinite(w).all() for w in weights(fresh).values())
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_gpu_that_is_not_the_present_one_evaluates_as_the_first_does() -> None:
     first, second = (
