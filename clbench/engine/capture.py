@@ -213,10 +213,8 @@ def distance(wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]) ->
     ]
     if not pairs:
         return 0.0
-    norms = [
-        sum(float(g.square().sum()) for g in part)
-        for part in ([a - b for a, b in pairs], [a for a, _ in pairs])
-    ]
+    sums = torch.stack([torch.stack([(a - b).square().sum(), a.square().sum()]) for a, b in pairs])  # (P, 2)
+    norms = [sum(column) for column in zip(*sums.tolist(), strict=True)]  # fetched in one copy
     apart = 0.0 if norms[0] == 0 else math.sqrt(norms[0] / norms[1]) if norms[1] else math.inf
     return apart if math.isfinite(apart) else math.inf
 
