@@ -529,7 +529,7 @@ class ContinualEvaluator:
         if self._worker is not None:
             self._worker.see(self._ticks, exact, self.experience)
         if config.fast and run.device.type == "cuda" and ticker.race is None:
-            against = ticker.capture()
+            against = ticker.capture(weights_of(run.model))
             self._notes += [against] if against else []
 
     def _gather(
