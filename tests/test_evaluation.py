@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from clbench import Batch, Benchmark, Output, Strategy, make_strategy
 from clbench.config import RunConfig
 from clbench.engine.engine import Engine
+from clbench.evaluation import evaluator
 from clbench.evaluation.testset import chosen
 from clbench.results import metrics
 from clbench.testing import tiny_benchmark, tiny_model
-from clbench.types import MASKED
+from clbench.types import MASKED, Data
 
 
 class Still(Strategy):
@@ -72,6 +73,30 @@ def test_every_experience_ends_with_a_tick(every: int) -> None:
     curve = fitted(every=every).evaluator.curve
     steps = sorted({*range(0, 13, every), 4, 8, 12})
     assert curve.ticks().steps.tolist() == steps
+
+
+@pytest.mark.parametrize("level", ["exact", "fast"])
+def test_a_new_stream_joins_those_that_are_there(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is brought to the device twice, and the set is the one that is gathered at once."""
+    gathered: list[int] = []
+
+    def noted(data: Data, size: int | None, seed: int, stream: int) -> Data:
+        if size is not None:  # of ticks
+            gathered.append(stream)
+        return chosen(data, size, seed, stream)
+
+    monkeypatch.setattr(evaluator, "chosen", noted)
+    found = fitted(benchmark=tiny_benchmark(images=True), level=level, subset=20).evaluator
+    sets = 2 if level == "fast" else 1  # one to compare with
+    assert gathered == sorted([0, 1, 2] * sets)
+    for test, by in ((found._ticks, found._forward), (found._ticker.exact_test, found._ticker.exact)):
+        if test is None or by is None:
+            continue
+        whole = found._gather([0, 1, 2], 20, by)
+        for name in ("x", "y", "task"):
+            assert torch.equal(getattr(test, name), getattr(whole, name))
+        assert test.x.stride() == whole.x.stride()
+        assert (test.totals.tolist(), test.starts.tolist()) == (whole.totals.tolist(), whole.starts.tolist())
 
 
 def test_no_ticks_where_none_are_wanted() -> None:

@@ -19,6 +19,7 @@ from clbench.errors import ConfigError, EvaluatorError, IncompatibleError
 from clbench.evaluation import evaluator, forward as forwards
 from clbench.evaluation.forward import EvaluationCopy, portion, weights_of
 from clbench.evaluation.speed.integers import has_int8
+from clbench.evaluation.ticker import Tick
 from clbench.machine import checkpoint
 from clbench.machine.caching import keeping_nothing
 from clbench.models import Classifier, make_model
@@ -109,6 +110,21 @@ def test_the_disagreement_of_fast_is_measured(integers: bool, monkeypatch: pytes
     assert measured["examples_compared"] == 32 * (5 * 1 + 4 * 2 + 4 * 3)
     assert 0 <= measured["judged_differently"] <= 0.05
     assert abs(measured["mean_difference"]) <= measured["judged_differently"]
+
+
+def test_weights_that_moved_are_taken_over_from_where_they_are() -> None:
+    """What is recorded on a GPU reads the addresses of then."""
+    run, replays = fitted(level="fast"), []
+    ticker, live = run.evaluator._ticker, weights_of(run.model)
+    ticker.loading = [w.data_ptr() for w in live], lambda: replays.append(run.step)
+    tick = Tick(run.step, run.examples, run.experience, whole=False, check=False)
+    ticker.tick(tick, live)
+    assert len(replays) == 1
+    moved = [w + 1 if w.is_floating_point() else w.clone() for w in live]
+    counts = ticker.tick(tick, moved).counts
+    assert len(replays) == 1
+    ticker.loading = None
+    assert torch.equal(counts, ticker.tick(tick, moved).counts)
 
 
 def test_exact_has_no_disagreement_to_tell_of() -> None:

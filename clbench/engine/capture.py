@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from clbench.machine.graphs import CudaGraphs, sync_debug
 from clbench.memory import Memory
 from clbench.models.base import head_of
 from clbench.strategy import Run, overrides
@@ -72,31 +73,6 @@ class Recorder(Protocol):
         """
 
 
-class CudaGraphs:
-    """Recording by CUDA graphs, on a stream of their own."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.stream = device, torch.cuda.Stream(device)
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Work on the stream of the recordings, as autograd's nodes belong to the stream on which they were made."""
-        main = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(main)
-        with torch.cuda.stream(self.stream):
-            yield
-        main.wait_stream(self.stream)
-
-    def record(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            graph.register_generator_state(generator)
-        # A thread that pins batches may go on allocating meanwhile.
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            work()
-        return graph.replay
-
-
 class Gradients:
     """Forward, losses and backward of a run's batches, recorded where that can be.
 
@@ -129,7 +105,8 @@ class Gradients:
             del self._recordings[shape]
         self._counts[shape] += 1
         if self._counts[shape] > WARM_UP and len(self._recordings) < SHAPES:
-            with _waiting(self.run.device):
+            # Once for a shape, it may wait: who asks torch to report that means the steps.
+            with sync_debug(self.run.device, "default"):
                 self._record(shape, batch, self._recorder)
             return self(batch)
         with self._recorder.aside():
@@ -161,10 +138,11 @@ class Gradients:
         """Record the gradient of this batch's shape; keep that if it proves right for this batch."""
         run = self.run
         with run.uncounted():
-            with run.tentatively(), recorder.aside():
-                self.eager(batch)
-                wanted = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
             try:
+                # What waits is found before it breaks a capture off, which leaves generators and allocator half in it.
+                with run.tentatively(), sync_debug(run.device, "error"), recorder.aside():
+                    self.eager(batch)
+                    wanted = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
                 with run.tentatively():
                     recording = _Recording(run, self.eager, batch, recorder)
             except RuntimeError as error:
@@ -235,10 +213,8 @@ def distance(wanted: Sequence[Tensor | None], found: Sequence[Tensor | None]) ->
     ]
     if not pairs:
         return 0.0
-    norms = [
-        sum(float(g.square().sum()) for g in part)
-        for part in ([a - b for a, b in pairs], [a for a, _ in pairs])
-    ]
+    sums = torch.stack([torch.stack([(a - b).square().sum(), a.square().sum()]) for a, b in pairs])  # (P, 2)
+    norms = [sum(column) for column in zip(*sums.tolist(), strict=True)]  # fetched in one copy
     apart = 0.0 if norms[0] == 0 else math.sqrt(norms[0] / norms[1]) if norms[1] else math.inf
     return apart if math.isfinite(apart) else math.inf
 
@@ -249,17 +225,3 @@ def _columns(batch: Batch) -> dict[str, Any]:
 
 def _tensors(batch: Batch) -> list[Tensor]:
     return [*_columns(batch).values()]
-
-
-@contextlib.contextmanager
-def _waiting(device: torch.device) -> Iterator[None]:
-    """Let recording wait for the device, once for a shape: who asks torch to report waiting means the steps."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("default")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)

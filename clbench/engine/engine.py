@@ -44,13 +44,13 @@ from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
 from clbench.machine.checkpoint import tree_map
 from clbench.machine.clock import Clock
-from clbench.machine.device import keep_freed_memory
+from clbench.machine.device import keep_freed_memory, present
 from clbench.machine.energy import Meter
 from clbench.machine.numerics import pinned
 from clbench.machine.optim import make_optimizer, schedule_factor
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
-from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
+from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, go_on
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
 from clbench.strategy import Place, Strategy, overrides
@@ -85,7 +85,7 @@ class Engine(Services):
         self.examples = 0  # of the stream
         self.forwards = 0  # examples through the model in training, replayed ones and teachers' excluded none
         self.updates = 0
-        self.clock = Clock()  # of training, "train"
+        self.clock = Clock(self.device)  # of training, "train"
         self.energy = Meter(self.device)
         self.stop = False  # set by whoever wants the run to end after the present step, to be continued
         self.until: int | None = None  # or after this one
@@ -189,7 +189,8 @@ class Engine(Services):
             keep_freed_memory()
         self._save = Saving(checkpoint, self.execution.checkpoint_seconds)
         seed = derive_seed(self.config.seeds.data, "model")
-        with pinned(self.config.threads), global_rng(self.device, seed, self._global_rng):
+        lent = global_rng(self.device, seed, self._global_rng)
+        with pinned(self.config.threads), present(self.device), lent:
             self._tell("begin")
             self.energy.start()
             try:
@@ -419,6 +420,7 @@ class Engine(Services):
         self.energy.look()
         if not (rows := self._trace.fetch()):
             return
+        self.clock.settle()  # the losses were waited for
         bad = next((i for i, row in enumerate(rows) if not is_finite(row)), None)
         self._tell("window", rows[:bad])
         if bad is not None:
@@ -531,7 +533,8 @@ class Engine(Services):
     _COUNTERS = ("examples", "forwards", "updates")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take a state back; `fit` then continues to the same bits."""
+        """Take a state back; `fit` then continues to the same bits, if that was on a device of the same kind: another
+        kind rounds otherwise and draws other random numbers."""
         self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
@@ -544,7 +547,7 @@ class Engine(Services):
         for part, saved in zip(self.strategy.parts, state["strategy"], strict=True):
             part.load_state_dict(tree_map(lambda t: t.to(self.device), saved))
         for name, saved in state["generators"].items():
-            self.rng(name).set_state(saved.cpu())
+            go_on(self.rng(name), saved, derive_seed(self.config.seeds.data, f"{name} from step {self.step}"))
         self._global_rng = state["global_rng"]
         self.evaluator.load_state_dict(state["evaluator"])
         self.energy.load_state_dict(state.get("energy", {}))

@@ -56,7 +56,7 @@ class ContinualEvaluator:
                 f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
             )
         self.curve = Curve()
-        self.clock = Clock(run.device if run.device.type == "cuda" else None)
+        self.clock = Clock(run.device)
         self.segment = 0
         self._seen: list[int] = []
         self._began = 0  # stream examples before the present experience
@@ -515,24 +515,39 @@ class ContinualEvaluator:
         if self._ticks is not None:
             return
         config, run, ticker = self.config, self.run, self._ticker
-        self._ticks = self._gather(self._seen, config.subset, self._forward, shuffled=config.racing)
+        self._ticks = self._gather(
+            self._seen, config.subset, self._forward, shuffled=config.racing, before=ticker.test
+        )
         exact = None
         if ticker.exact is not None:
-            exact = self._gather(self._seen, config.subset, ticker.exact, shuffled=config.racing)
+            exact = self._gather(
+                self._seen, config.subset, ticker.exact, shuffled=config.racing, before=ticker.exact_test
+            )
         if self._starts_worker and self._worker is None:
             self._worker = Worker(ticker, weights_of(run.model))
         ticker.see(self._ticks, exact, self.experience)
         if self._worker is not None:
             self._worker.see(self._ticks, exact, self.experience)
         if config.fast and run.device.type == "cuda" and ticker.race is None:
-            against = ticker.capture()
+            against = ticker.capture(weights_of(run.model))
             self._notes += [against] if against else []
 
     def _gather(
-        self, indices: list[int], subset: int | None, by: Forward, *, shuffled: bool = False
+        self,
+        indices: list[int],
+        subset: int | None,
+        by: Forward,
+        *,
+        shuffled: bool = False,
+        before: TestSet | None = None,
     ) -> TestSet:
+        """The test set of some streams, of which those of the set `before`, made the same way, are there already."""
         run, parts = self.run, []
+        there = {} if before is None else {part.stream: part for part in before.parts()}
         for i in indices:
+            if i in there:
+                parts.append(there[i])
+                continue
             stream = run.benchmark.test[i]
             data = chosen(stream.data, subset, self.config.seed, i)
             x, y = run.normalise(data.x().to(run.device)), data.y().to(run.device)

@@ -68,6 +68,15 @@ class TestSet:
     def __len__(self) -> int:
         return len(self.y)
 
+    def parts(self) -> list[Examples]:
+        """Return the examples of each stream, as views, to make a set of more streams from."""
+        also = None if self.right is None else self.right[:, 1:]
+        spans = [slice(start, start + n) for start, n in zip(self.starts, self.totals, strict=True)]
+        return [
+            Examples(i, self.x[at], self.y[at], self.task[at], None if also is None else also[at])
+            for i, at in zip(self.streams, spans, strict=True)
+        ]
+
     def sums(self, values: Tensor) -> Tensor:
         """(K, N) values of every example → (K, S) sums over each stream."""
         table = values.new_zeros((len(values), self._table[0] * self._table[1]))

@@ -59,6 +59,20 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def present(device: torch.device) -> Iterator[None]:
+    """Make a GPU the one that work goes to where none is named; the caller's is it again afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.current_device()
+    torch.cuda.set_device(device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_device(before)
+
+
 def gpus(name: str) -> list[str]:
     """Return the GPUs of that name: one, or for `cuda` and `auto` all that this process sees.
 

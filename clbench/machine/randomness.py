@@ -22,15 +22,15 @@ def global_rng(device: torch.device, seed: int, state: Mapping[str, Tensor] | No
 
     Args:
         device: the run's; its generator is lent besides the CPU's.
-        seed: where it begins, unless `state`, of `global_rng_state`, says where to go on.
+        seed: where it begins, unless `state`, of `global_rng_state`, says where to go on; a GPU begins there, too,
+            where the state is that of a run on the CPU.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        if state is None:
-            torch.default_generator.manual_seed(seed)
-            if devices:  # torch.manual_seed would seed the caller's other devices, too
-                torch.cuda.default_generators[device.index].manual_seed(seed)
-        else:
+        torch.default_generator.manual_seed(seed)
+        if devices:  # torch.manual_seed would seed the caller's other devices, too
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        if state is not None:
             set_global_rng_state(device, state)
         yield
 
@@ -44,7 +44,17 @@ def global_rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_global_rng_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
-    """Put the global generators where they stood when `global_rng_state` was asked."""
+    """Put the global generators where they stood when `global_rng_state` was asked; a GPU's stays, if a run on the CPU
+    was asked."""
     torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def go_on(generator: torch.Generator, state: Tensor, seed: int) -> None:
+    """Put a generator where another one stood; if that was of another kind of device, begin at a seed, as the numbers
+    that such a state leads to cannot be drawn here."""
+    if state.numel() == generator.get_state().numel():
+        generator.set_state(state.cpu())
+    else:
+        generator.manual_seed(seed)

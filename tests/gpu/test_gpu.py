@@ -46,7 +46,7 @@ def build(strategy: str = "er", device: str = "cuda", **sections: Any) -> Engine
         "train": {"batch_size": 16, "epochs": 2},
         "seeds": {"order": 0, "init": 0, "data": 0},
     }
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(0, "initialisation"))
         how = Execution(device=device, checkpoint_seconds=None)
         config = RunConfig.model_validate({**tree, **sections})
@@ -69,8 +69,8 @@ STRATEGIES = ["finetune", "er", "derpp", "ewc", "lwf", "er-ace", "mir", "scr", "
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_step_waits_for_the_device(strategy: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp16's scaler must ask whether a gradient overflowed; nothing else may ask for anything."""
-    run = build(strategy, precision=precision)
+    """fp16's scaler must ask whether a gradient overflowed; nothing else may ask for anything. Ticks have their own."""
+    run = build(strategy, precision=precision, evaluation={"every": 0})
     iterate = run._iterate
 
     def strictly(batch: Any) -> None:
@@ -135,6 +135,28 @@ def test_a_resumed_run_ends_with_the_same_bits() -> None:
     fresh.load_state_dict(states[len(states) // 2])
     fresh.fit()
     assert difference(weights(run), weights(fresh)) is None
+
+
+@pytest.mark.parametrize(("began", "goes_on"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_state_goes_on_on_another_kind_of_device(began: str, goes_on: str) -> None:
+    states: list[dict[str, Any]] = []
+    run = build(device=began)
+    run.execution = Execution(device=began, checkpoint_seconds=0)
+    run.fit(lambda: states.append(run.state_dict()))
+    fresh = build(device=goes_on)
+    fresh.load_state_dict(states[len(states) // 2])
+    fresh.fit()
+    assert fresh.step == run.step
+    assert all(torch.isfinite(w).all() for w in weights(fresh).values())
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_gpu_that_is_not_the_present_one_evaluates_as_the_first_does() -> None:
+    first, second = (
+        fitted(device=device, evaluation={"level": "fast"}).evaluator for device in ("cuda:0", "cuda:1")
+    )
+    assert second.curve.correct.tolist() == first.curve.correct.tolist()
+    assert second.clock.by["ticks"] > 0
 
 
 def test_the_callers_generators_are_left_alone() -> None:

@@ -63,19 +63,22 @@ def test_fast_is_captured_as_a_graph_and_near_exact() -> None:
 def test_no_tick_waits_for_the_device(level: str, overlap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run = gpu.build(evaluation={"level": level, "check": 10_000})
     run.execution = Execution(device="cuda", overlap=overlap, checkpoint_seconds=None)
-    tick = run.evaluator.after_step
+    tick = run.evaluator.tick
+    strict: list[int] = []
 
-    def strictly() -> None:
+    def strictly(**how: Any) -> None:
         if run.evaluator._ticks is None or run.step < 3:  # gathers, captures, chooses algorithms
-            return tick()
+            return tick(**how)
+        strict.append(run.step)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return tick()
+            return tick(**how)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(run.evaluator, "after_step", strictly)
+    monkeypatch.setattr(run.evaluator, "tick", strictly)
     run.fit()
+    assert strict
 
 
 def test_racing_finds_the_minima() -> None:
