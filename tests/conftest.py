@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis.configuration import set_hypothesis_home_dir
 
 OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
 CACHES = {".git", ".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
 
 # Hypothesis keeps examples, constants and tables of characters in the folder where the tests are started, which may
-# be read-only: it gets one of its own, which goes with the process.
-_hypothesis = tempfile.TemporaryDirectory(prefix="hypothesis-")
-set_hypothesis_home_dir(_hypothesis.name)
+# be read-only: they get one of their own, and so do the processes that they start.
+_hypothesis = tempfile.TemporaryDirectory(prefix=".hypothesis-")
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", _hypothesis.name)
 
 
 @pytest.fixture(autouse=True, scope="session")

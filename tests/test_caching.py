@@ -128,7 +128,10 @@ def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         assert torch.equal(asker.evaluate(test, 4), asker.anew(test))
         assert asker.asked == [4, 1]
-    assert torch.equal(asker.evaluate(test, 4, torch.tensor([4, 0])), asker.anew(test)[[4, 0]])
+    two = asker.evaluate(
+        test, 4, torch.tensor([4, 0])
+    )  # in a portion of another size, which may round otherwise
+    torch.testing.assert_close(two, asker.anew(test)[[4, 0]])
     assert asker.kept.describe()["features"] == {"examples": 0, "bytes": 0, "refused": 5, "moved": 0}
 
 

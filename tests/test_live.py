@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -448,13 +449,25 @@ def test_a_folder_of_runs_takes_no_settings(tmp_path: Path) -> None:
 
 
 def test_watch_prints_its_address_and_ends_with_ctrl_c(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "clbench", "watch", str(tmp_path)]
+    heard = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's `&` ignores it
+    )
+    words = [
+        sys.executable,
+        "-c",
+        f"{heard}; from clbench.__main__ import main; main()",
+        "watch",
+        str(tmp_path),
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
-        process.stdout.readline()
-        process.send_signal(2)
-        assert (process.wait(20), process.stderr.read() if process.stderr else "") == (0, "")
+        try:
+            assert process.stdout is not None
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert (process.wait(20), process.stderr.read() if process.stderr else "") == (0, "")
+        finally:
+            process.kill()  # or leaving the block would wait for it
 
 
 @pytest.mark.slow

@@ -62,10 +62,10 @@ def photos() -> Path:
 
 def test_data_are_shown_by_class_and_experience(clbench: Command, npz: Path) -> None:
     lines = clbench("show", "npz", f"path={npz}", "experiences=2").out.splitlines()
-    assert lines[0] == "npz@1: inputs 1 × 6 × 6, 4 classes"
+    assert lines[0] == "npz@2: inputs 1 × 6 × 6, 4 classes"
     rows = [line.split() for line in lines]
-    assert ["train", "0", "20", "—", "10", "ant,", "bee"] in rows
-    assert ["test", "1", "20", "—", "10", "cat,", "dog"] in rows
+    assert ["train", "1", "20", "—", "10", "ant,", "bee"] in rows
+    assert ["test", "2", "20", "—", "10", "cat,", "dog"] in rows
     assert ["dog", "10", "10"] in rows
 
 
