@@ -11,15 +11,15 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import Command, Said, command
 
-from clbench import cli
 from clbench.registry import benchmarks, models, strategies
 from clbench.results.metrics import METRICS
 
@@ -89,26 +89,16 @@ def twice_min(curve: Curve) -> float | None:
 '''
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
 @pytest.fixture
 def clbench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """The command in this process. What its plugins register is forgotten afterwards."""
 
+    called = command(monkeypatch, capfd)
+
     def call(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
+        said = called(*arguments)
         forget()
-        return Said(int(ended.value.code or 0), out, err)
+        return said
 
     def forget() -> None:
         for name in [n for n in sys.modules if n.startswith(OTHERS)]:

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from command import Command, command
 from PIL import Image
 
-from clbench import cli, data
+from clbench import data
 from clbench.errors import ConfigError
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
 
 
 @pytest.fixture
 def clbench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     monkeypatch.setenv("CLBENCH_DATA", str(tmp_path / "data"))
-
-    def call(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Said(int(ended.value.code or 0), *capfd.readouterr())
-
-    return call
+    return command(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from command import Command, Said, command
 
-from clbench import cli
 from clbench.cli import progress
 from clbench.cli.terminal import console, fitted
 from clbench.config import suite_names
@@ -25,26 +24,10 @@ from clbench.runs.cells import Cell
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
 @pytest.fixture
 def clbench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """The command in this process."""
-
-    def call(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["clbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Said(int(ended.value.code or 0), *capfd.readouterr())
-
-    return call
+    return command(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from clbench.errors import ConfigError, DataError
 from clbench.files import read_json
+from clbench.transforms.text import read_tokenizer
 
 Mode = Literal["accumulate", "replace"]
 """What becomes of the prompts of earlier layers: their outputs stay beside the new ones, or make way for them."""
@@ -461,19 +462,7 @@ def tokeniser(folder: Path, longest: int) -> Tokeniser:
     Raises:
         DataError: there is none, or it is damaged.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing. transformers writes it: AutoTokenizer.from_pretrained({str(folder)!r})"
-            f".save_pretrained({str(folder)!r})."
-        )
-    from tokenizers import Tokenizer
-
-    try:
-        made = Tokenizer.from_file(str(path))
-    except Exception as error:  # what its Rust code raises is a bare Exception
-        raise DataError(f"{path} is damaged or no tokenizer: {error}.") from error
-    made.no_padding()
+    made = read_tokenizer(folder)
     made.enable_truncation(longest)
 
     def tokenise(texts: Sequence[str]) -> Tokens:

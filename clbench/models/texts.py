@@ -28,6 +28,7 @@ from clbench.models.base import Classifier
 from clbench.models.own import text_shape
 from clbench.ranges import Count
 from clbench.registry import File, register_model
+from clbench.transforms.text import read_tokenizer
 from clbench.transforms.utf8 import rows_of
 
 NONE = -1
@@ -291,21 +292,9 @@ def tokenizer(folder: Path, length: int) -> Tokens:
     Raises:
         DataError: there is none, or it is damaged.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(
-            f"{folder} holds no tokenizer.json, which says what the encoder's tokens are. transformers writes it: "
-            f"AutoTokenizer.from_pretrained(NAME).save_pretrained({str(folder)!r})."
-        )
-    from tokenizers import Tokenizer
-
-    try:
-        made = Tokenizer.from_file(str(path))
-    except Exception as error:  # what its Rust code raises is a bare Exception
-        raise DataError(f"{path} is damaged or no tokenizer: {error}.") from error
+    made = read_tokenizer(folder)
     beside = folder / "tokenizer_config.json"
     side = (read_json(beside) if beside.is_file() else {}).get("truncation_side")
-    made.no_padding()
     made.enable_truncation(length, direction=side or (made.truncation or {}).get("direction", "right"))
 
     def tokens(texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:

@@ -141,6 +141,26 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return Tokenizer.from_json(file.read_text(encoding="utf-8"))
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """Return the library's own tokenizer of the tokenizer.json that a pretrained encoder's folder holds, not padding.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise DataError(
+            f"{folder} holds no tokenizer.json, which says what the encoder's tokens are. transformers writes it: "
+            f"AutoTokenizer.from_pretrained(NAME).save_pretrained({str(folder)!r})."
+        )
+    try:
+        made = _library().Tokenizer.from_file(str(path))
+    except Exception as error:  # what its Rust code raises is a bare Exception
+        raise DataError(f"{path} is damaged or no tokenizer: {error}.") from error
+    made.no_padding()
+    return made
+
+
 def _library() -> Any:
     # Its threads would make it warn in every process that is forked later; texts are few.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
