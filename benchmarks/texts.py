@@ -41,6 +41,8 @@ def split_texts(
     class_order: Literal["natural", "shuffled"] = "shuffled",
     domain_order: Literal["natural", "shuffled"] = "natural",
     task_labels: bool = False,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
     online: bool = False,
     valid: Fraction = 0.0,
     seed: Seed = 0,
@@ -55,6 +57,7 @@ def split_texts(
         class_order: natural, or drawn from the seed.
         domain_order: of experiences by domain: natural, or drawn from the seed.
         task_labels: task-incremental: labels of the task in training and test.
+        train_per_class, test_per_class: the first so many texts of each class, in the file's order; all unless given.
         online: one pass over the stream.
         valid: share of the training examples that makes a validation stream.
         seed: of shuffled orders and of the validation split.
@@ -81,6 +84,8 @@ def split_texts(
         first=first,
         increment=increment,
         class_order=class_order,
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
         online=online,
         valid=valid,
         seed=seed,
@@ -140,6 +145,8 @@ def text_tasks(
     labels: Literal["separate", "shared"] = "separate",
     task_labels: bool = False,
     longest: Count = 2048,
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
     online: bool = False,
     valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
@@ -157,6 +164,7 @@ def text_tasks(
         labels: separate classes for each task; or shared, where labels of one name, such as True, are one class.
         task_labels: task-incremental: labels of the task in training and test; with separate labels only.
         longest: bytes that are kept of a text.
+        train_per_class, test_per_class: the first so many texts of each class, in the file's order; all unless given.
         online: one pass over the stream.
         valid: share of the training texts that makes a validation stream.
         duplicates: test texts that are training texts, too: note them in the record, or refuse.
@@ -176,7 +184,15 @@ def text_tasks(
     if labels == "separate":
         how = {"shift": "task" if task_labels else "class", "experiences": by_domain(source, "natural", seed)}
     return text_benchmark(
-        source, name="text-tasks", online=online, valid=valid, duplicates=duplicates, seed=seed, **how
+        source,
+        name="text-tasks",
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
+        online=online,
+        valid=valid,
+        duplicates=duplicates,
+        seed=seed,
+        **how,
     )
 
 
@@ -194,6 +210,8 @@ def text_file(
     increment: Count | None = None,
     class_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
+    train_per_class: Count | None = None,
+    test_per_class: Count | None = None,
     online: bool = False,
     valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
@@ -214,6 +232,7 @@ def text_file(
         first: classes of the first experience, in place of `experiences`.
         increment: classes of each experience but the first.
         class_order, domain_order: ascending, drawn from the seed, or a list of all, by number or name.
+        train_per_class, test_per_class: the first so many texts of each class, in the file's order; all unless given.
         online: one pass over the stream.
         valid: share of the training texts that makes a validation stream, where the data have none.
         duplicates: test texts that are training texts, too: note them in the record, or refuse.
@@ -231,6 +250,8 @@ def text_file(
         increment=increment,
         class_order=class_order,
         domain_order=domain_order,
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
         online=online,
         valid=valid,
         duplicates=duplicates,

@@ -17,7 +17,10 @@ from clbench import make_model, make_strategy
 from clbench.errors import ClbenchError, ConfigError, DataError, IncompatibleError
 from clbench.machine import checkpoint
 from clbench.machine.torchvision import torchvision
-from clbench.models.texts import NONE, BagOfWords, Encoder, Kept, Reader, TextClassifier
+from clbench.models import texts
+from clbench.models.encoders import NONE, Encoder, Kept, Reader, TextClassifier
+from clbench.models.texts import BagOfWords, Below, Pretrained
+from clbench.parts import per_example_gradients
 from clbench.testing import tiny_benchmark, tiny_run
 from clbench.transforms.utf8 import pack
 from clbench.types import Benchmark
@@ -376,6 +379,117 @@ def test_a_run_on_kept_features_goes_on_to_the_same_bits(tmp_path: Path) -> None
     for other in (resumed, unseen):
         assert all(torch.equal(a, b) for a, b in zip(end(whole), end(other), strict=True))
     assert resumed.evaluator.curve.correct.tolist() == whole.evaluator.curve.correct.tolist()
+
+
+# --- the last blocks ---
+
+
+def tuned(
+    tmp_path: Path, tune: int | None, stream: Benchmark | None = None
+) -> tuple[TextClassifier, Benchmark]:
+    """A model of a folder's encoder of two blocks, of which some are trained."""
+    if not (tmp_path / "config.json").exists():
+        written(tmp_path)
+    stream = stream or benchmark()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make_model("hf", stream.input_shape, 4, folder=str(tmp_path), tune=tune)
+    assert isinstance(model, TextClassifier)
+    return model, stream
+
+
+def trained(tmp_path: Path, strategy: str, tune: int | None, **params: Any) -> Any:
+    """A run to its end, with dropout in whatever is trained."""
+    model, stream = tuned(tmp_path, tune)
+    run = tiny_run(make_strategy(strategy, **params), stream, model=model, batch_size=6, every=1)
+    run.fit()
+    return run
+
+
+def ends(run: Any) -> list[Tensor]:
+    return [torch.tensor(run.evaluator.curve.correct.tolist()), *run.model.parameters()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tune", [0, 1, 2])
+def test_features_do_not_depend_on_how_much_is_tuned(kind: str, tune: int, tmp_path: Path) -> None:
+    written(tmp_path, kind)
+    torch.testing.assert_close(
+        read(tmp_path, TEXTS, tune=tune)[1], read(tmp_path, TEXTS)[1], rtol=0, atol=1e-5
+    )
+
+
+def test_the_last_blocks_are_trained_and_the_others_stay(tmp_path: Path) -> None:
+    whole, _ = tuned(tmp_path, None)
+    blocks = {tune: tuned(tmp_path, tune)[0].train() for tune in (0, 1, 2)}
+    learning = {tune: [n for n, p in m.named_parameters() if p.requires_grad] for tune, m in blocks.items()}
+    each = sum(1 for name, _ in whole.named_parameters() if "layer.0" in name)
+    assert {tune: len(names) - 2 for tune, names in learning.items()} == {0: 0, 1: each, 2: 2 * each}
+    assert not any(m.training for m in blocks[0].backbone.modules())
+    assert blocks[1].backbone.training
+    assert not any(m.training for m in blocks[1].backbone.below.modules())
+    with pytest.raises(ConfigError, match=r"The encoder has 2 blocks; model\.tune=3"):
+        tuned(tmp_path, 3)
+
+
+@pytest.mark.parametrize("tune", [0, 1])
+def test_what_stays_is_asked_once_and_by_teachers_not_at_all(
+    tune: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, asked = (Below if tune else Pretrained), []
+    encode = kind.encode
+    monkeypatch.setattr(kind, "encode", lambda self, x: asked.append(len(x)) or encode(self, x))
+    trained(tmp_path, "lwf", tune)
+    assert sum(asked) == 40 + (
+        2 if tune else 0
+    )  # texts, and the two by which it is found out that blocks can be split
+
+
+@pytest.mark.parametrize("tune", [0, 1])
+def test_what_is_kept_has_the_bits_of_what_is_computed_anew(
+    tune: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ends(trained(tmp_path, "er", tune))
+
+    def anew(self: Kept, x: Tensor, encoder: Encoder) -> Tensor:
+        self._values = None
+        return call(self, x, encoder)
+
+    call = Kept.__call__
+    monkeypatch.setattr(Kept, "__call__", anew)
+    assert all(torch.equal(a, b) for a, b in zip(kept, ends(trained(tmp_path, "er", tune)), strict=True))
+
+
+def test_a_network_of_a_tuned_head_is_a_linear_probe(tmp_path: Path) -> None:
+    probe, plain = trained(tmp_path, "linear-probe", None), trained(tmp_path, "finetune", 0)
+    assert torch.equal(probe.model.head.weight, plain.model.head.weight)
+    assert probe.evaluator.curve.correct.tolist() == plain.evaluator.curve.correct.tolist()
+
+
+def test_states_that_are_too_many_are_computed_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = trained(tmp_path, "finetune", 1).benchmark.found
+    assert told == ("The states below the tuned blocks are kept, 0 MiB.",)
+    monkeypatch.setattr(texts, "ROOM", 1000)
+    run = trained(tmp_path, "finetune", 1)
+    assert run.benchmark.found[0].startswith("What lies below the tuned blocks is computed at every step")
+    assert run.model.backbone.below.kept._values is None
+
+
+@pytest.mark.parametrize("tune", [None, 1, 0])
+def test_single_examples_have_the_gradients_that_they_have_in_a_batch(
+    tune: int | None, tmp_path: Path
+) -> None:
+    model, stream = tuned(tmp_path, tune)
+    run = tiny_run(make_strategy("finetune"), stream, model=model, batch_size=5)
+    with run.evaluating():
+        x, y = next(iter(run.visit(stream.train[0].data)))
+        apart = per_example_gradients(run, lambda z, y1: nn.functional.cross_entropy(z, y1[None]), x, y)
+        loss = nn.functional.cross_entropy(run.forward(x).logits, y)
+        together = torch.autograd.grad(loss, list(run.parameters().values()), materialize_grads=True)
+    for found, expected in zip(apart.values(), together, strict=True):
+        torch.testing.assert_close(found.mean(0), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

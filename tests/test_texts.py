@@ -300,6 +300,33 @@ def test_experiences_by_domain_are_domains() -> None:
         benchmarks.make("split-clinc150", by="domains", experiences=5)
 
 
+def test_the_first_texts_of_each_class_make_a_smaller_stream() -> None:
+    whole, small = (
+        intents("banking77"),
+        clbench.make_benchmark(
+            "split-banking77", train_per_class=40, test_per_class=10, class_order="natural", experiences=77
+        ),
+    )
+    assert (sum(map(len, small.train)), sum(map(len, small.test))) == (3075, 770)  # some have fewer than 40
+    for c in (0, 76):
+        assert torch.equal(small.train[c].data.x(), whole.train.x[whole.train.y == c][:40])
+    assert small.fingerprint != clbench.make_benchmark("split-banking77", experiences=77).fingerprint
+
+
+def test_of_each_domain_there_are_so_many(tmp_path: Path) -> None:
+    rows = [{"text": f"{d} {c} {i}", "label": c, "domain": d} for i in range(5) for c in "ab" for d in "xy"]
+    write(tmp_path / "a.jsonl", jsonl(*rows))
+    built = clbench.make_benchmark(
+        "text-file",
+        path=str(tmp_path / "a.jsonl"),
+        domain="domain",
+        shift="domain",
+        test_fraction=0.4,
+        train_per_class=2,
+    )
+    assert [len(exp) for exp in built.train] == [4, 4]
+
+
 def test_licences_lie_beside_the_texts_and_in_them() -> None:
     told = (EMBEDDED / "LICENSE.txt").read_text(encoding="utf-8")
     for name, licence in (("clinc150", "by/3.0"), ("banking77", "by/4.0")):

@@ -172,9 +172,31 @@ class _Numbers:
         return np.array([self._number[str(getattr(row, self.what))] for row in rows], dtype=np.int64)
 
 
-def text_benchmark(source: Source, **params: Any) -> Benchmark:
-    """Return the benchmark of a data set of texts; `params` are those of `build`."""
+def text_benchmark(
+    source: Source, *, train_per_class: int | None = None, test_per_class: int | None = None, **params: Any
+) -> Benchmark:
+    """Return the benchmark of a data set of texts.
+
+    Args:
+        train_per_class, test_per_class: the first so many of each class, and of each domain of it, in the order of the
+            data; all if None.
+        params: those of `build`.
+    """
+    for split, most in (("train", train_per_class), ("test", test_per_class)):
+        if most is not None:
+            source = _first_of_each(source, split, most)
     return replace(build(source, **params), texts=True)
+
+
+def _first_of_each(source: Source, split: str, most: int) -> Source:
+    """Return a data set with no more than so many examples of each class in a split."""
+    pool, domain = getattr(source, split), getattr(source, f"domain_{split}")
+    of = pool.y.numpy() if domain is None else pool.y.numpy() + source.num_classes * domain
+    together = np.argsort(of, kind="stable")
+    place = np.arange(len(of)) - np.searchsorted(of[together], of[together])  # of each, among those like it
+    kept = np.sort(together[place < most])
+    of_domain = {} if domain is None else {f"domain_{split}": domain[kept]}
+    return replace(source, **{split: Pool(pool.x[kept], pool.y[kept]), **of_domain})
 
 
 def by_domain(source: Source, order: Any, seed: int) -> list[list[int]]:
@@ -221,7 +243,8 @@ def from_texts(
         class_names: the labels in the order that numbers them; alphabetical, or ascending, if none is given.
         longest: bytes that are kept of a text.
         name: of the benchmark, in records.
-        params: the others of `from_arrays`: `experiences`, `shift`, `class_order`, `seed`, …
+        params: the others of `from_arrays`: `experiences`, `shift`, `class_order`, `seed`, …; and `train_per_class` and
+            `test_per_class`, for the first so many texts of each class.
 
     Raises:
         DataError: a text or a label that cannot be used; says which.

@@ -112,6 +112,9 @@ class Services(Run):
         seed = torch.randint(2**62, (), generator=state, device=state.device).item()
         with global_rng(self.device, int(seed), None):
             for module in model.modules():
+                own = list(module.parameters(False))
+                if own and not any(p.requires_grad for p in own):  # what stays as it is
+                    continue
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
                 elif next(module.parameters(False), None) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -60,6 +60,20 @@ class Classifier(nn.Module):
         """Return what makes tokens of a benchmark's texts, and take up these pools of them, each (N, L) bytes
         (`clbench.transforms.utf8`); None if the model reads no texts."""
         return None
+
+    def ahead(self, x: Tensor, learning: Collection[str]) -> Tensor:
+        """Return what single examples of a batch begin with, where gradients are taken of each apart (`torch.vmap`).
+
+        That is x itself, unless the network sees a batch as a whole, or has parts that are asked once.
+
+        Args:
+            x: (B, …) inputs.
+            learning: names of the parameters whose gradients are wanted.
+
+        Returns:
+            Tensor: (B, …) from which the network computes what it does from x.
+        """
+        return x
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D)."""

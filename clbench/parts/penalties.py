@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clbench.errors import IncompatibleError
+from clbench.models.base import Classifier
 from clbench.strategy import Run
 from clbench.types import Experience
 
@@ -79,6 +80,7 @@ def per_example_gradients(
             "not allow; give each place a layer of its own."
         )
     names = run.parameters().keys()
+    x = network.ahead(x, names) if isinstance(network, Classifier) else x
     tensors = {name: tensor.detach() for name, tensor in network.named_parameters()}
     frozen = {name: t for name, t in [*tensors.items(), *network.named_buffers()] if name not in names}
 
