@@ -6,6 +6,7 @@ Shapes: N texts of a benchmark, B of a batch, L bytes, T tokens, D features, C c
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -65,7 +66,9 @@ class Kept:
     """What an encoder that stays as it is says of the texts of a data set: asked once for each.
 
     Texts go through in groups that follow from the data set alone, so that the bits do not depend on who asks first,
-    on training or evaluation, or on where an interrupted run goes on. A copy begins with nothing.
+    on training or evaluation, or on where an interrupted run goes on. That it has stayed is not believed: whenever it
+    has been written to, all is asked anew. A copy of this begins with nothing; copies of an encoder that share it are
+    compared with the one that was asked.
     """
 
     def __init__(self) -> None:
@@ -73,7 +76,9 @@ class Kept:
         self._groups: list[Tensor] = []
         self._start: list[int] = []  # of each group, among all texts
         self._tokens: list[int] = []  # of each text
-        self._version: tuple[object, ...] = ()
+        self._asked: weakref.ref[Encoder] | None = None
+        self._version: tuple[object, ...] = ()  # of that one
+        self._equal: weakref.WeakKeyDictionary[Encoder, tuple[object, bool]] = weakref.WeakKeyDictionary()
         self._values: Tensor | None = None  # (N, D), or (all tokens, D)
         self._rows = torch.zeros(0, dtype=torch.int64)  # (N + 1,) where each text's values begin
         self._done = torch.zeros(0, dtype=torch.bool)
@@ -100,17 +105,10 @@ class Kept:
     def __call__(self, x: Tensor, encoder: Encoder) -> Tensor:
         """(B, T) → (B, D); of an encoder that gives a state for each token, (B, t, D), t those of the longest text."""
         at = [self._place.get(row.tobytes()) for row in x.cpu().contiguous().numpy()]
-        if None in at:  # a text that is of no pool
+        if None in at or not self._stands(
+            encoder, x.device
+        ):  # of a text that is of no pool, nothing is known
             return encoder.encode(x)
-        kind = x.device.type
-        version: tuple[object, ...] = (
-            x.device,
-            torch.is_autocast_enabled(kind),
-            torch.get_autocast_dtype(kind),
-        )
-        version += tuple((p.data_ptr(), p._version) for p in encoder.parameters())
-        if version != self._version:
-            self._version, self._values = version, None
         places = torch.tensor(at)
         starts = torch.tensor(self._start)
         for number in (torch.searchsorted(starts, places, right=True) - 1).unique().tolist():
@@ -125,15 +123,32 @@ class Kept:
         rows = torch.where(there, first.unsqueeze(1) + steps, 0).to(x.device)
         return self._values[rows].masked_fill(~there.unsqueeze(2).to(x.device), 0.0)
 
+    def _stands(self, encoder: Encoder, device: torch.device) -> bool:
+        """Whether what is kept is what this encoder says; if nobody's answers are, it is the one to be asked."""
+        version = _version_of(encoder, device)
+        known = self._equal.get(encoder)
+        if known is None or known[0] != version:
+            asked = None if self._asked is None else self._asked()
+            if asked is None or asked is encoder or _version_of(asked, device) != self._version:
+                self._asked, self._version, self._values = weakref.ref(encoder), version, None
+                self._equal.clear()
+                known = version, True
+            else:
+                pairs = zip(asked.parameters(), encoder.parameters(), strict=True)
+                known = (
+                    version,
+                    all((a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b) for a, b in pairs),
+                )
+            self._equal[encoder] = known
+        return known[1]
+
     def _ask(self, number: int, device: torch.device, encoder: Encoder) -> None:
         group = self._groups[number]
         # Within an evaluation, linear layers without gradient may be computed by other kernels, of other bits.
         with torch.enable_grad():
             found = encoder.encode(group.to(device)).detach()
-        if encoder.states:
-            found = found[
-                (group != NONE)[:, : found.shape[1]].to(device)
-            ]  # one text's tokens after another's
+        if encoder.states:  # one text's tokens after another's
+            found = found[(group != NONE)[:, : found.shape[1]].to(device)]
         if self._values is None:
             each = torch.tensor(self._tokens) if encoder.states else torch.ones(len(self._place))
             self._rows = F.pad(each.long().cumsum(0), (1, 0))
@@ -144,12 +159,18 @@ class Kept:
         self._done[number] = True
 
 
+def _version_of(encoder: nn.Module, device: torch.device) -> tuple[object, ...]:
+    """Return what changes when an encoder is written to, or computes elsewhere or otherwise."""
+    how = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    return device, *how, *((p.data_ptr(), p._version, p.device) for p in encoder.parameters())
+
+
 class Encoder(nn.Module):
     """(B, T) tokens, `NONE` after a text's end → (B, D). Where nothing of it is trained, each text is asked once.
 
     Attributes:
         states: that it gives a state for each token, (B, t, D), t those of the longest text.
-        fixed: that it stays as it is for ever, in eval mode; copies of a network share it and what it has said.
+        fixed: that it stays as it is for ever, in eval mode; its copies, in teachers for one, share what it has said.
     """
 
     states: bool = False
@@ -169,9 +190,9 @@ class Encoder(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
-        if self.fixed:
-            return self
         made = memo[id(self)] = type(self).__new__(type(self))
+        if self.fixed:
+            memo[id(self.kept)] = self.kept
         made.__dict__ = copy.deepcopy(self.__dict__, memo)
         return made
 
