@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 import tempfile
 import zipfile
 from collections import Counter
@@ -19,11 +18,7 @@ import numpy as np
 from clbench.data.source import AxesOrder, Source, source_of
 from clbench.errors import DataError, choices
 from clbench.files import UNREADABLE, check_size, file_sha256
-
-
-def data_folder() -> Path:
-    """Return where data sets lie: `$CLBENCH_DATA`, else `~/.cache/clbench`."""
-    return Path(os.environ.get("CLBENCH_DATA") or "~/.cache/clbench").expanduser()
+from clbench.files.places import data_folder as data_folder
 
 
 def read_npz(path: str | Path, *, layout: AxesOrder = "auto", others: bool = False) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 VERSION = "0.1.0"
@@ -18,3 +19,8 @@ CHECKOUT = (
 
 ROOT = CHECKOUT or HOME
 """Where `strategies/`, `benchmarks/` and `configs/` lie: beside the package in a checkout, inside it in a wheel."""
+
+
+def data_folder() -> Path:
+    """Return where data sets and caches lie: `$CLBENCH_DATA`, else `~/.cache/clbench`."""
+    return Path(os.environ.get("CLBENCH_DATA") or "~/.cache/clbench").expanduser()
