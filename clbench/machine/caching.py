@@ -37,12 +37,12 @@ def once(name: str, network: nn.Module, x: Tensor, compute: Callable[[Tensor], T
 
     Args:
         name: tells several answers of one network apart.
-        network: stays as it is.
+        network: stays as it is; one that asks itself once, and says so by `asked_once`, is simply asked.
         x: (n, …) the very tensor that the model was given; another one is never kept.
         compute: inputs (m, …) → (m, …), row by row.
     """
     asked = _asked.get()
-    if asked is None or x is not asked.x or torch.is_grad_enabled():
+    if asked is None or x is not asked.x or torch.is_grad_enabled() or getattr(network, "asked_once", False):
         return compute(x)
     return asked.answer(name, network, compute)
 

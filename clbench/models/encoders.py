@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.machine import answers
 from clbench.models.base import Classifier
 from clbench.transforms.utf8 import rows_of
 
@@ -82,6 +84,8 @@ class Kept:
         self._values: Tensor | None = None  # (N, D), or (all tokens, D)
         self._rows = torch.zeros(0, dtype=torch.int64)  # (N + 1,) where each text's values begin
         self._done = torch.zeros(0, dtype=torch.bool)
+        self._file: Path | None = None  # where the values are kept for other runs
+        self._known = False  # that the values are those of the file
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
@@ -154,9 +158,19 @@ class Kept:
             self._rows = F.pad(each.long().cumsum(0), (1, 0))
             self._values = found.new_empty((int(self._rows[-1]), found.shape[1]))
             self._done = torch.zeros(len(self._groups), dtype=torch.bool)
+            told = encoder.whole()
+            self._file = None if told is None else answers.place(encoder, told, self._groups, found)
+            self._known = self._file is not None and answers.read(self._file, self._values)
         start = int(self._rows[self._start[number]])
-        self._values[start : start + len(found)] = found
+        rows = self._values[start : start + len(found)]
+        if self._known and torch.equal(rows, found):
+            self._done[:] = True  # what the file holds is what the network says, as this part of it is
+            return
+        self._known = False
+        rows.copy_(found)
         self._done[number] = True
+        if self._file is not None and bool(self._done.all()):
+            answers.write(self._file, self._values)
 
 
 def _version_of(encoder: nn.Module, device: torch.device) -> tuple[object, ...]:
@@ -206,6 +220,11 @@ class Encoder(nn.Module):
         return ""
 
     @property
+    def asked_once(self) -> bool:
+        """Return whether it keeps its answers itself (`clbench.machine.caching`)."""
+        return not self.learns
+
+    @property
     def learns(self) -> bool:
         return any(p.requires_grad for p in self.parameters())
 
@@ -217,6 +236,11 @@ class Encoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """(B, T) → (B, D), by the network."""
         raise NotImplementedError
+
+    def whole(self) -> Mapping[str, Any] | None:
+        """Return what it does beside its weights, as JSON, so that its answers may be kept on disk; None if that is not
+        all known."""
+        return None
 
     def ahead(self, x: Tensor) -> Tensor:
         """(B, T) → what single examples of a batch begin with where the encoder learns; see `Classifier.ahead`."""

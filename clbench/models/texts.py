@@ -14,7 +14,8 @@ import importlib.util
 import itertools
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +73,9 @@ class Below(Encoder):
             self.inner(**tokens_of(x, self.pad))
         states: Tensor = found[0][0] if isinstance(found[0], tuple) else found[0]
         return states
+
+    def whole(self) -> Mapping[str, Any] | None:
+        return _told(self, self.inner)
 
 
 class Given(nn.Module):
@@ -135,6 +139,9 @@ class Pretrained(Encoder):
         states = self.inner(**given).last_hidden_state  # (b, t, D)
         return self._pooled(states, given["attention_mask"])
 
+    def whole(self) -> Mapping[str, Any] | None:
+        return None if self.below is not None else _told(self, self.inner, pooling=self.pooling, unit=self.unit)
+
     def ahead(self, x: Tensor) -> Tensor:
         """(B, T) → (B, t, D + 1) states below the blocks that learn, and which tokens are some; or (B, t, 1) tokens."""
         there = tokens_of(x, self.pad)["attention_mask"].unsqueeze(2)
@@ -165,6 +172,17 @@ class Pretrained(Encoder):
             return states[:, 0]
         share = there.to(states.dtype).unsqueeze(2)
         return (states * share).sum(1) / share.sum(1).clamp(min=1)
+
+
+def _told(encoder: Below | Pretrained, inner: nn.Module, **more: Any) -> Mapping[str, Any] | None:
+    """Return what an encoder does beside its weights, if its transformer is one as it was loaded: of transformers' and
+    torch's own modules, with nothing hooked into it."""
+    for module in inner.modules():
+        if type(module).__module__.partition(".")[0] not in ("transformers", "torch") or module._forward_hooks:
+            return None
+    config: Any = inner.config
+    told = {"encoder": type(encoder).__name__, "pad": encoder.pad, "config": config.to_dict(), **more}
+    return told | {"modules": sum(1 for _ in inner.modules()), "transformers": version("transformers")}
 
 
 def tokens_of(x: Tensor, pad: int) -> dict[str, Tensor]:
