@@ -118,5 +118,5 @@ def test_a_cleared_folder_is_decoded_again(clbench: Command, photos: Path) -> No
 
 
 def test_a_cache_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^There is no cache 'mnist'\. Known: folders\.$"):
+    with pytest.raises(ConfigError, match=r"^There is no cache 'mnist'\. Known: folders, answers\.$"):
         data.clear("mnist")

@@ -10,11 +10,13 @@ from clbench.data.files import data_folder
 from clbench.data.folders import CACHE
 from clbench.data.known import Status
 from clbench.errors import ConfigError, DataError, choices
+from clbench.machine.answers import FOLDER
 
-CACHES = {CACHE: "images decoded from folders"}
+CACHES = {CACHE: "images decoded from folders", FOLDER: "what frozen encoders say of texts"}
 """Name of a cache, which is a folder of `$CLBENCH_DATA`, and what it holds."""
 _OURS = re.compile(r"[0-9a-f]{32}\.npy|\.[0-9a-f]{32}\.npy\.[^.]+")
-"""What `clbench.data.folders` calls its files, and those that it was writing when it was killed."""
+"""What `clbench.data.folders` and `clbench.machine.answers` call their files, and those that were being written when a
+process was killed."""
 
 
 class Cleared(TypedDict):

@@ -1,9 +1,10 @@
 """What a network that stays as it is says of a data set, kept on disk: asked once, by all runs of today and tomorrow.
 
-Encoding the texts of CLINC150 takes a minute of one core, and training a head on what comes out a few seconds; a suite of
-twenty strategies and five seeds would encode a hundred times. A file holds what the network would say now, to the bit: its
-name is a hash of the weights, the inputs in their groups, the libraries, the processor and what else decides on bits.
-Only what takes a while is kept. The files can be removed at any time (`clbench data clear answers`).
+Encoding the texts of CLINC150 takes a minute of one core, and training a head on what comes out a few seconds; a
+suite of twenty strategies and five seeds would encode a hundred times. A file holds what the network would say now,
+to the bit: its name is a hash of the weights, the inputs in their groups, the libraries, the processor and what else
+decides on bits, and who takes it compares one group with the network's own answer. Only what takes a while is kept,
+and files can be removed at any time (`clbench data clear answers`).
 """
 
 from __future__ import annotations
@@ -66,18 +67,19 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(array.data)
 
 
-def read(path: Path, like: Tensor) -> bool:
-    """Fill a tensor (N, D) with what a file holds; false if there is none of this shape that can be read."""
+def read(path: Path, like: Tensor) -> Tensor | None:
+    """Return what a file holds, on the device of `like` and of its shape (N, D).
+
+    None if there is no such file, or it is damaged; it is made again then.
+    """
     try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return False
+        with path.open("rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE:
-        return False  # it is made again
+        return None
     if found.shape != tuple(like.shape) or found.dtype != np.float32:
-        return False
-    like.copy_(torch.from_numpy(found))
-    return True
+        return None
+    return torch.from_numpy(found).to(like.device)
 
 
 def write(path: Path, values: Tensor) -> None:

@@ -84,8 +84,8 @@ class Kept:
         self._values: Tensor | None = None  # (N, D), or (all tokens, D)
         self._rows = torch.zeros(0, dtype=torch.int64)  # (N + 1,) where each text's values begin
         self._done = torch.zeros(0, dtype=torch.bool)
-        self._file: Path | None = None  # where the values are kept for other runs
-        self._known = False  # that the values are those of the file
+        self._pools: list[tuple[int, int]] = []  # the groups of each pool
+        self._files: dict[tuple[int, int], Path | None] = {}  # where a pool's values are kept for other runs
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
@@ -100,11 +100,15 @@ class Kept:
         fresh = x.unique(dim=0)
         fresh = fresh[torch.tensor([row.tobytes() not in self._place for row in fresh.numpy()])]
         fresh = fresh[(fresh != NONE).sum(1).sort(stable=True).indices]
+        if not len(fresh):
+            return
+        first = len(self._groups)
         for group in fresh.split(BUCKET):
             self._start.append(len(self._place))
             self._groups.append(group)
             self._tokens += (group != NONE).sum(1).tolist()
             self._place |= {row.tobytes(): len(self._place) + i for i, row in enumerate(group.numpy())}
+        self._pools.append((first, len(self._groups)))
 
     def __call__(self, x: Tensor, encoder: Encoder) -> Tensor:
         """(B, T) → (B, D); of an encoder that gives a state for each token, (B, t, D), t those of the longest text."""
@@ -158,19 +162,38 @@ class Kept:
             self._rows = F.pad(each.long().cumsum(0), (1, 0))
             self._values = found.new_empty((int(self._rows[-1]), found.shape[1]))
             self._done = torch.zeros(len(self._groups), dtype=torch.bool)
-            told = encoder.whole()
-            self._file = None if told is None else answers.place(encoder, told, self._groups, found)
-            self._known = self._file is not None and answers.read(self._file, self._values)
-        start = int(self._rows[self._start[number]])
-        rows = self._values[start : start + len(found)]
-        if self._known and torch.equal(rows, found):
-            self._done[:] = True  # what the file holds is what the network says, as this part of it is
-            return
-        self._known = False
-        rows.copy_(found)
+            self._files.clear()
+        self._values[self._of(number, number + 1)] = found
         self._done[number] = True
-        if self._file is not None and bool(self._done.all()):
-            answers.write(self._file, self._values)
+        self._share(next(pool for pool in self._pools if pool[0] <= number < pool[1]), number, encoder)
+
+    def _of(self, first: int, last: int) -> slice:
+        """Return the rows of values that groups have."""
+        end = self._start[last] if last < len(self._start) else len(self._place)
+        return slice(int(self._rows[self._start[first]]), int(self._rows[end]))
+
+    def _share(self, pool: tuple[int, int], asked: int, encoder: Encoder) -> None:
+        """Take the values of a pool from the file that another run has left, or leave them in one once all are there.
+
+        Args:
+            asked: the group that has been asked just now; a file that says the same of it is what this network says.
+        """
+        assert self._values is not None
+        place, groups = self._of(*pool), slice(*pool)
+        if pool not in self._files:
+            told, own = encoder.whole(), self._values[self._of(asked, asked + 1)].clone()
+            self._files[pool] = path = (
+                None if told is None else answers.place(encoder, told, self._groups[groups], own)
+            )
+            found = None if path is None else answers.read(path, self._values[place])
+            if found is not None:
+                self._values[place] = found
+                if torch.equal(self._values[self._of(asked, asked + 1)], own):
+                    self._done[groups] = True
+                else:
+                    self._values[self._of(asked, asked + 1)] = own
+        elif (path := self._files[pool]) is not None and bool(self._done[groups].all()):
+            answers.write(path, self._values[place])
 
 
 def _version_of(encoder: nn.Module, device: torch.device) -> tuple[object, ...]:

@@ -140,7 +140,9 @@ class Pretrained(Encoder):
         return self._pooled(states, given["attention_mask"])
 
     def whole(self) -> Mapping[str, Any] | None:
-        return None if self.below is not None else _told(self, self.inner, pooling=self.pooling, unit=self.unit)
+        return (
+            None if self.below is not None else _told(self, self.inner, pooling=self.pooling, unit=self.unit)
+        )
 
     def ahead(self, x: Tensor) -> Tensor:
         """(B, T) → (B, t, D + 1) states below the blocks that learn, and which tokens are some; or (B, t, 1) tokens."""
@@ -178,7 +180,10 @@ def _told(encoder: Below | Pretrained, inner: nn.Module, **more: Any) -> Mapping
     """Return what an encoder does beside its weights, if its transformer is one as it was loaded: of transformers' and
     torch's own modules, with nothing hooked into it."""
     for module in inner.modules():
-        if type(module).__module__.partition(".")[0] not in ("transformers", "torch") or module._forward_hooks:
+        if (
+            type(module).__module__.partition(".")[0] not in ("transformers", "torch")
+            or module._forward_hooks
+        ):
             return None
     config: Any = inner.config
     told = {"encoder": type(encoder).__name__, "pad": encoder.pad, "config": config.to_dict(), **more}
