@@ -53,12 +53,12 @@ class SlowLearner(Strategy):
         self.slow, self.align, self.draws, self.temperature, self.lr = slow, align, draws, temperature, lr
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        linear_weight(model, self)  # a head without weights cannot be aligned
         for parameter in members_of("encoder", dict(model.named_parameters())).values():
             scale_rate(parameter, self.slow)
         return model
 
     def setup(self, run: Run) -> None:
+        linear_weight(run.model, self)  # a head without weights, or with fixed ones, cannot be aligned
         refuse_steps(run, self)
         size = int(run.model.feature_size)  # type: ignore[arg-type]
         self.experience_of = torch.full((run.num_classes,), -1, device=run.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
@@ -46,11 +46,8 @@ class AligningWeights(Strategy):
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        linear_weight(model, self)
-        return model
-
     def setup(self, run: Run) -> None:
+        linear_weight(run.model, self)  # a head without weights, or with fixed ones, cannot be aligned
         self.teacher = teacher_of(run)
         self.seen = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # also at present
 

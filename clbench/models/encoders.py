@@ -293,6 +293,16 @@ class TextClassifier(Classifier):
         reader.told = " ".join(filter(None, (reader.told, encoder.told)))
         return reader
 
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """(n, D) features of texts, each for itself, as the encoder is now."""
+        encoder = next(m for m in self.modules() if isinstance(m, Encoder))
+        device, training = next(self.parameters()).device, encoder.training
+        encoder.eval()
+        found = [encoder.encode(torch.tensor([ids], device=device)) for ids in self._tokens(texts)[0]]
+        encoder.train(training)
+        return torch.cat(found)
+
     def ahead(self, x: Tensor, learning: Collection[str]) -> Tensor:
         if any(not name.startswith("head.") for name in learning):
             return next(m for m in self.modules() if isinstance(m, Encoder)).ahead(x)
