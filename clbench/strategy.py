@@ -320,8 +320,8 @@ class Strategy:
         keeps_rows: that its `extend` gives the rows that it got, no more and no fewer.
         exempt: checks of the contract that it cannot pass by itself, by name, each with the reason; that it passes one
             after all is a failure, too.
-        architecture: the kind of network it needs: "vit", a vision transformer of timm; "clip", a dual encoder; ""
-            takes any.
+        architecture: the kind of network that checks build for it: "vit", a vision transformer of timm; "clip", a dual
+            encoder; "", any.
 
     Before `setup`, the engine sets `self.run`: `run.device`, `run.model`, `run.num_classes`, `run.forward(x, task)`,
     `run.augment(raw)`, `run.rng("name")` and the rest of `Run`.

@@ -7,7 +7,7 @@ CVPR 2023, arXiv:2211.13218.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import (
+    Blocks,
     GrowingHead,
     LocalCrossEntropy,
     Prompter,
@@ -117,8 +118,8 @@ class Decomposed(SlicedPrompting):
         self.pool, self.length, self.layers = pool, length, layers
         self.strength, self.init = strength, init
 
-    def make_prompter(self, vit: Any) -> Prompter:
-        check_layers(self.layers, vit, self)
+    def make_prompter(self, blocks: Blocks) -> Prompter:
+        check_layers(self.layers, blocks, self)
         experiences = len(self.run.benchmark.train)
         each = self.pool // experiences
         if each == 0:
@@ -187,6 +188,8 @@ def coda_prompt(
         2. Gram–Schmidt is computed in double precision.
         3. Outputs of classes not seen yet are no candidates, in training either.
         4. Images are as the benchmark gives them, and their mean and deviation removed.
+        5. In an encoder of texts (BERT and its like), prefixes have no position and are met by every token; query and
+           feature are the encoder's, for many the mean over a text's tokens.
     """
     part = Decomposed(pool, length, tuple(layers), orthogonality, init)
     return chain(part, GrowingHead(), LocalCrossEntropy())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import (
+    Blocks,
     GrowingHead,
     LocalCrossEntropy,
     Prompter,
@@ -138,13 +139,13 @@ class Dual(SlicedPrompting):
         self.settings, self.candidates = settings, candidates
         self.general_layers, self.expert_layers = general_layers, expert_layers
 
-    def make_prompter(self, vit: Any) -> Prompter:
+    def make_prompter(self, blocks: Blocks) -> Prompter:
         s, device, rng = self.settings, self.run.device, self.run.rng("prompts")
-        check_layers((*self.general_layers, *self.expert_layers), vit, self)
-        blocks = len(self.expert_layers)
+        check_layers((*self.general_layers, *self.expert_layers), blocks, self)
+        each = len(self.expert_layers)
         general = torch.empty(len(self.general_layers), s.general, self.size, device=device)
-        experts = torch.empty(s.pool, blocks, s.expert, self.size, device=device)
-        keys = torch.empty(s.pool, blocks if s.keys == "layers" else 1, self.size, device=device)
+        experts = torch.empty(s.pool, each, s.expert, self.size, device=device)
+        keys = torch.empty(s.pool, each if s.keys == "layers" else 1, self.size, device=device)
         for drawn in (general, experts, keys):
             drawn.uniform_(s.low, s.high, generator=rng)
         return Slots(general, experts, keys, self.general_layers, self.expert_layers, self.candidates)
@@ -213,6 +214,8 @@ def dualprompt(
         4. Images are as the benchmark gives them, neither enlarged to 224 × 224 nor left without mean and deviation.
         5. PILOT's code reshapes E-prompts where it should transpose them: one half of a batch gets the key half as keys
            and as values, the other the value half. Here every image gets keys and values, whatever its place.
+        6. In an encoder of texts (BERT and its like), prefixes have no position and are met by every token; query and
+           feature are the encoder's, for many the mean over a text's tokens.
     """
     given = {"pool": pool, "general": general, "expert": expert, "pull": pull}
     settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]

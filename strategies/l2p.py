@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.parts import (
+    Blocks,
     GrowingHead,
     LocalCrossEntropy,
     Prompter,
@@ -140,9 +141,9 @@ class LearnToPrompt(Prompting):
                 "all images of a batch choose their prompts together, and a process sees its share alone"
             )
 
-    def make_prompter(self, vit: Any) -> Prompter:
+    def make_prompter(self, blocks: Blocks) -> Prompter:
         s, rng = self.settings, self.run.rng("prompts")
-        check_layers(s.layers, vit, self)
+        check_layers(s.layers, blocks, self)
         layers = max(len(s.layers), 1)
         prompts = torch.empty(layers, s.pool, s.length, self.size, device=self.run.device)
         keys = torch.empty(layers, s.pool, self.size, device=self.run.device)
@@ -199,6 +200,9 @@ def l2p(
         3. Without a class token, query and feature are what the transformer gives: a mean of its tokens, for
            example.
         4. Images are as the benchmark gives them, neither enlarged to 224 × 224 nor left without mean and deviation.
+        5. In an encoder of texts (BERT and its like), prompts at the start join the embedded words behind the norm of
+           the embeddings, without position; those of pilot are embedded as words at the first position. The head sees
+           the mean of their last states, of length 1 where the encoder's features are.
     """
     given = {"pool": pool, "length": length, "top": top, "layers": layers, "pull": pull, "form": form}
     settings = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]

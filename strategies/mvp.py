@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Output, Strategy, register
 from clbench.parts import (
+    Blocks,
     CrossEntropy,
     Prompter,
     Prompting,
@@ -70,12 +71,16 @@ class CountedPool(Prompter):
         self.register_buffer("counts", torch.zeros(len(keys)))
         self.settings = settings
 
-    def query(self, vit: Any, tokens: Tensor) -> Tensor:
+    def query(self, blocks: Blocks, x: Tensor) -> Tensor:
         """(B, D) the class token's state without the final norm, after the last block or the one before."""
-        states = tokens
-        for block in vit.blocks if self.settings.last_block else vit.blocks[:-1]:
-            states = block(states)
-        return states[:, 0] if vit.has_class_token else states[:, vit.num_prefix_tokens :].mean(dim=1)
+
+        def state(x: Tensor, rows: Tensor | slice) -> Tensor:
+            tokens = blocks.embed(x)
+            for layer in range(blocks.depth - (not self.settings.last_block)):
+                tokens = tokens.now(blocks.block(layer, tokens))
+            return blocks.first(tokens)
+
+        return blocks.by_portion(x, state)
 
     def forward(self, query: Tensor) -> Prompts:
         index = self.chosen(query)  # (B, k)
@@ -180,11 +185,11 @@ class MaskAndPrompt(Prompting):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def make_prompter(self, vit: Any) -> Prompter:
+    def make_prompter(self, blocks: Blocks) -> Prompter:
         s, how = self.settings, {"generator": self.run.rng("prompts"), "device": self.run.device}
         general, expert = (n * (2 if s.tuning == "prefix" else 1) for n in s.rows)
         general_layers, expert_layers = s.layers
-        check_layers((*general_layers, *expert_layers), vit, self)
+        check_layers((*general_layers, *expert_layers), blocks, self)
         shapes = (
             (len(general_layers), general, self.size),
             (s.pool, len(expert_layers), expert, self.size),
@@ -324,6 +329,9 @@ def mvp(
         5. `contrast=later` is the formula of the second release, each image's distances divided by its own mass; the
            file itself cannot be imported. Later copies of the code have one more form, which is not here: the paper's,
            with every query's distance divided by the masses of all prompts.
+        6. In an encoder of texts (BERT and its like), rows join without position and are met by every token; the query
+           is the first token's state, or the mean of all where the encoder's feature is one. BERT's blocks end with
+           their norms, so that there is no final one to leave out.
     """
     if top > pool:
         raise ValueError(f"top is 1 to pool, {pool}; {top} was given")

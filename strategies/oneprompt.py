@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clbench import Strategy, chain, register
 from clbench.parts import (
+    Blocks,
     GrowingHead,
     LocalCrossEntropy,
     Prompter,
@@ -36,9 +37,9 @@ class Shared(Prompter):
         super().__init__()
         self.prompts = nn.ParameterDict({str(layer): nn.Parameter(rows) for layer, rows in prompts.items()})
 
-    def query(self, vit: Any, tokens: Tensor) -> Tensor:
+    def query(self, blocks: Blocks, x: Tensor) -> Tensor:
         """(B, 0): nothing is asked."""
-        return tokens.new_zeros((len(tokens), 0))
+        return torch.zeros((len(x), 0), device=x.device)
 
     def forward(self, query: Tensor) -> Prompts:
         n = len(query)
@@ -54,8 +55,8 @@ class One(Prompting):
     def __init__(self, rows: dict[int, int]) -> None:
         self.rows = rows
 
-    def make_prompter(self, vit: Any) -> Prompter:
-        check_layers(tuple(self.rows), vit, self)
+    def make_prompter(self, blocks: Blocks) -> Prompter:
+        check_layers(tuple(self.rows), blocks, self)
         how: Any = {"generator": self.run.rng("prompts"), "device": self.run.device}
         return Shared({layer: torch.rand((n, self.size), **how) for layer, n in self.rows.items()})
 
@@ -84,6 +85,8 @@ def oneprompt(
     Differences from the authors' code:
         1. Outputs of classes not seen yet are no candidates, in training either.
         2. Images are as the benchmark gives them, and their mean and deviation removed.
+        3. In an encoder of texts (BERT and its like), prefixes have no position and are met by every token, as in
+           P-tuning v2; the feature is the encoder's, for many the mean over a text's tokens.
     """
     if both := sorted(set(early_layers) & set(late_layers)):
         raise ValueError(f"a block is early or late; {', '.join(map(str, both))} is both")

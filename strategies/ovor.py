@@ -249,6 +249,8 @@ def ovor(
         1. The head is trained on with an optimizer of its own, of the run's settings, whose learning rate goes on
            along the quarter cosine of all passes. The run's own passes follow the run's schedule, which ends with them.
         2. Neighbours are found by torch, all distances computed, in place of faiss. Same neighbours.
+
+    Features of length 1, as sentence encoders give, have energies far from −15 and −3; take `thresholds=measured`.
     """
     if epochs == 0:
         return Strategy()

@@ -15,8 +15,9 @@ from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.machine.torchvision import torchvision
 from clbench.models import Classifier
-from clbench.parts import Prompted, Prompter, Prompts, attend
-from clbench.parts.prompts import embed, prefixed, through_blocks
+from clbench.parts import Prompted, Prompter, Prompts, TimmBlocks, Tokens, attend
+from clbench.parts.blocks import prefixed
+from clbench.parts.prompts import through_blocks
 from clbench.testing import subject, tiny_benchmark, tiny_run, tiny_vit
 
 METHODS = ("l2p", "dualprompt", "coda-prompt", "oneprompt", "mvp")
@@ -56,6 +57,15 @@ def run_of(name: str, **how: Any) -> Engine:
     return checked.run(checked.benchmark(**how.pop("spec", {})), **how)
 
 
+def walked(network: Any, states: Tensor, prompts: Prompts) -> Tensor:
+    """States (B, N, D) before the first block → those after the last one."""
+    return through_blocks(TimmBlocks(network), Tokens(states), prompts).x
+
+
+def embedded(network: Any, x: Tensor) -> Tensor:
+    return TimmBlocks(network).embed(x).x
+
+
 class Nothing(Prompter):
     def forward(self, query: Tensor) -> Prompts:
         return Prompts(note=query)
@@ -81,7 +91,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_without_prompts_it_is_the_transformer_itself_in_eval_mode(kind: str) -> None:
     network, x = vit(**KINDS[kind]), normal(5, 1, 4, 4)
     expected = network(x)
-    out = Prompted(network, Nothing()).train()(x)
+    out = Prompted(TimmBlocks(network), Nothing()).train()(x)
     torch.testing.assert_close(out, torch.cat([expected, expected], 1))
 
 
@@ -93,7 +103,7 @@ def test_an_empty_prefix_changes_nothing(kind: str, post: bool) -> None:
     from timm.models.vision_transformer import Block, ResPostBlock
 
     network = vit(**KINDS[kind], block_fn=ResPostBlock if post else Block)
-    states = embed(network, normal(3, 1, 4, 4))
+    states = embedded(network, normal(3, 1, 4, 4))
     empty = torch.zeros(3, 0, 12)
     torch.testing.assert_close(prefixed(network.blocks[0], states, empty, empty), network.blocks[0](states))
 
@@ -129,9 +139,9 @@ def test_a_prefix_of_the_tokens_themselves_before_the_projection_is_that_of_thei
 ) -> None:
     """Rows that equal the normalised tokens: every key and every value is there twice, and the mean is the same."""
     network = vit(**KINDS[kind])
-    states = embed(network, normal(3, 1, 4, 4))
+    states = embedded(network, normal(3, 1, 4, 4))
     rows = network.blocks[0].norm1(states)
-    twice = through_blocks(network, states, Prompts({0: (rows, rows)}, projected=False))
+    twice = walked(network, states, Prompts({0: (rows, rows)}, projected=False))
     torch.testing.assert_close(twice, network.blocks(states), rtol=1e-4, atol=1e-5)
 
 
@@ -149,18 +159,18 @@ def test_where_queries_see_no_key_a_zero_prefix_dilutes_the_mean_of_values() -> 
 
 def test_a_zero_prefix_is_not_no_prefix() -> None:
     network = vit()
-    states, zero = embed(network, normal(2, 1, 4, 4)), torch.zeros(2, 3, 12)
-    with_zero = through_blocks(network, states, Prompts(prefixes={0: (zero, zero)}))
+    states, zero = embedded(network, normal(2, 1, 4, 4)), torch.zeros(2, 3, 12)
+    with_zero = walked(network, states, Prompts(prefixes={0: (zero, zero)}))
     assert not torch.allclose(with_zero, network.blocks(states), atol=1e-3)
 
 
 def test_tokens_of_a_block_are_dropped_after_it_and_tokens_of_the_start_stay() -> None:
     network = vit()
-    states, rows, start = embed(network, normal(2, 1, 4, 4)), normal(2, 3, 12), normal(2, 4, 12, seed=5)
+    states, rows, start = embedded(network, normal(2, 1, 4, 4)), normal(2, 3, 12), normal(2, 4, 12, seed=5)
     x = network.blocks[1](torch.cat([network.blocks[0](states), rows], 1))[:, :5]
-    torch.testing.assert_close(through_blocks(network, states, Prompts(tokens={1: rows})), x)
+    torch.testing.assert_close(walked(network, states, Prompts(tokens={1: rows})), x)
     x = network.blocks(torch.cat([start, states], 1))
-    torch.testing.assert_close(through_blocks(network, states, Prompts(start=start)), x)
+    torch.testing.assert_close(walked(network, states, Prompts(start=start)), x)
 
 
 def test_every_image_has_its_own_prompts() -> None:
@@ -171,11 +181,11 @@ def test_every_image_has_its_own_prompts() -> None:
         normal(4, 3, 12, seed=2),
         normal(4, 2, 12, seed=3),
     )
-    together = through_blocks(network, embed(network, x), Prompts({0: (keys, values)}, tokens={1: rows}))
+    together = walked(network, embedded(network, x), Prompts({0: (keys, values)}, tokens={1: rows}))
     for i in range(4):
         one = slice(i, i + 1)
         prompts = Prompts({0: (keys[one], values[one])}, tokens={1: rows[one]})
-        torch.testing.assert_close(through_blocks(network, embed(network, x[one]), prompts), together[one])
+        torch.testing.assert_close(walked(network, embedded(network, x[one]), prompts), together[one])
 
 
 # --- frozen ---

@@ -5,6 +5,16 @@ import types
 from clbench.data.recurrence import lag_weights as lag_weights
 from clbench.machine.caching import once as once
 from clbench.machine.optim import quarter_cosine as quarter_cosine, scale_rate as scale_rate
+from clbench.parts.blocks import (
+    Blocks as Blocks,
+    Readout as Readout,
+    TextBlocks as TextBlocks,
+    TimmBlocks as TimmBlocks,
+    Tokens as Tokens,
+    attend as attend,
+    blocks_of as blocks_of,
+    check_layers as check_layers,
+)
 from clbench.parts.boxes import box as box
 from clbench.parts.documents import (
     AllDocuments as AllDocuments,
@@ -76,15 +86,11 @@ from clbench.parts.prompts import (
     Prompter as Prompter,
     Prompting as Prompting,
     Prompts as Prompts,
-    Readout as Readout,
     SlicedPrompter as SlicedPrompter,
     SlicedPrompting as SlicedPrompting,
     as_prefixes as as_prefixes,
-    attend as attend,
-    check_layers as check_layers,
     cosines as cosines,
     halves as halves,
-    transformer_of as transformer_of,
 )
 from clbench.parts.proxies import (
     CosineHead as CosineHead,

@@ -1,21 +1,20 @@
-"""Prompts in a frozen vision transformer of timm: the one place where they enter it.
+"""Prompts in a frozen transformer, of images or of texts: the one place where they enter it.
 
-A prompt is some rows that are learned while the transformer stays as it is. They enter in three ways, for each image
+A prompt is some rows that are learned while the transformer stays as it is. They enter in three ways, for each example
 its own, and a method may mix them:
 
 - as a *prefix* of a block: rows that its attention meets among the keys and the values, after their projection. No
   query is formed for them, so a block keeps its N tokens.
 - as *tokens* of a block: they join the sequence before the block and are dropped after it.
-- as *tokens at the start*: they join the embedded patches and stay to the last block.
+- as *tokens at the start*: they join the embedded patches or words and stay to the last block.
 
-Shapes: B images of a batch, N tokens, D their width, h heads, m rows of a prompt.
+Shapes: B images or texts of a batch, N tokens, D their width, m rows of a prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +22,14 @@ from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
 from clbench.machine.caching import once
+from clbench.parts.blocks import Blocks, Readout, Tokens, blocks_of
 from clbench.strategy import Strategy
 from clbench.types import Experience
-
-Readout = Literal["token", "prompts"]
-"""What the head sees: what the transformer itself gives, the class token for most; or the mean of the last states of
-the tokens that joined at the start."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What enters a transformer, for each image its own rows.
+    """What enters a transformer, for each image or text its own rows.
 
     Attributes:
         prefixes: block → keys (B, m, D) and values (B, m, D).
@@ -41,7 +37,8 @@ class Prompts:
             beside its normalised tokens.
         tokens: block → (B, m, D).
         start: (B, m, D), from the first block to the last.
-        placed: whether those at the start get the class token's position embedding, where it has one.
+        placed: whether those at the start get the class token's position embedding, where it has one; before an
+            encoder of texts, they are then embedded as its first token is.
         note: (B, k) columns that the features carry for the head and for losses, after the feature itself.
     """
 
@@ -52,9 +49,18 @@ class Prompts:
     placed: bool = False
     note: Tensor | None = None
 
+    def of(self, rows: Tensor | slice) -> Prompts:
+        """Return those of some examples of the batch."""
+        if isinstance(rows, slice):
+            return self
+        prefixes = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.prefixes.items()}
+        tokens = {layer: joining[rows] for layer, joining in self.tokens.items()}
+        start = None if self.start is None else self.start[rows]
+        return replace(self, prefixes=prefixes, tokens=tokens, start=start)
+
 
 class Prompter(nn.Module):
-    """Holds what is learned, and says which prompts an image gets.
+    """Holds what is learned, and says which prompts an image or a text gets.
 
     Attributes:
         passes: forward passes that a query costs, for the budget; 0 where none is asked.
@@ -64,16 +70,15 @@ class Prompter(nn.Module):
     passes = 1
     readout: Readout = "token"
 
-    def query(self, vit: Any, tokens: Tensor) -> Tensor:
-        """(B, D) what the transformer says of embedded images (B, N, D) without prompts, the final norm included.
+    def query(self, blocks: Blocks, x: Tensor) -> Tensor:
+        """(B, D) what the transformer says of inputs (B, …) without prompts, the final norm included.
 
         It depends on nothing that is learned: evaluation asks it `once` for each test image.
         """
-        features: Tensor = vit.forward_head(vit.norm(vit.blocks(tokens)), pre_logits=True)
-        return features
+        return blocks.ask(x)
 
     def forward(self, query: Tensor) -> Prompts:
-        """Return the prompts of images with these queries (B, D), which are float32 in any precision below it.
+        """Return the prompts of examples with these queries (B, D), which are float32 in any precision below it.
 
         In train mode those for training, which may know the present experience; in eval mode those for prediction.
         """
@@ -81,14 +86,15 @@ class Prompter(nn.Module):
 
 
 class Prompted(nn.Module):
-    """A frozen transformer with prompts: images (B, …) → features (B, D + k), the last k columns the prompts' note.
+    """A frozen transformer with prompts: inputs (B, …) → features (B, D + k), the last k columns the prompts' note.
 
     The transformer is in eval mode whatever mode this is in.
     """
 
-    def __init__(self, inner: nn.Module, prompter: Prompter) -> None:
+    def __init__(self, blocks: Blocks, prompter: Prompter) -> None:
         super().__init__()
-        self.inner = inner.eval().requires_grad_(False)
+        self.blocks = blocks
+        self.inner = blocks.network.eval().requires_grad_(False)
         self.prompter = prompter
 
     def train(self, mode: bool = True) -> Prompted:
@@ -100,16 +106,19 @@ class Prompted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D + k)."""
         with torch.no_grad():
-            tokens = embed(self.inner, x)  # (B, N, D)
-
-            def ask(rows: Tensor) -> Tensor:
-                return self.prompter.query(self.inner, tokens if rows is x else embed(self.inner, rows))
-
-            query = once("query", self.inner, x, ask)
+            query = once("query", self.inner, x, lambda rows: self.prompter.query(self.blocks, rows))
         with torch.autocast(x.device.type, enabled=False):  # so that a choice is the same wherever it is made
             prompts = self.prompter(query if query.dtype == torch.float64 else query.float())
-        states = through_blocks(self.inner, tokens, prompts)
-        feature = read_out(self.inner, states, prompts, self.prompter.readout)
+
+        def features(x: Tensor, rows: Tensor | slice) -> Tensor:
+            mine = prompts.of(rows)
+            with torch.no_grad():
+                tokens = self.blocks.embed(x)  # (b, N, D)
+            states = through_blocks(self.blocks, tokens, mine)
+            start = 0 if mine.start is None else mine.start.shape[1]
+            return self.blocks.read(states, start, self.prompter.readout)
+
+        feature = self.blocks.by_portion(x, features)
         return feature if prompts.note is None else torch.cat([feature, prompts.note], dim=1)
 
 
@@ -133,7 +142,9 @@ class FeatureHead(nn.Module):
 
 
 class Prompting(Strategy):
-    """Prompts and a head are trained, in a timm vision transformer that stays as it is to the bit.
+    """Prompts and a head are trained, in a transformer that stays as it is to the bit.
+
+    It is one of timm for images, or an encoder of texts like BERT (`clbench.parts.blocks`).
 
     Attributes:
         prompter: what is learned beside the head.
@@ -143,7 +154,7 @@ class Prompting(Strategy):
     architecture = "vit"
     prompter: Prompter
 
-    def make_prompter(self, vit: Any) -> Prompter:
+    def make_prompter(self, blocks: Blocks) -> Prompter:
         """Return what is to be learned in this transformer; drawn from `self.run.rng`."""
         raise NotImplementedError
 
@@ -152,10 +163,15 @@ class Prompting(Strategy):
         return FeatureHead(head, self.size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        vit = transformer_of(model, self)
-        self.size = int(vit.num_features)
-        self.prompter = self.make_prompter(vit).to(self.run.device)
-        self.prompted = Prompted(vit, self.prompter)
+        who = f"{self} puts prompts into the blocks"
+        if isinstance(model.backbone, Prompted):
+            raise IncompatibleError(
+                f"{who} of a transformer; another part of the chain has done so already. Leave one of them out."
+            )
+        blocks = blocks_of(model, who)
+        self.size = blocks.size
+        self.prompter = self.make_prompter(blocks).to(self.run.device)
+        self.prompted = Prompted(blocks, self.prompter)
         model.backbone = self.prompted
         model.head = self.make_head(model.head)  # type: ignore[arg-type]
         model.passes = 1 + self.prompter.passes  # type: ignore[assignment]
@@ -212,149 +228,20 @@ class SlicedPrompting(Prompting):
 # --- the transformer ---
 
 
-def transformer_of(model: nn.Module, part: Strategy) -> Any:
-    """Return the vision transformer that is the model's backbone.
-
-    Raises:
-        IncompatibleError: it is none of timm's, or has blocks that prompts cannot enter.
-    """
-    from clbench.machine.torchvision import torchvision
-
-    torchvision()
-    from timm.layers.attention import Attention
-    from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
-
-    vit: Any = model.backbone
-    who = f"{part} puts prompts into the blocks of a timm VisionTransformer, such as model=timm:vit_tiny_patch16_224"
-    if isinstance(vit, Prompted):
-        raise IncompatibleError(
-            f"{who}; another part of the chain has done so already. Leave one of them out."
-        )
-    ours = isinstance(vit, VisionTransformer)
-    if not ours or type(vit).forward_features is not VisionTransformer.forward_features:
-        raise IncompatibleError(f"{who}; the backbone is a {type(vit).__module__}.{type(vit).__qualname__}.")
-    for block in vit.blocks:
-        attention = getattr(block, "attn", None)
-        if type(block) not in (Block, ResPostBlock) or type(attention) is not Attention:
-            inside = "" if attention is None else f" with {type(attention).__name__}"
-            raise IncompatibleError(
-                f"{who}, that are Block or ResPostBlock with Attention; this one has {type(block).__name__}{inside}."
-            )
-    return vit
-
-
-def check_layers(layers: Sequence[int], vit: Any, part: Strategy) -> None:
-    """Refuse blocks that the transformer does not have.
-
-    Raises:
-        IncompatibleError: names them, and those there are.
-    """
-    depth = len(vit.blocks)
-    missing = [layer for layer in layers if not 0 <= layer < depth]
-    if missing:
-        raise IncompatibleError(
-            f"{part} puts prompts into the blocks {', '.join(map(str, layers))}; this transformer has the blocks 0 to "
-            f"{depth - 1}. Set its layers to some of these, or take a deeper model."
-        )
-
-
-def embed(vit: Any, x: Tensor) -> Tensor:
-    """(B, …) images → (B, N, D) the tokens that the first block sees."""
-    tokens: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
-    return tokens
-
-
-def through_blocks(vit: Any, tokens: Tensor, prompts: Prompts) -> Tensor:
-    """(B, N, D) embedded images → (B, m + N, D) after the last block, m tokens of the start first."""
-    x = tokens
+def through_blocks(blocks: Blocks, tokens: Tokens, prompts: Prompts) -> Tokens:
+    """(B, N, D) what the first block sees → (B, m + N, D) after the last one, m tokens of the start first."""
     if prompts.start is not None:
-        start = prompts.start
-        if prompts.placed and vit.has_class_token and not vit.no_embed_class and vit.pos_embed is not None:
-            start = start + vit.pos_embed[:, :1]
-        x = torch.cat([start.to(tokens.dtype), tokens], dim=1)
-    n = x.shape[1]
-    for layer, block in enumerate(vit.blocks):
+        start = blocks.placed(prompts.start) if prompts.placed else prompts.start
+        tokens = tokens.joined(start, first=True)
+    n = tokens.x.shape[1]
+    for layer in range(blocks.depth):
+        seen, prefix = tokens, prompts.prefixes.get(layer)
         if layer in prompts.tokens:
-            x = torch.cat([x, prompts.tokens[layer].to(x.dtype)], dim=1)
-        if layer in prompts.prefixes:
-            keys, values = prompts.prefixes[layer]
-            prefix = (keys, values) if prompts.projected else project_prefix(block.attn, keys, values)
-            x = prefixed(block, x, *prefix)
-        else:
-            x = block(x)
-        x = x[:, :n]
-    return x
-
-
-def read_out(vit: Any, states: Tensor, prompts: Prompts, readout: Readout) -> Tensor:
-    """(B, m + N, D) last states → (B, D) what the head sees."""
-    m = 0 if prompts.start is None else prompts.start.shape[1]
-    states = vit.norm(states)
-    if readout == "prompts":
-        mean: Tensor = vit.fc_norm(states[:, :m].mean(dim=1))
-        return mean
-    features: Tensor = vit.forward_head(states[:, m:], pre_logits=True)
-    return features
-
-
-def prefixed(block: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """(B, N, D) → (B, N, D): a block whose attention meets keys and values (B, m, D) beside those of its tokens."""
-    from timm.models.vision_transformer import ResPostBlock
-
-    if isinstance(block, ResPostBlock):
-        x = x + block.drop_path1(block.norm1(attend(block.attn, x, keys, values)))
-        return x + block.drop_path2(block.norm2(block.mlp(x)))  # type: ignore[no-any-return]
-    x = x + block.drop_path1(block.ls1(attend(block.attn, block.norm1(x), keys, values)))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))  # type: ignore[no-any-return]
-
-
-def attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """(B, N, D) → (B, N, D): timm's attention, with a prefix to keys and to values after their projection.
-
-    Without dropout: the network is in eval mode.
-
-    Args:
-        attention: of timm.
-        x: (B, N, D) tokens.
-        keys, values: (B, m, D) the prefix; where the network normalises its keys, these are taken as they are.
-    """
-    images, n, _ = x.shape
-    heads, size = attention.num_heads, attention.head_dim
-    qkv = attention.qkv(x).reshape(images, n, 3, heads, size).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)  # (B, h, N, D / h) each
-    q, k = attention.q_norm(q), attention.k_norm(k)
-    k = torch.cat([k, by_head(keys, heads).to(k.dtype)], dim=2)
-    v = torch.cat([v, by_head(values, heads).to(v.dtype)], dim=2)
-    if attention.fused_attn:
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
-    else:
-        mixed = (attention.scale * q @ k.transpose(2, 3)).softmax(dim=3) @ v
-    out = attention.norm(mixed.transpose(1, 2).reshape(images, n, heads * size))
-    if attention.gate is not None:
-        out = out * attention.gate(x).sigmoid()
-    projected: Tensor = attention.proj(out)
-    return projected
-
-
-def project_prefix(attention: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (B, m, D) → keys and values (B, m, D) as timm's attention makes them of tokens: W_k r + b_k, W_v r + b_v.
-
-    Keys are normalised where the network normalises those of its tokens.
-    """
-    size = attention.attn_dim
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-
-    def project(rows: Tensor, at: slice) -> Tensor:
-        return F.linear(rows, weight[at], None if bias is None else bias[at])
-
-    keys, values = project(keys, slice(size, 2 * size)), project(values, slice(2 * size, None))
-    return attention.k_norm(by_head(keys, attention.num_heads)).transpose(1, 2).flatten(2), values
-
-
-def by_head(rows: Tensor, heads: int) -> Tensor:
-    """(B, m, D) → (B, h, m, D / h)."""
-    split: Tensor = rows.unflatten(2, (heads, -1))
-    return split.transpose(1, 2)
+            seen = seen.joined(prompts.tokens[layer], first=False)
+        if prefix is not None and not prompts.projected:
+            prefix = blocks.project(layer, *prefix)
+        tokens = tokens.now(blocks.block(layer, seen, prefix)[:, :n])
+    return tokens
 
 
 # --- choosing ---

@@ -12,8 +12,8 @@ from clbench import Experience, Strategy, chain, make_strategy
 from clbench.config import OptimConfig
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
-from clbench.parts import Prompted, Prompts
-from clbench.parts.prompts import embed, through_blocks
+from clbench.parts import Prompted, Prompts, TimmBlocks
+from clbench.parts.prompts import through_blocks
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 
 SMALL: dict[str, Any] = {"pool": 4, "general": 2, "expert": 4, "general_layers": (0,), "expert_layers": (1,)}
@@ -36,7 +36,8 @@ def expected_features(run: Engine, x: torch.Tensor, slots: torch.Tensor) -> torc
     experts = torch.stack([p.experts[s][0] for s in slots.tolist()])  # (B, 4, D)
     general = p.general[0].expand(n, -1, -1)
     prefixes = {0: (general[:, :1], general[:, 1:]), 1: (experts[:, :2], experts[:, 2:])}
-    states = through_blocks(inner, embed(inner, x), Prompts(prefixes=prefixes))
+    blocks = TimmBlocks(inner)
+    states = through_blocks(blocks, blocks.embed(x), Prompts(prefixes=prefixes)).x
     return inner.norm(states)[:, 0]
 
 

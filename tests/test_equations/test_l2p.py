@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from clbench import make_strategy
 from clbench.engine.engine import Engine
-from clbench.parts import Prompted, Prompts
-from clbench.parts.prompts import embed, through_blocks
+from clbench.parts import Prompted, Prompts, TimmBlocks
+from clbench.parts.prompts import through_blocks
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 
 SMALL: dict[str, Any] = {"pool": 6, "length": 2, "top": 3}
@@ -100,7 +100,7 @@ def test_chosen_prompts_join_the_start_and_the_head_sees_the_mean_of_their_last_
         rows = torch.cat([pool.prompts[0, m] for m in best.tolist()]).unsqueeze(0)  # (1, 6, D)
         if variant == "pilot":
             rows = rows + inner.pos_embed[0, 0]
-        states = inner.norm(inner.blocks(torch.cat([rows, embed(inner, one)], dim=1)))
+        states = inner.norm(inner.blocks(torch.cat([rows, TimmBlocks(inner).embed(one).x], dim=1)))
         feature = states[:, :6].mean(1)
         torch.testing.assert_close(out.features[i : i + 1, :32], feature, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(run.logits(out.features)[i : i + 1], run.logits(feature))
@@ -116,7 +116,8 @@ def test_as_a_prefix_every_layer_has_its_own_pool_and_halves() -> None:
         best = F.cosine_similarity(query[:, None], pool.keys[layer][None], dim=2).topk(2, dim=1).indices
         chosen = pool.prompts[layer][best]  # (4, 2, 4, D)
         prefixes[layer] = (chosen[:, :, :2].reshape(4, 4, -1), chosen[:, :, 2:].reshape(4, 4, -1))
-    states = through_blocks(inner, embed(inner, x), Prompts(prefixes=prefixes))
+    blocks = TimmBlocks(inner)
+    states = through_blocks(blocks, blocks.embed(x), Prompts(prefixes=prefixes)).x
     feature = inner.norm(states)[:, 0]
     torch.testing.assert_close(run.forward(x).features[:, :32], feature, rtol=1e-4, atol=1e-5)
 

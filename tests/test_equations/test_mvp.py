@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from clbench import make_strategy
 from clbench.config import OptimConfig
 from clbench.engine.engine import Engine
-from clbench.parts import Prompts
-from clbench.parts.prompts import embed, through_blocks
+from clbench.parts import Prompts, TimmBlocks
+from clbench.parts.prompts import through_blocks
 from clbench.testing import subject, tiny_benchmark, tiny_run, tiny_vit
 from clbench.types import MASKED, Batch
 
@@ -182,10 +182,11 @@ def test_prompts_join_blocks_and_the_query_skips_the_last_block_and_the_norm() -
     x = batch_of(run).x
     inner: Any = run.model.backbone.inner  # type: ignore[union-attr]
     p = part(run).prompter
-    query = inner.blocks[0](embed(inner, x))[:, 0]
+    query = inner.blocks[0](TimmBlocks(inner).embed(x).x)[:, 0]
     index = (1 - F.cosine_similarity(query[:, None], p.keys[None], dim=2)).argmin(1)
     tokens = {0: p.general[0].expand(8, -1, -1), 1: p.experts[index, 0]}
-    expected = inner.norm(through_blocks(inner, embed(inner, x), Prompts(tokens=tokens)))[:, 0]
+    blocks = TimmBlocks(inner)
+    expected = inner.norm(through_blocks(blocks, blocks.embed(x), Prompts(tokens=tokens)).x)[:, 0]
     features = run.forward(x).features
     torch.testing.assert_close(
         features, torch.cat([expected, query, index[:, None].float()], 1), rtol=1e-4, atol=1e-5
@@ -205,7 +206,7 @@ def test_prefixes_pass_the_projections_of_keys_and_values(top: int, qkv_bias: bo
     assert (p.general.shape, p.experts.shape) == ((1, 4, 32), (4, 2, 6, 32))
     x = batch_of(run, 3).x
     features = run.forward(x).features
-    states, query = embed(inner, x), features[:, 32:64]
+    states, query = TimmBlocks(inner).embed(x).x, features[:, 32:64]
     index = (1 - F.cosine_similarity(query[:, None], p.keys[None], dim=2)).topk(top, 1, largest=False).indices
     assert torch.equal(features[:, 64:].long(), index)
     for i in range(3):

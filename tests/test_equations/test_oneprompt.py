@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clbench import make_strategy
-from clbench.parts import Prompts
-from clbench.parts.prompts import embed, through_blocks
+from clbench.parts import Prompts, TimmBlocks
+from clbench.parts.prompts import through_blocks
 from clbench.testing import tiny_benchmark, tiny_run, tiny_vit
 
 
@@ -26,7 +26,8 @@ def test_every_image_gets_the_same_prefix() -> None:
         for i, half in ((0, 1), (1, 3))
     }
     inner: Any = run.model.backbone.inner  # type: ignore[union-attr]
-    expected = inner.norm(through_blocks(inner, embed(inner, x), Prompts(prefixes=prefixes)))[:, 0]
+    blocks = TimmBlocks(inner)
+    expected = inner.norm(through_blocks(blocks, blocks.embed(x), Prompts(prefixes=prefixes)).x)[:, 0]
     out = run.forward(x)
     torch.testing.assert_close(out.features, expected)
     before = {name: p.detach().clone() for name, p in prompts.items()}
