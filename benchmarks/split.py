@@ -28,10 +28,12 @@ def split(
     first: Count | None = None,
     increment: Count | None = None,
     classes: tuple[Natural, Count] | None = None,
-    class_order: Literal["natural", "shuffled"] = "natural",
+    class_order: Literal["natural", "shuffled"] | str = "natural",
     task_labels: bool = False,
     online: bool = False,
     augment: bool = False,
+    size: Count | None = None,
+    recipe: str | dict[str, Any] | None = None,
     valid: Fraction = 0.0,
     seed: Seed = 0,
 ) -> Benchmark:
@@ -41,13 +43,16 @@ def split(
         experiences: 1, 2, 5 or 10.
         first: classes of the first experience, in place of `experiences`; 50, with an increment of 10, is the protocol
             that starts with half of the classes.
-        increment: classes of each experience but the first.
+        increment: classes of each experience but the first; the last one may have fewer.
         classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
             backbone pretrained on [0, 50] has not seen.
-        class_order: natural, or drawn from the seed.
+        class_order: natural, shuffled (drawn from the seed), or a published order, numpy-1993 for one.
         task_labels: task-incremental: labels of the task in training and test.
         online: one pass over the stream.
-        augment: random crop and flip in training.
+        augment: random crop and flip in training, or what the recipe does there.
+        size: of the network's images; they are resized to it on the device, bicubic.
+        recipe: how images are prepared for a pretrained network: pretrained, as timm's configuration of it says, or as
+            published code does it: pilot, ranpac, and others.
         valid: share of the training examples that makes a validation stream.
         seed: of a shuffled class order and of the validation split.
     """
@@ -61,7 +66,9 @@ def split(
         increment=increment,
         class_order=class_order,
         online=online,
-        augment=OPS if augment else (),
+        augment=(None if recipe is not None else OPS) if augment else (),
+        size=size,
+        recipe=recipe,
         valid=valid,
         seed=seed,
     )
