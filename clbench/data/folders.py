@@ -125,6 +125,7 @@ def read_folder(
     channels: Literal[1, 3] = 3,
     test_fraction: float = 0.2,
     recipe: Recipe | None = None,
+    plain: bool = False,
 ) -> Source:
     """Return a data set from a folder of images, decoded once and cached as a memory map in `$CLBENCH_DATA/folders`.
 
@@ -138,12 +139,12 @@ def read_folder(
     Without a split, each class's images (in each domain) are ordered by the SHA-256 of their path below the folder,
     and the first `test_fraction` of them are for testing: the same on every machine, and new images move few old ones.
 
-    Classes and domains are numbered by name, 2 before 10. Images are turned upright, brought to 8 bits (deep grey from
-    its full range, transparency onto white), cropped to a square about the centre and resized to size × size,
-    bilinear, or as a `recipe` says. Files that are no images by their names are passed over and counted in
-    `Source.found`; what is hidden, or what systems leave (`__MACOSX`, `@eaDir`, `Thumbs.db`), is no part of the data.
-    Anything else that would go unused is refused. The content of the files decides whether the cache is taken, not
-    their names and times.
+    Classes and domains are numbered by name, 2 before 10; `plain` numbers classes 10 before 2. Images are turned
+    upright, brought to 8 bits (deep grey from its full range, transparency onto white), cropped to a square about the
+    centre and resized to size × size, bilinear, or as a `recipe` says. Files that are no images by their names are
+    passed over and counted in `Source.found`; what is hidden, or what systems leave (`__MACOSX`, `@eaDir`,
+    `Thumbs.db`), is no part of the data. Anything else that would go unused is refused. The content of the files
+    decides whether the cache is taken, not their names and times.
 
     Raises:
         ConfigError: a size or fraction out of range.
@@ -164,7 +165,7 @@ def read_folder(
     parts, told = _parts(root, leaves, layout, test_fraction)
     for part in parts.values():
         part.files = [f"{root}/{name}" for name in part.files]
-    source = source_of_files(str(root), parts, told, size, channels, recipe)
+    source = source_of_files(str(root), parts, told, size, channels, recipe, plain)
     found = [*source.found]
     if inner := sorted({leaf.folder[-1] for leaf in leaves if leaf.folder != leaf.path and not leaf.listed}):
         found.append(f"Images of a class lie in {' or '.join(inner)}/ of its folder.")
@@ -525,7 +526,7 @@ def _decoded(paths: Sequence[str], size: int, channels: int, recipe: Recipe | No
 
     digests, bad = zip(*_for_each(digest, len(paths)), strict=True)
     _refuse(bad)
-    by = [] if recipe is None else [[recipe.interpolation, recipe.squash]]
+    by = [] if recipe is None else [[recipe.interpolation, recipe.squash, recipe.size]]
     key = hashlib.sha256(json.dumps([DECODING, size, channels, digests, *by]).encode()).hexdigest()
     kept = data_folder() / CACHE / f"{key[:32]}.npy"
     if kept.is_file():

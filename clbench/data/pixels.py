@@ -57,7 +57,9 @@ def decode(content: bytes, size: int, channels: int, recipe: Recipe | None = Non
     if recipe is not None:
         height, width = recipe.target(whole.height, whole.width)
         resized = whole.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
-        left, top = round((width - size) / 2), round((height - size) / 2)
+        # where the recipe, cutting its own smaller middle out of this one, meets the one that it would cut out of all
+        within = round((size - recipe.size) / 2)
+        left, top = (round((side - recipe.size) / 2) - within for side in (width, height))
         cut = resized.crop((left, top, left + size, top + size))
         return np.asarray(cut).reshape(size, size, channels).transpose(2, 0, 1)
     square = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)
