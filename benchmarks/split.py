@@ -2,15 +2,17 @@
 
 MNIST: LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998.
 Fashion-MNIST: Xiao, Rasul, Vollgraf, arXiv:1708.07747. CIFAR-10 and CIFAR-100: Krizhevsky: Learning multiple layers of
-features from tiny images, 2009. The digits are scikit-learn's 1 797, 8 × 8 pixels: they come with it, so that their
-benchmarks run anywhere in seconds.
+features from tiny images, 2009. USPS: Hull, PAMI 1994. GTSRB: Stallkamp et al., Neural Networks 2012. Omniglot: Lake,
+Salakhutdinov, Tenenbaum, Science 2015. The digits are scikit-learn's 1 797, 8 × 8 pixels: they come with it, so that
+their benchmarks run anywhere in seconds.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from clbench.data import build, load, only
+from clbench.data import build, by_domain, load, only
+from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Seed
 from clbench.registry import register_benchmarks
 from clbench.types import Benchmark
@@ -28,6 +30,7 @@ def split(
     first: Count | None = None,
     increment: Count | None = None,
     classes: tuple[Natural, Count] | None = None,
+    by: Literal["classes", "domains"] = "classes",
     class_order: Literal["natural", "shuffled"] | str = "natural",
     task_labels: bool = False,
     online: bool = False,
@@ -46,6 +49,7 @@ def split(
         increment: classes of each experience but the first; the last one may have fewer.
         classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
             backbone pretrained on [0, 50] has not seen.
+        by: share out classes, or make an experience of the classes of each domain.
         class_order: natural, shuffled (drawn from the seed), or a published order, numpy-1993 for one.
         task_labels: task-incremental: labels of the task in training and test.
         online: one pass over the stream.
@@ -57,11 +61,21 @@ def split(
         seed: of a shuffled class order and of the validation split.
     """
     source = load(data)
+    given, shares = (experiences, first, increment) != (None, None, None), experiences  # type: tuple[bool, Any]
+    if by == "domains":
+        if given:
+            raise ConfigError(
+                f"{told['name']}: with by=domains every domain is an experience; leave out experiences, first and "
+                "increment, or set by=classes."
+            )
+        shares, class_order = by_domain(source, class_order, seed), "natural"
+    elif not given:
+        shares = 10
     return build(
         source if classes is None else only(source, *classes),
         **told,
         shift="task" if task_labels else "class",
-        experiences=10 if experiences is None and first is None and increment is None else experiences,
+        experiences=shares,
         first=first,
         increment=increment,
         class_order=class_order,

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from clbench.errors import ConfigError
 from clbench.transforms.augment import Transform
-from clbench.transforms.resampling import AT_ONCE, Interpolation, resized, resized_boxes
+from clbench.transforms.resampling import Interpolation, parts, resized, resized_boxes
 from clbench.transforms.views import crop_boxes
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -129,16 +129,14 @@ class Prepared(Transform):
 
     def normalise(self, raw: Tensor) -> Tensor:
         """(B, C, H, W) raw → (B, C, size, size) float32."""
-        if len(raw) <= AT_ONCE:
+        together = parts(len(raw), raw.device)
+        if len(together) == 1:
             return super().normalise(self._middle(raw))
         out: Tensor | None = None
-        for start in range(
-            0, len(raw), AT_ONCE
-        ):  # all at once would take many times the memory of the result
-            part = super().normalise(self._middle(raw[start : start + AT_ONCE]))
-            if out is None:
-                out = part.new_empty((len(raw), *part.shape[1:]))
-            out[start : start + len(part)] = part
+        for some in together:  # all at once would take many times the memory of the result
+            made = super().normalise(self._middle(raw[some]))
+            out = made.new_empty((len(raw), *made.shape[1:])) if out is None else out
+            out[some] = made
         assert out is not None
         return out
 

@@ -1,15 +1,17 @@
 """Resized images, in the very bits of Pillow, for whole batches at once and on any device.
 
-Pillow resizes along rows, rounds to bytes, resizes along columns and rounds again, with weights of 22 bits; where it
-shrinks, its filters grow as wide as what becomes one pixel (antialiasing). Both passes are products of matrices here,
-in float64, which holds such sums exactly: no bit depends on the order of a sum or on the size of a batch.
-Shapes: B batch, C channels, H × W pixels; L places along an axis become S.
+Pillow resizes along rows, rounds to bytes, resizes along columns and rounds again, in whole numbers, with weights of 22
+bits; where it shrinks, its filters grow as wide as what becomes one pixel (antialiasing). So it is done here, as sums
+over the few places that a pixel is made of, so that no bit depends on a device or on the size of a batch.
+Shapes: B batch, C channels, H × W pixels; S places come out along an axis, each made of K.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,35 +20,41 @@ Interpolation = Literal["bicubic", "bilinear"]
 REACH = {"bicubic": 2.0, "bilinear": 1.0}
 """Pixels to each side of a place that a filter weighs, where nothing is shrunk."""
 BITS = 22
-"""Of Pillow's weights."""
-AT_ONCE = 64
-"""Images that are resized together: their sums take four times eight bytes a pixel."""
+"""Of Pillow's weights: with a byte, a sum of them fits into 32 bits."""
+AT_ONCE = {"cpu": 4, "cuda": 64}
+"""Images that are resized together: on a CPU, as many as its cache holds."""
 
 
-def weights(start: Tensor, length: Tensor, places: int, size: int, by: Interpolation, rounds: bool) -> Tensor:
-    """(B, size, places) float64: row o weighs the places that place o of the result is made of.
+class Taps(NamedTuple):
+    """What places along an axis are made of, of every image (B, S, K), or of all alike (1, S, K).
+
+    Attributes:
+        where: int64, places. weight: float64, of these.
+    """
+
+    where: Tensor
+    weight: Tensor
+
+
+def taps(start: Tensor, length: Tensor, places: int, size: int, by: Interpolation) -> Taps:
+    """Return what `size` places are made of.
 
     Args:
         start, length: (B,) int64, the box that is resized, along this axis; nothing outside it is looked at.
         places: of the whole axis.
-        rounds: to whole multiples of 2⁻²², as Pillow does for bytes.
     """
     start, length = (t.to(torch.float64).view(-1, 1, 1) for t in (start, length))
     scale = length / size
     shrunk = scale.clamp(min=1.0)
     reach = REACH[by] * shrunk
-    out = torch.arange(size, dtype=torch.float64, device=start.device).view(1, -1, 1)
-    place = torch.arange(places, dtype=torch.float64, device=start.device).view(1, 1, -1) - start
-    centre = (out + 0.5) * scale
+    most = 2 * math.ceil(REACH[by] * max(places / size, 1.0)) + 1  # K, of the whole axis: no box takes more
+    centre = (torch.arange(size, dtype=torch.float64, device=start.device).view(1, -1, 1) + 0.5) * scale
     first = (centre - reach + 0.5).trunc().clamp(min=0)  # which places Pillow looks at, of the box
     last = torch.minimum((centre + reach + 0.5).trunc(), length)
-    weight = _filter((place - centre + 0.5) * (1.0 / shrunk), by)
-    weight = torch.where((place >= first) & (place < last), weight, 0.0)
-    weight = weight / weight.sum(2, keepdim=True)
-    if not rounds:
-        return weight
-    whole = (weight.abs() * (1 << BITS) + 0.5).trunc() * weight.sign()
-    return whole / (1 << BITS)
+    place = first + torch.arange(most, dtype=torch.float64, device=start.device)
+    weight = torch.where(place < last, _filter((place - centre + 0.5) * (1.0 / shrunk), by), 0.0)
+    index = (place + start).clamp(max=places - 1).long()
+    return Taps(index, weight / weight.sum(2, keepdim=True))
 
 
 def _filter(x: Tensor, by: Interpolation) -> Tensor:
@@ -59,42 +67,56 @@ def _filter(x: Tensor, by: Interpolation) -> Tensor:
     return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
 
 
-def combined(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Images (B, C, H, W) → (B, C, S, T) by weights of rows (B or 1, S, H) and columns (B or 1, T, W).
+def _along(x: Tensor, of: Taps) -> Tensor:
+    """Images (C, B, L, W) → (C, B, S, W): bytes of bytes, else numbers in float32.
 
-    Bytes are rounded after each pass, as in Pillow, and come out as bytes; numbers with a point come out in float32.
+    Whole rows are fetched, a place of all images at a time, which is far quicker than single pixels.
     """
-    if x.dtype != torch.uint8:
-        made: Tensor = rows.unsqueeze(1) @ (x.to(torch.float64) @ columns.transpose(1, 2).unsqueeze(1))
-        return made.float()
-    across = _to_bytes(x.to(torch.float64) @ columns.transpose(1, 2).unsqueeze(1))
-    return _to_bytes(rows.unsqueeze(1) @ across).to(torch.uint8)
+    channels, batch, places, width = x.shape
+    rounds = x.dtype == torch.uint8
+    weight = of.weight.float()
+    if rounds:
+        weight = ((of.weight.abs() * (1 << BITS) + 0.5).trunc() * of.weight.sign()).int()
+    rows = x.reshape(channels, batch * places, width)
+    index = of.where + places * torch.arange(batch, device=x.device).view(-1, 1, 1)  # (B, S, K)
+    total: Tensor | None = None
+    for place, of_place in zip(index.unbind(2), weight.unbind(2), strict=True):
+        term = rows.index_select(1, place.flatten()).to(weight.dtype).view(channels, *place.shape, width)
+        term *= of_place.unsqueeze(2)
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    if not rounds:
+        return total
+    return total.add_(1 << (BITS - 1)).bitwise_right_shift_(BITS).clamp_(0, 255).to(torch.uint8)
 
 
-def _to_bytes(x: Tensor) -> Tensor:
-    return x.add_(0.5).floor_().clamp_(0, 255)
+def _both(x: Tensor, down: Taps, across: Taps) -> Tensor:
+    """Images (B, C, H, W), resized along rows, then along columns."""
+    wide = _along(x.permute(1, 0, 3, 2), across)  # (C, B, W, H) → (C, B, S, H)
+    return _along(wide.transpose(2, 3), down).transpose(0, 1)
+
+
+def parts(count: int, device: torch.device) -> Sequence[slice]:
+    """Return the images that are resized together."""
+    step = AT_ONCE.get(device.type, 4)
+    return [slice(start, start + step) for start in range(0, max(count, 1), step)]
 
 
 def resized(x: Tensor, height: int, width: int, by: Interpolation) -> Tensor:
     """Images (B, C, H, W), bytes or not, resized to (B, C, height, width)."""
     if tuple(x.shape[2:]) == (height, width):
         return x
-    rounds = x.dtype == torch.uint8
-    rows = _whole(x.shape[2], height, by, rounds, x.device)
-    columns = _whole(x.shape[3], width, by, rounds, x.device)
-    return (
-        torch.cat([combined(part, rows, columns) for part in x.split(AT_ONCE)])
-        if len(x)
-        else x.new_empty((0, x.shape[1], height, width))
-    )
+    down, across = (_whole(*sides, by, x.device) for sides in ((x.shape[2], height), (x.shape[3], width)))
+    made = [_both(x[some], down, across) for some in parts(len(x), x.device)]
+    return torch.cat(made)
 
 
 @functools.lru_cache(maxsize=64)
-def _whole(places: int, size: int, by: Interpolation, rounds: bool, device: torch.device) -> Tensor:
-    """(1, size, places) weights of a whole axis, kept."""
+def _whole(places: int, size: int, by: Interpolation, device: torch.device) -> Taps:
+    """Of a whole axis, kept."""
     with torch.inference_mode(False):
-        made = weights(torch.tensor([0]), torch.tensor([places]), places, size, by, rounds)
-        return made.to(device)
+        made = taps(torch.tensor([0]), torch.tensor([places]), places, size, by)
+        return Taps(*(t.to(device) for t in made))
 
 
 def resized_boxes(
@@ -110,11 +132,12 @@ def resized_boxes(
     Args:
         boxes: top, left, height and width, (B,) int64 each.
     """
-    made, rounds = [], x.dtype == torch.uint8
-    for rows in torch.arange(len(x), device=x.device).split(AT_ONCE):
-        top, left, high, wide = (t[rows] for t in boxes)
-        down = weights(top, high, x.shape[2], height, by, rounds)
-        across = weights(left, wide, x.shape[3], width, by, rounds)
-        across = torch.where(flipped[rows].view(-1, 1, 1), across.flip(1), across)
-        made.append(combined(x[rows], down, across))
-    return torch.cat(made) if made else x.new_empty((0, x.shape[1], height, width))
+    top, left, high, wide = boxes
+    down, across = taps(top, high, x.shape[2], height, by), taps(left, wide, x.shape[3], width, by)
+    mirrored = flipped.view(-1, 1, 1)
+    across = Taps(*(torch.where(mirrored, t.flip(1), t) for t in across))
+    made = []
+    for some in parts(len(x), x.device):
+        rows, columns = (Taps(of.where[some], of.weight[some]) for of in (down, across))
+        made.append(_both(x[some], rows, columns))
+    return torch.cat(made)
