@@ -61,7 +61,8 @@ def split(
         seed: of a shuffled class order and of the validation split.
     """
     source = load(data)
-    given, shares = (experiences, first, increment) != (None, None, None), experiences  # type: tuple[bool, Any]
+    given = any(one is not None for one in (experiences, first, increment))
+    shares: Any = experiences
     if by == "domains":
         if given:
             raise ConfigError(

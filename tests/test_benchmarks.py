@@ -34,6 +34,9 @@ FETCHED = {
     "pacs": "pacs",
     "fscil-cifar100": "cifar100",
     "fscil-omniglot": "omniglot",
+    "split-usps": "usps",
+    "split-gtsrb": "gtsrb",
+    "split-omniglot": "omniglot",
 }
 OWN = ("npz", "image-folder", "few-shot")
 
@@ -181,6 +184,9 @@ def test_with_the_data(name: str) -> None:
         "pacs": (4, 7, (3, 64, 64)),
         "fscil-cifar100": (9, 100, (3, 32, 32)),
         "fscil-omniglot": (6, 150, (1, 28, 28)),
+        "split-usps": (5, 10, (1, 16, 16)),
+        "split-gtsrb": (6, 43, (3, 32, 32)),
+        "split-omniglot": (50, 1_623, (1, 28, 28)),
     }[name]
     assert benchmark.transform.ops == (("crop", "flip") if "cifar" in name or name == "pacs" else ())
 

@@ -38,7 +38,9 @@ def test_noise_is_normal_with_the_deviation_that_it_says(strength: int) -> None:
     noise, deviation = changed("noise", strength, drawn(40, 3, 32, 32)), STRENGTHS["noise"][strength - 1]
     assert abs(float(noise.mean())) < 0.02 * deviation
     assert float(noise.std()) == pytest.approx(deviation, rel=0.02)
-    assert float((noise.abs() < deviation).float().mean()) == pytest.approx(math.erf(math.sqrt(0.5)), abs=0.02)
+    assert float((noise.abs() < deviation).float().mean()) == pytest.approx(
+        math.erf(math.sqrt(0.5)), abs=0.02
+    )
     near = noise[:, :, :, 1:] * noise[:, :, :, :-1]
     assert abs(float(near.mean())) < 0.02 * deviation**2
 
@@ -71,5 +73,5 @@ def test_what_cannot_be_corrupted_is_refused() -> None:
         Corrupt("noise", 1)(torch.zeros(2, 4))
     with pytest.raises(ConfigError, match="strengths 1 to 5; 6 was given"):
         Corrupt("noise", 6)
-    with pytest.raises(DataError, match="'cifar11'. Did you mean 'cifar10'"):
+    with pytest.raises(DataError, match=r"'cifar11'\. Did you mean 'cifar10'"):
         make_benchmark("corrupted", data="cifar11")

@@ -18,6 +18,7 @@ from clbench.data.orders import digest, order_of
 from clbench.errors import ConfigError, DataError
 from clbench.machine.torchvision import torchvision
 from clbench.reports.grouping import configuration
+from clbench.runs import suite
 from clbench.transforms.recipes import RECIPES, Prepared, Recipe
 from clbench.transforms.resampling import Interpolation, resized, resized_boxes
 from clbench.transforms.views import crop_boxes
@@ -298,3 +299,14 @@ def test_a_missing_folder_says_where_it_belongs(tmp_path: Path, monkeypatch: pyt
         clbench.make_benchmark("split-imagenet-a")
     with pytest.raises(DataError, match=r"go together; only a\.txt was given"):
         clbench.make_benchmark("split-cars", path=str(tmp_path), train_list="a.txt")
+
+
+def test_presets_of_a_published_toolbox_are_complete_configurations(photographs: Path) -> None:
+    given = {"path": str(photographs), "first": 1, "increment": 1, "size": 16}
+    cells = suite.plan(suite.load("pilot-imagenet-r")[1], given)
+    found = {cell.resolved.strategy: cell.resolved for cell in cells}
+    l2p, coda = found["l2p"], found["coda-prompt"]
+    assert (l2p.optim.lr, l2p.train.batch_size, l2p.params["l2p"]["variant"]) == (1.875e-3, 32, "pilot")
+    assert (l2p.stream["class_order"], l2p.stream["recipe"]) == ("numpy-1993", "pilot")
+    assert (coda.stream["class_order"], coda.stream["recipe"]) == ("natural", "pilot-coda")
+    assert {cell.model.name for cell in found.values()} == {"vit_base_patch16_224.augreg_in21k_ft_in1k"}

@@ -31,7 +31,7 @@ def recipe_of(name: str, given: str | Mapping[str, Any] | None, size: int | None
     """
     if given is None and size is None:
         return None
-    lines = dict(given) if isinstance(given, Mapping) else {"name": given or ""}
+    lines: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"name": given or ""}
     called = str(lines.pop("name", ""))
     if called.startswith(TIMM):
         recipe = _of_timm(name, called.removeprefix(TIMM))
@@ -59,6 +59,7 @@ def _of_timm(name: str, network: str) -> Recipe:
     """
     torchvision()
     import timm
+    from timm.data.config import resolve_data_config
 
     try:
         config = timm.get_pretrained_cfg(network)
@@ -67,7 +68,7 @@ def _of_timm(name: str, network: str) -> Recipe:
     if config is None:
         near = timm.list_models(f"{network[:6]}*")
         raise ConfigError(f"{name}: timm has no '{network}'.{choices(network, near[:20]) if near else ''}")
-    data = timm.data.resolve_data_config(pretrained_cfg=dataclasses.asdict(config))
+    data = resolve_data_config(pretrained_cfg=dataclasses.asdict(config))  # type: ignore[no-untyped-call]
     by, size = data["interpolation"], data["input_size"][1:]
     if by not in ("bicubic", "bilinear") or data["crop_mode"] == "border" or size[0] != size[1]:
         raise ConfigError(
