@@ -1,15 +1,18 @@
-"""Streams of domains: all classes in each experience, with pixels permuted anew, or images rotated further."""
+"""Streams of domains: all classes in each experience, pixels permuted anew, images rotated further or corrupted."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from clbench.data import build, load, permutations, rotations
+from clbench.data import KNOWN, build, load, permutations, read_folder, read_npz, rotations
+from clbench.errors import DataError, choices
 from clbench.ranges import Count, Fraction, Real, Seed
-from clbench.registry import register_benchmarks
-from clbench.types import Benchmark
+from clbench.registry import File, register_benchmark, register_benchmarks
+from clbench.transforms.corruptions import KINDS, Corrupt, Kind
+from clbench.types import Benchmark, Change
 
 
 @register_benchmarks("permuted.yaml")
@@ -55,3 +58,57 @@ def rotated(
     """
     changes = rotations(angles)
     return build(load(data), **told, shift="domain", changes=changes, online=online, valid=valid, seed=seed)
+
+
+@register_benchmark("corrupted", version=1)
+def corrupted(
+    data: File,
+    corruptions: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS,
+    strength: Annotated[int, Field(ge=1, le=5)] | Literal["rising"] = 3,
+    clean: bool = True,
+    online: bool = False,
+    size: Count | None = None,
+    recipe: str | dict[str, Any] | None = None,
+    valid: Fraction = 0.0,
+    seed: Seed = 0,
+) -> Benchmark:
+    """Any images of all classes, corrupted otherwise in each experience but the first.
+
+    Args:
+        data: a data set by name, such as digits, cifar10 or gtsrb, an .npz file, or a folder of images.
+        corruptions: of the experiences, in order: brightness, noise, blur, contrast.
+        strength: 1 to 5; rising makes five experiences of each corruption, ever stronger.
+        clean: whether the first experience has the images as they are.
+        online: one pass over the stream.
+        size: of the network's images; they are resized to it on the device, bicubic.
+        recipe: how images are prepared for a pretrained network, as for split-cifar100.
+        valid: share of the training examples that makes a validation stream.
+        seed: of the validation split.
+
+    Reference: Hendrycks, Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+    ICLR 2019, arXiv:1903.12261; here in whole numbers, with the strengths that it has for images of 32 × 32 pixels.
+    """
+    place = Path(data).expanduser()
+    if data not in ("digits", *KNOWN) and not place.exists():
+        raise DataError(
+            f"corrupted: there is no data set, file or folder '{data}'.{choices(data, ('digits', *KNOWN))}"
+        )
+    if data in ("digits", *KNOWN):
+        source = load(data)
+    else:
+        source = read_folder(place) if place.is_dir() else read_npz(place)
+    strengths = range(1, 6) if strength == "rising" else (strength,)
+    white = round(1 / source.scale)
+    changes: list[tuple[str, Change | None]] = [("clean", None)] if clean else []
+    changes += [(f"{kind} {s}", Corrupt(kind, s, white)) for kind in corruptions for s in strengths]
+    return build(
+        source,
+        name="corrupted",
+        shift="domain",
+        changes=changes,
+        online=online,
+        size=size,
+        recipe=recipe,
+        valid=valid,
+        seed=seed,
+    )

@@ -5,9 +5,11 @@ Li, Yang, Song, Hospedales: Deeper, broader and artier domain generalization, IC
 
 from __future__ import annotations
 
+from typing import Any
+
 from clbench.data import build, load
 from clbench.errors import ConfigError
-from clbench.ranges import Fraction, Seed
+from clbench.ranges import Count, Fraction, Seed
 from clbench.registry import register_benchmark
 from clbench.types import Benchmark
 
@@ -17,6 +19,8 @@ def pacs(
     domains: tuple[str, ...] = ("photo", "art_painting", "cartoon", "sketch"),
     online: bool = False,
     augment: bool = True,
+    size: Count | None = None,
+    recipe: str | dict[str, Any] | None = None,
     valid: Fraction = 0.0,
     seed: Seed = 0,
 ) -> Benchmark:
@@ -25,7 +29,9 @@ def pacs(
     Args:
         domains: all four in the order of the experiences; by default ever further from photos.
         online: one pass over the stream.
-        augment: random crop of the image padded by 4, and flip, in training.
+        augment: random crop of the image padded by 4, and flip, in training, or what the recipe does there.
+        size: of the network's images; they are resized to it on the device, bicubic.
+        recipe: how images are prepared for a pretrained network, as for split-cifar100.
         valid: share of the training examples of each class and style that makes a validation stream.
         seed: of the validation split.
     """
@@ -42,7 +48,9 @@ def pacs(
         shift="domain",
         domain_order=[source.domain_names.index(name) for name in domains],
         online=online,
-        augment=("crop", "flip") if augment else (),
+        augment=(None if recipe is not None else ("crop", "flip")) if augment else (),
+        size=size,
+        recipe=recipe,
         valid=valid,
         seed=seed,
         notes=(

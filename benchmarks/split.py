@@ -2,15 +2,17 @@
 
 MNIST: LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE 1998.
 Fashion-MNIST: Xiao, Rasul, Vollgraf, arXiv:1708.07747. CIFAR-10 and CIFAR-100: Krizhevsky: Learning multiple layers of
-features from tiny images, 2009. The digits are scikit-learn's 1 797, 8 × 8 pixels: they come with it, so that their
-benchmarks run anywhere in seconds.
+features from tiny images, 2009. USPS: Hull, PAMI 1994. GTSRB: Stallkamp et al., Neural Networks 2012. Omniglot: Lake,
+Salakhutdinov, Tenenbaum, Science 2015. The digits are scikit-learn's 1 797, 8 × 8 pixels: they come with it, so that
+their benchmarks run anywhere in seconds.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from clbench.data import build, load, only
+from clbench.data import build, by_domain, load, only
+from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Seed
 from clbench.registry import register_benchmarks
 from clbench.types import Benchmark
@@ -28,10 +30,13 @@ def split(
     first: Count | None = None,
     increment: Count | None = None,
     classes: tuple[Natural, Count] | None = None,
-    class_order: Literal["natural", "shuffled"] = "natural",
+    by: Literal["classes", "domains"] = "classes",
+    class_order: Literal["natural", "shuffled"] | str = "natural",
     task_labels: bool = False,
     online: bool = False,
     augment: bool = False,
+    size: Count | None = None,
+    recipe: str | dict[str, Any] | None = None,
     valid: Fraction = 0.0,
     seed: Seed = 0,
 ) -> Benchmark:
@@ -41,27 +46,44 @@ def split(
         experiences: 1, 2, 5 or 10.
         first: classes of the first experience, in place of `experiences`; 50, with an increment of 10, is the protocol
             that starts with half of the classes.
-        increment: classes of each experience but the first.
+        increment: classes of each experience but the first; the last one may have fewer.
         classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
             backbone pretrained on [0, 50] has not seen.
-        class_order: natural, or drawn from the seed.
+        by: share out classes, or make an experience of the classes of each domain.
+        class_order: natural, shuffled (drawn from the seed), or a published order, numpy-1993 for one.
         task_labels: task-incremental: labels of the task in training and test.
         online: one pass over the stream.
-        augment: random crop and flip in training.
+        augment: random crop and flip in training, or what the recipe does there.
+        size: of the network's images; they are resized to it on the device, bicubic.
+        recipe: how images are prepared for a pretrained network: pretrained, as timm's configuration of it says, or as
+            published code does it: pilot, ranpac, and others.
         valid: share of the training examples that makes a validation stream.
         seed: of a shuffled class order and of the validation split.
     """
     source = load(data)
+    given = any(one is not None for one in (experiences, first, increment))
+    shares: Any = experiences
+    if by == "domains":
+        if given:
+            raise ConfigError(
+                f"{told['name']}: with by=domains every domain is an experience; leave out experiences, first and "
+                "increment, or set by=classes."
+            )
+        shares, class_order = by_domain(source, class_order, seed), "natural"
+    elif not given:
+        shares = 10
     return build(
         source if classes is None else only(source, *classes),
         **told,
         shift="task" if task_labels else "class",
-        experiences=10 if experiences is None and first is None and increment is None else experiences,
+        experiences=shares,
         first=first,
         increment=increment,
         class_order=class_order,
         online=online,
-        augment=OPS if augment else (),
+        augment=(None if recipe is not None else OPS) if augment else (),
+        size=size,
+        recipe=recipe,
         valid=valid,
         seed=seed,
     )

@@ -561,7 +561,8 @@ class Benchmark:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return self.train.experiences[0].data.input_shape
+        """Of one input as the network gets it; `experience.data.input_shape` is that of a stored one."""
+        return self.transform.shape(self.train.experiences[0].data.input_shape)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -34,6 +34,9 @@ FETCHED = {
     "pacs": "pacs",
     "fscil-cifar100": "cifar100",
     "fscil-omniglot": "omniglot",
+    "split-usps": "usps",
+    "split-gtsrb": "gtsrb",
+    "split-omniglot": "omniglot",
 }
 OWN = ("npz", "image-folder", "few-shot")
 
@@ -153,7 +156,7 @@ def test_parameters_come_as_text_and_wrong_ones_are_refused() -> None:
     assert [e.domain for e in make("rotated-digits", angles=[0, 45]).train] == ["0°", "45°"]
     with pytest.raises(ConfigError, match=r"has no parameter 'experience'. Did you mean 'experiences'"):
         make("split-digits", experience=2)
-    with pytest.raises(ConfigError, match="one of 'natural', 'shuffled'"):
+    with pytest.raises(ConfigError, match="class_order is natural, shuffled, a list, or a published order"):
         make("split-digits", class_order="random")
     with pytest.raises(ConfigError, match="experiences may be 1, 2, 5, 10"):
         make("split-digits", experiences=3)
@@ -181,6 +184,9 @@ def test_with_the_data(name: str) -> None:
         "pacs": (4, 7, (3, 64, 64)),
         "fscil-cifar100": (9, 100, (3, 32, 32)),
         "fscil-omniglot": (6, 150, (1, 28, 28)),
+        "split-usps": (5, 10, (1, 16, 16)),
+        "split-gtsrb": (6, 43, (3, 32, 32)),
+        "split-omniglot": (50, 1_623, (1, 28, 28)),
     }[name]
     assert benchmark.transform.ops == (("crop", "flip") if "cifar" in name or name == "pacs" else ())
 

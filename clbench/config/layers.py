@@ -117,8 +117,32 @@ def resolve(
         tree["model"] = {**network, "params": {k: v for k, v in filled.items() if k not in shape}}
     if isinstance(start_from := network.get("weights"), str | os.PathLike):
         tree["model"] = {**tree["model"], "weights": located(os.fspath(start_from))}
+    if (recipe := tree.get("stream", {}).get("recipe")) is not None:
+        tree["stream"] = {**tree["stream"], "recipe": _of_the_network(recipe, str(network.get("name")))}
     resolved: RunConfig = validate(RunConfig, tree)
     return resolved
+
+
+PRETRAINED, TIMM = "pretrained", "timm:"
+"""The recipe that is the run's network's own, and what stands before its name in the recipe's."""
+
+
+def _of_the_network(recipe: Any, network: str) -> Any:
+    """Return a benchmark's recipe with the network's name where it is the network's own.
+
+    Raises:
+        ConfigError: it is, and the network is none of timm, which alone tells how images are prepared.
+    """
+    lines = recipe if isinstance(recipe, Mapping) else {"name": recipe}
+    if lines.get("name") != PRETRAINED:
+        return recipe
+    if network in models.names():
+        raise ConfigError(
+            f"recipe={PRETRAINED} prepares images as timm's configuration of the network says, and model={network} is "
+            "none of timm. Take one, such as model=vit_base_patch16_224.augreg_in21k, or name a recipe: recipe=pilot."
+        )
+    named = f"{TIMM}{network.removeprefix(TIMM)}"
+    return {**lines, "name": named} if isinstance(recipe, Mapping) else named
 
 
 FOLDERS = "hf:"

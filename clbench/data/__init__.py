@@ -23,6 +23,8 @@ from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.given import from_data, from_dataset, from_frame, settings_of
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
+from clbench.data.lists import read_published
+from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
 from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of
@@ -87,9 +89,11 @@ __all__ = [
     "read_beir",
     "read_folder",
     "read_npz",
+    "read_published",
     "read_rows",
     "read_text_tasks",
     "read_texts",
+    "recipe_of",
     "rehearse",
     "remarks",
     "retrieval",

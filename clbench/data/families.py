@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,19 +13,27 @@ import torch
 from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
+from clbench.data.orders import told_of
+from clbench.data.preparing import recipe_of
 from clbench.data.shares import Streams
 from clbench.data.source import AxesOrder, Source, moments, moments_of_first, source_of
 from clbench.data.streams import changed_domains, class_incremental, domain_incremental
 from clbench.errors import ConfigError, choices, suggest
 from clbench.machine.numerics import pinned
+from clbench.ranges import Count
 from clbench.registry.arguments import convert, signature_of, validated
 from clbench.transforms.augment import Permute, Transform, per_channel
+from clbench.transforms.recipes import Prepared, Recipe
 from clbench.types import Benchmark, Change, Data, Setting
 
 Shift = Literal["class", "domain", "task"]
 """What changes between experiences: the classes, the domain, or the classes with a task label that is told."""
-Ordering = Literal["natural", "shuffled"] | Sequence[int | str]
-"""Which class or domain comes when: ascending, drawn from the seed, or listed, by number or by name."""
+Ordering = Literal["natural", "shuffled"] | str | Sequence[int | str]
+"""Which class or domain comes when: ascending, drawn from the seed, a published order by name (`orders`), or listed, by
+number or by name."""
+Preparation = str | dict[str, Any] | None
+"""A recipe of `clbench.transforms.recipes` by name, `timm:` and the name of a network, or lines of a recipe's settings,
+with `name` among them. `size` alone resizes images to it, bicubic; beside a recipe, it takes the place of its size."""
 Shares = int | Sequence[Sequence[int | str]]
 """How many experiences share the classes evenly, or the classes of each one, by number or by name."""
 Channels = float | Sequence[float]
@@ -36,6 +45,10 @@ auto: bytes by the data set's published moments, or by those of its training exa
 training examples of the first experience; whole numbers, which may be tokens, not at all. first: any by the training
 examples of the first experience, each channel of images or each feature of vectors. none: bytes are brought to [0, 1],
 other numbers left as they are."""
+
+
+SIZE = 64
+"""Pixels of images from files, unless something else is said."""
 
 
 @validated
@@ -53,7 +66,9 @@ def build(
     changes: Sequence[tuple[str, Change | None]] | None = None,
     online: bool = False,
     valid: float = 0.0,
-    augment: Sequence[str] = (),
+    augment: Sequence[str] | None = None,
+    size: Count | None = None,
+    recipe: Preparation = None,
     mean: Channels | None = None,
     std: Channels | None = None,
     normalise: Normalise = "auto",
@@ -69,12 +84,14 @@ def build(
         experiences: how many share the classes evenly, 5 unless given, or a list of the classes of each. With "domain",
             as many as there are domains.
         first, increment: in their place, how many classes the first one and all others have.
-        class_order, domain_order: "natural", "shuffled" (drawn from the seed) or a list of all, by number or name.
+        class_order, domain_order: "natural", "shuffled" (drawn from the seed), "numpy-1993" or another published order
+            (`clbench.data.orders`), or a list of all, by number or name.
         changes: names of domains and what each does to the inputs.
         online: one pass over the stream.
         valid: share of each class's training examples that makes the validation stream, if the data have none of
             their own.
-        augment: training operations, of `clbench.transforms.augment.OPS`.
+        augment: training operations, of `clbench.transforms.augment.OPS`; None takes those of the recipe.
+        size, recipe: how images are prepared for a network of another size: `Preparation`.
         mean, std: normalisation of inputs, bytes in [0, 1], per channel or feature or one for all.
         normalise: in their place, what it is computed from: `Normalise`.
         duplicates: whether test examples that are byte-identical to training examples are noted in records, or refused.
@@ -147,11 +164,15 @@ def build(
         or (shift != "domain" and class_order == "shuffled")
         or any(isinstance(change, Permute) for _, change in changes or ())
     )
+    first_data = streams.train[0].data
+    transform = transform_of(
+        source, name, augment, mean, std, normalise, first_data, recipe_of(name, recipe, size)
+    )
     return made(
-        source,
+        replace(source, found=(*source.found, *_told(class_order, source, transform))),
         streams,
         Setting(shift, task_labels=task_labels, passes=1 if online else None),
-        transform_of(source, name, augment, mean, std, normalise, streams.train[0].data),
+        transform,
         duplicates,
         name=name,
         version=version,
@@ -222,14 +243,14 @@ def _unused(name: str, shift: Shift, **given: bool) -> None:
 
 def numbered(
     name: str, what: str, order: Any, known: Sequence[str], parameter: str = ""
-) -> Sequence[int] | Literal["natural", "shuffled"]:
+) -> Sequence[int] | str:
     """Classes or domains by number, of those that are listed by name in a parameter, `class_order` for one.
 
     Raises:
         ConfigError: a name that is not known, or one that is missing or there twice.
     """
     if isinstance(order, str):
-        return order  # type: ignore[return-value]
+        return order
     for one in order:
         if isinstance(one, str) and one not in known:
             there = choices(one, known) if known else " The data name none."
@@ -247,13 +268,25 @@ def numbered(
 def transform_of(
     source: Source,
     name: str,
-    augment: Sequence[str],
+    augment: Sequence[str] | None,
     mean: Channels | None,
     std: Channels | None,
     normalise: Normalise,
     first: Data,
+    recipe: Recipe | None = None,
 ) -> Transform:
     """Normalisation and augmentation; `first` are the training examples of the first experience."""
+    if recipe is not None and recipe.name:
+        if mean is not None or normalise != "auto":
+            raise ConfigError(
+                f"{name}: the recipe {recipe.name} says how pixels are normalised; leave out mean, std and normalise, "
+                "or write them into the recipe."
+            )
+        mean, std, normalise = (recipe.mean, recipe.std, "auto") if recipe.mean else (None, None, "none")
+    if augment is None:
+        augment = (
+            () if recipe is None or recipe.scale is None else ("resized-crop",) + ("flip",) * recipe.flip
+        )
     if (mean is None) != (std is None):
         raise ConfigError(f"{name}: mean and std go together; only one of them was given.")
     if mean is not None and normalise != "auto":
@@ -275,7 +308,23 @@ def transform_of(
         raise ConfigError(
             f"{name}: augmentation needs images (C, H, W); the inputs have shape {tuple(shape)}."
         )
-    return Transform(source.scale, means, stds, tuple(augment))
+    if recipe is None:
+        return Transform(source.scale, means, stds, tuple(augment))
+    if len(shape) != 3:
+        raise ConfigError(
+            f"{name}: size and recipe are for images (C, H, W); the inputs have shape {tuple(shape)}."
+        )
+    return Prepared(source.scale, means, stds, tuple(augment), recipe=recipe)
+
+
+def _told(class_order: Any, source: Source, transform: Transform) -> list[str]:
+    """Return what records tell of a published order of classes, and of how images are prepared."""
+    told = []
+    if isinstance(class_order, str) and class_order not in ("natural", "shuffled"):
+        told.append(told_of(class_order, source.num_classes))
+    if isinstance(transform, Prepared):
+        told.append(transform.told(source.train.x.shape[2:]))
+    return told
 
 
 @pinned()
@@ -302,7 +351,9 @@ def from_arrays(
     domain_order: Ordering = "natural",
     online: bool = False,
     valid: float = 0.0,
-    augment: Sequence[str] = (),
+    augment: Sequence[str] | None = None,
+    size: Count | None = None,
+    recipe: Preparation = None,
     mean: Channels | None = None,
     std: Channels | None = None,
     normalise: Normalise = "auto",
@@ -328,10 +379,12 @@ def from_arrays(
         shift: what changes between experiences: "class", "domain", or "task" with its label.
         experiences: how many, of equal size, or a list of the classes of each.
         first, increment: in their place, how many classes the first one and each later one have.
-        class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), or a list, by number or name.
+        class_order, domain_order: "natural" (ascending), "shuffled" (by `seed`), "numpy-1993" or another published
+            order, or a list, by number or name.
         online: one pass over each experience.
         valid: share of the training examples, stratified, that makes a validation stream.
-        augment: of training inputs, "crop" and "flip" for example.
+        augment: of training inputs, "crop" and "flip" for example; None takes those of the recipe, if there is one.
+        size, recipe: how images are prepared for a network of another size, `224` and `"pilot"` for example.
         mean, std: of the normalisation, for each channel or feature or one for all.
         normalise: what it is computed from where they are None. "auto": uint8 from the training examples, other
             floating-point numbers from those of the first experience, whole numbers not at all; "first": any from the
@@ -373,6 +426,8 @@ def from_arrays(
         online=online,
         valid=valid,
         augment=augment,
+        size=size,
+        recipe=recipe,
         mean=mean,
         std=std,
         normalise=normalise,
@@ -405,7 +460,8 @@ def from_npz(path: str | Path, *, layout: AxesOrder = "auto", name: str = "npz",
 def from_folder(
     path: str | Path,
     *,
-    size: int = 64,
+    size: Count | None = None,
+    recipe: Preparation = None,
     channels: Literal[1, 3] = 3,
     test_fraction: float = 0.2,
     name: str = "image-folder",
@@ -416,7 +472,8 @@ def from_folder(
     Args:
         path: the folder.
         name: of the benchmark.
-        size: images are resized to size × size pixels.
+        size: images are resized to size × size pixels, 64 unless given, or as the recipe says.
+        recipe: how images are prepared for a pretrained network: `Preparation`.
         channels: 3 for colour, 1 for grey.
         test_fraction: share of every class that is for testing, where the folder holds no split of its own.
             `Benchmark.notes` says how the folder was read.
@@ -426,6 +483,15 @@ def from_folder(
         DataError: no such folder, or what it holds cannot be read.
         ConfigError: a parameter that does not fit.
     """
-    settings = stream_settings("from_folder()", params, ("path", "size", "channels", "test_fraction"))
-    source = read_folder(path, size=size, channels=channels, test_fraction=test_fraction)
-    return build(source, name=name, **settings)
+    settings = stream_settings(
+        "from_folder()", params, ("path", "size", "recipe", "channels", "test_fraction")
+    )
+    if recipe is None:
+        return build(
+            read_folder(path, size=size or SIZE, channels=channels, test_fraction=test_fraction),
+            name=name,
+            **settings,
+        )
+    by = recipe_of(name, recipe, size)
+    source = read_folder(path, channels=channels, test_fraction=test_fraction, recipe=by)
+    return build(source, name=name, recipe=recipe, size=size, **settings)

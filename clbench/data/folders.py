@@ -25,6 +25,7 @@ from clbench.data.files import data_folder, write
 from clbench.data.pixels import MISREAD, SUFFIXES, decode
 from clbench.data.source import Source, natural
 from clbench.errors import ConfigError, DataError
+from clbench.transforms.recipes import Recipe
 from clbench.types import Pool
 
 CACHE = "folders"
@@ -118,7 +119,13 @@ class Part:
 
 
 def read_folder(
-    path: str | Path, *, size: int = 64, channels: Literal[1, 3] = 3, test_fraction: float = 0.2
+    path: str | Path,
+    *,
+    size: int = 64,
+    channels: Literal[1, 3] = 3,
+    test_fraction: float = 0.2,
+    recipe: Recipe | None = None,
+    plain: bool = False,
 ) -> Source:
     """Return a data set from a folder of images, decoded once and cached as a memory map in `$CLBENCH_DATA/folders`.
 
@@ -132,11 +139,12 @@ def read_folder(
     Without a split, each class's images (in each domain) are ordered by the SHA-256 of their path below the folder,
     and the first `test_fraction` of them are for testing: the same on every machine, and new images move few old ones.
 
-    Classes and domains are numbered by name, 2 before 10. Images are turned upright, brought to 8 bits (deep grey from
-    its full range, transparency onto white), cropped to a square about the centre and resized to size × size,
-    bilinear. Files that are no images by their names are passed over and counted in `Source.found`; what is hidden, or
-    what systems leave (`__MACOSX`, `@eaDir`, `Thumbs.db`), is no part of the data. Anything else that would go unused
-    is refused. The content of the files decides whether the cache is taken, not their names and times.
+    Classes and domains are numbered by name, 2 before 10; `plain` numbers classes 10 before 2. Images are turned
+    upright, brought to 8 bits (deep grey from its full range, transparency onto white), cropped to a square about the
+    centre and resized to size × size, bilinear, or as a `recipe` says. Files that are no images by their names are
+    passed over and counted in `Source.found`; what is hidden, or what systems leave (`__MACOSX`, `@eaDir`,
+    `Thumbs.db`), is no part of the data. Anything else that would go unused is refused. The content of the files
+    decides whether the cache is taken, not their names and times.
 
     Raises:
         ConfigError: a size or fraction out of range.
@@ -157,7 +165,7 @@ def read_folder(
     parts, told = _parts(root, leaves, layout, test_fraction)
     for part in parts.values():
         part.files = [f"{root}/{name}" for name in part.files]
-    source = source_of_files(str(root), parts, told, size, channels)
+    source = source_of_files(str(root), parts, told, size, channels, recipe, plain)
     found = [*source.found]
     if inner := sorted({leaf.folder[-1] for leaf in leaves if leaf.folder != leaf.path and not leaf.listed}):
         found.append(f"Images of a class lie in {' or '.join(inner)}/ of its folder.")
@@ -173,24 +181,36 @@ def read_folder(
     return replace(source, found=tuple(found))
 
 
-def source_of_files(who: str, parts: Mapping[Role, Part], told: str, size: int, channels: int) -> Source:
+def source_of_files(
+    who: str,
+    parts: Mapping[Role, Part],
+    told: str,
+    size: int,
+    channels: int,
+    recipe: Recipe | None = None,
+    plain: bool = False,
+) -> Source:
     """Return the data set of image files, as a memory map, with classes and domains numbered by name.
 
     Args:
         who: the data, for messages. told: a sentence on where they come from, to be ended by how many there are.
+        recipe: of the network's images, in place of a size; those of the memory map are what it cuts them out of.
+        plain: classes are numbered by the plain order of their names, 10 before 2, as torchvision numbers them.
 
     Raises:
         DataError: a class or domain without training or test images, images that cannot be read.
     """
     _check_sides(who, parts)
-    names = sorted(set(parts["train"].labels), key=natural)
+    if recipe is not None:
+        size = recipe.side(False)
+    names = sorted(set(parts["train"].labels), key=None if plain else natural)
     of_domains = sorted(set(parts["train"].domains) - {""}, key=natural)
 
     def numbers(given: list[str], known: list[str]) -> npt.NDArray[np.int64]:
         number = {name: k for k, name in enumerate(known)}
         return np.array([number[name] for name in given], dtype=np.int64)
 
-    file = str(_decoded([name for part in parts.values() for name in part.files], size, channels))
+    file = str(_decoded([name for part in parts.values() for name in part.files], size, channels, recipe))
     pools: dict[Role, Pool] = {}
     start = 0
     for role, part in parts.items():
@@ -486,7 +506,7 @@ def _check_spelling(root: Path, kind: str, leaves: Iterable[_Leaf], place: int) 
             )
 
 
-def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
+def _decoded(paths: Sequence[str], size: int, channels: int, recipe: Recipe | None = None) -> Path:
     """Return the .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there.
 
     Its name is a hash of the content of the files, so that it holds just what they would be decoded to now.
@@ -506,7 +526,8 @@ def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
 
     digests, bad = zip(*_for_each(digest, len(paths)), strict=True)
     _refuse(bad)
-    key = hashlib.sha256(json.dumps([DECODING, size, channels, digests]).encode()).hexdigest()
+    by = [] if recipe is None else [[recipe.interpolation, recipe.squash, recipe.size]]
+    key = hashlib.sha256(json.dumps([DECODING, size, channels, digests, *by]).encode()).hexdigest()
     kept = data_folder() / CACHE / f"{key[:32]}.npy"
     if kept.is_file():
         return kept
@@ -517,7 +538,7 @@ def _decoded(paths: Sequence[str], size: int, channels: int) -> Path:
             found = content(paths[row])
             if hashlib.sha256(found).hexdigest() != digests[row]:
                 raise ValueError("it changes while it is read")
-            x[row] = decode(found, size, channels)
+            x[row] = decode(found, size, channels, recipe)
         except MISREAD as error:
             return f"{paths[row]} ({error})"
         return ""

@@ -75,6 +75,21 @@ KNOWN = {
         std=(0.2673, 0.2564, 0.2762),
         duplicates=26,
     ),
+    "usps": Known(
+        "USPS",
+        (1, 16, 16),
+        10,
+        (7_291, 2_007),
+        get="its digits of 16 × 16 pixels (Hull, PAMI 1994), as bytes",
+    ),
+    "gtsrb": Known(
+        "GTSRB",
+        (3, 32, 32),
+        43,
+        (7_249, 1_630),
+        get="traffic signs (Stallkamp et al., Neural Networks 2012), cut out and resized to 32 × 32 pixels, "
+        "all or some,",
+    ),
     "pacs": Known(
         "PACS",
         (3, 64, 64),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clbench.files import UNREADABLE
+from clbench.transforms.recipes import Recipe
 
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
@@ -36,8 +37,11 @@ BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, UNSIGNED, FLOAT = 0, 1, 3
 
 
-def decode(content: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
+def decode(content: bytes, size: int, channels: int, recipe: Recipe | None = None) -> npt.NDArray[np.uint8]:
     """(C, size, size) uint8 from an image file's content: upright, cropped to a square about the centre, bilinear.
+
+    With a recipe, it is resized and its middle cut out as in tests, in an image of the side that it is resized to: what
+    a `Prepared` transform makes of that is what torchvision makes of the file.
 
     Raises:
         ValueError, or another of `MISREAD`: it cannot be read, or has no one meaning in 8 bits; says why.
@@ -50,6 +54,14 @@ def decode(content: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
         ) from None
     with opened as image:
         whole = eight_bits(image).convert("RGB" if channels == 3 else "L")
+    if recipe is not None:
+        height, width = recipe.target(whole.height, whole.width)
+        resized = whole.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
+        # where the recipe, cutting its own smaller middle out of this one, meets the one that it would cut out of all
+        within = round((size - recipe.size) / 2)
+        left, top = (round((side - recipe.size) / 2) - within for side in (width, height))
+        cut = resized.crop((left, top, left + size, top + size))
+        return np.asarray(cut).reshape(size, size, channels).transpose(2, 0, 1)
     square = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
 

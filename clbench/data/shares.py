@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from clbench.data.draws import Ints, bits, permutation
+from clbench.data.orders import order_of
 from clbench.errors import ConfigError, DataError
 from clbench.types import Experience, Pool, Stream
 
 Mask = npt.NDArray[np.bool_]
-Ordering = Literal["natural", "shuffled"] | Sequence[int]
-"""Which class or domain comes when: ascending, drawn from the seed, or listed."""
+Ordering = Literal["natural", "shuffled"] | str | Sequence[int]
+"""Which class or domain comes when: ascending, drawn from the seed, a published order by name, or listed."""
 Share = tuple[Pool, list[Tensor]]
 """A pool and the rows of it that each experience has."""
 Owned = tuple[Pool, Ints]
@@ -41,8 +42,12 @@ class Streams(NamedTuple):
 def ordered(what: str, known: Ints, order: Ordering, seed: int, name: str = "") -> Ints:
     """Return the classes or domains in the order asked for, by the parameter of that name."""
     name = name or f"{what}_order"
+    if order == "natural":
+        return known
+    if order == "shuffled":
+        return known[permutation(len(known), seed, f"{what} order")]
     if isinstance(order, str):
-        return known if order == "natural" else known[permutation(len(known), seed, f"{what} order")]
+        return known[order_of(order, len(known), name)]
     listed, there = Counter(order), set(known.tolist())
     wrong = (
         [f"{k} twice" for k, times in listed.items() if times > 1]

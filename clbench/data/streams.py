@@ -62,7 +62,8 @@ def class_incremental(
     Args:
         valid: validation examples of the data's own.
         experiences: their number, of equal size, or a list of each one's classes.
-        first, increment: in their place, how many classes the first one and all others have.
+        first, increment: in their place, how many classes the first one and all others have; where they do not come
+            out even, the last one has fewer.
         class_order: the first experience takes the first classes of it; of no use where classes are listed.
         valid_fraction: share of each class's training examples that goes to the validation stream, without `valid`.
         task_labels: whether experience i carries task label i; the setting says who is told.
@@ -119,13 +120,13 @@ def _sizes(classes: int, experiences: int | None, first: int | None, increment: 
         return [classes // experiences] * experiences
     if first is None or increment is None:
         raise ConfigError("First and increment go together; only one of them was given.")
-    if not 1 <= first <= classes or increment < 1 or (classes - first) % increment:
+    if not 1 <= first <= classes or increment < 1:
         raise ConfigError(
             f"{classes} classes cannot be shared out as a first experience of {first} and then {increment} "
-            f"each; first must lie in 1 … {classes} and increment must divide the {classes - first} classes "
-            "that remain."
+            f"each; first must lie in 1 … {classes}, and increment is 1 or more."
         )
-    return [first] + [increment] * ((classes - first) // increment)
+    full, rest = divmod(classes - first, increment)
+    return [first] + [increment] * full + [rest] * (rest > 0)
 
 
 @validated

@@ -237,7 +237,7 @@ class ContinualEvaluator:
             exposed = self._exposed()
             self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
             if self.config.network:
-                self.curve.append_network(measure(run, test.x[:: max(1, len(test.x) // EXAMPLES)]))
+                self.curve.append_network(measure(run, test[:: max(1, len(test) // EXAMPLES)]))
 
     def fetch(self) -> None:
         """Bring the counts of all ticks since the last call into the curve, from the device in one copy."""
@@ -542,7 +542,7 @@ class ContinualEvaluator:
         before: TestSet | None = None,
     ) -> TestSet:
         """The test set of some streams, of which those of the set `before`, made the same way, are there already."""
-        run, parts = self.run, []
+        run, parts, transform = self.run, [], self.run.benchmark.transform
         there = {} if before is None else {part.stream: part for part in before.parts()}
         for i in indices:
             if i in there:
@@ -550,7 +550,8 @@ class ContinualEvaluator:
                 continue
             stream = run.benchmark.test[i]
             data = chosen(stream.data, subset, self.config.seed, i)
-            x, y = run.normalise(data.x().to(run.device)), data.y().to(run.device)
+            x, y = data.x().to(run.device), data.y().to(run.device)
+            x = x if transform.resizes else run.normalise(x)
             also = data.also()
             also = None if also is None else also.to(run.device)
             if shuffled:
@@ -563,7 +564,8 @@ class ContinualEvaluator:
             task = torch.full_like(y, stream.task if told else HIDDEN)
             parts.append(Examples(i, x, y, task, also))
         documents = run.benchmark.setting.documents
-        return TestSet(parts, by.dtype, by.channels_last, self._answers, documents)
+        prepare = transform.normalise if transform.resizes else None
+        return TestSet(parts, by.dtype, by.channels_last, self._answers, documents, prepare)
 
     # --- bookkeeping ---
 

@@ -56,7 +56,7 @@ class Forward(Protocol):
     keeps: bool  # what its parts ask `once` of a test example
 
     def see(self, x: Tensor) -> None:
-        """The examples (N, …) that it will be asked about, as `dtype` and `channels_last` say."""
+        """Some of the examples (n, …) that it will be asked about, as `dtype` and `channels_last` say."""
 
     def load(self, weights: Sequence[Tensor]) -> None:
         """Take over the weights that `weights_of` gave."""
@@ -176,7 +176,7 @@ class EvaluationCopy:
 
     def see(self, x: Tensor) -> None:
         if self.integers is not None:
-            self._sample = x[:: max(len(x) // RANGED, 1)][:RANGED].clone(memory_format=torch.preserve_format)
+            self._sample = x.clone(memory_format=torch.preserve_format)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, D); a trunk that does not learn is asked once, while its statistics do not move either."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ class TestSet:
         streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
         starts, totals: (S,) where each stream begins, and its size.
         exposed: (C,) bool, the classes that are answers; None for all.
+        prepare: stored inputs (n, …) → those that the network gets, where x holds them as they are stored: images that
+            are resized for it would take many times the memory.
         right: (N, 1 + R) all right labels, −1 where there are fewer; None where nothing is ranked.
     """
 
@@ -44,15 +46,16 @@ class TestSet:
         channels_last: bool,
         exposed: Tensor | None = None,
         ranked: bool = False,
+        prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.exposed = exposed
+        self.prepare = prepare
+        self._form = dtype, channels_last
         self.streams = [part.stream for part in parts]
         sizes = torch.tensor([len(part.y) for part in parts])
         self.x = torch.cat([part.x for part in parts])
-        if dtype is not None and self.x.is_floating_point():  # token ids stay integers
-            self.x = self.x.to(dtype)
-        if channels_last and self.x.ndim == 4:
-            self.x = self.x.contiguous(memory_format=torch.channels_last)
+        if prepare is None:
+            self.x = self._formed(self.x)
         self.y = torch.cat([part.y for part in parts])
         self.task = torch.cat([part.task for part in parts])
         self.right = torch.cat(_right(parts)) if ranked else None
@@ -67,6 +70,20 @@ class TestSet:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Return the inputs (n, …) of some rows as the forward pass wants them."""
+        return self.prepared(self.x[rows])
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return inputs (n, …) of x as the forward pass wants them."""
+        return x if self.prepare is None else self._formed(self.prepare(x))
+
+    def _formed(self, x: Tensor) -> Tensor:
+        dtype, channels_last = self._form
+        if dtype is not None and x.is_floating_point():  # token ids stay integers
+            x = x.to(dtype)
+        return x.contiguous(memory_format=torch.channels_last) if channels_last and x.ndim == 4 else x
 
     def parts(self) -> list[Examples]:
         """Return the examples of each stream, as views, to make a set of more streams from."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.evaluation.forward import Forward, kernels
+from clbench.evaluation.forward import RANGED, Forward, kernels
 from clbench.evaluation.speed.racing import Race, Request
 from clbench.evaluation.testset import TestSet
 from clbench.machine.caching import Kept
@@ -158,7 +158,7 @@ class Ticker:
     def see(self, test: TestSet, exact_test: TestSet | None, experience: int) -> None:
         """What is evaluated from now on."""
         self.test, self.exact_test, self.graph = test, exact_test, None
-        self.forward.see(test.x)
+        self.forward.see(test[:: max(len(test) // RANGED, 1)][:RANGED])
         if self.race is not None:
             self.race.see(test.streams, [int(n) for n in test.totals], experience)
 
@@ -206,16 +206,16 @@ class Ticker:
         if rows is not None:
             inputs, y, task = (t.index_select(0, rows) for t in (inputs, y, task))
             right = None if right is None else right.index_select(0, rows)
-            if forward.channels_last and inputs.ndim == 4:
+            if forward.channels_last and inputs.ndim == 4 and test.prepare is None:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
         height = 2 if right is None else 4
         values = torch.zeros((height, len(y)), dtype=torch.float64, device=y.device)
         mine = self.ranks.share(len(y))
-        keeping = self.kept.evaluating(test, test.x, portion) if forward.keeps else nullcontext()
+        keeping = self.kept.evaluating(test, test, portion) if forward.keeps else nullcontext()
         with kernels(y.device), keeping as asked:
             for start in range(mine.start, mine.stop, portion):
                 part = slice(start, min(start + portion, mine.stop))
-                x = inputs[part]
+                x = test.prepared(inputs[part])
                 if asked is not None:
                     asked.show(x, part if rows is None else rows[part])
                 logits = forward.logits(x, task[part], y[part])

@@ -19,7 +19,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -47,6 +47,14 @@ def once(name: str, network: nn.Module, x: Tensor, compute: Callable[[Tensor], T
     return asked.answer(name, network, compute)
 
 
+class Inputs(Protocol):
+    """The inputs of N examples, a tensor (N, …) or what makes one of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
 class Kept:
     """All that one evaluator keeps. A copy of it begins with nothing."""
 
@@ -58,12 +66,12 @@ class Kept:
         return Kept, ()
 
     @contextlib.contextmanager
-    def evaluating(self, test: object, everyone: Tensor, portion: int) -> Iterator[Asked]:
+    def evaluating(self, test: object, everyone: Inputs, portion: int) -> Iterator[Asked]:
         """Begin an evaluation: inside, `once` answers for the rows that `Asked.show` has last shown.
 
         Args:
             test: whose answers are kept as long as it is.
-            everyone: (N, …) its inputs.
+            everyone: its inputs.
             portion: rows of a forward pass.
         """
         asked = Asked(self, self.answers.setdefault(test, {}), everyone, portion)
@@ -158,7 +166,7 @@ class Asked:
     """An evaluation of a test set (N, …), portion by portion; see `Kept.evaluating`."""
 
     def __init__(
-        self, kept: Kept, answers: dict[tuple[str, nn.Module], _Answers], everyone: Tensor, portion: int
+        self, kept: Kept, answers: dict[tuple[str, nn.Module], _Answers], everyone: Inputs, portion: int
     ) -> None:
         self.kept, self.answers, self.everyone, self.portion = kept, answers, everyone, portion
         self.x: Tensor | None = None

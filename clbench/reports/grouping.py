@@ -43,7 +43,7 @@ class Run:
     def of(stream: Mapping[str, Any], order: int, benchmark: Mapping[str, Any], row: str) -> Run:
         """Return the run on a stream, given as records hold it; `order` counts where the stream's arguments have no
         seed."""
-        arguments = canonical_json({key: value for key, value in stream.items() if key != "seed"})
+        arguments = canonical_json({key: value for key, value in known(stream).items() if key != "seed"})
         name = f"{benchmark['name']}@{benchmark['version']}"
         fingerprint = benchmark.get("fingerprint") or arguments
         return Run(name, fingerprint, stream.get("seed", order), arguments, row)
@@ -103,10 +103,15 @@ def configuration(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Return a configuration but for the run's seed: what the runs of a row share. Seeds that it sets otherwise
     stay."""
     others = {key: value for key, value in config.get("seeds", {}).items() if value != seed}
-    stream = {k: v for k, v in config.get("stream", {}).items() if k != "seed" or v != seed}
+    stream = {k: v for k, v in known(config.get("stream", {})).items() if k != "seed" or v != seed}
     one = ("threads", 1)  # which older records leave out
     kept = {key: value for key, value in config.items() if key != "seeds" and (key, value) != one}
     return {**kept, "stream": stream, **({"seeds": others} if others else {})}
+
+
+def known(stream: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a benchmark's arguments without those that older records do not have, where they change nothing."""
+    return {key: value for key, value in stream.items() if key not in ("size", "recipe") or value is not None}
 
 
 # --- names ---

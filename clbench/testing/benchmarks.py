@@ -160,10 +160,11 @@ def check_shapes(given: Given) -> None:
             if raw.dtype == torch.int64:  # tokens are embedded by the model
                 continue
             x = built.transform.normalise(raw)
-            fits = x.dtype == torch.float32 and x.shape == raw.shape and bool(x.isfinite().all())
+            shape = built.transform.shape(tuple(raw.shape[1:]))
+            fits = x.dtype == torch.float32 and tuple(x.shape[1:]) == shape and bool(x.isfinite().all())
             require(
                 fits,
-                f"the transform does not turn experience {exp.index + 1} into finite float32 of the same shape",
+                f"the transform does not turn experience {exp.index + 1} into finite float32 of the shape {shape}",
             )
 
 

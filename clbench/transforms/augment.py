@@ -20,6 +20,7 @@ from clbench.errors import ConfigError, choices
 OPS = {
     "crop": "zero padding by `padding` pixels on each side, then a random crop of the old size",
     "flip": "a left-right flip with probability ½",
+    "resized-crop": "a box of the image, drawn and resized as the recipe says, where `size` or `recipe` is given",
 }
 """The training-time operations and what each does."""
 
@@ -60,6 +61,11 @@ class Transform:
         for op in self.ops:
             if op not in OPS:
                 raise ConfigError(f"There is no training operation '{op}'.{choices(op, OPS)}")
+        if "resized-crop" in self.ops and (not self.resizes or "crop" in self.ops):
+            raise ConfigError(
+                "The training operation 'resized-crop' ends with the size of the network's images, so it needs size or "
+                "recipe, and takes the place of 'crop'."
+            )
         if len(self.mean) != len(self.std):
             raise ConfigError(
                 f"Normalisation needs one std per mean; given: {len(self.mean)} means, {len(self.std)} stds."
@@ -74,6 +80,15 @@ class Transform:
                 f"Normalisation computes in float32, which ends at {most:.2g}: stds are too small for their means; "
                 f"given: {self.mean}, {self.std}."
             )
+
+    @property
+    def resizes(self) -> bool:
+        """Whether images come out in another size, so that they are better kept as they are, and prepared in time."""
+        return False
+
+    def shape(self, raw: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a network's input, from that of a raw one."""
+        return raw
 
     def normalise(self, raw: Tensor) -> Tensor:
         """(B, …) raw → (B, …) float32.

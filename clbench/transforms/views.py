@@ -53,17 +53,25 @@ def _chance(like: Tensor, generator: Generator, probability: float) -> Tensor:
     return torch.rand(len(like), generator=generator, device=like.device) < probability
 
 
-def crop_boxes(like: Tensor, generator: Generator, smallest: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width, (B,) int64 each: a share of the area, and between 3 : 4 and 4 : 3 in shape."""
+def crop_boxes(
+    like: Tensor,
+    generator: Generator,
+    smallest: float,
+    largest: float = 1.0,
+    sides: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height and width, (B,) int64 each: a share of the area, and between two bounds in shape, 3 : 4 and
+    4 : 3."""
     height, width, device = like.shape[2], like.shape[3], like.device
     drawn = torch.rand((4, len(like), ATTEMPTS), generator=generator, device=device)
-    area = height * width * (smallest + (1 - smallest) * drawn[0])
-    ratio = (math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * drawn[1]).exp()
+    area = height * width * (smallest + (largest - smallest) * drawn[0])
+    narrow, broad = sides
+    ratio = (math.log(narrow) + (math.log(broad) - math.log(narrow)) * drawn[1]).exp()
     wide, high = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
     fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
     first = fits.int().argmax(1, keepdim=True)  # of equal ones the first
     none = ~fits.any(1)
-    whole_wide, whole_high = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    whole_wide, whole_high = min(width, round(height * broad)), min(height, round(width / narrow))
     wide = torch.where(none, whole_wide, wide.gather(1, first).squeeze(1))
     high = torch.where(none, whole_high, high.gather(1, first).squeeze(1))
     down, across = (part.gather(1, first).squeeze(1) for part in drawn[2:])

@@ -61,7 +61,7 @@ def sheet(benchmark: Benchmark, rows: int = ROWS, columns: int = COLUMNS) -> Fig
 
     shown = [(exp, *_chosen(exp, columns)) for exp in benchmark.train[:rows]]
     across, down = max(len(y) for _, _, y in shown), len(shown)
-    height, width = benchmark.input_shape[1:]
+    height, width = benchmark.train[0].data.input_shape[1:]
     tall = height / width + 3 * GAP  # a row with its names, in widths of an image
     left = 2.4  # for what a row is called
     size = ((left + across * (1 + GAP) + GAP) * INCHES, (down * tall + GAP) * INCHES)
