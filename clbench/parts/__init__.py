@@ -4,6 +4,7 @@ import types
 
 from clbench.data.recurrence import lag_weights as lag_weights
 from clbench.machine.caching import once as once
+from clbench.machine.device import sent as sent
 from clbench.machine.optim import quarter_cosine as quarter_cosine, scale_rate as scale_rate
 from clbench.parts.boxes import box as box
 from clbench.parts.documents import (
