@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib.util
 import os
@@ -53,14 +54,11 @@ using at::RegistererCUDAHooksRegistry;
 REGISTER_CUDA_HOOKS(CUDAHooks)
 }  // namespace at
 """
-_loaded = False
 
 
+@functools.cache
 def load() -> str:
-    """Build it where that has not been done, and load it; what stands against it, or nothing."""
-    global _loaded
-    if _loaded:
-        return ""
+    """Build it where that has not been done, and load it; return what stands against it, or nothing."""
     if "torch" in sys.modules:
         return "torch is loaded already, and asks what devices there are only then; begin in a fresh process"
     if reason := _unsuited():
@@ -72,13 +70,16 @@ def load() -> str:
         ctypes.CDLL(str(built))
     except OSError as error:
         return f"what was built for the imitation of a GPU cannot be loaded: {error}"
-    _loaded = True
+    _loaded.add(built)
     return ""
+
+
+_loaded: set[Path] = set()
 
 
 def loaded() -> bool:
     """Return whether torch believes in the devices."""
-    return _loaded
+    return bool(_loaded)
 
 
 def _unsuited() -> str:
