@@ -43,6 +43,7 @@ class Trial:
         steps: the meetings of host and device in each step, evaluation and recording left out.
         races: what nothing ordered.
         finite: whether the weights are. step: how far it came.
+        waits: how many the parts declare.
         recorded, reason: of its gradients.
         saved: a checkpoint from the middle, or from the first boundary after it.
     """
@@ -52,6 +53,7 @@ class Trial:
     races: list[Race] = field(default_factory=list)
     finite: bool = False
     step: int = 0
+    waits: int = 0
     recorded: int = 0
     reason: str = ""
     saved: dict[str, Any] | None = None
@@ -120,6 +122,7 @@ class Rehearsal:
         run.fit(save if run.execution.checkpoint_seconds is not None else None)
         trial.finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
         trial.step, trial.recorded, trial.reason = run.step, run.gradients.recorded, run.gradients.reason
+        trial.waits = sum(part.waits for part in run.strategy.parts)
         trial.state = {
             "model": on_cpu(run.model.state_dict()),
             "strategy": [on_cpu(part.state_dict()) for part in run.strategy.parts],
@@ -206,7 +209,7 @@ def check_gpu_waits(trials: Rehearsal) -> None:
     """A step has a GPU's host wait no more often than the strategy declares (`waits`), which is never by default."""
     if not trials.plain.steps:
         raise NotApplicable("it trains by a loop of its own, whose steps nobody sees")
-    declared = sum(part.waits for part in trials.strategy.parts)
+    declared = trials.plain.waits
     most = max(trials.plain.steps, key=len)
     if len(most) > declared:
         lines = Counter(f"{c.kind} by {c.op} at {c.where}" for c in most)

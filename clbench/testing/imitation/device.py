@@ -412,7 +412,7 @@ def _line(frame: Any) -> str:
         if not name.startswith(_INSIDE) and "site-packages" not in name:
             said = f"{_short(name)}:{frame.f_lineno}"
             if not name.startswith(_OURS) or name.startswith(_STRATEGIES):
-                return said
+                return f"{said}, in {first}" if first else said
             first = first or said
         frame = frame.f_back
     return first
