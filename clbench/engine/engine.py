@@ -46,7 +46,7 @@ from clbench.machine.checkpoint import tree_map
 from clbench.machine.clock import Clock
 from clbench.machine.device import keep_freed_memory, present, sent
 from clbench.machine.energy import Meter
-from clbench.machine.numerics import pinned
+from clbench.machine.numerics import deterministic, pinned
 from clbench.machine.optim import make_optimizer, schedule_factor
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
@@ -190,7 +190,8 @@ class Engine(Services):
         self._save = Saving(checkpoint, self.execution.checkpoint_seconds)
         seed = derive_seed(self.config.seeds.data, "model")
         lent = global_rng(self.device, seed, self._global_rng)
-        with pinned(self.config.threads), present(self.device), lent:
+        as_wanted = deterministic(self.execution.deterministic, self.device)
+        with pinned(self.config.threads), as_wanted, present(self.device), lent:
             self._tell("begin")
             self.energy.start()
             try:
@@ -200,6 +201,9 @@ class Engine(Services):
                 raise
             except Exception as error:
                 self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
+                if "deterministic implementation" in str(error):
+                    said = str(error).partition(",")[0]
+                    raise IncompatibleError(f"{self._where()}: {said}; leave --deterministic out.") from error
                 if (lone := explained(self, error, self._where())) is not None:
                     raise lone from error
                 raise

@@ -117,6 +117,7 @@ from clbench.parts.statistics import (
     Gram as Gram,
     OnePass as OnePass,
     RandomFeatures as RandomFeatures,
+    add_rows as add_rows,
     features_of as features_of,
     refuse_steps as refuse_steps,
 )

@@ -299,7 +299,8 @@ def rehearse(
     expected = dict(expected_failures or {})
     alone = ""
     trials: Rehearsal | None = None
-    for check in (*GPU_CHECKS, *CHECKS) if only is None else only:
+    checks: Sequence[Callable[[Any], None]] = [*GPU_CHECKS, *CHECKS] if only is None else only
+    for check in checks:
         known = expected.get(name_of(check))
         if alone:
             yield Result(name_of(check), rule_of(check), "skipped", alone)

@@ -44,6 +44,46 @@ WAITS = frozenset(
 """Operators of aten for whose result the host waits: its size, or its return value, hangs on numbers of the device."""
 MOVES_INDICES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 """Operators that take indices on the CPU and copy them over, which waits; never the other way round."""
+UNORDERED = frozenset(
+    {
+        "embedding_dense_backward",
+        "index_add",
+        "index_add_",
+        "scatter_add",
+        "scatter_add_",
+    }
+)
+"""Operators whose sums CUDA takes in any order, and of which it has another form where torch is to be deterministic."""
+NEVER_ORDERED = frozenset(
+    {
+        "_adaptive_avg_pool2d_backward",
+        "_adaptive_avg_pool3d_backward",
+        "_ctc_loss",
+        "adaptive_max_pool2d_backward",
+        "avg_pool3d_backward",
+        "cumsum",
+        "fractional_max_pool2d_backward",
+        "grid_sampler_2d_backward",
+        "grid_sampler_3d_backward",
+        "histc",
+        "kthvalue",
+        "max_pool3d_with_indices_backward",
+        "max_unpool2d",
+        "median",
+        "nll_loss2d_forward",
+        "put_",
+        "reflection_pad1d_backward",
+        "reflection_pad2d_backward",
+        "replication_pad1d_backward",
+        "replication_pad2d_backward",
+        "scatter_reduce",
+        "upsample_bicubic2d_backward",
+        "upsample_bilinear2d_backward",
+        "upsample_linear1d_backward",
+        "upsample_trilinear3d_backward",
+    }
+)
+"""Of which it has none, for floats."""
 _INSIDE = (str(Path(__file__).parent), sys.prefix, sys.base_prefix, "<")
 _OURS, _STRATEGIES = f"{HOME}/", f"{HOME}/strategies/"
 _ENGINE = str(HOME / "engine" / "engine.py")
@@ -59,7 +99,7 @@ class StrictGPU(Machine, TorchDispatchMode):
 
     def __init__(self, index: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.contacts, self.races = [], []
+        self.contacts, self.races, self.unordered = [], [], []
         self.device = torch.device("cuda", index)
         self.current = torch.device("cuda", 0)
         self.host = Counter()
@@ -225,6 +265,8 @@ class StrictGPU(Machine, TorchDispatchMode):
     ) -> None:
         """Raise where devices mix; note where the host waits."""
         self._check_generator(name, args, kwargs)
+        if name in UNORDERED or name in NEVER_ORDERED:
+            self._check_order(name, tensors)
         if name in WAITS or (
             name.startswith("repeat_interleave") and len(args) == 1 and kwargs.get("output_size") is None
         ):
@@ -250,6 +292,14 @@ class StrictGPU(Machine, TorchDispatchMode):
                 raise DeviceError(
                     f"{name} writes numbers of {self.device} into a tensor of the CPU ({self.where()[0]})"
                 )
+
+    def _check_order(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
+        if not any(t.is_floating_point() for t in tensors):
+            return
+        where, backward = self.where()
+        if name in NEVER_ORDERED and torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError(f"{name} does not have a deterministic implementation ({where})")
+        self.unordered.append(Contact("unordered", name, where, backward))
 
     def _check_generator(self, name: str, args: Any, kwargs: Any) -> None:
         generator: Any = next((a for a in args if isinstance(a, torch._C.Generator)), kwargs.get("generator"))

@@ -60,7 +60,7 @@ class Machine:
         streams: of each device, the stream in which things happen now; defaults: unless another is named.
         freed: of each stream, memory freed there: its uses by others, and the line of the program.
         capturing: the graph that is being captured.
-        contacts, races: what was found, in order.
+        contacts, races: what was found, in order. unordered: sums that a GPU takes in any order.
     """
 
     device: torch.device
@@ -72,6 +72,7 @@ class Machine:
     capturing: Graph | None
     contacts: list[Contact]
     races: list[Race]
+    unordered: list[Contact]
 
     @property
     def stream(self) -> Stream:
