@@ -315,6 +315,8 @@ class Strategy:
             wraps, in `losses` and around gradient and update, the same operations at every step of an experience, on
             tensors, with no number asked of the device and no gradient kept after the update. A subclass declares it
             anew.
+        waits: how often the host waits for a GPU in a step, at most: for a number, a size that hangs on numbers, or a
+            copy from its own memory. `clbench check --rehearse-gpu` counts; each wait leaves the GPU idle.
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so.
         keeps_rows: that its `extend` gives the rows that it got, no more and no fewer.
@@ -334,6 +336,7 @@ class Strategy:
     exempt: ClassVar[Mapping[str, str]] = {}
     parallel: bool | str = False
     capturable: bool = False
+    waits: int = 0
     from_start: bool = False
     keeps_rows: ClassVar[bool] = False
     architecture: ClassVar[str] = ""

@@ -40,8 +40,8 @@ class Recursive(nn.Module):
         hr = h @ self.inverse  # (B, M) H R
         inner = hr @ h.T  # (B, B) H R Hᵀ
         inner.diagonal().add_(1)
-        # R ← R − R Hᵀ (I + H R Hᵀ)⁻¹ H R
-        self.inverse -= hr.T @ torch.linalg.solve(inner, hr)
+        # R ← R − R Hᵀ (I + H R Hᵀ)⁻¹ H R; what is inverted is at least I, so that nobody waits for a check of it
+        self.inverse -= hr.T @ torch.linalg.solve_ex(inner, hr)[0]
         self.inverse.copy_((self.inverse + self.inverse.T) / 2)  # rounding would make it ever less symmetric
         targets = F.one_hot(y, self.weight.shape[1])
         self.weight += (h @ self.inverse).T @ (targets.double() - h @ self.weight)  # with the new R

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from clbench import Batch, Experience, Run, Strategy, chain, register
-from clbench.parts import MixesLabels, PlainRows, box
+from clbench.parts import MixesLabels, PlainRows, box, sent
 from clbench.ranges import Natural, NotNegative, Share
 
 
@@ -33,6 +33,7 @@ class Mix(MixesLabels):
     needs = frozenset({"boundaries"})
     state = ("deck", "dealt")
     parallel = True
+    waits = 2  # where a deck ends: for the draw of the next one, and for it to come to the CPU
 
     def __init__(self, probability: float, power: float, start: int, end: int) -> None:
         self.probability, self.power, self.start, self.end = probability, power, start, end
@@ -77,7 +78,7 @@ class Mix(MixesLabels):
                 weight = (1 / torch.bincount(y).double() ** self.power)[y]
                 seed = self.run.rng("foreground")
                 self.deck = torch.multinomial(
-                    weight.to(self.run.device), len(y), replacement=True, generator=seed
+                    sent(weight, self.run.device), len(y), replacement=True, generator=seed
                 ).to("cpu")
                 self.dealt = 0
             part = self.deck[self.dealt : self.dealt + n]
@@ -85,7 +86,7 @@ class Mix(MixesLabels):
             n -= len(part)
             parts.append(part)
         raw, y = data.take(torch.cat(parts).to("cpu"))
-        return raw.to(self.run.device), y.to(self.run.device)
+        return sent(raw, self.run.device), sent(y, self.run.device)
 
 
 @register(

@@ -113,6 +113,9 @@ class Mahalanobis(OnePass):
                     "way out: it adds multiples of the mean variance and covariance, which are 0 there. Leave out such "
                     "classes, or take simple-cil or ranpac."
                 )
+        self.waits = 2 + max(
+            len(exp.classes) for exp in run.train
+        )  # for which classes a batch has, and their rows
         self.moments = ClassMoments(classes, size).to(run.device)  # of transformed features
         self.raw = ClassSums(classes, size).to(run.device)
         self.joined: list[int] = []  # classes that have a mean and a covariance

@@ -28,6 +28,7 @@ class TailSharpness(SplitsRows):
     needs = frozenset({"boundaries"})
     state = ("rare",)
     parallel = True
+    waits = 1  # for whether a batch has rare classes
 
     def __init__(self, rho: float) -> None:
         self.rho = rho

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.errors import IncompatibleError
-from clbench.parts import Anchored
+from clbench.parts import Anchored, add_rows
 from clbench.ranges import Count, NotNegative, Positive
 
 Offsets = Literal["project", "regularise", "drift"]
@@ -279,7 +279,9 @@ def owners(groups: Sequence[Sequence[object]], device: torch.device) -> Tensor:
 def group_norms(tensors: Sequence[Tensor], owner: Tensor, groups: int) -> Tensor:
     """(G,) the Euclidean norm of each group's tensors, taken as one vector; a matrix's is its Frobenius norm."""
     squares = torch.stack(torch._foreach_norm(list(tensors))) ** 2  # (T,)
-    return squares.new_zeros(groups).index_add_(0, owner, squares).sqrt()
+    totals = squares.new_zeros(groups)
+    add_rows(totals, owner, squares)
+    return totals.sqrt()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, chain, register
-from clbench.parts import TrainOnly, nearness
+from clbench.parts import TrainOnly, add_rows, nearness
 
 
 class NearestMean(Strategy):
@@ -36,8 +36,8 @@ class NearestMean(Strategy):
 
     def after_step(self, batch: Batch, out: Output) -> None:
         features, y = batch.firsts(out.features), batch.firsts(batch.y)
-        self.sums.index_add_(0, y, self._scaled(features))
-        self.counts.index_add_(0, y, torch.ones_like(features[:, 0]))
+        add_rows(self.sums, y, self._scaled(features))
+        add_rows(self.counts, y, torch.ones_like(features[:, 0]))
 
     def _scaled(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=1) if self.cosine else features

@@ -62,6 +62,10 @@ class SlowLearner(Strategy):
         refuse_steps(run, self)
         size = int(run.model.feature_size)  # type: ignore[arg-type]
         self.experience_of = torch.full((run.num_classes,), -1, device=run.device)
+        table = torch.zeros((len(run.train), run.num_classes), dtype=torch.bool)
+        for exp in run.train:
+            table[exp.index, list(exp.classes)] = True
+        self.classes_of = table.to(run.device)
         self.means = torch.zeros(run.num_classes, size, device=run.device)
         self.factors = torch.zeros(run.num_classes, size, size, device=run.device)  # L of Σ = L Lᵀ
         self.head = self._head()  # that predicts once it is aligned
@@ -79,7 +83,8 @@ class SlowLearner(Strategy):
                 if rows is None:
                     parameter.copy_(head[name])
                 else:
-                    parameter[rows] = head[name][rows]
+                    chosen = rows.view(-1, *[1] * (parameter.ndim - 1))
+                    parameter.copy_(torch.where(chosen, head[name], parameter))
 
     def begin_experience(self, exp: Experience) -> None:
         self.aligned = False
@@ -90,9 +95,7 @@ class SlowLearner(Strategy):
     @property
     def _present(self) -> Tensor:
         """(C,) bool, the classes of the present experience."""
-        present = torch.zeros_like(self.experience_of, dtype=torch.bool)
-        present[list(self.run.train[self.run.experience].classes)] = True
-        return present
+        return self.classes_of[self.run.experience]
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if self.aligning:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+
+from clbench.machine import guard
+
+REHEARSES = "--rehearse-gpu" in sys.argv
+if REHEARSES:  # before torch is imported, which asks only then what devices there are
+    guard.load()
+
+import torch  # noqa: E402
 
 OURS = ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG")
 CACHES = {".git", ".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
@@ -17,6 +25,17 @@ CACHES = {".git", ".pytest_cache", "__pycache__", ".mypy_cache", ".ruff_cache"}
 # be read-only: they get one of their own, and so do the processes that they start.
 _hypothesis = tempfile.TemporaryDirectory(prefix=".hypothesis-")
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", _hypothesis.name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rehearse-gpu", action="store_true", help="run the tests of a GPU on an imitation of one"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if REHEARSES and config.option.markexpr == "not slow and not gpu":  # that of pyproject.toml
+        config.option.markexpr = "gpu"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,7 +19,7 @@ class Cuda:
     """A `torch.cuda` with two GPUs, of which the first is the present one, that notes what is asked of it."""
 
     def __init__(self) -> None:
-        self.now, self.mode, self.capturing = 0, "default", False
+        self.now, self.mode, self.capturing, self.pools = 0, "default", False, 0
         self.captures: list[dict[str, Any]] = []
         self.joined: list[tuple[object, object]] = []  # who waited for whom
         cuda = self
@@ -55,6 +55,10 @@ class Cuda:
         finally:
             self.capturing = False
 
+    def graph_pool_handle(self) -> int:
+        self.pools += 1
+        return self.pools
+
     def get_sync_debug_mode(self) -> str:
         return self.mode
 
@@ -73,7 +77,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     fake = Cuda()
     for name in (
         *("CUDAGraph", "Stream", "current_device", "current_stream", "get_sync_debug_mode", "graph"),
-        *("set_device", "set_sync_debug_mode", "stream"),
+        *("graph_pool_handle", "set_device", "set_sync_debug_mode", "stream"),
     ):
         monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
     return fake
@@ -84,6 +88,15 @@ def test_it_is_recorded_on_a_stream_of_its_own_gpu(cuda: Cuda) -> None:
     CudaGraphs(GPU).record(lambda: None)
     assert [how["stream"].device for how in cuda.captures] == [GPU]
     assert [how["capture_error_mode"] for how in cuda.captures] == ["thread_local"]
+
+
+def test_graphs_share_memory_as_long_as_one_of_them_lives(cuda: Cuda) -> None:
+    """torch refuses a pool whose graphs are all gone."""
+    graphs = CudaGraphs(GPU)
+    living = [graphs.record(lambda: None) for _ in range(2)]
+    living.clear()
+    graphs.record(lambda: None)
+    assert [how["pool"] for how in cuda.captures] == [1, 1, 2]
 
 
 def test_what_waits_is_found_aside_and_what_comes_next_is_in_order(cuda: Cuda) -> None:

@@ -83,6 +83,10 @@ Watch = Annotated[
 Overlap = Annotated[
     bool, typer.Option("--overlap", help="Evaluate beside training, in another process; same numbers.")
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="On a GPU, only operations whose bits are the same each time."),
+]
 Config = Annotated[
     Path | None,
     typer.Option(help="YAML file with settings: key: value, or the sections of a run's config.yaml."),
@@ -201,6 +205,7 @@ def execution(
     log: list[str] | None = None,
     checkpoint: float = 60.0,
     overlap: bool = False,
+    deterministic: bool = False,
     **wandb: str | None,
 ) -> Execution:
     """Return how runs are carried out.
@@ -218,7 +223,7 @@ def execution(
         if value is not None and "wandb" not in (log or []):
             raise ConfigError(f"--{name} is for Weights & Biases; give --log wandb, too, or leave it out.")
     given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
-    how: Execution = validate(Execution, {**given, **wandb})
+    how: Execution = validate(Execution, {**given, "deterministic": deterministic, **wandb})
     return how
 
 

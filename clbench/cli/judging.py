@@ -13,6 +13,7 @@ import typer
 
 from clbench.cli.common import Device, Folders, Json, Plugins, load
 from clbench.errors import ConfigError
+from clbench.machine import guard
 
 if TYPE_CHECKING:
     from clbench.testing import Result
@@ -25,12 +26,18 @@ def check(
         typer.Argument(metavar="[KEY=VALUE]...", help="Of a benchmark: what to build it with, path=my.npz …"),
     ] = None,
     plugin: Plugins = None,
+    rehearse_gpu: Annotated[
+        bool, typer.Option("--rehearse-gpu", help="A strategy on an imitation of a GPU, which is stricter.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Put a strategy, or a benchmark, through the contract that all of clbench's pass.
 
     The exit code is 0 if no check failed, 1 if one did, and 2 if none could be made.
     """
+    if rehearse_gpu and (reason := guard.load()):
+        raise ConfigError(f"No check of {name} could be made: {reason}")
+
     from clbench import testing
     from clbench.config import parse_pairs
     from clbench.registry import benchmarks, strategies
@@ -38,6 +45,8 @@ def check(
     load(plugin)
     given = parse_pairs(settings or [])
     if name in benchmarks.names():
+        if rehearse_gpu:
+            raise ConfigError(f"--rehearse-gpu is of strategies; {name} is a benchmark.")
         spec = {key.removeprefix("stream."): value for key, value in given.items()}
         results: list[Result] = testing.check_benchmark(name, **spec)
     elif given:
@@ -46,7 +55,8 @@ def check(
     else:
         adapter = strategies.adapter(name)
         expected = None if adapter is None else adapter.RULES_NOT_KEPT
-        results = list(testing.check_strategy(name, expected_failures=expected))
+        put_through = testing.rehearse if rehearse_gpu else testing.check_strategy
+        results = list(put_through(name, expected_failures=expected))
     if as_json:
         print(json.dumps([r.as_dict() for r in results], indent=2, ensure_ascii=False))
     else:

@@ -18,6 +18,7 @@ from clbench.cli.common import (
     Benchmark,
     Checkpoint,
     Config,
+    Deterministic,
     Device,
     Group,
     Json,
@@ -78,6 +79,7 @@ def run(
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
+    deterministic: Deterministic = False,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the stability gap into the run's folder; nothing is opened.")
     ] = False,
@@ -91,7 +93,7 @@ def run(
     given = settings_of(settings, precision=precision, threads=threads)
     file = configuration.read_yaml(config) if config is not None else None
     resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = execution(device, log, checkpoint, overlap, project=project, group=group)
+    how = execution(device, log, checkpoint, overlap, deterministic, project=project, group=group)
 
     from clbench.runs import lifecycle
 
@@ -184,6 +186,7 @@ def suite(
     threads: Threads = None,
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
+    deterministic: Deterministic = False,
     watch: Watch = False,
     as_json: Json = False,
 ) -> int:
@@ -201,7 +204,7 @@ def suite(
     short, loaded = suites.load(name)
     check_place(root / short / PAGE, file=True)
     columns = suites.metrics_named(metric or loaded.metrics)
-    how = execution(device, log, checkpoint, overlap, project=project, group=group)
+    how = execution(device, log, checkpoint, overlap, deterministic, project=project, group=group)
     given = settings_of(settings, precision=precision, threads=threads)
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)

@@ -242,6 +242,8 @@ class Execution(_Tree):
         capture: on a GPU, a step's forward pass, losses and backward pass are one launch (a CUDA graph), where every
             part of the strategy says that they can be; never leaves them to PyTorch's many. The numbers are the same,
             to the bit where the kernels allow.
+        deterministic: on a GPU, only operations whose bits are the same each time; one that has none ends the run with
+            its name. Convolutions and sums by index are slower.
         overlap: evaluate in another process, on a GPU on another stream, while training goes on; the numbers are the
             same.
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
@@ -255,6 +257,7 @@ class Execution(_Tree):
     workers: Annotated[int, Field(ge=0, le=4096), HELD] = 2
     prefetch: Annotated[int, Field(ge=1, le=4096), HELD] = 4
     capture: Literal["auto", "never"] = "auto"
+    deterministic: bool = False
     overlap: bool = False
     checkpoint_seconds: NotNegative | None = 60.0
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()

@@ -44,9 +44,9 @@ from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
 from clbench.machine.checkpoint import tree_map
 from clbench.machine.clock import Clock
-from clbench.machine.device import keep_freed_memory, present
+from clbench.machine.device import keep_freed_memory, present, sent
 from clbench.machine.energy import Meter
-from clbench.machine.numerics import pinned
+from clbench.machine.numerics import deterministic, pinned
 from clbench.machine.optim import make_optimizer, schedule_factor
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
@@ -190,7 +190,8 @@ class Engine(Services):
         self._save = Saving(checkpoint, self.execution.checkpoint_seconds)
         seed = derive_seed(self.config.seeds.data, "model")
         lent = global_rng(self.device, seed, self._global_rng)
-        with pinned(self.config.threads), present(self.device), lent:
+        as_wanted = deterministic(self.execution.deterministic, self.device)
+        with pinned(self.config.threads), as_wanted, present(self.device), lent:
             self._tell("begin")
             self.energy.start()
             try:
@@ -200,6 +201,9 @@ class Engine(Services):
                 raise
             except Exception as error:
                 self._flush()  # perhaps a method tripped over a NaN that nobody has looked at yet
+                if "deterministic implementation" in str(error):
+                    said = str(error).partition(",")[0]
+                    raise IncompatibleError(f"{self._where()}: {said}; leave --deterministic out.") from error
                 if (lone := explained(self, error, self._where())) is not None:
                     raise lone from error
                 raise
@@ -288,8 +292,8 @@ class Engine(Services):
                 f"A pass over experience {exp.index + 1} of {self.benchmark.id} has no examples."
             )
         # One copy to the device per pass; every batch is then a slice of what is there.
-        rows = order.rows.to(self.device).split(self.batch_size)
-        views = None if order.view is None else order.view.to(self.device).split(self.batch_size)
+        rows = sent(order.rows, self.device).split(self.batch_size)
+        views = None if order.view is None else sent(order.view, self.device).split(self.batch_size)
         firsts = None if order.view is None else self._first_views(order.view)
         batches = self.batches_of(len(order.rows))
         last = min(batches, start + self._steps - self.place.done)
@@ -459,7 +463,7 @@ class Engine(Services):
     def _first_views(self, view: Tensor) -> list[Tensor]:
         """For every batch of a pass, the rows (n,) of it that are first views; one copy to the device."""
         rows = [(part == 0).nonzero().squeeze(1) for part in view.split(self.batch_size)]
-        return list(torch.cat(rows).to(self.device).split([len(part) for part in rows]))
+        return list(sent(torch.cat(rows), self.device).split([len(part) for part in rows]))
 
     def _new_order(self, exp: Experience, epoch: int) -> Order:
         """Return the rows of a pass: a part's order, or a random one."""

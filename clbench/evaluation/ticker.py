@@ -16,6 +16,7 @@ from clbench.evaluation.forward import RANGED, Forward, kernels
 from clbench.evaluation.speed.racing import Race, Request
 from clbench.evaluation.testset import TestSet
 from clbench.machine.caching import Kept
+from clbench.machine.device import sent
 from clbench.machine.graphs import CudaGraphs, sync_debug
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.types import MASKED
@@ -260,7 +261,7 @@ class Ticker:
                 (int(test.starts[r.stream]) + r.start, r.stop - r.start) for r in (requests[i] for i in mine)
             ]
             rows = torch.cat([torch.arange(start, start + n) for start, n in spans])
-            values = self._shared(rows.to(test.y.device), now=age == 0).cpu()
+            values = self._shared(sent(rows, test.y.device), now=age == 0).cpu()
             for i, part in zip(mine, values.split([n for _, n in spans], 1), strict=True):
                 right, loss = part[:2].sum(1).tolist()
                 found[i] = int(right), loss

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from clbench.errors import ConfigError
 
@@ -71,6 +72,13 @@ def present(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_device(before)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for what is queued there: by way of pinned memory."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def gpus(name: str) -> list[str]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from weakref import WeakSet
 
 import torch
 
 
 class CudaGraphs:
-    """Recording by CUDA graphs, on a stream of their own."""
+    """Recording by CUDA graphs, on a stream of their own and in one pool of memory.
+
+    They are carried out one after another, so what one needs in between the others may use, too.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.stream = device, torch.cuda.Stream(device)
+        self._living: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
+        self._pool: tuple[int, int] | None = None
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
@@ -38,12 +44,16 @@ class CudaGraphs:
             RuntimeError: the work cannot be recorded; says what it was.
         """
         graph = torch.cuda.CUDAGraph()
+        if not self._living:  # torch takes no pool again whose graphs are all gone
+            self._pool = torch.cuda.graph_pool_handle()
         for generator in generators:
             graph.register_generator_state(generator)
         cause: RuntimeError | None = None
         try:
             # A thread that pins batches may go on allocating meanwhile.
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"
+            ):
                 try:
                     work()
                 except RuntimeError as error:
@@ -51,6 +61,7 @@ class CudaGraphs:
                     raise
         except RuntimeError as error:  # ending a capture that was broken off raises another one
             raise cause or error from None
+        self._living.add(graph)
         return graph.replay
 
 

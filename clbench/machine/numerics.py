@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from clbench.errors import ConfigError
 
 _C: Any = torch._C
 _backends: Any = torch.backends
@@ -186,6 +189,35 @@ def _of_process() -> Iterator[None]:
             _inside -= 1
             if not _inside:
                 _write(_OF_PROCESS, _found)
+
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""A variable of cuBLAS, and the values with which its products have the same bits each time."""
+_WORKSPACES = (":4096:8", ":16:8")
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
+    """Have a GPU give the same bits each time; torch raises where an operation has no such form. To enter in `pinned`.
+
+    Raises:
+        ConfigError: the caller's setting of cuBLAS forbids it.
+    """
+    if not wanted or device.type != "cuda":
+        yield
+        return
+    if os.environ.setdefault(WORKSPACE, _WORKSPACES[0]) not in _WORKSPACES:
+        raise ConfigError(
+            f"deterministic needs {WORKSPACE}={' or '.join(_WORKSPACES)}, and it is {os.environ[WORKSPACE]}; unset it."
+        )
+    before = torch.get_deterministic_debug_mode(), _backends.cudnn.deterministic
+    torch.set_deterministic_debug_mode("error")
+    _backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        _backends.cudnn.deterministic = before[1]
 
 
 def _write(switches: tuple[_Switch, ...], values: list[Any]) -> None:

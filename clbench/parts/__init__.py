@@ -4,6 +4,7 @@ import types
 
 from clbench.data.recurrence import lag_weights as lag_weights
 from clbench.machine.caching import once as once
+from clbench.machine.device import sent as sent
 from clbench.machine.optim import quarter_cosine as quarter_cosine, scale_rate as scale_rate
 from clbench.parts.blocks import (
     Blocks as Blocks,
@@ -122,6 +123,7 @@ from clbench.parts.statistics import (
     Gram as Gram,
     OnePass as OnePass,
     RandomFeatures as RandomFeatures,
+    add_rows as add_rows,
     features_of as features_of,
     refuse_steps as refuse_steps,
 )

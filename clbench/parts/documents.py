@@ -62,7 +62,7 @@ def spans(documents: Tensor, width: int, generator: Generator) -> Tensor:
     start = (drawn * starts).long()
     place = torch.arange(length, device=documents.device)
     taken = documents.gather(1, (start[:, None] + place).clamp(max=length - 1))
-    inside = place < torch.minimum(size - start, size.new_tensor(width))[:, None]
+    inside = place < (size - start).clamp(max=width)[:, None]
     return torch.where(inside, taken, 0)
 
 
@@ -228,7 +228,8 @@ def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> B
         x, y, task, raw: as for `Batch.join`; not more rows than the stream brings.
     """
     kept = batch.new - len(y)
-    rows = torch.cat([torch.arange(kept), torch.arange(batch.new, len(batch))]).to(batch.y.device)
+    device = batch.y.device
+    rows = torch.cat([torch.arange(kept, device=device), torch.arange(batch.new, len(batch), device=device)])
     names = ("x", "y", "task", "raw", "index", "view")
     columns = {name: getattr(batch, name).index_select(0, rows) for name in names}
     first = None if batch.first is None else batch.first[batch.first < kept]

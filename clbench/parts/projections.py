@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.machine.device import sent
 from clbench.memory import Memory
 from clbench.parts.replay import Episodes
 from clbench.strategy import Run, Strategy
@@ -88,6 +89,7 @@ class ProjectEach(Strategy):
     keeps_rows = True
     parallel = True
     capturable = True
+    waits = 1  # for the gradients' inner products
 
     def __init__(self, episodes: Episodes, margin: float, running: bool = False) -> None:
         self.episodes, self.margin, self.running = episodes, margin, running
@@ -148,8 +150,8 @@ def projected_each(g: Tensor, references: Tensor, margin: float, ridge: float = 
     right = -np.concatenate([h, np.zeros(k)]) - columns @ (margin / unit)
     length = np.linalg.norm(right)
     w, _ = nnls(columns, right / length, maxiter=30 * k)
-    v = torch.as_tensor(w * length * unit + margin, dtype=g.dtype, device=g.device)
-    return g + v @ references
+    v = torch.as_tensor(w * length * unit + margin, dtype=g.dtype)
+    return g + sent(v, g.device) @ references
 
 
 PIECE = 1 << 20

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from clbench.machine.caching import once
 from clbench.parts.heads import SeenOutputs
 from clbench.parts.losses import CrossEntropy
+from clbench.parts.statistics import add_rows
 from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Data, Experience, Output
 
@@ -116,7 +117,7 @@ def feature_sums(run: Run, data: Data, lengths_one: bool = False) -> tuple[Tenso
                 features = F.normalize(features, dim=1)
             if sums is None:
                 sums = torch.zeros((run.num_classes, features.shape[1]), device=run.device)
-            sums.index_add_(0, y, features)
-            counts.index_add_(0, y, torch.ones_like(features[:, 0]))
+            add_rows(sums, y, features)
+            add_rows(counts, y, torch.ones_like(features[:, 0]))
     assert sums is not None  # an experience has examples
     return sums, counts

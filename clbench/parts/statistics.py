@@ -18,6 +18,14 @@ from clbench.strategy import Run, Strategy, overrides
 from clbench.types import Batch, Data, Output
 
 
+def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
+    """Add rows (B, …) to those of `total` (C, …) that `index` (B,) names, in the same order on a GPU, too."""
+    if total.device.type == "cuda":
+        total.index_put_((index,), rows, accumulate=True)  # which sorts; atomic additions have no order
+    else:
+        total.index_add_(0, index, rows)
+
+
 class ClassSums(nn.Module):
     """How many examples each class has, and the sum of their features.
 

@@ -37,7 +37,7 @@ from clbench.files import (
 from clbench.machine import checkpoint, parallel
 from clbench.machine.device import pick_device
 from clbench.machine.environment import environment
-from clbench.machine.numerics import describe, pinned
+from clbench.machine.numerics import describe, deterministic, pinned
 from clbench.machine.parallel import Ranks
 from clbench.machine.processes import refuse_while_importing
 from clbench.machine.stopping import stoppable
@@ -346,7 +346,8 @@ def _carry_out(engine: Engine, folder: Path, identity: Identity, log: _Log) -> R
         env["device_name"] = torch.cuda.get_device_name(engine.device)
     if not ranks.alone:
         env["processes"] = ranks.size
-    env["numerics"] = describe()
+    with deterministic(engine.execution.deterministic, engine.device):
+        env["numerics"] = describe()
     if ranks.first:
         _describe(engine, folder, env)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 from clbench.testing.benchmarks import BENCHMARK_CHECKS, check_benchmark
 from clbench.testing.checking import check_strategy, parametrize_with_checks
 from clbench.testing.contract import CHECKS
+from clbench.testing.rehearsal import GPU_CHECKS, rehearse
 from clbench.testing.subjects import Subject, subject
 from clbench.testing.tiny import tiny_benchmark, tiny_clip, tiny_model, tiny_run, tiny_vit
 from clbench.testing.tools import (
@@ -38,6 +39,7 @@ from clbench.testing.tools import (
 __all__ = [
     "BENCHMARK_CHECKS",
     "CHECKS",
+    "GPU_CHECKS",
     "NotApplicable",
     "Result",
     "Subject",
@@ -47,6 +49,7 @@ __all__ = [
     "difference",
     "name_of",
     "parametrize_with_checks",
+    "rehearse",
     "rule_of",
     "stored_examples",
     "subject",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clbench.machine.guard import loaded
 from clbench.machine.torchvision import torchvision
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def _described(subject: Subject) -> dict[str, Any]:
     """Return how another process comes to the same subject."""
     from clbench.registry import chain_parts, strategies
 
+    if loaded():
+        raise UnreachableError("the imitation of a GPU is this process's own")
     told: dict[str, Any] = {
         "slow": [name for name in SLOW if name in sys.modules],
         "path": sys.path,

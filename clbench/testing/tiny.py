@@ -214,6 +214,8 @@ def tiny_run(
     device: str = "cpu",
     checkpoint_seconds: float | None = None,
     observers: Sequence[Observer] = (),
+    level: Literal["exact", "fast"] = "exact",
+    **execution: Any,
 ) -> Engine:
     """Return the engine, before its first step, with a freshly initialised `tiny_model` unless one is given.
 
@@ -227,19 +229,21 @@ def tiny_run(
         precision, device: as on the command line.
         checkpoint_seconds: time between checkpoints; None for none.
         observers: who looks on.
+        level: of evaluation.
+        execution: the rest of `Execution`.
     """
     config = RunConfig(
         benchmark=benchmark.name,
         strategy=str(strategy),
         optim=optim or OptimConfig(lr=0.02, momentum=0.9, reset=False),
         train=TrainConfig(batch_size=batch_size, epochs=epochs),
-        evaluation=EvaluationConfig(every=every),
+        evaluation=EvaluationConfig(every=every, level=level),
         precision=precision,
         seeds=Seeds(order=0, init=seed, data=seed),
     )
-    execution = Execution(device=device, checkpoint_seconds=checkpoint_seconds)
+    how = Execution(device=device, checkpoint_seconds=checkpoint_seconds, **execution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
         made = KINDS.get(architecture_of(strategy), tiny_model)
         network = made(benchmark) if model is None else model
-        return Engine(benchmark, strategy, network, config, execution, observers)
+        return Engine(benchmark, strategy, network, config, how, observers)

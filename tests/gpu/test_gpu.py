@@ -15,10 +15,7 @@ from clbench.engine.engine import Engine
 from clbench.machine.randomness import derive_seed
 from clbench.testing import difference, tiny_benchmark
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
@@ -150,8 +147,9 @@ def test_a_state_goes_on_on_another_kind_of_device(began: str, goes_on: str) -> 
     assert all(torch.isfinite(w).all() for w in weights(fresh).values())
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_gpu_that_is_not_the_present_one_evaluates_as_the_first_does() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
     first, second = (
         fitted(device=device, evaluation={"level": "fast"}).evaluator for device in ("cuda:0", "cuda:1")
     )

@@ -14,10 +14,7 @@ from clbench.engine.engine import Engine
 from clbench.testing import tiny_benchmark
 from clbench.testing.tiny import tiny_run
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def fitted(strategy: str, capture: str, **how: Any) -> Engine:

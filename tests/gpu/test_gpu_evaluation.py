@@ -14,10 +14,7 @@ import torch
 from clbench.config import Execution
 from clbench.testing import difference
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def _beside(name: str) -> ModuleType:

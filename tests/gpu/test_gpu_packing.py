@@ -11,10 +11,7 @@ from clbench.config import Execution
 from clbench.runs import suite
 from clbench.runs.launchers import Local
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.real]
 
 GIVEN = {
     "strategies": ["er"],

@@ -1,0 +1,111 @@
+"""What the imitation's modules share: what was found, and the device that is there now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from clbench.testing.imitation.graphs import Graph
+    from clbench.testing.imitation.streams import Block, Stream
+
+
+class DeviceError(RuntimeError):
+    """Tensors or generators of two devices in one operator."""
+
+
+class WaitError(RuntimeError):
+    """The host would wait where it must not: under `torch.cuda.set_sync_debug_mode("error")`, or during a capture."""
+
+
+@dataclass(frozen=True)
+class Contact:
+    """The host and the device met.
+
+    Attributes:
+        kind: "read" (device → host), "wait" (the host waits for a size or a decision), "send" (host → device, waiting
+            until the copy is done), "pageable" (host → device, said not to wait, from memory that is not pinned).
+        op: the operator. where: file:line of the program. backward: that autograd's thread called it.
+    """
+
+    kind: str
+    op: str
+    where: str
+    backward: bool = False
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two streams touch the same memory, and nothing orders them.
+
+    Attributes:
+        kind: "read before written", "written before read", "given out again in use".
+        op, where: as in `Contact`.
+    """
+
+    kind: str
+    op: str
+    where: str
+
+
+class Machine:
+    """The device's state, as its streams, tensors and graphs see it; `clbench.testing.imitation.device` runs operators.
+
+    Attributes:
+        device: which one it is. current: which one torch takes where none is named.
+        host: of each stream, how much the host knows to be done.
+        streams: of each device, the stream in which things happen now; defaults: unless another is named.
+        freed: of each stream, memory freed there: its uses by others, and the line of the program.
+        capturing: the graph that is being captured.
+        contacts, races: what was found, in order. unordered: sums that a GPU takes in any order.
+    """
+
+    device: torch.device
+    current: torch.device
+    host: Counter[int]
+    streams: dict[int, Stream]
+    defaults: dict[int, Stream]
+    freed: dict[int, list[tuple[list[tuple[int, int]], str]]]
+    capturing: Graph | None
+    contacts: list[Contact]
+    races: list[Race]
+    unordered: list[Contact]
+
+    @property
+    def stream(self) -> Stream:
+        """In which the device's work is queued now."""
+        return self.streams[self.device.index]
+
+    def where(self) -> tuple[str, bool]:
+        """Return the line of the program that is at work, and whether autograd's thread is."""
+        raise NotImplementedError
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Carry out an operator."""
+        raise NotImplementedError
+
+    def touch(self, blocks: dict[Block, bool], name: str) -> None:
+        """The present stream reads blocks, or where true writes them."""
+        raise NotImplementedError
+
+    def named(self, name: Any) -> torch.device:
+        """Return the device of a name, a number, or nothing."""
+        device = torch.device("cuda", name) if isinstance(name, int) else torch.device(name or "cuda")
+        return torch.device("cuda", self.current.index) if device.index is None else device
+
+
+class _Here:
+    machine: Machine | None = None
+
+
+HERE = _Here()
+
+
+def machine() -> Machine:
+    """Return the device that is there now."""
+    if HERE.machine is None:
+        raise RuntimeError("a tensor of the imitation is used outside `strict_cuda()`")
+    return HERE.machine

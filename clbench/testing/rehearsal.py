@@ -1,0 +1,315 @@
+"""The contract on a GPU that is none: runs on `clbench.testing.imitation`, and what must hold of them on any GPU.
+
+    clbench check my-strategy --rehearse-gpu
+
+or, in a process that has loaded `clbench.machine.guard` before torch, `rehearse("my-strategy")`. Tensors of the
+imitation do not outlive it, so every trial hands over copies on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clbench.engine.capture import undeclared
+from clbench.engine.engine import Engine
+from clbench.machine import checkpoint
+from clbench.models import Classifier
+from clbench.strategy import Strategy
+from clbench.testing.contract import CHECKS
+from clbench.testing.imitation import Contact, DeviceError, Race, StrictGPU, WaitError, strict_cuda
+from clbench.testing.subjects import Subject, subject
+from clbench.testing.tools import NotApplicable, Result, Violation, attempt, name_of, require, rule_of, same
+from clbench.types import Benchmark
+
+HOW: dict[str, Any] = {"batch_size": 16, "epochs": 2}
+"""Eight steps in each of three experiences, so that a step is recorded after some and carried out again in others."""
+
+
+@dataclass
+class Trial:
+    """What came of a run on the imitation.
+
+    Attributes:
+        state: network, strategy and right answers, on the CPU.
+        steps: the meetings of host and device in each step, evaluation and recording left out.
+        races: what nothing ordered.
+        finite: whether the weights are. step: how far it came.
+        waits: how many the parts declare.
+        recorded, reason: of its gradients.
+        saved: a checkpoint from the middle, or from the first boundary after it.
+    """
+
+    state: dict[str, Any] = field(default_factory=dict)
+    steps: list[list[Contact]] = field(default_factory=list)
+    races: list[Race] = field(default_factory=list)
+    finite: bool = False
+    step: int = 0
+    waits: int = 0
+    recorded: int = 0
+    reason: str = ""
+    saved: dict[str, Any] | None = None
+
+
+class Rehearsal:
+    """The trials of a strategy, each made when it is first asked for."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.benchmark = subject.benchmark()
+        self.strategy = subject.make()
+
+    @functools.cached_property
+    def on_cpu(self) -> Trial:
+        """On the CPU itself, every step evaluated."""
+        with _products():
+            return self._carried_out("cpu", None, every=1, checkpoint_seconds=0.0)
+
+    @functools.cached_property
+    def plain(self) -> Trial:
+        """Every step evaluated, and recorded where the strategy says that it can be."""
+        return self.trial(every=1)
+
+    @functools.cached_property
+    def saving(self) -> Trial:
+        return self.trial(checkpoint_seconds=0.0)
+
+    @functools.cached_property
+    def beside(self) -> Trial:
+        """Evaluated on a second stream, batches from pinned memory, nothing recorded."""
+        return self.trial(every=1, level="fast", overlap=True, resident="never", workers=0, capture="never")
+
+    @functools.cached_property
+    def elsewhere(self) -> Trial:
+        """On `cuda:1`, while `cuda:0` is the present one."""
+        return self.trial(index=1, every=1, level="fast", overlap=True, resident="never", workers=0)
+
+    def trial(self, index: int = 0, state: dict[str, Any] | None = None, **how: Any) -> Trial:
+        """Return what comes of a run on the imitation.
+
+        Args:
+            index: of the device. state: to go on from. how: of the run and of its execution.
+        """
+        with strict_cuda(index) as gpu:
+            return self._carried_out(f"cuda:{index}", gpu, state, **how)
+
+    def go_on_cpu(self, state: dict[str, Any] | None) -> Trial:
+        """Return what comes of a state on the CPU."""
+        return self._carried_out("cpu", None, state)
+
+    def _carried_out(
+        self, device: str, gpu: StrictGPU | None, state: dict[str, Any] | None = None, **how: Any
+    ) -> Trial:
+        run = replace(self.subject, device=device).run(self.benchmark, **{**HOW, **how})
+        trial = Trial()
+        if state is not None:
+            run.load_state_dict(state)
+        if gpu is not None:
+            _watched(run, gpu, trial.steps)
+
+        def save() -> None:
+            if trial.saved is None and run.step >= run.total_steps // 2:
+                trial.saved = on_cpu(run.state_dict())
+
+        run.fit(save if run.execution.checkpoint_seconds is not None else None)
+        trial.finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
+        trial.step, trial.recorded, trial.reason = run.step, run.gradients.recorded, run.gradients.reason
+        trial.waits = sum(part.waits for part in run.strategy.parts)
+        trial.state = {
+            "model": on_cpu(run.model.state_dict()),
+            "strategy": [on_cpu(part.state_dict()) for part in run.strategy.parts],
+            "right": run.evaluator.curve.correct.tolist(),
+        }
+        trial.races = [] if gpu is None else gpu.races
+        return trial
+
+
+def on_cpu(state: Any) -> Any:
+    """Return a copy of a state on the CPU."""
+    return checkpoint.tree_map(lambda tensor: tensor.detach().cpu().clone(), state)
+
+
+@contextlib.contextmanager
+def _products() -> Iterator[None]:
+    """Attention by matrix products, as on the imitation: the CPU's fused kernel rounds otherwise."""
+    kept = F.scaled_dot_product_attention
+
+    def by_products(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return torch.ops.aten._scaled_dot_product_attention_math(query, key, value, *args, **kwargs)[0]
+
+    F.scaled_dot_product_attention = by_products
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = kept
+
+
+def _watched(run: Engine, gpu: StrictGPU, steps: list[list[Contact]]) -> None:
+    """Note what meets the host in each step; what an evaluation and a recording need is left out."""
+    aside: list[int] = []
+
+    def left_out(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before = len(gpu.contacts)
+            try:
+                return method(*args, **kwargs)
+            finally:
+                aside.extend(range(before, len(gpu.contacts)))
+
+        return call
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        before = len(gpu.contacts)
+        aside.clear()
+        try:
+            return iterate(*args, **kwargs)
+        finally:
+            known = set(aside)
+            met = [c for i, c in enumerate(gpu.contacts[before:], before) if i not in known]
+            steps.append(met)
+
+    iterate = run._iterate
+    run._iterate = step  # type: ignore[method-assign]
+    run._stepped = left_out(run._stepped)  # type: ignore[method-assign]
+    run.gradients._record = left_out(run.gradients._record)  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the imitation raises is a broken rule, in its own words."""
+    try:
+        yield
+    except (DeviceError, WaitError) as error:
+        raise Violation(str(error)) from None
+
+
+# --- the checks ---
+
+
+def check_gpu_devices(trials: Rehearsal) -> None:
+    """On a GPU nothing of the CPU joins an operation: no constant, no index, no generator."""
+    with _told():
+        trials.plain  # noqa: B018
+
+
+def check_gpu_bits(trials: Rehearsal) -> None:
+    """On a GPU it computes what it computes on the CPU, recorded or not; how kernels round is not looked at."""
+    same(trials.on_cpu.state, trials.plain.state, "a GPU computes something else")
+
+
+def check_gpu_waits(trials: Rehearsal) -> None:
+    """A step has a GPU's host wait no more often than the strategy declares (`waits`), which is never by default."""
+    if not trials.plain.steps:
+        raise NotApplicable("it trains by a loop of its own, whose steps nobody sees")
+    declared = trials.plain.waits
+    most = max(trials.plain.steps, key=len)
+    if len(most) > declared:
+        lines = Counter(f"{c.kind} by {c.op} at {c.where}" for c in most)
+        said = ", ".join(f"{line}{f' ({n} times)' if n > 1 else ''}" for line, n in lines.items())
+        often = "once" if len(most) == 1 else f"{len(most)} times"
+        allowed = f"{declared} are declared (`waits`)" if declared else "none is declared (`waits`)"
+        raise Violation(f"a step has the host wait {often}, and {allowed}: {said}")
+
+
+def check_gpu_capture(trials: Rehearsal) -> None:
+    """What it declares a GPU may record (`capturable`) is recorded."""
+    if not any(part.capturable for part in trials.strategy.parts):
+        raise NotApplicable("it does not declare capturable = True")
+    with strict_cuda():
+        run = replace(trials.subject, device="cuda:0").run(trials.benchmark, **HOW)
+        reason = undeclared(run)
+        del run
+    if reason:
+        raise NotApplicable(reason)
+    require(not trials.plain.reason, f"a GPU could not record it: {trials.plain.reason}")
+    require(trials.plain.recorded > 0, "its batches never have one shape for long, so it is not recorded")
+
+
+def check_gpu_races(trials: Rehearsal) -> None:
+    """Evaluated beside training, and fed from pinned memory, no stream reads what another has not finished."""
+    with _told():
+        races = [*trials.plain.races, *trials.beside.races, *trials.elsewhere.races]
+    if races:
+        found = Counter(f"{race.kind} by {race.op} at {race.where}" for race in races)
+        raise Violation(f"streams race: {', '.join(found)}")
+    same(
+        trials.plain.state["model"],
+        trials.beside.state["model"],
+        "evaluated beside training, it ends otherwise",
+    )
+
+
+def check_gpu_second(trials: Rehearsal) -> None:
+    """On a GPU that is not the present one, it computes the same."""
+    with _told():
+        same(trials.beside.state, trials.elsewhere.state, "on cuda:1 it ends otherwise")
+
+
+def check_gpu_resumes(trials: Rehearsal) -> None:
+    """A GPU's state goes on to the same bits there, and to the end on the CPU, as the CPU's does on a GPU."""
+    with _told():
+        of_gpu, of_cpu = trials.saving.saved, trials.on_cpu.saved
+        resumed = trials.trial(state=of_gpu)
+        same(trials.saving.state["model"], resumed.state["model"], "resumed on a GPU, it ends otherwise")
+        for where, found in (
+            ("on the CPU, a GPU's state", trials.go_on_cpu(of_gpu)),
+            ("on a GPU, the CPU's state", trials.trial(state=of_cpu)),
+        ):
+            require(found.finite, f"{where} goes on to weights that are not finite")
+            require(found.step == trials.saving.step, f"{where} does not go on to the end")
+
+
+GPU_CHECKS: list[Callable[[Rehearsal], None]] = [
+    check_gpu_devices,
+    check_gpu_bits,
+    check_gpu_waits,
+    check_gpu_capture,
+    check_gpu_races,
+    check_gpu_second,
+    check_gpu_resumes,
+]
+"""What must hold on a GPU, rule by rule."""
+
+
+def rehearse(
+    strategy: str | Callable[..., Strategy],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    model: Callable[[Benchmark], Classifier] | None = None,
+    null: Mapping[str, Any] | None = None,
+    only: Sequence[Callable[[Any], None]] | None = None,
+) -> Iterator[Result]:
+    """Put a strategy through `GPU_CHECKS`, and through the contract on the imitation.
+
+    Args:
+        strategy, expected_failures, model, null: as for `check_strategy`.
+        only: the checks to make; all if None.
+
+    Raises:
+        RuntimeError: torch does not believe in the imitation.
+    """
+    expected = dict(expected_failures or {})
+    alone = ""
+    trials: Rehearsal | None = None
+    checks: Sequence[Callable[[Any], None]] = [*GPU_CHECKS, *CHECKS] if only is None else only
+    for check in checks:
+        known = expected.get(name_of(check))
+        if alone:
+            yield Result(name_of(check), rule_of(check), "skipped", alone)
+        elif check in GPU_CHECKS:
+            trials = trials or Rehearsal(subject(strategy, model=model, null=null))
+            yield (result := attempt(check, trials, known))
+            if check is check_gpu_devices and result.status == "failed":
+                alone = "it does not run on a GPU"
+        else:
+            with strict_cuda():
+                on_it = subject(strategy, model=model, null=null, device="cuda:0")
+                yield attempt(check, on_it, {**on_it.exempt, **expected}.get(name_of(check)))

@@ -1,0 +1,98 @@
+"""The rehearsal of a GPU: the shipped strategies pass it, and it finds what is planted, with its line.
+
+Each test has a process of its own, as torch must be told of the imitation before it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clbench.registry import strategies
+
+PLANTED = Path(__file__).parent / "gpu" / "planted.py"
+SOME = ("er", "gem", "lwf", "ncm", "document-replay")
+"""Recorded with replay and without, a declared wait, what evaluation is asked once, and a retrieval stream."""
+MISTAKES = {
+    "hidden-item": "waits",
+    "constant-left-behind": "devices",
+    "missing-wait": "races",
+    "generator-of-its-own": "capture",
+}
+"""A planted strategy, and the check that must find it."""
+SCRIPT = """
+import json, sys
+from clbench.machine.guard import load
+wanted = json.loads(sys.argv[1])
+if reason := load():
+    print(json.dumps(reason))
+    sys.exit()
+from clbench.registry import load_plugin
+from clbench.testing import GPU_CHECKS, name_of, rehearse
+load_plugin(sys.argv[2])
+found = []
+for name, checks in wanted.items():
+    only = [check for check in GPU_CHECKS if not checks or name_of(check) in checks]
+    found += [(name, result.check, result.status, result.message) for result in rehearse(name, only=only)]
+print(json.dumps(found))
+"""
+
+
+def rehearsed(wanted: dict[str, list[str]]) -> list[tuple[str, str, str, str]]:
+    """Return strategy, check, status and message, of the checks of each strategy; of all where none are named."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(wanted), str(PLANTED)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: Any = json.loads(done.stdout.splitlines()[-1])
+    if isinstance(found, str):
+        pytest.skip(found)
+    return [(name, check, status, message) for name, check, status, message in found]
+
+
+def failed(wanted: dict[str, list[str]]) -> list[tuple[str, str, str]]:
+    return [(n, check, message) for n, check, status, message in rehearsed(wanted) if status == "failed"]
+
+
+def line_of(strategy: str) -> str:
+    """The line of its mistake, as messages name it."""
+    text = PLANTED.read_text(encoding="utf-8").splitlines()
+    until = next(i for i, line in enumerate(text) if f'"{strategy}"' in line)
+    return f"gpu/planted.py:{1 + max(i for i, line in enumerate(text[:until]) if 'the mistake' in line)}"
+
+
+def test_strategies_of_each_kind_pass() -> None:
+    assert not failed({name: [] for name in SOME})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("third", range(3))
+def test_all_others_pass(third: int) -> None:
+    others = [name for name in strategies.names() if name not in (*SOME, *MISTAKES)]
+    assert not failed({name: [] for name in others[third::3]})
+
+
+def test_what_is_planted_is_found_with_its_line() -> None:
+    found = failed({name: [f"gpu_{check}"] for name, check in MISTAKES.items()})
+    assert [(name, check) for name, check, _ in found] == [(n, f"gpu_{c}") for n, c in MISTAKES.items()]
+    for name, _, message in found:
+        assert line_of(name) in message
+
+
+def test_the_command_line_names_the_line() -> None:
+    command = ["check", "constant-left-behind", "--plugin", str(PLANTED), "--rehearse-gpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "clbench", *command], capture_output=True, text=True, check=False
+    )
+    if "No check of" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 1
+    assert line_of("constant-left-behind") in done.stdout
