@@ -23,6 +23,8 @@ NONE = -1
 """Stands after the last token of a text; no tokenizer has it."""
 BUCKET = 32
 """Texts of similar length that go through together: the fewest computations for filling up, and still few calls."""
+LEARNED = 8
+"""The same where an encoder learns: batches are small, and of any lengths."""
 
 Tokens = Callable[[Sequence[str]], tuple[list[list[int]], list[bool]]]
 """Texts → the tokens of each, as many as the model reads, and whether it was cut."""

@@ -27,7 +27,7 @@ from clbench.errors import ConfigError, DataError
 from clbench.files import file_sha256, read_json
 from clbench.machine.torchvision import torchvision
 from clbench.models.base import Classifier
-from clbench.models.encoders import BUCKET, NONE, Encoder, TextClassifier, Tokens
+from clbench.models.encoders import BUCKET, LEARNED, NONE, Encoder, TextClassifier, Tokens
 from clbench.models.own import text_shape
 from clbench.ranges import Count, Natural
 from clbench.registry import File, register_model
@@ -126,7 +126,7 @@ class Pretrained(Encoder):
     def encode(self, x: Tensor) -> Tensor:
         lengths = (x != NONE).sum(1)
         order = lengths.argsort(stable=True)
-        parts = [self._bucket(x[rows]) for rows in order.split(BUCKET)]
+        parts = [self._bucket(x[rows]) for rows in order.split(LEARNED if self.learns else BUCKET)]
         features = torch.cat(parts)[order.argsort()]
         return F.normalize(features, dim=1) if self.unit else features
 
