@@ -139,7 +139,14 @@ CSV = "label,text\n" + "".join(f'{label},"{text}"\n' for text, label in zip(TEXT
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.csv", CSV), ("a.tsv", CSV.replace(",", "\t")), ("a.jsonl", jsonl(*ROWS))]
+    ("name", "content"),
+    [
+        ("a.csv", CSV),
+        ("a.tsv", CSV.replace(",", "\t")),
+        ("a.jsonl", jsonl(*ROWS)),
+        ("A.CSV", CSV),
+        ("A.TSV", CSV.replace(",", "\t")),
+    ],
 )
 def test_one_file_is_shared_out_evenly(name: str, content: str, tmp_path: Path) -> None:
     source = read_texts(write(tmp_path / name, content), test_fraction=0.5)
@@ -178,11 +185,40 @@ def test_parquet_is_read_where_pyarrow_is_there(tmp_path: Path) -> None:
     assert read_texts(tmp_path / "a.parquet", test_fraction=0.5).class_names == ("food", "music", "weather")
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": TEXTS, "kind": LABELS}, r"a\.parquet, row 1: there is no column 'label'.*text, kind"),
+        ({"text": [None, *TEXTS[1:]], "label": LABELS}, r"row 1: a text is expected; None is none"),
+        ({"text": TEXTS, "label": [*LABELS[:6], None]}, r"row 7: the label is missing"),
+        ({"text": TEXTS, "label": [0.5] * 7}, r"row 1: a label is a name or a whole number; 0\.5 is neither"),
+        ({"text": [1, 2, 3, 4, 5, 6, 7], "label": LABELS}, r"row 1: a text is expected; 1 is none"),
+        ({"text": [b"a"] * 7, "label": LABELS}, r"row 1: a text is expected; b'a' is none"),
+        ({"text": [], "label": []}, r"a\.parquet holds no text"),
+    ],
+)
+def test_a_bad_table_of_parquet_is_named_with_its_row(
+    columns: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=message):
+        read_texts(tmp_path / "a.parquet")
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable Parquet file"):
+        read_texts(write(tmp_path / "a.parquet", b"PAR1 and nothing else"))
+
+
 def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"a\.parquet: Parquet needs pyarrow .* pip install pyarrow"):
+    with pytest.raises(DataError, match=r"a\.parquet: Parquet needs pyarrow .* pip install 'clbench\[parquet\]'"):
         read_texts(write(tmp_path / "a.parquet", b"PAR1"))
 
 
@@ -198,6 +234,11 @@ def test_parquet_without_pyarrow_says_what_to_install(
         ("a.csv", "text,label\na,x\n,y\n", r"a\.csv, line 3: the text is empty"),
         ("a.csv", "text,label\na,x\nb,\n", r"a\.csv, line 3: the label is missing"),
         ("a.csv", "text,label\na,x\nb, \n", r"a\.csv, line 3: the label is missing"),
+        (
+            "a.csv",
+            "text,label\na,x\nb, x\n",
+            r"a\.csv, line 3: the label is ' x', and that of .*line 2 is 'x'; they differ by spaces alone",
+        ),
         ("a.csv", "text,label,text\na,x,b\n", r"a\.csv, line 1 names the column 'text' twice"),
         (
             "a.jsonl",

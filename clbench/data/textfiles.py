@@ -167,8 +167,8 @@ def _files(place: Path) -> dict[str, Path]:
         return {"train": place}
     found: dict[str, Path] = {}
     for file in sorted(place.iterdir()):
-        split = SPLITS.get(file.stem)
-        if split is None or file.suffix not in READERS:
+        split = SPLITS.get(file.stem.lower())
+        if split is None or file.suffix.lower() not in READERS:
             continue
         if split in found:
             raise DataError(f"{place} holds both {found[split].name} and {file.name}; leave one of them.")
@@ -184,7 +184,7 @@ def _files(place: Path) -> dict[str, Path]:
 
 
 def _rows(file: Path, columns: Columns) -> Iterator[Row]:
-    reader = READERS.get(file.suffix)
+    reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise DataError(
             f"{file} is none of {', '.join(READERS)}, which are read; its name ends with '{file.suffix}'."
@@ -216,7 +216,7 @@ def _decoded(file: Path) -> str:
 
 def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.reader(
-        io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix == ".tsv" else ","
+        io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ","
     )
     header: list[str] | None = None
     line, limit = 1, csv.field_size_limit(2**31 - 1)  # long texts are cut later, and told
@@ -262,7 +262,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise DataError(f"{file}: Parquet needs pyarrow ({error}); pip install pyarrow.") from error
+        raise DataError(f"{file}: Parquet needs pyarrow ({error}); pip install 'clbench[parquet]'.") from error
     try:
         table = parquet.read_table(file)
         rows = table.to_pylist()
@@ -278,4 +278,4 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
     ".jsonl": _jsonl,
     ".parquet": _parquet,
 }
-"""What is read, by the ends of names."""
+"""What is read, by the ends of names, in capitals, too."""

@@ -133,6 +133,7 @@ def check_rows(rows: Sequence[Row]) -> None:
     with_domains = any(row.domain is not None for row in rows)
     for what in ("label", "domain") if with_domains else ("label",):
         first: Any = None
+        known: dict[Any, Row] = {}  # by what stands between spaces
         for row in rows:
             value = getattr(row, what)
             if value is None or not str(value).strip():
@@ -143,6 +144,12 @@ def check_rows(rows: Sequence[Row]) -> None:
                 raise DataError(
                     f"{row.where}: the {what} is {value!r}, and that of {first.where} is {getattr(first, what)!r}; "
                     "write all as names, or all as whole numbers."
+                )
+            other = known.setdefault(value.strip() if isinstance(value, str) else value, row)
+            if (before := getattr(other, what)) != value:
+                raise DataError(
+                    f"{row.where}: the {what} is {value!r}, and that of {other.where} is {before!r}; they differ by "
+                    "spaces alone. Write them alike."
                 )
             first = first or row
 

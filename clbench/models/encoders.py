@@ -99,6 +99,7 @@ class Kept:
 
     def know(self, x: Tensor) -> None:
         """Take up the texts (N, T) of a pool, those of similar length together."""
+        self._values = None  # there is no room for more
         fresh = x.unique(dim=0)
         fresh = fresh[torch.tensor([row.tobytes() not in self._place for row in fresh.numpy()])]
         fresh = fresh[(fresh != NONE).sum(1).sort(stable=True).indices]
