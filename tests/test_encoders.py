@@ -161,21 +161,32 @@ def test_other_weights_are_asked_anew() -> None:
     assert torch.equal(encoder(x), 2 * before)
 
 
-@pytest.mark.parametrize("why", ["training", "learns", "copy", "unknown"])
+@pytest.mark.parametrize("why", ["training", "learns", "copy of what learns", "unknown"])
 def test_what_may_move_and_what_is_not_known_is_computed(why: str) -> None:
     encoder, x = counting()
     if why == "training":
         encoder.train()
     if why == "learns":
         encoder.requires_grad_(True)
-    if why == "copy":
-        encoder = copy.deepcopy(encoder)
+    if why == "copy of what learns":  # such as a teacher: the next copy will be another
+        encoder = copy.deepcopy(encoder.requires_grad_(True)).requires_grad_(False)
     if why == "unknown":
         x = x + 1000 * (x != NONE)
     encoder(x[:3])
     encoder(x[:3])
     assert encoder.asked == [3, 3]
     assert encoder(x[:3]).requires_grad == (why == "learns")
+
+
+def test_a_copy_of_what_stays_shares_what_it_has_said_while_it_is_the_same() -> None:
+    encoder, x = counting()
+    said = encoder(x)
+    teacher = copy.deepcopy(encoder)
+    assert torch.equal(teacher(x), said)
+    assert sum(encoder.asked) == sum(teacher.asked) == 70
+    teacher.weight.mul_(2)
+    assert torch.equal(teacher(x), 2 * said)
+    assert torch.equal(encoder(x), said)
 
 
 def test_a_run_with_what_is_kept_is_the_run_without(monkeypatch: pytest.MonkeyPatch) -> None:

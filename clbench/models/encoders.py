@@ -210,7 +210,8 @@ class Encoder(nn.Module):
 
     Attributes:
         states: that it gives a state for each token, (B, t, D), t those of the longest text.
-        fixed: that it stays as it is for ever, in eval mode; its copies, in teachers for one, share what it has said.
+        fixed: that it stays as it is for ever, in eval mode. Copies, in teachers for one, share what it has said, as do
+            those of one of which nothing is trained just now.
     """
 
     states: bool = False
@@ -231,7 +232,7 @@ class Encoder(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
         made = memo[id(self)] = type(self).__new__(type(self))
-        if self.fixed:
+        if self.fixed or not self.learns:
             memo[id(self.kept)] = self.kept
         made.__dict__ = copy.deepcopy(self.__dict__, memo)
         return made
