@@ -17,8 +17,9 @@ from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.machine import checkpoint
 from clbench.machine.torchvision import torchvision
-from clbench.models.texts import NONE, Pretrained, TextClassifier
-from clbench.parts import Prompted, Prompts, TextBlocks, blocks_of
+from clbench.models.encoders import NONE, TextClassifier
+from clbench.models.texts import Pretrained, tuned
+from clbench.parts import Prompted, Prompts, TextBlocks, transformer_of
 from clbench.parts.prompts import through_blocks
 from clbench.testing import contract, subject, tiny_run
 from clbench.testing.subjects import Subject
@@ -349,7 +350,6 @@ CHECKS = (
     "low_precision",
     "prediction_alone",
     "frozen",
-    "once",
 )
 
 
@@ -394,11 +394,17 @@ def test_an_encoder_that_does_more_than_its_blocks_is_found_by_its_features(widt
     """ELECTRA's blocks are BERT's; its embeddings may be of another width and are projected then."""
     electra = Pretrained(made("Electra", {**SMALL, "embedding_size": width}), PAD, "mean", False)
     if width == WIDTH:
-        assert blocks_of(TextClassifier(electra, WIDTH, 4, tokens), "who").depth == 2
+        assert transformer_of(TextClassifier(electra, WIDTH, 4, tokens), "who").depth == 2
     else:
         assert "gone through block by block, ElectraModel gives other features than by itself" in refused(
             electra
         )
+
+
+def test_an_encoder_whose_last_blocks_are_tuned_is_refused() -> None:
+    network = made()
+    below = tuned(network, PAD, WIDTH, 1)
+    assert "some blocks of this one are tuned" in refused(Pretrained(network, PAD, "mean", False, below))
 
 
 def test_blocks_that_are_not_there_are_refused() -> None:

@@ -13,8 +13,8 @@ from clbench.parts.blocks import (
     TimmBlocks as TimmBlocks,
     Tokens as Tokens,
     attend as attend,
-    blocks_of as blocks_of,
     check_layers as check_layers,
+    transformer_of as transformer_of,
 )
 from clbench.parts.boxes import box as box
 from clbench.parts.documents import (

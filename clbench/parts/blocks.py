@@ -1,7 +1,7 @@
 """Transformers that stay as they are, gone through block by block: those of timm, and encoders of texts.
 
-What enters between or inside the blocks, prompts for one, asks `blocks_of` for the transformer of a model, and need not
-know which kind it is.
+What enters between or inside the blocks, prompts for one, asks `transformer_of` for the transformer of a model, and
+need not know which kind it is.
 
 Shapes: B examples of a batch, N tokens, D their width, h heads, m rows of a prefix.
 """
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
-from clbench.models.texts import BUCKET, NONE, Pretrained
+from clbench.models.encoders import BUCKET, NONE
+from clbench.models.texts import Pretrained
 from clbench.strategy import Strategy
 
 Readout = Literal["token", "prompts"]
@@ -427,7 +428,7 @@ def turned(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # --- of a model ---
 
 
-def blocks_of(model: nn.Module, who: str) -> Blocks:
+def transformer_of(model: nn.Module, who: str) -> Blocks:
     """Return the transformer that is a model's backbone.
 
     Args:
@@ -485,6 +486,10 @@ def _of_text(encoder: Pretrained, who: str) -> Blocks:
     kind = f"{who} of encoders of texts that are built as BERT, RoBERTa, DistilBERT or ModernBERT, such as model=minilm"
     found = TextBlocks(encoder)
     others = sorted({type(block).__name__ for block in found.blocks if taken_apart(block) is None})
+    if encoder.below is not None:
+        raise IncompatibleError(
+            f"{kind}; some blocks of this one are tuned. Leave out model.tune, or take tune=0."
+        )
     if not found.depth or others:
         blocks = f"blocks of another kind ({', '.join(others)})" if others else "its blocks elsewhere"
         raise IncompatibleError(f"{kind}; {name} has {blocks}.")

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
 from clbench.machine.caching import once
-from clbench.parts.blocks import Blocks, Readout, Tokens, blocks_of
+from clbench.parts.blocks import Blocks, Readout, Tokens, transformer_of
 from clbench.strategy import Strategy
 from clbench.types import Experience
 
@@ -168,7 +168,7 @@ class Prompting(Strategy):
             raise IncompatibleError(
                 f"{who} of a transformer; another part of the chain has done so already. Leave one of them out."
             )
-        blocks = blocks_of(model, who)
+        blocks = transformer_of(model, who)
         self.size = blocks.size
         self.prompter = self.make_prompter(blocks).to(self.run.device)
         self.prompted = Prompted(blocks, self.prompter)
