@@ -218,7 +218,9 @@ def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"a\.parquet: Parquet needs pyarrow .* pip install 'clbench\[parquet\]'"):
+    with pytest.raises(
+        DataError, match=r"a\.parquet: Parquet needs pyarrow .* pip install 'clbench\[parquet\]'"
+    ):
         read_texts(write(tmp_path / "a.parquet", b"PAR1"))
 
 
@@ -351,6 +353,7 @@ def test_the_first_texts_of_each_class_make_a_smaller_stream() -> None:
     assert (sum(map(len, small.train)), sum(map(len, small.test))) == (3075, 770)  # some have fewer than 40
     for c in (0, 76):
         assert torch.equal(small.train[c].data.x(), whole.train.x[whole.train.y == c][:40])
+    assert small.found[0] == "Of the train texts, the first 40 of each class are used: 3,075 of 10,003."
     assert small.fingerprint != clbench.make_benchmark("split-banking77", experiences=77).fingerprint
 
 

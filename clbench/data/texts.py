@@ -203,7 +203,9 @@ def _first_of_each(source: Source, split: str, most: int) -> Source:
     place = np.arange(len(of)) - np.searchsorted(of[together], of[together])  # of each, among those like it
     kept = np.sort(together[place < most])
     of_domain = {} if domain is None else {f"domain_{split}": domain[kept]}
-    return replace(source, **{split: Pool(pool.x[kept], pool.y[kept]), **of_domain})
+    told = f"Of the {split} texts, the first {most:,} of each class are used: {len(kept):,} of {len(of):,}."
+    found = (*source.found, told)
+    return replace(source, found=found, **{split: Pool(pool.x[kept], pool.y[kept]), **of_domain})
 
 
 def by_domain(source: Source, order: Any, seed: int) -> list[list[int]]:
