@@ -206,7 +206,7 @@ class StrictGPU(Machine, TorchDispatchMode):
         written = [t for t in _written(func, args, kwargs) if isinstance(t, StrictTensor)]
         view = _about(func).aliases and not written
         for t in written if self.capturing is not None else ():
-            self.capturing.about_to_write(t.raw)  # type: ignore[union-attr]
+            self.capturing.about_to_write(t.raw)
         with self.beneath():
             out = func(*raw_args, **raw_kwargs)
         if self.capturing is not None:
