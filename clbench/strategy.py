@@ -315,11 +315,9 @@ class Strategy:
             wraps, in `losses` and around gradient and update, the same operations at every step of an experience, on
             tensors, with no number asked of the device and no gradient kept after the update. A subclass declares it
             anew.
-        waits: how often the host waits for a GPU in a step, at most: for a number, a size that hangs on numbers, or a
-            copy from its own memory. `clbench check --rehearse-gpu` counts; each wait leaves the GPU idle.
+        waits: how often the host waits for a GPU in a step, at most (`clbench check --rehearse-gpu` counts).
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
-            is fine-tuning; an instance may say so.
-        keeps_rows: that its `extend` gives the rows that it got, no more and no fewer.
+            is fine-tuning; an instance may say so. keeps_rows: that its `extend` gives exactly the rows that it got.
         exempt: checks of the contract that it cannot pass by itself, by name, each with the reason; that it passes one
             after all is a failure, too.
         architecture: the kind of network that checks build for it: "vit", a vision transformer of timm; "clip", a dual

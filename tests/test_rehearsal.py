@@ -87,6 +87,28 @@ def test_what_is_planted_is_found_with_its_line() -> None:
         assert line_of(name) in message
 
 
+@pytest.mark.slow
+def test_the_report_on_a_gpu_can_be_made() -> None:
+    code = """
+from clbench.machine.guard import load
+import sys
+if reason := load():
+    sys.exit("no imitation: " + reason)
+import torch
+from clbench.testing.bench import gpu
+from clbench.testing.imitation import strict_cuda
+with strict_cuda():
+    print(gpu.report(torch.device("cuda", 0), gpu.DRY))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "no imitation" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Performance on imitation of a GPU")
+    assert "Failed:" not in done.stdout
+    assert done.stdout.count("\n## ") == 7
+
+
 def test_the_command_line_names_the_line() -> None:
     command = ["check", "constant-left-behind", "--plugin", str(PLANTED), "--rehearse-gpu"]
     done = subprocess.run(

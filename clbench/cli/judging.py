@@ -209,12 +209,25 @@ def bench(
         Path | None, typer.Option(help="A checkout of Mammoth, whose ER joins the steps with replay.")
     ] = None,
     device: Device = "auto",
+    gpu_report: Annotated[
+        Path | None,
+        typer.Option(help="Write only this: what a GPU does, as Markdown, in eight minutes."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json, bench.md and bench.png.")] = None,
 ) -> None:
     """Measure steps and evaluations beside a bare PyTorch loop and other libraries, in turns in one process."""
     from clbench.files import atomic_write, check_place, make_folder, pretty_json
     from clbench.testing import bench as benching
 
+    if gpu_report is not None:
+        from clbench.machine.device import pick_device
+        from clbench.testing.bench import gpu
+
+        where, place = pick_device(device), check_place(gpu_report, file=True)
+        if where.type != "cuda":
+            raise ConfigError("--gpu-report is of a GPU, and torch finds none here.")
+        print(gpu.report(where, keep=lambda text: atomic_write(place, text)))
+        return
     folder = make_folder(check_place(out / "bench.json", file=True).parent) if out is not None else None
 
     def keep(results: dict[str, Any]) -> None:

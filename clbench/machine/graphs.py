@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -19,7 +20,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device, self.stream = device, torch.cuda.Stream(device)
         self._living: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ contenders.py   the same training by hand, by clbench, by Avalanche, by Mammoth
 measure.py      training steps, and evaluations after every step
 packing.py      several seeds on one device at once
 show.py         the results as tables and as a plot
+gpu.py          what a GPU does, as one report within eight minutes
 """
 
 from clbench.testing.bench.contenders import CASES as CASES, Case as Case

@@ -77,7 +77,7 @@ def measure(
         module = make.avalanche() if rivals else None
         er = make.mammoth(mammoth) if mammoth is not None else None
         results: dict[str, Any] = {
-            "machine": _machine(where),
+            "machine": about(where),
             "avalanche": None if module is None else str(module.__version__),
             "steps": [],
             "evaluations": [],
@@ -86,7 +86,7 @@ def measure(
             "packing": [],
         }
         for case in cases if steps else ():
-            results["steps"].append(_steps(case, max(10, round(steps * case.share)), where, module, er))
+            results["steps"].append(steps_of(case, max(10, round(steps * case.share)), where, module, er))
             keep(results)
         for case in (Case("mlp", DIGIT, 10), Case("slim-resnet18", IMAGE, 10)) if rounds else ():
             results["evaluations"].append(_evaluations(case, rounds, where, module))
@@ -104,7 +104,9 @@ def measure(
         return results
 
 
-def _steps(case: Case, laps: int, device: torch.device, module: Any, er: type[Any] | None) -> dict[str, Any]:
+def steps_of(
+    case: Case, laps: int, device: torch.device, module: Any, er: type[Any] | None
+) -> dict[str, Any]:
     """Training without evaluation."""
     warm_up = max(capture.WARM_UP + 2, round(WARM_UP * case.share))  # what is recorded is by then
     benchmark = make.random_benchmark(case, warm_up + laps + 2)
@@ -210,12 +212,12 @@ def _run(
     }
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def about(device: torch.device) -> dict[str, Any]:
     from clbench.config import cores
     from clbench.machine.environment import environment
 
-    about = environment(str(device), 1)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else about["processor"]
+    where = environment(str(device), 1)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else where["processor"]
     flags = Path("/proc/cpuinfo")
     text = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")

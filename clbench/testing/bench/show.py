@@ -13,12 +13,22 @@ def table(results: dict[str, Any]) -> str:
     versions = f"torch {machine['torch']}, Python {machine['python']}"
     others = f", Avalanche {results['avalanche']}" if results["avalanche"] else ""
     lines = [f"{machine['device']}; {versions}{others}; {machine['threads']} thread; medians (quartiles), ms"]
-    for part in (_steps, _evaluations, _frozen, _runs, _packing):
-        lines += part(results)
-    return "\n".join(lines)
+    return "\n".join([*lines, *sections(results)])
 
 
-def _grid(head: str, rows: Sequence[str]) -> list[str]:
+def sections(results: dict[str, Any]) -> list[str]:
+    """Return the tables of those results that there are, as lines."""
+    parts = {
+        "steps": _steps,
+        "evaluations": _evaluations,
+        "frozen": _frozen,
+        "runs": _runs,
+        "packing": _packing,
+    }
+    return [line for name, part in parts.items() if name in results for line in part(results)]
+
+
+def grid(head: str, rows: Sequence[str]) -> list[str]:
     """Return a Markdown table behind an empty line; none without rows. Names that end in a colon align a column
     right."""
     names = head.split(" | ")
@@ -34,7 +44,7 @@ def _steps(results: dict[str, Any]) -> list[str]:
         for name, ms in row["ms"].items():
             beside = f"{ms['cpu']:.3f} | {ms['cpu'] / floor:.2f} | {ms['cpu'] - floor:+.3f}"
             rows.append(f"{row['case']} | {row['laps']} | {name} | {_spread(ms)} | {beside}")
-    return _grid("a step of | laps: | contender | ms: | CPU ms: | × the bare loop: | above it, CPU ms:", rows)
+    return grid("a step of | laps: | contender | ms: | CPU ms: | × the bare loop: | above it, CPU ms:", rows)
 
 
 def _evaluations(results: dict[str, Any]) -> list[str]:
@@ -45,7 +55,7 @@ def _evaluations(results: dict[str, Any]) -> list[str]:
             ratio = f"{theirs[0] / ms['cpu']:.1f}" if theirs else "–"
             rows.append(f"{row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {ratio}")
     head = "images | contender | ms: | CPU ms: | × faster than Avalanche:"
-    return _grid(_many(results["evaluations"]) + head, rows)
+    return grid(_many(results["evaluations"]) + head, rows)
 
 
 def _frozen(results: dict[str, Any]) -> list[str]:
@@ -55,7 +65,7 @@ def _frozen(results: dict[str, Any]) -> list[str]:
         for name, ms in row["ms"].items():
             rows.append(f"{row['case']} | {name} | {_spread(ms)} | {ms['cpu']:.1f} | {anew / ms['cpu']:.2f}")
     head = "images, frozen | network | ms: | CPU ms: | ticks per second, ×:"
-    return _grid(_many(results["frozen"]) + head, rows)
+    return grid(_many(results["frozen"]) + head, rows)
 
 
 def _many(rows: Sequence[dict[str, Any]]) -> str:
@@ -82,7 +92,7 @@ def _runs(results: dict[str, Any]) -> list[str]:
             "level | ms for 5 × 1,000 images: | × faster than Avalanche: | images evaluated: | judged differently: "
             "| min-ACC: | WC-ACC: | whole run, s:"
         )
-        lines += ["", said, *_grid(head, rows)]
+        lines += ["", said, *grid(head, rows)]
     return lines
 
 
@@ -96,7 +106,7 @@ def _packing(results: dict[str, Any]) -> list[str]:
     ]
     said = "Seeds of replay on split-digits that share the device, one thread each, starts of processes included:"
     head = "network | seeds: | at a time: | seconds: | runs in a minute: | × one at a time: | curves"
-    return ["", said, *_grid(head, rows)] if rows else []
+    return ["", said, *grid(head, rows)] if rows else []
 
 
 def _theirs(results: dict[str, Any], case: str) -> float | None:

@@ -46,9 +46,11 @@ MOVES_INDICES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsaf
 """Operators that take indices on the CPU and copy them over, which waits; never the other way round."""
 UNORDERED = frozenset(
     {
-        "embedding_dense_backward",
         "index_add",
         "index_add_",
+        "max_pool3d_with_indices_backward",
+        "replication_pad1d_backward",
+        "replication_pad2d_backward",
         "scatter_add",
         "scatter_add_",
     }
@@ -67,15 +69,12 @@ NEVER_ORDERED = frozenset(
         "grid_sampler_3d_backward",
         "histc",
         "kthvalue",
-        "max_pool3d_with_indices_backward",
         "max_unpool2d",
         "median",
         "nll_loss2d_forward",
         "put_",
         "reflection_pad1d_backward",
         "reflection_pad2d_backward",
-        "replication_pad1d_backward",
-        "replication_pad2d_backward",
         "scatter_reduce",
         "upsample_bicubic2d_backward",
         "upsample_bilinear2d_backward",
@@ -206,7 +205,7 @@ class StrictGPU(Machine, TorchDispatchMode):
         written = [t for t in _written(func, args, kwargs) if isinstance(t, StrictTensor)]
         view = _about(func).aliases and not written
         for t in written if self.capturing is not None else ():
-            self.capturing.about_to_write(t.raw)  # type: ignore[union-attr]
+            self.capturing.about_to_write(t.raw)
         with self.beneath():
             out = func(*raw_args, **raw_kwargs)
         if self.capturing is not None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from clbench.testing.imitation.graphs import Graph
-    from clbench.testing.imitation.streams import Block, Stream
 
 
 class DeviceError(RuntimeError):
@@ -66,16 +62,16 @@ class Machine:
     device: torch.device
     current: torch.device
     host: Counter[int]
-    streams: dict[int, Stream]
-    defaults: dict[int, Stream]
+    streams: dict[int, Any]
+    defaults: dict[int, Any]
     freed: dict[int, list[tuple[list[tuple[int, int]], str]]]
-    capturing: Graph | None
+    capturing: Any
     contacts: list[Contact]
     races: list[Race]
     unordered: list[Contact]
 
     @property
-    def stream(self) -> Stream:
+    def stream(self) -> Any:
         """In which the device's work is queued now."""
         return self.streams[self.device.index]
 
@@ -87,7 +83,7 @@ class Machine:
         """Carry out an operator."""
         raise NotImplementedError
 
-    def touch(self, blocks: dict[Block, bool], name: str) -> None:
+    def touch(self, blocks: dict[Any, bool], name: str) -> None:
         """The present stream reads blocks, or where true writes them."""
         raise NotImplementedError
 
