@@ -262,7 +262,9 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise DataError(f"{file}: Parquet needs pyarrow ({error}); pip install 'clbench[parquet]'.") from error
+        raise DataError(
+            f"{file}: Parquet needs pyarrow ({error}); pip install 'clbench[parquet]'."
+        ) from error
     try:
         table = parquet.read_table(file)
         rows = table.to_pylist()

@@ -211,10 +211,12 @@ class Encoder(nn.Module):
     Attributes:
         states: that it gives a state for each token, (B, t, D), t those of the longest text.
         fixed: that it stays as it is for ever, in eval mode; its copies, in teachers for one, share what it has said.
+        still: that nothing of it is trained any more, although it has been.
     """
 
     states: bool = False
     fixed: bool = False
+    still: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +254,7 @@ class Encoder(nn.Module):
 
     @property
     def learns(self) -> bool:
-        return any(p.requires_grad for p in self.parameters())
+        return not self.still and any(p.requires_grad for p in self.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
