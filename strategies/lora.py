@@ -8,15 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from clbench import Strategy, chain, register
-from clbench.parts import (
-    CrossEntropy,
-    GrowingHead,
-    LocalCrossEntropy,
-    LowRankTuning,
-    ScaleHead,
-    Target,
-    TrainOnly,
-)
+from clbench.parts import LowRankTuning, Target, TrainOnly, label_losses
 from clbench.ranges import Fraction, Natural, Positive
 
 
@@ -31,9 +23,9 @@ def lora(
 ) -> Strategy:
     """LoRA: low-rank branches of a frozen transformer and a head are trained on each experience in turn.
 
-    y = W x + b + (α / r) · B A x in every layer of the targets; W and b stay as they are, B begins as 0. Nothing else is
-    done about forgetting: a baseline, which others' parts join: `lora+er`, `lora+ewc`, `lora+lwf`. EWC holds A, B and
-    the head; (c B, A / c) is the same function with another penalty.
+    y = W x + b + (α / r) · B A x in every layer of the targets; W and b stay as they are, B begins as 0. Nothing
+    else is done about forgetting: a baseline, which others' parts join: `lora+er`, `lora+ewc`, `lora+lwf`. EWC holds A,
+    B and the head; (c B, A / c) is the same function with another penalty.
 
     Args:
         rank: r; 0 leaves the head alone, as `linear-probe` does.
@@ -50,5 +42,4 @@ def lora(
         1. Where q, k and v are one layer, each target has a branch of its own for its rows.
     """
     tuned = LowRankTuning(rank, alpha / rank, dropout, targets) if rank else TrainOnly("head")
-    losses = [GrowingHead(), LocalCrossEntropy()] if loss == "local" else [CrossEntropy()]
-    return chain(tuned, *([ScaleHead(head)] if head != 1.0 else []), *losses)
+    return chain(tuned, label_losses(loss, head))

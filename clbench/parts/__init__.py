@@ -14,6 +14,7 @@ from clbench.parts.adapters import (
     Slots as Slots,
     adapt_first as adapt_first,
     draw_down as draw_down,
+    label_losses as label_losses,
 )
 from clbench.parts.blocks import (
     Blocks as Blocks,
@@ -67,7 +68,12 @@ from clbench.parts.losses import (
     LocalCrossEntropy as LocalCrossEntropy,
     binary_loss as binary_loss,
 )
-from clbench.parts.lowrank import LowRank as LowRank, LowRankTuning as LowRankTuning, Stage as Stage
+from clbench.parts.lowrank import (
+    Dropout as Dropout,
+    LowRank as LowRank,
+    LowRankTuning as LowRankTuning,
+    Stage as Stage,
+)
 from clbench.parts.names import ByName as ByName, NamesHead as NamesHead, dual_encoder as dual_encoder
 from clbench.parts.penalties import (
     Anchored as Anchored,

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
 from clbench.parts.blocks import Blocks, blocks_of
-from clbench.parts.heads import NormalisedHead, linear_weight
+from clbench.parts.heads import GrowingHead, NormalisedHead, linear_weight
 from clbench.parts.injection import Behind, insert, reading, sites_of
+from clbench.parts.losses import CrossEntropy, LocalCrossEntropy
 from clbench.parts.lowrank import SEVERAL, Dropout, LowRankTuning, Stage, scale_head
 from clbench.parts.prompts import Prompted, Prompter, Prompts
 from clbench.parts.sessions import LearnFirst, SettleAfterFirst
@@ -70,11 +71,11 @@ def draw_down(width: int, bottleneck: int, rng: torch.Generator) -> Tensor:
 
 
 class Slots(nn.Module):
-    """A module for each experience, of which the present one's acts alone.
+    """Modules of which one acts, that of the stage; none at −1.
 
     Args:
-        slots: one for each.
-        stage: says which is the present one.
+        slots: one for each experience, for example.
+        stage: says which.
     """
 
     def __init__(self, slots: list[nn.Module], stage: Stage) -> None:
@@ -84,7 +85,10 @@ class Slots(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
-        out: Tensor = self.slots[self._stage[0].current](x)
+        current = self._stage[0].current
+        if current < 0:
+            return torch.zeros_like(x)
+        out: Tensor = self.slots[current](x)
         return out
 
 
@@ -161,6 +165,14 @@ class VisualPrompts(Prompter):
     def forward(self, query: Tensor) -> Prompts:
         rows = [prompt.expand(len(query), -1, -1) for prompt in self.prompts]
         return Prompts(tokens=dict(enumerate(rows))) if self.deep else Prompts(start=rows[0])
+
+
+def label_losses(loss: Literal["local", "softmax"], head: float = 1.0) -> Strategy:
+    """Return what learns labels by the model's own head: cross-entropy over the present experience's classes, or over
+    all, and a factor on the head's rate."""
+    scaled = [ScaleHead(head)] if head != 1.0 else []
+    losses = [GrowingHead(), LocalCrossEntropy()] if loss == "local" else [CrossEntropy()]
+    return chain(*scaled, *losses)
 
 
 # --- adaptation ---

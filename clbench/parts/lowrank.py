@@ -89,12 +89,19 @@ class LowRank(nn.Module):
     Args:
         downs: A_t (r, i), one for each experience, or a single one that all share.
         outputs: o. B_t (o, r) begin as 0.
-        scale: s. dropout: on x, one draw for all pairs.
+        scale: s, learned if it is a parameter. dropout: on x, one draw for all pairs.
         stage: says which experience is the present one.
     """
 
+    scale: float | nn.Parameter
+
     def __init__(
-        self, downs: Sequence[Tensor], outputs: int, scale: float, dropout: Dropout, stage: Stage
+        self,
+        downs: Sequence[Tensor],
+        outputs: int,
+        scale: float | nn.Parameter,
+        dropout: Dropout,
+        stage: Stage,
     ) -> None:
         super().__init__()
         self.downs = nn.ParameterList(nn.Parameter(down) for down in downs)
