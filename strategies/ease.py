@@ -163,10 +163,10 @@ def ease(
     """EASE: each experience trains adapters of its own, and class means in all of their subspaces predict together.
 
     Adapters stand beside the perceptrons of a frozen transformer; an experience's learn by cross-entropy on σ · cos
-    over its classes, alone, and then stay. s_c(x) = cos(φ_i, p_{c,i}) + (α / t) Σ_{s≠i} cos(φ_s, p_{c,s}) for a class of
-    experience i. A class has no mean in the subspaces of later experiences; it gets p̂_{c,s} = Σ_n w_n p_{n,s} of later
-    classes, with w the softmax of their cosines to it in subspace i. A test example takes a pass for each experience,
-    and adapters grow with their number.
+    over its classes, alone, and then stay. s_c(x) = cos(φ_i, p_{c,i}) + (α / t) Σ_{s≠i} cos(φ_s, p_{c,s}) for a class
+    of experience i. A class has no mean in the subspaces of later experiences; it gets p̂_{c,s} = Σ_n w_n p_{n,s} of
+    later classes, with w the softmax of their cosines to it in subspace i. A test example takes a pass for each
+    experience, and adapters grow with their number.
 
     Args:
         width: of an adapter's bottleneck.

@@ -11,19 +11,35 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from clbench import Experience, Strategy, chain, register
-from clbench.parts import Adapter, Dropout, LowRank, Slots, Stage, draw_down, extend, insert, label_losses
+from clbench import Experience, Run, Strategy, chain, register
+from clbench.parts import (
+    Adapter,
+    Dropout,
+    LowRank,
+    Stage,
+    draw_down,
+    extend,
+    insert,
+    label_losses,
+    members_of,
+)
 from clbench.ranges import Count, Fraction, Natural, Positive
 from clbench.types import MASKED
 
 Kind = Literal["adapter", "lora"]
-ONLINE, OFFLINE = 0, 1
+"""Both have a scale that is learned."""
 
 
 def surer(online: Tensor, offline: Tensor) -> Tensor:
     """(B, C) the larger of both softmaxes, entry by entry."""
     return torch.maximum(online.softmax(dim=1), offline.softmax(dim=1))
+
+
+def follow(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
+    """θ̄ ← m θ̄ + (1 − m) θ, in place."""
+    torch._foreach_lerp_(slow, fast, 1 - momentum)
 
 
 class Accumulated(Strategy):
@@ -37,6 +53,7 @@ class Accumulated(Strategy):
 
     architecture = "vit"
     needs = frozenset({"boundaries"})
+    state = ("offline", "both")
     parallel = True
 
     def __init__(self, kind: Kind, size: int, blocks: Sequence[int], freeze: float, momentum: float) -> None:
@@ -45,57 +62,49 @@ class Accumulated(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         model.backbone.requires_grad_(False)  # type: ignore[union-attr]
-        rng, off = self.run.rng("adapters"), Dropout(0.0, None)
-        self.stage = model.stage = Stage()
-        single = Stage()  # a branch has one pair
-        made: list[Slots] = []
+        rng, off, stage = self.run.rng("adapters"), Dropout(0.0, None), Stage()
 
-        def two(first: nn.Module, second: nn.Module) -> Slots:
-            made.append(Slots([first, second.requires_grad_(False)], self.stage))
-            return made[-1]
+        def adapter(width: int) -> nn.Module:
+            return Adapter(draw_down(width, self.size, rng), 1.0, act="gelu", learn_scale=True)
 
-        def adapters(width: int) -> Slots:
-            down = draw_down(width, self.size, rng)
-            return two(*(Adapter(down.clone(), 1.0, act="gelu", learn_scale=True) for _ in range(2)))
-
-        def branches(inputs: int, outputs: int) -> Slots:
-            down = draw_down(inputs, self.size, rng)
-            scales = [nn.Parameter(torch.ones((), device=rng.device)) for _ in range(2)]
-            return two(*(LowRank([down.clone()], outputs, s, off, single) for s in scales))
+        def branch(inputs: int, outputs: int) -> nn.Module:
+            scale = nn.Parameter(torch.ones((), device=rng.device))
+            return LowRank([draw_down(inputs, self.size, rng)], outputs, scale, off, stage)
 
         if self.kind == "adapter":
-            insert(model.backbone, self, "attention", adapters, self.blocks)  # type: ignore[arg-type]
+            insert(model.backbone, self, "attention", adapter, self.blocks)  # type: ignore[arg-type]
         else:
-            extend(model.backbone, self, ("k", "v"), branches, self.blocks)  # type: ignore[arg-type]
-        self.online, self.offline = (
-            [p for slots in made for p in slots.slots[which].parameters()] for which in (ONLINE, OFFLINE)
-        )
+            extend(model.backbone, self, ("k", "v"), branch, self.blocks)  # type: ignore[arg-type]
         return model
+
+    def setup(self, run: Run) -> None:
+        self.online = members_of("encoder", run.parameters())
+        self.offline = {name: p.detach().clone() for name, p in self.online.items()}
+        self.both = False  # whether the offline copy has begun
 
     @torch.no_grad()
     def begin_experience(self, exp: Experience) -> None:
         if exp.index == 1:
-            for offline, online in zip(self.offline, self.online, strict=True):
-                offline.copy_(online)
+            self.offline = {name: p.detach().clone() for name, p in self.online.items()}
+        self.both = exp.index > 0
 
     def gradients(self) -> None:
-        if self.run.experience and self.run.epoch < int(self.freeze * self.run.epochs):
-            for parameter in self.online:
+        if self.both and self.run.epoch < int(self.freeze * self.run.epochs):
+            for parameter in self.online.values():
                 parameter.grad = None
 
     @torch.no_grad()
     def after_update(self) -> None:
-        if self.run.experience:
-            torch._foreach_lerp_(self.offline, self.online, 1 - self.momentum)
+        if self.both:
+            follow(list(self.offline.values()), list(self.online.values()), self.momentum)
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         online = self.run.forward(x, task).logits
-        if not self.run.experience:
+        if not self.both:
             return online
-        with self.stage.at(OFFLINE):
-            offline = self.run.forward(x, task).logits
-        scores = surer(online, offline)
-        return self.run.mask_tasks(scores.masked_fill(online <= MASKED, MASKED), task)
+        offline: Tensor = functional_call(self.run.model, self.offline, x)  # type: ignore[arg-type]
+        scores = surer(online, self.run.mask_tasks(offline.float(), task))
+        return scores.masked_fill(online <= MASKED, MASKED)
 
 
 @register("lae", family="low rank", paper="arXiv:2303.10070", tiny={"blocks": (0, 1)})
@@ -115,7 +124,7 @@ def lae(
     θ̄ by a few per cent of the way. A test example takes two passes.
 
     Args:
-        kind: adapter, beside the attention of a block, of its input; lora, of keys and values; each with a scale learned.
+        kind: adapter, beside the attention of a block, of its input; lora, of keys and values.
         size: of the bottleneck, or the rank.
         blocks: which have them.
         freeze: share of an experience's passes in which the head learns alone, rounded down: 3 of 5, 30 of 50.

@@ -72,8 +72,8 @@ def o_lora(
     """O-LoRA: new low-rank branches for each experience, in directions orthogonal to those of earlier ones.
 
     y = W x + b + s Σ_k B_k A_k x; experience t trains A_t and B_t, and L = CE + λ₁ Σ |A_k A_tᵀ| over layers, entries
-    and k < t, + λ₂ Σ (‖A_t‖ + ‖B_t‖). Without λ₁ it is IncLoRA. It constrains parameters and not inputs: what was learned
-    still changes, unless A_t x is 0 for its inputs. The penalty grows with the square of the rank, and with t.
+    and k < t, + λ₂ Σ (‖A_t‖ + ‖B_t‖). Without λ₁ it is IncLoRA. It constrains parameters and not inputs: what was
+    learned still changes, unless A_t x is 0 for its inputs. The penalty grows with the square of the rank, and with t.
 
     Args:
         rank: r of an experience's pair; 0 leaves the head alone, as `linear-probe` does.
