@@ -25,7 +25,7 @@ class Pretrained(Strategy):
     parallel = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        model.pretrained = AsIs(copy.deepcopy(model.backbone).requires_grad_(False))  # type: ignore[operator, union-attr, arg-type]
+        model.pretrained = AsIs(copy.deepcopy(model.backbone).requires_grad_(False))  # type: ignore[arg-type]
         return model
 
 

@@ -82,7 +82,7 @@ class Subspaces(Strategy):
     def wrap(self, model: nn.Module) -> nn.Module:
         rng, n = self.run.rng("adapters"), len(self.run.benchmark.train)
         dropout = Dropout(self.dropout, self.run.rng("dropout"))
-        model.backbone.requires_grad_(False)  # type: ignore[union-attr]
+        model.backbone.requires_grad_(False)
         self.stage = model.stage = Stage()
 
         def slots(width: int) -> Slots:

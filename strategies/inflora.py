@@ -26,7 +26,7 @@ def rest(moment: Tensor, space: Space | None) -> Tensor:
     if space is None:
         return moment
     basis: Tensor = space["basis"]
-    inside = basis @ (basis.T @ moment)
+    inside: Tensor = basis @ (basis.T @ moment)
     return inside if space["retain"] else moment - inside
 
 
@@ -35,7 +35,8 @@ def design(moment: Tensor, rank: int, space: Space | None) -> Tensor:
     free = rest(moment, space)
     if space is not None and space["retain"] and not space["basis"].shape[1]:
         return torch.zeros_like(free[:rank])
-    return torch.linalg.svd(free).U[:, :rank].T / 3**0.5
+    directions: Tensor = torch.linalg.svd(free).U[:, :rank].T
+    return directions / 3**0.5
 
 
 def grown(moment: Tensor, space: Space | None, threshold: float) -> Space:
@@ -123,7 +124,7 @@ class InterferenceFree(LowRankTuning):
             counts[number] += len(tokens)
 
         hooks = [
-            group[0].register_forward_pre_hook(lambda _, inputs, n=n: take(n, inputs[0]))  # type: ignore[misc]
+            group[0].register_forward_pre_hook(lambda _, inputs, n=n: take(n, inputs[0]))
             for n, group in enumerate(self.groups)
         ]
         try:
@@ -143,7 +144,7 @@ class InterferenceFree(LowRankTuning):
             down = design(moment, self.rank, self.spaces[n] if self.spaces else None)
             for layer in self.groups[n]:
                 for branch in layer.branches.values():
-                    branch.downs[exp.index].copy_(down)  # type: ignore[operator, index, union-attr]
+                    branch.downs[exp.index].copy_(down)  # type: ignore[index]
 
     def end_experience(self, exp: Experience) -> None:
         threshold = self.low + (self.high - self.low) * exp.index / len(self.run.benchmark.train)

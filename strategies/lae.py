@@ -61,7 +61,7 @@ class Accumulated(Strategy):
         self.size, self.blocks, self.freeze, self.momentum = size, tuple(blocks), freeze, momentum
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        model.backbone.requires_grad_(False)  # type: ignore[union-attr]
+        model.backbone.requires_grad_(False)
         rng, off, stage = self.run.rng("adapters"), Dropout(0.0, None), Stage()
 
         def adapter(width: int) -> nn.Module:
@@ -102,7 +102,7 @@ class Accumulated(Strategy):
         online = self.run.forward(x, task).logits
         if not self.both:
             return online
-        offline: Tensor = functional_call(self.run.model, self.offline, x)  # type: ignore[arg-type]
+        offline: Tensor = functional_call(self.run.model, self.offline, x)
         scores = surer(online, self.run.mask_tasks(offline.float(), task))
         return scores.masked_fill(online <= MASKED, MASKED)
 

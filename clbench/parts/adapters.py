@@ -133,7 +133,7 @@ def scale_features(backbone: nn.Module, part: Strategy, rng: torch.Generator) ->
         elif name == "patch_embed":
             size = network.embed_dim  # type: ignore[assignment]
         elif name == "patch_embedding":
-            size = module.out_channels  # type: ignore[assignment]
+            size = module.out_channels
         else:
             continue
         gamma = torch.empty(int(size), device=rng.device).normal_(1.0, 0.02, generator=rng)
@@ -193,7 +193,7 @@ class Injected(Strategy):
     """
 
     architecture = "vit"
-    parallel = True
+    parallel: bool | str = True
 
     def __init__(self, kind: Adaptation, size: int) -> None:
         self.kind, self.size = kind, size

@@ -109,7 +109,7 @@ class Extended(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self.targets = targets
-        self.branches = nn.ModuleDict(dict(branches))
+        self.branches = nn.ModuleDict({str(target): branch for target, branch in branches.items()})
         self.merged = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Extended(nn.Linear):
             return
         rows = self.out_features // len(self.targets)
         for target, branch in self.branches.items():
-            at = self.targets.index(target) * rows  # type: ignore[arg-type]
+            at = self.targets.index(target) * rows
             self.weight[at : at + rows] += sign * branch.delta()  # type: ignore[operator]
         self.merged = sign > 0
 

@@ -152,7 +152,7 @@ class LowRankTuning(Strategy):
     """
 
     architecture = "vit"
-    parallel = True
+    parallel: bool | str = True
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class LowRankTuning(Strategy):
         return LowRank(downs, outputs, self.scale, dropout, self.stage)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        model.backbone.requires_grad_(False)  # type: ignore[union-attr]
+        model.backbone.requires_grad_(False)
         self.stage = Stage()
         self.layers: list[Extended] = extend(model.backbone, self, self.targets, self.make, self.blocks)  # type: ignore[arg-type]
         self.branches: list[LowRank] = [b for layer in self.layers for b in layer.branches.values()]  # type: ignore[misc]
