@@ -5,15 +5,13 @@ Liang & Li, "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learni
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clbench import Experience, Strategy, chain, register
-from clbench.models.texts import NONE
-from clbench.parts import AsIs, LowRank, LowRankTuning, TrainOnly, label_losses
+from clbench.parts import AsIs, LowRank, LowRankTuning, TrainOnly, label_losses, unpadded
 from clbench.ranges import Natural, Part, Positive
 from clbench.types import Data
 
@@ -77,16 +75,6 @@ class Calm(AsIs):
         return features
 
 
-def even(x: Tensor) -> Iterator[Tensor]:
-    """A batch, texts in groups of one length, so that no token is a filling."""
-    if x.is_floating_point():
-        yield x
-        return
-    lengths = (x != NONE).sum(1)
-    for n in lengths.unique().tolist():
-        yield x[lengths == n]
-
-
 class InterferenceFree(LowRankTuning):
     """Up maps are trained behind down maps that are designed before each experience, and frozen."""
 
@@ -130,7 +118,7 @@ class InterferenceFree(LowRankTuning):
         try:
             with self.run.evaluating(), torch.no_grad():
                 for x, _ in self.run.visit(data):
-                    for rows in even(x):
+                    for rows in unpadded(x):
                         self.run.forward(rows)
         finally:
             for hook in hooks:

@@ -218,7 +218,9 @@ def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"a\.parquet: Parquet needs pyarrow .* pip install 'clbench\[parquet\]'"):
+    with pytest.raises(
+        DataError, match=r"a\.parquet: Parquet needs pyarrow .* pip install 'clbench\[parquet\]'"
+    ):
         read_texts(write(tmp_path / "a.parquet", b"PAR1"))
 
 

@@ -73,6 +73,7 @@ from clbench.parts.lowrank import (
     LowRank as LowRank,
     LowRankTuning as LowRankTuning,
     Stage as Stage,
+    unpadded as unpadded,
 )
 from clbench.parts.names import ByName as ByName, NamesHead as NamesHead, dual_encoder as dual_encoder
 from clbench.parts.penalties import (

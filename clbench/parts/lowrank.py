@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.models.encoders import NONE
 from clbench.parts.injection import Extended, Target, extend
 from clbench.strategy import Strategy
 from clbench.types import Experience
@@ -198,6 +199,16 @@ class LowRankTuning(Strategy):
             for t, pair in enumerate(pairs)
             if t != branch.current
         }
+
+
+def unpadded(x: Tensor) -> Iterator[Tensor]:
+    """A batch, texts in groups of one length, so that no token is a filling."""
+    if x.is_floating_point():
+        yield x
+        return
+    lengths = (x != NONE).sum(1)
+    for n in lengths.unique().tolist():
+        yield x[lengths == n]
 
 
 def scale_head(model: nn.Module, factor: float) -> None:
