@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Experience, Run, Strategy, chain, register
-from clbench.parts import Expanded, Gram, LearnFirst, SettleAfterFirst, TrainOnly, features_of
-from clbench.ranges import Natural, Positive
+from clbench.errors import IncompatibleError
+from clbench.parts import Adaptation, Expanded, Gram, LowRankTuning, TrainOnly, adapt_first, features_of
+from clbench.ranges import Count, Natural, Positive
 from clbench.types import MASKED
 
 GRID = tuple(10.0**k for k in range(-8, 9))
@@ -53,6 +54,11 @@ class RandomRidge(Expanded):
         self.projection, self.fixed, self.adapted = projection, ridge, adapted
 
     def setup(self, run: Run) -> None:
+        if not self.adapted and any(isinstance(part, LowRankTuning) for part in run.strategy.parts):
+            raise IncompatibleError(
+                f"{self} counts features of a network that stays as it is, and another part of {run.strategy} trains "
+                "it. ranpac.adapt=lora trains low-rank branches in the first experience."
+            )
         width = self.draw(run, self.projection, "normal")
         self.gram = Gram(width, run.num_classes).to(run.device)
         self.weight = torch.zeros_like(self.gram.products)  # (M, C)
@@ -79,22 +85,34 @@ class RandomRidge(Expanded):
 
 
 @register("ranpac", family="fixed features", paper="arXiv:2307.02251", tiny={"projection": 64})
-def ranpac(projection: Natural = 4000, ridge: Positive | None = None, adapt: bool = False) -> Strategy:
+def ranpac(
+    projection: Natural = 4000,
+    ridge: Positive | None = None,
+    adapt: Adaptation = "none",
+    size: Count | None = None,
+    head: Positive = 1.0,
+) -> Strategy:
     """RanPAC: a ridge regression on random projections of a backbone that stays as it is, solved at experience ends.
 
     Args:
         projection: random features relu(φ W), W normal; 0 takes the features themselves.
         ridge: λ; if none is given, the power of ten from 10⁻⁸ to 10⁸ with the least squared error on a fifth of the
             experience's examples, fitted on the others. An experience of one example keeps the last one.
-        adapt: train the whole network on the first experience, with the run's optimizer; it stays as it is afterwards.
+        adapt: what learns the first experience, by cross-entropy on σ · cos(φ, w_c) and with the run's optimizer: none;
+            adapter, a bottleneck beside each perceptron, of the residual; ssf, scales and shifts behind every layer;
+            vpt and vpt-shallow, tokens in every block or at the start; lora, low-rank branches of q and v; finetune,
+            all weights. The network stays as it is afterwards, so that `later_epochs=1` saves passes. The authors':
+            `optim.name=sgd lr=0.01 momentum=0.9 weight_decay=5e-4 schedule=cosine batch_size=48 epochs=20`.
+        size: of a bottleneck, 64 if none is given; a rank, 8; tokens, 5.
+        head: factor on the learning rate of the head that adapts.
 
     Reference: McDonnell, Gong, Parvaneh, Abbasnejad, van den Hengel, "RanPAC: Random Projections and Pre-trained Models
     for Continual Learning", NeurIPS 2023, arXiv:2307.02251.
 
     Differences from the paper:
         1. 4,000 random features, where it has 10,000, of 768 features: MiniLM's are 384.
-        2. All weights are adapted to the first experience, or none; it trains adapters, prompts or scales.
+        2. Nothing is adapted by default, where it trains adapters, scales or prompts, by data set.
         3. Until an experience ends, its classes cannot be predicted; in the first one, an adapted network's head does.
     """
-    head = RandomRidge(projection, ridge, adapt)
-    return chain(SettleAfterFirst(), LearnFirst(), head) if adapt else chain(TrainOnly(), head)
+    ridged = RandomRidge(projection, ridge, adapt != "none")
+    return chain(TrainOnly() if adapt == "none" else adapt_first(adapt, size, head), ridged)

@@ -212,10 +212,12 @@ class Encoder(nn.Module):
         states: that it gives a state for each token, (B, t, D), t those of the longest text.
         fixed: that it stays as it is for ever, in eval mode. Copies, in teachers for one, share what it has said, as do
             those of one of which nothing is trained just now.
+        still: that nothing of it is trained any more, although it has been.
     """
 
     states: bool = False
     fixed: bool = False
+    still: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +255,7 @@ class Encoder(nn.Module):
 
     @property
     def learns(self) -> bool:
-        return any(p.requires_grad for p in self.parameters())
+        return not self.still and any(p.requires_grad for p in self.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():

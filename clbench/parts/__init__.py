@@ -6,6 +6,16 @@ from clbench.data.recurrence import lag_weights as lag_weights
 from clbench.machine.caching import once as once
 from clbench.machine.device import sent as sent
 from clbench.machine.optim import quarter_cosine as quarter_cosine, scale_rate as scale_rate
+from clbench.parts.adapters import (
+    Adaptation as Adaptation,
+    Adapter as Adapter,
+    Cosine as Cosine,
+    ScaleHead as ScaleHead,
+    Slots as Slots,
+    adapt_first as adapt_first,
+    draw_down as draw_down,
+    label_losses as label_losses,
+)
 from clbench.parts.blocks import (
     Blocks as Blocks,
     Readout as Readout,
@@ -51,11 +61,19 @@ from clbench.parts.imbalance import (
     RowLoss as RowLoss,
     SplitsRows as SplitsRows,
 )
+from clbench.parts.injection import Extended as Extended, Target as Target, extend as extend, insert as insert
 from clbench.parts.losses import (
     BinaryCrossEntropy as BinaryCrossEntropy,
     CrossEntropy as CrossEntropy,
     LocalCrossEntropy as LocalCrossEntropy,
     binary_loss as binary_loss,
+)
+from clbench.parts.lowrank import (
+    Dropout as Dropout,
+    LowRank as LowRank,
+    LowRankTuning as LowRankTuning,
+    Stage as Stage,
+    unpadded as unpadded,
 )
 from clbench.parts.names import ByName as ByName, NamesHead as NamesHead, dual_encoder as dual_encoder
 from clbench.parts.penalties import (

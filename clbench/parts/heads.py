@@ -46,13 +46,13 @@ class NormalisedHead(nn.Module):
 
     Args:
         weight: (C, D) to begin with.
-        scale: s.
+        scale: s, or what it begins with if it is learned.
     """
 
-    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
+    def __init__(self, weight: Tensor, scale: float = 1.0, learn_scale: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
-        self.scale = scale
+        self.scale = nn.Parameter(weight.new_tensor(scale)) if learn_scale else scale
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) → (B, C)."""

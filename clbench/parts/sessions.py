@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.machine.caching import once
+from clbench.models.encoders import Encoder
 from clbench.parts.heads import SeenOutputs
 from clbench.parts.losses import CrossEntropy
 from clbench.parts.statistics import add_rows
@@ -41,6 +42,9 @@ class Settling(nn.Module):
         self._still = bool(self.settled)
         if self._still:
             self.inner.eval()
+            for module in self.inner.modules():
+                if isinstance(module, Encoder):
+                    module.still = True
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def test_without_a_projection_the_features_are_those_of_the_network() -> None:
 
 
 def test_adapted_it_trains_in_the_first_experience_only() -> None:
-    run = tiny_run(make_strategy("ranpac", projection=12, adapt=True), tiny_benchmark())
+    run = tiny_run(make_strategy("ranpac", projection=12, adapt="finetune"), tiny_benchmark())
     states = []
 
     class Look:
