@@ -15,8 +15,8 @@ from clbench.machine.optim import uncompiled
 LIBRARIES = {"matplotlib", "sklearn", "scipy", "torchvision", "timm", "pandas", "transformers", "tokenizers"}
 """Large ones, which only those pay for who use them."""
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy"}
-TORCH = LIBRARIES | COMPILER | {"torch", "numpy"}
-COMMAND_LINE = TORCH | {"pydantic", "typer", "rich", "yaml"}
+TORCH = LIBRARIES | COMPILER | {"torch"}
+COMMAND_LINE = TORCH | {"numpy", "pydantic", "typer", "rich", "yaml"}
 RUN = ("run", "split-digits", "er", "iterations=2", "experiences=2", "--json")
 
 
