@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -117,23 +116,6 @@ def run(clbench: Command) -> Command:
         return clbench("run", "split-digits", strategy, *TINY, *more, "--threads", "1", "--device", "cpu")
 
     return call
-
-
-# --- without torch ---
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["list"], ["list", "strategies", "--json"]], ids=str
-)
-def test_help_and_lists_do_not_import_torch(arguments: list[str]) -> None:
-    program = (
-        "import sys; sys.argv = ['clbench', *sys.argv[1:]]\n"
-        "from clbench.cli import main\n"
-        "try: main()\n"
-        "finally: print('torch' in sys.modules, 'timm' in sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "False False\n")
 
 
 # --- lists ---

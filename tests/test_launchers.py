@@ -17,7 +17,7 @@ from clbench.config import Execution
 from clbench.errors import ConfigError
 from clbench.runs import suite
 from clbench.runs.cells import Cell
-from clbench.runs.launchers import Limits, Local, Ray
+from clbench.runs.launchers import Job, Limits, Local, Ray
 
 SETTINGS = {"epochs": 1, "hidden": [8], "experiences": 2, "evaluation.every": 20}
 HOW = Execution(device="cpu", checkpoint_seconds=0.0)
@@ -93,21 +93,35 @@ def test_a_run_is_not_started_more_often_than_it_may(tmp_path: Path, plugin: str
     assert cells[0].message == "its process ended with code 9 before there was a record"
 
 
-LIMIT = 25
-"""Seconds in which a process has long begun its run, on a busy machine, too."""
-
-
 def test_a_run_that_hangs_is_ended_at_its_limit_and_goes_on_the_next_time(
-    tmp_path: Path, plugin: str
+    tmp_path: Path, plugin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategy = trouble(tmp_path / "mark", "hang")
-    hung, again = planned(strategy), planned(strategy)
-    suite.run(hung, tmp_path, HOW, launcher=Local(1, Limits(seconds=LIMIT)), plugins=[plugin])
+    mark = tmp_path / "mark"
+    hung, again = planned(trouble(mark, "hang")), planned(trouble(mark, "hang"))
+
+    class Clock:
+        """An hour has passed once the run hangs."""
+
+        @staticmethod
+        def monotonic() -> float:
+            return time.monotonic() + 3600 * mark.exists()
+
+    monkeypatch.setattr("clbench.runs.launchers.local.time", Clock)
+    suite.run(hung, tmp_path, HOW, launcher=Local(1, Limits(seconds=600)), plugins=[plugin])
     assert (hung[0].state, hung[0].attempts) == ("timeout", 1)
-    assert hung[0].message.startswith(f"ended at its limit of {LIMIT} s")
+    assert hung[0].message.startswith("ended at its limit of 600 s")
     assert (tmp_path / hung[0].id / "checkpoint.safetensors").is_file()
     suite.run(again, tmp_path, HOW, launcher=Local(1), plugins=[plugin])
     assert again[0].state == "done"
+
+
+def test_runs_are_forked_with_the_modules_of_what_they_are_made_of(tmp_path: Path, plugin: str) -> None:
+    jobs = [Job("id", cell.resolved, HOW, tmp_path) for cell in planned("er+ema", trouble(tmp_path))]
+    shared = ["clbench.benchmarks.split", "clbench.models.own"]
+    assert [job.modules() for job in jobs] == [
+        ["clbench.strategies.er", "clbench.strategies.ema", *shared],
+        shared,
+    ]
 
 
 # --- several on one device ---

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,10 +218,3 @@ def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(LedgerError, match=r"is not finished; `clbench resume .*` continues it"):
         read_record(tmp_path)
-
-
-def test_records_are_read_without_torch() -> None:
-    program = (
-        "import sys; from clbench.results import curve, ledger, metrics; sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -195,12 +195,6 @@ def run(code: str) -> int:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, cwd=ROOT).returncode
 
 
-def test_importing_models_imports_neither_timm_nor_torchvision() -> None:
-    assert not run(
-        "import sys, clbench.models; sys.exit(any(m in sys.modules for m in ('timm', 'torchvision')))"
-    )
-
-
 def test_torchvision_is_imported_once_and_makes_timm_importable() -> None:
     assert not run(
         "from clbench.machine.torchvision import torchvision as get; module = get(); assert get() is module; "

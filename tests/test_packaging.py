@@ -25,6 +25,12 @@ def test_site_packages_gains_clbench_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"clbench"}
 
 
+def test_no_two_names_differ_by_case_alone(wheel: Path) -> None:
+    """Where the file system does not tell them apart, one would take the other's place."""
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len({name.lower() for name in names}) == len(names)
+
+
 @pytest.mark.parametrize(
     "file",
     [

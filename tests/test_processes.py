@@ -66,6 +66,18 @@ def test_a_script_needs_no_guard(execution: dict[str, object], typed: bool, tmp_
     assert (done.stdout, done.stderr, done.returncode) == ("started\ndone\n", "", 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize("execution", [{"resident": "never"}, {"overlap": True}], ids=["workers", "overlap"])
+def test_a_script_may_have_chosen_how_processes_start(
+    execution: dict[str, object], method: str, tmp_path: Path
+) -> None:
+    chosen = f"import multiprocessing\nmultiprocessing.set_start_method({method!r}, force=True)\n"
+    text = RUN.format(strategy="er", execution=execution, more={"memory": 20})
+    done = script(chosen + text, tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("started\ndone\n", "", 0)
+
+
 def test_a_guarded_script_s_own_classes_reach_the_workers(tmp_path: Path) -> None:
     guarded = OWN + 'if __name__ == "__main__":' + OWN_RUN.replace("\n", "\n    ")
     done = script(guarded, tmp_path)

@@ -38,6 +38,7 @@ from clbench.cli.common import (
     Watch,
     command,
     execution,
+    importing,
     load,
     process,
     settings_of,
@@ -92,10 +93,11 @@ def run(
     load(plugin)
     given = settings_of(settings, precision=precision, threads=threads)
     file = configuration.read_yaml(config) if config is not None else None
-    resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-    how = execution(device, log, checkpoint, overlap, deterministic, project=project, group=group)
+    with importing():
+        resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
+        how = execution(device, log, checkpoint, overlap, deterministic, project=project, group=group)
 
-    from clbench.runs import lifecycle
+        from clbench.runs import lifecycle
 
     root = lifecycle.runs_folder(out)
     with following_run(resolved, root) if watch else contextlib.nullcontext():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -34,12 +36,23 @@ def _groups(parameters: Sequence[nn.Parameter], lr: float) -> Any:
     ]
 
 
+@functools.cache
+def uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
+    """Return a kind of torch's optimizers that computes the same and says nothing of it to torch's compiler.
+
+    Each of these methods imports the compiler at its first call, which takes a second, and asks it at every other.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimizer that a configuration names; parameters of a scaled rate (`scale_rate`) in groups of their
     own."""
     groups = _groups(parameters, optim.lr)
     if optim.name == "sgd":
-        return torch.optim.SGD(
+        sgd: torch.optim.Optimizer = uncompiled(torch.optim.SGD)(
             groups,
             lr=optim.lr,
             momentum=optim.momentum,
@@ -47,8 +60,12 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
             weight_decay=optim.weight_decay,
             foreach=True,  # one kernel per operation rather than one per parameter; same arithmetic
         )
-    kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True)
+        return sgd
+    kind = uncompiled(torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW)
+    adam: torch.optim.Optimizer = kind(
+        groups, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True
+    )
+    return adam
 
 
 def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) -> float:

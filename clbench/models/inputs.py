@@ -67,7 +67,8 @@ def unreached(model: Classifier, input_shape: Shape) -> Tensor:
                 if not features.requires_grad:
                     break
                 weights = torch.randn(features.shape, generator=generator)
-                (gradient,) = torch.autograd.grad(features, x, weights, allow_unused=True)
+                # Of a sum: with `weights` as a gradient from outside, torch would import SymPy to compare the shapes.
+                (gradient,) = torch.autograd.grad((features * weights).sum(), x, allow_unused=True)
             if gradient is None:
                 break
             left = missing & (gradient[0] == 0)

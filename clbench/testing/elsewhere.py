@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -191,6 +192,7 @@ def serve() -> None:
             torchvision()
         for name in asked["slow"]:
             importlib.import_module(name)
+        gc.freeze()  # what has been imported stays, here and in what is forked
         answers.write((_forked(asked) or json.dumps({"failed": "the process has ended"})) + "\n")
         answers.flush()
 

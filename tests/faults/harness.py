@@ -216,7 +216,7 @@ def carry_out(
         settings: over those of `setting_of`.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.runs.lifecycle", "torch._dynamo", "sklearn.datasets", "pytest"])
+    context.set_forkserver_preload(["clbench.runs.lifecycle", "clbench.parts", "pytest"])
     here, there = context.Pipe(duplex=False)
     given = (strategy, out, fault, count, settings or {})
     process = context.Process(target=_child, args=(there, *given))

@@ -20,7 +20,7 @@ MB = 1 << 20
 def alone(function: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     """What a function returns in a fresh child of a server that has torch loaded."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clbench.runs.lifecycle", "torch._dynamo", "sklearn.datasets", "pytest"])
+    context.set_forkserver_preload(["clbench.runs.lifecycle", "clbench.parts", "pytest"])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(there, function, given))
     process.start()

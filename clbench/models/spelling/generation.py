@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clbench.machine.optim import uncompiled
 from clbench.models.spelling.seq2seq import Block, tokens_present
 
 
@@ -42,7 +43,7 @@ class QueryGenerator(nn.Module, abc.ABC):
         lr: float = 1e-3,
     ) -> None:
         """Learn from pairs (P, T) and (P, L), by Adam with a learning rate that falls linearly to 0."""
-        optimizer = torch.optim.Adam(self.parameters(), lr)
+        optimizer = uncompiled(torch.optim.Adam)(self.parameters(), lr)
         self.train()
         for step in range(steps):
             for group in optimizer.param_groups:

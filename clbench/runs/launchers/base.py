@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.config import Execution, RunConfig
 from clbench.errors import BusyError, ClbenchError
-from clbench.registry import benchmarks, load_plugin, models, strategies
+from clbench.registry import Entry, benchmarks, load_plugin, models, strategies
 
 if TYPE_CHECKING:
     from clbench.runs.cells import Cell
@@ -38,10 +38,16 @@ class Job:
 
     def definitions(self) -> list[Callable[..., Any]]:
         """Return the factories of what runs, so far as they are registered in this process."""
+        return [entry.build for entry in self._entries() if entry.build is not None]
+
+    def modules(self) -> list[str]:
+        """Return the modules of clbench that register what runs."""
+        return [entry.module for entry in self._entries() if entry.own]
+
+    def _entries(self) -> list[Entry]:
         wanted = [(strategies, name) for name in self.resolved.parts()]
         wanted += [(benchmarks, self.resolved.benchmark), (models, self.resolved.model.name)]
-        found = [registry.entry(name).build for registry, name in wanted if registry.knows(name)]
-        return [build for build in found if build is not None]
+        return [registry.entry(name) for registry, name in wanted if registry.knows(name)]
 
     def carry_out(self, tell: Tell) -> None:
         """Run it to its record, going on from its last checkpoint if there is one; a mistake is told, not raised."""

@@ -23,8 +23,8 @@ from clbench.runs.launchers.base import Job, Launcher, Limits, hear, timed_out
 if TYPE_CHECKING:
     from clbench.runs.cells import Cell
 
-PRELOAD = ["clbench.runs.lifecycle", "torch._dynamo", "sklearn.datasets"]
-"""What runs are forked with. torch imports `_dynamo` when the first optimizer is made, which takes over a second."""
+PRELOAD = ("clbench.runs.lifecycle", "clbench.parts")
+"""What runs are forked with, beside the modules of their strategies and benchmarks."""
 
 BUSY_SECONDS = 1.0
 """Between two looks at a run that another process has in its hands."""
@@ -80,8 +80,10 @@ class Local(Launcher):
         waiting = [_Waiting(cell, job) for cell, job in jobs]
         threads = max(job.resolved.threads for _, job in jobs)
         free = self._places(jobs[0][1].execution.device, threads)[: len(waiting)]
-        # A fork server imports torch once; a process costs next to nothing then.
+        # A fork server imports once what they all need; a process costs next to nothing then.
         context = multiprocessing.get_context("forkserver")
+        modules = {module: None for _, job in jobs for module in job.modules()}
+        preload = [*PRELOAD, *modules, "clbench.runs.launchers.warm"]
         running: dict[int, _Process] = {}  # by sentinel
         stop: list[bool] = []
         with stoppable(lambda: stop.append(True)), _ending(running):
@@ -97,7 +99,7 @@ class Local(Launcher):
                 if next_ and not running:
                     watch()  # the first process takes seconds to come
                 for one in next_:
-                    started = _start(context, one.cell, one.job, free.pop(0))
+                    started = _start(context, one.cell, one.job, free.pop(0), preload)
                     running[started.process.sentinel] = started
                 ended = wait(list(running), timeout=0.2)
                 for process in running.values():
@@ -168,12 +170,12 @@ def _ask_to_end(running: Iterable[_Process]) -> None:
                 process.pipe.send("stop")
 
 
-def _start(context: Any, cell: Cell, job: Job, place: _Place) -> _Process:
+def _start(context: Any, cell: Cell, job: Job, place: _Place, preload: Sequence[str]) -> _Process:
     job = replace(job, execution=job.execution.model_copy(update={"device": place.device}))
     # A pipe each: of a queue that all share, a process that is killed may take the lock with it.
     pipe, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, place, theirs), daemon=False)
-    with starting(job.definitions(), preload=PRELOAD):
+    with starting(job.definitions(), preload=preload):
         process.start()
     theirs.close()
     return _Process(cell, job, place, process, pipe)
