@@ -8,10 +8,32 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
-
 THERE = frozenset(
-    "torch torchvision timm transformers huggingface-hub tokenizers safetensors regex tqdm numpy pillow pyyaml packaging "
-    "filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy triton typing-extensions".split()
+    [
+        "torch",
+        "torchvision",
+        "timm",
+        "transformers",
+        "huggingface-hub",
+        "tokenizers",
+        "safetensors",
+        "regex",
+        "tqdm",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "packaging",
+        "filelock",
+        "fsspec",
+        "jinja2",
+        "markupsafe",
+        "mpmath",
+        "networkx",
+        "setuptools",
+        "sympy",
+        "triton",
+        "typing-extensions",
+    ]
 )
 """What comes with them, whatever their versions."""
 

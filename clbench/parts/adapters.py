@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
-from clbench.parts.blocks import Blocks, blocks_of
+from clbench.parts.blocks import Blocks, transformer_of
 from clbench.parts.heads import GrowingHead, NormalisedHead, linear_weight
 from clbench.parts.injection import Behind, insert, reading, sites_of
 from clbench.parts.losses import CrossEntropy, LocalCrossEntropy
@@ -204,7 +204,7 @@ class Injected(Strategy):
         backbone: Any = model.backbone
         rng = self.run.rng("adaptation")
         if self.kind.startswith("vpt"):
-            blocks, deep = blocks_of(model, f"{self} puts prompts into the blocks"), self.kind == "vpt"
+            blocks, deep = transformer_of(model, f"{self} puts prompts into the blocks"), self.kind == "vpt"
             shape = (blocks.depth if deep else 1, self.size, blocks.size)
             model.backbone = Prompted(blocks, VisualPrompts(torch.zeros(shape, device=rng.device), deep))
             return model
