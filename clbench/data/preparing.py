@@ -45,7 +45,7 @@ def recipe_of(name: str, given: str | Mapping[str, Any] | None, size: int | None
     else:
         known = [PRETRAINED, *RECIPES]
         raise ConfigError(
-            f"{name}: there is no recipe '{called}'.{choices(called, known)} Or {TIMM} and a network's name."
+            f"{name}: there is no recipe '{called}'.{choices(called, known)} Or {TIMM}NAME, by a network of timm."
         )
     if size is not None:
         lines["size"] = size
