@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
-THERE = frozenset(
-    [
+THERE = {
+    *(
         "torch",
         "torchvision",
         "timm",
@@ -18,6 +18,8 @@ THERE = frozenset(
         "tokenizers",
         "safetensors",
         "regex",
+    ),
+    *(
         "tqdm",
         "numpy",
         "pillow",
@@ -28,13 +30,9 @@ THERE = frozenset(
         "jinja2",
         "markupsafe",
         "mpmath",
-        "networkx",
-        "setuptools",
-        "sympy",
-        "triton",
-        "typing-extensions",
-    ]
-)
+    ),
+    *("networkx", "setuptools", "sympy", "triton", "typing-extensions"),
+}
 """What comes with them, whatever their versions."""
 
 

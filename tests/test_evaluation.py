@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from clbench import Batch, Benchmark, Output, Strategy, make_strategy
 from clbench.config import RunConfig
 from clbench.engine.engine import Engine
-from clbench.evaluation import evaluator
+from clbench.errors import ConfigError
+from clbench.evaluation import evaluator, testset
 from clbench.evaluation.testset import chosen
 from clbench.results import metrics
 from clbench.testing import tiny_benchmark, tiny_model
@@ -201,3 +202,12 @@ def test_its_own_time_is_not_training_time() -> None:
     run = fitted()
     assert run.evaluator.clock.seconds > 0
     assert run.clock.seconds > 0
+
+
+def test_test_sets_for_which_a_gpu_has_no_room_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testset, "free_memory", lambda device: 10**9)
+    testset.check_room(10**6, (1, 8, 8), torch.device("cpu"))
+    with pytest.raises(
+        ConfigError, match=r"1000 test examples of 3 × 224 × 224 take 1\.2 GB of cuda.* 1\.0 GB are free"
+    ):
+        testset.check_room(1000, (3, 224, 224), torch.device("cuda"))

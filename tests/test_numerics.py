@@ -16,7 +16,7 @@ from torch import backends
 
 import clbench
 from clbench.errors import ConfigError
-from clbench.machine.numerics import SWITCHES, describe, pinned
+from clbench.machine.numerics import SWITCHES, WORKSPACE, describe, deterministic, pinned
 from clbench.reports.leaderboard.board import row_id
 
 Made = contextlib.AbstractContextManager[Any]
@@ -172,3 +172,24 @@ def test_threads_are_no_part_of_how_a_run_is_carried_out(tmp_path: Path) -> None
         ConfigError, match=r"'threads' is a setting of the run, and part of its id: threads=2"
     ):
         clbench.run("split-digits", "er", out=tmp_path, execution={"threads": 2})
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_gpu_is_deterministic_where_that_is_wanted(
+    wanted: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WORKSPACE, ":16:8")
+    before = describe()
+    with pinned(), deterministic(wanted, torch.device(kind)):
+        told = describe()
+    assert (told["deterministic"], told["cudnn.deterministic"]) == (
+        (2, True) if wanted and kind == "cuda" else (0, False)
+    )
+    assert describe() == before
+
+
+def test_a_setting_of_cublas_that_forbids_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKSPACE, ":8:8")
+    with pytest.raises(ConfigError, match=r"CUBLAS_WORKSPACE_CONFIG=:4096:8 or :16:8, and it is :8:8"):
+        deterministic(True, torch.device("cuda")).__enter__()

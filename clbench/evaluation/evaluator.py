@@ -24,7 +24,7 @@ from clbench.evaluation.forward import (
 from clbench.evaluation.plasticity import EXAMPLES, measure
 from clbench.evaluation.speed.overlap import Worker
 from clbench.evaluation.speed.racing import Race, error_of_a_bound
-from clbench.evaluation.testset import Examples, TestSet, arrivals, chosen, drawing
+from clbench.evaluation.testset import Examples, TestSet, arrivals, check_room, chosen, drawing
 from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.machine.clock import Clock
 from clbench.machine.parallel import ALONE
@@ -544,6 +544,8 @@ class ContinualEvaluator:
         """The test set of some streams, of which those of the set `before`, made the same way, are there already."""
         run, parts, transform = self.run, [], self.run.benchmark.transform
         there = {} if before is None else {part.stream: part for part in before.parts()}
+        sizes = [len(run.benchmark.test[i].data) for i in indices]
+        check_room(sum(n if subset is None else min(n, subset) for n in sizes), run.input_shape, run.device)
         for i in indices:
             if i in there:
                 parts.append(there[i])

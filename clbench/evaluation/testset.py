@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clbench.errors import ConfigError
+from clbench.machine.device import free_memory
 from clbench.types import Data, Experience, Stream
 
 
@@ -110,6 +113,25 @@ def _right(parts: Sequence[Examples]) -> list[Tensor]:
             further[:, : part.also.shape[1]] = part.also
         tables.append(torch.cat([part.y[:, None], further], 1))
     return tables
+
+
+def check_room(examples: int, shape: Sequence[int], device: torch.device) -> None:
+    """Refuse test sets that a GPU has no room for, as they lie there whole, in float32, and once more while they are
+    put together.
+
+    Raises:
+        ConfigError: there is too little free memory.
+    """
+    if device.type != "cuda":
+        return
+    need, free = 2 * 4 * examples * math.prod(shape), free_memory(device)
+    if need > free:
+        size = " × ".join(map(str, shape))
+        raise ConfigError(
+            f"{examples} test examples of {size} take {need / 1e9:.1f} GB of {device} in float32 while they are put "
+            f"together, and {free / 1e9:.1f} GB are free; take smaller images or test sets, put fewer runs on "
+            "the GPU, or use --device cpu."
+        )
 
 
 def chosen(data: Data, size: int | None, seed: int, stream: int) -> Data:

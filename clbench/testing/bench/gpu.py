@@ -163,12 +163,13 @@ def _levels(device: torch.device, scale: Scale) -> Iterator[str]:
 def _prefetch(device: torch.device, scale: Scale) -> Iterator[str]:
     """How long a step waits for its batch: against data that lie on the device as a whole."""
     rows, floor = [], 0.0
-    for name, how in {
+    ways: dict[str, dict[str, Any]] = {
         "on the device": {"resident": "always"},
         "gathered by the run itself": {"resident": "never", "workers": 0},
         "2 workers": {"resident": "never", "workers": 2},
         "4 workers": {"resident": "never", "workers": 4},
-    }.items():
+    }
+    for name, how in ways.items():
         if not scale.packed and how.get("workers"):
             continue
         run = _run(device, scale, {"iterations": scale.steps}, **how)
@@ -189,15 +190,13 @@ def _packed(device: torch.device, scale: Scale) -> Iterator[str]:
 
 def _bits(device: torch.device, scale: Scale) -> Iterator[str]:
     rows = []
+    ways: dict[str, dict[str, Any]] = {
+        "recorded": {},
+        "eager": {"capture": "never"},
+        "deterministic": {"deterministic": True},
+    }
     for name in scale.strategies:
-        runs = {
-            how: [_weights(name, device, **settings) for _ in range(2)]
-            for how, settings in {
-                "recorded": {},
-                "eager": {"capture": "never"},
-                "deterministic": {"deterministic": True},
-            }.items()
-        }
+        runs = {how: [_weights(name, device, **s) for _ in range(2)] for how, s in ways.items()}
         again = [_same(*pair) for pair in runs.values()]
         rows.append(f"{name} | {' | '.join(again)} | {_same(runs['recorded'][0], runs['eager'][0])}")
     head = "strategy | recorded, twice | eager, twice | deterministic, twice | recorded and eager"
