@@ -25,6 +25,9 @@ from clbench.data.given import from_data, from_dataset, from_frame, settings_of
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.lists import read_published
 from clbench.data.preparing import recipe_of
+from clbench.data.manifest_checks import Overlap
+from clbench.data.manifest_plans import By, Tested
+from clbench.data.manifest_streams import from_manifest
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
 from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of
@@ -43,6 +46,7 @@ __all__ = [
     "FEW_SHOT",
     "KNOWN",
     "AxesOrder",
+    "By",
     "Cleared",
     "Collection",
     "CorpusOrder",
@@ -50,11 +54,13 @@ __all__ = [
     "Known",
     "Normalise",
     "Omniglot",
+    "Overlap",
     "Reading",
     "Schedule",
     "Shift",
     "Source",
     "Status",
+    "Tested",
     "Titles",
     "beir_folder",
     "bits",
@@ -77,6 +83,7 @@ __all__ = [
     "from_dataset",
     "from_folder",
     "from_frame",
+    "from_manifest",
     "from_npz",
     "from_texts",
     "intents",
