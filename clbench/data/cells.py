@@ -26,22 +26,18 @@ class Words:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._codes: dict[Any, int] = {}
-        self._of: dict[str, int] = {}
+        self._of: dict[str, int] = {"": -1}
         self._rows = array("q")
 
     def extend(self, values: Sequence[Any]) -> None:
-        known = self._codes
-        self._rows.extend([known[v] if v in known else self._code(v) for v in values])
+        of = self._of
+        if not all(type(value) is str for value in values):
+            values = ["" if missing(value) else str(value) for value in values]
+        self._rows.extend([of[value] if value in of else self._new(value) for value in values])
 
-    def _code(self, value: Any) -> int:
-        if missing(value):
-            return -1
-        name = str(value)
-        code = self._of.setdefault(name, len(self.names))
-        if code == len(self.names):
-            self.names.append(name)
-        self._codes[value] = code
+    def _new(self, name: str) -> int:
+        code = self._of[name] = len(self.names)
+        self.names.append(name)
         return code
 
     @cached_property
@@ -107,8 +103,20 @@ def _whole_slowly(values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> li
     return found
 
 
+def iso_all(times: Ints) -> list[str]:
+    """(n,) times as ISO 8601, "-" for `NONE`."""
+    if (times % 1_000_000 == 0).all() and (times != NONE).all():
+        whole = np.datetime_as_string(times.view("datetime64[us]"), unit="s").tolist()
+        return [f"{time}Z" for time in whole]
+    return ["-" if time == NONE else iso(time) for time in times.tolist()]
+
+
 def times_of(values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> list[int]:
     """Return microseconds since 1970, `NONE` for what is empty."""
+    if all(type(value) is int or (type(value) is str and value.isdecimal()) for value in values):
+        whole = list(map(int, values))
+        if max(whole, default=0) < 2**42:
+            return [1_000_000 * time for time in whole]
     found = []
     for value, number in zip(values, numbers, strict=True):
         at = NONE

@@ -125,11 +125,11 @@ def check_repeats(manifest: Manifest, split: Ints, overlap: Overlap) -> None:
     if manifest.kind in ("features", "pictures", "texts"):
         return
     in_order = manifest.by_path
-    keys: list[object] = list(manifest.paths) if manifest.paths else [int(row) for row in manifest.rows or ()]
     if manifest.rows is not None:
         same = np.diff(manifest.rows[in_order]) == 0
     else:
-        same = np.array([keys[a] == keys[b] for a, b in itertools.pairwise(in_order)], dtype=bool)
+        paths = [manifest.paths[i] for i in in_order.tolist()]
+        same = np.array([a == b for a, b in itertools.pairwise(paths)], dtype=bool)
     if not same.any():
         return
     other_label, twice, across = [], [], []

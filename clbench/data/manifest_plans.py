@@ -68,6 +68,8 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
     if by == "auto":
         by = "experience" if manifest.experience is not None else "domain" if shift == "domain" else "class"
     _check_columns(manifest, rules, by)
+    if not (manifest.paths or manifest.rows is not None or manifest.features is not None or manifest.picture):
+        return Plan(by, np.full(len(manifest), UNUSED))  # what lacks is told
     experience = manifest.experience if by == "experience" else None
     if by == "time" and manifest.time is not None:
         experience = _windows(manifest, rules)

@@ -1,6 +1,6 @@
 """Manifests: tables with a row for each example, and as much of its place in a stream as there is to say.
 
-A manifest is read once, a few thousand rows at a time, into columns of numbers: a million rows take seconds. What is
+A manifest is read once, a few hundred rows at a time, into columns of numbers: a million rows take seconds. What is
 wrong with it is collected (`Faults`), so that all of it is told at once.
 
 Shapes: N rows.
@@ -22,7 +22,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clbench.data.cells import NONE, Bad, Words, iso, missing, numbers_of, texts_of, times_of, whole_numbers
+from clbench.data.cells import (
+    NONE,
+    Bad,
+    Words,
+    iso_all,
+    missing,
+    numbers_of,
+    texts_of,
+    times_of,
+    whole_numbers,
+)
 from clbench.data.draws import Ints
 from clbench.data.folders import ROLES, Role
 from clbench.data.pixels import SUFFIXES
@@ -200,34 +210,41 @@ class Manifest:
         numbers = [empty if column is None else column for column in (self.experience, self.order)]
         rows = self.rows if self.rows is not None else (np.arange(n) if not self.paths else empty)
         in_order = np.lexsort((rows, place, *reversed(numbers), first))
-        words = [self.domain, self.group, self.box]
+        words = [
+            None if column is None else [*map(_escaped, column.names), "-"]
+            for column in (self.domain, self.group, self.box)
+        ]
         sha = hashlib.sha256()
         for start in range(0, n, 65536):
             part = in_order[start : start + 65536]
+            nothing = ["-"] * len(part)
 
-            def texts(column: Words | None, of: Ints = part) -> list[str]:
-                if column is None:
-                    return ["-"] * len(of)
-                names = [*map(_escaped, column.names), "-"]
+            def texts(k: int, of: Ints = part, nothing: list[str] = nothing) -> list[str]:
+                names, column = words[k], (self.domain, self.group, self.box)[k]
+                if names is None or column is None:
+                    return nothing
                 return [names[code] for code in column.codes[of].tolist()]
 
-            def ints(column: Ints | None, of: Ints = part) -> list[str]:
+            def ints(column: Ints | None, of: Ints = part, nothing: list[str] = nothing) -> list[str]:
                 if column is None:
-                    return ["-"] * len(of)
+                    return nothing
                 return ["-" if v == NONE else str(v) for v in column[of].tolist()]
 
-            splits = ["-"] * len(part)
+            splits = nothing
             if self.split is not None:
                 splits = [(*ORDER, "-")[code] for code in self.split[part].tolist()]
-            times = ["-"] * len(part)
-            if self.time is not None:
-                times = ["-" if v == NONE else iso(v) for v in self.time[part].tolist()]
-            paths = [_escaped(self.paths[i]) for i in part.tolist()] if self.paths else ["-"] * len(part)
-            domain, group, box = map(texts, words)
-            fields = [splits, *map(ints, numbers), paths, ints(rows), ints(self.labels), domain, times]
-            lines = map("\t".join, zip(*fields, ints(self.task), group, box, strict=True))
+            times = nothing if self.time is None else iso_all(self.time[part])
+            paths = _all_escaped([self.paths[i] for i in part.tolist()]) if self.paths else nothing
+            fields = [splits, *map(ints, numbers), paths, ints(rows), ints(self.labels), texts(0), times]
+            lines = map("\t".join, zip(*fields, ints(self.task), texts(1), texts(2), strict=True))
             sha.update("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
+
+
+def _all_escaped(texts: list[str]) -> list[str]:
+    every = "".join(texts)
+    plain = every.isascii() and not any(rare in every for rare in "\\\t\n")
+    return texts if plain else [*map(_escaped, texts)]
 
 
 def _escaped(text: str) -> str:
@@ -417,7 +434,7 @@ def _set_kind(
             mixed = len({part.dtype.kind for part in features}) > 1
             manifest.features = np.concatenate([f.astype(np.float32) if mixed else f for f in features])
     elif "image" in wanted and manifest.paths:
-        ends = {os.path.splitext(path)[1].lower() for path in manifest.paths}
+        ends = {os.path.splitext(end)[1].lower() for end in {path[-6:] for path in manifest.paths}}
         kinds: set[Kind] = {
             "arrays" if end == ".npy" else "text files" if end == ".txt" else "images" for end in ends
         }
@@ -501,7 +518,11 @@ def _number_classes(manifest: Manifest, numbered: bool, class_names: Sequence[st
 
 def _paths(manifest: Manifest, values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> list[str]:
     """Return paths as seen from the root, with slashes."""
-    root, found = f"{manifest.root.as_posix().rstrip('/')}/", []
+    if all(type(value) is str for value in values):
+        every = "\n".join(["", *values, ""])
+        if not any(rare in every for rare in ("\\", "./", "//", "\n/", "\n\n")):
+            return list(values)
+    root, found = f"{manifest.root.as_posix().rstrip('/')}/", list[str]()
     for value, number in zip(values, numbers, strict=True):
         if missing(value) or not isinstance(value, str):
             bad.append((number, "empty" if missing(value) else repr(value)[:40]))
@@ -513,5 +534,6 @@ def _paths(manifest: Manifest, values: Sequence[Any], numbers: Sequence[int], ba
             path = path.removeprefix(root)
             if path.startswith(("/", "../")) or path == "..":
                 bad.append((number, f"{value}, which does not lie in {manifest.root}"))
+                path = ""
         found.append(path)
     return found

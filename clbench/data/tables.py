@@ -1,4 +1,4 @@
-"""Tables from files, a few thousand rows at a time: CSV, TSV, JSON lines, Parquet.
+"""Tables from files, a few hundred rows at a time: CSV, TSV, JSON lines, Parquet.
 
 Nothing is kept but the rows at hand, so that a table of millions of rows costs what its reader keeps of it.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from clbench.errors import DataError
 
-AT_ONCE = 8192
-"""Rows of a chunk."""
+AT_ONCE = 512
+"""Rows of a chunk: few enough to stay in a processor's cache."""
 
 
 class Chunk(NamedTuple):
@@ -88,15 +89,16 @@ class _Absent:
 ABSENT = _Absent()
 
 
-def _decoded(file: Path) -> Iterator[str]:
-    """Lines of a text file, as they end there.
+@contextlib.contextmanager
+def _lines(file: Path) -> Iterator[TextIO]:
+    """Lend a text file.
 
     Raises:
         DataError: it cannot be read, or is no UTF-8.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            yield from lines
+            yield lines
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
@@ -117,37 +119,45 @@ def _not_text(file: Path) -> DataError:
 
 
 def _csv(file: Path, _only: Sequence[str] | None) -> Iterator[Chunk]:
-    reader = csv.reader(_decoded(file), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-    header: list[str] | None = None
-    line, limit = 1, csv.field_size_limit(2**31 - 1)  # long texts are cut later, and told
-    numbers: list[int] = []
-    rows: list[list[str]] = []
-    try:
-        for fields in reader:
-            number, line = line, reader.line_num + 1
-            if not fields:
-                continue
-            if header is None:
-                header = [name.strip() for name in fields]
-                if twice := sorted({name for name in header if header.count(name) > 1}):
-                    raise DataError(f"{file}, line {number} names the column '{twice[0]}' twice.")
-                continue
-            if len(fields) != len(header):
-                raise DataError(
-                    f"{file}, line {number} has {len(fields)} fields and the first line names {len(header)}; a text "
-                    "that holds the delimiter stands between double quotes."
-                )
-            numbers.append(number)
-            rows.append(fields)
-            if len(rows) == AT_ONCE:
-                yield Chunk(numbers, dict(zip(header, zip(*rows, strict=True), strict=True)))
-                numbers, rows = [], []
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: {error}.") from error
-    finally:
-        csv.field_size_limit(limit)
-    if rows and header is not None:
-        yield Chunk(numbers, dict(zip(header, zip(*rows, strict=True), strict=True)))
+    with _lines(file) as lines:
+        reader = csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        limit = csv.field_size_limit(2**31 - 1)  # long texts are cut later, and told
+        header: list[str] | None = None
+        line = 1  # of the row that comes next
+        try:
+            while read := list(itertools.islice(reader, AT_ONCE if header else 1)):
+                numbers: Sequence[int] = range(line, line + len(read))
+                if reader.line_num != line + len(read) - 1:  # rows of several lines
+                    ends = itertools.accumulate(1 + sum(field.count("\n") for field in row) for row in read)
+                    numbers = [line, *(line + end for end in ends)][:-1]
+                line = reader.line_num + 1
+                if not all(read):
+                    numbers = [number for number, row in zip(numbers, read, strict=True) if row]
+                    read = [row for row in read if row]
+                if header is None:
+                    header = _header(f"{file}, line {numbers[0]}", read[0]) if read else None
+                    continue
+                for number, row in (
+                    zip(numbers, read, strict=True) if {*map(len, read)} != {len(header)} else ()
+                ):
+                    if len(row) != len(header):
+                        raise DataError(
+                            f"{file}, line {number} has {len(row)} fields and the first line names {len(header)}; a "
+                            "text that holds the delimiter stands between double quotes."
+                        )
+                if read:
+                    yield Chunk(numbers, dict(zip(header, zip(*read, strict=True), strict=True)))
+        except csv.Error as error:
+            raise DataError(f"{file}, line {reader.line_num}: {error}.") from error
+        finally:
+            csv.field_size_limit(limit)
+
+
+def _header(where: str, fields: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in fields]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where} names the column '{twice[0]}' twice.")
+    return names
 
 
 def _jsonl(file: Path, _only: Sequence[str] | None) -> Iterator[Chunk]:
@@ -158,25 +168,26 @@ def _jsonl(file: Path, _only: Sequence[str] | None) -> Iterator[Chunk]:
         keys = dict.fromkeys(key for row in rows for key in row)
         return Chunk(numbers, {key: [row.get(key, ABSENT) for row in rows] for key in keys})
 
-    for number, line in enumerate(_decoded(file), 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where} is not JSON: {error}.") from error
-        if not isinstance(entry, dict):
-            raise DataError(
-                f'{where} must hold an object such as {{"text": …, "label": …}}; it is {line.strip()[:40]!r}.'
-            )
-        numbers.append(number)
-        rows.append(entry)
-        if len(rows) == AT_ONCE:
+    with _lines(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where} is not JSON: {error}.") from error
+            if not isinstance(entry, dict):
+                raise DataError(
+                    f'{where} must hold an object such as {{"text": …, "label": …}}; it is {line.strip()[:40]!r}.'
+                )
+            numbers.append(number)
+            rows.append(entry)
+            if len(rows) == AT_ONCE:
+                yield chunk()
+                numbers, rows = [], []
+        if rows:
             yield chunk()
-            numbers, rows = [], []
-    if rows:
-        yield chunk()
 
 
 def _parquet(file: Path, only: Sequence[str] | None) -> Iterator[Chunk]:
