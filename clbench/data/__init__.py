@@ -27,6 +27,7 @@ from clbench.data.lists import read_published
 from clbench.data.preparing import recipe_of
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Tested
+from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
@@ -56,6 +57,7 @@ __all__ = [
     "Omniglot",
     "Overlap",
     "Reading",
+    "Report",
     "Schedule",
     "Shift",
     "Source",
@@ -74,6 +76,7 @@ __all__ = [
     "class_incremental",
     "clear",
     "data_folder",
+    "describe_manifest",
     "digits",
     "domain_incremental",
     "fetch",

@@ -22,12 +22,13 @@ from clbench.data.manifests import MEANT, ORDER, UNUSED, Manifest
 from clbench.data.pixels import MISREAD, size_of
 
 TRAIN, VALID, TEST = range(3)
+UNREAD = "Images that cannot be read"
 Overlap = Literal["refuse", "allow"]
 """Whether a file, or a group, may stand in several rows: in training and test, or twice in one split."""
 
 
-def check_files(manifest: Manifest, used: npt.NDArray[np.bool_]) -> list[int]:
-    """Note the files that are not there; return the rows whose files are."""
+def check_files(manifest: Manifest, used: npt.NDArray[np.bool_], quietly: bool = False) -> list[int]:
+    """Note the files that are not there, unless quietly; return the rows whose files are."""
     if manifest.kind not in ("images", "arrays", "text files"):
         return []
     there: dict[str, set[str]] = {}
@@ -40,6 +41,8 @@ def check_files(manifest: Manifest, used: npt.NDArray[np.bool_]) -> list[int]:
             except OSError:
                 there[folder] = set()
         (found if name in there[folder] else lost).append(i)
+    if quietly:
+        return found
     lost = [i for i in lost if manifest.paths[i] and not (manifest.root / manifest.paths[i]).is_file()]
     manifest.faults.rows(
         "Files that are not there",
@@ -73,7 +76,7 @@ def check_images(manifest: Manifest, rows: Sequence[int], size: int | None) -> t
         for i, (_, why) in zip(rows, looked, strict=True)
         if why
     ]
-    manifest.faults.rows("Images that cannot be read", bad, "Remove, replace or convert them.")
+    manifest.faults.rows(UNREAD, bad, "Remove, replace or convert them.")
     sizes = [found for found, _ in looked if found is not None]
     if size is not None or not sizes:
         return None
@@ -129,7 +132,7 @@ def check_repeats(manifest: Manifest, split: Ints, overlap: Overlap) -> None:
         same = np.diff(manifest.rows[in_order]) == 0
     else:
         paths = [manifest.paths[i] for i in in_order.tolist()]
-        same = np.array([a == b for a, b in itertools.pairwise(paths)], dtype=bool)
+        same = np.array([a == b != "" for a, b in itertools.pairwise(paths)], dtype=bool)
     if not same.any():
         return
     other_label, twice, across = [], [], []

@@ -34,9 +34,7 @@ def source_of_manifest(manifest: Manifest, rules: Rules, plan: Plan) -> tuple[So
     Raises:
         DataError: files that cannot be read, or arrays that cannot be used.
     """
-    of = plan.split[manifest.by_path]
-    rows = {role: manifest.by_path[of == k] for k, role in enumerate(ORDER)}
-    rows = {role: part for role, part in rows.items() if len(part)}
+    rows = rows_of(manifest, plan)
     domain = manifest.domain if plan.by == "domain" else None
     told = [
         f"The manifest has {len(manifest):,} rows of {manifest.kind}; the SHA-256 of its canonical form is "
@@ -53,6 +51,13 @@ def source_of_manifest(manifest: Manifest, rules: Rules, plan: Plan) -> tuple[So
     else:
         source = _arrays(manifest, rules, rows, domain)
     return replace(source, found=(*told, *source.found)), rows
+
+
+def rows_of(manifest: Manifest, plan: Plan) -> dict[Role, Ints]:
+    """Return the rows of each stream that has some, in the order of their files or rows."""
+    of = plan.split[manifest.by_path]
+    rows = {role: manifest.by_path[of == k] for k, role in enumerate(ORDER)}
+    return {role: part for role, part in rows.items() if len(part)}
 
 
 def _domains(domain: Words | None, rows: Mapping[Role, Ints]) -> tuple[tuple[str, ...], dict[Role, Ints]]:

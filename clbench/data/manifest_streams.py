@@ -37,7 +37,7 @@ from clbench.errors import ConfigError, DataError
 from clbench.files import file_sha256
 from clbench.machine.numerics import pinned
 from clbench.ranges import Count, Part as Portion
-from clbench.registry.arguments import signature_of, validated
+from clbench.registry.arguments import convert, signature_of, validated
 from clbench.types import HIDDEN, Benchmark, Data, Experience, Pool, Setting, Stream
 
 WORDS = (
@@ -62,19 +62,19 @@ WORDS = (
 def from_manifest(
     path: str | Path,
     *,
-    image: str = "path",
-    row: str = "row",
-    text: str = "text",
+    image: str | None = "path",
+    row: str | None = "row",
+    text: str | None = "text",
     features: Sequence[str] = (),
-    label: str = "label",
-    split: str = "split",
-    experience: str = "experience",
-    domain: str = "domain",
-    task: str = "task",
-    time: str = "time",
-    order: str = "order",
-    group: str = "group",
-    box: str = "box",
+    label: str | None = "label",
+    split: str | None = "split",
+    experience: str | None = "experience",
+    domain: str | None = "domain",
+    task: str | None = "task",
+    time: str | None = "time",
+    order: str | None = "order",
+    group: str | None = "group",
+    box: str | None = "box",
     root: str | Path | None = None,
     array: str | Path | None = None,
     by: By = "auto",
@@ -141,6 +141,21 @@ def from_manifest(
     return benchmark_of(manifest, rules, name=name, **settings)
 
 
+def settings_of_manifest(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all parameters of `from_manifest`, and those of `build`, that some of both are.
+
+    Raises:
+        ConfigError: there is no such parameter, or it does not take this value.
+    """
+    own = {
+        k: p.default for k, p in signature_of(from_manifest).parameters.items() if k not in ("path", "params")
+    }
+    mine = {k: v for k, v in given.items() if k in own}
+    others = {k: v for k, v in given.items() if k not in own and (k, v) != ("shift", "auto")}
+    checked = stream_settings("from_manifest()", others, list(own))
+    return own | convert("from_manifest()", from_manifest, mine), checked
+
+
 def manifest_of(path: str | Path, given: Mapping[str, Any]) -> Manifest:
     """Return a manifest that was read from a file, by the parameters of `from_manifest`.
 
@@ -161,7 +176,7 @@ def manifest_of(path: str | Path, given: Mapping[str, Any]) -> Manifest:
 def read(table: Table, digest: str, root: Path, given: Mapping[str, Any]) -> Manifest:
     """Return a manifest from a table whose content has a digest."""
     defaults = signature_of(from_manifest).parameters
-    named = {key: given[key] for key in WORDS}
+    named = {key: given[key] or "" for key in WORDS}
     told = tuple(key for key in WORDS if named[key] != defaults[key].default)
     splits = tuple((role, tuple(given[f"{role}_split"])) for role in ORDER)
     manifest = _read(
@@ -213,20 +228,38 @@ def benchmark_of(manifest: Manifest, rules: Rules, *, name: str, **settings: Any
     Raises:
         DataError: says all that is wrong with the manifest. ConfigError: a parameter that does not fit.
     """
-    shift = settings.pop("shift", None)
-    found = plan(manifest, rules, shift)
+    found = plan(manifest, rules, settings.get("shift"))
     manifest.faults.refuse(manifest.who)
-    if found.by in ("class", "domain"):
-        if (found.by == "domain") != (shift == "domain") and shift is not None:
-            raise ConfigError(
-                f"{name}: by={found.by} and shift={shift} exclude each other; leave one of them out."
-            )
-        shift = shift or found.by
     source, rows = source_of_manifest(manifest, rules, found)
-    texts = manifest.kind in ("texts", "text files")
-    if found.by in ("class", "domain"):
-        return replace(build(source, name=name, shift=shift, **settings), texts=texts)
-    return replace(_cut(manifest, rules, found, source, rows, shift, name, settings), texts=texts)
+    built = stream_of(manifest, rules, found, source, rows, name, settings)
+    return replace(built, texts=manifest.kind in ("texts", "text files"))
+
+
+def stream_of(
+    manifest: Manifest,
+    rules: Rules,
+    found: Plan,
+    source: Source,
+    rows: Mapping[Role, Ints],
+    name: str,
+    settings: dict[str, Any],
+) -> Benchmark:
+    """Return a benchmark of the examples of a manifest, cut as its plan says.
+
+    Args:
+        rows: of the manifest, of the examples of each pool in turn. settings: those of `build`.
+
+    Raises:
+        ConfigError: a parameter that does not fit.
+    """
+    shift = settings.get("shift")
+    if found.by not in ("class", "domain"):
+        return _cut(manifest, rules, found, source, rows, name, dict(settings))
+    if shift is not None and (found.by == "domain") != (shift == "domain"):
+        raise ConfigError(
+            f"{name}: by={found.by} and shift={shift} exclude each other; leave one of them out."
+        )
+    return build(source, name=name, **{**settings, "shift": shift or found.by})
 
 
 def _cut(
@@ -235,15 +268,11 @@ def _cut(
     found: Plan,
     source: Source,
     rows: Mapping[Role, Ints],
-    shift: str | None,
     name: str,
     settings: dict[str, Any],
 ) -> Benchmark:
-    """Return a benchmark whose experiences are those of a plan.
-
-    Args:
-        rows: of the manifest, of the examples of each pool in turn.
-    """
+    """Return a benchmark whose experiences are numbered in a plan; as `stream_of`."""
+    shift = settings.pop("shift", None)
     for key in ("experiences", "first", "increment", "class_order", "domain_order"):
         if settings.pop(key, None) not in (None, "natural"):
             raise ConfigError(f"{name}: {key} does nothing with by={found.by}; leave it out.")
@@ -295,10 +324,8 @@ def _cut(
     streams = cut((source.train, owner["train"]), test, valid, experience, n=n, held=held)
     if not own:
         streams = _together(streams, source, found.tested == "class")
-    told = manifest.time is not None or ordered
     boundaries = rules.boundaries if rules.boundaries is not None else found.by != "count"
     online = settings.pop("online", False)
-    del told
     setting = Setting(
         shift,
         boundaries=boundaries,
