@@ -36,6 +36,12 @@ class Held:
     domain: str | None
     times: tuple[str, str] | None
 
+    def __str__(self) -> str:
+        classes = f"{self.classes:,} class{'es' * (self.classes != 1)}"
+        domain = f", domain {self.domain}" if self.domain else ""
+        times = f", {self.times[0]} to {self.times[1]}" if self.times else ""
+        return f"{self.stream} {self.experience + 1}: {self.rows:,} rows, {classes}{domain}{times}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -83,12 +89,7 @@ class Report:
             lines.append(f"test rows that are byte-identical to training rows: {self.overlap:,}")
             lines.append(f"training rows that are byte-identical to others: {self.duplicates:,}")
         lines.append(f"experiences by {self.by}: {len({held.experience for held in self.experiences})}")
-        lines += [
-            f"  {held.stream} {held.experience + 1}: {held.rows:,} rows, {held.classes:,} {'class' if held.classes == 1 else 'classes'}"
-            + (f", domain {held.domain}" if held.domain else "")
-            + (f", {held.times[0]} to {held.times[1]}" if held.times else "")
-            for held in self.experiences
-        ]
+        lines += [f"  {held}" for held in self.experiences]
         if self.faults:
             lines.append(f"faults: {len(self.faults)}")
             lines += [f"  {i}. {fault}" for i, fault in enumerate(self.faults, 1)]
