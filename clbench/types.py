@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -230,6 +230,15 @@ class Change(Protocol):
         ...
 
 
+class Mapped(NamedTuple):
+    """Numbers in a file, one after the other: of which type and shape, and from which byte on."""
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """All examples of a data set's split, shared by every experience that takes rows of it.
@@ -237,26 +246,33 @@ class Pool:
     Attributes:
         x: (P, …) uint8 images, float32 features, or int64 tokens or features; may be a memory map of a file.
         y: (P,) int64 labels.
-        file: the .npy file that x is a memory map of, and from which row to which; None where it is none.
+        file: what x is a memory map of; None where it is none.
         also: (P, R) int64, further labels that are right, −1 where there is none; None where every example has one.
     """
 
     x: Tensor
     y: Tensor
-    file: tuple[str, int, int] | None = None
+    file: Mapped | None = None
     also: Tensor | None = None
 
     @staticmethod
     def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
         """Rows `start` to `stop` of a .npy file, read when they are asked for."""
+        whole = np.load(path, mmap_mode="r", allow_pickle=False)
+        shape = (stop - start, *whole.shape[1:])
+        return Pool.of_file(Mapped(path, whole.dtype.str, shape, whole.offset + start * whole.strides[0]), y)
+
+    @staticmethod
+    def of_file(file: Mapped, y: Tensor) -> Pool:
+        """The inputs that lie in a file, read when they are asked for."""
         # Copy-on-write, since torch wants memory that it may write to.
-        x = np.load(path, mmap_mode="c", allow_pickle=False)[start:stop]
-        return Pool(torch.from_numpy(x), y, (path, start, stop))
+        x = np.memmap(file.path, file.dtype, "c", file.offset, file.shape)
+        return Pool(torch.from_numpy(x), y, file)
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[object, ...]]:
         """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""
         if self.file is not None:
-            return Pool.mapped, (*self.file, self.y)
+            return Pool.of_file, (self.file, self.y)
         return Pool, (self.x, self.y, None, self.also)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def gathered(array: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
         return array[int(rows[0]) : int(rows[-1]) + 1]
     width = array[:1].nbytes
     if width * len(rows) <= IN_MEMORY:
-        found: npt.NDArray[Any] = array[rows]
+        found: npt.NDArray[Any] = np.asarray(array[rows])
         return found
     step = max(1, (16 << 20) // width)
 
@@ -52,6 +53,25 @@ def gathered(array: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
         return (array[rows[i : i + step]] for i in range(0, len(rows), step))
 
     return kept_in_cache(parts, (len(rows), *array.shape[1:]), array.dtype)
+
+
+def kept_once(
+    parts: Iterable[npt.NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return an array of parts that come once as a memory map of a file in the cache, named by a hash of it."""
+    sha = hashlib.sha256(json.dumps([shape, dtype.str]).encode())
+
+    def seen() -> Iterator[npt.NDArray[Any]]:
+        for part in parts:
+            sha.update(np.ascontiguousarray(part, dtype=dtype).data)
+            yield part
+
+    folder = data_folder() / CACHE
+    written = folder / f"{secrets.token_hex(16)}.npy"
+    write_rows(written, shape, dtype, seen())
+    file = written.replace(folder / f"{sha.hexdigest()[:32]}.npy")
+    kept: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return kept
 
 
 def stacked(paths: Sequence[Path]) -> npt.NDArray[Any]:

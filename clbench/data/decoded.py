@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,16 +86,16 @@ def decoded(
         DataError: images that cannot be read; names some.
     """
 
-    def digest(item: T) -> tuple[bytes, str]:
+    def digest(of: Sequence[T], k: int) -> tuple[bytes, str]:
         try:
-            return hashlib.sha256(content(item)).digest(), ""
+            return hashlib.sha256(content(of[k])).digest(), ""
         except OSError as error:
             return b"", str(error.strerror)
 
     digests: list[bytes] = []
     bad: list[str] = []
     for chunk in chunks():
-        for found, why in for_each(lambda k, of=chunk: digest(of[k]), len(chunk)):
+        for found, why in for_each(partial(digest, chunk), len(chunk)):
             if why:
                 bad.append(f"{named(len(digests))} ({why})")
             digests.append(found)
@@ -154,7 +155,7 @@ def write_rows(
                 "fortran_order": False,
                 "shape": tuple(shape),
             }
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(file, header)
             for part in parts:
                 file.write(
                     np.ascontiguousarray(part, dtype=dtype).data

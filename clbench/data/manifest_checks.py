@@ -32,7 +32,7 @@ def check_files(manifest: Manifest, used: npt.NDArray[np.bool_], quietly: bool =
     if manifest.kind not in ("images", "arrays", "text files"):
         return []
     there: dict[str, set[str]] = {}
-    found, lost = [], []
+    found, lost = list[int](), list[int]()
     for i in np.flatnonzero(used).tolist():
         folder, _, name = manifest.paths[i].rpartition("/")
         if folder not in there:
@@ -206,9 +206,9 @@ def check_labels(manifest: Manifest, split: Ints) -> None:
             return
     known = labels >= 0
     of = [np.unique(labels[known & (split == role)]) for role in (TRAIN, VALID, TEST)]
-    for role, what in ((TEST, "test"), (VALID, "validation")):
-        lacking = np.setdiff1d(of[role], of[TRAIN])
-        first = [int(np.flatnonzero((labels == c) & (split == role))[0]) for c in lacking[:3].tolist()]
+    for part, what in ((TEST, "test"), (VALID, "validation")):
+        lacking = np.setdiff1d(of[part], of[TRAIN])
+        first = [int(np.flatnonzero((labels == c) & (split == part))[0]) for c in lacking[:3].tolist()]
         faults.rows(
             f"Labels of {what} rows that are never trained",
             manifest.at(np.array(first, dtype=np.int64), lambda i: f"'{names[labels[i]]}'"),

@@ -130,15 +130,15 @@ def describe_manifest(path: str | Path, **params: Any) -> Report:
     splits = {role: int((found.split == k).sum()) for k, role in enumerate(ORDER) if (found.split == k).any()}
     if unused := int((found.split == UNUSED).sum()):
         splits["in no stream"] = unused
-    labels = manifest.labels[(found.split != UNUSED) & (manifest.labels >= 0)] if manifest.labels.size else []
-    counts = np.bincount(labels, minlength=len(manifest.class_names)) if len(labels) else []
+    used = manifest.labels[(found.split != UNUSED) & (manifest.labels >= 0)] if manifest.labels.size else []
+    counts: list[int] = np.bincount(used, minlength=len(manifest.class_names)).tolist() if len(used) else []
     return Report(
         manifest.who,
         manifest.kind,
         len(manifest),
         manifest.digest,
         splits,
-        dict(zip(manifest.class_names, map(int, counts), strict=False)),
+        dict(zip(manifest.class_names, counts, strict=False)),
         found.by,
         experiences,
         manifest.unused,

@@ -5,7 +5,7 @@ Shapes: N rows of the manifest, P of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _texts(manifest: Manifest, rules: Rules, rows: Mapping[Role, Ints], domain: 
             None if domain is None else domain.names[domain.codes[i]],
         )
 
-    listed = {role: [row(i) for i in part.tolist()] for role, part in rows.items()}
+    listed: dict[str, Sequence[Row]] = {role: [row(i) for i in part.tolist()] for role, part in rows.items()}
     return text_source(listed, class_names=manifest.class_names, longest=rules.longest, who=manifest.who)
 
 

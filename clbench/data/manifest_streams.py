@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clbench.data.cells import NONE
 from clbench.data.draws import Ints
-from clbench.data.families import build, made, stream_settings, transform_of
+from clbench.data.families import Shift, build, made, stream_settings, transform_of
 from clbench.data.folders import Role
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Plan, Rules, Tested, plan
@@ -272,7 +272,7 @@ def _cut(
     settings: dict[str, Any],
 ) -> Benchmark:
     """Return a benchmark whose experiences are numbered in a plan; as `stream_of`."""
-    shift = settings.pop("shift", None)
+    told: Shift | None = settings.pop("shift", None)
     for key in ("experiences", "first", "increment", "class_order", "domain_order"):
         if settings.pop(key, None) not in (None, "natural"):
             raise ConfigError(f"{name}: {key} does nothing with by={found.by}; leave it out.")
@@ -281,7 +281,7 @@ def _cut(
         role: np.where(found.experience[of] == NONE, -1, found.experience[of]) for role, of in rows.items()
     }
     n = int(owner["train"].max()) + 1
-    shift = shift or _shift(manifest, source.train, owner["train"])
+    shift = told or _shift(manifest, source.train, owner["train"])
     if shift == "task" and manifest.task is None:
         raise ConfigError(f"{name}: shift=task needs a column of task labels; task=… names one.")
     ordered = found.rank is not None
@@ -329,29 +329,32 @@ def _cut(
     setting = Setting(
         shift,
         boundaries=boundaries,
-        task_labels="always" if shift == "task" else "never",  # type: ignore[arg-type]
+        task_labels="always" if shift == "task" else "never",
         passes=1 if online else None,
     )
-    given = {
-        key: settings.pop(key, default)
-        for key, default in (("augment", ()), ("mean", None), ("std", None), ("normalise", "auto"))
-    }
-    duplicates, notes = settings.pop("duplicates", "note"), settings.pop("notes", "")
-    transform = transform_of(source, name, *given.values(), streams.train[0].data)
+    transform = transform_of(
+        source,
+        name,
+        settings.pop("augment", ()),
+        settings.pop("mean", None),
+        settings.pop("std", None),
+        settings.pop("normalise", "auto"),
+        streams.train[0].data,
+    )
     return made(
         source,
         streams,
         setting,
         transform,
-        duplicates,
+        settings.pop("duplicates", "note"),
         name=name,
         seed=seed if held is not None else 0,
-        notes=notes,
+        notes=settings.pop("notes", ""),
         **{"version": 1, **settings},
     )
 
 
-def _shift(manifest: Manifest, train: Pool, owner: Ints) -> str:
+def _shift(manifest: Manifest, train: Pool, owner: Ints) -> Shift:
     """Return what changes between experiences, of what the columns say."""
     if manifest.task is not None:
         return "task"

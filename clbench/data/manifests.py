@@ -89,10 +89,15 @@ class Faults:
 
 
 class Table(Protocol):
-    """What a manifest is read from."""
+    """What a manifest is read from; hashable, and equal to what is read from the same place."""
 
-    name: str
-    unit: str
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def unit(self) -> str:
+        """What its rows are counted in."""
 
     def names(self) -> list[str] | None:
         """Return its columns; None where only the rows tell them."""
@@ -102,6 +107,8 @@ class Table(Protocol):
 
     def in_table(self, column: str) -> bool:
         """Whether a column holds images themselves."""
+
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
