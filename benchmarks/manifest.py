@@ -60,7 +60,8 @@ def manifest(
     """Your own stream, from a CSV, TSV, JSON-lines or Parquet file with a row for each example.
 
     Args:
-        path: the file.
+        path: the file; or a folder that `datasets` of Hugging Face has saved, or of a data set's Parquet files, which
+            tell the splits.
         image: column of files, as seen from the file's folder: images, arrays (.npy) or texts (.txt).
         row: column of row numbers in `array`, in place of files.
         text: column of texts, in place of files.

@@ -81,12 +81,13 @@ def data_describe(
     if benchmarks.knows(benchmark) or not place.exists():
         show_described(describe(benchmark, settings), as_json)
         return 0
-    if place.is_dir() or place.suffix == ".npz":
+    from clbench.data import describe_manifest, is_hub_folder
+
+    if (place.is_dir() and not is_hub_folder(place)) or place.suffix == ".npz":
         kind = "image-folder" if place.is_dir() else "npz"
         show_described(describe(kind, [f"path={benchmark}", *(settings or [])]), as_json)
         return 0
     from clbench.config import parse_pairs
-    from clbench.data import describe_manifest
 
     given = {key.removeprefix("stream."): value for key, value in parse_pairs(settings or []).items()}
     found = describe_manifest(place, **given)

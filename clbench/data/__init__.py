@@ -22,6 +22,7 @@ from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.given import from_data, from_dataset, from_frame, settings_of
+from clbench.data.hub import is_hub_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.lists import read_published
 from clbench.data.preparing import recipe_of
@@ -90,6 +91,7 @@ __all__ = [
     "from_npz",
     "from_texts",
     "intents",
+    "is_hub_folder",
     "load",
     "moments",
     "omniglot",

@@ -5,6 +5,7 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -77,20 +78,45 @@ def check_images(manifest: Manifest, rows: Sequence[int], size: int | None) -> t
         if why
     ]
     manifest.faults.rows(UNREAD, bad, "Remove, replace or convert them.")
-    sizes = [found for found, _ in looked if found is not None]
-    if size is not None or not sizes:
+    if size is not None:
         return None
+    return _one_size(manifest, [(i, found) for i, (found, _) in zip(rows, looked, strict=True) if found])
+
+
+def check_pictures(manifest: Manifest, used: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
+    """Note images in a table that cannot be opened, or are of other sizes; return height and width of all."""
+    sizes: list[tuple[int, tuple[int, int]]] = []
+    bad, i = [], 0
+    for chunk in manifest.table.pictures(manifest.picture):
+        for content in chunk:
+            try:
+                if used[i]:
+                    sizes.append((i, size_of(io.BytesIO(content))))
+            except MISREAD as error:
+                bad.append((int(manifest.numbers[i]), str(error)))
+            i += 1
+    manifest.faults.rows(UNREAD, bad, "Remove or replace them.")
+    return _one_size(manifest, sizes)
+
+
+def _one_size(manifest: Manifest, sizes: Sequence[tuple[int, tuple[int, int]]]) -> tuple[int, int] | None:
+    if not sizes:
+        return None
+    height, width = sizes[0][1]
     others = [
-        (int(manifest.numbers[i]), f"{manifest.paths[i]} is {found[1]} × {found[0]}")
-        for i, (found, _) in zip(rows, looked, strict=True)
-        if found is not None and found != sizes[0]
+        (
+            int(manifest.numbers[i]),
+            f"{manifest.paths[i] if manifest.paths else 'it'} is {found[1]} × {found[0]}",
+        )
+        for i, found in sizes
+        if found != (height, width)
     ]
     manifest.faults.rows(
-        f"Images of other sizes than the first, which is {sizes[0][1]} × {sizes[0][0]}",
+        f"Images of other sizes than the first, which is {width} × {height}",
         others,
         "size=64 brings all to 64 × 64 pixels.",
     )
-    return sizes[0]
+    return height, width
 
 
 def box_of(text: str) -> tuple[int, int, int, int]:
@@ -214,6 +240,13 @@ def check_labels(manifest: Manifest, split: Ints) -> None:
             manifest.at(np.array(first, dtype=np.int64), lambda i: f"'{names[labels[i]]}'"),
             "Every class needs training rows: add some, or leave these out.",
             len(lacking),
+        )
+    every = np.arange(len(names))
+    if len(nobody := np.setdiff1d(every, np.union1d(of[TRAIN], of[TEST]))) and known.all():
+        listed = ", ".join(f"'{names[c]}'" for c in nobody[:3].tolist())
+        faults.add(
+            f"Classes without any rows ({len(nobody):,}): {listed}{', …' if len(nobody) > 3 else ''}. Every class "
+            "needs training and test rows; class_names=… lists those that there are; labels=names numbers them anew."
         )
     if len(idle := np.setdiff1d(of[TRAIN], of[TEST])):
         listed = ", ".join(f"'{names[c]}'" for c in idle[:3].tolist())

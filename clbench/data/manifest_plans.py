@@ -100,6 +100,8 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
     checks.check_cells(manifest, rules.array)
     if manifest.kind == "images" and (rules.size is None or faults):
         found.pixels = checks.check_images(manifest, there, rules.size)
+    if manifest.kind == "pictures" and rules.size is None:
+        found.pixels = checks.check_pictures(manifest, used)
     return found
 
 

@@ -160,6 +160,8 @@ def _digests(manifest: Manifest, found: Plan, rules: Rules) -> Any:
     if manifest.features is not None:
         digests[:] = [hashlib.sha256(row.tobytes()).digest() for row in manifest.features]
         return digests
+    if manifest.kind == "pictures":
+        return _digests_of_pictures(manifest, rules)
     if manifest.kind not in ("images", "arrays", "text files"):
         return None
     rows = check_files(manifest, found.split != UNUSED, quietly=True)
@@ -182,6 +184,22 @@ def _digests(manifest: Manifest, found: Plan, rules: Rules) -> Any:
     ]
     manifest.faults.told = [told for told in manifest.faults.told if not told.startswith(UNREAD)]
     manifest.faults.rows(UNREAD, bad, "Remove, replace or convert them.")
+    return digests
+
+
+def _digests_of_pictures(manifest: Manifest, rules: Rules) -> Any:
+    digests = np.full(len(manifest), b"", dtype=object)
+    bad, start = [], 0
+    for chunk in manifest.table.pictures(manifest.picture):
+        for i, content in enumerate(chunk, start):
+            try:
+                decode(content, 1, rules.channels)
+                digests[i] = hashlib.sha256(content).digest()
+            except MISREAD as error:
+                bad.append((int(manifest.numbers[i]), str(error)))
+        start += len(chunk)
+    manifest.faults.told = [told for told in manifest.faults.told if not told.startswith(UNREAD)]
+    manifest.faults.rows(UNREAD, bad, "Remove or replace them.")
     return digests
 
 

@@ -5,7 +5,8 @@ Shapes: N rows of the manifest, P of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from clbench.data.arrays import gathered, opened, stacked
 from clbench.data.cells import Words
-from clbench.data.decoded import Size, decoded_files
+from clbench.data.decoded import Size, decoded, decoded_files
 from clbench.data.draws import Ints
 from clbench.data.folders import Role
 from clbench.data.manifest_checks import box_of
@@ -79,7 +80,7 @@ def _images(
         known = [*map(box_of, manifest.box.names), None]
         boxes = [known[code] for code in manifest.box.codes[every].tolist()]
     if manifest.kind == "pictures":
-        file = _pictures(manifest, every, size, rules.channels)
+        file = _pictures(manifest, rows, size, rules.channels, boxes)
     else:
         root = manifest.root.as_posix().rstrip("/")
         paths = [f"{root}/{manifest.paths[i]}" for i in every.tolist()]
@@ -114,14 +115,12 @@ def _texts(manifest: Manifest, rules: Rules, rows: Mapping[Role, Ints], domain: 
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file} cannot be read as text: {error}.") from error
 
-    label = manifest.label
-
     def row(i: int) -> Row:
         where = f"{manifest.who}, {manifest.faults.unit} {manifest.numbers[i]}"
         return Row(
             where,
             text(i),
-            label.names[label.codes[i]],
+            manifest.class_names[manifest.labels[i]],
             None if domain is None else domain.names[domain.codes[i]],
         )
 
@@ -153,6 +152,27 @@ def _arrays(manifest: Manifest, rules: Rules, rows: Mapping[Role, Ints], domain:
     return source_of(**given, class_names=manifest.class_names, domain_names=names, who=manifest.who)
 
 
-def _pictures(manifest: Manifest, rows: Ints, size: Size, channels: int) -> Path:
-    """Return the .npy file of images that lie in the table itself, in the order of rows."""
-    raise NotImplementedError
+def _pictures(
+    manifest: Manifest,
+    rows: Mapping[Role, Ints],
+    size: Size,
+    channels: int,
+    boxes: Sequence[Box | None] | None,
+) -> Path:
+    """Return the .npy file of images that lie in the table itself, one stream after the other."""
+
+    def chunks() -> Iterator[list[bytes]]:
+        for part in rows.values():
+            wanted = np.zeros(len(manifest), dtype=bool)
+            wanted[part] = True
+            start = 0
+            for found in manifest.table.pictures(manifest.picture):
+                yield list(itertools.compress(found, wanted[start : start + len(found)]))
+                start += len(found)
+
+    every = np.concatenate(list(rows.values()))
+
+    def named(k: int) -> str:
+        return f"{manifest.who}, {manifest.faults.unit} {manifest.numbers[every[k]]}"
+
+    return decoded(chunks, lambda content: content, named, len(every), size, channels, boxes)

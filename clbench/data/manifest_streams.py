@@ -26,6 +26,7 @@ from clbench.data.cells import NONE
 from clbench.data.draws import Ints
 from clbench.data.families import Shift, build, made, stream_settings, transform_of
 from clbench.data.folders import Role
+from clbench.data.hub import IMAGES, HubTable, is_hub_folder
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Plan, Rules, Tested, plan
 from clbench.data.manifest_sources import source_of_manifest
@@ -34,10 +35,10 @@ from clbench.data.shares import Streams, classes_of, cut, held_out
 from clbench.data.source import Source
 from clbench.data.tables import CHUNKS
 from clbench.errors import ConfigError, DataError
-from clbench.files import file_sha256
 from clbench.machine.numerics import pinned
 from clbench.ranges import Count, Part as Portion
 from clbench.registry.arguments import convert, signature_of, validated
+from clbench.registry.reads import digest as content_digest
 from clbench.types import HIDDEN, Benchmark, Data, Experience, Pool, Setting, Stream
 
 WORDS = (
@@ -98,8 +99,11 @@ def from_manifest(
 ) -> Benchmark:
     """A benchmark from a table with a row for each example: CSV, TSV, JSON lines or Parquet (with pyarrow).
 
+    A folder that `datasets` of Hugging Face has saved, or of a data set's Parquet files, is such a table, too; its
+    column `image` (or `img`) holds images then, and its files tell the splits.
+
     Args:
-        path: the file.
+        path: the file, or that folder.
         image, row, text: the column of each example's file (an image, an array .npy, a text .txt), of its row in
             `array`, or of the text itself; one of them.
         features: in their place, columns of numbers (`*` stands for any characters), or one of lists of numbers.
@@ -163,14 +167,27 @@ def manifest_of(path: str | Path, given: Mapping[str, Any]) -> Manifest:
         DataError: the file cannot be read.
     """
     file = Path(path).expanduser()
-    if file.is_dir():
-        raise DataError(f"{file} is a folder; a manifest is a file ({', '.join(CHUNKS)}).")
+    if file.is_dir() and not is_hub_folder(file):
+        raise DataError(
+            f"{file} is a folder, and neither saved by `datasets` nor one of Parquet files; a manifest is a file "
+            f"({', '.join(CHUNKS)}), and images in folders are for image-folder."
+        )
     try:
-        digest = file_sha256(file)
+        digest = content_digest(file)
     except OSError as error:
         raise DataError(f"The manifest {path} cannot be read: {error.strerror}.") from error
-    root = file.parent if given["root"] is None else Path(given["root"]).expanduser()
-    return read(FileTable(file), digest, root, given)
+    table: Table = HubTable(file) if file.is_dir() else FileTable(file)
+    if file.is_dir() and given["image"] == IMAGES[0]:
+        names = table.names() or []
+        given = {**given, "image": next((name for name in IMAGES if name in names), IMAGES[0])}
+    root = (
+        Path(given["root"]).expanduser()
+        if given["root"] is not None
+        else file
+        if file.is_dir()
+        else file.parent
+    )
+    return read(table, digest, root, given)
 
 
 def read(table: Table, digest: str, root: Path, given: Mapping[str, Any]) -> Manifest:

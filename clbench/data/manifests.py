@@ -108,6 +108,12 @@ class Table(Protocol):
     def in_table(self, column: str) -> bool:
         """Whether a column holds images themselves."""
 
+    def pictures(self, column: str) -> Iterator[list[bytes]]:
+        """Yield the content of the images of a column, in the order of rows."""
+
+    def classes(self, column: str) -> tuple[str, ...]:
+        """Return the names of classes that the table itself tells, if it does."""
+
     def __hash__(self) -> int: ...
 
 
@@ -133,6 +139,12 @@ class FileTable:
 
     def in_table(self, column: str) -> bool:
         return False
+
+    def pictures(self, column: str) -> Iterator[list[bytes]]:
+        raise NotImplementedError  # there are none
+
+    def classes(self, column: str) -> tuple[str, ...]:
+        return ()
 
 
 @dataclass
@@ -296,7 +308,7 @@ def read_manifest(
     if not len(manifest):
         raise DataError(f"{table.name} holds no rows.")
     if "label" in wanted:
-        _number_classes(manifest, numbered, class_names)
+        _number_classes(manifest, wanted["label"][0], numbered, class_names)
     return manifest
 
 
@@ -492,35 +504,41 @@ def _set_splits(manifest: Manifest, column: Words, splits: Mapping[str, Sequence
         manifest.split[manifest.split == ORDER.index("valid")] = ORDER.index("test")
 
 
-def _number_classes(manifest: Manifest, numbered: bool, class_names: Sequence[str]) -> None:
+def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names: Sequence[str]) -> None:
     """Number the classes: those that are numbers as they are, names in their natural order."""
     label, faults = manifest.label, manifest.faults
     empty = np.flatnonzero(label.codes < 0)
     faults.rows("Rows without a label", manifest.at(empty, manifest.named), "Fill it, or leave out the rows.")
     text = manifest.kind in ("texts", "text files")
-    whole = bool(label.names) and all(name.isdecimal() for name in label.names)
-    if class_names:
-        strange = [name for name in label.names if name not in class_names]
+    used = label.codes if manifest.split is None else label.codes[manifest.split != UNUSED]
+    present = [label.names[code] for code in np.unique(used[used >= 0]).tolist()]
+    whole = bool(present) and all(name.isdecimal() for name in present)
+    told = manifest.table.classes(column) if whole and not class_names else ()
+    if told and not numbered:  # those that there are, in the order of all
+        there = [i for i in range(len(told)) if str(i) in present]
+        manifest.labels = label.renamed([str(i) for i in there])
+        manifest.class_names = tuple(told[i] for i in there)
+    elif class_names or told:
+        names = list(class_names or told)
+        strange = [name for name in present if name not in names]
         if strange and not (whole and numbered):
-            faults.add(f"The label '{strange[0]}' is none of class_names.{choices(strange[0], class_names)}")
-        names = [str(i) for i in range(len(class_names))] if strange and whole else list(class_names)
-        manifest.labels, manifest.class_names = label.renamed(names), tuple(class_names)
-        if (manifest.labels[label.codes >= 0] < 0).any() and whole and numbered:
-            faults.add(
-                f"Labels go up to {max(map(int, label.names))}; class_names has {len(class_names)} names."
-            )
-        return
-    if whole and numbered:
-        numbers = sorted({int(name) for name in label.names})
-        if numbers != list(range(len(numbers))) and not text:
-            lacking = next(i for i, c in enumerate(numbers) if c != i)
-            faults.add(
-                f"No row has the label {lacking}, and labels go up to {numbers[-1]}. Labels that are whole numbers are "
-                "those of classes 0 … C−1, and are never renumbered; labels=names takes them for names."
-            )
-    key: Any = natural if not text else (int if whole else str)
-    names = sorted(label.names, key=key)
-    manifest.labels, manifest.class_names = label.renamed(names), tuple(names)
+            faults.add(f"The label '{strange[0]}' is none of class_names.{choices(strange[0], names)}")
+        elif strange and max(map(int, present)) >= len(names):
+            faults.add(f"Labels go up to {max(map(int, present))}; there are names of {len(names)} classes.")
+        by_number = [str(i) for i in range(len(names))] if strange else names
+        manifest.labels, manifest.class_names = label.renamed(by_number), tuple(names)
+    else:
+        if whole and numbered and not text:
+            numbers = sorted(map(int, present))
+            if numbers != list(range(len(numbers))):
+                lacking = next(i for i, c in enumerate(numbers) if c != i)
+                faults.add(
+                    f"No row has the label {lacking}, and labels go up to {numbers[-1]}. Labels that are whole numbers "
+                    "are those of classes 0 … C−1, and are never renumbered; labels=names takes them for names."
+                )
+        key: Any = natural if not text else (int if whole else str)
+        manifest.class_names = tuple(sorted(present, key=key))
+        manifest.labels = label.renamed(manifest.class_names)
 
 
 def _paths(manifest: Manifest, values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> list[str]:

@@ -90,14 +90,14 @@ def decode(
     return np.asarray(fitted).reshape(rows, columns, channels).transpose(2, 0, 1)
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def size_of(file: Path | io.BytesIO) -> tuple[int, int]:
     """Return height and width of an upright image, of whose file no more than the head is read.
 
     Raises:
         ValueError, or another of `MISREAD`: it is no image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except UnidentifiedImageError:
