@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.errors import ConfigError, IncompatibleError
+from clbench.files.mapped import Mapped
 from clbench.files.names import name_mistake, version_mistake
 
 if TYPE_CHECKING:
@@ -230,15 +231,6 @@ class Change(Protocol):
         ...
 
 
-class Mapped(NamedTuple):
-    """Numbers in a file, one after the other: of which type and shape, and from which byte on."""
-
-    path: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-
 @dataclass(frozen=True, eq=False)
 class Pool:
     """All examples of a data set's split, shared by every experience that takes rows of it.
@@ -258,16 +250,12 @@ class Pool:
     @staticmethod
     def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
         """Rows `start` to `stop` of a .npy file, read when they are asked for."""
-        whole = np.load(path, mmap_mode="r", allow_pickle=False)
-        shape = (stop - start, *whole.shape[1:])
-        return Pool.of_file(Mapped(path, whole.dtype.str, shape, whole.offset + start * whole.strides[0]), y)
+        return Pool.of_file(Mapped.rows(path, start, stop), y)
 
     @staticmethod
     def of_file(file: Mapped, y: Tensor) -> Pool:
         """The inputs that lie in a file, read when they are asked for."""
-        # Copy-on-write, since torch wants memory that it may write to.
-        x = np.memmap(file.path, file.dtype, "c", file.offset, file.shape)
-        return Pool(torch.from_numpy(x), y, file)
+        return Pool(torch.from_numpy(file.open()), y, file)
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[object, ...]]:
         """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""

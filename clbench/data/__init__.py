@@ -25,11 +25,11 @@ from clbench.data.given import from_data, from_dataset, from_frame, settings_of
 from clbench.data.hub import is_hub_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.lists import read_published
-from clbench.data.preparing import recipe_of
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Tested
 from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
+from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
 from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of

@@ -102,7 +102,7 @@ def decoded(
     _refuse(bad)
     height, width = (size, size) if isinstance(size, int) else size
     known: list[Any] = [DECODING, height if height == width else [height, width], channels]
-    how = [] if recipe is None else [[recipe.interpolation, recipe.squash, recipe.size]]
+    how: list[Any] = [] if recipe is None else [[recipe.interpolation, recipe.squash, recipe.size]]
     how += [] if boxes is None else [["boxes", *boxes]]
     sha = hashlib.sha256(json.dumps([*known, [d.hex() for d in digests], *how]).encode())
     kept = data_folder() / CACHE / f"{sha.hexdigest()[:32]}.npy"

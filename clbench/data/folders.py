@@ -200,7 +200,9 @@ def source_of_files(
         number = {name: k for k, name in enumerate(known)}
         return np.array([number[name] for name in given], dtype=np.int64)
 
-    file = str(decoded_files([name for part in parts.values() for name in part.files], size, channels, recipe))
+    file = str(
+        decoded_files([name for part in parts.values() for name in part.files], size, channels, recipe)
+    )
     pools: dict[Role, Pool] = {}
     start = 0
     for role, part in parts.items():

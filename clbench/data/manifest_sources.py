@@ -80,11 +80,11 @@ def _images(
         known = [*map(box_of, manifest.box.names), None]
         boxes = [known[code] for code in manifest.box.codes[every].tolist()]
     if manifest.kind == "pictures":
-        file = _pictures(manifest, rows, size, rules.channels, boxes)
+        file = _pictures(manifest, rows, size, rules.channels, boxes=boxes)
     else:
         root = manifest.root.as_posix().rstrip("/")
         paths = [f"{root}/{manifest.paths[i]}" for i in every.tolist()]
-        file = decoded_files(paths, size, rules.channels, boxes)
+        file = decoded_files(paths, size, rules.channels, boxes=boxes)
     pools, start = {}, 0
     for role, part in rows.items():
         labels = torch.from_numpy(manifest.labels[part])
@@ -175,4 +175,4 @@ def _pictures(
     def named(k: int) -> str:
         return f"{manifest.who}, {manifest.faults.unit} {manifest.numbers[every[k]]}"
 
-    return decoded(chunks, lambda content: content, named, len(every), size, channels, boxes)
+    return decoded(chunks, lambda content: content, named, len(every), size, channels, boxes=boxes)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from clbench.errors import ConfigError, DataError, choices
-from clbench.types import Mapped, Pool
+from clbench.files.mapped import Mapped
+from clbench.types import Pool
 
 AxesOrder = Literal["auto", "channels-first", "channels-last"]
 """Which axis of images (N, ·, ·, ·) is the channels: 1, 3, or what `channels_first` finds beyond doubt."""
@@ -290,7 +291,7 @@ def in_file(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Mapped | None]:
     file = Mapped(str(base.filename), array.dtype.str, array.shape, offset)
     if array.dtype.byteorder == ">" or array.flags.writeable:
         return array, file if base.mode != "c" else None  # whose changes the file has not
-    return np.memmap(file.path, file.dtype, "c", file.offset, file.shape), file
+    return file.open(), file
 
 
 def pool(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Pool:
