@@ -29,8 +29,8 @@ def manifest(
     root: str | None = None,
     array: File | None = None,
     by: By = "auto",
-    windows: Count | list[float | str] | None = None,
-    every: Count | None = None,
+    periods: Count | list[float | str] | None = None,
+    count: Count | None = None,
     tested: Tested = "auto",
     boundaries: bool | None = None,
     labels: Literal["auto", "names"] = "auto",
@@ -39,6 +39,7 @@ def manifest(
     valid_split: tuple[str, ...] = (),
     test_split: tuple[str, ...] = (),
     size: Count | None = None,
+    recipe: str | dict[str, Any] | None = None,
     channels: Literal[1, 3] = 3,
     test_fraction: Part = 0.2,
     longest: Count = 4096,
@@ -48,10 +49,10 @@ def manifest(
     experiences: Count | list[list[Natural | str]] | None = None,
     first: Count | None = None,
     increment: Count | None = None,
-    class_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
+    class_order: Literal["natural", "shuffled"] | str | list[Natural | str] = "natural",
     domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     online: bool = False,
-    augment: tuple[str, ...] = (),
+    augment: tuple[str, ...] | None = None,
     normalise: Normalise = "auto",
     valid: Fraction = 0.0,
     duplicates: Duplicates = "note",
@@ -78,14 +79,16 @@ def manifest(
         root: folder that files are seen from.
         array: .npy file that `row` counts in.
         by: what makes the experiences; auto: their column, if there is one, else the classes.
-        windows: for by=time: how many, of equal counts, or a list of the times between them.
-        every: for by=count: rows of each experience.
+        periods: for by=time: how many, of equal counts, or a list of the times between them.
+        count: for by=count: rows of each experience.
         tested: after an experience: its own test rows, all together, or those of each class it holds.
         boundaries: whether the learner is told them; not with by=count, unless it is said.
         labels: names: whole numbers are names, so that there may be gaps.
         class_names: of classes 0, 1, ….
         train_split, valid_split, test_split: words of `split`, in place of the usual ones; others are left out.
         size: pixels that images are cropped and resized to; without it, all have one size.
+        recipe: how images are prepared for a pretrained network: pretrained, as timm's configuration of it says, or as
+            published code does it: pilot, ranpac, and others.
         channels: 3 for colour, 1 for grey.
         test_fraction: share of each class that is for testing, where the file does not say.
         longest: bytes that are kept of a text.
@@ -95,9 +98,10 @@ def manifest(
         experiences: for by=class: how many share the classes evenly, 5 unless given; or a list of the classes of each.
         first: classes of the first experience, in place of `experiences`.
         increment: classes of each experience but the first.
-        class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all, by number or name.
+        class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all, by number or name;
+            classes in a published order, too, numpy-1993 for one.
         online: one pass over the stream.
-        augment: training operations: crop, flip.
+        augment: training operations: crop, flip, or with a recipe resized-crop; those of the recipe if none are given.
         normalise: auto: bytes by the training examples, numbers with a point by those of the first experience, whole
             numbers not at all; first: any by the first experience; none: bytes become 0 to 1, others stay as they are.
         valid: share of the training examples that makes a validation stream, where the data have none.

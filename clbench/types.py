@@ -248,19 +248,14 @@ class Pool:
     also: Tensor | None = None
 
     @staticmethod
-    def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
-        """Rows `start` to `stop` of a .npy file, read when they are asked for."""
-        return Pool.of_file(Mapped.rows(path, start, stop), y)
-
-    @staticmethod
-    def of_file(file: Mapped, y: Tensor) -> Pool:
-        """The inputs that lie in a file, read when they are asked for."""
+    def mapped(file: Mapped, y: Tensor) -> Pool:
+        """Inputs that lie in a file, read when they are asked for."""
         return Pool(torch.from_numpy(file.open()), y, file)
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[object, ...]]:
         """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""
         if self.file is not None:
-            return Pool.of_file, (self.file, self.y)
+            return Pool.mapped, (self.file, self.y)
         return Pool, (self.x, self.y, None, self.also)
 
     def __post_init__(self) -> None:

@@ -100,7 +100,7 @@ def clear(root: Path, protocol: str = "iid") -> Iterator[Row]:
 def cloc(
     root: Path, train: str = "train.txt", test: str = "test.txt", images: str = "images/"
 ) -> Iterator[Row]:
-    """CLOC: photographs by place, strictly in the order of time, with their users: by=count every=10000 online=true.
+    """CLOC: photographs by place, strictly in the order of time, with their users: by=count count=10000 online=true.
 
     Lines of commas: label, …, time, user, …, file; the order of lines is the order of the stream.
     """
@@ -115,7 +115,7 @@ def cloc(
 
 
 def cglm(root: Path, train: str = "train", test: str = "test") -> Iterator[Row]:
-    """CGLM, and others in HDF5 order files (needs h5py): by=count every=10000 online=true labels=names."""
+    """CGLM, and others in HDF5 order files (needs h5py): by=count count=10000 online=true labels=names."""
     import h5py
 
     for split, part in (("train", train), ("test", test)):
@@ -185,8 +185,8 @@ def imagenet_subset(root: Path, classes: str, train: str = "train", test: str = 
 def wilds(root: Path, data: str) -> Iterator[Row]:
     """WILDS: metadata.csv of iwildcam (its locations are domains), camelyon17 (centres) or fmow (regions), with times.
 
-    iwildcam: by=time windows=10 train_split=[train] test_split=[id_test] tested=class. camelyon17: by=domain
-    train_split=[0] test_split=[1]. fmow: by=time windows=[2004-01-01,2008-01-01,2012-01-01].
+    iwildcam: by=time periods=10 train_split=[train] test_split=[id_test] tested=class. camelyon17: by=domain
+    train_split=[0] test_split=[1]. fmow: by=time periods=[2004-01-01,2008-01-01,2012-01-01].
     """
     with (root / "metadata.csv").open(newline="") as lines:
         for number, line in enumerate(csv.DictReader(lines)):

@@ -139,7 +139,7 @@ def test_cloc(tmp_path: Path) -> None:
         lines = [f"{i % 2},x,{1_200_000_000 + i},{split}-user{i % 3},y,{split}{i}.jpg" for i in range(n)]
         put(tmp_path / f"{split}.txt", lines)
         paint(tmp_path / "images", *(f"{split}{i}.jpg" for i in range(n)))
-    stream = made("cloc", tmp_path, {"by": "count", "every": 3, "online": True})
+    stream = made("cloc", tmp_path, {"by": "count", "count": 3, "online": True})
     assert [len(exp) for exp in stream.train] == [3, 3, 2]
     assert labels_of(stream) == [0, 1, 0, 1, 0, 1, 0, 1]
     assert not stream.setting.boundaries
@@ -156,7 +156,7 @@ def test_cglm(tmp_path: Path) -> None:
         ):
             with h5py.File(tmp_path / f"order_files/{split}_{what}.hdf5", "w") as file:
                 file["store_list"] = values
-    stream = made("cglm", tmp_path, {"by": "count", "every": 2, "labels": "names"})
+    stream = made("cglm", tmp_path, {"by": "count", "count": 2, "labels": "names"})
     assert labels_of(stream) == [0, 1] * 3
     assert stream.class_names == ("0", "7")
 
@@ -234,7 +234,7 @@ def test_iwildcam_of_wilds(tmp_path: Path) -> None:
     ]  # fmt: skip
     table(tmp_path / "metadata.csv", rows)
     paint(tmp_path / "train", *(row["filename"] for row in rows))
-    rules = {"by": "time", "windows": 2, "train_split": ["train"], "test_split": ["id_test"]}
+    rules = {"by": "time", "periods": 2, "train_split": ["train"], "test_split": ["id_test"]}
     stream = made("wilds", tmp_path, rules, data="iwildcam")
     assert [len(exp) for exp in stream.test] == [2, 2]
     columns = {"image": "filename", "label": "y", "domain": "location_remapped", "time": "datetime"}
@@ -280,5 +280,5 @@ def test_fmow_of_wilds(tmp_path: Path) -> None:
     ]  # fmt: skip
     table(tmp_path / "metadata.csv", rows)
     paint(tmp_path, *(f"images/rgb_img_{i}.png" for i in range(8)))
-    stream = made("wilds", tmp_path, {"by": "time", "windows": ["2011-01-01"]}, data="fmow")
+    stream = made("wilds", tmp_path, {"by": "time", "periods": ["2011-01-01"]}, data="fmow")
     assert [len(exp) for exp in stream.train] == [2, 2]

@@ -224,7 +224,7 @@ def timed(tmp_path: Path) -> Path:
 
 
 def test_windows_of_time_hold_equal_counts(tmp_path: Path) -> None:
-    made = clbench.from_manifest(timed(tmp_path), array=tmp_path / "x.npy", by="time", windows=2)
+    made = clbench.from_manifest(timed(tmp_path), array=tmp_path / "x.npy", by="time", periods=2)
     assert [exp.data.x()[:, 0].tolist() for exp in made.train] == [[0, 2, 6, 8, 12], [14, 18, 20, 24, 26]]
     assert [exp.data.x()[:, 0].tolist() for exp in made.test] == [[4, 10], [16, 22, 28]]
 
@@ -232,13 +232,13 @@ def test_windows_of_time_hold_equal_counts(tmp_path: Path) -> None:
 def test_windows_of_time_may_be_listed(tmp_path: Path) -> None:
     edges = ["2020-01-03", 1578268800.0]  # the third, and the sixth of January
     made = clbench.from_manifest(
-        timed(tmp_path), array=tmp_path / "x.npy", by="time", windows=edges, tested="class"
+        timed(tmp_path), array=tmp_path / "x.npy", by="time", periods=edges, tested="class"
     )
     assert [len(exp) for exp in made.train] == [2, 2, 6]
 
 
 def test_a_stream_is_cut_by_count_in_the_order_of_time(tmp_path: Path) -> None:
-    made = clbench.from_manifest(timed(tmp_path), array=tmp_path / "x.npy", by="count", every=4, online=True)
+    made = clbench.from_manifest(timed(tmp_path), array=tmp_path / "x.npy", by="count", count=4, online=True)
     assert [exp.data.x()[:, 0].tolist() for exp in made.train] == [[0, 2, 6, 8], [12, 14, 18, 20], [24, 26]]
     assert all(exp.ordered for exp in made.train)
     assert not made.setting.boundaries
@@ -276,6 +276,17 @@ def test_boxes_are_cut_out_first(rows: list[Row], tmp_path: Path) -> None:
     made = clbench.from_manifest(write(tmp_path / "m.csv", rows))
     first = Image.open(tmp_path / "photos/train/c0/0.png")
     assert (made.train[0].data.x()[0].permute(1, 2, 0).numpy() == np.asarray(first)[1:4, 2:5]).all()
+
+
+@pytest.mark.parametrize("experience", ["experience", ""])
+def test_images_are_prepared_by_the_recipe_of_a_folder(
+    rows: list[Row], tmp_path: Path, experience: str
+) -> None:
+    shares = {} if experience else {"experiences": 2}
+    recipe = {"size": 4, "recipe": "pilot"}
+    made = clbench.from_manifest(write(tmp_path / "m.csv", rows), experience=experience, **shares, **recipe)
+    same = clbench.from_folder(tmp_path / "photos", experiences=2, **recipe)
+    assert made.fingerprint == same.fingerprint
 
 
 def test_a_held_out_share_makes_a_validation_stream(rows: list[Row], tmp_path: Path) -> None:
@@ -408,9 +419,9 @@ def test_overlap_may_be_allowed(rows: list[Row], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"by": "time"}, "by=time needs a column of it.*by=time needs windows"),
+        ({"by": "time"}, "by=time needs a column of it.*by=time needs periods"),
         ({"by": "domain"}, "by=domain needs a column"),
-        ({"every": 3}, "every is for by=count, and by is experience"),
+        ({"count": 3}, "count is for by=count, and by is experience"),
         ({"experiences": 2}, "experiences does nothing with by=experience"),
         ({"shift": "task"}, "needs a column of task labels"),
         ({"test_split": ["tset"]}, "No row has the split 'tset'.*Did you mean 'test'"),

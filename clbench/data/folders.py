@@ -21,6 +21,7 @@ from clbench.data.decoded import decoded_files
 from clbench.data.pixels import SUFFIXES
 from clbench.data.source import Source, natural
 from clbench.errors import ConfigError, DataError
+from clbench.files.mapped import Mapped
 from clbench.transforms.recipes import Recipe
 from clbench.types import Pool
 
@@ -209,7 +210,7 @@ def source_of_files(
         stop = start + len(part.files)
         if stop > start:
             labels = torch.from_numpy(numbers(part.labels, names))
-            pools[role] = Pool.mapped(file, start, stop, labels)
+            pools[role] = Pool.mapped(Mapped.rows(file, start, stop), labels)
         start = stop
     domains = {
         role: numbers(part.domains, of_domains) if of_domains else None for role, part in parts.items()

@@ -83,7 +83,7 @@ class HubTable:
         if isinstance(cell, dict) and cell.get("bytes") is not None:
             return bytes(cell["bytes"])
         if isinstance(cell, dict) and cell.get("path"):
-            return (self.folder / cell["path"]).read_bytes()
+            return self.folder.joinpath(cell["path"]).read_bytes()
         return b""
 
     # --- files ---

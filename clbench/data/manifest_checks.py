@@ -53,7 +53,7 @@ def check_files(manifest: Manifest, used: npt.NDArray[np.bool_], quietly: bool =
     return found
 
 
-def check_images(manifest: Manifest, rows: Sequence[int], size: int | None) -> tuple[int, int] | None:
+def check_images(manifest: Manifest, rows: Sequence[int], resized: bool) -> tuple[int, int] | None:
     """Note images that cannot be opened, and, where they are not resized, those of other sizes.
 
     Returns:
@@ -78,7 +78,7 @@ def check_images(manifest: Manifest, rows: Sequence[int], size: int | None) -> t
         if why
     ]
     manifest.faults.rows(UNREAD, bad, "Remove, replace or convert them.")
-    if size is not None:
+    if resized:
         return None
     return _one_size(manifest, [(i, found) for i, (found, _) in zip(rows, looked, strict=True) if found])
 

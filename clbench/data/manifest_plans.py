@@ -5,8 +5,9 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,11 +31,12 @@ class Rules:
     """How a manifest becomes a stream; `from_manifest` says what each is."""
 
     by: By = "auto"
-    windows: int | tuple[float, ...] | None = None
-    every: int | None = None
+    periods: int | tuple[float, ...] | None = None
+    count: int | None = None
     tested: Tested = "auto"
     boundaries: bool | None = None
     size: int | None = None
+    recipe: str | Mapping[str, Any] | None = None
     channels: Literal[1, 3] = 3
     array: str | None = None
     test_fraction: float = 0.2
@@ -77,12 +79,12 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
     if split is None:
         split = _drawn(manifest, rules.test_fraction, experience)
     rank = manifest.order
-    if by == "count" and rules.every is not None:
+    if by == "count" and rules.count is not None:
         train = np.flatnonzero(split == TRAIN)
         key = next((c for c in (manifest.order, manifest.time) if c is not None), np.arange(len(manifest)))
         in_order = train[np.argsort(key[train], kind="stable")]
         experience, rank = np.full(len(manifest), NONE), np.zeros(len(manifest), dtype=np.int64)
-        experience[in_order] = np.arange(len(in_order)) // rules.every
+        experience[in_order] = np.arange(len(in_order)) // rules.count
         rank[in_order] = np.arange(len(in_order))
     found = Plan(by, split, experience, rank)
     if experience is not None:
@@ -98,9 +100,10 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
     checks.check_order(manifest, split, by, rules.times == "free")
     checks.check_boxes(manifest)
     checks.check_cells(manifest, rules.array)
-    if manifest.kind == "images" and (rules.size is None or faults):
-        found.pixels = checks.check_images(manifest, there, rules.size)
-    if manifest.kind == "pictures" and rules.size is None:
+    as_they_are = rules.size is None and rules.recipe is None
+    if manifest.kind == "images" and (as_they_are or faults):
+        found.pixels = checks.check_images(manifest, there, not as_they_are)
+    if manifest.kind == "pictures" and as_they_are:
         found.pixels = checks.check_pictures(manifest, used)
     return found
 
@@ -118,7 +121,7 @@ def _check_columns(manifest: Manifest, rules: Rules, by: By) -> None:
     for what, column in (("order", manifest.order), ("task", manifest.task)):
         if column is not None and (by in ("class", "domain") or (what == "task" and by != "experience")):
             faults.add(f"There is a column of {what}, which by={by} does not use; {what}='' leaves it out.")
-    for what, rule, value in (("windows", "time", rules.windows), ("every", "count", rules.every)):
+    for what, rule, value in (("periods", "time", rules.periods), ("count", "count", rules.count)):
         if (by == rule) != (value is not None):
             faults.add(
                 f"by={rule} needs {what}."
@@ -129,7 +132,7 @@ def _check_columns(manifest: Manifest, rules: Rules, by: By) -> None:
 
 def _windows(manifest: Manifest, rules: Rules) -> Ints | None:
     """(N,) the window of time that each row is of; of so many, all have as many training rows."""
-    time, windows = manifest.time, rules.windows
+    time, windows = manifest.time, rules.periods
     assert time is not None
     told = time != NONE
     train = told if manifest.split is None else told & (manifest.split == TRAIN)
@@ -160,10 +163,10 @@ def _windows(manifest: Manifest, rules: Rules) -> Ints | None:
         edges = np.array([microseconds(edge) for edge in windows], dtype=np.int64)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"windows={list(windows)}: times are ISO 8601 or seconds since 1970 ({error})."
+            f"periods={list(windows)}: times are ISO 8601 or seconds since 1970 ({error})."
         ) from error
     if (np.diff(edges) <= 0).any():
-        raise ConfigError(f"windows={list(windows)}: the times between windows come one after the other.")
+        raise ConfigError(f"periods={list(windows)}: the times between windows come one after the other.")
     found[told] = np.searchsorted(edges, time[told], "right")
     return found
 

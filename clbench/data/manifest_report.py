@@ -227,7 +227,11 @@ def _experiences(
         valid=pools.get("valid"),
         domain_valid=domains["valid"],
     )
-    kept = {key: value for key, value in settings.items() if key not in ("augment", "mean", "std")}
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if key not in ("augment", "mean", "std", "recipe", "size")
+    }
     kept |= {"normalise": "none", "duplicates": "note"}
     built: Benchmark = stream_of(manifest, rules, found, source, rows, name, kept)
     listed = []

@@ -26,10 +26,14 @@ from clbench.data.pixels import Box
 from clbench.data.source import Source, natural, source_of
 from clbench.data.texts import Row, text_source
 from clbench.errors import DataError
+from clbench.files.mapped import Mapped
+from clbench.transforms.recipes import Recipe
 from clbench.types import Pool
 
 
-def source_of_manifest(manifest: Manifest, rules: Rules, plan: Plan) -> tuple[Source, dict[Role, Ints]]:
+def source_of_manifest(
+    manifest: Manifest, rules: Rules, plan: Plan, recipe: Recipe | None = None
+) -> tuple[Source, dict[Role, Ints]]:
     """Return the data set of a manifest, and the rows of it that the examples of each pool are.
 
     Raises:
@@ -46,7 +50,7 @@ def source_of_manifest(manifest: Manifest, rules: Rules, plan: Plan) -> tuple[So
     if manifest.unused:
         told.append(f"Nothing is made of its columns {', '.join(manifest.unused)}.")
     if manifest.kind in ("images", "pictures"):
-        source = _images(manifest, rules, plan, rows, domain)
+        source = _images(manifest, rules, plan, rows, domain, recipe)
     elif manifest.kind in ("texts", "text files"):
         source = _texts(manifest, rules, rows, domain)
     else:
@@ -71,24 +75,31 @@ def _domains(domain: Words | None, rows: Mapping[Role, Ints]) -> tuple[tuple[str
 
 
 def _images(
-    manifest: Manifest, rules: Rules, plan: Plan, rows: Mapping[Role, Ints], domain: Words | None
+    manifest: Manifest,
+    rules: Rules,
+    plan: Plan,
+    rows: Mapping[Role, Ints],
+    domain: Words | None,
+    recipe: Recipe | None,
 ) -> Source:
     size: Size = rules.size if rules.size is not None else (plan.pixels or (1, 1))
+    if recipe is not None:
+        size = recipe.side(False)
     every = np.concatenate(list(rows.values()))
     boxes: list[Box | None] | None = None
     if manifest.box is not None:
         known = [*map(box_of, manifest.box.names), None]
         boxes = [known[code] for code in manifest.box.codes[every].tolist()]
     if manifest.kind == "pictures":
-        file = _pictures(manifest, rows, size, rules.channels, boxes=boxes)
+        file = _pictures(manifest, rows, size, rules.channels, recipe, boxes)
     else:
         root = manifest.root.as_posix().rstrip("/")
         paths = [f"{root}/{manifest.paths[i]}" for i in every.tolist()]
-        file = decoded_files(paths, size, rules.channels, boxes=boxes)
+        file = decoded_files(paths, size, rules.channels, recipe, boxes)
     pools, start = {}, 0
     for role, part in rows.items():
         labels = torch.from_numpy(manifest.labels[part])
-        pools[role] = Pool.mapped(str(file), start, start + len(part), labels)
+        pools[role] = Pool.mapped(Mapped.rows(str(file), start, start + len(part)), labels)
         start += len(part)
     names, domains = _domains(domain, rows)
     height, width = (size, size) if isinstance(size, int) else size
@@ -157,6 +168,7 @@ def _pictures(
     rows: Mapping[Role, Ints],
     size: Size,
     channels: int,
+    recipe: Recipe | None,
     boxes: Sequence[Box | None] | None,
 ) -> Path:
     """Return the .npy file of images that lie in the table itself, one stream after the other."""
@@ -175,4 +187,4 @@ def _pictures(
     def named(k: int) -> str:
         return f"{manifest.who}, {manifest.faults.unit} {manifest.numbers[every[k]]}"
 
-    return decoded(chunks, lambda content: content, named, len(every), size, channels, boxes=boxes)
+    return decoded(chunks, lambda content: content, named, len(every), size, channels, recipe, boxes)

@@ -1,7 +1,7 @@
 """Benchmarks from manifests: one reader for images, arrays, features and texts, and any stream that columns can say.
 
     benchmark = clbench.from_manifest("photos.csv", size=64)            # path, label, split, experience
-    benchmark = clbench.from_manifest("photos.csv", by="time", windows=10)
+    benchmark = clbench.from_manifest("photos.csv", by="time", periods=10)
 
 The examples lie in the order of a folder's files, whatever the order of the rows, and classes and domains are cut by
 what cuts those of folders and arrays: the same stream has the same fingerprint, from whichever it comes.
@@ -24,13 +24,14 @@ from torch import Tensor
 
 from clbench.data.cells import NONE
 from clbench.data.draws import Ints
-from clbench.data.families import Shift, build, made, stream_settings, transform_of
+from clbench.data.families import Preparation, Shift, build, made, stream_settings, transform_of
 from clbench.data.folders import Role
 from clbench.data.hub import IMAGES, HubTable, is_hub_folder
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Plan, Rules, Tested, plan
 from clbench.data.manifest_sources import source_of_manifest
 from clbench.data.manifests import ORDER, FileTable, Manifest, Table, read_manifest
+from clbench.data.preparing import recipe_of
 from clbench.data.shares import Streams, classes_of, cut, held_out
 from clbench.data.source import Source
 from clbench.data.tables import CHUNKS
@@ -79,8 +80,8 @@ def from_manifest(
     root: str | Path | None = None,
     array: str | Path | None = None,
     by: By = "auto",
-    windows: Count | Sequence[float | str] | None = None,
-    every: Count | None = None,
+    periods: Count | Sequence[float | str] | None = None,
+    count: Count | None = None,
     tested: Tested = "auto",
     boundaries: bool | None = None,
     labels: Literal["auto", "names"] = "auto",
@@ -89,6 +90,7 @@ def from_manifest(
     valid_split: Sequence[str] = (),
     test_split: Sequence[str] = (),
     size: Count | None = None,
+    recipe: Preparation = None,
     channels: Literal[1, 3] = 3,
     test_fraction: Portion = 0.2,
     longest: Count = 4096,
@@ -115,8 +117,8 @@ def from_manifest(
         root: what paths are seen from; the folder of the file, if None.
         array: the .npy file that `row` counts in.
         by: what makes the experiences. "auto": the column, if there is one, else the classes.
-        windows: for by="time": how many, of equal counts of training rows, or the times between them.
-        every: for by="count": rows of each, in the order of `order`, else of `time`, else of the file.
+        periods: for by="time": how many, of equal counts of training rows, or the times between them.
+        count: for by="count": rows of each, in the order of `order`, else of `time`, else of the file.
         tested: "own": the test rows of the experience; "together": all of them, in one; "class": those of the classes
             that it holds. "auto": own, where test rows have experiences; else together, where the first experience
             holds all classes; else class.
@@ -126,6 +128,7 @@ def from_manifest(
         train_split, valid_split, test_split: words of the split column in place of train, val and test; rows of others
             are left out then.
         size: images are cropped to squares and resized to size × size pixels; None leaves them as they are.
+        recipe: how images are prepared for a pretrained network, in place of that.
         channels: 3 for colour, 1 for grey.
         test_fraction: that share.
         longest: bytes that are kept of a text.
@@ -247,7 +250,11 @@ def benchmark_of(manifest: Manifest, rules: Rules, *, name: str, **settings: Any
     """
     found = plan(manifest, rules, settings.get("shift"))
     manifest.faults.refuse(manifest.who)
-    source, rows = source_of_manifest(manifest, rules, found)
+    files = manifest.kind in ("images", "pictures")
+    if rules.recipe is not None or (rules.size is not None and not files):
+        settings = {**settings, "recipe": rules.recipe, "size": rules.size}
+    by = recipe_of(name, rules.recipe, rules.size) if rules.recipe is not None and files else None
+    source, rows = source_of_manifest(manifest, rules, found, by)
     built = stream_of(manifest, rules, found, source, rows, name, settings)
     return replace(built, texts=manifest.kind in ("texts", "text files"))
 
@@ -352,11 +359,12 @@ def _cut(
     transform = transform_of(
         source,
         name,
-        settings.pop("augment", ()),
+        settings.pop("augment", None),
         settings.pop("mean", None),
         settings.pop("std", None),
         settings.pop("normalise", "auto"),
         streams.train[0].data,
+        recipe_of(name, settings.pop("recipe", None), settings.pop("size", None)),
     )
     return made(
         source,
