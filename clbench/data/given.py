@@ -192,9 +192,9 @@ def _reader(data: Any) -> tuple[Any, Sequence[Any] | Mapping[str, Any]]:
     """Return the function that makes a benchmark of data, and what it is called with."""
     if isinstance(data, str | os.PathLike):
         place = Path(data).expanduser()
-        return (from_folder if place.is_dir() else from_manifest if place.suffix in CHUNKS else from_npz), (
-            data,
-        )
+        return (
+            from_folder if place.is_dir() else from_manifest if place.suffix.lower() in CHUNKS else from_npz
+        ), (data,)
     if hasattr(data, "columns"):
         return from_frame, (data,)
     if isinstance(data, Mapping):

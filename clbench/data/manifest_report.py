@@ -127,7 +127,9 @@ def describe_manifest(path: str | Path, **params: Any) -> Report:
             experiences = _experiences(manifest, found, rules, name, settings)
         except ClbenchError as error:
             manifest.faults.add(str(error))
-    splits = {role: int((found.split == k).sum()) for k, role in enumerate(ORDER) if (found.split == k).any()}
+    splits: dict[str, int] = {
+        role: int((found.split == k).sum()) for k, role in enumerate(ORDER) if (found.split == k).any()
+    }
     if unused := int((found.split == UNUSED).sum()):
         splits["in no stream"] = unused
     used = manifest.labels[(found.split != UNUSED) & (manifest.labels >= 0)] if manifest.labels.size else []

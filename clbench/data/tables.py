@@ -210,7 +210,9 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise DataError(f"{file}: Parquet needs pyarrow ({error}); pip install 'clbench[parquet]'.") from error
+        raise DataError(
+            f"{file}: Parquet needs pyarrow ({error}); pip install 'clbench[parquet]'."
+        ) from error
     try:
         with parquet.ParquetFile(file) as table:
             yield table
