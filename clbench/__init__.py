@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         from_dataset as from_dataset,
         from_folder as from_folder,
         from_frame as from_frame,
+        from_manifest as from_manifest,
         from_npz as from_npz,
         from_texts as from_texts,
     )
@@ -73,6 +74,7 @@ _WHERE = {
     "from_dataset": "data",
     "from_folder": "data",
     "from_frame": "data",
+    "from_manifest": "data",
     "from_npz": "data",
     "from_texts": "data",
     "ClbenchError": "errors",

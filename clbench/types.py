@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench.errors import ConfigError, IncompatibleError
+from clbench.files.mapped import Mapped
 from clbench.files.names import name_mistake, version_mistake
 
 if TYPE_CHECKING:
@@ -237,26 +238,24 @@ class Pool:
     Attributes:
         x: (P, …) uint8 images, float32 features, or int64 tokens or features; may be a memory map of a file.
         y: (P,) int64 labels.
-        file: the .npy file that x is a memory map of, and from which row to which; None where it is none.
+        file: what x is a memory map of; None where it is none.
         also: (P, R) int64, further labels that are right, −1 where there is none; None where every example has one.
     """
 
     x: Tensor
     y: Tensor
-    file: tuple[str, int, int] | None = None
+    file: Mapped | None = None
     also: Tensor | None = None
 
     @staticmethod
-    def mapped(path: str, start: int, stop: int, y: Tensor) -> Pool:
-        """Rows `start` to `stop` of a .npy file, read when they are asked for."""
-        # Copy-on-write, since torch wants memory that it may write to.
-        x = np.load(path, mmap_mode="c", allow_pickle=False)[start:stop]
-        return Pool(torch.from_numpy(x), y, (path, start, stop))
+    def mapped(file: Mapped, y: Tensor) -> Pool:
+        """Inputs that lie in a file, read when they are asked for."""
+        return Pool(torch.from_numpy(file.open()), y, file)
 
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[object, ...]]:
         """A worker process opens a mapped file itself: being sent the map would copy it to shared memory."""
         if self.file is not None:
-            return Pool.mapped, (*self.file, self.y)
+            return Pool.mapped, (self.file, self.y)
         return Pool, (self.x, self.y, None, self.also)
 
     def __post_init__(self) -> None:

@@ -18,8 +18,9 @@ from PIL import Image
 
 import clbench
 from clbench import data
-from clbench.data import folders
+from clbench.data import decoded
 from clbench.data.pixels import decode, eight_bits
+from clbench.data.source import natural
 from clbench.errors import ConfigError, DataError
 
 
@@ -70,7 +71,7 @@ def test_a_folder_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "decode", fail)
+        patch.setattr(decoded, "decode", fail)
         assert data.read_folder(photos, size=8).train.digest == first.train.digest
     assert data.read_folder(photos, size=6).train.x.shape[-1] == 6
 
@@ -269,7 +270,7 @@ def test_classes_and_domains_are_sorted_by_the_numbers_in_them(tmp_path: Path) -
     root = grow(tmp_path / "a", *(f"{split}/{c}" for split in ("train", "test") for c in range(12)))
     assert data.read_folder(root, size=4).class_names == tuple(map(str, range(12)))
     names = ["b", "a10", "a2", "a02", "a", "10 b", "9 c", "B"]
-    assert sorted(names, key=folders.natural) == ["9 c", "10 b", "B", "a", "a02", "a2", "a10", "b"]
+    assert sorted(names, key=natural) == ["9 c", "10 b", "B", "a", "a02", "a2", "a10", "b"]
     source = data.read_folder(root, size=4)
     for c in range(12):
         shown = source.train.x[source.train.y == c][:, :, 0, 0].tolist()
@@ -721,7 +722,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         paint(photos / "train" / "bee" / "1.png", (1, 1, 1))
         return plain(*given)
 
-    monkeypatch.setattr(folders.json, "dumps", late)
+    monkeypatch.setattr(decoded.json, "dumps", late)
     with pytest.raises(DataError, match=r"1\.png \(it changes while it is read\)"):
         data.read_folder(photos, size=8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,51 @@ def test_data_are_read_by_what_they_are(table: dict[str, list[Any]], tmp_path: P
 def test_data_that_are_none(given: Any) -> None:
     with pytest.raises(DataError, match=r"Data are a data set as torch has them .* was given\."):
         clbench.from_data(given)
+
+
+# --- more than fits into memory ---
+
+
+@pytest.mark.parametrize("kind", ["npy", "raw"])
+def test_a_memory_map_is_not_copied(tmp_path: Path, kind: str) -> None:
+    file, x = tmp_path / f"x.{kind}", X.flatten(1).numpy()
+    np.save(file, x) if kind == "npy" else x.tofile(file)
+    held = np.load(file, mmap_mode="r") if kind == "npy" else np.memmap(file, np.float32, "r", shape=x.shape)
+    a = clbench.from_arrays(held[4:], Y[4:], held[:4], Y[:4], experiences=2)
+    assert a.fingerprint == clbench.from_arrays(x[4:], Y[4:], x[:4], Y[:4], experiences=2).fingerprint
+    pool = a.train[0].data.parts[0][0]
+    sent = pickle.dumps(pool)  # what a process that gathers batches gets
+    assert len(sent) < 1000 + Y.nbytes
+    assert torch.equal(pickle.loads(sent).x, pool.x)
+    assert pool.file is not None
+
+
+def test_a_memory_map_that_was_changed_in_memory_is_no_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.flatten(1).numpy())
+    changed = np.load(tmp_path / "x.npy", mmap_mode="c")
+    changed[0] = 7
+    made = clbench.from_arrays(changed, Y, changed, Y, experiences=2)
+    assert made.train[0].data.parts[0][0].file is None
+    assert made.train[0].data.x()[0].eq(7).all()
+
+
+@pytest.mark.parametrize("test", [None, TensorDataset(X[:8], Y[:8])])
+def test_a_data_set_may_be_kept_on_disk(tmp_path: Path, test: Any) -> None:
+    a = clbench.from_dataset(WHOLE, test, experiences=2, keep="disk")
+    assert a.fingerprint == clbench.from_dataset(WHOLE, test, experiences=2, keep="memory").fingerprint
+    if test is not None:
+        assert a.train[0].data.parts[0][0].file is not None
+        assert [file.suffix for file in (tmp_path / "data" / "folders").iterdir()] == [".npy", ".npy"]
+
+
+def test_a_run_gathers_batches_from_a_memory_map(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.flatten(1).numpy())
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    settings = {"data": (x, Y, x, Y), "experiences": 2, "memory": 4}
+    curves = {
+        clbench.run(
+            "mapped", "er", **settings, out=tmp_path / how, execution={"resident": how, "workers": 0}
+        ).curve_file["sha256"]
+        for how in ("always", "never")
+    }
+    assert len(curves) == 1

@@ -61,14 +61,44 @@ def data_clear(
 
 
 def data_describe(
-    benchmark: Annotated[str, typer.Argument(help="A benchmark's name, such as image-folder.")],
+    benchmark: Annotated[
+        str, typer.Argument(help="A benchmark's name, such as image-folder; or a file or folder of data.")
+    ],
     settings: Pairs = None,
     plugin: Plugins = None,
     as_json: Json = False,
-) -> None:
-    """Build a benchmark, and say how its data were read and what each experience holds."""
+) -> int:
+    """Say how data are read, what each experience holds, and what is wrong with them, before anything is trained.
+
+    Of a benchmark, it is built. Of a manifest (a CSV, TSV, JSON-lines or Parquet file), every file that it names is
+    read, and all faults are listed; it ends with 1 if there are some. A folder is one of images, an .npz file one of
+    arrays.
+    """
+    from clbench.registry import benchmarks
+
     load(plugin)
-    show_described(describe(benchmark, settings), as_json)
+    place = Path(benchmark).expanduser()
+    if benchmarks.knows(benchmark) or not place.exists():
+        show_described(describe(benchmark, settings), as_json)
+        return 0
+    from clbench.data import describe_manifest, is_hub_folder
+
+    if (place.is_dir() and not is_hub_folder(place)) or place.suffix == ".npz":
+        kind = "image-folder" if place.is_dir() else "npz"
+        show_described(describe(kind, [f"path={benchmark}", *(settings or [])]), as_json)
+        return 0
+    from clbench.config import parse_pairs
+
+    given = {key.removeprefix("stream."): value for key, value in parse_pairs(settings or []).items()}
+    found = describe_manifest(place, **given)
+    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if as_json else printable_lines(found))
+    return 1 if found.faults else 0
+
+
+def printable_lines(found: object) -> str:
+    from clbench.files.names import printable
+
+    return "\n".join(map(printable, str(found).splitlines()))
 
 
 def describe(benchmark: str, settings: Sequence[str] | None) -> Description:

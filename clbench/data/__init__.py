@@ -22,8 +22,13 @@ from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.given import from_data, from_dataset, from_frame, settings_of
+from clbench.data.hub import is_hub_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.lists import read_published
+from clbench.data.manifest_checks import Overlap
+from clbench.data.manifest_plans import By, Tested
+from clbench.data.manifest_report import Report, describe_manifest
+from clbench.data.manifest_streams import from_manifest
 from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
@@ -43,6 +48,7 @@ __all__ = [
     "FEW_SHOT",
     "KNOWN",
     "AxesOrder",
+    "By",
     "Cleared",
     "Collection",
     "CorpusOrder",
@@ -50,11 +56,14 @@ __all__ = [
     "Known",
     "Normalise",
     "Omniglot",
+    "Overlap",
     "Reading",
+    "Report",
     "Schedule",
     "Shift",
     "Source",
     "Status",
+    "Tested",
     "Titles",
     "beir_folder",
     "bits",
@@ -68,6 +77,7 @@ __all__ = [
     "class_incremental",
     "clear",
     "data_folder",
+    "describe_manifest",
     "digits",
     "domain_incremental",
     "fetch",
@@ -77,9 +87,11 @@ __all__ = [
     "from_dataset",
     "from_folder",
     "from_frame",
+    "from_manifest",
     "from_npz",
     "from_texts",
     "intents",
+    "is_hub_folder",
     "load",
     "moments",
     "omniglot",

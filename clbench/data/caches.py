@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TypedDict
 
+from clbench.data.decoded import CACHE
 from clbench.data.files import data_folder
-from clbench.data.folders import CACHE
 from clbench.data.known import Status
 from clbench.errors import ConfigError, DataError, choices
 from clbench.machine.answers import FOLDER
@@ -15,7 +15,7 @@ from clbench.machine.answers import FOLDER
 CACHES = {CACHE: "images decoded from folders", FOLDER: "what frozen encoders say of texts"}
 """Name of a cache, which is a folder of `$CLBENCH_DATA`, and what it holds."""
 _OURS = re.compile(r"[0-9a-f]{32}\.npy|\.[0-9a-f]{32}\.npy\.[^.]+")
-"""What `clbench.data.folders` and `clbench.machine.answers` call their files, and those that were being written when a
+"""What `clbench.data.decoded` and `clbench.machine.answers` call their files, and those that were being written when a
 process was killed."""
 
 

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import math
 import os
 import re
-import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from clbench.data.files import data_folder, write
-from clbench.data.pixels import MISREAD, SUFFIXES, decode
+from clbench.data.decoded import decoded_files
+from clbench.data.pixels import SUFFIXES
 from clbench.data.source import Source, natural
 from clbench.errors import ConfigError, DataError
+from clbench.files.mapped import Mapped
 from clbench.transforms.recipes import Recipe
 from clbench.types import Pool
 
-CACHE = "folders"
-"""The folder of `$CLBENCH_DATA` for what was decoded."""
-T = TypeVar("T")
 Role = Literal["train", "test", "valid"]
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -63,9 +57,6 @@ ALLOWED = (
     "CLASS/*, DOMAIN/CLASS/*, or either with train and test (or val) in its path: train/CLASS/*, "
     "train/DOMAIN/CLASS/*, DOMAIN/train/CLASS/*; those of a class may lie in images/ in its folder"
 )
-
-DECODING = 2
-"""Raised with every change to what `decode` makes of a file, so that no older cache is taken."""
 
 
 @dataclass(frozen=True)
@@ -210,14 +201,16 @@ def source_of_files(
         number = {name: k for k, name in enumerate(known)}
         return np.array([number[name] for name in given], dtype=np.int64)
 
-    file = str(_decoded([name for part in parts.values() for name in part.files], size, channels, recipe))
+    file = str(
+        decoded_files([name for part in parts.values() for name in part.files], size, channels, recipe)
+    )
     pools: dict[Role, Pool] = {}
     start = 0
     for role, part in parts.items():
         stop = start + len(part.files)
         if stop > start:
             labels = torch.from_numpy(numbers(part.labels, names))
-            pools[role] = Pool.mapped(file, start, stop, labels)
+            pools[role] = Pool.mapped(Mapped.rows(file, start, stop), labels)
         start = stop
     domains = {
         role: numbers(part.domains, of_domains) if of_domains else None for role, part in parts.items()
@@ -504,62 +497,3 @@ def _check_spelling(root: Path, kind: str, leaves: Iterable[_Leaf], place: int) 
                 f"{kind} '{one}' and {kind.lower()} '{other}' in {root} differ in nothing but upper and lower case or "
                 "the form of accents; name them alike, or else differently."
             )
-
-
-def _decoded(paths: Sequence[str], size: int, channels: int, recipe: Recipe | None = None) -> Path:
-    """Return the .npy file in the cache that holds the images, uint8 (N, C, size, size); made if it is not there.
-
-    Its name is a hash of the content of the files, so that it holds just what they would be decoded to now.
-    """
-
-    def content(path: str) -> bytes:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            raise OSError(errno.EINVAL, "it is no file")
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-
-    def digest(row: int) -> tuple[str, str]:
-        try:
-            return hashlib.sha256(content(paths[row])).hexdigest(), ""
-        except OSError as error:
-            return "", f"{paths[row]} ({error.strerror})"
-
-    digests, bad = zip(*_for_each(digest, len(paths)), strict=True)
-    _refuse(bad)
-    by = [] if recipe is None else [[recipe.interpolation, recipe.squash, recipe.size]]
-    key = hashlib.sha256(json.dumps([DECODING, size, channels, digests, *by]).encode()).hexdigest()
-    kept = data_folder() / CACHE / f"{key[:32]}.npy"
-    if kept.is_file():
-        return kept
-    x = np.empty((len(paths), channels, size, size), dtype=np.uint8)
-
-    def fill(row: int) -> str:
-        try:
-            found = content(paths[row])
-            if hashlib.sha256(found).hexdigest() != digests[row]:
-                raise ValueError("it changes while it is read")
-            x[row] = decode(found, size, channels, recipe)
-        except MISREAD as error:
-            return f"{paths[row]} ({error})"
-        return ""
-
-    _refuse(_for_each(fill, len(paths)))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write(kept, lambda file: np.save(file, x))
-    return kept
-
-
-def _for_each(work: Callable[[int], T], count: int) -> list[T]:
-    """Work on rows 0 … count − 1 in threads, a few at a time; neither hashing nor Pillow holds the interpreter."""
-    parts = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return [result for part in threads.map(lambda rows: [*map(work, rows)], parts) for result in part]
-
-
-def _refuse(messages: Iterable[str]) -> None:
-    listed = [message for message in messages if message]
-    if listed:
-        more = f" and {len(listed) - 3} others" if len(listed) > 3 else ""
-        raise DataError(
-            f"Images that cannot be read: {'; '.join(listed[:3])}{more}. Remove, replace or convert them."
-        )

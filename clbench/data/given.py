@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from clbench.data.arrays import gathered, kept_once
 from clbench.data.families import (
     build,
     from_arrays,
@@ -24,15 +25,19 @@ from clbench.data.families import (
     stream_settings,
 )
 from clbench.data.folders import ROLES, Part, Role, share_of, source_of_files
+from clbench.data.manifest_streams import from_manifest
 from clbench.data.pixels import eight_bits
 from clbench.data.shares import held_out
 from clbench.data.source import is_missing, source_of
+from clbench.data.tables import CHUNKS
 from clbench.errors import ConfigError, DataError, choices
 from clbench.machine.numerics import pinned
 from clbench.ranges import Count, Part as Portion
 from clbench.registry.arguments import signature_of, validated
 from clbench.types import Benchmark
 
+LARGE = 1 << 30
+"""Bytes of the items of a data set from which on they are kept on disk."""
 READ_TWICE = 3
 """Items of a data set that are read a second time, to see whether they are the same."""
 
@@ -47,15 +52,16 @@ def from_dataset(
     test_fraction: Portion = 0.2,
     size: Count | None = None,
     channels: Literal[1, 3] | None = None,
+    keep: Literal["auto", "memory", "disk"] = "auto",
     name: str = "dataset",
     **params: Any,
 ) -> Benchmark:
     """A benchmark from data sets as torch has them: `dataset[i]` is an input and its label, of `len(dataset)`.
 
-    The items are read once, into memory, and trained on as they were then; so give the data without random
-    augmentation, and name that as `augment`. An input is an array or a tensor as for `from_arrays`, or an image of
-    Pillow; a label is a number from 0 or a name. A third value is the domain, for shift="domain". The names of classes
-    are those that the data set has as `classes`.
+    The items are read once, into memory or, if they are many, to a memory map in `$CLBENCH_DATA/folders`, and trained
+    on as they were then; so give the data without random augmentation, and name that as `augment`. An input is an array
+    or a tensor as for `from_arrays`, or an image of Pillow; a label is a number from 0 or a name. A third value is the
+    domain, for shift="domain". The names of classes are those that the data set has as `classes`.
 
     Args:
         train, test: map-style data sets; without `test`, a share of each class of `train` is for testing.
@@ -63,6 +69,8 @@ def from_dataset(
         test_fraction: that share, stratified, the same at every call.
         size: images of Pillow are cropped to squares and resized to size × size pixels; None leaves them as they are.
         channels: of images of Pillow: 3 for colour, 1 for grey; None as each is.
+        keep: where the items are kept: in memory, or on disk, so that there may be more than fit into memory. "auto":
+            on disk from a GB on.
         name: of the benchmark.
         params: the others of `from_arrays`: `experiences`, `shift`, `seed`, …
 
@@ -75,7 +83,7 @@ def from_dataset(
     given: dict[str, Any] = {}
     for split, dataset in (("train", train), ("test", test), ("valid", valid_set)):
         if dataset is not None or split == "train":
-            columns = _columns(f"{name}: the {split} set", dataset, size, channels)
+            columns = _columns(f"{name}: the {split} set", dataset, size, channels, keep)
             if len(columns) == 3 and not by_domain:
                 raise DataError(
                     f"{name}: the items of the {split} set have three values; the third is a domain, for "
@@ -158,7 +166,7 @@ def from_data(data: Any, *, name: str = "data", **params: Any) -> Benchmark:
     Args:
         data: a data set of torch's, or a pair for training and test (`from_dataset`); a DataFrame or a dictionary of
             columns (`from_frame`); the four arrays, in a tuple or a dictionary, that `from_arrays` takes; or the path
-            of an .npz file or of a folder of images.
+            of an .npz file, of a manifest (`from_manifest`) or of a folder of images.
         name: of the benchmark.
         params: of that function.
 
@@ -183,7 +191,10 @@ def settings_of(data: Any) -> set[str]:
 def _reader(data: Any) -> tuple[Any, Sequence[Any] | Mapping[str, Any]]:
     """Return the function that makes a benchmark of data, and what it is called with."""
     if isinstance(data, str | os.PathLike):
-        return (from_folder if Path(data).expanduser().is_dir() else from_npz), (data,)
+        place = Path(data).expanduser()
+        return (
+            from_folder if place.is_dir() else from_manifest if place.suffix.lower() in CHUNKS else from_npz
+        ), (data,)
     if hasattr(data, "columns"):
         return from_frame, (data,)
     if isinstance(data, Mapping):
@@ -206,7 +217,7 @@ def _reader(data: Any) -> tuple[Any, Sequence[Any] | Mapping[str, Any]]:
 # --- data sets ---
 
 
-def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> list[Any]:
+def _columns(who: str, dataset: Any, size: int | None, channels: int | None, keep: str) -> list[Any]:
     """Return the inputs (N, …), the labels and, where there are some, the domains of a data set.
 
     Raises:
@@ -227,31 +238,39 @@ def _columns(who: str, dataset: Any, size: int | None, channels: int | None) -> 
     if not length:
         raise DataError(f"{who} is empty.")
     first = _item(who, dataset, 0, size, channels)
-    x = np.empty((len(dataset), *first[0].shape), dtype=first[0].dtype)
     others: list[list[Any]] = [[] for _ in first[1:]]
-    for i in range(len(dataset)):
-        item = _item(who, dataset, i, size, channels)
-        again = _item(who, dataset, i, size, channels) if i < READ_TWICE else item
-        same = np.array_equal(item[0], again[0], equal_nan=item[0].dtype.kind == "f")
-        if not same or str(item[1:]) != str(again[1:]):
-            raise DataError(
-                f"{who} gives item {i} differently at every look, as random augmentation does, and its items are read "
-                "once. Give it without, and name the augmentation as augment=('crop', 'flip'), or write a part of a "
-                "strategy that augments."
-            )
-        if item[0].shape != x.shape[1:] or item[0].dtype != x.dtype or len(item) != len(first):
-            cure = (
-                " Give size=64 and channels=3, for example, to bring images to one form."
-                if size is None
-                else ""
-            )
-            raise DataError(
-                f"{who}: item {i} is {item[0].dtype} of shape {item[0].shape}, and item 0 {x.dtype} of shape "
-                f"{x.shape[1:]}; all inputs are of one form.{cure}"
-            )
-        x[i] = item[0]
-        for column, value in zip(others, item[1:], strict=True):
-            column.append(value)
+
+    def inputs() -> Iterator[npt.NDArray[Any]]:
+        for i in range(length):
+            item = _item(who, dataset, i, size, channels)
+            again = _item(who, dataset, i, size, channels) if i < READ_TWICE else item
+            same = np.array_equal(item[0], again[0], equal_nan=item[0].dtype.kind == "f")
+            if not same or str(item[1:]) != str(again[1:]):
+                raise DataError(
+                    f"{who} gives item {i} differently at every look, as random augmentation does, and its items are "
+                    "read once. Give it without, and name the augmentation as augment=('crop', 'flip'), or write a "
+                    "part of a strategy that augments."
+                )
+            if item[0].shape != first[0].shape or item[0].dtype != first[0].dtype or len(item) != len(first):
+                cure = (
+                    " Give size=64 and channels=3, for example, to bring images to one form."
+                    if size is None
+                    else ""
+                )
+                raise DataError(
+                    f"{who}: item {i} is {item[0].dtype} of shape {item[0].shape}, and item 0 {first[0].dtype} of "
+                    f"shape {first[0].shape}; all inputs are of one form.{cure}"
+                )
+            for column, value in zip(others, item[1:], strict=True):
+                column.append(value)
+            yield item[0]
+
+    shape = (length, *first[0].shape)
+    if keep == "disk" or (keep == "auto" and first[0].nbytes * length > LARGE):
+        return [kept_once(inputs(), shape, first[0].dtype), *others]
+    x = np.empty(shape, dtype=first[0].dtype)
+    for i, one in enumerate(inputs()):
+        x[i] = one
     return [x, *others]
 
 
@@ -299,7 +318,7 @@ def _split(given: dict[str, Any], fraction: float) -> dict[str, Any]:
 
     def rows(column: Any, which: npt.NDArray[np.bool_]) -> Any:
         if isinstance(column, np.ndarray):
-            return column[which]
+            return gathered(column, np.flatnonzero(which))
         return list(itertools.compress(column, which))
 
     both = {k: c for k, c in given.items() if k.endswith("_train")}

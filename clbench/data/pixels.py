@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,27 @@ MISREAD = (
 )
 """What reading a damaged or strange image raises."""
 
+ORIENTATION = 0x0112
+"""A tag of EXIF; from 5 on, height and width are exchanged."""
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 WHITE_IS_ZERO, UNSIGNED, FLOAT = 0, 1, 3
 
 
-def decode(content: bytes, size: int, channels: int, recipe: Recipe | None = None) -> npt.NDArray[np.uint8]:
-    """(C, size, size) uint8 from an image file's content: upright, cropped to a square about the centre, bilinear.
+Box = tuple[int, int, int, int]
+"""Top, left, height and width of a part of an image, in pixels."""
+
+
+def decode(
+    content: bytes,
+    size: int | tuple[int, int],
+    channels: int,
+    recipe: Recipe | None = None,
+    box: Box | None = None,
+) -> npt.NDArray[np.uint8]:
+    """(C, H, W) uint8 from an image file's content: upright, cropped about the centre to the shape, bilinear.
+
+    Args:
+        size: height and width, or one number for both. box: the part of the upright image that is meant, first.
 
     With a recipe, it is resized and its middle cut out as in tests, in an image of the side that it is resized to: what
     a `Prepared` transform makes of that is what torchvision makes of the file.
@@ -54,16 +70,38 @@ def decode(content: bytes, size: int, channels: int, recipe: Recipe | None = Non
         ) from None
     with opened as image:
         whole = eight_bits(image).convert("RGB" if channels == 3 else "L")
+    if box is not None:
+        top, left, height, width = box
+        if top + height > whole.height or left + width > whole.width:
+            raise ValueError(
+                f"its box {top},{left},{height},{width} exceeds {whole.width} × {whole.height} pixels"
+            )
+        whole = whole.crop((left, top, left + width, top + height))
+    rows, columns = (size, size) if isinstance(size, int) else size
     if recipe is not None:
         height, width = recipe.target(whole.height, whole.width)
         resized = whole.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
         # where the recipe, cutting its own smaller middle out of this one, meets the one that it would cut out of all
-        within = round((size - recipe.size) / 2)
+        within = round((rows - recipe.size) / 2)
         left, top = (round((side - recipe.size) / 2) - within for side in (width, height))
-        cut = resized.crop((left, top, left + size, top + size))
-        return np.asarray(cut).reshape(size, size, channels).transpose(2, 0, 1)
-    square = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
+        cut = resized.crop((left, top, left + rows, top + rows))
+        return np.asarray(cut).reshape(rows, rows, channels).transpose(2, 0, 1)
+    fitted = ImageOps.fit(whole, (columns, rows), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).reshape(rows, columns, channels).transpose(2, 0, 1)
+
+
+def size_of(file: Path | io.BytesIO) -> tuple[int, int]:
+    """Return height and width of an upright image, of whose file no more than the head is read.
+
+    Raises:
+        ValueError, or another of `MISREAD`: it is no image.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is damaged, or none of {', '.join(FORMATS)}") from None
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from clbench.errors import ConfigError, DataError, choices
+from clbench.files.mapped import Mapped
 from clbench.types import Pool
 
 AxesOrder = Literal["auto", "channels-first", "channels-last"]
@@ -107,9 +108,12 @@ def source_of(
     domains: dict[str, npt.NDArray[np.int64] | None] = {"valid": None}
     for split, (x, y, domain) in given.items():
         called = {key: f"{who}: {key}_{split}" for key in ("x", "y", "domain")}
-        inputs = _inputs(called["x"], _array(called["x"], x), layout)
+        x, file = in_file(_array(called["x"], x))
+        inputs = _inputs(called["x"], x, layout)
         y, labels = _numbered(called["y"], _array(called["y"], y), labels)
         pools[split] = pool(inputs, _integers(called["y"], y, len(inputs)))
+        if file is not None and inputs.ctypes.data == x.ctypes.data:  # it needed no other form
+            pools[split] = replace(pools[split], file=file._replace(shape=inputs.shape))
         domains[split] = None
         if domain is not None:
             domain, of_domains = _numbered(called["domain"], _array(called["domain"], domain), of_domains)
@@ -267,6 +271,29 @@ def _array(who: str, given: Any) -> npt.NDArray[Any]:
     return array.astype(np.float32) if array.dtype.name.startswith(("bfloat", "float8")) else array
 
 
+def in_file(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Mapped | None]:
+    """Return an array and, where it is a memory map of numbers that lie one after the other, their file.
+
+    A map that is for reading only is opened anew, so that torch, which wants memory that it may write to, takes it
+    without a copy; nothing is written to the file.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray) and isinstance(base.base, np.ndarray):
+        base = base.base
+    if (
+        not isinstance(base, np.memmap)
+        or base.filename is None
+        or not array.flags.c_contiguous
+        or not array.size
+    ):
+        return array, None
+    offset = base.offset + array.ctypes.data - base.ctypes.data
+    file = Mapped(str(base.filename), array.dtype.str, array.shape, offset)
+    if array.dtype.byteorder == ">" or array.flags.writeable:
+        return array, file if base.mode != "c" else None  # whose changes the file has not
+    return file.open(), file
+
+
 def pool(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Pool:
     return Pool(torch.from_numpy(x), torch.from_numpy(y))
 
@@ -280,8 +307,12 @@ def _inputs(who: str, x: npt.NDArray[Any], layout: AxesOrder) -> npt.NDArray[Any
     if x.dtype.kind == "f" and x.ndim in (2, 4):
         with np.errstate(over="ignore", invalid="ignore"):
             stored = x.astype(np.float32, copy=False)
-        if not (finite := np.isfinite(stored)).all():
-            place = tuple(np.argwhere(~finite)[0])
+        step = max(1, (1 << 22) // max(1, stored[:1].size))  # of a map that need not fit into memory
+        for start in range(0, len(stored), step):
+            if (finite := np.isfinite(stored[start : start + step])).all():
+                continue
+            first, *rest = np.argwhere(~finite)[0]
+            place = (start + int(first), *rest)
             what, cure = "NaN or infinity", "remove or fill it"
             if np.isfinite(x[place]):
                 most = np.finfo(np.float32).max
@@ -296,7 +327,7 @@ def _inputs(who: str, x: npt.NDArray[Any], layout: AxesOrder) -> npt.NDArray[Any
     if x.dtype.kind in "iu" and x.ndim == 2:
         if x.max() > np.iinfo(np.int64).max:
             raise DataError(f"{who} holds {x.max()}; whole numbers are kept in int64, which ends before it.")
-        return x.astype(np.int64)
+        return channels_first(x.astype(np.int64, copy=False))
     raise DataError(
         f"{who}: {x.dtype} of shape {x.shape}. Allowed: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) "
         "or features (N, D); floating-point features (N, D) or images with a channel axis; whole numbers (N, D), "

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clbench.data.files import data_folder, sha256
 from clbench.data.source import Source
+from clbench.data.tables import CHUNKS, read_entries
 from clbench.data.texts import LONGEST, Row, check_rows, text_source
 from clbench.errors import DataError, choices
 
@@ -158,7 +156,7 @@ def _place(path: str | Path) -> Path:
             return place
     raise DataError(
         f"There are no texts at '{path}': neither {given} nor {data_folder() / given} exists. A file "
-        f"({', '.join(READERS)}) or a folder with train and test files is read."
+        f"({', '.join(CHUNKS)}) or a folder with train and test files is read."
     )
 
 
@@ -168,7 +166,7 @@ def _files(place: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(place.iterdir()):
         split = SPLITS.get(file.stem.lower())
-        if split is None or file.suffix.lower() not in READERS:
+        if split is None or file.suffix.lower() not in CHUNKS:
             continue
         if split in found:
             raise DataError(f"{place} holds both {found[split].name} and {file.name}; leave one of them.")
@@ -177,19 +175,14 @@ def _files(place: Path) -> dict[str, Path]:
         if split not in found:
             there = ", ".join(sorted(file.name for file in place.iterdir())) or "nothing"
             raise DataError(
-                f"{place} holds no {split} file ({', '.join(f'{split}{suffix}' for suffix in READERS)}); it holds "
+                f"{place} holds no {split} file ({', '.join(f'{split}{suffix}' for suffix in CHUNKS)}); it holds "
                 f"{there}."
             )
     return found
 
 
 def _rows(file: Path, columns: Columns) -> Iterator[Row]:
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        raise DataError(
-            f"{file} is none of {', '.join(READERS)}, which are read; its name ends with '{file.suffix}'."
-        )
-    for where, entry in reader(file):
+    for where, entry in read_entries(file):
         for column in columns:
             if column is not None and column not in entry:
                 raise DataError(
@@ -212,72 +205,3 @@ def _decoded(file: Path) -> str:
         raise DataError(
             f"{file}, line {line}: byte 0x{data[error.start]:02x} is no UTF-8 ({error.reason}); save the file as UTF-8."
         ) from error
-
-
-def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(
-        io.StringIO(_decoded(file), newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ","
-    )
-    header: list[str] | None = None
-    line, limit = 1, csv.field_size_limit(2**31 - 1)  # long texts are cut later, and told
-    try:
-        for fields in reader:
-            where, line = f"{file}, line {line}", reader.line_num + 1
-            if not fields:
-                continue
-            if header is None:
-                header = [name.strip() for name in fields]
-                if twice := sorted({name for name in header if header.count(name) > 1}):
-                    raise DataError(f"{where} names the column '{twice[0]}' twice.")
-                continue
-            if len(fields) != len(header):
-                raise DataError(
-                    f"{where} has {len(fields)} fields and the first line names {len(header)}; a text that holds "
-                    "the delimiter stands between double quotes."
-                )
-            yield where, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: {error}.") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_decoded(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where} is not JSON: {error}.") from error
-        if not isinstance(entry, dict):
-            raise DataError(
-                f'{where} must hold an object such as {{"text": …, "label": …}}; it is {line.strip()[:40]!r}.'
-            )
-        yield where, entry
-
-
-def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise DataError(
-            f"{file}: Parquet needs pyarrow ({error}); pip install 'clbench[parquet]'."
-        ) from error
-    try:
-        table = parquet.read_table(file)
-        rows = table.to_pylist()
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    for number, entry in enumerate(rows, 1):
-        yield f"{file}, row {number}", entry
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-}
-"""What is read, by the ends of names, in capitals, too."""
