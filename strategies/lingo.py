@@ -9,7 +9,7 @@ Shapes: B examples, C classes, D features, E of a row.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ def orthogonal(n: int, size: int, generator: torch.Generator) -> Tensor:
     """(n, size) rows of length 1, drawn at random, each orthogonal to all others."""
     drawn = torch.randn((size, n), generator=generator, device=generator.device)
     q, r = torch.linalg.qr(drawn)
-    return (q * r.diagonal().sign()).T
+    rows: Tensor = (q * r.diagonal().sign()).T
+    return rows
 
 
 def simplex(n: int, size: int, generator: torch.Generator) -> Tensor:
@@ -99,13 +100,14 @@ class NamedRows(Strategy):
         learns = any(p.requires_grad for p in model.backbone.parameters())  # type: ignore[union-attr]
         linear: nn.Module = nn.Identity()
         if self.linear or wide != size:
-            linear = nn.utils.skip_init(nn.Linear, size, wide, bias=False, device=self.run.device)
+            made: Any = nn.utils.skip_init(nn.Linear, size, wide, bias=False, device=self.run.device)
             with torch.no_grad():
                 if wide == size:
-                    linear.weight.copy_(torch.eye(size))  # so that it begins as if it were not there
+                    made.weight.copy_(torch.eye(size))  # so that it begins as if it were not there
                 else:
                     bound = size**-0.5
-                    linear.weight.uniform_(-bound, bound, generator=self.run.rng("lingo"))
+                    made.weight.uniform_(-bound, bound, generator=self.run.rng("lingo"))
+            linear = made
         elif not learns:
             raise IncompatibleError(
                 "lingo trains an encoder towards rows that stay, and this one is frozen, so that nothing is left to be "
@@ -126,7 +128,7 @@ class NamedRows(Strategy):
         if self.language or not isinstance(model, TextClassifier):
             known = {"name": "hf", "folder": self.language} if self.language else {"name": "minilm"}
             with torch.random.fork_rng(devices=[]):  # its head, which nobody asks, is drawn
-                reader = make_model(input_shape=(1,), num_classes=2, **known)  # type: ignore[arg-type]
+                reader = make_model(input_shape=(1,), num_classes=2, **known)
         texts = [self.prompt.replace("{}", name.replace("_", " ")) for name in names]
         return F.normalize(reader.embed(texts), dim=1)  # type: ignore[operator]
 
