@@ -22,6 +22,7 @@ FAMILIES = {
     "regularisation": "weights that matter stay near where they were",
     "distillation": "an earlier model teaches the present one",
     "prompts": "inputs learned for a frozen transformer",
+    "low rank": "small branches learned within a frozen transformer: LoRA and adapters",
     "dual encoders": "images are compared with the names of classes",
     "fixed features": "little or nothing of the backbone is trained",
     "few-shot": "a base session, then a few examples of a few classes",
@@ -44,6 +45,8 @@ CHOOSE = {
     "distillation": "where no example may be kept, but a copy of the model may; it works as far as new examples "
     "resemble old ones",
     "prompts": "with a pretrained vision transformer, which stays as it is, and nothing kept of the past",
+    "low rank": "with a pretrained transformer that has to change, at a small share of its parameters; `ranpac` is "
+    "what they must beat",
     "dual encoders": "with a pretrained CLIP, which knows classes by their names; `zero-shot` is its floor",
     "fixed features": "with a pretrained backbone, as the cheap baseline that everything dearer must beat",
     "few-shot": "where a first session is large enough to train a backbone on, and later classes bring a handful",

@@ -6,7 +6,6 @@ Adaptivity Are All You Need", IJCV 2024, arXiv:2303.07338, where it is called AD
 
 from __future__ import annotations
 
-import copy
 from typing import Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Experience, Run, Strategy, chain, register
-from clbench.parts import AsIs, ClassSums, adapt_first
+from clbench.parts import ClassSums, adapt_first, as_it_is
 from clbench.ranges import Count, Positive
 from clbench.types import MASKED
 
@@ -25,7 +24,7 @@ class Pretrained(Strategy):
     parallel = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        model.pretrained = AsIs(copy.deepcopy(model.backbone).requires_grad_(False))  # type: ignore[arg-type]
+        model.pretrained = as_it_is(model.backbone)  # type: ignore[arg-type]
         return model
 
 

@@ -92,6 +92,13 @@ class Kept:
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
 
+    def anew(self) -> Kept:
+        """Return one that knows the same texts and has asked nobody, for another encoder of them."""
+        made = Kept()
+        made._place, made._groups, made._start = dict(self._place), list(self._groups), list(self._start)
+        made._tokens, made._pools = list(self._tokens), list(self._pools)
+        return made
+
     @property
     def tokens(self) -> int:
         """Return how many there are of all texts."""

@@ -13,6 +13,7 @@ from clbench.parts.adapters import (
     ScaleHead as ScaleHead,
     Slots as Slots,
     adapt_first as adapt_first,
+    as_it_is as as_it_is,
     draw_down as draw_down,
     label_losses as label_losses,
 )

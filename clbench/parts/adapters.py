@@ -5,6 +5,7 @@ Shapes: D width of the transformer, b of a bottleneck.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
+from clbench.models.encoders import Encoder
 from clbench.parts.blocks import Blocks, transformer_of
+from clbench.parts.groups import AsIs
 from clbench.parts.heads import GrowingHead, NormalisedHead, linear_weight
 from clbench.parts.injection import Behind, insert, reading, sites_of
 from clbench.parts.losses import CrossEntropy, LocalCrossEntropy
@@ -165,6 +168,14 @@ class VisualPrompts(Prompter):
     def forward(self, query: Tensor) -> Prompts:
         rows = [prompt.expand(len(query), -1, -1) for prompt in self.prompts]
         return Prompts(tokens=dict(enumerate(rows))) if self.deep else Prompts(start=rows[0])
+
+
+def as_it_is(backbone: nn.Module) -> AsIs:
+    """Return a copy of a backbone that stays as it is now; one of texts is asked once for each."""
+    made = copy.deepcopy(backbone).requires_grad_(False)
+    if isinstance(backbone, Encoder) and isinstance(made, Encoder):
+        made.kept = backbone.kept.anew()
+    return AsIs(made)
 
 
 def label_losses(loss: Literal["local", "softmax"], head: float = 1.0) -> Strategy:
