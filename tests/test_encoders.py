@@ -503,6 +503,23 @@ def test_single_examples_have_the_gradients_that_they_have_in_a_batch(
         torch.testing.assert_close(found.mean(0), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["Roberta", "ModernBert"])
+def test_single_examples_see_what_they_see_in_a_batch(kind: str, tmp_path: Path) -> None:
+    """Also texts that are longer than a window of attention."""
+    written(tmp_path, kind)
+    if kind == "ModernBert":
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"local_attention": 4}))
+    x = pack([" ".join(WORDS), *TEXTS[:5]], 64)
+    for tune in (None, 1):
+        model = make_model("hf", (64,), 4, folder=str(tmp_path), tune=tune).eval()
+        reader = model.reading([x])
+        assert reader is not None
+        rows = reader(x)
+        ahead = model.ahead(rows, [name for name, _ in model.named_parameters()])
+        torch.testing.assert_close(model.features(ahead), model.features(rows), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [

@@ -36,6 +36,9 @@ from clbench.transforms.text import read_tokenizer
 ROOM = 2 << 30
 """Bytes of states that are kept below blocks that are trained. What would take more is computed at every step."""
 
+LEAST = torch.finfo(torch.float32).min
+"""Added to the scores of what attention may not see."""
+
 Pooling = Literal["folder", "mean", "cls"]
 """What becomes the feature of a text: as its folder says, or the mean of its tokens' states, or the first one's."""
 
@@ -161,10 +164,13 @@ class Pretrained(Encoder):
         else:
             there, given = last == 1, {"inputs_embeds": states}
         # Of four axes, which transformers takes as it is, without a look at whether it masks anything.
-        mask = torch.zeros_like(there, dtype=torch.float32).masked_fill(
-            ~there, torch.finfo(torch.float32).min
-        )
-        states = self.inner(**given, attention_mask=mask[:, None, None]).last_hidden_state
+        mask: Any = torch.zeros_like(there, dtype=torch.float32).masked_fill(~there, LEAST)[:, None, None]
+        config: Any = self.inner.config
+        if "sliding_attention" in (getattr(config, "layer_types", None) or ()):  # of ModernBERT
+            at = torch.arange(there.shape[1], device=h.device)
+            far = (at[:, None] - at).abs() > config.sliding_window
+            mask = {"full_attention": mask, "sliding_attention": mask.masked_fill(far, LEAST)}
+        states = self.inner(**given, attention_mask=mask).last_hidden_state
         features = self._pooled(states, there)
         return F.normalize(features, dim=1) if self.unit else features
 
