@@ -236,8 +236,8 @@ class Apart:
 
 def taken_apart(block: Any) -> Apart | None:
     """Take a block apart; None if it is built as none of BERT's, RoBERTa's, DistilBERT's and ModernBERT's."""
-    attention = getattr(block, "attention", None)
-    inside = getattr(attention, "self", None)
+    attention: Any = getattr(block, "attention", None)
+    inside: Any = getattr(attention, "self", None)
     if all(hasattr(inside, name) for name in ("query", "key", "value", "num_attention_heads")):
         q, k, v = inside.query, inside.key, inside.value
 
@@ -340,7 +340,8 @@ class TextBlocks(Blocks):
             met = met.expand(-1, -1, tokens.x.shape[1], -1)
         angles = {} if self.turning is None else {"position_embeddings": self._angles(layer, tokens)}
         states = self.blocks[layer](tokens.x, attention_mask=self._mask(met, tokens.x), **angles)
-        return states[0] if isinstance(states, tuple) else states  # a tuple before transformers 5
+        given: Tensor = states[0] if isinstance(states, tuple) else states  # a tuple before transformers 5
+        return given
 
     def mixed(self, layer: int, tokens: Tokens, prefix: Prefix) -> Tensor:
         """(B, N, D) the states after a block that is taken apart, whose attention meets a prefix."""
@@ -374,7 +375,9 @@ class TextBlocks(Blocks):
         met = None if tokens.there is None else tokens.there[:, None, None]
         if getattr(self.blocks[layer], "attention_type", "") != "sliding_attention":
             return met
-        places, window = tokens.places, self.network.inner.config.sliding_window  # type: ignore[union-attr]
+        inner: Any = self.network.inner
+        places, window = tokens.places, int(inner.config.sliding_window)
+        assert places is not None
         if met is None and len(places) < window:  # as in transformers
             return None
         joined = places == JOINED
