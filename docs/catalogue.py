@@ -67,6 +67,8 @@ SOURCES = {
     "few_shot": "few-shot",
     "texts": "texts to be classified: those of split-clinc150 and split-banking77 need no download",
     "retrieval": "retrieval of documents",
+    "photos": "photographs of the published protocol, from folders or lists",
+    "manifest": "any stream, from a table",
     "own": "your own data",
 }
 """The files of benchmarks, in the order of the documentation, and what is in them; others follow by their names."""
@@ -85,6 +87,8 @@ SUITS = {
     "texts": "Classification on a real pretrained encoder: with `model=minilm` real numbers take minutes on two cores. "
     "BANKING77's intents are the closest to each other.",
     "retrieval": "The model is the index: it names the document that answers a query, and takes in new ones.",
+    "photos": "What pretrained vision transformers are compared on, from your folders or the lists of a split.",
+    "manifest": "A row for each example, with what it is, where it stands in the stream and when it came.",
     "own": "What you have: arrays or images, split by class, or by folder of a domain.",
 }
 """What each of them is for."""
