@@ -39,7 +39,7 @@ class Trial:
     """What came of a run on the imitation.
 
     Attributes:
-        state: network, strategy and right answers, on the CPU.
+        state: network, strategy, right answers and counted forward passes, on the CPU.
         steps: the meetings of host and device in each step, evaluation and recording left out.
         races: what nothing ordered.
         finite: whether the weights are. step: how far it came.
@@ -127,6 +127,7 @@ class Rehearsal:
             "model": on_cpu(run.model.state_dict()),
             "strategy": [on_cpu(part.state_dict()) for part in run.strategy.parts],
             "right": run.evaluator.curve.correct.tolist(),
+            "forwards": run.forwards,
         }
         trial.races = [] if gpu is None else gpu.races
         return trial
@@ -201,7 +202,7 @@ def check_gpu_devices(trials: Rehearsal) -> None:
 
 
 def check_gpu_bits(trials: Rehearsal) -> None:
-    """On a GPU it computes what it computes on the CPU, recorded or not; how kernels round is not looked at."""
+    """On a GPU it computes and counts what it does on the CPU, recorded or not; how kernels round is not looked at."""
     same(trials.on_cpu.state, trials.plain.state, "a GPU computes something else")
 
 
