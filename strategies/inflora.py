@@ -29,11 +29,13 @@ def rest(moment: Tensor, space: Space | None) -> Tensor:
 
 
 def design(moment: Tensor, rank: int, space: Space | None) -> Tensor:
-    """(r, d) D_t, the leading directions of what is free, over √3; 0 where nothing is."""
-    free = rest(moment, space)
-    if space is not None and space["retain"] and not space["basis"].shape[1]:
-        return torch.zeros_like(free[:rank])
-    directions: Tensor = torch.linalg.svd(free).U[:, :rank].T
+    """(r, d) D_t, the leading directions of what is free, over √3; rows of 0 where less than r of them are."""
+    u, s, _ = torch.linalg.svd(rest(moment, space))
+    directions: Tensor = u[:, :rank].T
+    if space is not None:
+        # Directions that hold nothing but rounding could be any, those that are used among them.
+        found = s[:rank] > len(moment) * torch.finfo(s.dtype).eps * moment.norm()
+        directions = directions * found.unsqueeze(1)
     return directions / 3**0.5
 
 
@@ -161,7 +163,8 @@ def inflora(rank: Natural = 10, low: Part = 0.95, high: Positive = 1.0, head: Po
 
     Differences from the authors' code:
         1. Second moments are of examples as they are, not augmented; of texts, without what fills up.
-        2. Where nothing is free, D_t is 0 and the head alone learns; there, it is arbitrary.
+        2. Where less than r directions are free, the others of D_t are 0, and where none is, the head alone learns;
+           there, they are arbitrary, and may be used ones.
         3. Branches of all experiences are there from the start, and counted; those to come are not read.
     """
     if high > 1 or low > high:

@@ -141,7 +141,7 @@ class NamedRows(Strategy):
             raise ConfigError(
                 f"lingo: rows={self.kind} of {many} classes take a width of {needed}; width={wide} was given."
             )
-        if self.kind == "random":
+        if self.kind == "random" or many == 1:  # one vector is no frame
             return F.normalize(torch.randn((many, wide), generator=rng, device=rng.device), dim=1)
         return (orthogonal if self.kind == "orthogonal" else simplex)(many, wide, rng)
 

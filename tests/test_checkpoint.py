@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from clbench.errors import LedgerError
 from clbench.machine import checkpoint
@@ -131,3 +132,20 @@ def test_a_clone_is_not_changed_by_training() -> None:
     copy = checkpoint.clone({"w": [w]})
     w += 1
     assert copy["w"][0].item() == 0
+
+
+@pytest.mark.parametrize("turned", [(1, 0, 2), (2, 0, 1), (0, 2, 1)])
+def test_a_tensor_by_columns_comes_back_by_columns(path: Path, turned: tuple[int, int, int]) -> None:
+    """Products with rows and with columns round differently, so that a run would go on to other bits."""
+    tensor = torch.arange(24.0).view(2, 3, 4).permute(turned)
+    checkpoint.save(path, {"it": [checkpoint.save_value(tensor)]})
+    (back,) = checkpoint.load_value(None, checkpoint.load(path)["it"], nn.Module, torch.device("cpu"))
+    assert torch.equal(back, tensor)
+    assert back.stride() == tensor.stride()
+
+
+def test_tensors_begin_where_those_of_torch_begin(path: Path) -> None:
+    """A product may round by where its operands lie in memory, and tensors in a file begin anywhere."""
+    checkpoint.save(path, {"it": [checkpoint.save_value(torch.ones(3 + i)) for i in range(5)]})
+    back = checkpoint.load_value(None, checkpoint.load(path)["it"], nn.Module, torch.device("cpu"))
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in back)

@@ -155,6 +155,8 @@ def nbytes(state: Any) -> int:
 
 MODULE = "__module__"
 """Marks saved weights of a module, so that a teacher is told from a dictionary of anchors."""
+AXES = "__axes__"
+"""Marks a tensor that does not lie by rows, with the axes by which it does."""
 
 
 def save_value(value: Any) -> Any:
@@ -168,8 +170,20 @@ def save_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [save_value(v) for v in value]
     if isinstance(value, Tensor):
-        return value.detach()
+        return _by_rows(value.detach())
     return value
+
+
+def _by_rows(tensor: Tensor) -> Any:
+    """A tensor that another order of its axes lays out by rows comes with it: LAPACK, for one, answers by columns.
+
+    Files hold rows, and products with rows and with columns round differently.
+    """
+    if tensor.is_contiguous():
+        return tensor
+    axes = sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))
+    turned = tensor.permute(axes)
+    return {AXES: axes, "tensor": turned} if turned.is_contiguous() else tensor
 
 
 def load_value(current: Any, saved: Any, frozen: Callable[[], nn.Module], device: torch.device) -> Any:
@@ -179,6 +193,9 @@ def load_value(current: Any, saved: Any, frozen: Callable[[], nn.Module], device
         frozen: copies the model, for a module that does not exist yet, such as a teacher.
         device: where tensors go.
     """
+    if isinstance(saved, dict) and AXES in saved:
+        axes = saved[AXES]
+        return saved["tensor"].to(device, copy=True).permute([axes.index(axis) for axis in range(len(axes))])
     if isinstance(saved, dict) and MODULE in saved:
         module = current if current is not None else frozen()
         module.load_state_dict(saved[MODULE])
@@ -192,5 +209,7 @@ def load_value(current: Any, saved: Any, frozen: Callable[[], nn.Module], device
     if isinstance(saved, list):
         return [load_value(None, v, frozen, device) for v in saved]
     if isinstance(saved, Tensor):
-        return saved.to(device)
+        return saved.to(
+            device, copy=True
+        )  # the bytes of a file begin anywhere, which may round differently, too
     return saved

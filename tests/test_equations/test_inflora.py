@@ -64,6 +64,14 @@ def test_spaces_and_designs_of_the_reference() -> None:
     assert not design(X2, 2, third).any()
 
 
+@pytest.mark.parametrize("free", [1, 0])
+def test_no_direction_is_made_up_where_fewer_than_the_rank_are_free(free: int) -> None:
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    basis = torch.linalg.qr(rows[:6]).Q[:, :free]
+    down = design(rows.T @ rows / 40, 3, {"basis": basis, "retain": True})
+    torch.testing.assert_close(3 * down.T @ down, basis @ basis.T)
+
+
 def test_what_lies_in_the_stored_space_is_not_changed_whatever_is_learned() -> None:
     class Wreck(Strategy):
         """Sets the up maps of the second experience to anything, and looks at keys and values of the stored space."""
