@@ -388,6 +388,29 @@ FAULTS: dict[str, tuple[Change, dict[str, Any], str]] = {
         {},
         r"Groups that are in training and in test \(1\): line \d+: 'mary'",
     ),
+    "capitals": (
+        lambda rows: rows[0].update(path=rows[0]["path"].replace("png", "PNG")),
+        {},
+        r"Files that are not there \(1\): line 2: .*PNG \(but '\d\.png'\)",
+    ),
+    "spaces": (
+        lambda rows: next(r for r in rows[::-1] if r["label"] == "c0").update(label="c0 "),
+        {},
+        r"Labels that differ by spaces .*: line \d+: 'c0 ', but 'c0' in line \d+\. Write it in one way",
+    ),
+    "milliseconds": (
+        lambda rows: [r.update(time=1_600_000_000_000) for r in rows],
+        {},
+        r"hold no time \(20\): line 2: '1600000000000'; .*seconds \(not milliseconds\)",
+    ),
+    "no time": (
+        lambda rows: [
+            r.update(time="" if r is rows[0] else 5, split="train" if r is rows[0] else r["split"])
+            for r in rows
+        ],
+        {"by": "count", "count": 4, "experience": ""},
+        r"Rows without a time, by which the stream is ordered \(1\): line 2",
+    ),
     "unused": (lambda rows: None, {"by": "class"}, r"by=class does not use; experience='' leaves it out"),
 }
 
@@ -398,6 +421,24 @@ def test_a_fault_is_told_before_training(rows: list[Row], tmp_path: Path, fault:
     change(rows)
     with pytest.raises(DataError, match=message):
         clbench.from_manifest(write(tmp_path / "m.csv", rows), **params)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "message"),
+    [
+        (
+            "m.csv",
+            ";",
+            r"line 1 is one column, 'path;label'; .* by commas in .*, not by semicolons\. Save it so\.",
+        ),
+        ("m.csv", "\t", r"not by tabs\. Save it so, or name it \.tsv"),
+        ("m.tsv", ",", r"by tabs in .*, not by commas\. Save it so, or name it \.csv"),
+    ],
+)
+def test_another_delimiter_is_told(tmp_path: Path, name: str, mark: str, message: str) -> None:
+    (tmp_path / name).write_text(f"path{mark}label\na.png{mark}ant\n")
+    with pytest.raises(DataError, match=message):
+        clbench.from_manifest(tmp_path / name)
 
 
 def test_all_faults_are_told_at_once(rows: list[Row], tmp_path: Path) -> None:

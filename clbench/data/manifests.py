@@ -429,7 +429,10 @@ MEANT = {
     "experience": ("number", "Experiences are whole numbers from 0, or empty."),
     "order": ("number", "Places are whole numbers from 0, or empty."),
     "task": ("number", "Task labels are whole numbers from 0, or empty."),
-    "time": ("time", "Times are ISO 8601, such as 2008-03-21T19:14:37Z, or seconds since 1970."),
+    "time": (
+        "time",
+        "Times are ISO 8601, such as 2008-03-21T19:14:37Z, or seconds (not milliseconds) since 1970.",
+    ),
 }
 """What a cell that cannot be used should be, and what to do."""
 
@@ -509,6 +512,19 @@ def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names
     label, faults = manifest.label, manifest.faults
     empty = np.flatnonzero(label.codes < 0)
     faults.rows("Rows without a label", manifest.at(empty, manifest.named), "Fill it, or leave out the rows.")
+    for told_of, words in (("labels", label), ("domains", manifest.domain)):
+        if words is not None and (alike := _alike(words.names)):
+            one, other = ((int(np.argmax(words.codes == words.names.index(name))), name) for name in alike)
+            faults.rows(
+                f"{told_of.capitalize()} that differ by spaces or the spelling of a letter or number only",
+                manifest.at(
+                    np.array([other[0]]),
+                    lambda _, a=one, b=other: (
+                        f"{b[1]!a}, but {a[1]!a} in {faults.unit} {manifest.numbers[a[0]]}"
+                    ),
+                ),
+                "Write it in one way.",
+            )
     text = manifest.kind in ("texts", "text files")
     used = label.codes if manifest.split is None else label.codes[manifest.split != UNUSED]
     present = [label.names[code] for code in np.unique(used[used >= 0]).tolist()]
@@ -539,6 +555,17 @@ def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names
         key: Any = natural if not text else (int if whole else str)
         manifest.class_names = tuple(sorted(present, key=key))
         manifest.labels = label.renamed(manifest.class_names)
+
+
+def _alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return two names that a reader would take for one, if there are any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", " ".join(name.split()))
+        key = str(int(key)) if key.isdecimal() else key
+        if seen.setdefault(key, name) != name:
+            return seen[key], name
+    return None
 
 
 def _paths(manifest: Manifest, values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> list[str]:
