@@ -351,6 +351,11 @@ FAULTS: dict[str, tuple[Change, dict[str, Any], str]] = {
         {},
         r"The column 'domian' is not used, and looks like 'domain'",
     ),
+    "capitalised column": (
+        lambda rows: [r.update(Domain="a") for r in rows],
+        {},
+        r"The column 'Domain' is not used.*domain=Domain",
+    ),
     "sizes": (
         lambda rows: paint(Path("photos/train/c0/0.png"), 0, (7, 5)),
         {},
@@ -392,6 +397,11 @@ FAULTS: dict[str, tuple[Change, dict[str, Any], str]] = {
         lambda rows: rows[0].update(path=rows[0]["path"].replace("png", "PNG")),
         {},
         r"Files that are not there \(1\): line 2: .*PNG \(but '\d\.png'\)",
+    ),
+    "unicode": (
+        lambda rows: (paint(Path("photos/ä/1.png"), 0), rows[0].update(path="photos/a\u0308/1.png")),
+        {},
+        r"Files that are not there \(1\): line 2: .*1\.png \(but that in the Unicode form NFC\)",
     ),
     "spaces": (
         lambda rows: next(r for r in rows[::-1] if r["label"] == "c0").update(label="c0 "),
@@ -499,6 +509,28 @@ def test_a_manifest_is_described_before_training(
         "faults: none",
     ):
         assert line in said.out
+
+
+@pytest.mark.parametrize(
+    ("rename", "told"),
+    [({"label": "lable"}, "no column 'label'.*'lable'"), ({"path": "file"}, "no column of inputs")],
+)
+def test_a_column_that_lacks_is_described(
+    clbench_command: Command, rows: list[Row], tmp_path: Path, rename: dict[str, str], told: str
+) -> None:
+    renamed = [{rename.get(key, key): value for key, value in row.items()} for row in rows]
+    said = clbench_command("data", "describe", write(tmp_path / "m.csv", renamed))
+    assert (said.code, bool(re.search(told, said.out))) == (1, True)
+
+
+def test_a_word_that_is_no_column_is_left_alone(rows: list[Row], tmp_path: Path) -> None:
+    told = data.describe_manifest(write(tmp_path / "m.csv", [row | {"taken": "2020"} for row in rows]))
+    assert (told.unused, told.faults) == (("taken",), ())
+
+
+def test_a_file_that_is_not_there_is_no_benchmark(clbench_command: Command, tmp_path: Path) -> None:
+    said = clbench_command("data", "describe", tmp_path / "gone.csv")
+    assert (said.code, "There is no file or folder" in said.err) == (2, True)
 
 
 def test_duplicates_overlaps_and_faults_are_described(

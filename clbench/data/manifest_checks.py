@@ -49,16 +49,20 @@ def check_files(manifest: Manifest, used: npt.NDArray[np.bool_], quietly: bool =
     manifest.faults.rows(
         "Files that are not there",
         manifest.at(
-            np.array(lost, dtype=np.int64), lambda i: manifest.named(i) + _almost(manifest.paths[i], there)
+            np.array(lost, dtype=np.int64),
+            lambda i: manifest.named(i) + _almost(manifest, manifest.paths[i], there),
         ),
         f"Paths are seen from {manifest.root}; root=… names another folder.",
     )
     return found
 
 
-def _almost(path: str, there: dict[str, set[str]]) -> str:
+def _almost(manifest: Manifest, path: str, there: dict[str, set[str]]) -> str:
     """Return what to say of a file that is there but for capitals, or whose letters with marks are spelt in another
     way, as archives from other systems have them."""
+    for form in ("NFC", "NFD"):
+        if (manifest.root / unicodedata.normalize(form, path)).is_file():  # type: ignore[arg-type]
+            return f" (but that in the Unicode form {form})"
     folder, _, name = path.rpartition("/")
 
     def plain(name: str) -> str:

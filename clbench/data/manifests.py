@@ -8,6 +8,7 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import unicodedata
@@ -38,7 +39,7 @@ from clbench.data.folders import ROLES, Role
 from clbench.data.pixels import SUFFIXES
 from clbench.data.source import natural
 from clbench.data.tables import ABSENT, Chunk, column_names, read_chunks, unit_of
-from clbench.errors import DataError, choices, suggest
+from clbench.errors import DataError, choices
 
 Kind = Literal["images", "arrays", "texts", "text files", "rows", "features", "pictures"]
 """What the examples are: files of images, of arrays (.npy) or of texts (.txt), texts, rows of one array, numbers in
@@ -228,6 +229,7 @@ class Manifest:
         empty = np.full(n, NONE)
         numbers = [empty if column is None else column for column in (self.experience, self.order)]
         rows = self.rows if self.rows is not None else (np.arange(n) if not self.paths else empty)
+        labels = self.labels if self.labels.size else None  # its column may lack, which is told
         in_order = np.lexsort((rows, place, *reversed(numbers), first))
         words = [
             None if column is None else [*map(_escaped, column.names), "-"]
@@ -254,7 +256,7 @@ class Manifest:
                 splits = [(*ORDER, "-")[code] for code in self.split[part].tolist()]
             times = nothing if self.time is None else iso_all(self.time[part])
             paths = _all_escaped([self.paths[i] for i in part.tolist()]) if self.paths else nothing
-            fields = [splits, *map(ints, numbers), paths, ints(rows), ints(self.labels), texts(0), times]
+            fields = [splits, *map(ints, numbers), paths, ints(rows), ints(labels), texts(0), times]
             lines = map("\t".join, zip(*fields, ints(self.task), texts(1), texts(2), strict=True))
             sha.update("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
@@ -355,10 +357,13 @@ def _columns(
     used = {name for columns in found.values() for name in columns}
     manifest.unused = tuple(name for name in known if name not in used)
     for what in PLACES:  # a misspelt one would change the stream, and nobody would know
-        near = [name for name in manifest.unused if suggest(name.lower(), [what])]
+        near = difflib.get_close_matches(
+            what, map(str.lower, manifest.unused), cutoff=0.75
+        )  # not taken for task
         if what not in found and named.get(what) == what and near:
+            column = next(name for name in manifest.unused if name.lower() == near[0])
             faults.add(
-                f"The column '{near[0]}' is not used, and looks like '{what}': name it so, or say {what}={near[0]} "
+                f"The column '{column}' is not used, and looks like '{what}': name it so, or say {what}={column} "
                 f"or {what}=''."
             )
     return found
