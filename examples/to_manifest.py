@@ -188,8 +188,8 @@ def imagenet_subset(root: Path, classes: str, train: str = "train", test: str = 
 def wilds(root: Path, data: str) -> Iterator[Row]:
     """WILDS: metadata.csv of iwildcam (its locations are domains), camelyon17 (centres) or fmow (regions), with times.
 
-    iwildcam: by=time periods=10 train_split=[train] test_split=[id_test] tested=class. camelyon17: by=domain
-    train_split=[0] test_split=[1]. fmow: by=time periods=[2004-01-01,2008-01-01,2012-01-01].
+    iwildcam: by=time periods=10 train_split=[train] valid_split=[id_val] test_split=[id_test] tested=class.
+    camelyon17: by=domain train_split=[0] test_split=[1]. fmow: by=time periods=[2004-01-01,2008-01-01,2012-01-01].
     """
     with (root / "metadata.csv").open(newline="") as lines:
         for number, line in enumerate(csv.DictReader(lines)):

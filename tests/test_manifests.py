@@ -262,6 +262,22 @@ def test_other_splits_are_named_and_the_rest_left_out(rows: list[Row], tmp_path:
     assert "1 rows of the splits ood are left out" in made.notes
 
 
+def test_words_of_the_split_may_be_numbers(clbench_command: Command, rows: list[Row], tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", [row | {"split": 2 * (row["split"] == "test")} for row in rows])
+    said = clbench_command("show", "manifest", f"path={file}", "train_split=[0]", "test_split=[2]")
+    assert (said.code, said.err) == (0, "")
+    told = data.describe_manifest(file, train_split=[0], test_split=[2], experience="", experiences=4)
+    assert (told.splits, "experiences by class: 4" in repr(told)) == ({"train": 12, "test": 8}, True)
+
+
+def test_experiences_are_counted_in_training(rows: list[Row], tmp_path: Path) -> None:
+    for row in rows:
+        row["experience"] = "" if row["split"] == "test" else row["experience"]
+    told = repr(data.describe_manifest(write(tmp_path / "m.csv", rows)))
+    assert "experiences by experience: 2" in told
+    assert "test 4: 2 rows, 1 class" in told
+
+
 def test_groups_are_kept_together(rows: list[Row], tmp_path: Path) -> None:
     lines = [{"path": row["path"], "label": row["label"], "user": row["path"][-5]} for row in rows]
     made = clbench.from_manifest(
