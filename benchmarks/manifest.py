@@ -35,9 +35,9 @@ def manifest(
     boundaries: bool | None = None,
     labels: Literal["auto", "names"] = "auto",
     class_names: tuple[str, ...] = (),
-    train_split: tuple[str, ...] = (),
-    valid_split: tuple[str, ...] = (),
-    test_split: tuple[str, ...] = (),
+    train_split: tuple[Natural | str, ...] = (),
+    valid_split: tuple[Natural | str, ...] = (),
+    test_split: tuple[Natural | str, ...] = (),
     size: Count | None = None,
     recipe: str | dict[str, Any] | None = None,
     channels: Literal[1, 3] = 3,
@@ -85,7 +85,8 @@ def manifest(
         boundaries: whether the learner is told them; not with by=count, unless it is said.
         labels: names: whole numbers are names, so that there may be gaps.
         class_names: of classes 0, 1, ….
-        train_split, valid_split, test_split: words of `split`, in place of the usual ones; others are left out.
+        train_split, valid_split, test_split: words of `split`, in place of the usual ones of each; rows of
+            other words are left out then.
         size: pixels that images are cropped and resized to; without it, all have one size.
         recipe: how images are prepared for a pretrained network: pretrained, as timm's configuration of it says, or as
             published code does it: pilot, ranpac, and others.

@@ -50,6 +50,9 @@ def filelists(
     list is of all experiences, several are of one each. Rows keep the order of the lists with online=true order=order.
     """
     lists, tests = (sorted(root.glob(which), key=numbered) for which in (train, test))
+    for which, files in ((train, lists), (test, tests)):
+        if not files:
+            raise FileNotFoundError(f"{root} holds no file {which}")
     for split, files in (("train", lists), ("test", tests)):
         for number, file in enumerate(files):
             shared = split == "test" and len(tests) == 1
@@ -185,8 +188,8 @@ def imagenet_subset(root: Path, classes: str, train: str = "train", test: str = 
 def wilds(root: Path, data: str) -> Iterator[Row]:
     """WILDS: metadata.csv of iwildcam (its locations are domains), camelyon17 (centres) or fmow (regions), with times.
 
-    iwildcam: by=time periods=10 train_split=[train] test_split=[id_test] tested=class. camelyon17: by=domain
-    train_split=[0] test_split=[1]. fmow: by=time periods=[2004-01-01,2008-01-01,2012-01-01].
+    iwildcam: by=time periods=10 train_split=[train] valid_split=[id_val] test_split=[id_test] tested=class.
+    camelyon17: by=domain train_split=[0] test_split=[1]. fmow: by=time periods=[2004-01-01,2008-01-01,2012-01-01].
     """
     with (root / "metadata.csv").open(newline="") as lines:
         for number, line in enumerate(csv.DictReader(lines)):
@@ -246,4 +249,7 @@ if __name__ == "__main__":
         sys.exit(f"{__doc__}\nNAME is one of {', '.join(CONVERTERS)}.")
     name, root, out, *given = sys.argv[1:]
     settings = {key: int(v) if v.isdecimal() else v for key, v in (pair.split("=", 1) for pair in given)}
-    print(f"{convert(name, Path(root).expanduser(), Path(out), **settings):,} rows")
+    try:
+        print(f"{convert(name, Path(root).expanduser(), Path(out), **settings):,} rows")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"{name}: {type(error).__name__}: {error}")

@@ -80,7 +80,7 @@ def o_lora(
         alpha: α of s = α / r. The authors have 32.
         targets: the layers: q, k, v, the projections of attention; proj, the one after it; fc1, fc2 of the perceptron.
         dropout: on x, in the branches only; one draw for old and new ones. The authors have 0.1.
-        strength: λ₁; norm: λ₂. The authors choose both for each task of their long streams.
+        strength, norm: λ₁ and λ₂. The authors choose both for each task of their long streams.
         form: absolute, Σ |·| as released; squared, Σ (·)², as the paper has it.
         head: factor on the head's learning rate; low-rank branches stand smaller ones.
         loss: local, cross-entropy over the present experience's classes for rows of the stream; softmax, over all.

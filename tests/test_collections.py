@@ -106,7 +106,10 @@ def test_openloris_and_lists_of_avalanche(tmp_path: Path) -> None:
 def test_batch_99_comes_before_batch_100(tmp_path: Path) -> None:
     for batch in (99, 100):
         put(tmp_path / f"train_batch_{batch}.txt", [f"{batch}.jpg 0"])
-    rows = to_manifest.filelists(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no file test\*\.txt"):
+        next(to_manifest.filelists(tmp_path))
+    put(tmp_path / "test.txt", ["1.jpg 0"])
+    rows = list(to_manifest.filelists(tmp_path))[:2]
     assert [(row["path"], row["experience"]) for row in rows] == [("99.jpg", 0), ("100.jpg", 1)]
 
 

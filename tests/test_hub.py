@@ -107,6 +107,23 @@ def test_images_of_other_sizes_are_told(tmp_path: Path) -> None:
         clbench.from_manifest(tmp_path / "hub", experiences=2)
 
 
+def test_paths_outside_the_folder_and_missing_ones_are_unreadable_images(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png(X[0]))
+    paths = ["../x.png", str(tmp_path / "x.png"), "gone.png", "gone.png"]
+    rows = [{"bytes": None, "path": path} for path in paths]
+    save(tmp_path / "hub/train.parquet", slice(0), image=rows, label=Y[:4])
+    save(tmp_path / "hub/test.parquet", slice(8, 12))
+    with pytest.raises(DataError, match=r"Images that cannot be read \(4\): row 1: "):
+        clbench.from_manifest(tmp_path / "hub", experiences=2)
+
+
+def test_configurations_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save(tmp_path / "hub" / name / "train/0000.parquet", slice(8))
+    with pytest.raises(DataError, match=r"several configurations, such as .*one and .*two; path=… names"):
+        clbench.from_manifest(tmp_path / "hub", experiences=2)
+
+
 def saved_pictures(datasets: Any, split: str, rows: slice) -> Any:
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c", "d"])}

@@ -262,6 +262,22 @@ def test_other_splits_are_named_and_the_rest_left_out(rows: list[Row], tmp_path:
     assert "1 rows of the splits ood are left out" in made.notes
 
 
+def test_words_of_the_split_may_be_numbers(clbench_command: Command, rows: list[Row], tmp_path: Path) -> None:
+    file = write(tmp_path / "m.csv", [row | {"split": 2 * (row["split"] == "test")} for row in rows])
+    said = clbench_command("show", "manifest", f"path={file}", "train_split=[0]", "test_split=[2]")
+    assert (said.code, said.err) == (0, "")
+    told = data.describe_manifest(file, train_split=[0], test_split=[2], experience="", experiences=4)
+    assert (told.splits, "experiences by class: 4" in repr(told)) == ({"train": 12, "test": 8}, True)
+
+
+def test_experiences_are_counted_in_training(rows: list[Row], tmp_path: Path) -> None:
+    for row in rows:
+        row["experience"] = "" if row["split"] == "test" else row["experience"]
+    told = repr(data.describe_manifest(write(tmp_path / "m.csv", rows)))
+    assert "experiences by experience: 2" in told
+    assert "test 4: 2 rows, 1 class" in told
+
+
 def test_groups_are_kept_together(rows: list[Row], tmp_path: Path) -> None:
     lines = [{"path": row["path"], "label": row["label"], "user": row["path"][-5]} for row in rows]
     made = clbench.from_manifest(
@@ -351,6 +367,11 @@ FAULTS: dict[str, tuple[Change, dict[str, Any], str]] = {
         {},
         r"The column 'domian' is not used, and looks like 'domain'",
     ),
+    "capitalised column": (
+        lambda rows: [r.update(Domain="a") for r in rows],
+        {},
+        r"The column 'Domain' is not used.*domain=Domain",
+    ),
     "sizes": (
         lambda rows: paint(Path("photos/train/c0/0.png"), 0, (7, 5)),
         {},
@@ -388,6 +409,34 @@ FAULTS: dict[str, tuple[Change, dict[str, Any], str]] = {
         {},
         r"Groups that are in training and in test \(1\): line \d+: 'mary'",
     ),
+    "capitals": (
+        lambda rows: rows[0].update(path=rows[0]["path"].replace("png", "PNG")),
+        {},
+        r"Files that are not there \(1\): line 2: .*PNG \(but '\d\.png'\)",
+    ),
+    "unicode": (
+        lambda rows: (paint(Path("photos/ä/1.png"), 0), rows[0].update(path="photos/a\u0308/1.png")),
+        {},
+        r"Files that are not there \(1\): line 2: .*1\.png \(but that in the Unicode form NFC\)",
+    ),
+    "spaces": (
+        lambda rows: next(r for r in rows[::-1] if r["label"] == "c0").update(label="c0 "),
+        {},
+        r"Labels that differ by spaces .*: line \d+: 'c0 ', but 'c0' in line \d+\. Write it in one way",
+    ),
+    "milliseconds": (
+        lambda rows: [r.update(time=1_600_000_000_000) for r in rows],
+        {},
+        r"hold no time \(20\): line 2: '1600000000000'; .*seconds \(not milliseconds\)",
+    ),
+    "no time": (
+        lambda rows: [
+            r.update(time="" if r is rows[0] else 5, split="train" if r is rows[0] else r["split"])
+            for r in rows
+        ],
+        {"by": "count", "count": 4, "experience": ""},
+        r"Rows without a time, by which the stream is ordered \(1\): line 2",
+    ),
     "unused": (lambda rows: None, {"by": "class"}, r"by=class does not use; experience='' leaves it out"),
 }
 
@@ -398,6 +447,24 @@ def test_a_fault_is_told_before_training(rows: list[Row], tmp_path: Path, fault:
     change(rows)
     with pytest.raises(DataError, match=message):
         clbench.from_manifest(write(tmp_path / "m.csv", rows), **params)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "message"),
+    [
+        (
+            "m.csv",
+            ";",
+            r"line 1 is one column, 'path;label'; .* by commas in .*, not by semicolons\. Save it so\.",
+        ),
+        ("m.csv", "\t", r"not by tabs\. Save it so, or name it \.tsv"),
+        ("m.tsv", ",", r"by tabs in .*, not by commas\. Save it so, or name it \.csv"),
+    ],
+)
+def test_another_delimiter_is_told(tmp_path: Path, name: str, mark: str, message: str) -> None:
+    (tmp_path / name).write_text(f"path{mark}label\na.png{mark}ant\n")
+    with pytest.raises(DataError, match=message):
+        clbench.from_manifest(tmp_path / name)
 
 
 def test_all_faults_are_told_at_once(rows: list[Row], tmp_path: Path) -> None:
@@ -458,6 +525,28 @@ def test_a_manifest_is_described_before_training(
         "faults: none",
     ):
         assert line in said.out
+
+
+@pytest.mark.parametrize(
+    ("rename", "told"),
+    [({"label": "lable"}, "no column 'label'.*'lable'"), ({"path": "file"}, "no column of inputs")],
+)
+def test_a_column_that_lacks_is_described(
+    clbench_command: Command, rows: list[Row], tmp_path: Path, rename: dict[str, str], told: str
+) -> None:
+    renamed = [{rename.get(key, key): value for key, value in row.items()} for row in rows]
+    said = clbench_command("data", "describe", write(tmp_path / "m.csv", renamed))
+    assert (said.code, bool(re.search(told, said.out))) == (1, True)
+
+
+def test_a_word_that_is_no_column_is_left_alone(rows: list[Row], tmp_path: Path) -> None:
+    told = data.describe_manifest(write(tmp_path / "m.csv", [row | {"taken": "2020"} for row in rows]))
+    assert (told.unused, told.faults) == (("taken",), ())
+
+
+def test_a_file_that_is_not_there_is_no_benchmark(clbench_command: Command, tmp_path: Path) -> None:
+    said = clbench_command("data", "describe", tmp_path / "gone.csv")
+    assert (said.code, "There is no file or folder" in said.err) == (2, True)
 
 
 def test_duplicates_overlaps_and_faults_are_described(

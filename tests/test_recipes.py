@@ -279,6 +279,7 @@ def test_lists_name_the_images_of_a_raw_release(photographs: Path, tmp_path: Pat
     [
         ("train/9/0.png\ntrain/9/7.png\n", r"train.txt, line 2: there is no file .*7.png"),
         ("train/9/0.png\ntrain/9/0.png\n", r"line 2: train/9/0.png is listed before, in .*line 1"),
+        ("a/1.png\nb.png\n\n" * 6, r"(?s)line 1: .*line 2: .*line 4: .*\nand 2 more"),
         ("lonely.png\n", r"line 1: lonely.png lies in no folder that would name its class"),
         ("train/9/0.png\n", "Class '10' in .* has no training images"),
     ],
@@ -302,7 +303,7 @@ def test_a_missing_folder_says_where_it_belongs(tmp_path: Path, monkeypatch: pyt
 
 
 def test_presets_of_a_published_toolbox_are_complete_configurations(photographs: Path) -> None:
-    given = {"path": str(photographs), "first": 1, "increment": 1, "size": 16}
+    given = {"path": str(photographs), "first": 1, "increment": 1, "stream.size": 16}
     cells = suite.plan(suite.load("pilot-imagenet-r")[1], given)
     found = {cell.resolved.strategy: cell.resolved for cell in cells}
     l2p, coda = found["l2p"], found["coda-prompt"]

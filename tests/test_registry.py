@@ -119,7 +119,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(RegistryError) as error:
         make_strategy("derp")
     begins, ends = (
-        "There is no strategy named 'derp'. Did you mean 'derpp'? Also near: der, er; ",
+        "There is no strategy named 'derp'. Did you mean 'derpp'? Also near: der, er, aper; ",
         "shows all",
     )
     assert str(error.value).startswith(f"{begins}`clbench list strategies` {ends}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clbench.cli.common import Json, Pairs, Plugins, columns, load
+from clbench.errors import DataError
 
 if TYPE_CHECKING:
     from clbench.reports.display.benchmarks import Description
@@ -78,6 +79,8 @@ def data_describe(
 
     load(plugin)
     place = Path(benchmark).expanduser()
+    if not place.exists() and not benchmarks.knows(benchmark) and (place.suffix or place.name != benchmark):
+        raise DataError(f"There is no file or folder {benchmark}, and no benchmark of that name.")
     if benchmarks.knows(benchmark) or not place.exists():
         show_described(describe(benchmark, settings), as_json)
         return 0

@@ -59,6 +59,8 @@ def iso(time: int) -> str:
 
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+FIRST, LAST = -62_135_596_800, 253_402_300_800
+"""Seconds since 1970 at which the years 1 and 10000 begin."""
 
 
 def missing(value: Any) -> bool:
@@ -115,7 +117,7 @@ def times_of(values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> list[in
     """Return microseconds since 1970, `NONE` for what is empty."""
     if all(type(value) is int or (type(value) is str and value.isdecimal()) for value in values):
         whole = list(map(int, values))
-        if max(whole, default=0) < 2**42:
+        if max(whole, default=0) < LAST:
             return [1_000_000 * time for time in whole]
     found = []
     for value, number in zip(values, numbers, strict=True):
@@ -137,7 +139,7 @@ def microseconds(value: Any) -> int:
     """
     if isinstance(value, str):
         try:
-            return round(float(value) * 1_000_000)
+            value = float(value)
         except ValueError:
             value = datetime.datetime.fromisoformat(value.strip())
     if isinstance(value, datetime.datetime):
@@ -145,6 +147,8 @@ def microseconds(value: Any) -> int:
         return (zoned - EPOCH) // datetime.timedelta(microseconds=1)
     if isinstance(value, datetime.date):
         return (value - EPOCH.date()).days * 86_400_000_000
+    if not FIRST <= value < LAST:
+        raise ValueError("it is in no year from 1 to 9999; milliseconds are to be divided by 1000")
     return round(float(value) * 1_000_000)
 
 

@@ -82,8 +82,12 @@ class HubTable:
             return cell
         if isinstance(cell, dict) and cell.get("bytes") is not None:
             return bytes(cell["bytes"])
-        if isinstance(cell, dict) and cell.get("path"):
-            return self.folder.joinpath(cell["path"]).read_bytes()
+        if isinstance(cell, dict) and cell.get(
+            "path"
+        ):  # one that is not there, or outside, is an unreadable image
+            file = self.folder.joinpath(cell["path"]).resolve()
+            with contextlib.suppress(OSError):
+                return file.read_bytes() if file.is_relative_to(self.folder.resolve()) else b""
         return b""
 
     # --- files ---
@@ -128,10 +132,19 @@ class HubTable:
     def _shards(self) -> list[tuple[str | None, Path]]:
         """Return the Parquet files in order, with the split that each one's name or folder says."""
         found: list[tuple[str | None, Path]] = []
+        configurations: set[Path] = set()
         for file in sorted(self.folder.rglob("*.parquet")):
             stem = SHARD.fullmatch(file.stem)
             name = stem[1] if stem and not file.stem.isdecimal() else file.parent.name
+            inside = file.parent.parent if file.parent.name.lower() in ROLES else file.parent
+            configurations.add(inside if file.parent != self.folder else file.parent)
             found.append((name if file.parent != self.folder or not file.stem.isdecimal() else None, file))
+        if len(configurations) > 1:
+            first, second, *_ = sorted(configurations)
+            raise DataError(
+                f"{self.folder} holds Parquet files of several configurations, such as {first} and {second}; path=… "
+                "names the folder of one."
+            )
         roles = {name: ROLES.get(str(name).lower(), "valid") for name, _ in found}
         return sorted(found, key=lambda one: ("train", "valid", "test").index(roles[one[0]]))
 

@@ -12,6 +12,8 @@ from clbench.data.source import Source
 from clbench.errors import DataError, suggest
 from clbench.transforms.recipes import Recipe
 
+SHOWN = 10
+"""Faults of lists that are told."""
 SIDES: tuple[Role, Role] = ("train", "test")
 
 
@@ -63,6 +65,7 @@ def read_published(
 def _listed(root: Path, lists: Sequence[Path], recipe: Recipe) -> Source:
     parts: dict[Role, Part] = {"train": Part(), "valid": Part(), "test": Part()}
     where: dict[str, str] = {}
+    faults: list[str] = []
     for role, file in zip(SIDES, lists, strict=True):
         for number, line in enumerate(_lines(file), 1):
             image, _, label = (piece.strip() for piece in line.partition("\t"))
@@ -70,21 +73,21 @@ def _listed(root: Path, lists: Sequence[Path], recipe: Recipe) -> Source:
                 continue
             here = f"{file}, line {number}"
             if (before := where.setdefault(image, here)) != here:
-                raise DataError(f"{here}: {image} is listed before, in {before}; every image is listed once.")
+                faults.append(f"{here}: {image} is listed before, in {before}; every image is listed once.")
+                continue
             label = label or PurePosixPath(image).parent.name
             if not label:
-                raise DataError(
+                faults.append(
                     f"{here}: {image} lies in no folder that would name its class; write the class after a tab."
                 )
-            if not (root / image).is_file():
-                beside = (
-                    [p.name for p in (root / image).parent.glob("*")]
-                    if (root / image).parent.is_dir()
-                    else []
-                )
-                near = suggest(PurePosixPath(image).name, beside)
-                raise DataError(f"{here}: there is no file {root / image}.{near} Paths are seen from {root}.")
+            elif not (root / image).is_file():
+                beside = (root / image).parent.glob("*") if len(faults) < SHOWN else ()
+                near = suggest(PurePosixPath(image).name, (one.name for one in beside))
+                faults.append(f"{here}: there is no file {root / image}.{near} Paths are seen from {root}.")
             parts[role].add([f"{root}/{image}"], label, "")
+    if faults:
+        more = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+        raise DataError("\n".join([*faults[:SHOWN], *more]))
     told = f"The images are those that {lists[0].name} and {lists[1].name} list:"
     return source_of_files(str(root), parts, told, recipe.size, 3, recipe, plain=True)
 

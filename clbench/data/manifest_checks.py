@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -47,10 +48,28 @@ def check_files(manifest: Manifest, used: npt.NDArray[np.bool_], quietly: bool =
     lost = [i for i in lost if manifest.paths[i] and not (manifest.root / manifest.paths[i]).is_file()]
     manifest.faults.rows(
         "Files that are not there",
-        manifest.at(np.array(lost, dtype=np.int64), manifest.named),
+        manifest.at(
+            np.array(lost, dtype=np.int64),
+            lambda i: manifest.named(i) + _almost(manifest, manifest.paths[i], there),
+        ),
         f"Paths are seen from {manifest.root}; root=… names another folder.",
     )
     return found
+
+
+def _almost(manifest: Manifest, path: str, there: dict[str, set[str]]) -> str:
+    """Return what to say of a file that is there but for capitals, or whose letters with marks are spelt in another
+    way, as archives from other systems have them."""
+    for form in ("NFC", "NFD"):
+        if (manifest.root / unicodedata.normalize(form, path)).is_file():  # type: ignore[arg-type]
+            return f" (but that in the Unicode form {form})"
+    folder, _, name = path.rpartition("/")
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    near = next((one for one in sorted(there[folder]) if plain(one) == plain(name)), None)
+    return f" (but {near!a})" if near is not None else ""
 
 
 def check_images(manifest: Manifest, rows: Sequence[int], resized: bool) -> tuple[int, int] | None:
@@ -383,6 +402,13 @@ def check_order(manifest: Manifest, split: Ints, by: str, free: bool) -> None:
                     ),
                     "Every row of an experience has a place of its own.",
                 )
+    if time is not None and order is None and by == "count":  # they would come first, and nobody would know
+        untimed = np.flatnonzero((split == TRAIN) & (time == NONE))
+        faults.rows(
+            "Rows without a time, by which the stream is ordered",
+            manifest.at(untimed, manifest.named),
+            "Fill it, or leave out the rows; time='' takes the order of the file.",
+        )
     if time is None or free or by not in ("experience", "count") or (by == "count" and order is None):
         return
     rows = np.flatnonzero((split == TRAIN) & (time != NONE) & (experience >= 0))

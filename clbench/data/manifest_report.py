@@ -88,7 +88,7 @@ class Report:
         if self.overlap is not None:
             lines.append(f"test rows that are byte-identical to training rows: {self.overlap:,}")
             lines.append(f"training rows that are byte-identical to others: {self.duplicates:,}")
-        lines.append(f"experiences by {self.by}: {len({held.experience for held in self.experiences})}")
+        lines.append(f"experiences by {self.by}: {sum(held.stream == 'train' for held in self.experiences)}")
         lines += [f"  {held}" for held in self.experiences]
         if self.faults:
             lines.append(f"faults: {len(self.faults)}")

@@ -86,9 +86,9 @@ def from_manifest(
     boundaries: bool | None = None,
     labels: Literal["auto", "names"] = "auto",
     class_names: Sequence[str] = (),
-    train_split: Sequence[str] = (),
-    valid_split: Sequence[str] = (),
-    test_split: Sequence[str] = (),
+    train_split: Sequence[str | int] = (),
+    valid_split: Sequence[str | int] = (),
+    test_split: Sequence[str | int] = (),
     size: Count | None = None,
     recipe: Preparation = None,
     channels: Literal[1, 3] = 3,
@@ -125,8 +125,8 @@ def from_manifest(
         boundaries: whether the learner is told when experiences begin; if None, not with by="count".
         labels: "names" takes whole numbers for names, so that there may be gaps.
         class_names: of classes 0, 1, …; if not given, names in their natural order (2 before 10).
-        train_split, valid_split, test_split: words of the split column in place of train, val and test; rows of others
-            are left out then.
+        train_split, valid_split, test_split: words of the split column in place of the usual ones of each; rows of
+            other words are left out then.
         size: images are cropped to squares and resized to size × size pixels; None leaves them as they are.
         recipe: how images are prepared for a pretrained network, in place of that.
         channels: 3 for colour, 1 for grey.
@@ -198,7 +198,7 @@ def read(table: Table, digest: str, root: Path, given: Mapping[str, Any]) -> Man
     defaults = signature_of(from_manifest).parameters
     named = {key: given[key] or "" for key in WORDS}
     told = tuple(key for key in WORDS if named[key] != defaults[key].default)
-    splits = tuple((role, tuple(given[f"{role}_split"])) for role in ORDER)
+    splits = tuple((role, tuple(map(str, given[f"{role}_split"]))) for role in ORDER)
     manifest = _read(
         table,
         digest,

@@ -8,6 +8,7 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import unicodedata
@@ -38,7 +39,7 @@ from clbench.data.folders import ROLES, Role
 from clbench.data.pixels import SUFFIXES
 from clbench.data.source import natural
 from clbench.data.tables import ABSENT, Chunk, column_names, read_chunks, unit_of
-from clbench.errors import DataError, choices, suggest
+from clbench.errors import DataError, choices
 
 Kind = Literal["images", "arrays", "texts", "text files", "rows", "features", "pictures"]
 """What the examples are: files of images, of arrays (.npy) or of texts (.txt), texts, rows of one array, numbers in
@@ -228,6 +229,7 @@ class Manifest:
         empty = np.full(n, NONE)
         numbers = [empty if column is None else column for column in (self.experience, self.order)]
         rows = self.rows if self.rows is not None else (np.arange(n) if not self.paths else empty)
+        labels = self.labels if self.labels.size else None  # its column may lack, which is told
         in_order = np.lexsort((rows, place, *reversed(numbers), first))
         words = [
             None if column is None else [*map(_escaped, column.names), "-"]
@@ -254,7 +256,7 @@ class Manifest:
                 splits = [(*ORDER, "-")[code] for code in self.split[part].tolist()]
             times = nothing if self.time is None else iso_all(self.time[part])
             paths = _all_escaped([self.paths[i] for i in part.tolist()]) if self.paths else nothing
-            fields = [splits, *map(ints, numbers), paths, ints(rows), ints(self.labels), texts(0), times]
+            fields = [splits, *map(ints, numbers), paths, ints(rows), ints(labels), texts(0), times]
             lines = map("\t".join, zip(*fields, ints(self.task), texts(1), texts(2), strict=True))
             sha.update("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
@@ -355,10 +357,13 @@ def _columns(
     used = {name for columns in found.values() for name in columns}
     manifest.unused = tuple(name for name in known if name not in used)
     for what in PLACES:  # a misspelt one would change the stream, and nobody would know
-        near = [name for name in manifest.unused if suggest(name.lower(), [what])]
+        near = difflib.get_close_matches(
+            what, map(str.lower, manifest.unused), cutoff=0.75
+        )  # not taken for task
         if what not in found and named.get(what) == what and near:
+            column = next(name for name in manifest.unused if name.lower() == near[0])
             faults.add(
-                f"The column '{near[0]}' is not used, and looks like '{what}': name it so, or say {what}={near[0]} "
+                f"The column '{column}' is not used, and looks like '{what}': name it so, or say {what}={column} "
                 f"or {what}=''."
             )
     return found
@@ -429,7 +434,10 @@ MEANT = {
     "experience": ("number", "Experiences are whole numbers from 0, or empty."),
     "order": ("number", "Places are whole numbers from 0, or empty."),
     "task": ("number", "Task labels are whole numbers from 0, or empty."),
-    "time": ("time", "Times are ISO 8601, such as 2008-03-21T19:14:37Z, or seconds since 1970."),
+    "time": (
+        "time",
+        "Times are ISO 8601, such as 2008-03-21T19:14:37Z, or seconds (not milliseconds) since 1970.",
+    ),
 }
 """What a cell that cannot be used should be, and what to do."""
 
@@ -509,6 +517,19 @@ def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names
     label, faults = manifest.label, manifest.faults
     empty = np.flatnonzero(label.codes < 0)
     faults.rows("Rows without a label", manifest.at(empty, manifest.named), "Fill it, or leave out the rows.")
+    for told_of, words in (("labels", label), ("domains", manifest.domain)):
+        if words is not None and (alike := _alike(words.names)):
+            one, other = ((int(np.argmax(words.codes == words.names.index(name))), name) for name in alike)
+            faults.rows(
+                f"{told_of.capitalize()} that differ by spaces or the spelling of a letter or number only",
+                manifest.at(
+                    np.array([other[0]]),
+                    lambda _, a=one, b=other: (
+                        f"{b[1]!a}, but {a[1]!a} in {faults.unit} {manifest.numbers[a[0]]}"
+                    ),
+                ),
+                "Write it in one way.",
+            )
     text = manifest.kind in ("texts", "text files")
     used = label.codes if manifest.split is None else label.codes[manifest.split != UNUSED]
     present = [label.names[code] for code in np.unique(used[used >= 0]).tolist()]
@@ -539,6 +560,17 @@ def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names
         key: Any = natural if not text else (int if whole else str)
         manifest.class_names = tuple(sorted(present, key=key))
         manifest.labels = label.renamed(manifest.class_names)
+
+
+def _alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return two names that a reader would take for one, if there are any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", " ".join(name.split()))
+        key = str(int(key)) if key.isdecimal() else key
+        if seen.setdefault(key, name) != name:
+            return seen[key], name
+    return None
 
 
 def _paths(manifest: Manifest, values: Sequence[Any], numbers: Sequence[int], bad: Bad) -> list[str]:

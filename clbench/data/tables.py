@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 from clbench.errors import DataError
 
+SAID = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 AT_ONCE = 512
 """Rows of a chunk: few enough to stay in a processor's cache."""
 
@@ -135,7 +136,11 @@ def _csv(file: Path, _only: Sequence[str] | None) -> Iterator[Chunk]:
                     numbers = [number for number, row in zip(numbers, read, strict=True) if row]
                     read = [row for row in read if row]
                 if header is None:
-                    header = _header(f"{file}, line {numbers[0]}", read[0]) if read else None
+                    header = (
+                        _header(f"{file}, line {numbers[0]}", read[0], reader.dialect.delimiter)
+                        if read
+                        else None
+                    )
                     continue
                 for number, row in (
                     zip(numbers, read, strict=True) if {*map(len, read)} != {len(header)} else ()
@@ -153,8 +158,14 @@ def _csv(file: Path, _only: Sequence[str] | None) -> Iterator[Chunk]:
             csv.field_size_limit(limit)
 
 
-def _header(where: str, fields: Sequence[str]) -> list[str]:
+def _header(where: str, fields: Sequence[str], delimiter: str) -> list[str]:
     names = [name.strip() for name in fields]
+    if len(names) == 1 and (other := next((mark for mark in ";\t,|" if mark in names[0]), None)):
+        raise DataError(
+            f"{where} is one column, {names[0]!r}; columns are separated by {SAID[delimiter]} in this kind of file, "
+            f"not by {SAID[other]}. Save it so"
+            + (", or name it .tsv." if other == "\t" else ", or name it .csv." if other == "," else ".")
+        )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{where} names the column '{twice[0]}' twice.")
     return names
