@@ -15,13 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench import Experience, Run, Strategy, chain, register
+from clbench import Experience, File, Run, Strategy, chain, register
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.models import make_model
-from clbench.models.encoders import TextClassifier
-from clbench.parts import CrossEntropy, GrowingHead
+from clbench.parts import CrossEntropy, GrowingHead, said_of
 from clbench.ranges import Count, Positive
-from clbench.registry import File
 
 Rows = Literal["names", "random", "orthogonal", "etf"]
 """What names say; unit vectors drawn at random; such ones that are orthogonal; or a simplex equiangular tight frame."""
@@ -124,13 +121,8 @@ class NamedRows(Strategy):
                 f"lingo tells classes by their names; {self.run.benchmark.name} names {len(names)} of "
                 f"{self.run.num_classes}. rows=random, orthogonal or etf need none."
             )
-        reader: nn.Module = model
-        if self.language or not isinstance(model, TextClassifier):
-            known = {"name": "hf", "folder": self.language} if self.language else {"name": "minilm"}
-            with torch.random.fork_rng(devices=[]):  # its head, which nobody asks, is drawn
-                reader = make_model(input_shape=(1,), num_classes=2, **known)
         texts = [self.prompt.replace("{}", name.replace("_", " ")) for name in names]
-        return F.normalize(reader.embed(texts), dim=1)  # type: ignore[operator]
+        return F.normalize(said_of(texts, model, self.language), dim=1)
 
     def _drawn(self, size: int) -> Tensor:
         """(C, E)"""

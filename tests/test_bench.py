@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from clbench.errors import ConfigError
+from clbench.machine.optim import uncompiled
 from clbench.models import make_model
 from clbench.testing import bench
 from clbench.testing.bench import contenders
@@ -106,8 +107,9 @@ def test_the_number_of_threads_is_given_back() -> None:
 @pytest.mark.parametrize("make", [contenders.bare, contenders.clbench])
 def test_a_contender_takes_the_steps_that_are_counted(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     updates: list[int] = []
-    step = torch.optim.SGD.step
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: updates.append(1) or step(self, *a))
+    sgd = uncompiled(torch.optim.SGD)
+    step = sgd.step
+    monkeypatch.setattr(sgd, "step", lambda self, *a: updates.append(1) or step(self, *a))
     benchmark = contenders.random_benchmark(CASES[1], 12)
     work = contenders.Work(CASES[1], benchmark, make_model("mlp", (1, 4, 4), 10), CPU)
     take_turns([make(work)], 10, CPU)

@@ -76,7 +76,12 @@ from clbench.parts.lowrank import (
     Stage as Stage,
     unpadded as unpadded,
 )
-from clbench.parts.names import ByName as ByName, NamesHead as NamesHead, dual_encoder as dual_encoder
+from clbench.parts.names import (
+    ByName as ByName,
+    NamesHead as NamesHead,
+    dual_encoder as dual_encoder,
+    said_of as said_of,
+)
 from clbench.parts.penalties import (
     Anchored as Anchored,
     by_example as by_example,

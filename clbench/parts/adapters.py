@@ -33,9 +33,10 @@ class Adapter(nn.Module):
 
     Args:
         down: W_down (b, D).
-        scale: s; learned if `learn_scale`.
+        scale: s, or what it begins with if it is learned.
         dropout: drop.
         act: relu or gelu.
+        learn_scale: whether s is learned.
     """
 
     def __init__(

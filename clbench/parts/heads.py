@@ -47,6 +47,7 @@ class NormalisedHead(nn.Module):
     Args:
         weight: (C, D) to begin with.
         scale: s, or what it begins with if it is learned.
+        learn_scale: whether it is.
     """
 
     def __init__(self, weight: Tensor, scale: float = 1.0, learn_scale: bool = False) -> None:

@@ -98,7 +98,8 @@ class Extended(nn.Linear):
     """A linear layer that stays, with a branch for some of its targets: y = W x + b + (branch(x), in their rows).
 
     Args:
-        base: whose weights it has. targets: what its outputs are, in equal parts.
+        base: whose weights it has.
+        targets: what its outputs are, in equal parts.
         branches: target → (…, i) to (…, o).
     """
 
@@ -145,7 +146,9 @@ def extend(
     """Put a branch into every linear layer of these targets; return the layers, in order.
 
     Args:
-        backbone: of a model. part: that asks, for messages.
+        backbone: of a model.
+        part: that asks, for messages.
+        targets: the layers.
         make: inputs and outputs → a branch.
         blocks: whose layers; None for all.
 
@@ -265,7 +268,8 @@ def insert(
     """Put a branch into every block; return the branches, in order.
 
     Args:
-        backbone: of a model. part: that asks, for messages.
+        backbone: of a model.
+        part: that asks, for messages.
         place: where.
         make: width D → a branch, (…, D) to (…, D).
         blocks: which; None for all.

@@ -56,7 +56,8 @@ class Dropout(nn.Module):
     """Dropout by a random stream of its own.
 
     Args:
-        share: of the numbers that are set to 0 in training. rng: draws them; None where none are.
+        share: of the numbers that are set to 0 in training.
+        rng: draws them; None where none are.
     """
 
     def __init__(self, share: float, rng: torch.Generator | None) -> None:
@@ -90,7 +91,8 @@ class LowRank(nn.Module):
     Args:
         downs: A_t (r, i), one for each experience, or a single one that all share.
         outputs: o. B_t (o, r) begin as 0.
-        scale: s, learned if it is a parameter. dropout: on x, one draw for all pairs.
+        scale: s, learned if it is a parameter.
+        dropout: on x, one draw for all pairs.
         stage: says which experience is the present one.
     """
 
@@ -145,7 +147,8 @@ class LowRankTuning(Strategy):
 
     Args:
         rank, scale, dropout: r, s, and on the branches' inputs.
-        targets: the layers; blocks: those whose layers, None for all.
+        targets: the layers.
+        blocks: whose layers; None for all.
         slots: a pair for each experience, or one.
 
     Attributes:

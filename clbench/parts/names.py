@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from clbench.errors import IncompatibleError
+from clbench.models import make_model
 from clbench.models.clip import DualEncoder, Tokens
+from clbench.models.encoders import TextClassifier
 from clbench.strategy import Strategy
 from clbench.types import MASKED, Experience
 
@@ -137,3 +139,19 @@ def dual_encoder(model: nn.Module, part: Strategy) -> DualEncoder:
             f"the backbone is a {type(model.backbone).__name__}."
         )
     return model.backbone
+
+
+def said_of(texts: Sequence[str], model: nn.Module, folder: str = "") -> Tensor:
+    """Return what an encoder of texts says of some, (len(texts), E).
+
+    Args:
+        model: asked if it reads texts and no folder is given; else minilm is.
+        folder: with an encoder that transformers has saved.
+    """
+    reader = model
+    if folder or not isinstance(model, TextClassifier):
+        known = {"name": "hf", "folder": folder} if folder else {"name": "minilm"}
+        with torch.random.fork_rng(devices=[]):  # its head, which nobody asks, is drawn
+            reader = make_model(input_shape=(1,), num_classes=2, **known)
+    said: Tensor = reader.embed(texts)  # type: ignore[operator]
+    return said
