@@ -142,9 +142,10 @@ def dual_encoder(model: nn.Module, part: Strategy) -> DualEncoder:
 
 
 def said_of(texts: Sequence[str], model: nn.Module, folder: str = "") -> Tensor:
-    """Return what an encoder of texts says of some, (len(texts), E).
+    """Return what an encoder of texts says of some, (N, E).
 
     Args:
+        texts: N of them.
         model: asked if it reads texts and no folder is given; else minilm is.
         folder: with an encoder that transformers has saved.
     """
