@@ -63,9 +63,8 @@ class StrictTensor(torch.Tensor):
     def data_ptr(self) -> int:
         return self.raw.data_ptr()
 
-    def new_tensor(
-        self, data: Any, **how: Any
-    ) -> torch.Tensor:  # torch's own would ask for the present device
+    # torch's own would ask for the present device
+    def new_tensor(self, data: Any, **how: Any) -> torch.Tensor:  # type: ignore[override]
         return torch.tensor(data, **{"dtype": self.dtype, "device": self.device, **how})
 
     def record_stream(self, stream: Stream) -> None:  # type: ignore[override]
