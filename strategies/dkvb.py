@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
-from clbench.parts import CrossEntropy, TrainOnly, features_of
+from clbench.errors import IncompatibleError
+from clbench.parts import CrossEntropy, LowRankTuning, TrainOnly, features_of, replace_head
 from clbench.ranges import Count, Fraction, Natural, NotNegative
 from clbench.types import MASKED
 
@@ -132,11 +133,16 @@ class KeyValues(Strategy):
         generator = self.run.rng("keys")
         projection = torch.randn((books, size, width), generator=generator, device=device)
         keys = torch.randn((books, pairs, width), generator=generator, device=device)
-        model.head = Bottleneck(F.normalize(projection, dim=1), keys, self.run.num_classes)
+        replace_head(model, Bottleneck(F.normalize(projection, dim=1), keys, self.run.num_classes))
         return model
 
     def setup(self, run: Run) -> None:
-        self.head: Bottleneck = run.model.head  # type: ignore[assignment]
+        if any(isinstance(part, LowRankTuning) for part in run.strategy.parts):
+            raise IncompatibleError(
+                f"dkvb fits its keys to features of a network that stays as it is, and another part of {run.strategy} "
+                "trains it; leave one of them out."
+            )
+        self.head = next(m for m in run.model.modules() if isinstance(m, Bottleneck))
 
     def begin_experience(self, exp: Experience) -> None:
         if exp.index > 0:

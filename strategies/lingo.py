@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clbench import Experience, File, Run, Strategy, chain, register
 from clbench.errors import ConfigError, IncompatibleError
-from clbench.parts import CrossEntropy, GrowingHead, said_of
+from clbench.parts import CrossEntropy, GrowingHead, replace_head, said_of
 from clbench.ranges import Count, Positive
 
 Rows = Literal["names", "random", "orthogonal", "etf"]
@@ -110,7 +110,7 @@ class NamedRows(Strategy):
                 "lingo trains an encoder towards rows that stay, and this one is frozen, so that nothing is left to be "
                 "trained. Set linear=true for a linear map between them, or train the encoder."
             )
-        model.head = FixedRows((self.run.num_classes, wide), self.scale, linear, self.cosine)
+        replace_head(model, FixedRows((self.run.num_classes, wide), self.scale, linear, self.cosine))
         return model
 
     def _of_names(self, model: nn.Module) -> Tensor:

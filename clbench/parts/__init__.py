@@ -54,6 +54,7 @@ from clbench.parts.heads import (
     SeenOutputs as SeenOutputs,
     linear_weight as linear_weight,
     nearness as nearness,
+    replace_head as replace_head,
 )
 from clbench.parts.imbalance import (
     Counts as Counts,

@@ -17,7 +17,7 @@ from clbench.errors import IncompatibleError
 from clbench.models.encoders import Encoder
 from clbench.parts.blocks import Blocks, transformer_of
 from clbench.parts.groups import AsIs
-from clbench.parts.heads import GrowingHead, NormalisedHead, linear_weight
+from clbench.parts.heads import GrowingHead, NormalisedHead, linear_weight, replace_head
 from clbench.parts.injection import Behind, insert, reading, sites_of
 from clbench.parts.losses import CrossEntropy, LocalCrossEntropy
 from clbench.parts.lowrank import SEVERAL, Dropout, LowRankTuning, Stage, scale_head
@@ -241,7 +241,7 @@ class Cosine(Strategy):
     capturable = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        model.head = NormalisedHead(linear_weight(model, self), learn_scale=True)
+        replace_head(model, NormalisedHead(linear_weight(model, self), learn_scale=True))
         return model
 
 

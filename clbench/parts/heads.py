@@ -66,6 +66,14 @@ def nearness(features: Tensor, means: Tensor, known: Tensor) -> Tensor:
     return (-distance).masked_fill(~known, MASKED)
 
 
+def replace_head(model: nn.Module, head: nn.Module) -> None:
+    """Put another head into a model; where one grows, inside of what lets it grow."""
+    if isinstance(model.head, SeenOutputs):
+        model.head.inner = head
+    else:
+        model.head = head
+
+
 def linear_weight(model: nn.Module, part: Strategy) -> Tensor:
     """Return the weights (C, D) of a model's linear head, from which a part makes a cosine one.
 
@@ -92,7 +100,7 @@ class Normalised(Strategy):
     def wrap(self, model: nn.Module) -> nn.Module:
         before = linear_weight(model, self)
         head = NormalisedHead(before, self.scale)
-        model.head = head.requires_grad_(before.requires_grad)  # what is frozen stays so
+        replace_head(model, head.requires_grad_(before.requires_grad))  # what is frozen stays so
         return model
 
 

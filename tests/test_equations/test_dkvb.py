@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from clbench.strategies.dkvb import Bottleneck, Codes, smoothed
 from torch.nn import functional as F
 
 from clbench import make_strategy
+from clbench.errors import IncompatibleError
 from clbench.testing import tiny_benchmark, tiny_run
 from clbench.types import MASKED
 
@@ -96,3 +98,16 @@ def test_keys_do_not_depend_on_labels() -> None:
         run.fit()
         found.append(run.model.head.keys)
     assert torch.equal(*found)
+
+
+def test_a_head_that_grows_takes_it_in() -> None:
+    run = tiny_run(make_strategy("growing-head+dkvb", codebooks=4, pairs=8, width=2), tiny_benchmark())
+    run.fit()
+    assert isinstance(run.model.head.inner, Bottleneck)
+
+
+def test_a_network_that_is_trained_is_refused() -> None:
+    from tests.test_equations.test_lora import run_of
+
+    with pytest.raises(IncompatibleError, match=r"another part of dkvb\+lora trains it"):
+        run_of("dkvb+lora")

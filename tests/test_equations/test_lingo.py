@@ -95,9 +95,10 @@ def test_a_map_begins_as_the_identity_or_where_widths_differ() -> None:
     assert run.model.head.inner.linear.weight.shape == (20, 12)
 
 
-def test_it_goes_beside_replay() -> None:
+@pytest.mark.parametrize("host", ["er", "growing-head+er", "lwf", "pred-kd"])
+def test_it_goes_beside_replay_and_behind_heads_that_grow(host: str) -> None:
     stream, model = texts()
-    run = tiny_run(make_strategy("er+lingo"), stream, model=model)
+    run = tiny_run(make_strategy(f"{host}+lingo"), stream, model=model)
     run.fit()
     assert run.finished
 
