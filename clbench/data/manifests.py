@@ -374,6 +374,9 @@ def _read_rows(manifest: Manifest, wanted: dict[str, list[str]], splits: Mapping
     inside = "image" in wanted and manifest.table.in_table(wanted["image"][0])
     if inside:
         only.remove(wanted["image"][0])
+        only = (
+            only or [name for name in manifest.columns if name != wanted["image"][0]][:1]
+        )  # to count the rows
         manifest.kind, manifest.picture = "pictures", wanted["image"][0]
     numbers = array("q")
     words = {what: Words() for what in ("label", "split", "domain", "group", "box")}
