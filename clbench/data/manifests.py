@@ -409,7 +409,8 @@ def _read_rows(manifest: Manifest, wanted: dict[str, list[str]], splits: Mapping
         if "text" in wanted:
             manifest.paths += texts_of(cells("text"), chunk.numbers, bad.setdefault("text", []))
         if "features" in wanted:
-            features.append(numbers_of(chunk, wanted["features"], bad.setdefault("features", [])))
+            width = features[0].shape[1] if features else None
+            features.append(numbers_of(chunk, wanted["features"], bad.setdefault("features", []), width))
     manifest.numbers = np.frombuffer(numbers, dtype=np.int64) if numbers else manifest.numbers
     manifest.label = words["label"]
     for what in ("domain", "group", "box"):
@@ -422,8 +423,9 @@ def _read_rows(manifest: Manifest, wanted: dict[str, list[str]], splits: Mapping
         _set_splits(manifest, words["split"], splits)
     _set_kind(manifest, wanted, counts["row"], features)
     for what, meant in MEANT.items():
+        first, *others = wanted.get(what) or [what]
         manifest.faults.rows(
-            f"Cells of '{(wanted.get(what) or [what])[0]}' that hold no {meant[0]}",
+            f"Cells of '{first}'{' …' if others else ''} that hold no {meant[0]}",
             bad.get(what, []),
             meant[1],
         )
@@ -458,9 +460,8 @@ def _set_kind(
     elif "text" in wanted:
         manifest.kind = "texts"
     elif "features" in wanted:
-        widths = {part.shape[1] for part in features}
         manifest.kind = "features"
-        if len(widths) == 1:
+        if features:
             mixed = len({part.dtype.kind for part in features}) > 1
             manifest.features = np.concatenate([f.astype(np.float32) if mixed else f for f in features])
     elif "image" in wanted and manifest.paths:
