@@ -523,15 +523,12 @@ def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names
     faults.rows("Rows without a label", manifest.at(empty, manifest.named), "Fill it, or leave out the rows.")
     for told_of, words in (("labels", label), ("domains", manifest.domain)):
         if words is not None and (alike := _alike(words.names)):
-            one, other = ((int(np.argmax(words.codes == words.names.index(name))), name) for name in alike)
+            one, other = (
+                int(manifest.numbers[np.argmax(words.codes == words.names.index(name))]) for name in alike
+            )
             faults.rows(
                 f"{told_of.capitalize()} that differ by spaces or the spelling of a letter or number only",
-                manifest.at(
-                    np.array([other[0]]),
-                    lambda _, a=one, b=other: (
-                        f"{b[1]!a}, but {a[1]!a} in {faults.unit} {manifest.numbers[a[0]]}"
-                    ),
-                ),
+                [(other, f"{alike[1]!a}, but {alike[0]!a} in {faults.unit} {one}")],
                 "Write it in one way.",
             )
     text = manifest.kind in ("texts", "text files")
