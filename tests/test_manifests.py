@@ -266,6 +266,15 @@ def test_a_stream_is_cut_by_count_in_the_order_of_time(tmp_path: Path) -> None:
     assert made.setting.passes == 1
 
 
+def test_rows_of_one_time_come_in_the_order_of_their_paths(rows: list[Row], tmp_path: Path) -> None:
+    timed = [row | {"time": row["experience"]} for row in rows]
+    rule: dict[str, Any] = {"by": "count", "count": 5, "experience": ""}
+    one, other = (
+        clbench.from_manifest(write(tmp_path / "m.csv", each), **rule) for each in (timed, timed[::-1])
+    )
+    assert one.fingerprint == other.fingerprint
+
+
 def test_task_labels_are_those_of_the_column(rows: list[Row], tmp_path: Path) -> None:
     for row in rows:
         row["task"] = 7 + row["experience"]
