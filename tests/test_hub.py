@@ -163,6 +163,27 @@ def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
         clbench.from_manifest(tmp_path / "saved")
 
 
+def test_a_label_of_another_name_is_told(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = saved_pictures(datasets, "train", slice(12)).rename_column("label", "labels")
+    data.save_to_disk(tmp_path / "saved")
+    told = describe_manifest(tmp_path / "saved").faults
+    assert "no column 'label', of the label. Did you mean 'labels'" in told[0]
+
+
+def test_one_column_of_features_is_named_alone(tmp_path: Path) -> None:
+    save(
+        tmp_path / "hub/all.parquet",
+        slice(0),
+        vector=X.reshape(12, -1).tolist(),
+        label=Y,
+        part=[0] * 8 + [1] * 4,
+    )
+    told = {"split": "part", "train_split": 0, "test_split": "1", "features": "vector"}
+    made = clbench.make_benchmark("manifest", path=str(tmp_path / "hub"), **told, experiences=2)
+    assert made.input_shape == (108,)
+
+
 def test_other_folders_are_none(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(DataError, match="images in folders are for image-folder"):

@@ -132,6 +132,27 @@ def test_features_and_rows_of_an_array_are_those_of_arrays(tmp_path: Path) -> No
     assert [one.fingerprint for one in made] == [same.fingerprint] * 3
 
 
+def test_numbers_are_read_however_they_are_written(tmp_path: Path) -> None:
+    written = [[True, 2], ["1", "2"], [1.0, "2e0"], [1, 2]]
+    lines = [{"v": written[i % 4], "label": i % 2, "split": ("train", "test")[i // 4]} for i in range(8)]
+    made = clbench.from_manifest(write(tmp_path / "m.jsonl", lines), features="v", experiences=2)
+    assert made.train[0].data.x().tolist() == [[1.0, 2.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("odd", "at", "told"),
+    [
+        ([1.0], 600, r"\(1\): line 601: 1 numbers, where the first has 2"),
+        ([1.0, "two"], 3, r"\(1\): line 4: 'two'"),
+        (None, 0, r"\(1\): line 1: None"),
+    ],
+)
+def test_rows_of_features_that_do_not_fit_are_told(tmp_path: Path, odd: Any, at: int, told: str) -> None:
+    lines = [{"v": odd if i == at else [1.0, i], "label": i % 2} for i in range(601)]
+    with pytest.raises(DataError, match=f"Cells of 'v' that hold no number {told}"):
+        clbench.from_manifest(write(tmp_path / "m.jsonl", lines), features="v")
+
+
 def test_files_of_arrays_are_rows_of_one(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     for i in range(8):
@@ -243,6 +264,15 @@ def test_a_stream_is_cut_by_count_in_the_order_of_time(tmp_path: Path) -> None:
     assert all(exp.ordered for exp in made.train)
     assert not made.setting.boundaries
     assert made.setting.passes == 1
+
+
+def test_rows_of_one_time_come_in_the_order_of_their_paths(rows: list[Row], tmp_path: Path) -> None:
+    timed = [row | {"time": row["experience"]} for row in rows]
+    rule: dict[str, Any] = {"by": "count", "count": 5, "experience": ""}
+    one, other = (
+        clbench.from_manifest(write(tmp_path / "m.csv", each), **rule) for each in (timed, timed[::-1])
+    )
+    assert one.fingerprint == other.fingerprint
 
 
 def test_task_labels_are_those_of_the_column(rows: list[Row], tmp_path: Path) -> None:

@@ -279,6 +279,8 @@ def test_lists_name_the_images_of_a_raw_release(photographs: Path, tmp_path: Pat
     [
         ("train/9/0.png\ntrain/9/7.png\n", r"train.txt, line 2: there is no file .*7.png"),
         ("train/9/0.png\ntrain/9/0.png\n", r"line 2: train/9/0.png is listed before, in .*line 1"),
+        ("train/9/0.png 0\n", r"There is train/9/0.png; a class, such as 0, stands after a tab"),
+        ("../raw/train/9/0.png\n", r"line 1: \.\./raw/train/9/0\.png leaves the folder"),
         ("a/1.png\nb.png\n\n" * 6, r"(?s)line 1: .*line 2: .*line 4: .*\nand 2 more"),
         ("lonely.png\n", r"line 1: lonely.png lies in no folder that would name its class"),
         ("train/9/0.png\n", "Class '10' in .* has no training images"),

@@ -33,7 +33,8 @@ def opened(path: str | Path) -> npt.NDArray[Any]:
     except OSError as error:
         raise DataError(f"The array {file} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise DataError(f"{file} is no .npy file of plain numbers: {error}.") from error
+        why = "" if "pickle" in str(error) else f": {error}"  # what is said there of pickles is no advice
+        raise DataError(f"{file} is no .npy file of plain numbers{why}.") from error
     if not isinstance(array, np.ndarray) or not array.ndim:
         raise DataError(f"{file} is no .npy file of one array with a row for each example.")
     return array

@@ -152,12 +152,16 @@ def microseconds(value: Any) -> int:
     return round(float(value) * 1_000_000)
 
 
-def numbers_of(chunk: Chunk, columns: Sequence[str], bad: Bad) -> npt.NDArray[Any]:
-    """(n, D) the features of rows: columns of numbers, or one of lists of numbers."""
+def numbers_of(chunk: Chunk, columns: Sequence[str], bad: Bad, width: int | None) -> npt.NDArray[Any]:
+    """(n, D) the features of rows: columns of numbers, or one of lists of numbers.
+
+    Args:
+        width: D, of the rows before; None where there are none.
+    """
     cells = [chunk.columns.get(column, [ABSENT] * len(chunk.numbers)) for column in columns]
     rows: Any = (
         cells[0]
-        if len(columns) == 1 and isinstance(cells[0][0], list | tuple)
+        if len(columns) == 1 and any(isinstance(cell, list | tuple) for cell in cells[0])
         else list(zip(*cells, strict=True))
     )
     try:
@@ -168,17 +172,33 @@ def numbers_of(chunk: Chunk, columns: Sequence[str], bad: Bad) -> npt.NDArray[An
             except ValueError:
                 return found.astype(np.float32)
         found = np.array(rows)
-        if found.ndim == 2 and found.dtype.kind in "iuf":
+        if found.ndim == 2 and found.dtype.kind in "iuf" and width in (None, found.shape[1]):
             return found.astype(np.float32) if found.dtype.kind == "f" else found
     except (TypeError, ValueError):
         pass
-    width = len(rows[0])
-    for number, row in zip(chunk.numbers, rows, strict=True):
-        try:
-            if len([float(one) for one in row]) != width:
-                raise ValueError
-        except (TypeError, ValueError):
-            bad.append(
-                (number, ", ".join(map(str, row))[:40] if isinstance(row, list | tuple) else repr(row)[:40])
-            )
-    return np.zeros((len(rows), width), dtype=np.float32)
+    if width is None:
+        width = next((len(row) for row in rows if isinstance(row, list | tuple)), 1)
+    made = np.zeros(
+        (len(rows), width), dtype=np.float32
+    )  # of booleans, decimal numbers, numbers as text, too
+    for k, (number, row) in enumerate(zip(chunk.numbers, rows, strict=True)):
+        if not isinstance(row, list | tuple):
+            bad.append((number, repr(row)[:40]))
+            continue
+        values = [*map(_number, row)]
+        if None in values:
+            j = values.index(None)
+            of = f"{columns[j]} is " if len(columns) > 1 else ""
+            bad.append((number, of + repr(None if row[j] is ABSENT else row[j])[:40]))
+        elif len(row) != width:
+            bad.append((number, f"{len(row)} numbers, where the first has {width}"))
+        else:
+            made[k] = values
+    return made
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -80,10 +80,16 @@ def _listed(root: Path, lists: Sequence[Path], recipe: Recipe) -> Source:
                 faults.append(
                     f"{here}: {image} lies in no folder that would name its class; write the class after a tab."
                 )
+            elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
+                faults.append(f"{here}: {image} leaves the folder {root}; paths are seen from it.")
             elif not (root / image).is_file():
                 beside = (root / image).parent.glob("*") if len(faults) < SHOWN else ()
                 near = suggest(PurePosixPath(image).name, (one.name for one in beside))
-                faults.append(f"{here}: there is no file {root / image}.{near} Paths are seen from {root}.")
+                named, _, word = image.rpartition(" ")
+                if (root / named).is_file():
+                    near = f" There is {named}; a class, such as {word}, stands after a tab."
+                seen = f"Paths are seen from {root.absolute()}."
+                faults.append(f"{here}: there is no file {root / image}.{near} {seen}")
             parts[role].add([f"{root}/{image}"], label, "")
     if faults:
         more = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []

@@ -61,7 +61,7 @@ def _almost(manifest: Manifest, path: str, there: dict[str, set[str]]) -> str:
     """Return what to say of a file that is there but for capitals, or whose letters with marks are spelt in another
     way, as archives from other systems have them."""
     for form in ("NFC", "NFD"):
-        if (manifest.root / unicodedata.normalize(form, path)).is_file():  # type: ignore[arg-type]
+        if (manifest.root / unicodedata.normalize(form, path)).is_file():
             return f" (but that in the Unicode form {form})"
     folder, _, name = path.rpartition("/")
 

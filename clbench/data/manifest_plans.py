@@ -80,9 +80,11 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
         split = _drawn(manifest, rules.test_fraction, experience)
     rank = manifest.order
     if by == "count" and rules.count is not None:
-        train = np.flatnonzero(split == TRAIN)
-        key = next((c for c in (manifest.order, manifest.time) if c is not None), np.arange(len(manifest)))
-        in_order = train[np.argsort(key[train], kind="stable")]
+        in_order = np.flatnonzero(split == TRAIN)
+        key = next((c for c in (manifest.order, manifest.time) if c is not None), None)
+        if key is not None:  # rows of one time by their paths, so that the order of lines changes nothing
+            train = manifest.by_path[split[manifest.by_path] == TRAIN]
+            in_order = train[np.argsort(key[train], kind="stable")]
         experience, rank = np.full(len(manifest), NONE), np.zeros(len(manifest), dtype=np.int64)
         experience[in_order] = np.arange(len(in_order)) // rules.count
         rank[in_order] = np.arange(len(in_order))

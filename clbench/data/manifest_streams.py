@@ -67,7 +67,7 @@ def from_manifest(
     image: str | None = "path",
     row: str | None = "row",
     text: str | None = "text",
-    features: Sequence[str] = (),
+    features: str | Sequence[str] = (),
     label: str | None = "label",
     split: str | None = "split",
     experience: str | None = "experience",
@@ -86,9 +86,9 @@ def from_manifest(
     boundaries: bool | None = None,
     labels: Literal["auto", "names"] = "auto",
     class_names: Sequence[str] = (),
-    train_split: Sequence[str | int] = (),
-    valid_split: Sequence[str | int] = (),
-    test_split: Sequence[str | int] = (),
+    train_split: str | int | Sequence[str | int] = (),
+    valid_split: str | int | Sequence[str | int] = (),
+    test_split: str | int | Sequence[str | int] = (),
     size: Count | None = None,
     recipe: Preparation = None,
     channels: Literal[1, 3] = 3,
@@ -198,14 +198,14 @@ def read(table: Table, digest: str, root: Path, given: Mapping[str, Any]) -> Man
     defaults = signature_of(from_manifest).parameters
     named = {key: given[key] or "" for key in WORDS}
     told = tuple(key for key in WORDS if named[key] != defaults[key].default)
-    splits = tuple((role, tuple(map(str, given[f"{role}_split"]))) for role in ORDER)
+    splits = tuple((role, _listed(given[f"{role}_split"])) for role in ORDER)
     manifest = _read(
         table,
         digest,
         tuple(named.items()),
         Path(root).absolute(),
         told,
-        tuple(given["features"]),
+        _listed(given["features"]),
         given["labels"] == "auto",
         tuple(given["class_names"]),
         splits,
@@ -213,6 +213,10 @@ def read(table: Table, digest: str, root: Path, given: Mapping[str, Any]) -> Man
     manifest = copy.copy(manifest)  # which the next reader gets as it was read
     manifest.faults = copy.deepcopy(manifest.faults)
     return manifest
+
+
+def _listed(words: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    return (str(words),) if isinstance(words, str | int) else tuple(map(str, words))
 
 
 @functools.lru_cache(maxsize=1)  # a suite builds the same data set for every seed

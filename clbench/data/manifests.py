@@ -374,6 +374,9 @@ def _read_rows(manifest: Manifest, wanted: dict[str, list[str]], splits: Mapping
     inside = "image" in wanted and manifest.table.in_table(wanted["image"][0])
     if inside:
         only.remove(wanted["image"][0])
+        only = (
+            only or [name for name in manifest.columns if name != wanted["image"][0]][:1]
+        )  # to count the rows
         manifest.kind, manifest.picture = "pictures", wanted["image"][0]
     numbers = array("q")
     words = {what: Words() for what in ("label", "split", "domain", "group", "box")}
@@ -406,7 +409,8 @@ def _read_rows(manifest: Manifest, wanted: dict[str, list[str]], splits: Mapping
         if "text" in wanted:
             manifest.paths += texts_of(cells("text"), chunk.numbers, bad.setdefault("text", []))
         if "features" in wanted:
-            features.append(numbers_of(chunk, wanted["features"], bad.setdefault("features", [])))
+            width = features[0].shape[1] if features else None
+            features.append(numbers_of(chunk, wanted["features"], bad.setdefault("features", []), width))
     manifest.numbers = np.frombuffer(numbers, dtype=np.int64) if numbers else manifest.numbers
     manifest.label = words["label"]
     for what in ("domain", "group", "box"):
@@ -419,8 +423,9 @@ def _read_rows(manifest: Manifest, wanted: dict[str, list[str]], splits: Mapping
         _set_splits(manifest, words["split"], splits)
     _set_kind(manifest, wanted, counts["row"], features)
     for what, meant in MEANT.items():
+        first, *others = wanted.get(what) or [what]
         manifest.faults.rows(
-            f"Cells of '{(wanted.get(what) or [what])[0]}' that hold no {meant[0]}",
+            f"Cells of '{first}'{' …' if others else ''} that hold no {meant[0]}",
             bad.get(what, []),
             meant[1],
         )
@@ -455,9 +460,8 @@ def _set_kind(
     elif "text" in wanted:
         manifest.kind = "texts"
     elif "features" in wanted:
-        widths = {part.shape[1] for part in features}
         manifest.kind = "features"
-        if len(widths) == 1:
+        if features:
             mixed = len({part.dtype.kind for part in features}) > 1
             manifest.features = np.concatenate([f.astype(np.float32) if mixed else f for f in features])
     elif "image" in wanted and manifest.paths:
@@ -519,15 +523,12 @@ def _number_classes(manifest: Manifest, column: str, numbered: bool, class_names
     faults.rows("Rows without a label", manifest.at(empty, manifest.named), "Fill it, or leave out the rows.")
     for told_of, words in (("labels", label), ("domains", manifest.domain)):
         if words is not None and (alike := _alike(words.names)):
-            one, other = ((int(np.argmax(words.codes == words.names.index(name))), name) for name in alike)
+            one, other = (
+                int(manifest.numbers[np.argmax(words.codes == words.names.index(name))]) for name in alike
+            )
             faults.rows(
                 f"{told_of.capitalize()} that differ by spaces or the spelling of a letter or number only",
-                manifest.at(
-                    np.array([other[0]]),
-                    lambda _, a=one, b=other: (
-                        f"{b[1]!a}, but {a[1]!a} in {faults.unit} {manifest.numbers[a[0]]}"
-                    ),
-                ),
+                [(other, f"{alike[1]!a}, but {alike[0]!a} in {faults.unit} {one}")],
                 "Write it in one way.",
             )
     text = manifest.kind in ("texts", "text files")
