@@ -181,7 +181,8 @@ def _by_rows(tensor: Tensor) -> Any:
     """
     if tensor.is_contiguous():
         return tensor
-    axes = sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))
+    strides = tensor.stride()
+    axes = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
     turned = tensor.permute(axes)
     return {AXES: axes, "tensor": turned} if turned.is_contiguous() else tensor
 
