@@ -236,7 +236,7 @@ def test_merged_networks_are_the_same_function(kind: str) -> None:
     before = model.features(x)
     for layer in layers:
         layer.merge()
-    torch.testing.assert_close(model.features(x), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.features(x), before, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_scales_of_one_and_shifts_of_zero_are_the_base(kind: str) -> None:
     for module in model.modules():
         if isinstance(module, Scaled):
             nn.init.ones_(module.gamma), nn.init.zeros_(module.beta)
-    torch.testing.assert_close(model.features(x), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.features(x), before, rtol=1e-6, atol=1e-6)
 
 
 def large() -> Any:
