@@ -22,9 +22,15 @@ PAIRS = [*itertools.product(BASES, MODIFIERS)]
 NOTHING = "depends on nothing that is trained"
 ODD = {
     **dict.fromkeys([("gdumb", "cmo"), ("gdumb", "view-batch")], "gdumb learns from none of them"),
-    **dict.fromkeys([("scr", "freeze"), ("align", "freeze-after-first"), ("align", "ovor")], NOTHING),
+    **dict.fromkeys(
+        [("scr", "freeze"), *itertools.product(("align", "lingo"), ("freeze-after-first", "ovor"))], NOTHING
+    ),
     ("mvp", "ovor"): "asks for more of an image",
     **dict.fromkeys([("fetril", "refresh"), ("slca", "refresh")], "trains the head on features"),
+    **dict.fromkeys([("aper", "refresh"), ("ease", "refresh")], "one layer in two places"),
+    **dict.fromkeys([("lae", "freeze"), ("seq-star", "freeze")], "parameters of the group 'encoder'"),
+    ("dkvb", "ldam-drw"): "linear head",
+    ("lingo", "nap"): "",  # its rows are no layer's weights
 }
 """What is said of pairs that no property tells apart from others; every other refusal follows from a rule."""
 
