@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from clbench.data import By, Duplicates, Normalise, Overlap, Tested, from_manifest
-from clbench.ranges import Count, Fraction, Natural, Part, Seed
+from clbench.ranges import Count, Fraction, Natural, Part, Real, Seed
 from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
 
@@ -29,7 +29,7 @@ def manifest(
     root: str | None = None,
     array: File | None = None,
     by: By = "auto",
-    periods: Count | list[float | str] | None = None,
+    periods: Count | list[Real | str] | None = None,
     count: Count | None = None,
     tested: Tested = "auto",
     boundaries: bool | None = None,

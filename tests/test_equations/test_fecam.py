@@ -27,7 +27,7 @@ def learned(part: Mahalanobis, *classes: Tensor) -> Mahalanobis:
     run = SimpleNamespace(
         num_classes=len(classes),
         model=SimpleNamespace(feature_size=classes[0].shape[1]),
-        train=[SimpleNamespace(data=data)],
+        train=[SimpleNamespace(data=data, classes=range(len(classes)))],
         device=torch.device("cpu"),
     )
     part.setup(cast("Run", run))
