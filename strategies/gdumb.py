@@ -169,7 +169,7 @@ def cut_and_paste(
     return torch.where(inside, x[other], x), y[other], 1 - inside.float().mean()
 
 
-@register("gdumb", family="replay")
+@register("gdumb", family="replay", tiny={"passes": 4})
 def gdumb(
     memory: Count = 200,
     passes: Count = 32,
