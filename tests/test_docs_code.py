@@ -52,7 +52,7 @@ NOT_RUN = {
     "index.md": 1,
     "leaderboard.md": 4,
     "logging.md": 1,
-    "results.md": 12,
+    "results.md": 13,
     "retrieval.md": 4,
     "running.md": 6,
     "several-machines.md": 3,
