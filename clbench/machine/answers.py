@@ -68,16 +68,17 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def read(path: Path, like: Tensor) -> Tensor | None:
-    """Return what a file holds, on the device of `like` and of its shape (N, D).
+    """Return what a file holds before its SHA-256, on the device of `like` and of its shape (N, D).
 
     None if there is no such file, or it is damaged; it is made again then.
     """
     try:
         with path.open("rb") as file:
             found = np.lib.format.read_array(file, allow_pickle=False)
+            whole = file.read() == hashlib.sha256(found.data).digest()
     except UNREADABLE:
         return None
-    if found.shape != tuple(like.shape) or found.dtype != np.float32:
+    if not whole or found.shape != tuple(like.shape) or found.dtype != np.float32:
         return None
     return torch.from_numpy(found).to(like.device)
 
@@ -89,8 +90,10 @@ def write(path: Path, values: Tensor) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        array = values.cpu().contiguous().numpy()
         with part.open("wb") as file:
-            np.save(file, values.cpu().numpy())
+            np.save(file, array)
+            file.write(hashlib.sha256(array.data).digest())
         os.replace(part, path)
     except OSError:  # a full disk or a read-only folder costs time, not the run
         with contextlib.suppress(OSError):

@@ -140,7 +140,7 @@ class Pretrained(Encoder):
             del given["input_ids"]
             given["inputs_embeds"] = self.below(x)
         states = self.inner(**given).last_hidden_state  # (b, t, D)
-        return self._pooled(states, given["attention_mask"])
+        return self.pooled(states, given["attention_mask"])
 
     def whole(self) -> Mapping[str, Any] | None:
         return (
@@ -171,14 +171,14 @@ class Pretrained(Encoder):
             far = (at[:, None] - at).abs() > config.sliding_window
             mask = {"full_attention": mask, "sliding_attention": mask.masked_fill(far, LEAST)}
         states = self.inner(**given, attention_mask=mask).last_hidden_state
-        features = self._pooled(states, there)
+        features = self.pooled(states, there)
         return F.normalize(features, dim=1) if self.unit else features
 
-    def _pooled(self, states: Tensor, there: Tensor) -> Tensor:
-        """(b, t, D) and (b, t), which are tokens → (b, D)."""
+    def pooled(self, states: Tensor, there: Tensor | None) -> Tensor:
+        """(b, t, D) and (b, t), which are tokens, all if None → (b, D) the first state, or the mean of tokens."""
         if self.pooling == "cls":
             return states[:, 0]
-        share = there.to(states.dtype).unsqueeze(2)
+        share = torch.ones_like(states[:, :, :1]) if there is None else there.to(states.dtype).unsqueeze(2)
         return (states * share).sum(1) / share.sum(1).clamp(min=1)
 
 

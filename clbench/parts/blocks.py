@@ -402,7 +402,7 @@ class TextBlocks(Blocks):
         return apart.project(keys, values)
 
     def first(self, tokens: Tokens) -> Tensor:
-        return self._pooled(tokens.x, tokens.there)
+        return self.network.pooled(tokens.x, tokens.there)
 
     def read(self, tokens: Tokens, start: int, readout: Readout) -> Tensor:
         inner: Any = self.network.inner
@@ -411,15 +411,8 @@ class TextBlocks(Blocks):
         if readout == "prompts":
             features = states[:, :start].mean(dim=1)
         else:
-            features = self._pooled(states[:, start:], there)
+            features = self.network.pooled(states[:, start:], there)
         return F.normalize(features, dim=1) if self.network.unit else features
-
-    def _pooled(self, states: Tensor, there: Tensor | None) -> Tensor:
-        """(B, N, D) → (B, D) the first state, or the mean of those that are there, as the encoder has it."""
-        if self.network.pooling == "cls":
-            return states[:, 0]
-        share = torch.ones_like(states[:, :, :1]) if there is None else there.to(states.dtype).unsqueeze(2)
-        return (states * share).sum(1) / share.sum(1).clamp(min=1)
 
 
 def turned(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
