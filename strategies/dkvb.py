@@ -88,9 +88,10 @@ class Codes(nn.Module):
         books, many, _ = u.shape
         pairs = self.keys.shape[1]
         distances = self.keys.square().sum(2).unsqueeze(1) - 2 * u @ self.keys.transpose(1, 2)
-        chosen = F.one_hot(distances.argmin(2), pairs).to(u.dtype)  # (K, B, P)
-        self.counts.mul_(self.decay).add_(chosen.sum(1), alpha=1 - self.decay)
-        self.sums.mul_(self.decay).add_(chosen.transpose(1, 2) @ u, alpha=1 - self.decay)
+        chosen = u.new_zeros(books, pairs, many)
+        chosen.scatter_(1, distances.argmin(2).unsqueeze(1), 1.0)  # 1 where an example chose the key
+        self.counts.mul_(self.decay).add_(chosen.sum(2), alpha=1 - self.decay)
+        self.sums.mul_(self.decay).add_(chosen @ u, alpha=1 - self.decay)
         total = self.counts.sum(1, keepdim=True)
         smooth = (self.counts + EPSILON) / (total + pairs * EPSILON) * total
         self.keys = self.sums / smooth.unsqueeze(2)
@@ -112,7 +113,7 @@ class KeyValues(Strategy):
     """The head is a `Bottleneck`, whose keys are fitted to the first experience's features before training begins.
 
     Args:
-        codebooks: K. pairs: P. width: d. passes: over the features, by which keys are fitted.
+        codebooks: K. pairs: P. width: d. updates: of the keys, a batch of features each.
         decay: of their moving averages. dead: share of the mean count below which a key is drawn anew.
         smoothing: of labels.
     """
@@ -122,9 +123,9 @@ class KeyValues(Strategy):
     parallel = True
 
     def __init__(
-        self, codebooks: int, pairs: int, width: int, passes: int, decay: float, dead: float, smoothing: float
+        self, codebooks: int, pairs: int, width: int, updates: int, decay: float, dead: float, smoothing: float
     ) -> None:
-        self.shape, self.passes = (codebooks, pairs, width), passes
+        self.shape, self.updates = (codebooks, pairs, width), updates
         self.decay, self.dead, self.smoothing = decay, dead, smoothing
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -150,10 +151,12 @@ class KeyValues(Strategy):
         features, _ = features_of(self.run, exp.data)
         generator = self.run.rng("keys")
         codes = Codes(self.head.keys, self.decay, self.dead)
-        for _ in range(self.passes):
+        left = self.updates
+        while left > 0:
             order = torch.randperm(len(features), generator=generator, device=features.device)
-            for rows in order.split(FITTED):
+            for rows in order.split(FITTED)[:left]:
                 codes.follow(self.head.projected(features[rows]), generator)
+                left -= 1
         self.head.keys.copy_(codes.keys)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
@@ -168,13 +171,17 @@ class KeyValues(Strategy):
 
 
 @register(
-    "dkvb", family="fixed features", paper="arXiv:2207.11240", tiny={"codebooks": 16, "pairs": 32, "width": 4}
+    "dkvb",
+    family="fixed features",
+    version=2,
+    paper="arXiv:2207.11240",
+    tiny={"codebooks": 16, "pairs": 32, "width": 4, "updates": 20},
 )
 def dkvb(
     codebooks: Count = 64,
     pairs: Count = 512,
     width: Count = 14,
-    passes: Natural = 10,
+    updates: Natural = 400,
     decay: Fraction = 0.95,
     dead: NotNegative = 0.1,
     smoothing: Fraction = 0.1,
@@ -191,7 +198,7 @@ def dkvb(
         codebooks: how many.
         pairs: keys and values in each.
         width: dimensions of a key.
-        passes: over the first experience's features, by which keys are fitted; 0 leaves them as they are drawn.
+        updates: of the keys, by 256 features of the first experience each; 0 leaves them as they are drawn.
         decay: of the moving averages that keys are.
         dead: a key that counts less than this share of the mean becomes an example, drawn at random.
         smoothing: of labels.
@@ -203,6 +210,9 @@ def dkvb(
         1. 64 codebooks of 512 pairs, where their experiments have 256 of 4,096: with C classes, that is 10⁶ · C values.
         2. Keys are fitted to the inputs of the first experience, theirs to those of another data set; what later
            experiences bring has no say in them. That takes a stream that tells its boundaries.
-        3. They are fitted in batches of 256, whatever the run's.
+        3. They are fitted by 400 batches of 256, whatever the run's and however many features there are: what they
+           were drawn as, which lies far from all features, counts 0.95⁴⁰⁰ = 10⁻⁹ then. Ten passes over an experience of
+           a thousand texts, where theirs are over 50,000 images, leave 0.95⁴⁰ = 0.13, and 37.5 % instead of 82.5 on
+           BANKING77.
     """
-    return chain(KeyValues(codebooks, pairs, width, passes, decay, dead, smoothing), TrainOnly("head"))
+    return chain(KeyValues(codebooks, pairs, width, updates, decay, dead, smoothing), TrainOnly("head"))

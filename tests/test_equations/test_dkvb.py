@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from clbench import make_strategy
 from clbench.errors import IncompatibleError
+from clbench.parts import features_of
 from clbench.testing import tiny_benchmark, tiny_run
 from clbench.types import MASKED
 
-SMALL = {"codebooks": 8, "pairs": 16, "width": 3}
+SMALL = {"codebooks": 8, "pairs": 16, "width": 3, "updates": 20}
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -77,6 +78,16 @@ def test_a_key_that_is_hardly_chosen_becomes_an_example() -> None:
     codes.follow(u, torch.Generator().manual_seed(0))
     assert codes.keys[0, 1].item() in (1.0, 2.0, 3.0)
     assert codes.keys[0, 0].item() not in (1.0, 2.0, 3.0)
+
+
+def test_keys_lie_among_features_however_few_those_are() -> None:
+    """Keys are drawn far from all features; by default they are fitted until nothing of that is left."""
+    run = tiny_run(make_strategy("dkvb", codebooks=8, pairs=16, width=3), tiny_benchmark(experiences=2))
+    run.fit()
+    features, _ = features_of(run, run.train.experiences[0].data)
+    u, keys = run.model.head.projected(features), run.model.head.keys
+    among = (keys >= u.amin(1, keepdim=True)) & (keys <= u.amax(1, keepdim=True))
+    assert among.float().mean() > 0.95
 
 
 def test_projections_have_columns_of_length_one_and_keys_stay() -> None:
