@@ -123,7 +123,14 @@ class KeyValues(Strategy):
     parallel = True
 
     def __init__(
-        self, codebooks: int, pairs: int, width: int, updates: int, decay: float, dead: float, smoothing: float
+        self,
+        codebooks: int,
+        pairs: int,
+        width: int,
+        updates: int,
+        decay: float,
+        dead: float,
+        smoothing: float,
     ) -> None:
         self.shape, self.updates = (codebooks, pairs, width), updates
         self.decay, self.dead, self.smoothing = decay, dead, smoothing
