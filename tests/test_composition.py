@@ -123,8 +123,10 @@ def test_modifiers_compose_with_one_another() -> None:
     assert run.updates
 
 
-@pytest.mark.parametrize("base", [base for base in BASES if own_loss(base)])
-def test_a_penalty_beside_a_base_brings_no_second_loss_on_the_labels(base: str) -> None:
-    parts = make_strategy(f"{base}+ewc").parts
-    alone = make_strategy(base).parts
-    assert sum(isinstance(p, CrossEntropy) for p in parts) == sum(isinstance(p, CrossEntropy) for p in alone)
+def test_a_penalty_beside_a_base_brings_no_second_loss_on_the_labels() -> None:
+    def labels(name: str) -> int:
+        return sum(isinstance(part, CrossEntropy) for part in make_strategy(name).parts)
+
+    bases = [base for base in BASES if own_loss(base)]
+    assert len(bases) > 5
+    assert not [base for base in bases if labels(f"{base}+ewc") != labels(base)]

@@ -181,7 +181,7 @@ def test_every_flipped_byte_of_a_record_is_noticed(record: Record) -> None:
     assert record.folder is not None
     path = record.folder / "record.json"
     data = path.read_bytes()
-    for at in range(0, len(data), 3):
+    for at in range(0, len(data), 7):
         for bit in (1, 4):
             path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
             with contextlib.suppress(LedgerError):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import pytest
@@ -22,32 +21,6 @@ def test_it_is_stored_without_outputs() -> None:
     assert stored["metadata"] == {"language_info": {"name": "python"}}
 
 
-@pytest.fixture
-def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Run a notebook in a folder of its own, as Jupyter does."""
-    nbclient = pytest.importorskip("nbclient")
-    search = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, search)))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel has its own
-
-    def run(notebook: Any) -> None:
-        resources = {"metadata": {"path": str(tmp_path)}}
-        nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
-
-    return run
-
-
-@pytest.mark.filterwarnings("default")  # of the machinery of notebooks
-def test_it_runs_to_its_plot(tmp_path: Path, execute: Callable[[Any], None]) -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    execute(notebook)
-    assert (tmp_path / "stability-gap.png").stat().st_size > 10_000
-    *_, record, checks = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert "weighted-replay, done" in record.outputs[-1]["data"]["text/plain"]
-    assert checks.outputs[0]["data"]["text/plain"].count("passed") == 3
-
-
 SHOWN = {
     "import clbench\nfrom clbench.testing import tiny_benchmark\nmade = tiny_benchmark()\nmade": "<b>tiny@1: inputs 8",
     "record = clbench.run(made, 'er', epochs=1, hidden=[8], device='cpu')\nrecord": "<b>tiny · er · seed 0</b>: done",
@@ -57,12 +30,47 @@ SHOWN = {
 """Cells, and what the HTML of their result holds."""
 
 
+class Ran(NamedTuple):
+    """The code cells of the notebook and those of `SHOWN`, and the folder that they ran in."""
+
+    stored: list[Any]
+    shown: list[Any]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Both in one kernel, as its start takes long, in a folder of its own, as Jupyter does."""
+    nbclient = pytest.importorskip("nbclient")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    shown = [nbformat.v4.new_code_cell(code) for code in SHOWN]
+    stored = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    notebook.cells += shown
+    folder = tmp_path_factory.mktemp("notebook")
+    search = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, search)))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("MPLBACKEND", raising=False)  # the kernel has its own
+        for name in ("CLBENCH_RUNS", "CLBENCH_WEIGHTS", "CLBENCH_DEBUG"):
+            patch.delenv(name, raising=False)
+        resources = {"metadata": {"path": str(folder)}}
+        nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    return Ran(stored, shown, folder)
+
+
 @pytest.mark.filterwarnings("default")  # of the machinery of notebooks
-def test_results_and_progress_show_as_tables_plots_and_bars(execute: Callable[[Any], None]) -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in SHOWN])
-    execute(notebook)
-    _, (bar, record), (compared,), (axes, figure) = (cell.outputs for cell in notebook.cells)
-    for cell, held in zip(notebook.cells, SHOWN.values(), strict=True):
+def test_it_runs_to_its_plot(ran: Ran) -> None:
+    assert (ran.folder / "stability-gap.png").stat().st_size > 10_000
+    *_, record, checks = ran.stored
+    assert "weighted-replay, done" in record.outputs[-1]["data"]["text/plain"]
+    assert checks.outputs[0]["data"]["text/plain"].count("passed") == 3
+
+
+@pytest.mark.filterwarnings("default")  # of the machinery of notebooks
+def test_results_and_progress_show_as_tables_plots_and_bars(ran: Ran) -> None:
+    _, (bar, record), (compared,), (axes, figure) = (cell.outputs for cell in ran.shown)
+    for cell, held in zip(ran.shown, SHOWN.values(), strict=True):
         assert held in next(out for out in cell.outputs if out.output_type == "execute_result").data.get(
             "text/html", ""
         )

@@ -58,7 +58,11 @@ def script(text: str, folder: Path, *, typed: bool = False) -> subprocess.Comple
 
 @pytest.mark.parametrize(
     ("execution", "typed"),
-    [({"resident": "never"}, False), ({"resident": "never"}, True), ({"overlap": True}, False)],
+    [
+        ({"resident": "never"}, False),
+        pytest.param({"resident": "never"}, True, marks=pytest.mark.slow),
+        ({"overlap": True}, False),
+    ],
     ids=["workers", "workers, typed", "overlap"],
 )
 def test_a_script_needs_no_guard(execution: dict[str, object], typed: bool, tmp_path: Path) -> None:

@@ -397,11 +397,15 @@ def test_a_plugin_in_the_place_of_another_is_another(tmp_path: Path) -> None:
             ["--load"],
             "started the thread 'Thread-1 (spin)'",
         ),
-        ("threading.Thread(target=time.sleep, args=(0.2,)).start()", [], ""),
-        ("threading.Thread(target=spin, daemon=True).start()", [], ""),
+        (
+            "threading.Thread(target=time.sleep, args=(0.2,)).start()\n"
+            "threading.Thread(target=spin, daemon=True).start()",
+            [],
+            "",
+        ),
         ("threading.Thread(target=spin).start()\n1 / 0", [], "raised ZeroDivisionError"),
     ],
-    ids=["endless", "as it is built", "short", "daemon", "broken"],
+    ids=["endless", "as it is built", "short and daemon", "broken"],
 )
 def test_a_thread_of_a_plugin_does_not_keep_a_command(
     tmp_path: Path, body: str, arguments: list[str], said: str

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = ("errors", "ranges", "files")
 LAYERS = (  # lowest first; a room imports rooms below its own, those of its own layer excepted
@@ -127,18 +125,20 @@ def test_every_room_has_its_layer() -> None:
     assert rooms == {room for layer in LAYERS for room in layer}
 
 
-@pytest.mark.parametrize("path", CORE, ids=file_id)
-def test_a_room_imports_rooms_below_it(path: Path) -> None:
+def test_a_room_imports_rooms_below_it() -> None:
     height = {room: i for i, layer in enumerate(LAYERS) for room in layer}
-    mine = room(".".join(("clbench", *names(path))))
-    wrong = [
-        module
-        for module in own(path)
-        if room(module) != mine
-        and height[room(module)] >= height[mine]
-        and not (mine in GROUND and room(module) in GROUND)
-    ]
-    assert not wrong
+
+    def wrong(path: Path) -> list[str]:
+        mine = room(".".join(("clbench", *names(path))))
+        return [
+            module
+            for module in own(path)
+            if room(module) != mine
+            and height[room(module)] >= height[mine]
+            and not (mine in GROUND and room(module) in GROUND)
+        ]
+
+    assert not {file_id(path): found for path in CORE if (found := wrong(path))}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -153,20 +153,21 @@ def test_few_modules_stand_in_no_room() -> None:
     assert len(list((ROOT / "clbench").glob("*.py"))) <= 12
 
 
-@pytest.mark.parametrize("path", CORE + OTHERS, ids=file_id)
-def test_no_module_is_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+def test_no_module_is_long() -> None:
+    lines = {file_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in CORE + OTHERS}
+    assert not {name: n for name, n in lines.items() if n > 600}
 
 
-@pytest.mark.parametrize("path", CORE, ids=file_id)
-def test_the_core_names_no_plugin(path: Path) -> None:
-    assert not [m for m in own(path) if room(m) in PLUGINS]
+def test_the_core_names_no_plugin() -> None:
+    assert not [(file_id(path), m) for path in CORE for m in own(path) if room(m) in PLUGINS]
 
 
-@pytest.mark.parametrize("path", OTHERS, ids=file_id)
-def test_plugins_import_what_is_offered_to_them(path: Path) -> None:
-    offered = PLUGINS[path.parent.name] - {""} | {"__init__"}
-    assert not [m for m in imports(path, types=False) if m.startswith("clbench") and room(m) not in offered]
+def test_plugins_import_what_is_offered_to_them() -> None:
+    def wrong(path: Path) -> list[str]:
+        offered = PLUGINS[path.parent.name] - {""} | {"__init__"}
+        return [m for m in imports(path, types=False) if m.startswith("clbench") and room(m) not in offered]
+
+    assert not {file_id(path): found for path in OTHERS if (found := wrong(path))}
 
 
 def test_results_and_the_command_line_are_read_without_torch() -> None:
@@ -182,7 +183,6 @@ def test_results_and_the_command_line_are_read_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", CORE + OTHERS, ids=file_id)
-def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
-    at_once = imports(path, functions=False, types=False)
-    assert not {m for m in at_once if m.split(".")[0] in HEAVY}
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    at_once = {file_id(path): imports(path, functions=False, types=False) for path in CORE + OTHERS}
+    assert not [(name, m) for name, found in at_once.items() for m in found if m.split(".")[0] in HEAVY]

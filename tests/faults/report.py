@@ -138,15 +138,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         references = References(folder / "references")
-        strategies = ["er", "lwf"] if quick else harness.all_strategies()
+        strategies = ["er"] if quick else harness.all_strategies()
         found = {"quick": quick, "environment": environment("cpu", 1)}
         told("two workers against one")
         found["scaling"] = two_workers(quick, folder / "scaling")
         identity.code_identity = harness.same_code  # from here on; workers of a suite would not have it
         told("kills")
-        found["kills"] = kills(references, strategies, 2, folder)
+        found["kills"] = kills(references, strategies, 1 if quick else 2, folder)
         told("full disks")
-        found["full_disks"] = full_disks(references, 2 if quick else 20, folder)
+        found["full_disks"] = full_disks(references, 1 if quick else 20, folder)
         told("damaged files")
         found["damage"] = damage(references, 1 if quick else 30, folder)
         told("long curve, long stream, many steps, checkpoints")

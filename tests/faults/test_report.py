@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import report
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PUBLISHED = ROOT / "docs" / "results" / "reliability.json"
@@ -21,6 +22,7 @@ def test_a_quick_report_finds_nothing_wrong(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found.keys() >= json.loads(PUBLISHED.read_text()).keys()
     assert found["scaling"]["same_bits"]
+    assert found["scaling"]["rows"][0].keys() >= {"launcher", "one", "two", "efficiency"}
 
 
 @pytest.mark.slow
@@ -35,16 +37,18 @@ def test_workers_of_a_cluster_are_measured_beside_those_of_this_machine(tmp_path
         assert row["efficiency"] == pytest.approx(row["one"] / row["two"] / 2, rel=0.05)
 
 
-def test_the_scaling_alone_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_the_scaling_alone_is_made_anew(same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report of all has measured it; here, what is done with it."""
     out = tmp_path / "reliability.json"
     before = json.loads(PUBLISHED.read_text())
     out.write_text(json.dumps({**before, "scaling": "old"}))
-    command = [sys.executable, "tests/faults/report.py", "--quick", "--scaling", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found == {**before, "scaling": found["scaling"]}
-    assert found["scaling"]["rows"][0].keys() >= {"launcher", "one", "two", "efficiency"}
+    monkeypatch.setattr(report, "two_workers", lambda quick, folder: {"quick": quick, "same_bits": same})
+    monkeypatch.setattr(sys, "argv", ["report.py", "--quick", "--scaling", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        report.main()
+    assert ended.value.code == (not same)
+    assert json.loads(out.read_text()) == {**before, "scaling": {"quick": True, "same_bits": same}}
 
 
 def test_the_published_report_is_a_full_one_without_a_failure() -> None:

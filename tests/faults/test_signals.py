@@ -23,7 +23,7 @@ import clbench
 PATIENCE = 120
 SETTINGS: dict[str, Any] = {
     "experiences": 2,
-    "iterations": 1500,
+    "iterations": 800,
     "hidden": [8],
     "evaluation.subset": 10,
     "evaluation.every": 50,
