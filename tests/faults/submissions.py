@@ -15,7 +15,7 @@ from typing import Any
 from clbench.reports.leaderboard import store, submit
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["clbench.reports.leaderboard"])
+CONTEXT.set_forkserver_preload(["clbench.reports.leaderboard", "scipy.special"])
 LASTING = (os.unlink, os.fsync, os.replace, os.mkdir)
 
 
