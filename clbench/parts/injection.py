@@ -83,6 +83,21 @@ def reading(backbone: Any) -> nn.Module:
     return backbone  # type: ignore[no-any-return]
 
 
+def open_to(backbone: Any, part: Strategy) -> nn.Module:
+    """`reading`, refused where nothing of it is to be trained.
+
+    Raises:
+        IncompatibleError: it is fixed.
+    """
+    if getattr(backbone, "fixed", False):
+        raise IncompatibleError(
+            f"{part} trains what it puts into the blocks of the encoder, and model.tune=0 says that none of them is "
+            "trained. Leave model.tune out for all blocks, or take model.tune=2 for the last two; linear-probe trains "
+            "the head alone."
+        )
+    return reading(backbone)
+
+
 def sites_of(network: nn.Module) -> list[Site]:
     """Return the linear layers of a transformer's blocks, in order."""
     found = []
@@ -153,9 +168,9 @@ def extend(
         blocks: whose layers; None for all.
 
     Raises:
-        IncompatibleError: it has no such layers or blocks, or another part has put branches into them.
+        IncompatibleError: it is fixed, has no such layers or blocks, or another part has put branches into them.
     """
-    network = reading(backbone)
+    network = open_to(backbone, part)
     sites = sites_of(network)
     present = sorted({t for site in sites for t in site.targets})
     if missing := [t for t in targets if t not in present]:
@@ -275,9 +290,9 @@ def insert(
         blocks: which; None for all.
 
     Raises:
-        IncompatibleError: it has no such places or blocks, or another part has put something there.
+        IncompatibleError: it is fixed, has no such places or blocks, or another part has put something there.
     """
-    network = reading(backbone)
+    network = open_to(backbone, part)
     places = list(_places(network, place))
     if not places:
         has = "has been changed by another part" if sites_of(network) else "is none"
