@@ -179,6 +179,18 @@ def as_it_is(backbone: nn.Module) -> AsIs:
     return AsIs(made)
 
 
+class FeaturesOf(nn.Module):
+    """A backbone as a network without classes, which a run asks for its features alone.
+
+    Args:
+        backbone: (B, …) → (B, D).
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = backbone, nn.Identity()
+
+
 def label_losses(loss: Literal["local", "softmax"], head: float = 1.0) -> Strategy:
     """Return what learns labels by the model's own head: cross-entropy over the present experience's classes, or over
     all, and a factor on the head's rate."""

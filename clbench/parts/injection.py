@@ -56,6 +56,9 @@ NAMES: dict[str, tuple[Target, ...]] = {
 }
 """How a linear layer's path in a block ends → the targets that its outputs are, in equal parts."""
 
+NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
+"""A block's number in the path of what belongs to it."""
+
 WHERE = "a timm VisionTransformer, an encoder of transformers such as BERT, or a dual encoder"
 
 
@@ -102,11 +105,17 @@ def sites_of(network: nn.Module) -> list[Site]:
     """Return the linear layers of a transformer's blocks, in order."""
     found = []
     for path, module in network.named_modules():
-        if not isinstance(module, nn.Linear) or not (number := re.search(r"(?:^|\.)(\d+)\.(.+)$", path)):
+        if not isinstance(module, nn.Linear) or not (number := NUMBERED.search(path)):
             continue
-        if (targets := NAMES.get(number[2])) is not None:
+        if (targets := NAMES.get(path[number.end() :])) is not None:
             found.append(Site(path, int(number[1]), targets))
     return found
+
+
+def block_of(path: str) -> int | None:
+    """Return the number of the block that a module or a parameter belongs to, by its path; None if to none."""
+    number = NUMBERED.search(path)
+    return None if number is None else int(number[1])
 
 
 class Extended(nn.Linear):
