@@ -143,7 +143,9 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float) -> Tensor:
     P_i are the other rows of i's class.
 
     Args:
-        z: (N, D) of unit length, at least two rows of each class. y: (N,).
+        z: (N, D) of unit length, at least two rows of each class.
+        y: (N,).
+        temperature: τ.
     """
     oneself = torch.eye(len(y), dtype=torch.bool, device=y.device)
     similar = (z @ z.T / temperature).masked_fill(oneself, float("-inf"))  # (N, N)
