@@ -37,7 +37,7 @@ class PrincipalWeights(Strategy):
     They are chosen anew when an experience begins and after every `period` updates.
     """
 
-    state = ("masks", "held", "updates")
+    state = ("masks", "kept", "updates")
     parallel = True
 
     def __init__(self, rank: int, budget: int, period: int, which: Which) -> None:
@@ -46,20 +46,20 @@ class PrincipalWeights(Strategy):
     def wrap(self, model: nn.Module) -> nn.Module:
         backbone: nn.Module = model.backbone  # type: ignore[assignment]
         layers = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
-        self.weights = [layer.weight for layer in layers if layer.weight.requires_grad]
-        if not self.weights:
+        self.matrices = [layer.weight for layer in layers if layer.weight.requires_grad]
+        if not self.matrices:
             raise IncompatibleError(
                 f"{self} trains entries of a backbone's linear layers, and here none of them is trained. Take a model "
                 "that has some, such as a transformer, without model.tune=0 and without other parts that freeze them."
             )
         backbone.requires_grad_(False)
-        for weight in self.weights:
+        for weight in self.matrices:
             weight.requires_grad_(True)
         return model
 
     def setup(self, run: Run) -> None:
         self.masks: list[Tensor] = []
-        self.held: list[Tensor] = []
+        self.kept: list[Tensor] = []
         self.updates = 0
 
     def begin_experience(self, exp: Experience) -> None:
@@ -67,29 +67,29 @@ class PrincipalWeights(Strategy):
 
     @torch.no_grad()
     def _choose(self) -> None:
-        sizes = [self.budget * sum(weight.shape) for weight in self.weights]
+        sizes = [self.budget * sum(weight.shape) for weight in self.matrices]
         self.masks = [
             principal(weight.detach(), self.rank, count, self.which)
-            for weight, count in zip(self.weights, sizes, strict=True)
+            for weight, count in zip(self.matrices, sizes, strict=True)
         ]
         # Entries that stay go on with their moments; those that come, and those that left once, begin without.
-        self.run.forget_moments({w: ~mask for w, mask in zip(self.weights, self.masks, strict=True)})
+        self.run.forget_moments({w: ~mask for w, mask in zip(self.matrices, self.masks, strict=True)})
         # Weight decay alone moves what has no gradient.
         decays = any(group["weight_decay"] for group in self.run.optimizer.param_groups)
-        self.held = [weight.detach().clone() for weight in self.weights] if decays else []
+        self.kept = [weight.detach().clone() for weight in self.matrices] if decays else []
 
     def gradients(self) -> None:
         if self.updates % self.period == 0:
             self._choose()
-        for weight, mask in zip(self.weights, self.masks, strict=True):
+        for weight, mask in zip(self.matrices, self.masks, strict=True):
             if weight.grad is not None:
                 weight.grad.mul_(mask)
 
     @torch.no_grad()
     def after_update(self) -> None:
         self.updates += 1
-        for weight, mask, held in zip(self.weights, self.masks, self.held, strict=False):
-            weight.copy_(torch.where(mask, weight, held))
+        for weight, mask, kept in zip(self.matrices, self.masks, self.kept, strict=False):
+            weight.copy_(torch.where(mask, weight, kept))
 
 
 @register("lift", family="low rank", paper="arXiv:2506.00772", tiny={"rank": 2, "budget": 2, "period": 3})

@@ -48,14 +48,14 @@ class Look(Strategy):
         self.moved: list[tuple[Tensor, Tensor]] = []
 
     def gradients(self) -> None:
-        self.before = [w.detach().clone() for w in self.part.weights]
+        self.before = [w.detach().clone() for w in self.part.matrices]
 
     @property
     def part(self) -> Any:
         return self.run.strategy.parts[0]
 
     def after_update(self) -> None:
-        for weight, before, may in zip(self.part.weights, self.before, self.part.masks, strict=True):
+        for weight, before, may in zip(self.part.matrices, self.before, self.part.masks, strict=True):
             self.moved.append((weight.detach() != before, may))
 
 
@@ -83,7 +83,7 @@ def test_no_other_entry_moves_whatever_the_optimizer(optim: dict[str, Any]) -> N
 def test_masks_are_chosen_anew_after_a_period() -> None:
     look = Look()
     run_of("lift", look, rank=2, budget=2, period=3).fit()
-    layers = len(look.part.weights)
+    layers = len(look.part.matrices)
     first = [may for _, may in look.moved[::layers]]
     changes = [step for step in range(1, len(first)) if first[step] is not first[step - 1]]
     assert changes[:2] == [3, 4]  # an experience has four steps
