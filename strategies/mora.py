@@ -66,7 +66,9 @@ class Experts(LowRank):
         """Refuse, but where every expert has weight 1: which matrix it is depends on the token."""
         if self.top is None:
             return super().delta()
-        raise IncompatibleError("mora's experts depend on the token; they cannot be merged into a layer's weights.")
+        raise IncompatibleError(
+            "mora's experts depend on the token; they cannot be merged into a layer's weights."
+        )
 
 
 class RankOneExperts(LowRankTuning):
@@ -133,4 +135,6 @@ def mora(
     if not rank:
         return chain(TrainOnly("head"), label_losses("local", head))
     tops = (top, budget or top) if top else None
-    return chain(RankOneExperts(rank, scale, dropout, targets, temperature, tops), label_losses("local", head))
+    return chain(
+        RankOneExperts(rank, scale, dropout, targets, temperature, tops), label_losses("local", head)
+    )

@@ -110,7 +110,9 @@ class BranchesAtEnds(Strategy):
         self.ends: list[list[Tensor]] = []
 
     def end_experience(self, exp: Experience) -> None:
-        self.ends.append([p.detach().clone() for n, p in self.run.model.named_parameters() if ".branches." in n])
+        self.ends.append(
+            [p.detach().clone() for n, p in self.run.model.named_parameters() if ".branches." in n]
+        )
 
 
 @pytest.mark.parametrize("first", [True, False])
