@@ -102,10 +102,10 @@ def lcia(
 
     After every update, for every trained tensor by itself, θ* ← (1 − α) θ* + α θ with
     α = f (1 + ‖g‖₁) / (‖θ − θ*‖₁ ‖g − g'‖₁), g and g' the last two gradients, if that is between 0 and 1, and 0.01 if
-    not. θ* begins as the weights before the experience, and takes their place at its end: what is learned fast is
-    mostly lost again, be it new or at the cost of the old. Look at learning accuracy beside forgetting. Around any other
-    strategy and model: `lora+lcia`. Norms grow with a tensor's size: large matrices are averaged by the formula nearly
-    always, biases by the fallback. The weights take the memory of three.
+    not. θ* begins as the weights before the experience, and takes their place at its end: much of what is learned is
+    lost again with what would have been forgotten, so look at learning accuracy beside forgetting. Around any other
+    strategy and model, as `lora+lcia`. Norms grow with a tensor's size: large matrices are averaged by the formula
+    nearly always, biases by the fallback. Beside the weights it holds them twice, θ* and g'.
 
     Args:
         factor: f.
