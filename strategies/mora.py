@@ -125,7 +125,7 @@ def mora(
         head: factor on the head's learning rate.
 
     Reference: Lu et al., "Little By Little: Continual Learning via Self-Activated Sparse Mixture-of-Rank Adaptive
-    Learning", arXiv:2506.21035. No code was at hand; r is the authors', τ and k are not.
+    Learning", arXiv:2506.21035. r is the authors'; τ and k are not.
 
     Differences from the paper:
         1. Experts of little use are not pruned.

@@ -112,6 +112,15 @@ def test_only_the_present_experts_move_and_new_ones_change_what_old_ones_give() 
     assert look.jumps == [True, True]
 
 
+def test_with_all_weights_1_it_is_o_lora_without_its_penalty_bit_for_bit() -> None:
+    targets = ("q", "k", "v", "proj", "fc1", "fc2")
+    mixed = run_of("mora", rank=2, top=0)
+    plain = run_of("o-lora", rank=2, alpha=2.0, strength=0.0, targets=targets)
+    mixed.fit(), plain.fit()
+    pairs = zip(mixed.model.parameters(), plain.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_with_all_weights_1_nothing_jumps() -> None:
     look = Look()
     run_of("mora", look, rank=2, top=0).fit()
