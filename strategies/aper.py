@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Experience, Run, Strategy, chain, register
-from clbench.parts import ClassSums, adapt_first, as_it_is
+from clbench.parts import ClassSums, FeaturesOf, adapt_first, as_it_is
 from clbench.ranges import Count, Positive
 from clbench.types import MASKED
 
@@ -44,7 +44,7 @@ class Merged(Strategy):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, 2 D) ψ."""
-        pretrained = self.run.output_of(_Halved(self.run.model), x).features
+        pretrained = self.run.output_of(FeaturesOf(self.run.model.pretrained), x).features
         return torch.cat([pretrained, self.run.forward(x).features], dim=1)
 
     @torch.no_grad()
@@ -59,15 +59,6 @@ class Merged(Strategy):
         means = F.normalize(self.classes.means(), dim=1).float()
         cosines = F.normalize(self.features(x), dim=1) @ means.T
         return self.run.mask_tasks(cosines.masked_fill(~self.classes.known, MASKED), task)
-
-
-class _Halved(nn.Module):
-    """A model's pretrained half as a network without classes."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.features = model.pretrained
-        self.head = nn.Identity()
 
 
 @register("aper", family="fixed features", paper="arXiv:2303.07338", tiny={"size": 4})

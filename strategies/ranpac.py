@@ -7,12 +7,20 @@ Learning", NeurIPS 2023, arXiv:2307.02251.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Experience, Run, Strategy, chain, register
-from clbench.errors import IncompatibleError
-from clbench.parts import Adaptation, Expanded, Gram, LowRankTuning, TrainOnly, adapt_first, features_of
+from clbench.parts import (
+    Adaptation,
+    Expanded,
+    Gram,
+    LowRankTuning,
+    Settling,
+    TrainOnly,
+    adapt_first,
+    features_of,
+)
 from clbench.ranges import Count, Natural, Positive
 from clbench.types import MASKED
 
@@ -38,12 +46,38 @@ def validation_losses(h: Tensor, y: Tensor, classes: int) -> Tensor:
     )
 
 
+def branched(run: Run) -> bool:
+    """Whether another part of a run's chain tunes low-rank branches."""
+    return any(isinstance(part, LowRankTuning) for part in run.strategy.parts)
+
+
+class Still(TrainOnly):
+    """The network stays as it is; where another part tunes low-rank branches, after it has learned the first
+    experience."""
+
+    needs = frozenset({"boundaries"})
+    parallel = True
+    capturable = True
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if not branched(self.run):
+            return super().wrap(model)
+        model.backbone = Settling(model.backbone)  # type: ignore[arg-type]
+        return model
+
+    def begin_experience(self, exp: Experience) -> None:
+        for module in self.run.model.modules() if exp.index > 0 else ():
+            if isinstance(module, Settling):
+                module.settle()
+
+
 class RandomRidge(Expanded):
     """At an experience's end, counts its examples in and solves for the weights of all so far.
 
     Args:
         projection: M; 0 takes the features themselves. ridge: λ; None selects it at every experience.
-        adapted: that the network learns the first experience, in which its own head predicts.
+        adapted: that the network learns the first experience, in which its own head predicts; so it does where another
+            part tunes low-rank branches.
     """
 
     needs = frozenset({"boundaries"})
@@ -54,11 +88,7 @@ class RandomRidge(Expanded):
         self.projection, self.fixed, self.adapted = projection, ridge, adapted
 
     def setup(self, run: Run) -> None:
-        if not self.adapted and any(isinstance(part, LowRankTuning) for part in run.strategy.parts):
-            raise IncompatibleError(
-                f"{self} counts features of a network that stays as it is, and another part of {run.strategy} trains "
-                "it. ranpac.adapt=lora trains low-rank branches in the first experience."
-            )
+        self.adapted = self.adapted or branched(run)
         width = self.draw(run, self.projection, "normal")
         self.gram = Gram(width, run.num_classes).to(run.device)
         self.weight = torch.zeros_like(self.gram.products)  # (M, C)
@@ -94,6 +124,9 @@ def ranpac(
 ) -> Strategy:
     """RanPAC: a ridge regression on random projections of a backbone that stays as it is, solved at experience ends.
 
+    Behind a strategy that tunes low-rank branches, `lora+ranpac`, these and its head learn the first experience; then
+    the network stays, and the ridge regression predicts.
+
     Args:
         projection: random features relu(φ W), W normal; 0 takes the features themselves.
         ridge: λ; if none is given, the power of ten from 10⁻⁸ to 10⁸ with the least squared error on a fifth of the
@@ -115,4 +148,4 @@ def ranpac(
         3. Until an experience ends, its classes cannot be predicted; in the first one, an adapted network's head does.
     """
     ridged = RandomRidge(projection, ridge, adapt != "none")
-    return chain(TrainOnly() if adapt == "none" else adapt_first(adapt, size, head), ridged)
+    return chain(Still() if adapt == "none" else adapt_first(adapt, size, head), ridged)

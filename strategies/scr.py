@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, register
 from clbench.memory import ReservoirKind
-from clbench.parts import CrossEntropy, Rehearsal, SecondView, second_view
+from clbench.parts import CrossEntropy, Rehearsal, SecondView, second_view, supervised_contrast
 from clbench.ranges import Count, Natural, Positive
 from clbench.strategy import State
 from clbench.types import MASKED
@@ -113,20 +113,6 @@ class ContrastiveReplay(Rehearsal):
     def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
         self._means = None
-
-
-def supervised_contrast(z: Tensor, y: Tensor, temperature: float) -> Tensor:
-    """Mean over rows i of −1/|P_i| Σ_{p ∈ P_i} ln [exp(z_i·z_p/τ) / Σ_{a ≠ i} exp(z_i·z_a/τ)].
-
-    P_i are the other rows of i's class.
-
-    Args:
-        z: (N, D) of unit length, at least two rows of each class. y: (N,).
-    """
-    oneself = torch.eye(len(y), dtype=torch.bool, device=y.device)
-    similar = (z @ z.T / temperature).masked_fill(oneself, float("-inf"))  # (N, N)
-    positive = (y.unsqueeze(0) == y.unsqueeze(1)) & ~oneself
-    return (similar.logsumexp(1) - similar.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()
 
 
 def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:

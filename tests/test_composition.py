@@ -90,6 +90,8 @@ def refusal(base: str, modifier: str) -> str:
         return "loss on the labels"
     if has(base, DarkReplay) and has(modifier, GrowingHead):
         return "still to come"
+    if modifier == "merge" and not any(not name.startswith("head") for name in run_of(base).parameters()):
+        return "group 'encoder'"
     if modifier == "redo":
         return "" if in_a_row(base) else "linear head"
     if not list(head_of(base).parameters()):  # classes are told by their names

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clbench.errors import IncompatibleError
 from clbench.models.encoders import Encoder, Kept
 from clbench.parts import Extended
 from tests.test_encoders import ends, trained, tuned
@@ -20,6 +21,8 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("inflora", {"rank": 2}),
     ("ease", {"width": 3}),
     ("lae", {"blocks": (0, 1)}),
+    ("mora", {"rank": 2, "top": 1}),
+    ("coact", {"rank": 2}),
     *(
         ("ranpac", {"projection": 8, "adapt": kind})
         for kind in ("adapter", "lora", "ssf", "vpt", "vpt-shallow")
@@ -70,3 +73,25 @@ def test_branches_go_into_the_blocks_that_are_trained(tmp_path: Path) -> None:
     whole, upper = trained(tmp_path, "lora", None, rank=2), trained(tmp_path, "lora", 1, rank=2)
     count = [sum(isinstance(m, Extended) for m in run.model.modules()) for run in (whole, upper)]
     assert count == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "says"),
+    [
+        ("lora", {"rank": 2}, "model.tune=0 says that none of them"),
+        ("ease", {"width": 3}, "model.tune=0 says that none of them"),
+        ("aper", {"adapt": "ssf"}, "model.tune=0 says that none of them"),
+        ("lift", {}, "without model.tune=0"),
+    ],
+)
+def test_an_encoder_of_which_nothing_is_tuned_takes_none(
+    strategy: str, params: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(IncompatibleError, match=says):
+        trained(tmp_path, strategy, 0, **params)
+
+
+def test_but_rank_0_trains_the_head_alone_there_too(tmp_path: Path) -> None:
+    run = trained(tmp_path, "lora", 0, rank=0)
+    assert all(name.startswith("head.") for name in run.parameters())
+    assert run.updates

@@ -10,6 +10,7 @@ from clbench.parts.adapters import (
     Adaptation as Adaptation,
     Adapter as Adapter,
     Cosine as Cosine,
+    FeaturesOf as FeaturesOf,
     ScaleHead as ScaleHead,
     Slots as Slots,
     adapt_first as adapt_first,
@@ -63,7 +64,14 @@ from clbench.parts.imbalance import (
     RowLoss as RowLoss,
     SplitsRows as SplitsRows,
 )
-from clbench.parts.injection import Extended as Extended, Target as Target, extend as extend, insert as insert
+from clbench.parts.injection import (
+    Extended as Extended,
+    Target as Target,
+    block_of as block_of,
+    extend as extend,
+    insert as insert,
+    reading as reading,
+)
 from clbench.parts.losses import (
     BinaryCrossEntropy as BinaryCrossEntropy,
     CrossEntropy as CrossEntropy,
@@ -126,6 +134,7 @@ from clbench.parts.proxies import (
     proxy_contrast as proxy_contrast,
     replay_two_views as replay_two_views,
     second_view as second_view,
+    supervised_contrast as supervised_contrast,
     unit as unit,
 )
 from clbench.parts.replay import (

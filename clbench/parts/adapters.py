@@ -18,7 +18,7 @@ from clbench.models.encoders import Encoder
 from clbench.parts.blocks import Blocks, transformer_of
 from clbench.parts.groups import AsIs
 from clbench.parts.heads import GrowingHead, NormalisedHead, linear_weight, replace_head
-from clbench.parts.injection import Behind, insert, reading, sites_of
+from clbench.parts.injection import Behind, insert, open_to, sites_of
 from clbench.parts.losses import CrossEntropy, LocalCrossEntropy
 from clbench.parts.lowrank import SEVERAL, Dropout, LowRankTuning, Stage, scale_head
 from clbench.parts.prompts import Prompted, Prompter, Prompts
@@ -125,7 +125,7 @@ def scale_features(backbone: nn.Module, part: Strategy, rng: torch.Generator) ->
     Raises:
         IncompatibleError: the backbone is no transformer.
     """
-    network = reading(backbone)
+    network = open_to(backbone, part)
     if not sites_of(network):
         raise IncompatibleError(
             f"{part} scales features within a transformer's blocks; a {type(network).__name__} has none."
@@ -177,6 +177,18 @@ def as_it_is(backbone: nn.Module) -> AsIs:
     if isinstance(backbone, Encoder) and isinstance(made, Encoder):
         made.kept = backbone.kept.anew()
     return AsIs(made)
+
+
+class FeaturesOf(nn.Module):
+    """A backbone as a network without classes, which a run asks for its features alone.
+
+    Args:
+        backbone: (B, …) → (B, D).
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = backbone, nn.Identity()
 
 
 def label_losses(loss: Literal["local", "softmax"], head: float = 1.0) -> Strategy:

@@ -56,6 +56,9 @@ NAMES: dict[str, tuple[Target, ...]] = {
 }
 """How a linear layer's path in a block ends → the targets that its outputs are, in equal parts."""
 
+NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
+"""A block's number in the path of what belongs to it."""
+
 WHERE = "a timm VisionTransformer, an encoder of transformers such as BERT, or a dual encoder"
 
 
@@ -83,15 +86,36 @@ def reading(backbone: Any) -> nn.Module:
     return backbone  # type: ignore[no-any-return]
 
 
+def open_to(backbone: Any, part: Strategy) -> nn.Module:
+    """`reading`, refused where nothing of it is to be trained.
+
+    Raises:
+        IncompatibleError: it is fixed.
+    """
+    if getattr(backbone, "fixed", False):
+        raise IncompatibleError(
+            f"{part} trains what it puts into the blocks of the encoder, and model.tune=0 says that none of them is "
+            "trained. Leave model.tune out for all blocks, or take model.tune=2 for the last two; linear-probe trains "
+            "the head alone."
+        )
+    return reading(backbone)
+
+
 def sites_of(network: nn.Module) -> list[Site]:
     """Return the linear layers of a transformer's blocks, in order."""
     found = []
     for path, module in network.named_modules():
-        if not isinstance(module, nn.Linear) or not (number := re.search(r"(?:^|\.)(\d+)\.(.+)$", path)):
+        if not isinstance(module, nn.Linear) or not (number := NUMBERED.search(path)):
             continue
-        if (targets := NAMES.get(number[2])) is not None:
+        if (targets := NAMES.get(path[number.end() :])) is not None:
             found.append(Site(path, int(number[1]), targets))
     return found
+
+
+def block_of(path: str) -> int | None:
+    """Return the number of the block that a module or a parameter belongs to, by its path; None if to none."""
+    number = NUMBERED.search(path)
+    return None if number is None else int(number[1])
 
 
 class Extended(nn.Linear):
@@ -153,9 +177,9 @@ def extend(
         blocks: whose layers; None for all.
 
     Raises:
-        IncompatibleError: it has no such layers or blocks, or another part has put branches into them.
+        IncompatibleError: it is fixed, has no such layers or blocks, or another part has put branches into them.
     """
-    network = reading(backbone)
+    network = open_to(backbone, part)
     sites = sites_of(network)
     present = sorted({t for site in sites for t in site.targets})
     if missing := [t for t in targets if t not in present]:
@@ -275,9 +299,9 @@ def insert(
         blocks: which; None for all.
 
     Raises:
-        IncompatibleError: it has no such places or blocks, or another part has put something there.
+        IncompatibleError: it is fixed, has no such places or blocks, or another part has put something there.
     """
-    network = reading(backbone)
+    network = open_to(backbone, part)
     places = list(_places(network, place))
     if not places:
         has = "has been changed by another part" if sites_of(network) else "is none"

@@ -1,4 +1,4 @@
-"""Proxies: one learned vector for each class, with which features are contrasted."""
+"""Contrast: of features with proxies, one learned vector for each class, and of features with one another."""
 
 from __future__ import annotations
 
@@ -135,3 +135,19 @@ def proxy_contrast(scores: Tensor, y: Tensor, weighting: Literal["count", "unifo
         counts = counts.clamp(max=1)
     own = scores.gather(1, y.unsqueeze(1)).squeeze(1)
     return ((scores + counts.log()).logsumexp(1) - own).mean()
+
+
+def supervised_contrast(z: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Mean over rows i of −1/|P_i| Σ_{p ∈ P_i} ln [exp(z_i·z_p/τ) / Σ_{a ≠ i} exp(z_i·z_a/τ)].
+
+    P_i are the other rows of i's class.
+
+    Args:
+        z: (N, D) of unit length, at least two rows of each class.
+        y: (N,).
+        temperature: τ.
+    """
+    oneself = torch.eye(len(y), dtype=torch.bool, device=y.device)
+    similar = (z @ z.T / temperature).masked_fill(oneself, float("-inf"))  # (N, N)
+    positive = (y.unsqueeze(0) == y.unsqueeze(1)) & ~oneself
+    return (similar.logsumexp(1) - similar.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()

@@ -105,9 +105,26 @@ def test_ranpac_adapts_likewise(adapt: str) -> None:
     assert run.evaluator.curve.correct[-1].sum() > 0
 
 
-def test_statistics_of_a_network_that_learns_on_are_refused() -> None:
-    with pytest.raises(IncompatibleError, match=r"ranpac.adapt=lora trains"):
-        run_of(make_strategy("lora"), name="ranpac")
+class BranchesAtEnds(Strategy):
+    def __init__(self) -> None:
+        self.ends: list[list[Tensor]] = []
+
+    def end_experience(self, exp: Experience) -> None:
+        self.ends.append(
+            [p.detach().clone() for n, p in self.run.model.named_parameters() if ".branches." in n]
+        )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_branches_of_another_part_learn_the_first_experience_and_stay(first: bool) -> None:
+    look, lora = BranchesAtEnds(), make_strategy("lora", rank=2)
+    benchmark = tiny_benchmark(images=True)
+    parts = [lora, make_strategy("ranpac", projection=64)]
+    run = tiny_run(chain(*(parts if first else parts[::-1]), look), benchmark, model=vit(benchmark))
+    run.fit()
+    assert any(up.any() for up in look.ends[0])
+    assert all(torch.equal(a, b) for end in look.ends[1:] for a, b in zip(look.ends[0], end, strict=True))
+    assert run.evaluator.curve.correct[-1].sum() > 0
 
 
 def test_a_network_without_blocks_is_refused() -> None:

@@ -37,7 +37,7 @@ def test_branches_and_head_move_and_nothing_else() -> None:
     assert len([k for k in moved if ".branches." in k]) == 2 * 2 * 2  # blocks, targets, maps
 
 
-@pytest.mark.parametrize("name", ["lora", "o-lora", "sd-lora", "inflora"])
+@pytest.mark.parametrize("name", ["lora", "o-lora", "sd-lora", "inflora", "mora"])
 def test_rank_0_is_the_linear_probe_on_the_present_classes(name: str) -> None:
     run, probe = run_of(name, rank=0), run_of("linear-probe", make_strategy("finetune", loss="local"))
     run.fit(), probe.fit()
