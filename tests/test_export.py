@@ -18,6 +18,7 @@ from clbench.results.ledger import Record
 from clbench.runs.again import rebuilt
 from clbench.transforms.utf8 import rows_of
 from tests.command import Command, command
+from tests.test_clip import CONFIG, a_clip, the_library, write
 from tests.test_encoders import WORDS, written
 
 VIT = {"model": "vit_tiny_patch16_224", "model.patch_size": 4, "model.embed_dim": 24, "model.num_heads": 2}
@@ -179,6 +180,25 @@ def test_peft_reads_branches_of_some_rows_of_a_layer_of_timm(tmp_path: Path) -> 
     assert not torch.allclose(plain, features, atol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["finetune", "lora", "zero-shot"])
+def test_transformers_has_the_image_tower_of_clip(strategy: str, tmp_path: Path) -> None:
+    the_library()
+    write(tmp_path / "clip", CONFIG, a_clip())
+    weights = str(tmp_path / "clip" / "model.safetensors")
+    record = clbench.run(
+        "split-digits", strategy, out=tmp_path, model="clip", weights=weights, iterations=2, **SMALL
+    )
+    if strategy == "zero-shot":  # by names
+        done = export(record.folder or tmp_path, tmp_path / "out", head=False)
+        x, _, features, _ = live(record)
+        torch.testing.assert_close(used(done, x, [])["features"], features, rtol=0, atol=1e-5)
+        return
+    done = export(record.folder or tmp_path, tmp_path / "out")
+    agrees(done, record)
+    assert (done.folder / "adapter").exists() == (strategy == "lora")
+
+
 # --- clbench's own ---
 
 
@@ -258,6 +278,7 @@ def test_a_run_that_diverged_has_no_model_at_its_end(tmp_path: Path) -> None:
     [
         ("ncm", {}, "ncm classifies by a rule of its own .* --backbone exports what makes the features"),
         ("nap+finetune", {}, r"nap\+finetune has put a Norm into the network"),
+        pytest.param("l2p", TINY, "l2p has put a Prompted into the network", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_method_alone_knows_is_refused(

@@ -54,10 +54,9 @@ def card(
         _outputs(engine, about),
     ]
     if network.branches:
-        wrapped = {
-            "transformers": "AutoModel.from_pretrained(BASE)",
-            "timm": "timm.create_model(BASE, pretrained=True, num_classes=0)",
-        }[found.library]
+        wrapped = "timm.create_model(BASE, pretrained=True, num_classes=0)"
+        if found.library == "transformers":
+            wrapped = f"{found.imports[-1].split()[3].rstrip(',')}.from_pretrained(BASE)"
         lines += [
             "",
             f"`{ADAPTER}/` has the low-rank branches alone, for `BASE`, what they were trained on: "

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from clbench.engine.engine import Engine
 from clbench.files import pretty_json, read_json
 from clbench.interop.export.plain import Plain, Scores
+from clbench.models.clip import Clip
 from clbench.models.encoders import TextClassifier
 from clbench.models.exported import load_model
 from clbench.models.texts import Pretrained, transformer
@@ -57,6 +58,8 @@ def written(plain: Plain, engine: Engine, folder: Path) -> list[Callable[[], Fol
     """Return the ways to write a network into a folder, the best first; one may not give what the network does."""
     if isinstance(plain.backbone, Pretrained):
         return [lambda: transformers_folder(plain, engine, folder)]
+    if isinstance(plain.backbone, Clip):
+        return [lambda: clip_folder(plain, engine, folder)]
     if hasattr(plain.backbone, "made_with"):
         ways = [True, False] if plain.scores is not None and plain.scores.eps is None else [False]
         return [lambda one=one: timm_folder(plain, engine, folder, one) for one in ways]  # type: ignore[misc]
@@ -240,6 +243,52 @@ def timm_folder(plain: Plain, engine: Engine, folder: Path, whole: bool) -> Fold
             "with torch.no_grad():",
             f"    {out} = model(x)",
             *([] if whole else head_lines(plain.scores)),
+        ),
+        forward,
+    )
+
+
+def clip_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
+    """Write CLIP's image tower as transformers reads it, and a head. The text tower stays where it came from."""
+    clip, source = plain.backbone, Path(str(engine.config.model.weights))
+    assert isinstance(clip, Clip)
+    says = {**read_json(source / "config.json").get("vision_config", {}), "projection_dim": clip.size}
+    says |= {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}
+    towers = ("vision_model.", "visual_projection.")
+    save({k: v for k, v in clip.state_dict().items() if k.startswith(towers)}, folder / WEIGHTS)
+    (folder / "config.json").write_text(pretty_json(says), encoding="utf-8")
+    save_head(plain.scores, folder)
+    if plain.branches:
+        write_adapter(plain.branches, folder / ADAPTER, str(source), None)
+    factor, shift = clip.factor.flatten().tolist(), clip.shift.flatten().tolist()
+
+    def forward(x: Tensor, texts: Sequence[str]) -> Tensor:
+        from transformers import CLIPVisionModelWithProjection
+
+        model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+        if tuple(x.shape[-2:]) != (clip.pixels, clip.pixels):
+            x = F.interpolate(x, (clip.pixels, clip.pixels), mode="bicubic", antialias=True)
+        x = (x * clip.factor + clip.shift).expand(-1, clip.channels, -1, -1)
+        features = F.normalize(model(pixel_values=x).image_embeds, dim=1)
+        return features if plain.scores is None else plain.scores(features)
+
+    size = f"({clip.pixels}, {clip.pixels})"
+    scaled = f"x = x * torch.tensor({factor}).view(-1, 1, 1) + torch.tensor({shift}).view(-1, 1, 1)"
+    return Folder(
+        "transformers",
+        (
+            "import torch",
+            *([] if plain.scores is None else ["from safetensors.torch import load_file"]),
+            "from transformers import CLIPVisionModelWithProjection",
+        ),
+        (
+            'model = CLIPVisionModelWithProjection.from_pretrained("FOLDER").eval()',
+            f'x = torch.nn.functional.interpolate(x, {size}, mode="bicubic", antialias=True)',
+            *([] if factor == [1.0] and shift == [0.0] else [scaled]),
+            "with torch.no_grad():",
+            f"    features = model(pixel_values=x.expand(-1, {clip.channels}, -1, -1)).image_embeds",
+            "features = torch.nn.functional.normalize(features, dim=1)",
+            *head_lines(plain.scores),
         ),
         forward,
     )

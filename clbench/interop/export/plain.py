@@ -81,11 +81,6 @@ def plain(engine: Engine, head: bool = True) -> Plain:
     model, who, notes = engine.model, engine.strategy, list[str]()
     if not isinstance(model, Classifier):
         raise IncompatibleError(f"{who} trains a {type(model).__name__}, which is no backbone and head.")
-    if head and engine.classifier is not None:
-        raise IncompatibleError(
-            f"{who} classifies by a rule of its own and not by the model's head. {INSTEAD}"
-        )
-    scores = _scores(model.head, f"{who}", notes) if head else None
     backbone = copy.deepcopy(model.backbone).eval()
     while isinstance(backbone, AsIs | Settling):
         backbone = backbone.inner
@@ -98,9 +93,14 @@ def plain(engine: Engine, head: bool = True) -> Plain:
         kind = type(module)
         if kind.__module__.startswith(METHODS):
             raise IncompatibleError(
-                f"{who} has put a {kind.__name__} into the network, which no other library has a place for. "
-                f"`clbench.run` with the same settings, or the run's own model.safetensors, is all there is of it."
+                f"{who} has put a {kind.__name__} into the network, which no other library has a place for. What can "
+                "be exported are networks that are trained themselves, and low-rank branches."
             )
+    if head and engine.classifier is not None:
+        raise IncompatibleError(
+            f"{who} classifies by a rule of its own and not by the model's head. {INSTEAD}"
+        )
+    scores = _scores(model.head, str(who), notes) if head else None
     pads = [
         hook for m in backbone.modules() for hook in m._forward_pre_hooks.values() if isinstance(hook, Pad)
     ]
