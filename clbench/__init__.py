@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clbench.errors import ClbenchError as ClbenchError
     from clbench.memory import Reservoir as Reservoir
     from clbench.models import Classifier as Classifier, make_model as make_model
+    from clbench.models.exported import load_model as load_model
     from clbench.registry import (
         register as register,
         register_benchmark as register_benchmark,
@@ -65,6 +66,7 @@ _WHERE = {
     "make_benchmark": "runs.building",
     "make_strategy": "runs.building",
     "make_model": "models",
+    "load_model": "models.exported",
     "Curve": "results.curve",
     "Matrix": "results.curve",
     "Ticks": "results.curve",

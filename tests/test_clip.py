@@ -133,7 +133,8 @@ def test_a_sentence_encoder_is_read_as_transformers_reads_it(tmp_path: Path) -> 
 
 def test_a_folder_makes_a_model(tmp_path: Path) -> None:
     folder = write(tmp_path / "clip", CONFIG, a_clip(), logit_scale=torch.tensor(4.6))
-    model = make_model("clip", (3, 8, 8), 5, weights=str(folder / "model.safetensors"))
+    weights = str(folder / "model.safetensors")
+    model = make_model("clip", (3, 8, 8), 5, weights=weights, folder="")  # as a run's configuration has it
     x = torch.randn(2, 3, 8, 8)
     assert torch.allclose(model.features(x), a_clip().image(x))
     assert model(x).shape == (2, 5)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from clbench.cli import data, judging, looking, ranking, running, watching, writing
+from clbench.cli import data, exporting, judging, looking, ranking, running, watching, writing
 from clbench.cli.common import at_home, process, warn
 from clbench.cli.help import JOBS, Command, Commands
 from clbench.cli.terminal import cleaned
@@ -48,6 +48,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "leaderboard": ranking.leaderboard,
     "reproduce": ranking.reproduce,
     "plot": judging.plot,
+    "export": exporting.export,
     "bench": judging.bench,
 }
 

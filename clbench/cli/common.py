@@ -79,6 +79,10 @@ Threads = Annotated[
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Seconds between checkpoints; 0 writes one every step.")
 ]
+KeepModels = Annotated[
+    bool,
+    typer.Option("--keep-models", help="Keep the model after every experience, for `clbench export`."),
+]
 Watch = Annotated[
     bool, typer.Option("--watch", help="Print the address of a page on this machine that follows it.")
 ]
@@ -223,6 +227,7 @@ def execution(
     checkpoint: float = 60.0,
     overlap: bool = False,
     deterministic: bool = False,
+    keep_models: bool = False,
     **wandb: str | None,
 ) -> Execution:
     """Return how runs are carried out.
@@ -240,7 +245,8 @@ def execution(
         if value is not None and "wandb" not in (log or []):
             raise ConfigError(f"--{name} is for Weights & Biases; give --log wandb, too, or leave it out.")
     given = {"device": device, "log": log or [], "checkpoint_seconds": checkpoint, "overlap": overlap}
-    how: Execution = validate(Execution, {**given, "deterministic": deterministic, **wandb})
+    given |= {"deterministic": deterministic, "keep_models": keep_models}
+    how: Execution = validate(Execution, {**given, **wandb})
     return how
 
 

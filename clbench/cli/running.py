@@ -22,6 +22,7 @@ from clbench.cli.common import (
     Device,
     Group,
     Json,
+    KeepModels,
     Log,
     Out,
     Overlap,
@@ -81,6 +82,7 @@ def run(
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
     deterministic: Deterministic = False,
+    keep_models: KeepModels = False,
     plot: Annotated[
         bool, typer.Option("--plot", help="Draw the stability gap into the run's folder; nothing is opened.")
     ] = False,
@@ -95,7 +97,9 @@ def run(
     file = configuration.read_yaml(config) if config is not None else None
     with importing():
         resolved = configuration.resolve(benchmark, strategy, given, seed=seed, file=file)
-        how = execution(device, log, checkpoint, overlap, deterministic, project=project, group=group)
+        how = execution(
+            device, log, checkpoint, overlap, deterministic, keep_models, project=project, group=group
+        )
 
         from clbench.runs import lifecycle
 
@@ -189,6 +193,7 @@ def suite(
     checkpoint: Checkpoint = 60.0,
     overlap: Overlap = False,
     deterministic: Deterministic = False,
+    keep_models: KeepModels = False,
     watch: Watch = False,
     as_json: Json = False,
 ) -> int:
@@ -206,7 +211,9 @@ def suite(
     short, loaded = suites.load(name)
     check_place(root / short / PAGE, file=True)
     columns = suites.metrics_named(metric or loaded.metrics)
-    how = execution(device, log, checkpoint, overlap, deterministic, project=project, group=group)
+    how = execution(
+        device, log, checkpoint, overlap, deterministic, keep_models, project=project, group=group
+    )
     given = settings_of(settings, precision=precision, threads=threads)
     file = read_yaml(config) if config is not None else {}
     cells = suites.plan(loaded, given, range(seeds) if seeds else None, file=file)

@@ -248,6 +248,7 @@ class Execution(_Tree):
             same.
         checkpoint_seconds: time between checkpoints; one is also written at every experience's end. No two lie
             closer than twenty times what writing one takes, unless this is 0: after every step. None writes none.
+        keep_models: keep the model after every experience, for `clbench export --experience`, and not only the last.
         log: observers: csv, tensorboard, wandb.
         project, group: those of wandb; None takes what its own variables say, or clbench, and benchmark and strategy.
     """
@@ -260,6 +261,7 @@ class Execution(_Tree):
     deterministic: bool = False
     overlap: bool = False
     checkpoint_seconds: NotNegative | None = 60.0
+    keep_models: bool = False
     log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     project: str | None = None
     group: str | None = None

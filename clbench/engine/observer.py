@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from clbench.config import Execution, RunConfig
     from clbench.evaluation import ContinualEvaluator
@@ -23,6 +24,7 @@ class Watched(Protocol):
     config: RunConfig
     execution: Execution
     device: torch.device
+    model: nn.Module
     train: Stream
     evaluator: ContinualEvaluator
     clock: Clock

@@ -58,7 +58,7 @@ def _built(
             raise ConfigError(
                 "The model 'clip' is read from a folder: model.weights=FOLDER/model.safetensors."
             )
-        params = {"folder": str(found.path), **params}
+        params = {**params, "folder": str(found.path)}
         found = None
     if found is not None and found.path.is_dir():
         return _with_checkpoint(name, found.path, input_shape, num_classes, params)

@@ -96,7 +96,13 @@ class Pretrained(Encoder):
         inner: gives a state for each token.
         pad: the token that fills up. pooling: the mean of states, or the first one. unit: scale features to length 1.
         below: gives what `inner` begins with, in place of tokens.
+
+    Attributes:
+        folder: that it was read from. length: tokens of a text that are read.
     """
+
+    folder: Path
+    length: int
 
     def __init__(
         self,
@@ -322,16 +328,18 @@ def hf(
     place = Path(folder).expanduser()
     config = _config(place)
     kind, unit = _pooling(place) if pooling == "folder" else (pooling, False)
-    inner = _transformer(place, config)
+    inner = transformer(place, config)
     most = getattr(inner.config, "max_position_embeddings", None)
     padding = [m.padding_idx for name, m in inner.named_modules() if name.endswith("position_embeddings")]
     offset = (
         1 + padding[0] if padding and padding[0] is not None else 0
     )  # RoBERTa's begin behind the padding's number
-    tokens = tokenizer(place, length if most is None else min(length, most - offset))
+    length = length if most is None else min(length, most - offset)
+    tokens = tokenizer(place, length)
     pad = inner.config.pad_token_id or 0
     size = inner.config.hidden_size
     encoder = Pretrained(inner, pad, kind, unit, tuned(inner, pad, size, tune) if tune else None)
+    encoder.folder, encoder.length = place, length
     if tune == 0:
         encoder.fix()
     return TextClassifier(encoder, size, num_classes, tokens)
@@ -398,7 +406,7 @@ def _pooling(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
     raise ConfigError(f"{path} asks for {', '.join(ways)}; set model.pooling to mean or cls.")
 
 
-def _transformer(folder: Path, config: dict[str, Any]) -> Any:
+def transformer(folder: Path, config: dict[str, Any]) -> Any:
     """transformers' network of a folder, in float32, without a head.
 
     Raises:

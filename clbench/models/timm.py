@@ -123,6 +123,8 @@ def _backbone(
                 "leave pretrained=False."
             ) from error
         raise ConfigError(_unfit(name, input_shape, options, error)) from error
+    args = {key: value for key, value in options.items() if key != "pretrained_cfg_overlay"}
+    backbone.made_with = {"name": name.partition(".")[0], "in_chans": input_shape[0], **args}  # type: ignore[assignment]
     return backbone
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clbench.config import Execution, Seeds
 from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
@@ -21,6 +21,9 @@ from clbench.results.curve import COLUMNS
 from clbench.results.ledger import IN_MEMORY, Record
 from clbench.results.schema import RULES
 from clbench.results.statistics import Interval, prediction_half, t_interval
+
+if TYPE_CHECKING:
+    from clbench.engine.engine import Engine
 
 RESOLUTION = 0.005
 """Half a point: what a mean may differ by where the recorded runs agree to the digit (other machines, other sums)."""
@@ -227,6 +230,30 @@ class Beginning:
         return not self.differing or (bool(self.elsewhere) and self.largest <= 0.02)
 
 
+def rebuilt(record: Record, device: str) -> Engine:
+    """Return the engine of a recorded run, before its first step.
+
+    Raises:
+        LedgerError: it had an object in memory, or its data or files are others now. ClbenchError: it cannot be built
+            here.
+    """
+    from clbench.runs import building
+
+    if held := [what for what, told in missing(record).items() if told.startswith(IN_MEMORY)]:
+        raise LedgerError(
+            f"The run {record.id} cannot be made again from its record, as what was an object in memory is not in it: "
+            f"{', '.join(held)}. Call clbench.run with the same in another folder (out=…), and compare."
+        )
+    _same_files(record)
+    engine = building.build(config_of(record), Execution(device=device, checkpoint_seconds=None))
+    if engine.benchmark.fingerprint != record.benchmark["fingerprint"]:
+        raise LedgerError(
+            f"The data of {record.benchmark['name']} are others than those of the run {record.id}: their fingerprint "
+            f"is {engine.benchmark.fingerprint[:12]}, not {record.benchmark['fingerprint'][:12]}."
+        )
+    return engine
+
+
 def first_steps(record: Record, steps: int) -> Beginning:
     """Train anew from the first step and compare every evaluation with the record's curve.
 
@@ -240,28 +267,14 @@ def first_steps(record: Record, steps: int) -> Beginning:
     import numpy as np
 
     from clbench.machine.environment import environment
-    from clbench.runs import building
 
-    if held := [what for what, told in missing(record).items() if told.startswith(IN_MEMORY)]:
-        raise LedgerError(
-            f"The run {record.id} cannot be made again from its record, as what was an object in memory is not in it: "
-            f"{', '.join(held)}. Call clbench.run with the same in another folder (out=…), and compare."
-        )
     recorded = record.curve
     later = recorded.step[recorded.step > 0]
     steps = max(steps, int(later.min())) if len(later) else steps
     ends = set(recorded.step[recorded.full & (recorded.experience >= 0)].tolist())
     while steps in ends:
         steps += 1
-    execution = Execution(device=record.environment["device"].split(" ")[0], checkpoint_seconds=None)
-    resolved = config_of(record)
-    _same_files(record)
-    engine = building.build(resolved, execution)
-    if engine.benchmark.fingerprint != record.benchmark["fingerprint"]:
-        raise LedgerError(
-            f"The data of {record.benchmark['name']} are others than those of the run {record.id}: their fingerprint "
-            f"is {engine.benchmark.fingerprint[:12]}, not {record.benchmark['fingerprint'][:12]}."
-        )
+    engine = rebuilt(record, record.environment["device"].split(" ")[0])
     sizes = recorded.matrix().totals
     if any(
         size not in (0, len(test.data)) for size, test in zip(sizes, engine.benchmark.test, strict=False)
@@ -273,7 +286,7 @@ def first_steps(record: Record, steps: int) -> Beginning:
     engine.until = steps
     with contextlib.suppress(KeyboardInterrupt):
         engine.fit()
-    here = environment(str(engine.device), resolved.threads)
+    here = environment(str(engine.device), engine.config.threads)
     engine.evaluator.fetch()
     both = recorded.columns(), engine.evaluator.curve.columns()
     columns = [{name: values for name, values in c.items() if name in COLUMNS} for c in both]

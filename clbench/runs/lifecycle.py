@@ -49,6 +49,7 @@ from clbench.results.live import LIVE
 from clbench.runs import loggers, notebook, objects
 from clbench.runs.building import build
 from clbench.runs.identity import Identity, identify
+from clbench.runs.kept import LAST, Keeping
 from clbench.runs.live import Live
 from clbench.strategy import Strategy
 from clbench.types import Benchmark
@@ -222,7 +223,9 @@ def start(
         log = _Log(folder / "log.jsonl")
         watching: list[Observer] = []
         if ranks.first:
-            watching = [log, Live(folder), *loggers.observers(execution, folder, identity.id), *observers]
+            keeping = [Keeping(folder)] if execution.keep_models else []
+            theirs = loggers.observers(execution, folder, identity.id)
+            watching = [log, Live(folder), *keeping, *theirs, *observers]
         with contextlib.ExitStack() as stack:
 
             def hold() -> bytes:
@@ -287,8 +290,11 @@ def _kept(folder: Path) -> Execution:
 
 
 def unlogged(folder: Path, execution: Execution) -> list[str]:
-    """Return the loggers of an execution that have nothing of a run that is there: it was made without them."""
-    return sorted({*execution.log} - {*_kept(folder).log})
+    """Return the loggers of an execution that have nothing of a run that is there, as it was made without them; and
+    `--keep-models` where it kept none."""
+    before = _kept(folder)
+    models = ["--keep-models"] if execution.keep_models and not before.keep_models else []
+    return [*models, *sorted({*execution.log} - {*before.log})]
 
 
 def resume(folder: str | Path, *, device: str | None = None, observers: Sequence[Observer] = ()) -> Record:
@@ -444,7 +450,7 @@ def _conclude(
         "domains": domains if all(domains) else [],
     }
     curve.save(folder / "curve.npz")
-    checkpoint.save(folder / "model.safetensors", engine.model.state_dict())
+    checkpoint.save(folder / LAST, engine.model.state_dict())
     record = Record(
         id=identity.id,
         status=status,
