@@ -29,10 +29,12 @@ from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Tested
 from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
+from clbench.data.named import any_source
 from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
+from clbench.data.repetition import Again, First, Plan, build_repeated, by_occurrence, by_slots, scole
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
-from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of
+from clbench.data.source import AxesOrder, Source, chosen, first_of_each, moments, only, source_of
 from clbench.data.streams import (
     changed_domains,
     class_incremental,
@@ -47,16 +49,19 @@ __all__ = [
     "DRAWERS",
     "FEW_SHOT",
     "KNOWN",
+    "Again",
     "AxesOrder",
     "By",
     "Cleared",
     "Collection",
     "CorpusOrder",
     "Duplicates",
+    "First",
     "Known",
     "Normalise",
     "Omniglot",
     "Overlap",
+    "Plan",
     "Reading",
     "Report",
     "Schedule",
@@ -65,12 +70,16 @@ __all__ = [
     "Status",
     "Tested",
     "Titles",
+    "any_source",
     "beir_folder",
     "bits",
     "build",
     "build_blurry",
     "build_few_shot",
+    "build_repeated",
     "by_domain",
+    "by_occurrence",
+    "by_slots",
     "caches",
     "changed_domains",
     "chosen",
@@ -82,6 +91,7 @@ __all__ = [
     "domain_incremental",
     "fetch",
     "few_shot",
+    "first_of_each",
     "from_arrays",
     "from_data",
     "from_dataset",
@@ -110,6 +120,7 @@ __all__ = [
     "remarks",
     "retrieval",
     "rotations",
+    "scole",
     "settings_of",
     "shared",
     "source_of",
