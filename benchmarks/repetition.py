@@ -133,7 +133,7 @@ def cir_sampling(
     """
     given: dict[str, Any] = dict(locals())
     chances = {key: given.pop(key) for key in ("first", "first_value", "again", "again_value", "dual")}
-    generate = by_occurrence(experiences=given.pop("length"), size=given.pop("examples"), **chances)
+    generate = by_occurrence(experiences=given.pop("length"), examples=given.pop("examples"), **chances)
     return _repeated("cir-sampling", given.pop("data"), generate, **given)
 
 

@@ -7,7 +7,7 @@ arXiv:2207.04543.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class FrequencyReplay(Strategy):
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "counts", "experiences", "taught", "deck", "size", "given")
     parallel = True
+    exempt: ClassVar = {"takes_effect": "no class comes three times before the end of so short a stream"}
 
     def __init__(self, per_class: int, choose: Choice, low: float, high: float, budget: float) -> None:
         self.per_class, self.choose, self.low, self.high, self.budget = per_class, choose, low, high, budget
@@ -135,7 +136,12 @@ def renewed(per_class: int, times: int) -> int:
     return per_class if not times else max(per_class // (times + 1), per_class // LEAST)
 
 
-@register("frequency-replay", family="replay", paper="arXiv:2207.04543", null={"per_class": 0})
+@register(
+    "frequency-replay",
+    family="replay",
+    paper="arXiv:2207.04543",
+    null={"per_class": 0},
+)
 def frequency_replay(
     per_class: Natural = 200,
     choose: Choice = "frequency",

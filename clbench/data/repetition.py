@@ -176,7 +176,7 @@ def sampled_table(
     y: Ints,
     *,
     experiences: int,
-    size: int,
+    examples: int,
     first: First = "geometric",
     first_value: float = 0.01,
     again: Again = "fixed",
@@ -188,7 +188,7 @@ def sampled_table(
 
     1. Each class comes first in an experience that is drawn by `first_occurrence`.
     2. In every later one it comes with its probability of `comes_again`. Experiences without classes are left out.
-    3. `size` rows are shared equally by the classes of an experience; what is left over goes to the first ones in a
+    3. `examples` rows are shared equally by the classes of an experience; what is left over goes to the first ones in a
        random order. A class draws its rows without replacement, anew in every experience; one with fewer rows than
        its share gives all it has.
 
@@ -214,13 +214,13 @@ def sampled_table(
     shares = torch.zeros(present.shape, dtype=torch.int64)
     for i, column in enumerate(present.T):
         there = column.nonzero().squeeze(1).numpy()
-        if len(there) > size:
+        if len(there) > examples:
             raise ConfigError(
-                f"Experience {i + 1} has {len(there)} classes and {size} examples for them; raise size to {C}, which "
-                "is always enough, or make classes rarer."
+                f"Experience {i + 1} has {len(there)} classes and {examples} examples for them; raise "
+                f"examples to {C}, which is always enough, or make classes rarer."
             )
         rng.shuffle(there)
-        each, more = divmod(size, len(there))
+        each, more = divmod(examples, len(there))
         shares[there, i] = torch.tensor([each + (k < more) for k in range(len(there))])
     parts: list[list[Tensor]] = [[] for _ in range(present.shape[1])]
     for c in range(C):
@@ -341,18 +341,18 @@ def by_slots(*, experiences: int, slots: int) -> Generator:
     return generate
 
 
-def by_occurrence(*, experiences: int, size: int, **chances: Any) -> Generator:
+def by_occurrence(*, experiences: int, examples: int, **chances: Any) -> Generator:
     """Return the generator of `sampled_table`; `chances` are its others."""
 
     def generate(y: Ints, seed: int) -> Repeated:
-        table, rows = sampled_table(y, experiences=experiences, size=size, seed=seed, **chances)
+        table, rows = sampled_table(y, experiences=experiences, examples=examples, seed=seed, **chances)
         told = []
         if len(rows) < experiences:
             told.append(
                 f"Of {experiences} experiences, {experiences - len(rows)} have no class and are left out."
             )
-        if short := int((table.sum(0) < size).sum()):
-            told.append(f"{short} experiences have fewer than {size} examples, as a class has no more.")
+        if short := int((table.sum(0) < examples).sum()):
+            told.append(f"{short} experiences have fewer than {examples} examples, as a class has no more.")
         return Repeated(rows, tuple(told))
 
     return generate
