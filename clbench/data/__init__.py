@@ -34,6 +34,7 @@ from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.repetition import Again, First, Plan, build_repeated, by_occurrence, by_slots, scole
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
+from clbench.data.sequences import Labels, Normalised, in_a_row
 from clbench.data.source import AxesOrder, Source, chosen, first_of_each, moments, only, source_of
 from clbench.data.streams import (
     changed_domains,
@@ -58,7 +59,9 @@ __all__ = [
     "Duplicates",
     "First",
     "Known",
+    "Labels",
     "Normalise",
+    "Normalised",
     "Omniglot",
     "Overlap",
     "Plan",
@@ -100,6 +103,7 @@ __all__ = [
     "from_manifest",
     "from_npz",
     "from_texts",
+    "in_a_row",
     "intents",
     "is_hub_folder",
     "load",
