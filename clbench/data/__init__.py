@@ -15,6 +15,7 @@ Shapes: N examples, C channels, H × W pixels, D features.
 from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.blurry import build_blurry
 from clbench.data.caches import Cleared, caches, clear
+from clbench.data.curriculum import design
 from clbench.data.draws import bits, permutation
 from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.families import Normalise, Shift, build, from_arrays, from_folder, from_npz
@@ -90,6 +91,7 @@ __all__ = [
     "clear",
     "data_folder",
     "describe_manifest",
+    "design",
     "digits",
     "domain_incremental",
     "fetch",

@@ -61,7 +61,7 @@ def by_last_visit(curve: Curve, most: int = 50) -> tuple[Floats, Ints]:
     """Return the accuracy of classes that came last k experiences ago, k = 0 … most, and how many such there are.
 
     Averaged over classes and experience ends; NaN where there is none. How fast knowledge of a class that is away fades
-    shows here; accuracy against time hides it.
+    shows here; accuracy against time hides it. For streams as of Lesort et al., arXiv:2207.04543.
     """
     accuracy, present = _by_class(curve)
     ends = np.arange(len(present))[:, None]
