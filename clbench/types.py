@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -221,10 +220,8 @@ class Order:
 
 
 class Change(Protocol):
-    """What a domain does to raw inputs: exact integer arithmetic, so that it is equal on every machine.
-
-    One that makes another shape of them says so by `shape`, from a shape to a shape.
-    """
+    """What a domain does to raw inputs: exact integer arithmetic, equal on every machine. One that makes another shape
+    of them tells it by a method `shape`, from a shape to a shape."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, …) → (N, …), same dtype."""
@@ -299,13 +296,6 @@ class Pool:
         return torch.from_numpy(found.view(np.int64))
 
 
-def _shape(pool: Pool, change: Change | None) -> tuple[int, ...]:
-    """Return the shape of an input of a pool after a change."""
-    shape = tuple(pool.x.shape[1:])
-    made: tuple[int, ...] = change.shape(shape) if hasattr(change, "shape") else shape
-    return made
-
-
 @dataclass(frozen=True, eq=False)
 class Data:
     """Rows of one or more pools, each with what its domain does to them; nothing is copied until asked for.
@@ -335,15 +325,13 @@ class Data:
     @property
     def nbytes(self) -> int:
         """Bytes of the inputs, were they gathered."""
-        return sum(
-            len(rows) * math.prod(_shape(pool, to)) * pool.x.element_size() for pool, rows, to in self.parts
-        )
+        size = torch.Size(self.input_shape).numel() if self.parts else 0
+        return sum(len(rows) * size * pool.x.element_size() for pool, rows, _ in self.parts)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one input as it is gathered."""
         pool, _, change = self.parts[0]
-        return _shape(pool, change)
+        return tuple(getattr(change, "shape", tuple)(pool.x.shape[1:]))
 
     def x(self) -> Tensor:
         """(N, …) the inputs as stored, gathered anew at each call."""

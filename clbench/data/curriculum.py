@@ -44,7 +44,8 @@ def distances(
         found: Floats = np.linalg.norm(means[:, None] - means[None], axis=2)
         return found
     unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return np.maximum(1 - unit @ unit.T, 0)
+    apart: Floats = np.maximum(1 - unit @ unit.T, 0)
+    return apart
 
 
 def atypicality(D: Floats) -> Floats:
@@ -87,7 +88,8 @@ def ranked(D: Floats) -> tuple[Ints, Floats]:
 
 def _normalised(D: Floats) -> Floats:
     total = D.sum(1, keepdims=True)
-    return np.where(total > 0, D / np.where(total > 0, total, 1), 1 / len(D))
+    rows: Floats = np.where(total > 0, D / np.where(total > 0, total, 1), 1 / len(D))
+    return rows
 
 
 def design(

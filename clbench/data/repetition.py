@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from clbench.data.draws import Ints
-from clbench.data.families import Preparation, made, recipe_of, transform_of
+from clbench.data.families import Preparation, made, transform_of
+from clbench.data.preparing import recipe_of
 from clbench.data.shares import (
     Streams,
     classes_of,
@@ -124,20 +125,20 @@ def first_occurrence(experiences: int, by: First, value: float) -> Floats:
     if by in ("uniform-alpha", "geometric") and not 0 < value <= 1:
         raise ConfigError(f"With first={by}, first_value lies above 0 and is 1 at most; {value} was given.")
     e = np.arange(experiences, dtype=np.float64)
-    if by == "uniform":
-        weight = np.ones(experiences)
-    elif by == "uniform-alpha":
+    weight: Floats = np.ones(experiences)
+    if by == "uniform-alpha":
         weight = (e < math.ceil(value * experiences)).astype(np.float64)
     elif by == "poisson":
         weight = _poisson(experiences, value)
     elif by == "geometric":
         weight = value * (1 - value) ** e
-    else:
+    elif by != "uniform":
         weight = 1 / (e + 1) ** value
         weight = weight[::-1] if by == "zipf-reversed" else weight
     if not weight.sum() > 0:
         raise ConfigError(f"With first={by} and first_value={value}, no class would ever come.")
-    return weight / weight.sum()
+    weight /= weight.sum()
+    return weight
 
 
 def comes_again(
@@ -152,14 +153,13 @@ def comes_again(
         raise ConfigError(
             f"With again={by}, probabilities lie in [0, 1]; {value} and {tuple(dual)} were given."
         )
+    p: Floats = np.full(classes, value)
     if by == "dual":
         low = int(classes * dual[0])
         p = np.array([dual[1]] * low + [dual[2]] * (classes - low))
-    elif by == "fixed":
-        p = np.full(classes, value)
     elif by == "poisson":
         p = _poisson(classes, value)
-    else:
+    elif by != "fixed":
         p = rng.rand(classes) if by == "random" else 1 / np.arange(1, classes + 1) ** value
     rng.shuffle(p)
     return p
@@ -245,8 +245,9 @@ def class_chances(classes: int, entropy: float, factor: float) -> Floats:
         raise ConfigError(
             f"With {classes} classes, factor lies below 1/{classes - 1} so that each has a chance; {factor} was given."
         )
-    weight = (base / base.sum()) ** entropy
-    return weight / weight.sum()
+    weight: Floats = (base / base.sum()) ** entropy
+    weight /= weight.sum()
+    return weight
 
 
 def recurring(

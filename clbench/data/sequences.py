@@ -66,12 +66,12 @@ def in_a_row(
     called = [_called(one) for one in sets]
     if len(set(called)) < len(called):
         raise ConfigError(f"{name}: two of the sets are called alike: {', '.join(called)}; rename a file.")
-    place = numbered(name, "set", order, called)
+    place = [*range(len(sets))]
     if order == "shuffled":
         place = permutation(len(sets), seed, "set order").tolist()
-    elif order == "natural":
-        place = range(len(sets))
-    elif sorted(place) != list(range(len(sets))):  # type: ignore[type-var]
+    elif order != "natural":
+        place = [int(k) for k in numbered(name, "set", order, called)]
+    if sorted(place) != [*range(len(sets))]:
         raise ConfigError(
             f"{name}: order lists every set once, by name or by its number from 0; {list(order)} was given."
         )
@@ -94,8 +94,7 @@ def in_a_row(
 
     def stream(kind: str, of: str, rows: Sequence[Tensor] | None = None) -> Stream:
         made = []
-        for i, s in enumerate(place):
-            k = int(s)
+        for i, k in enumerate(place):
             pool: Pool = getattr(sources[k], of)
             pool = pools.setdefault((k, of), Pool(pool.x, pool.y + offsets[k], pool.file))
             there = torch.arange(len(pool.y)) if rows is None else rows[k]

@@ -191,7 +191,9 @@ class Curve:
         width = self.class_total.shape[1] if len(self.class_total) else right.size
         if right.ndim != 1 or right.shape != of.shape or len(right) != width:
             raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
-        for name, rows in class_tables(right[None], of[None], None if present is None else [present]).items():
+        for name, rows in class_tables(
+            right[None], of[None], None if present is None else np.asarray(present)[None]
+        ).items():
             before = self._tables.get(name, rows[:0])
             self._tables[name] = np.concatenate([before.reshape(-1, width), rows])
 
@@ -321,7 +323,9 @@ class Curve:
         partial = np.unique([(curve.total, curve.of)], axis=-1)[0] if error else np.zeros((2, 0))
         if partial[0].sum() > SLOW:
             raise ValueError("bounds of so many and so large partial ticks would take too long")
-        curve._tables = class_tables(*(columns[name] for name in TABLES), columns.get("class_present"))
+        curve._tables = class_tables(
+            columns["class_correct"], columns["class_total"], columns.get("class_present")
+        )
         if np.size(network := columns.get("network", ())):
             curve._network = typed("network", network, "<f8")
         full = len(np.unique(curve.experience[curve.full]))
