@@ -168,7 +168,7 @@ def comes_again(
 def _poisson(n: int, mu: float) -> Floats:
     """(n,) e^−μ μ^k / k! for k = 0, 1, …"""
     if mu == 0:
-        return (np.arange(n) == 0).astype(np.float64)
+        return np.array([1.0] + [0.0] * (n - 1))
     return np.array([math.exp(k * math.log(mu) - math.lgamma(k + 1) - mu) for k in range(n)])
 
 

@@ -181,8 +181,7 @@ class Curve:
             self.__dict__.pop(name, None)
 
     def append_classes(self, correct: ArrayLike, total: ArrayLike, present: ArrayLike | None = None) -> None:
-        """Add the counts of each class at the latest full evaluation: (C,) correct and (C,) total, and maybe which
-        classes the experience had, (C,) bool.
+        """Add the counts of each class at the latest full evaluation, (C,), and maybe whether the experience had it.
 
         Raises:
             ValueError: the counts do not fit together or the rows before.
@@ -191,9 +190,8 @@ class Curve:
         width = self.class_total.shape[1] if len(self.class_total) else right.size
         if right.ndim != 1 or right.shape != of.shape or len(right) != width:
             raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
-        for name, rows in class_tables(
-            right[None], of[None], None if present is None else np.asarray(present)[None]
-        ).items():
+        there = None if present is None else np.asarray(present)[None]
+        for name, rows in class_tables(right[None], of[None], there).items():
             before = self._tables.get(name, rows[:0])
             self._tables[name] = np.concatenate([before.reshape(-1, width), rows])
 
@@ -323,9 +321,8 @@ class Curve:
         partial = np.unique([(curve.total, curve.of)], axis=-1)[0] if error else np.zeros((2, 0))
         if partial[0].sum() > SLOW:
             raise ValueError("bounds of so many and so large partial ticks would take too long")
-        curve._tables = class_tables(
-            columns["class_correct"], columns["class_total"], columns.get("class_present")
-        )
+        right, total = (columns[name] for name in TABLES)
+        curve._tables = class_tables(right, total, columns.get("class_present"))
         if np.size(network := columns.get("network", ())):
             curve._network = typed("network", network, "<f8")
         full = len(np.unique(curve.experience[curve.full]))
