@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from clbench.data import KNOWN, build, load, permutations, read_folder, read_npz, rotations
-from clbench.errors import DataError, choices
+from clbench.data import any_source, build, load, permutations, rotations
 from clbench.ranges import Count, Fraction, Real, Seed
 from clbench.registry import File, register_benchmark, register_benchmarks
 from clbench.transforms.corruptions import KINDS, Corrupt, Kind
@@ -88,15 +86,7 @@ def corrupted(
     Reference: Hendrycks, Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
     ICLR 2019, arXiv:1903.12261; here in whole numbers, with the strengths that it has for images of 32 × 32 pixels.
     """
-    place = Path(data).expanduser()
-    if data not in ("digits", *KNOWN) and not place.exists():
-        raise DataError(
-            f"corrupted: there is no data set, file or folder '{data}'.{choices(data, ('digits', *KNOWN))}"
-        )
-    if data in ("digits", *KNOWN):
-        source = load(data)
-    else:
-        source = read_folder(place) if place.is_dir() else read_npz(place)
+    source = any_source("corrupted", data)
     strengths = range(1, 6) if strength == "rising" else (strength,)
     white = round(1 / source.scale)
     changes: list[tuple[str, Change | None]] = [("clean", None)] if clean else []

@@ -18,7 +18,7 @@ def npz(
     experiences: Count | list[list[Natural | str]] | None = None,
     first: Count | None = None,
     increment: Count | None = None,
-    class_order: Literal["natural", "shuffled"] | str | list[Natural | str] = "natural",
+    class_order: Literal["natural", "shuffled"] | File | list[Natural | str] = "natural",
     domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     online: bool = False,
     augment: tuple[str, ...] | None = None,
@@ -40,7 +40,7 @@ def npz(
         first: classes of the first experience, in place of `experiences`.
         increment: classes of each experience but the first.
         class_order, domain_order: ascending, drawn from the seed, or a list of all, by number or name; classes in a
-            published order, too, numpy-1993 for one.
+            published order, too, numpy-1993 for one, or in that of a file.
         online: one pass over the stream.
         augment: training operations: crop, flip, or with a recipe resized-crop; those of the recipe if none are given.
         size: of the network's images; they are resized to it on the device, bicubic.
@@ -67,7 +67,7 @@ def image_folder(
     experiences: Count | list[list[Natural | str]] | None = None,
     first: Count | None = None,
     increment: Count | None = None,
-    class_order: Literal["natural", "shuffled"] | str | list[Natural | str] = "natural",
+    class_order: Literal["natural", "shuffled"] | File | list[Natural | str] = "natural",
     domain_order: Literal["natural", "shuffled"] | list[Natural | str] = "natural",
     online: bool = False,
     augment: tuple[str, ...] | None = None,
@@ -90,7 +90,7 @@ def image_folder(
         first: classes of the first experience, in place of `experiences`.
         increment: classes of each experience but the first.
         class_order, domain_order: by name (2 before 10), drawn from the seed, or a list of all, by number or name;
-            classes in a published order, too, numpy-1993 for one.
+            classes in a published order, too, numpy-1993 for one, or in that of a file.
         online: one pass over the stream.
         augment: training operations: crop, flip, or with a recipe resized-crop; those of the recipe if none are given.
         valid: share of the training examples that makes a validation stream, where the data have none.

@@ -25,7 +25,7 @@ def photos(
     test_list: File | None = None,
     first: Count = 20,
     increment: Count = 20,
-    class_order: Literal["natural", "shuffled"] | str | list[Natural | str] = "numpy-1993",
+    class_order: Literal["natural", "shuffled"] | File | list[Natural | str] = "numpy-1993",
     task_labels: bool = False,
     online: bool = False,
     augment: bool = True,
@@ -43,8 +43,8 @@ def photos(
             a tab its class, where that is not the name of the folder that it lies in.
         first: classes of the first experience.
         increment: classes of each experience but the first; the last one may have fewer.
-        class_order: a published order, natural (by the folders' names), shuffled (drawn from the seed), or a list of
-            all, by number or name.
+        class_order: a published order, natural (by the folders' names), shuffled (drawn from the seed), a list of
+            all, by number or name, or a file of one.
         task_labels: task-incremental: labels of the task in training and test.
         online: one pass over the stream.
         augment: what the recipe does in training; false prepares training images as those of tests.

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from clbench.data import build, by_domain, load, only
+from clbench.data import build, by_domain, design, load, only
 from clbench.errors import ConfigError
 from clbench.ranges import Count, Fraction, Natural, Seed
-from clbench.registry import register_benchmarks
+from clbench.registry import File, register_benchmarks
 from clbench.types import Benchmark
 
 OPS = ("crop", "flip")
@@ -31,7 +31,7 @@ def split(
     increment: Count | None = None,
     classes: tuple[Natural, Count] | None = None,
     by: Literal["classes", "domains"] = "classes",
-    class_order: Literal["natural", "shuffled"] | str = "natural",
+    class_order: Literal["natural", "shuffled", "curriculum-designer"] | File = "natural",
     task_labels: bool = False,
     online: bool = False,
     augment: bool = False,
@@ -50,7 +50,9 @@ def split(
         classes: [a, b] takes classes a … b − 1 of the data set only, numbered from 0: [50, 100] is the half that a
             backbone pretrained on [0, 50] has not seen.
         by: share out classes, or make an experience of the classes of each domain.
-        class_order: natural, shuffled (drawn from the seed), or a published order, numpy-1993 for one.
+        class_order: natural, shuffled (drawn from the seed), a published order, numpy-1993 or podnet-1 for one, or a
+            file that lists all classes, by number or name. Or curriculum-designer: the experiences that the natural
+            order makes, in the order that is the best by the distances of their mean images.
         task_labels: task-incremental: labels of the task in training and test.
         online: one pass over the stream.
         augment: random crop and flip in training, or what the recipe does there.
@@ -72,8 +74,12 @@ def split(
         shares, class_order = by_domain(source, class_order, seed), "natural"
     elif not given:
         shares = 10
+    source = source if classes is None else only(source, *classes)
+    if class_order == "curriculum-designer":
+        source, shares = design(source, shares, first, increment)
+        class_order, first, increment = "natural", None, None
     return build(
-        source if classes is None else only(source, *classes),
+        source,
         **told,
         shift="task" if task_labels else "class",
         experiences=shares,

@@ -220,7 +220,8 @@ class Order:
 
 
 class Change(Protocol):
-    """What a domain does to raw inputs: exact integer arithmetic, so that it is equal on every machine."""
+    """What a domain does to raw inputs: exact integer arithmetic, equal on every machine. One that makes another shape
+    of them tells it by a method `shape`, from a shape to a shape."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, …) → (N, …), same dtype."""
@@ -324,11 +325,13 @@ class Data:
     @property
     def nbytes(self) -> int:
         """Bytes of the inputs, were they gathered."""
-        return sum(len(rows) * pool.x[:1].numel() * pool.x.element_size() for pool, rows, _ in self.parts)
+        size = torch.Size(self.input_shape).numel() if self.parts else 0
+        return sum(len(rows) * size * pool.x.element_size() for pool, rows, _ in self.parts)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.parts[0][0].x.shape[1:])
+        pool, _, change = self.parts[0]
+        return tuple(getattr(change, "shape", tuple)(pool.x.shape[1:]))
 
     def x(self) -> Tensor:
         """(N, …) the inputs as stored, gathered anew at each call."""

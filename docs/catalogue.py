@@ -61,7 +61,9 @@ SOURCES = {
     "split": "classes in turn: digits need no download",
     "domains": "the same classes, permuted or rotated pixels",
     "pacs": "styles of images",
+    "sequences": "whole data sets in a row",
     "power_law": "recurring environments",
+    "repetition": "classes that come back",
     "random_labels": "plasticity",
     "blurry": "blurry, without boundaries",
     "few_shot": "few-shot",
@@ -79,7 +81,10 @@ SUITS = {
     "domains": "No new classes, other inputs: forgetting without the head's bias. Rotations are where the stability "
     "gap is usually shown.",
     "pacs": "A change of domain as it is met: photos, then paintings, cartoons and sketches.",
+    "sequences": "Other images and other classes at once, and with a pretrained model what it could do before.",
     "power_law": "The past comes back by itself, as it does outside of benchmarks: how little replay is enough then?",
+    "repetition": "Classes come, go and come again, in ten experiences or in hundreds: what is kept of those that are "
+    "away, and does knowledge accumulate without any method? For any data set.",
     "random_labels": "The same images with new labels, again and again: nothing to keep, and what gets lost is the "
     "ability to learn.",
     "blurry": "One pass, classes that stray between segments, and nobody says where one ends: for online methods.",

@@ -53,6 +53,7 @@ NOT_RUN = {
     "leaderboard.md": 4,
     "logging.md": 1,
     "results.md": 13,
+    "recurring.md": 1,
     "retrieval.md": 4,
     "running.md": 6,
     "several-machines.md": 3,

@@ -100,7 +100,7 @@ def test_ways_to_share_out_classes(how: dict[str, int], sizes: list[int]) -> Non
         ({"experiences": 2, "class_order": [0, 1, 2, 9]}, "it has 9, which the data lack, no 3"),
         (
             {"experiences": 2, "class_order": "sorted"},
-            "class_order is natural, shuffled, a list, or a published order: numpy-1993.*; 'sorted' was given",
+            "class_order is natural, shuffled, a list, .* published order: numpy-1993.*; 'sorted' was given",
         ),
         ({"experiences": 2, "valid_fraction": 1.0}, r"lies in \[0, 1\); 1.0 was given"),
         ({"experiences": 2, "valid_fraction": 0.01}, "leaves experience 1 no validation example"),

@@ -15,6 +15,7 @@ Shapes: N examples, C channels, H × W pixels, D features.
 from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.blurry import build_blurry
 from clbench.data.caches import Cleared, caches, clear
+from clbench.data.curriculum import design
 from clbench.data.draws import bits, permutation
 from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.families import Normalise, Shift, build, from_arrays, from_folder, from_npz
@@ -29,10 +30,13 @@ from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Tested
 from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
+from clbench.data.named import any_source
 from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
+from clbench.data.repetition import Again, First, Plan, build_repeated, by_occurrence, by_slots, scole
 from clbench.data.retrieval import Order as CorpusOrder, Titles, retrieval
-from clbench.data.source import AxesOrder, Source, chosen, moments, only, source_of
+from clbench.data.sequences import Labels, Normalised, in_a_row
+from clbench.data.source import AxesOrder, Source, chosen, first_of_each, moments, only, source_of
 from clbench.data.streams import (
     changed_domains,
     class_incremental,
@@ -47,16 +51,21 @@ __all__ = [
     "DRAWERS",
     "FEW_SHOT",
     "KNOWN",
+    "Again",
     "AxesOrder",
     "By",
     "Cleared",
     "Collection",
     "CorpusOrder",
     "Duplicates",
+    "First",
     "Known",
+    "Labels",
     "Normalise",
+    "Normalised",
     "Omniglot",
     "Overlap",
+    "Plan",
     "Reading",
     "Report",
     "Schedule",
@@ -65,12 +74,16 @@ __all__ = [
     "Status",
     "Tested",
     "Titles",
+    "any_source",
     "beir_folder",
     "bits",
     "build",
     "build_blurry",
     "build_few_shot",
+    "build_repeated",
     "by_domain",
+    "by_occurrence",
+    "by_slots",
     "caches",
     "changed_domains",
     "chosen",
@@ -78,10 +91,12 @@ __all__ = [
     "clear",
     "data_folder",
     "describe_manifest",
+    "design",
     "digits",
     "domain_incremental",
     "fetch",
     "few_shot",
+    "first_of_each",
     "from_arrays",
     "from_data",
     "from_dataset",
@@ -90,6 +105,7 @@ __all__ = [
     "from_manifest",
     "from_npz",
     "from_texts",
+    "in_a_row",
     "intents",
     "is_hub_folder",
     "load",
@@ -110,6 +126,7 @@ __all__ = [
     "remarks",
     "retrieval",
     "rotations",
+    "scole",
     "settings_of",
     "shared",
     "source_of",

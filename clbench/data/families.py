@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from clbench.data.duplicates import Duplicates, checked
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
-from clbench.data.orders import told_of
+from clbench.data.orders import is_file, order_of, read_order, told_of
 from clbench.data.preparing import recipe_of
 from clbench.data.shares import Streams
 from clbench.data.source import AxesOrder, Source, moments, moments_of_first, source_of
@@ -29,8 +30,8 @@ from clbench.types import Benchmark, Change, Data, Setting
 Shift = Literal["class", "domain", "task"]
 """What changes between experiences: the classes, the domain, or the classes with a task label that is told."""
 Ordering = Literal["natural", "shuffled"] | str | Sequence[int | str]
-"""Which class or domain comes when: ascending, drawn from the seed, a published order by name (`orders`), or listed, by
-number or by name."""
+"""Which class or domain comes when: ascending, drawn from the seed, a published order by name (`orders`), a file of
+one, or listed, by number or by name."""
 Preparation = str | dict[str, Any] | None
 """A recipe of `clbench.transforms.recipes` by name, `timm:` and the name of a network, or lines of a recipe's settings,
 with `name` among them. `size` alone resizes images to it, bicubic; beside a recipe, it takes the place of its size."""
@@ -85,7 +86,7 @@ def build(
             as many as there are domains.
         first, increment: in their place, how many classes the first one and all others have.
         class_order, domain_order: "natural", "shuffled" (drawn from the seed), "numpy-1993" or another published order
-            (`clbench.data.orders`), or a list of all, by number or name.
+            (`clbench.data.orders`), a file, or a list of all, by number or name.
         changes: names of domains and what each does to the inputs.
         online: one pass over the stream.
         valid: share of each class's training examples that makes the validation stream, if the data have none of
@@ -249,6 +250,8 @@ def numbered(
     Raises:
         ConfigError: a name that is not known, or one that is missing or there twice.
     """
+    if is_file(order):
+        order = read_order(order, parameter or f"{what}_order")
     if isinstance(order, str):
         return order
     for one in order:
@@ -321,7 +324,9 @@ def _told(class_order: Any, source: Source, transform: Transform) -> list[str]:
     """Return what records tell of a published order of classes, and of how images are prepared."""
     told = []
     if isinstance(class_order, str) and class_order not in ("natural", "shuffled"):
-        told.append(told_of(class_order, source.num_classes))
+        order = numbered("", "class", class_order, source.class_names)
+        numbers = order_of(order, source.num_classes) if isinstance(order, str) else np.array(order)
+        told.append(told_of(class_order, numbers))
     if isinstance(transform, Prepared):
         told.append(transform.told(source.train.x.shape[2:]))
     return told

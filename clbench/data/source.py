@@ -192,6 +192,19 @@ def chosen(source: Source, classes: Sequence[int]) -> Source:
     )
 
 
+def first_of_each(source: Source, split: str, most: int, what: str = "examples") -> Source:
+    """Return a data set with no more than so many examples of each class, and of each domain of it, in a split."""
+    pool, domain = getattr(source, split), getattr(source, f"domain_{split}")
+    of = pool.y.numpy() if domain is None else pool.y.numpy() + source.num_classes * domain
+    together = np.argsort(of, kind="stable")
+    place = np.arange(len(of)) - np.searchsorted(of[together], of[together])  # of each, among those like it
+    kept = np.sort(together[place < most])
+    of_domain = {} if domain is None else {f"domain_{split}": domain[kept]}
+    told = f"Of the {split} {what}, the first {most:,} of each class are used: {len(kept):,} of {len(of):,}."
+    found = (*source.found, told)
+    return replace(source, found=found, **{split: Pool(pool.x[kept], pool.y[kept]), **of_domain})
+
+
 def _check_classes(who: str, part: Pool, classes: int) -> None:
     """Labels without gaps: a head with outputs that nothing trains is more often a mistake than meant."""
     present = part.y.unique().tolist()

@@ -89,7 +89,7 @@ def class_incremental(
         order = ordered("class", classes, listed, seed, "experiences")
     else:
         order = ordered("class", classes, class_order, seed)
-        sizes = _sizes(len(order), experiences, first, increment)
+        sizes = sizes_of(len(order), experiences, first, increment)
     groups = np.split(order, np.cumsum(sizes)[:-1])
     held = held_out(y, valid_fraction, seed)
     owner = owner_of(classes, groups)
@@ -102,7 +102,7 @@ def class_incremental(
     return cut((train, owner(y)), (test, owner(y_test)), own, experience, n=len(groups), held=held)
 
 
-def _sizes(classes: int, experiences: int | None, first: int | None, increment: int | None) -> list[int]:
+def sizes_of(classes: int, experiences: int | None, first: int | None, increment: int | None) -> list[int]:
     """Return how many classes each experience takes."""
     given = [experiences is not None, first is not None or increment is not None]
     if sum(given) != 1:

@@ -23,7 +23,7 @@ import torch
 
 from clbench.data.families import build
 from clbench.data.shares import ordered
-from clbench.data.source import Source
+from clbench.data.source import Source, first_of_each
 from clbench.errors import ConfigError, DataError
 from clbench.machine.numerics import pinned
 from clbench.registry.arguments import validated
@@ -191,21 +191,8 @@ def text_benchmark(
     """
     for split, most in (("train", train_per_class), ("test", test_per_class)):
         if most is not None:
-            source = _first_of_each(source, split, most)
+            source = first_of_each(source, split, most, "texts")
     return replace(build(source, **params), texts=True)
-
-
-def _first_of_each(source: Source, split: str, most: int) -> Source:
-    """Return a data set with no more than so many examples of each class in a split."""
-    pool, domain = getattr(source, split), getattr(source, f"domain_{split}")
-    of = pool.y.numpy() if domain is None else pool.y.numpy() + source.num_classes * domain
-    together = np.argsort(of, kind="stable")
-    place = np.arange(len(of)) - np.searchsorted(of[together], of[together])  # of each, among those like it
-    kept = np.sort(together[place < most])
-    of_domain = {} if domain is None else {f"domain_{split}": domain[kept]}
-    told = f"Of the {split} texts, the first {most:,} of each class are used: {len(kept):,} of {len(of):,}."
-    found = (*source.found, told)
-    return replace(source, found=found, **{split: Pool(pool.x[kept], pool.y[kept]), **of_domain})
 
 
 def by_domain(source: Source, order: Any, seed: int) -> list[list[int]]:

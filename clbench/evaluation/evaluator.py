@@ -24,7 +24,7 @@ from clbench.evaluation.forward import (
 from clbench.evaluation.plasticity import EXAMPLES, measure
 from clbench.evaluation.speed.overlap import Worker
 from clbench.evaluation.speed.racing import Race, error_of_a_bound
-from clbench.evaluation.testset import Examples, TestSet, arrivals, check_room, chosen, drawing
+from clbench.evaluation.testset import Examples, TestSet, arrivals, check_room, chosen, drawing, present_in
 from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.machine.clock import Clock
 from clbench.machine.parallel import ALONE
@@ -235,7 +235,8 @@ class ContinualEvaluator:
             # A class that was not taught yet and is named by chance has not been learned, so cannot be
             # forgotten.
             exposed = self._exposed()
-            self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed)
+            held = present_in(run.benchmark, experience)
+            self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed, held)
             if self.config.network:
                 self.curve.append_network(measure(run, test[:: max(1, len(test) // EXAMPLES)]))
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from clbench.errors import ConfigError
 from clbench.machine.device import free_memory
-from clbench.types import Data, Experience, Stream
+from clbench.types import Benchmark, Data, Experience, Stream
 
 
 @dataclass(frozen=True)
@@ -158,3 +159,13 @@ def arrivals(exp: Experience, test: Stream) -> list[tuple[int, int]]:
     classes, first = np.unique(exp.data.y().numpy(), return_index=True)
     row = dict(zip(classes.tolist(), first.tolist(), strict=True))
     return sorted((max(row[c] for c in test[i].classes if c in row), i) for i in exp.tests)
+
+
+def present_in(benchmark: Benchmark, experience: int) -> npt.NDArray[np.bool_] | None:
+    """(C,) bool, the classes that an experience has, where one test set of all classes does not tell; else None."""
+    if not len(benchmark.test) == 1 < len(benchmark.train):
+        return None
+    there = np.zeros(benchmark.num_classes, dtype=bool)
+    if experience >= 0:
+        there[list(benchmark.train[experience].classes)] = True
+    return there

@@ -43,6 +43,10 @@ COLUMNS = {
 TABLES = {"class_correct": "<i8", "class_total": "<i8"}
 """Side tables: one row for each full evaluation, one column for each class."""
 
+PRESENT = {"class_present": "|b1"}
+"""A side table of streams whose test stream does not tell it: which classes the experience before each full evaluation
+had."""
+
 PARTIAL = {"of": "<i8", "bound_error": "<f8"}
 """What only a curve with partial ticks has: a column, and a number."""
 
@@ -56,7 +60,7 @@ NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective
 """Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
 
 ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
-DTYPES = COLUMNS | TABLES | PARTIAL | RANKS | INDEXED | {"network": "<f8"}
+DTYPES = COLUMNS | TABLES | PRESENT | PARTIAL | RANKS | INDEXED | {"network": "<f8"}
 
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 """Of a type: the kinds of arrays that it takes, and what these are called."""
@@ -129,6 +133,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
     right, of = (shapes[name] for name in TABLES)
     if len(right) != 2 or right != of:
         raise ValueError(f"The class tables have shapes {right} and {of}.")
+    if shapes.get("class_present", right) != right:
+        raise ValueError(f"The class tables have shapes {right} and {shapes['class_present']}.")
     network = shapes.get("network", (0,))
     if network != (0,) and network[1:] != (len(NETWORK),):
         raise ValueError(f"A network is measured by {len(NETWORK)} numbers; the table has shape {network}.")
@@ -228,12 +234,13 @@ def typed(name: str, value: ArrayLike, dtype: str, *, copy: bool = True) -> NDAr
     return array.astype(dtype, copy=copy)
 
 
-def class_tables(correct: ArrayLike, total: ArrayLike) -> Arrays:
-    """Both tables, (evaluations, C) each, checked."""
+def class_tables(correct: ArrayLike, total: ArrayLike, present: ArrayLike | None = None) -> Arrays:
+    """The tables, (evaluations, C) each, checked."""
     right, of = (typed(name, value, "<i8") for name, value in zip(TABLES, (correct, total), strict=True))
     if ((right < 0) | (right > of)).any():
         raise ValueError("A class has more correct examples than examples, or a negative count.")
-    return {"class_correct": right, "class_total": of}
+    there = {} if present is None else {"class_present": typed("class_present", present, "|b1")}
+    return {"class_correct": right, "class_total": of} | there
 
 
 def divide(part: ArrayLike, whole: Ints) -> Floats:

@@ -82,7 +82,8 @@ class Curve:
 
     The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
     tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
-    total 0 was not evaluated. `network` has what was measured of the network then; it is empty where nothing was.
+    total 0 was not evaluated. `class_present` says which classes the experience had, where test streams do not tell; it
+    has no rows elsewhere. `network` has what was measured of the network then; it is empty where nothing was.
     `indexed` says of every document whether it was mapped to itself at the steps `indexed_step`, where that was looked
     at; document d is bit d of a row, the highest bit of a byte first.
     """
@@ -179,8 +180,8 @@ class Curve:
         for name in VIEWS:
             self.__dict__.pop(name, None)
 
-    def append_classes(self, correct: ArrayLike, total: ArrayLike) -> None:
-        """Add the counts of each class at the latest full evaluation: (C,) correct and (C,) total.
+    def append_classes(self, correct: ArrayLike, total: ArrayLike, present: ArrayLike | None = None) -> None:
+        """Add the counts of each class at the latest full evaluation, (C,), and maybe whether the experience had it.
 
         Raises:
             ValueError: the counts do not fit together or the rows before.
@@ -189,8 +190,10 @@ class Curve:
         width = self.class_total.shape[1] if len(self.class_total) else right.size
         if right.ndim != 1 or right.shape != of.shape or len(right) != width:
             raise ValueError(f"Class counts have shapes {right.shape}, {of.shape}; both must be ({width},).")
-        for name, rows in class_tables(right[None], of[None]).items():
-            self._tables[name] = np.concatenate([self._tables[name].reshape(-1, width), rows])
+        there = None if present is None else np.asarray(present)[None]
+        for name, rows in class_tables(right[None], of[None], there).items():
+            before = self._tables.get(name, rows[:0])
+            self._tables[name] = np.concatenate([before.reshape(-1, width), rows])
 
     def append_network(self, values: ArrayLike) -> None:
         """Add what was measured of the network at the latest full evaluation: (4,), in the order of `NETWORK`.
@@ -267,6 +270,10 @@ class Curve:
         return self._tables["class_total"]
 
     @property
+    def class_present(self) -> NDArray[np.bool_]:
+        return self._tables.get("class_present", np.empty((0, 0), "|b1"))
+
+    @property
     def network(self) -> Floats:
         """(full evaluations, 4) what was measured of the network, in the order of `NETWORK`; no row if nothing was."""
         return self._network
@@ -314,7 +321,8 @@ class Curve:
         partial = np.unique([(curve.total, curve.of)], axis=-1)[0] if error else np.zeros((2, 0))
         if partial[0].sum() > SLOW:
             raise ValueError("bounds of so many and so large partial ticks would take too long")
-        curve._tables = class_tables(*(columns[name] for name in TABLES))
+        right, total = (columns[name] for name in TABLES)
+        curve._tables = class_tables(right, total, columns.get("class_present"))
         if np.size(network := columns.get("network", ())):
             curve._network = typed("network", network, "<f8")
         full = len(np.unique(curve.experience[curve.full]))

@@ -136,7 +136,7 @@ def check_streams_aligned(given: Given) -> None:
             all(0 <= t < len(built.test) for t in exp.tests),
             f"experience {exp.index + 1} names missing test streams",
         )
-        for t in exp.tests:
+        for t in exp.tests if len(built.test) > 1 else ():  # one set for all is tested from the beginning
             early = set(built.test[t].classes) - taught
             require(
                 not early,
