@@ -16,6 +16,7 @@ from clbench.data.beir import Collection, beir_folder, read_beir
 from clbench.data.blurry import build_blurry
 from clbench.data.caches import Cleared, caches, clear
 from clbench.data.draws import bits, permutation
+from clbench.data.drift import Times, drift_stream, generated, known_rows, read_rows_in_time
 from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.families import Normalise, Shift, build, from_arrays, from_folder, from_npz
 from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
@@ -64,6 +65,7 @@ __all__ = [
     "Source",
     "Status",
     "Tested",
+    "Times",
     "Titles",
     "beir_folder",
     "bits",
@@ -80,6 +82,7 @@ __all__ = [
     "describe_manifest",
     "digits",
     "domain_incremental",
+    "drift_stream",
     "fetch",
     "few_shot",
     "from_arrays",
@@ -90,8 +93,10 @@ __all__ = [
     "from_manifest",
     "from_npz",
     "from_texts",
+    "generated",
     "intents",
     "is_hub_folder",
+    "known_rows",
     "load",
     "moments",
     "omniglot",
@@ -103,6 +108,7 @@ __all__ = [
     "read_npz",
     "read_published",
     "read_rows",
+    "read_rows_in_time",
     "read_text_tasks",
     "read_texts",
     "recipe_of",
