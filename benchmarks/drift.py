@@ -1,8 +1,8 @@
 """Streams of features in time order that change as they go: test, then train.
 
 Losing, Hammer, Wersing: Incremental on-line learning: a review and comparison of state of the art algorithms,
-Neurocomputing 2018. Electricity: Harries, 1999. Weather: Elwell, Polikar, IEEE TNN 2011. Outdoor: Losing, Hammer, Wersing,
-IJCNN 2015.
+Neurocomputing 2018. Electricity: Harries, 1999. Weather: Elwell, Polikar, IEEE TNN 2011. Outdoor: Losing, Hammer,
+Wersing, IJCNN 2015.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ FAMILIES = {
     "fixed features": "little or nothing of the backbone is trained",
     "few-shot": "a base session, then a few examples of a few classes",
     "rare classes": "losses and data for classes of which there is little",
+    "drift": "streams that change untold: detectors as triggers, and floors",
     "plasticity": "what keeps a network able to learn",
     "training": "how a step is made, what it sees, which weights predict",
     "retrieval": "an index of documents that learns new ones",
@@ -51,6 +52,8 @@ CHOOSE = {
     "fixed features": "with a pretrained backbone, as the cheap baseline that everything dearer must beat",
     "few-shot": "where a first session is large enough to train a backbone on, and later classes bring a handful",
     "rare classes": "where some classes have far more examples than others; most are losses for a strategy in front",
+    "drift": "where rows come in time order and each is predicted before it is learned; `labels-only` is what any of "
+    "them must beat, and often does not",
     "plasticity": "for long streams, on which a network stops learning before it forgets",
     "training": "with any strategy in front; `ema` smooths the stability gap",
     "retrieval": "where a query is answered with a document, and documents come and go",

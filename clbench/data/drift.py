@@ -3,8 +3,8 @@
     benchmark = clbench.data.drift_stream(x, y, name="sensors")      # arrays, (N, D) and (N,)
     x, y, names = clbench.data.read_rows_in_time("sensors.csv")      # or from a file
 
-Nothing is shuffled, nothing is told of where the stream changes, and there is no test set: metrics are those of what was
-predicted beforehand. All examples together are the test stream, for what is left of them at the end.
+Nothing is shuffled, nothing is told of where the stream changes, and there is no test set: metrics are those of what
+was predicted beforehand. All examples together are the test stream, for what is left of them at the end.
 
 Shapes: N rows in time order, D features.
 """
@@ -124,8 +124,8 @@ def _checked(who: str, x: Any, y: Any, names: tuple[str, ...]) -> Rows:
     if len(there) < int(there[-1]) + 1 and not names:
         lacking = next(c for c, label in enumerate([*there.tolist(), -1]) if c != label)
         raise DataError(
-            f"{who}: no row has the label {lacking}, and labels go up to {there[-1]}. Labels are 0 … C−1; write names if "
-            "there are gaps."
+            f"{who}: no row has the label {lacking}, and labels go up to {there[-1]}. Labels are 0 … C−1; write "
+            "names if there are gaps."
         )
     if names and int(there[-1]) >= len(names):
         raise DataError(f"{who}: labels go up to {there[-1]}; there are names of {len(names)} classes.")

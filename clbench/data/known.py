@@ -24,7 +24,8 @@ class Known:
 
     Attributes:
         title: for people.
-        shape: (C, H, W), or (D,) of features. classes: C. sizes: training and test examples; what the published files hold.
+        shape: (C, H, W), or (D,) of features. classes: C. sizes: training and test examples; what the published files
+            hold.
         dataset: class of `torchvision.datasets` that downloads it, with its checksums; nothing if none does.
         megabytes: size of the download.
         mean, std: normalisation that papers use, of pixels in [0, 1]; nothing: computed.
@@ -203,7 +204,7 @@ def omniglot(test_drawers: int = 5) -> Omniglot:
         )
     path = data_folder() / "omniglot.npz"
     if not path.is_file():
-        raise DataError(_missing("omniglot"))
+        raise DataError(missing_file("omniglot"))
     return _omniglot(path, file_sha256(path), test_drawers)
 
 

@@ -106,12 +106,12 @@ class Engine(Services):
         for part in parts:
             part.run = seen
         self._running = Running(self.input_shape) if benchmark.transform.running else None
-        if self._running is not None:
-            model.backbone = nn.Sequential(self._running, model.backbone)
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
             self.model = part.wrap(self.model)
+        if self._running is not None:
+            self.model.backbone = nn.Sequential(self._running, self.model.backbone)
         self.model.to(self.device)
         self.train = benchmark.train
         for part in parts:
