@@ -72,8 +72,8 @@ def replay_on_drift(
     """Experience replay of the present concept alone: whenever a detector flags a drift, the memory is emptied.
 
     Let e_i = 1 if row i was predicted wrong, in the forward pass of its own step, else 0. A detector of River is given
-    e_1, e_2, … in order; after a batch with a row that it flags, the reservoir forgets what it holds, and begins again
-    with that batch. Until the first flag this is `er`.
+    e_1, e_2, … in order; after a batch with a row that it flags as errors have become more, the reservoir forgets what
+    it holds, and begins again with that batch. Until the first flag this is `er`.
 
     Args:
         memory: examples the reservoir holds.

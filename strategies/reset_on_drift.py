@@ -7,7 +7,7 @@ from Time-Changing Data with Adaptive Windowing", SDM 2007, for the detector tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ Reset = Literal["weights", "head", "optimizer"]
 class StartAnew(Watch):
     """On a drift, weights are as they were before the first step, and the optimizer is a fresh one."""
 
+    exempt: ClassVar[dict[str, str]] = {"takes_effect": "without a drift it is fine-tuning"}
     parallel = True
     waits = 1
 
@@ -64,8 +65,9 @@ def reset_on_drift(
     """Begins anew whenever a detector flags a drift: the initial weights, and a fresh optimizer.
 
     Let e_i = 1 if row i was predicted wrong, in the forward pass of its own step, else 0. A detector of River is given
-    e_1, e_2, … in order; after a batch with a row that it flags, θ ← θ_0. Memories of other parts of a chain stay, and
-    so does what standardises the inputs: `er+reset-on-drift` trains the new weights on old examples, too.
+    e_1, e_2, … in order; after a batch with a row that it flags as errors have become more, θ ← θ_0. Memories of other
+    parts of a chain stay, and so does what standardises the inputs: `er+reset-on-drift` trains the new weights on old
+    examples, too.
 
     Args:
         detector: adwin, page-hinkley, kswin, ddm, eddm, fhddm, hddm-a or hddm-w of River; given, the rows that

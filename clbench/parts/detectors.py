@@ -28,6 +28,10 @@ CLASSES = {
     "hddm-w": "binary.HDDMW",
 }
 """In `river.drift`."""
+DEFAULTS: dict[str, dict[str, Any]] = {"kswin": {"seed": 0}, "page-hinkley": {"mode": "up"}}
+"""What differs from River's: KSWIN draws from its window, and a drift is a rise of the errors."""
+RECENT = 30
+"""Errors that are compared with those before, where a detector flags falls, too, and has no estimate of its own."""
 
 
 class Detector(Protocol):
@@ -76,8 +80,7 @@ def detector_of(name: DetectorName, settings: Mapping[str, Any]) -> Callable[[],
             f"The detector '{name}' is River's ({error}); pip install 'clbench[drift]'."
         ) from error
     within, _, kind = CLASSES[name].rpartition(".")
-    # River's KSWIN draws from its window, by chance where it has no seed.
-    chosen = {"seed": 0, **settings} if name == "kswin" else dict(settings)
+    chosen = {**DEFAULTS.get(name, {}), **settings}
     make = functools.partial(getattr(binary if within else drift, kind), **chosen)
     try:
         make()
@@ -92,14 +95,16 @@ class Watch(Strategy):
 
     An error is 1 where the network's own head, in the forward pass of the step, names another class than the label: no
     further forward pass is made, and replayed rows do not count. The detector gets one row after the other; if it flags
-    one of a batch or more, `drift` is called once, after the batch was learned.
+    one of a batch or more, and the errors have risen, `drift` is called once, after the batch was learned. ADWIN and
+    KSWIN flag errors that fall, too, as a network that learns makes them; such a flag is no drift, as in River's
+    adaptive trees.
 
     Args:
         detector, settings: as of `detector_of`.
         every: steps between two looks; what a GPU knows is fetched once in so many, and a drift is seen so late.
 
     Attributes:
-        drifts: rows at which a drift was flagged, from 0.
+        flags, drifts: rows that the detector flagged, from 0, and those of them at which errors had risen.
     """
 
     parallel = True
@@ -107,7 +112,7 @@ class Watch(Strategy):
 
     def __init__(self, detector: DetectorName, settings: Mapping[str, Any] | None, every: int) -> None:
         self.make = detector_of(detector, settings or {})
-        self.idle = detector == "none"
+        self.kind, self.idle = detector, detector == "none"
         self.every = every
 
     def setup(self, run: Run) -> None:
@@ -121,6 +126,7 @@ class Watch(Strategy):
         self.detector = self.make()
         self.errors: list[bool] = []
         self.waiting: list[Tensor] = []
+        self.flags: list[int] = []
         self.drifts: list[int] = []
 
     def after_step(self, batch: Batch, out: Output) -> None:
@@ -138,12 +144,24 @@ class Watch(Strategy):
     def _feed(self, wrong: list[bool]) -> bool:
         """Give the detector some rows more; whether it flags one."""
         before = len(self.drifts)
-        for error in wrong:
+        for row, error in enumerate(wrong, len(self.errors)):
+            estimate = getattr(self.detector, "estimation", None)
             self.detector.update(int(error))
-            if self.detector.drift_detected:
-                self.drifts.append(len(self.errors))
             self.errors.append(error)
+            if self.detector.drift_detected:
+                self.flags.append(row)
+                if self._rose(estimate):
+                    self.drifts.append(row)
         return len(self.drifts) > before
+
+    def _rose(self, before: float | None) -> bool:
+        """Whether errors have become more, by the detector's estimate where it has one; KSWIN has none."""
+        if before is not None:
+            return bool(self.detector.estimation > before)  # type: ignore[attr-defined]
+        if self.kind != "kswin":  # which flag rises only
+            return True
+        recent, past = self.errors[-RECENT:], self.errors[-100:-RECENT]
+        return sum(recent) * len(past) > sum(past) * len(recent)
 
     def drift(self) -> None:
         """Answer a drift."""

@@ -1,7 +1,7 @@
 """Metrics of what was predicted before it was learned (test, then train), in the order of the stream.
 
-Notation: ŷ_i and y_i the predicted and the true class of row i, c_i = [ŷ_i = y_i]; n rows. `results.anytime` has the same
-for any window, any fading factor and at any row.
+Notation: ŷ_i and y_i the predicted and the true class of row i, c_i = [ŷ_i = y_i]; n rows. `results.anytime` has the
+the same for any window, any fading factor and at any row.
 """
 
 from __future__ import annotations
