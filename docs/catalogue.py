@@ -87,8 +87,8 @@ SUITS = {
     "random_labels": "The same images with new labels, again and again: nothing to keep, and what gets lost is the "
     "ability to learn.",
     "blurry": "One pass, classes that stray between segments, and nobody says where one ends: for online methods.",
-    "drift": "Features as they come in time, without a test set, and with change that nobody announces: how much does a "
-    "network add to the previous label? Your own table is one, by `drift-file`.",
+    "drift": "Features as they come in time, without a test set, and with change that nobody announces: how much does "
+    "a network add to the previous label? Your own table is one, by `drift-file`.",
     "few_shot": "Many base classes, then five examples each of a few new ones.",
     "texts": "Classification on a real pretrained encoder: with `model=minilm` real numbers take minutes on two cores. "
     "BANKING77's intents are the closest to each other.",
