@@ -517,6 +517,7 @@ class Benchmark:
         found: what was found in the data when they were read, such as the layout of a folder; sentences, for records.
         duplicates: how many examples are known to be byte-identical to another one, as in some published data sets;
             `clbench check` lets streams share so many.
+        prequential: that every batch is predicted before it is learned, for metrics of predictions; one pass only.
         texts: that the inputs are bytes of texts (`clbench.transforms.utf8`), which the model makes its tokens of.
     """
 
@@ -538,6 +539,7 @@ class Benchmark:
     found: tuple[str, ...] = ()
     duplicates: int = 0
     texts: bool = False
+    prequential: bool = False
 
     def __post_init__(self) -> None:
         if wrong := name_mistake(self.name) or version_mistake(self.version):

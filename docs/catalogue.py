@@ -27,6 +27,7 @@ FAMILIES = {
     "fixed features": "little or nothing of the backbone is trained",
     "few-shot": "a base session, then a few examples of a few classes",
     "rare classes": "losses and data for classes of which there is little",
+    "drift": "streams that change untold: detectors as triggers, and floors",
     "plasticity": "what keeps a network able to learn",
     "training": "how a step is made, what it sees, which weights predict",
     "retrieval": "an index of documents that learns new ones",
@@ -51,6 +52,8 @@ CHOOSE = {
     "fixed features": "with a pretrained backbone, as the cheap baseline that everything dearer must beat",
     "few-shot": "where a first session is large enough to train a backbone on, and later classes bring a handful",
     "rare classes": "where some classes have far more examples than others; most are losses for a strategy in front",
+    "drift": "where rows come in time order and each is predicted before it is learned; `labels-only` is what any of "
+    "them must beat, and often does not",
     "plasticity": "for long streams, on which a network stops learning before it forgets",
     "training": "with any strategy in front; `ema` smooths the stability gap",
     "retrieval": "where a query is answered with a document, and documents come and go",
@@ -71,6 +74,7 @@ SOURCES = {
     "retrieval": "retrieval of documents",
     "photos": "photographs of the published protocol, from folders or lists",
     "manifest": "any stream, from a table",
+    "drift": "rows in time order, each predicted before it is learned",
     "own": "your own data",
 }
 """The files of benchmarks, in the order of the documentation, and what is in them; others follow by their names."""
@@ -88,6 +92,8 @@ SUITS = {
     "random_labels": "The same images with new labels, again and again: nothing to keep, and what gets lost is the "
     "ability to learn.",
     "blurry": "One pass, classes that stray between segments, and nobody says where one ends: for online methods.",
+    "drift": "Features as they come in time, without a test set, and with change that nobody announces: how much does "
+    "a network add to the previous label? Your own table is one, by `drift-file`.",
     "few_shot": "Many base classes, then five examples each of a few new ones.",
     "texts": "Classification on a real pretrained encoder: with `model=minilm` real numbers take minutes on two cores. "
     "BANKING77's intents are the closest to each other.",

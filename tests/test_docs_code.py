@@ -47,6 +47,7 @@ PAGES = [
 NOT_RUN = {
     "README.md": 4,
     "anywhere.md": 1,
+    "drift.md": 1,
     "few-shot.md": 1,
     "gpu.md": 3,
     "index.md": 1,

@@ -17,6 +17,7 @@ from clbench.data.blurry import build_blurry
 from clbench.data.caches import Cleared, caches, clear
 from clbench.data.curriculum import design
 from clbench.data.draws import bits, permutation
+from clbench.data.drift import Times, drift_stream, generated, known_rows, read_rows_in_time
 from clbench.data.duplicates import Duplicates, remarks, shared
 from clbench.data.families import Normalise, Shift, build, from_arrays, from_folder, from_npz
 from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
@@ -73,6 +74,7 @@ __all__ = [
     "Source",
     "Status",
     "Tested",
+    "Times",
     "Titles",
     "any_source",
     "beir_folder",
@@ -94,6 +96,7 @@ __all__ = [
     "design",
     "digits",
     "domain_incremental",
+    "drift_stream",
     "fetch",
     "few_shot",
     "first_of_each",
@@ -105,9 +108,11 @@ __all__ = [
     "from_manifest",
     "from_npz",
     "from_texts",
+    "generated",
     "in_a_row",
     "intents",
     "is_hub_folder",
+    "known_rows",
     "load",
     "moments",
     "omniglot",
@@ -119,6 +124,7 @@ __all__ = [
     "read_npz",
     "read_published",
     "read_rows",
+    "read_rows_in_time",
     "read_text_tasks",
     "read_texts",
     "recipe_of",

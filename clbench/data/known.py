@@ -24,7 +24,8 @@ class Known:
 
     Attributes:
         title: for people.
-        shape: (C, H, W). classes: C. sizes: training and test examples; what the published files hold.
+        shape: (C, H, W), or (D,) of features. classes: C. sizes: training and test examples; what the published files
+            hold.
         dataset: class of `torchvision.datasets` that downloads it, with its checksums; nothing if none does.
         megabytes: size of the download.
         mean, std: normalisation that papers use, of pixels in [0, 1]; nothing: computed.
@@ -35,7 +36,7 @@ class Known:
     """
 
     title: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     sizes: tuple[int, int]
     dataset: str = ""
@@ -109,6 +110,21 @@ KNOWN = {
         "optionally class_names and alphabet_names",
         duplicates=1,
     ),
+    **{
+        name: Known(
+            title,
+            (features,),
+            classes,
+            (rows, 0),
+            get=f"{name} of github.com/vlosing/driftDatasets, its rows in their order",
+            keys=f"x ({rows}, {features}) numbers, y ({rows},) integers from 0",
+        )
+        for name, title, rows, features, classes in (
+            ("elec2", "Electricity", 45_312, 8, 2),
+            ("weather", "Weather", 18_159, 8, 2),
+            ("outdoor", "Outdoor", 4_000, 21, 40),
+        )
+    },
 }
 """The data sets that clbench knows by name, beside the embedded digits."""
 
@@ -149,7 +165,7 @@ def load(name: str) -> Source:
         images = data_folder() / name
         if known.domains and images.is_dir():
             return read_folder(images, size=PACS_SIZE)
-        raise DataError(_missing(name))
+        raise DataError(missing_file(name))
     if name == "omniglot":
         return omniglot().source
     source = read_npz(path, others=True)
@@ -188,7 +204,7 @@ def omniglot(test_drawers: int = 5) -> Omniglot:
         )
     path = data_folder() / "omniglot.npz"
     if not path.is_file():
-        raise DataError(_missing("omniglot"))
+        raise DataError(missing_file("omniglot"))
     return _omniglot(path, file_sha256(path), test_drawers)
 
 
@@ -235,7 +251,7 @@ def fetch(name: str) -> Path:
     if path.is_file():
         return path
     if not known.dataset:
-        raise DataError(_missing(name))
+        raise DataError(missing_file(name))
     from clbench.machine.torchvision import torchvision
 
     torchvision()
@@ -251,7 +267,7 @@ def fetch(name: str) -> Path:
             arrays["class_names"] = np.array(part.classes)
     except (OSError, RuntimeError) as error:  # no connection is an OSError, a wrong checksum a RuntimeError
         raise DataError(
-            f"{known.title} could not be fetched: {str(error).rstrip('.')}. {_missing(name)}"
+            f"{known.title} could not be fetched: {str(error).rstrip('.')}. {missing_file(name)}"
         ) from error
     write(path, lambda file: np.savez(file, **arrays))
     digest = sha256(path)
@@ -308,7 +324,8 @@ def _known(name: str) -> Known:
     return KNOWN[name]
 
 
-def _missing(name: str) -> str:
+def missing_file(name: str) -> str:
+    """Say that a named data set is not there, and how to get it."""
     known, folder = KNOWN[name], data_folder()
     shape = ", ".join(map(str, known.shape))
     keys = known.keys or f"x_train ({known.sizes[0]}, {shape}) uint8, y_train ({known.sizes[0]},) int64, " + (

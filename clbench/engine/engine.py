@@ -53,6 +53,7 @@ from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, go_on
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
+from clbench.models.running import Running
 from clbench.strategy import Place, Strategy, overrides
 from clbench.types import HIDDEN, Batch, Benchmark, Experience, Order, Output
 
@@ -104,10 +105,13 @@ class Engine(Services):
         parts, seen = strategy.parts, visible(self)
         for part in parts:
             part.run = seen
+        self._running = Running(self.input_shape) if benchmark.transform.running else None
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         for part in parts:
             self.model = part.wrap(self.model)
+        if self._running is not None:
+            self.model.backbone = nn.Sequential(self._running, self.model.backbone)
         self.model.to(self.device)
         self.train = benchmark.train
         for part in parts:
@@ -320,6 +324,11 @@ class Engine(Services):
             self.place.epoch, self.place.batch, self._order = epoch + 1, 0, None
 
     def _iterate(self, batch: Batch) -> None:
+        if self.evaluator.prequential is not None:
+            with self.clock.stopped(), self.evaluator.clock.running("prequential"):
+                self.evaluator.prequential.predict(batch)
+        if self._running is not None:
+            self._running.see(batch.x)
         self._schedule()
         for update in range(self.config.train.updates):
             given = batch if update == 0 else batch.with_x(self.augment(batch.raw))

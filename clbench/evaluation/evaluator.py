@@ -22,6 +22,7 @@ from clbench.evaluation.forward import (
     weights_of,
 )
 from clbench.evaluation.plasticity import EXAMPLES, measure
+from clbench.evaluation.prequential import Prequential
 from clbench.evaluation.speed.overlap import Worker
 from clbench.evaluation.speed.racing import Race, error_of_a_bound
 from clbench.evaluation.testset import Examples, TestSet, arrivals, check_room, chosen, drawing, present_in
@@ -57,6 +58,7 @@ class ContinualEvaluator:
             )
         self.curve = Curve()
         self.clock = Clock(run.device)
+        self.prequential = Prequential(run) if run.benchmark.prequential else None
         self.segment = 0
         self._seen: list[int] = []
         self._began = 0  # stream examples before the present experience
@@ -245,6 +247,8 @@ class ContinualEvaluator:
         if self._pending:
             with self.clock.running("ticks"):
                 self._fetch()
+        if self.prequential is not None:
+            self.prequential.fetch(self.curve)
         self.clock.settle()
 
     def _fetch(self) -> None:
@@ -385,6 +389,8 @@ class ContinualEvaluator:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.curve = Curve.from_columns({name: column.numpy() for name, column in state["curve"].items()})
+        if self.prequential is not None:
+            self.prequential.go_on(self.curve)
         self._began, self.segment = state["began"], state["segment"]
         self._seen, self._ticked = list(state["seen"]), state["ticked"]
         self.clock.by = {"before": float(state["seconds"])}

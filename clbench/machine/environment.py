@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ def environment(device: str, threads: int) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
+    if "river" in sys.modules:
+        versions["river"] = version("river")
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

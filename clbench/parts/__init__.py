@@ -29,6 +29,7 @@ from clbench.parts.blocks import (
     transformer_of as transformer_of,
 )
 from clbench.parts.boxes import box as box
+from clbench.parts.detectors import DetectorName as DetectorName, Watch as Watch, detector_of as detector_of
 from clbench.parts.documents import (
     AllDocuments as AllDocuments,
     GeneratorName as GeneratorName,

@@ -56,11 +56,14 @@ RANKS = {"hits_at_10": "<i8", "reciprocal_at_10": "<f8"}
 INDEXED = {"indexed": "|u1", "indexed_step": "<i8"}
 """Side tables that only a run that looked at its documents has: one row for each look, bits packed; and its step."""
 
+PREDICTED = {"predicted": "<i4", "label": "<i4", "predicted_step": "<i8"}
+"""Side tables that only a prequential run has: one row for each example of the stream."""
+
 NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective_rank")
 """Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
 
 ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
-DTYPES = COLUMNS | TABLES | PRESENT | PARTIAL | RANKS | INDEXED | {"network": "<f8"}
+DTYPES = COLUMNS | TABLES | PRESENT | PARTIAL | RANKS | INDEXED | PREDICTED | {"network": "<f8"}
 
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 """Of a type: the kinds of arrays that it takes, and what these are called."""
@@ -141,6 +144,11 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
     looks, steps = (shapes.get(name, (0,)) for name in INDEXED)
     if len(steps) != 1 or looks[:1] != steps or (looks != (0,) and len(looks) != 2):
         raise ValueError(f"The tables of documents have shapes {looks} and {steps}.")
+    tables = [shapes[name] for name in PREDICTED if name in shapes]
+    if tables and (len(tables) < len(PREDICTED) or {*map(len, tables)} != {1} or len({*tables}) > 1):
+        raise ValueError(f"The tables of predictions have shapes {', '.join(map(str, tables))}.")
+    if tables and tables[0][0] > SLOW:
+        raise ValueError(f"Of a stream, {SLOW:,} examples are kept at most; there are {tables[0][0]:,}.")
     for name, table in (("class_total", right), ("network", network), ("indexed", looks)):
         if math.prod(table) > SLOW:
             raise ValueError(f"The table '{name}' has the shape {table}, which is too large.")

@@ -44,6 +44,7 @@ from clbench.results.columns import (
 )
 from clbench.results.dense import Matrix as Matrix, Ticks as Ticks
 from clbench.results.limits import bounds
+from clbench.results.predicted import Predicted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ VIEWS = ("experiences", "streams", "learned", "by_task", "finished", "_ticks", "
 """What is computed of a curve once, until there are more rows."""
 
 
-class Curve:
+class Curve(Predicted):
     """Append-only columns of equal length, one row for each evaluation of one test stream.
 
     Columns:
@@ -91,6 +92,7 @@ class Curve:
     __hash__ = None  # type: ignore[assignment]  # a curve grows; its content has `sha256()`
 
     def __init__(self) -> None:
+        super().__init__()
         self._length = 0
         self._sizes: Ints = np.zeros(0, np.int64)  # of the full test sets, 0 where there was none yet
         self._columns: Arrays = {name: np.empty(0, dtype) for name, dtype in ALL.items()}
@@ -280,7 +282,7 @@ class Curve:
 
     def columns(self) -> Arrays:
         """Return all columns and tables by name, with `PARTIAL` where ticks are partial; what `from_columns` takes."""
-        return self._rows(slice(None)) | dict(self._tables) | self._measured()
+        return self._rows(slice(None)) | dict(self._tables) | self._measured() | self._predictions()
 
     def _measured(self, looks: slice | NDArray[np.bool_] = slice(None)) -> Arrays:
         """Return the side tables that not every curve has, of those looks at documents."""
@@ -301,6 +303,7 @@ class Curve:
     def before(self, step: int) -> Curve:
         """Return the curve without what was evaluated after more than `step` steps."""
         measured = self._measured(self.indexed_step <= step)
+        measured |= self._predictions(step)
         return Curve.from_columns(self._rows(self.step <= step) | self._tables | measured)
 
     @classmethod
@@ -339,6 +342,7 @@ class Curve:
             )
         if len(looks):
             curve._indexed = {"indexed": looks, "indexed_step": typed("indexed_step", steps, "<i8")}
+        curve._take_predictions(columns)
         return curve
 
     # --- views ---
@@ -448,6 +452,7 @@ class Curve:
         if len(self.indexed_step):
             looks = self.indexed_step <= self.step[rows].max(initial=-1)
             tables |= {name: table[looks] for name, table in self._indexed.items()}
+        tables |= self._predictions(int(self.step[rows].max(initial=0)) - 1)
         return Curve.from_columns(self._rows(rows) | tables)
 
     # --- to show ---

@@ -19,7 +19,7 @@ from clbench.errors import ConfigError, choices, suggest
 from clbench.files import expanded, make_folder
 from clbench.files.names import one_line
 from clbench.machine.processes import refuse_while_importing
-from clbench.ranges import Seed
+from clbench.ranges import Count, Seed
 from clbench.reports import grouping
 from clbench.results.ledger import has_record
 from clbench.results.metrics import METRICS
@@ -58,6 +58,7 @@ class Choice(BaseModel):
         label: what tables and plots call it; the name if empty.
         settings: `key: value`, as on the command line.
         space: what `clbench tune-suite` searches, over the suite's: `strength: {log: [0.01, 10]}`.
+        seeds: how many of the suite's, the first ones, where nothing is drawn; all if None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +66,7 @@ class Choice(BaseModel):
     label: Annotated[str, AfterValidator(one_line)] = ""
     settings: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
+    seeds: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -149,7 +151,7 @@ def plan(
     for i, benchmark in enumerate(suite.benchmarks):
         for j, strategy in enumerate(suite.strategies):
             layers = (suite.settings, benchmark.settings, strategy.settings)
-            for seed in seeds or suite.seeds:
+            for seed in (seeds or suite.seeds)[: strategy.seeds][: benchmark.seeds]:
                 resolved = config.resolve(
                     benchmark.name, strategy.name, overrides or {}, seed=seed, file=file, suite=layers
                 )

@@ -39,6 +39,7 @@ class Transform:
         padding: pixels that "crop" pads with; 4 is what papers on 32- and 64-pixel images use.
         reads: what integers are to the model: "numbers", treated as floating-point inputs are, or "tokens". The engine
             sets it by the model (`clbench.models.inputs`), so it is no part of the benchmark.
+        running: that the model's first layer standardises by what the stream has brought so far (`models.running`).
 
     Raises:
         ConfigError: an unknown operation, or mean and std that do not fit together.
@@ -50,6 +51,7 @@ class Transform:
     ops: tuple[str, ...] = ()
     padding: int = 4
     reads: Literal["", "numbers", "tokens"] = ""
+    running: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", tuple(self.ops))  # a list will do, but a transform is hashed
@@ -143,6 +145,8 @@ class Transform:
             described["ops"] = sorted(self.ops)
         if "crop" in self.ops:
             described["padding"] = self.padding
+        if self.running:
+            described["running"] = True
         return described
 
 
