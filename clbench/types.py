@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 HIDDEN = -1
 """The task label of a row whose task the learner may not know."""
 
-
 MASKED = -1e4
 """Logit of a class that is out of the question, such as another task's. Finite, so that differences of stored logits
 and 0 · log 0 stay numbers; its softmax is 0 exactly in float32."""
@@ -220,8 +219,7 @@ class Order:
 
 
 class Change(Protocol):
-    """What a domain does to raw inputs: exact integer arithmetic, equal on every machine. One that makes another shape
-    of them tells it by a method `shape`, from a shape to a shape."""
+    """What a domain does to raw inputs, in exact integers; a method `shape` tells which shape they get, if another."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, …) → (N, …), same dtype."""

@@ -44,8 +44,9 @@ class Merged(Strategy):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, 2 D) ψ."""
-        pretrained = self.run.output_of(FeaturesOf(self.run.model.pretrained), x).features
-        return torch.cat([pretrained, self.run.forward(x).features], dim=1)
+        pretrained: nn.Module = self.run.model.pretrained  # type: ignore[assignment]
+        before = self.run.output_of(FeaturesOf(pretrained), x).features
+        return torch.cat([before, self.run.forward(x).features], dim=1)
 
     @torch.no_grad()
     def end_experience(self, exp: Experience) -> None:

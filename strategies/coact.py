@@ -90,7 +90,8 @@ class Asynchronous(LowRankTuning):
             number = block_of(name)
             joins = self.last is None or (number is not None and number >= depth - self.last)
             if joins and name in of_teacher:
-                scale_rate(parameter.requires_grad_(True), self.factor)
+                parameter.requires_grad_(True)
+                scale_rate(parameter, self.factor)
                 self.shared.append((parameter, of_teacher[name]))
 
     def setup(self, run: Run) -> None:

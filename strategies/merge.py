@@ -80,7 +80,7 @@ class Merged(Strategy):
         return as_vector([p.detach() for p in self.members])
 
     def _set(self, vector: Tensor) -> None:
-        torch._foreach_copy_(self.members, like(self.members, vector))
+        torch._foreach_copy_(tuple(self.members), like(self.members, vector))
 
     @torch.no_grad()
     def begin_experience(self, exp: Experience) -> None:

@@ -29,7 +29,8 @@ def make(learner: Learner) -> Any:
     except ImportError as error:
         raise ConfigError(f"Learners are River's ({error}); pip install 'clbench[drift]'.") from error
     if learner == "naive-bayes":
-        return naive_bayes.GaussianNB()
+        gaussian: Any = naive_bayes.GaussianNB
+        return gaussian()
     if learner == "hoeffding-tree":
         return tree.HoeffdingTreeClassifier()
     return preprocessing.StandardScaler() | linear_model.SoftmaxRegression()

@@ -111,7 +111,8 @@ class Engine(Services):
         for part in parts:
             self.model = part.wrap(self.model)
         if self._running is not None:
-            self.model.backbone = nn.Sequential(self._running, self.model.backbone)
+            backbone: nn.Module = self.model.backbone  # type: ignore[assignment]
+            self.model.backbone = nn.Sequential(self._running, backbone)
         self.model.to(self.device)
         self.train = benchmark.train
         for part in parts:

@@ -54,7 +54,8 @@ def agreement(predicted: ArrayLike, label: ArrayLike, window: int | None = None)
 
 def no_change(label: Ints) -> Floats:
     """(N,) whether each label is that of the row before; before the first one, it is class 0."""
-    return (label == np.concatenate([[0], label[:-1]])).astype(np.float64)
+    same: Floats = (label == np.concatenate([[0], label[:-1]])).astype(np.float64)
+    return same
 
 
 def majority(label: Ints, window: int | None = None) -> Floats:
@@ -82,7 +83,8 @@ def majority(label: Ints, window: int | None = None) -> Floats:
 
 def right(curve: Curve) -> Floats:
     """(N,) 1 where a row was predicted right, else 0."""
-    return (curve.predicted == curve.label).astype(np.float64)
+    same: Floats = (curve.predicted == curve.label).astype(np.float64)
+    return same
 
 
 def cumulative(c: ArrayLike) -> Floats:
@@ -115,4 +117,5 @@ def fading(c: ArrayLike, factor: float) -> Floats:
         np.array([*itertools.accumulate(given, lambda past, now: factor * past + now)])
         for given in (values, [1.0] * len(values))
     )
-    return sums / weights
+    mean: Floats = sums / weights
+    return mean

@@ -1,8 +1,7 @@
 """The curve of a run: what was evaluated, when, and with which result. Counts, never averages.
 
 A run appends rows and every number of a record is computed from them later (`clbench.results.metrics`), so a
-definition can be added or corrected without running anything again. Imports no torch: results can be read on
-any machine.
+definition can be corrected without running anything again. Imports no torch: results can be read on any machine.
 """
 
 from __future__ import annotations
@@ -72,21 +71,18 @@ class Curve(Predicted):
         loss: summed over the examples.
         full: the full test set (before training, and at every experience's end); otherwise a *tick*: the
             fixed subset of every stream seen so far, after an update (or at step 0, before the first).
-        of: the examples that the subset or test set has; more than `total` where a tick was *partial*: cut short
-            because the rest could change no extremum (`evaluation.level=racing`). The evaluated ones are the first of a
-            fixed random order.
-        hits_at_10, reciprocal_at_10: of a retrieval stream: examples with a right answer among the first ten, and the
-            sum of 1 / rank of the first right answer over those. −1 and NaN where no ranks were kept: in all other
-            curves, which are stored without these columns, and in ticks of a racing evaluation.
+        of: the examples that the subset or test set has; more than `total` where a tick was *partial*: cut short, as
+            the rest could change no extremum (`evaluation.level=racing`); the first of a fixed random order count.
+        hits_at_10, reciprocal_at_10: of retrieval: examples with a right answer among the first ten, and the sum of
+            1 / rank of the first right one over those. −1 and NaN in all other curves, and in ticks of a racing one.
 
     `bound_error` is the probability that a bound of a partial row may fail (`results.limits`), 0 for certain ones.
 
-    The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The
-    tables `class_correct` and `class_total` have a row for each full evaluation, in order; a class with
-    total 0 was not evaluated. `class_present` says which classes the experience had, where test streams do not tell; it
-    has no rows elsewhere. `network` has what was measured of the network then; it is empty where nothing was.
-    `indexed` says of every document whether it was mapped to itself at the steps `indexed_step`, where that was looked
-    at; document d is bit d of a row, the highest bit of a byte first.
+    The rows of one step with `full` false are one tick. Steps, examples and experiences never decrease. The tables
+    `class_correct` and `class_total` have a row for each full evaluation, in order; a class with total 0 was not
+    evaluated. `class_present` says which classes an experience had, where test streams do not; `network` what was
+    measured of the network. `indexed` says of every document whether it was mapped to itself at `indexed_step`;
+    document d is bit d of a row, the highest bit of a byte first.
     """
 
     __hash__ = None  # type: ignore[assignment]  # a curve grows; its content has `sha256()`
@@ -118,11 +114,10 @@ class Curve(Predicted):
         hits_at_10: ArrayLike | None = None,
         reciprocal_at_10: ArrayLike | None = None,
     ) -> None:
-        """Add rows: arrays of one length, scalars standing for all rows; without `of`, all rows are complete.
+        """Add rows: arrays of one length, or scalars for all rows; without `of`, all are complete.
 
         Args:
-            step, examples, experience, evaluated, correct, total, loss, full, of: the columns, see the class.
-            hits_at_10, reciprocal_at_10: columns of retrieval streams.
+            step, examples, experience, evaluated, correct, total, loss, full, of, hits_at_10, reciprocal_at_10: rows.
 
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.

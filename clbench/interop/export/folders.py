@@ -265,7 +265,8 @@ def clip_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
     def forward(x: Tensor, texts: Sequence[str]) -> Tensor:
         from transformers import CLIPVisionModelWithProjection
 
-        model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+        model: Any = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True)
+        model.eval()
         if tuple(x.shape[-2:]) != (clip.pixels, clip.pixels):
             x = F.interpolate(x, (clip.pixels, clip.pixels), mode="bicubic", antialias=True)
         x = (x * clip.factor + clip.shift).expand(-1, clip.channels, -1, -1)
