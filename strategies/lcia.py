@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clbench import Experience, Run, Strategy, register
+from clbench.parts import Group, members_of
 from clbench.ranges import NotNegative, Share
 
 Side = Literal["new", "old"]
@@ -40,18 +41,24 @@ class GradientAverage(Strategy):
     state = ("trace", "previous", "active", "updates", "on")
     parallel = True
 
-    def __init__(self, factor: float, side: Side, fallback: float, late: bool, first: bool) -> None:
+    def __init__(
+        self, factor: float, side: Side, fallback: float, late: bool, first: bool, group: Group
+    ) -> None:
         self.factor, self.side, self.fallback = factor, side, fallback
-        self.late, self.first = late, first
+        self.late, self.first, self.group = late, first, group
 
     def setup(self, run: Run) -> None:
         self.trace: dict[str, Tensor] = {}
         self.previous: dict[str, Tensor] = {}
-        self.active = {name: torch.zeros((), device=run.device) for name in run.parameters()}
+        self.active = {name: torch.zeros((), device=run.device) for name in self._averaged()}
         self.updates, self.on = 0, False
 
+    def _averaged(self) -> dict[str, nn.Parameter]:
+        parameters = self.run.parameters()
+        return parameters if self.group == "all" else members_of(self.group, parameters)
+
     def _weights(self) -> dict[str, Tensor]:
-        return {name: p.detach().clone() for name, p in self.run.parameters().items()}
+        return {name: p.detach().clone() for name, p in self._averaged().items()}
 
     def begin_experience(self, exp: Experience) -> None:
         self.on = self.first or exp.index > 0
@@ -65,7 +72,7 @@ class GradientAverage(Strategy):
         if not self.trace:
             self.trace = self._weights()
         self.updates += 1
-        for name, theta in self.run.parameters().items():
+        for name, theta in self._averaged().items():
             gradient, previous, trace = theta.grad, self.previous.pop(name, None), self.trace[name]
             if gradient is None or previous is None:
                 trace.lerp_(theta, self.fallback)
@@ -97,6 +104,7 @@ def lcia(
     fallback: Share = 0.01,
     trace: Literal["start", "first-update"] = "start",
     first: bool = False,
+    parameters: Group = "all",
 ) -> Strategy:
     """LCIA: each experience leaves a moving average of its weights, whose rate follows from gradients, by tensor.
 
@@ -115,6 +123,8 @@ def lcia(
         trace: what it begins as: start, the weights before the experience; first-update, those after its first update,
             as released.
         first: whether the first experience is averaged, too. There is nothing to keep then.
+        parameters: which are averaged: all that are trained; encoder, all but the head; qkv; head. Where experiences
+            bring new classes in a few hundred updates or less, an averaged head hardly learns them: take encoder.
 
     Reference: Qiao et al., "Large Continual Instruction Assistant", ICML 2025, arXiv:2410.10868.
 
@@ -124,4 +134,4 @@ def lcia(
         2. The numbers of updates in which the formula was taken are kept (`active`).
         3. Statistics of batch normalisation are those of the weights that were trained.
     """
-    return GradientAverage(factor, side, fallback, trace == "first-update", first)
+    return GradientAverage(factor, side, fallback, trace == "first-update", first, parameters)

@@ -103,3 +103,16 @@ def test_where_a_trace_begins(trace: Any) -> None:
         update={"train": run.config.train.model_copy(update={"iterations": 1})}
     )
     run.fit()
+
+
+def test_a_head_that_is_left_out_stays_as_it_was_trained() -> None:
+    class Ends(Strategy):
+        def after_update(self) -> None:
+            self.last = {n: p.detach().clone() for n, p in self.run.parameters().items()}
+
+        def end_experience(self, exp: Experience) -> None:
+            same = {n: torch.equal(p, self.last[n]) for n, p in self.run.parameters().items()}
+            assert all(same[n] == (n.startswith("head") or exp.index == 0) for n in same)
+
+    strategy = chain(make_strategy("finetune+lcia", parameters="encoder"), Ends())
+    tiny_run(strategy, tiny_benchmark(), epochs=1).fit()
