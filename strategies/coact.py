@@ -194,7 +194,9 @@ def coact(
     the pretrained ones until the last blocks join after some passes, at a fraction of the rate. Rows of W begin as the
     mean features of their classes. Later experiences: the same rows for their classes, and no training, or, with
     `later`, L = CE + SupCon([φ; φ_T; φ_0]) + the mean squared change of the first experience's logits, φ_0 pretrained.
-    `optim.later_lr` then sets their rate. It is made for few examples of a class, the first experience included.
+    `optim.later_lr` then sets their rate. It is made for few examples of a class, the first experience included. Rows
+    of later classes are means and those of the first learn: where these grow much, they win always. Features of length
+    1, as MiniLM's, let them; the rate must be small.
 
     Args:
         rank: r; 0 for no branches.
