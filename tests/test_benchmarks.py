@@ -156,7 +156,9 @@ def test_parameters_come_as_text_and_wrong_ones_are_refused() -> None:
     assert [e.domain for e in make("rotated-digits", angles=[0, 45]).train] == ["0°", "45°"]
     with pytest.raises(ConfigError, match=r"has no parameter 'experience'. Did you mean 'experiences'"):
         make("split-digits", experience=2)
-    with pytest.raises(ConfigError, match="class_order is natural, shuffled, a list, or a published order"):
+    with pytest.raises(
+        ConfigError, match="class_order is natural, shuffled, a list, a file of one, or a publ"
+    ):
         make("split-digits", class_order="random")
     with pytest.raises(ConfigError, match="experiences may be 1, 2, 5, 10"):
         make("split-digits", experiences=3)

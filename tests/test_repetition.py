@@ -20,6 +20,7 @@ from clbench.data.repetition import (
     slot_table,
 )
 from clbench.errors import ClbenchError
+from clbench.reports.leaderboard.evidence import contradictions
 from clbench.results.curve import Curve
 from clbench.results.metrics import accumulation, missing_class_accuracy, seen_class_accuracy
 from clbench.results.metrics.repetition import by_last_visit
@@ -293,9 +294,21 @@ def test_knowledge_accumulates(record: clbench.Record) -> None:
 
 
 def test_a_run_knows_which_classes_were_there(record: clbench.Record) -> None:
-    built: Benchmark = make_benchmark("scole", experiences=60)
     there = record.curve.class_present[-60:]
-    assert [tuple(np.flatnonzero(row)) for row in there] == [exp.classes for exp in built.train]
+    assert [tuple(np.flatnonzero(row)) for row in there] == [exp.classes for exp in built(60).train]
+
+
+def test_a_record_does_not_contradict_itself(record: clbench.Record, tmp_path: Any) -> None:
+    assert not list(contradictions(record, record.curve))
+    at_once = clbench.run(
+        "scole", "offline", seed=0, out=tmp_path, experiences=8, train_per_class=3, hidden=[4]
+    )
+    assert not list(contradictions(at_once, at_once.curve))
+    assert at_once.curve.class_present[-1].sum() == len({c for e in built(8).train for c in e.classes})
+
+
+def built(experiences: int) -> Benchmark:
+    return make_benchmark("scole", experiences=experiences)
 
 
 def test_other_streams_have_no_such_table(tmp_path: Any) -> None:

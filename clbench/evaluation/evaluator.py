@@ -237,7 +237,7 @@ class ContinualEvaluator:
             # A class that was not taught yet and is named by chance has not been learned, so cannot be
             # forgotten.
             exposed = self._exposed()
-            held = present_in(run.benchmark, experience)
+            held = present_in(run.benchmark, run.train, experience)
             self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed, held)
             if self.config.network:
                 self.curve.append_network(measure(run, test[:: max(1, len(test) // EXAMPLES)]))

@@ -161,11 +161,16 @@ def arrivals(exp: Experience, test: Stream) -> list[tuple[int, int]]:
     return sorted((max(row[c] for c in test[i].classes if c in row), i) for i in exp.tests)
 
 
-def present_in(benchmark: Benchmark, experience: int) -> npt.NDArray[np.bool_] | None:
-    """(C,) bool, the classes that an experience has, where one test set of all classes does not tell; else None."""
+def present_in(benchmark: Benchmark, trained: Stream, experience: int) -> npt.NDArray[np.bool_] | None:
+    """(C,) bool, the classes that an experience has, where one test set of all classes does not tell; else None.
+
+    Args:
+        trained: what the run trains on: the stream, or all of it in one, by a bound or where boundaries are not told.
+    """
     if not len(benchmark.test) == 1 < len(benchmark.train):
         return None
+    at_once = len(trained) == 1 and benchmark.setting.boundaries
     there = np.zeros(benchmark.num_classes, dtype=bool)
     if experience >= 0:
-        there[list(benchmark.train[experience].classes)] = True
+        there[list((trained if at_once else benchmark.train)[experience].classes)] = True
     return there

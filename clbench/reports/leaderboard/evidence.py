@@ -212,9 +212,10 @@ def _unfinished(record: Record, curve: Curve, config: RunConfig) -> Iterator[str
         yield "its status is done, and its curve ends before every experience has"
         return
     E, planned = curve.experiences, experiences_of(record.config)
-    # A blurry stream has a test for each class, and may be joined into one; others have one for each experience.
-    blurry, joined = "tasks" in record.config["stream"], is_bound(record.config["strategy"])
-    found = curve.streams if not blurry else planned if joined else E
+    # A blurry stream has a test for each class, one in which classes come back may have one of all; both may be joined
+    # into one experience. Others have one for each experience.
+    several, joined = _otherwise_tested(record, curve), is_bound(record.config["strategy"])
+    found = curve.streams if not several else planned if joined else E
     if planned is not None and found != planned:
         yield f"its config.stream asks for {planned} experiences, and its curve has {found}"
     matrix, ticks = curve.matrix(), curve.ticks()
@@ -241,6 +242,11 @@ def _unfinished(record: Record, curve: Curve, config: RunConfig) -> Iterator[str
             yield f"its curve has {on_time} of the {due} ticks that config.evaluation.every = {every} asks for"
     yield from _classes(curve)
     yield from _steps(record, curve, config.train)
+
+
+def _otherwise_tested(record: Record, curve: Curve) -> bool:
+    """Whether an experience has no test stream of its own."""
+    return "tasks" in record.config["stream"] or len(curve.class_present) > 0
 
 
 def _steps(record: Record, curve: Curve, train: TrainConfig) -> Iterator[str]:
