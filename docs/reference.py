@@ -21,6 +21,7 @@ PYTHON = {
     "clbench.data": "",
     "clbench.metrics": "clbench.results.metrics",
     "clbench.results.metrics.core": "",
+    "clbench.results.anytime": "",
     "clbench.plots": "clbench.reports.plots",
     "clbench.testing": "",
     "clbench.interop.avalanche": "",
