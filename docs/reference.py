@@ -22,6 +22,7 @@ PYTHON = {
     "clbench.metrics": "clbench.results.metrics",
     "clbench.results.metrics.core": "",
     "clbench.results.metrics.repetition": "",
+    "clbench.results.anytime": "",
     "clbench.plots": "clbench.reports.plots",
     "clbench.testing": "",
     "clbench.interop.avalanche": "",

@@ -60,11 +60,14 @@ def drift_stream(
     """A drift stream of rows in time order.
 
     Args:
-        x: (N, D) numbers. y: (N,) labels 0 … C−1, all known from the start, or names.
+        x: (N, D) numbers.
+        y: (N,) labels 0 … C−1, all known from the start, or names.
+        name, version: of the benchmark, in records.
         class_names: of classes 0, 1, ….
         standardise: whether the network's first layer standardises each feature by what has come so far.
         rows: so many of the first ones only; all if None.
         seed: of what was drawn for it, if anything was.
+        notes: for people who read its records.
 
     Raises:
         DataError: arrays that cannot be such rows; says which and where.
@@ -169,6 +172,7 @@ def read_rows_in_time(
     """Rows in time order from a CSV, TSV, JSON-lines or Parquet file, or an `.npz` with x, y and perhaps time.
 
     Args:
+        path: the file.
         features: columns of numbers (`*` stands for any characters); if none are given, all but the others.
         label: the column of classes: names, or whole numbers from 0.
         time: the column of times, ISO 8601 or seconds since 1970; the order of rows is that of time without it.
@@ -271,6 +275,7 @@ def generated(
 
     Args:
         generator: a class of `river.datasets.synth`, such as SEA.
+        rows: how many.
         concepts: parameters of each concept in turn.
         width: rows that a change takes, by `ConceptDriftStream`; 0 for a step.
         seed: of everything that is drawn.

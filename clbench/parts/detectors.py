@@ -63,6 +63,7 @@ def detector_of(name: DetectorName, settings: Mapping[str, Any]) -> Callable[[],
     """Return what makes a fresh detector.
 
     Args:
+        name: which.
         settings: arguments of River's class, such as {delta: 0.01}; {at: […]} for rows that are given.
 
     Raises:
