@@ -136,6 +136,7 @@ def test_peft_reads_the_low_rank_branches(strategy: str, tmp_path: Path) -> None
     [
         pytest.param("er-ace", {**TINY, "head": "cosine"}, id="a cosine head, which is a file beside it"),
         pytest.param("growing-head+finetune", TINY, marks=pytest.mark.slow),
+        pytest.param("coact", TINY, marks=pytest.mark.slow),  # a head of its own that is linear
         pytest.param(
             "finetune",
             {**SMALL, "iterations": 2, "model": "timm:resnet10t", "model.pad": True},

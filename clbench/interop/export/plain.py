@@ -100,15 +100,18 @@ def plain(engine: Engine, head: bool = True) -> Plain:
         raise IncompatibleError(
             f"{who} classifies by a rule of its own and not by the model's head. {INSTEAD}"
         )
-    scores = _scores(model.head, str(who), notes) if head else None
+    scores = _scores(model.head, model.feature_size, str(who), notes) if head else None
     pads = [
         hook for m in backbone.modules() for hook in m._forward_pre_hooks.values() if isinstance(hook, Pad)
     ]
     return Plain(backbone, scores, branches, pads[0].sides if pads else None, notes)
 
 
-def _scores(head: nn.Module, who: str, notes: list[str]) -> Scores:
+def _scores(head: nn.Module, size: int, who: str, notes: list[str]) -> Scores:
     """Return a head as a linear map.
+
+    Args:
+        size: D.
 
     Raises:
         IncompatibleError: it is none.
@@ -125,12 +128,24 @@ def _scores(head: nn.Module, who: str, notes: list[str]) -> Scores:
     elif isinstance(head, CosineHead):
         weight = unit(head.weight, head.eps) / head.temperature
         found = Scores(weight, weight.new_zeros(len(weight)), head.eps)
+    elif (linear := _asked(head, size)) is not None:
+        found = linear
     else:
         raise IncompatibleError(f"The head of {who} is a {type(head).__name__}, and no linear map. {INSTEAD}")
     if unseen is not None and unseen.any():
         found.weight[unseen], found.bias[unseen] = 0.0, MASKED
         notes.append(f"The logit of a class that was not seen is {MASKED:g}, as in the run.")
     return found
+
+
+def _asked(head: nn.Module, size: int) -> Scores | None:
+    """Return a head of a kind that is not known as the linear map that it is; None if it is none."""
+    head = copy.deepcopy(head).eval()
+    rows = torch.randn((8, size), generator=torch.Generator().manual_seed(0))
+    bias: Tensor = head(torch.zeros(1, size))[0]
+    found = Scores((head(torch.eye(size)) - bias).T.contiguous(), bias.clone())
+    right: Tensor = head(rows)
+    return found if bool(((found(rows) - right).abs() <= 1e-5 * right.abs().max()).all()) else None
 
 
 def whole(encoder: Pretrained) -> nn.Module:
