@@ -16,7 +16,7 @@ from clbench.reports.charts import UPLOT
 from clbench.reports.markup import ASSETS
 
 PAGE = Path(__file__).resolve().parent / "dependencies.md"
-EXTRAS = ("avalanche", "wandb", "tensorboard", "tune", "ray", "pandas", "text", "parquet")
+EXTRAS = ("avalanche", "wandb", "tensorboard", "tune", "ray", "pandas", "text", "parquet", "drift")
 NOTE = "<!-- Written by docs/licences.py; do not edit. -->\n\n"
 
 
