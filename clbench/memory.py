@@ -25,7 +25,10 @@ class Memory:
     Attributes:
         capacity: M, the most examples it holds.
         seen: how many examples it has been offered.
+        expected: bytes of a row, where they are known before any has come.
     """
+
+    expected = 0
 
     def __init__(self, capacity: int) -> None:
         if capacity < 0:
@@ -45,6 +48,15 @@ class Memory:
     def nbytes(self) -> int:
         """Bytes of the rows it may hold."""
         return sum(self.capacity * c[:1].nbytes for c in self._columns.values())
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row: of one that it holds, or of those that are expected; 0 where nothing tells."""
+        return sum(c[:1].nbytes for c in self._columns.values()) or self.expected
+
+    def expect(self, **rows: Tensor) -> None:
+        """Tell what rows will be like, by one or more of them in every column."""
+        self.expected = sum(values[:1].nbytes for values in rows.values())
 
     @property
     def place(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.memory import Chosen
-from clbench.parts import CrossEntropy, Replay
+from clbench.parts import CrossEntropy, Replay, expect_examples
 from clbench.ranges import Natural
 
 
@@ -29,6 +29,7 @@ class FrequencyAware(Replay):
 
     def setup(self, run: Run) -> None:
         self.memory = Chosen(self.capacity)  # type: ignore[assignment]
+        expect_examples(self.memory, run)
         self.counts, self.rooms = [0] * run.num_classes, [0] * run.num_classes
 
     def after_step(self, batch: Batch, out: Output) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.errors import IncompatibleError
 from clbench.memory import Chosen
-from clbench.parts import CrossEntropy, box
+from clbench.parts import CrossEntropy, box, expect_examples
 from clbench.ranges import Count, NotNegative, Positive, Share
 from clbench.strategy import overrides
 
@@ -55,6 +55,7 @@ class Dumb(Strategy):
         if few * int((counts > 0).sum()) >= self.capacity:  # then it is full
             run.foresee(self.capacity, self.batch_size, "the memory (memory, mini_batch)")
         self.memory = Chosen(self.capacity)
+        expect_examples(self.memory, run)
         self.seen: list[int] = []  # classes, in the order of their first example
         self.start = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
 

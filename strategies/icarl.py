@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, register
 from clbench.memory import Chosen
-from clbench.parts import CrossEntropy, binary_loss, nearness
+from clbench.parts import CrossEntropy, binary_loss, expect_examples, nearness
 from clbench.ranges import Natural
 from clbench.types import MASKED
 
@@ -40,6 +40,7 @@ class NearestMean(Strategy):
 
     def setup(self, run: Run) -> None:
         self.memory = Chosen(self.capacity)
+        expect_examples(self.memory, run)
         self.seen = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,) also at present
         self.old = torch.zeros_like(self.seen)  # (C,) before, and not at present
         self.deck = torch.zeros(0, dtype=torch.int64, device=run.device)  # (M,) order of this pass

@@ -11,7 +11,7 @@ from typing import Any
 
 from clbench import Batch, Output, Run, Strategy, chain, register
 from clbench.memory import Reservoir
-from clbench.parts import CrossEntropy, DetectorName, Watch
+from clbench.parts import CrossEntropy, DetectorName, Watch, expect_examples
 from clbench.ranges import Count, Natural
 
 
@@ -39,6 +39,7 @@ class ReplayOfTheConcept(Watch):
     def setup(self, run: Run) -> None:
         super().setup(run)
         self.memory = Reservoir(self.capacity)
+        expect_examples(self.memory, run)
         self.since: int | None = None  # steps since the last drift
 
     def extend(self, batch: Batch) -> Batch:

@@ -146,7 +146,7 @@ def places_of(
         for name in model.model_fields:
             if (section, name) not in FULL_ONLY:
                 add(name, (section, name))
-    for name in ("precision", "channels_last", "threads", "selection"):
+    for name in ("precision", "channels_last", "threads", "memory_budget", "selection"):
         add(name, (name,))
     add("model", ("model", "name"))
     add("weights", ("model", "weights"))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from clbench.config.selection import DEFAULTS, Selection
 from clbench.errors import ConfigError, choices
@@ -203,10 +213,27 @@ class Seeds(_Tree):
     data: Seed
 
 
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _bytes(given: Any) -> Any:
+    """Return `10MB` or `1.5 GiB` as a number of bytes; what is no text as it is."""
+    if not isinstance(given, str):
+        return given
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?) ?([A-Za-z]*)", given.strip())
+    units = {unit.lower(): size for unit, size in _UNITS.items()}
+    size = units.get((found[2] or "B").lower()) if found else None
+    if found is None or size is None:
+        raise ValueError(f"takes bytes, or a size such as 10MB or 1.5GiB; units are {', '.join(_UNITS)}")
+    return int(float(found[1]) * size) if "." in found[1] else int(found[1]) * size
+
+
 class RunConfig(_Tree):
     """Everything that decides a run's numbers, resolved. Its hash is part of the run's id.
 
     Attributes:
+        memory_budget: bytes, or a size such as 10MB, that a strategy may hold beside the network: examples, features,
+            teachers, prototypes, and what it adds to the network. One that would hold more is refused.
         threads: CPU threads of the numeric libraries, in each process of the run: sums are taken in another order with
             another number, and a long training makes other results of that.
         selection: how the hyper-parameters were chosen: defaults, fixed, or the protocol that `clbench tune` writes
@@ -224,8 +251,15 @@ class RunConfig(_Tree):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     threads: Annotated[int, Field(ge=1, le=4096), HELD] = 1
+    memory_budget: Annotated[int, Field(ge=0, le=1 << 50), BeforeValidator(_bytes), HELD] | None = None
     seeds: Seeds
     selection: Selection = DEFAULTS
+
+    @model_serializer(mode="wrap")
+    def _as_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a budget that there is not: ids and rows are as before there could be one."""
+        tree: dict[str, Any] = write(self)
+        return {key: value for key, value in tree.items() if (key, value) != ("memory_budget", None)}
 
     def parts(self) -> list[str]:
         """Return the registered names of a chain, in order."""

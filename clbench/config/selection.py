@@ -26,7 +26,7 @@ CHOOSING = ("validation", "oracle")
 _FIRST = re.compile(r"first-([1-9]\d*)-experiences")
 _LISTED = ("first-2-experiences", *CHOOSING, FIXED, DEFAULTS)
 
-NOT_CHOSEN = ("seeds", "evaluation", "threads", "selection")
+NOT_CHOSEN = ("seeds", "evaluation", "threads", "memory_budget", "selection")
 """Settings that no protocol chooses; whoever changes one leaves the others as they were chosen."""
 
 Address = tuple[str, ...]

@@ -22,6 +22,7 @@ from clbench.config import Execution, OptimConfig, RunConfig
 from clbench.engine.batch_of_one import check_stream, explained, lasting
 from clbench.engine.capture import Gradients
 from clbench.engine.costs import costs, memories_of, peak_memory
+from clbench.engine.holding import Holding, weight_bytes
 from clbench.engine.loading import Feed
 from clbench.engine.observer import Observer, ObserverWarning
 from clbench.engine.points import Points
@@ -108,6 +109,7 @@ class Engine(Services):
         self._running = Running(self.input_shape) if benchmark.transform.running else None
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
+        bare = weight_bytes(model) + weight_bytes(self._running)
         for part in parts:
             self.model = part.wrap(self.model)
         if self._running is not None:
@@ -130,6 +132,8 @@ class Engine(Services):
         for part in parts:
             part.setup(seen)
         check_memory(self, memories_of(strategy))
+        self.holding = Holding(self, bare)
+        self.holding.look()
         check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
         check_stream(self, self.train[1:], lasting(self))
         self.gradients = Gradients(self, self.backward)
@@ -259,6 +263,7 @@ class Engine(Services):
                 self.optimizer = self._new_optimizer()
             self._admit(exp)
             self._call("begin_experience", visible)
+            self.holding.look()
             self.gradients.forget()
             with self.clock.stopped():
                 self.evaluator.begin_experience(exp)
@@ -279,6 +284,7 @@ class Engine(Services):
         self.gradients.forget()
         self._call("end_experience", visible)
         with self.clock.stopped():
+            self.holding.look()
             if trainer is not None and self.step > began:
                 self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
             self.evaluator.end_experience()
@@ -346,6 +352,8 @@ class Engine(Services):
         """End an iteration: count it, look at its losses, evaluate."""
         self.place.step += 1
         self.examples += examples
+        if self.step == 1:  # now memories tell how large their rows are
+            self.holding.look()
         if self._trace.full:
             self._flush()
         evaluation, ends = self.config.evaluation, self.at_last_step  # the end is evaluated when all is done
@@ -531,6 +539,7 @@ class Engine(Services):
             "place": asdict(self.place),
             "counters": {
                 **{name: getattr(self, name) for name in self._COUNTERS},
+                "held_bytes": self.holding.most,
                 "train_seconds": self.clock.seconds,
             },
             "order": None if order is None else {"rows": order.rows, "view": order.view},
@@ -552,6 +561,7 @@ class Engine(Services):
         self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
+        self.holding.most = state["counters"]["held_bytes"]
         self.clock.by = {"before": float(state["counters"]["train_seconds"])}
         order = state["order"]
         self._order = None if order is None else Order(order["rows"], order["view"])
@@ -576,6 +586,7 @@ class Engine(Services):
         """
         return {
             **costs(self),
+            "held_bytes": self.holding.most,
             "train_seconds": round(self.clock.seconds, 3),
             "eval_seconds": round(self.evaluator.clock.seconds, 3),
             "peak_memory_bytes": peak_memory(self.device),

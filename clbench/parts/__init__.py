@@ -143,6 +143,7 @@ from clbench.parts.replay import (
     Episodes as Episodes,
     Rehearsal as Rehearsal,
     Replay as Replay,
+    expect_examples as expect_examples,
 )
 from clbench.parts.sessions import (
     LearnFirst as LearnFirst,

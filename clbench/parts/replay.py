@@ -9,9 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench.memory import Archive, ReservoirKind, reservoir
+from clbench.memory import Archive, Memory, ReservoirKind, reservoir
 from clbench.strategy import Run, Strategy
 from clbench.types import Batch, Experience, Output
+
+
+def expect_examples(memory: Memory, run: Run, **more: Tensor) -> None:
+    """Tell a memory how large the stream's examples are, so that a budget is checked before any comes.
+
+    Args:
+        memory: of the columns of `Batch.examples`. more: a row or more of each other column.
+    """
+    first = run.train[0].data
+    x, y = first.take(torch.arange(min(1, len(first))))
+    memory.expect(x=x, y=y, task=y, **more)
 
 
 class Rehearsal(Strategy):
@@ -31,6 +42,8 @@ class Rehearsal(Strategy):
 
     def setup(self, run: Run) -> None:
         self.memory = reservoir(self.kind, self.capacity)
+        if self.draw != 0:
+            expect_examples(self.memory, run)
 
     def due(self, batch: Batch) -> int:
         """Return how many examples are drawn for a batch."""
@@ -78,6 +91,7 @@ class DarkReplay(Rehearsal):
         if self.alpha or self.beta:
             run.foresee_draw(self.capacity, self.draw)
         super().setup(run)
+        expect_examples(self.memory, run, logits=torch.empty(1, run.num_classes))
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         n, losses = self.due(batch), dict[str, Tensor]()
@@ -114,6 +128,7 @@ class Episodes(Strategy):
 
     def setup(self, run: Run) -> None:
         self.memory = Archive(self.capacity)
+        expect_examples(self.memory, run)
 
     def end_experience(self, exp: Experience) -> None:
         share, rest = divmod(self.capacity, len(self.run.train))

@@ -31,6 +31,12 @@ UPPER_BOUNDS = frozenset(("joint", "offline"))
 """Strategies that have all data: shown, but no rivals."""
 
 
+def held_bytes(budget: Mapping[str, Any]) -> int:
+    """Return what a strategy held beside the network at most; of an older record, its state at the end."""
+    held: int = budget.get("held_bytes", budget["strategy_state_bytes"])
+    return held
+
+
 def is_bound(strategy: str) -> bool:
     """Whether a strategy, or a part of a chain, has all data."""
     return not UPPER_BOUNDS.isdisjoint(strategy.split("+"))
@@ -246,6 +252,7 @@ class Row:
         if not budgets:
             return {}
         costs = {name: sum(budget[name] for budget in budgets) / len(budgets) for name in COSTS}
+        costs["held_bytes"] = sum(map(held_bytes, budgets)) / len(budgets)
         read = [[budget.get(name) for name in JOULES] for budget in budgets]
         known = [[value for value in row if value is not None] for row in read]
         if known[0] and len({tuple(value is None for value in row) for row in read}) == 1:

@@ -246,12 +246,13 @@ def _ran(rows: Sequence[Row], folder: Path) -> Markup:
     flat = [grouping.flatten(row.config) for row in known]
     apart = {*grouping.differing(flat), "strategy"}
     shared = {key: value for key, value in flat[0].items() if key not in apart}
-    heads = ("strategy", "settings", "network", "parameters", "memory", "runs")
+    heads = ("strategy", "settings", "network", "parameters", "memory", "held", "runs")
     lines = []
     for row, config in zip(known, flat, strict=True):
         own = {key: value for key, value in config.items() if key in apart and key != "strategy"}
         costs = row.costs
-        numbers = f"{costs['parameters']:,.0f}" if costs else NONE, size_of(costs) if costs else NONE
+        sizes = size_of(costs), size_of(costs, "held_bytes")
+        numbers = (f"{costs['parameters']:,.0f}", *sizes) if costs else (NONE,) * 3
         line = (
             frame.called(row.strategy),
             tag("td", _settings(own), class_="words long"),

@@ -90,9 +90,9 @@ def _seconds(value: Interval | None) -> str:
     return f"{value.mean:,.{0 if value.mean >= 100 else 1 if value.mean >= 1 else 2}f}"
 
 
-def size_of(costs: Mapping[str, float]) -> str:
-    """Return the size of a memory, in kB or MB."""
-    size = costs.get("memory_bytes", 0.0)
+def size_of(costs: Mapping[str, float], of: str = "memory_bytes") -> str:
+    """Return the size of a memory, or of all that is held, in kB or MB."""
+    size = costs.get(of, 0.0)
     if size == 0:
         return "0"
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"

@@ -67,7 +67,7 @@ Seeds = Annotated[dict[str, int], Keys(order=Seed, init=Seed, data=Seed)]
 Config = Annotated[
     Tree,
     Keys(
-        {"threads": Threads},
+        {"threads": Threads, "memory_budget": Amount},
         **dict.fromkeys(("benchmark", "strategy", "precision", "selection"), Name),
         **dict.fromkeys(("optim", "train", "evaluation"), Tree),
         stream=Annotated[Tree, Some({"seed": Seed})],
@@ -118,7 +118,7 @@ Environment = Annotated[
 Budget = Annotated[
     Tree,
     Keys(
-        dict.fromkeys(("whole_cpu_joules", "whole_gpu_joules"), NotNegative | None),
+        {**dict.fromkeys(("whole_cpu_joules", "whole_gpu_joules"), NotNegative | None), "held_bytes": Amount},
         **dict.fromkeys(("steps", "updates", "stream_examples", "forward_examples", "parameters"), Amount),
         **dict.fromkeys(("trainable_parameters", "memory_examples", "memory_bytes"), Amount),
         **dict.fromkeys(("strategy_state_bytes", "peak_memory_bytes"), Amount),

@@ -273,6 +273,7 @@ COUNTED = (
     "forward_examples",
     "memory_bytes",
     "strategy_state_bytes",
+    "held_bytes",
 )
 
 

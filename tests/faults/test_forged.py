@@ -143,6 +143,10 @@ def test_what_is_not_forged_is_taken(runs: dict[str, Path], tmp_path: Path) -> N
             r"budget\.memory_bytes is 0, and budget\.memory_examples",
         ),
         (
+            lambda r: (r["config"].update(memory_budget=1), r["budget"].update(held_bytes=2)),
+            r"budget\.held_bytes is 2, and config\.memory_budget 1",
+        ),
+        (
             lambda r: r["budget"].update(forward_examples=0),
             r"budget\.forward_examples is 0, and budget\.updates",
         ),

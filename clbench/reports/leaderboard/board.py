@@ -151,7 +151,10 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
         Column("seeds", tuple(Text(_seeds(row), value=len(row.seeds)) for row in rows)),
         Column("network", tuple(Text(row.model) for row in rows), words=True),
         Column("selection", tuple(Text(row.selection) for row in rows), words=True),
-        Column("memory", tuple(Text(size_of(of), value=of.get("memory_bytes", 0.0)) for of in costs)),
+        *(
+            Column(head, tuple(Text(size_of(of, key), value=of.get(key, 0.0)) for of in costs))
+            for head, key in (("memory", "memory_bytes"), ("held", "held_bytes"))
+        ),
         cost("forwards", "forward_examples"),
         cost("train s", "train_seconds", ",.1f"),
         *([cost(ENERGY, "joules", ",.1f", 1e3)] if any("joules" in of for of in costs) else []),

@@ -159,6 +159,9 @@ def contradictions(record: Record, curve: Curve) -> Iterator[str]:
             yield f"its budget.{spent} is 0, and budget.{of} {record.budget[of]}"
     if (some := record.budget["trainable_parameters"]) > (every := record.budget["parameters"]):
         yield f"its budget.trainable_parameters is {some}, and budget.parameters {every}"
+    held, granted = record.budget.get("held_bytes", 0), config.get("memory_budget")
+    if granted is not None and held > granted:
+        yield f"its budget.held_bytes is {held}, and config.memory_budget {granted}"
     for name in record.benchmark.get("metrics", ()):
         if name not in record.metrics:
             yield f"its benchmark.metrics names {name!r:.80}, and its metrics do not have it"

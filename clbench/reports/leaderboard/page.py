@@ -23,8 +23,9 @@ Percent; mean ± half the 95 % t-interval over seeds. Rows are in the order of t
 that allows: after all rivals that are better with certainty, before all that are worse (paired by seed, over all pairs
 of a table, at 5 % after Holm's correction). So a wide range means that the seeds do not tell. Fewer than {ranked_from}
 seeds give no rank; upper bounds, and settings chosen on the test stream (`oracle`), are no rivals. Seeds count from 0
-where a row does not list its own. Costs are means over seeds; seconds depend on the machine, so compare them within a
-table at most.
+where a row does not list its own. Memory is the examples that are kept; held is all that a strategy holds beside the
+network (these, features, teachers, prototypes, what it adds to the network; of records without `held_bytes`, its state
+at the end). Costs are means over seeds; seconds depend on the machine, so compare them within a table at most.
 """
 
 
