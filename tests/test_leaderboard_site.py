@@ -51,7 +51,13 @@ def record(strategy: str, seed: int, accuracy: float, root: Path, **changes: Any
             "system": "s",
             "threads": 1,
         },
-        budget={"train_seconds": 1.0, "forward_examples": 100, "memory_bytes": 0, "parameters": 10},
+        budget={
+            "train_seconds": 1.0,
+            "forward_examples": 100,
+            "memory_bytes": 0,
+            "strategy_state_bytes": 0,
+            "parameters": 10,
+        },
         metrics=compute(curve),
         curve_file={"file": "", "sha256": curve.sha256()},
         selection="fixed",
@@ -80,7 +86,14 @@ def site(tmp_path: Path) -> Path:
 
 def test_joules_are_shown_where_all_of_a_row_were_read(site: Path, tmp_path: Path) -> None:
     def budget(**read: float | None) -> dict[str, Any]:
-        return {"train_seconds": 1.0, "forward_examples": 100, "memory_bytes": 0, "parameters": 10, **read}
+        return {
+            "train_seconds": 1.0,
+            "forward_examples": 100,
+            "memory_bytes": 0,
+            "strategy_state_bytes": 0,
+            "parameters": 10,
+            **read,
+        }
 
     root = tmp_path / "measured"
     records = [record("all", 0, 0.5, root, budget=budget(whole_cpu_joules=2500.0, whole_gpu_joules=None))]

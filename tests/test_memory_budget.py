@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 import clbench
-from clbench import chain, make_strategy
+from clbench import chain
 from clbench.config import Execution, resolve
 from clbench.engine.holding import ADDED
 from clbench.errors import ClbenchError, ConfigError, IncompatibleError

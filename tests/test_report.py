@@ -463,7 +463,13 @@ def test_a_suite_chooses_its_columns() -> None:
 
 def test_the_page_says_what_ran_and_links_to_the_runs(tmp_path: Path) -> None:
     def ran(strategy: str, seed: int, memory: int, **params: object) -> Cell:
-        budget = {"train_seconds": 1.0, "forward_examples": 9, "memory_bytes": memory, "parameters": 17610}
+        budget = {
+            "train_seconds": 1.0,
+            "forward_examples": 9,
+            "memory_bytes": memory,
+            "strategy_state_bytes": memory,
+            "parameters": 17610,
+        }
         folder = tmp_path / "runs" / f"{strategy} {seed}"
         record = SimpleNamespace(
             status="done", budget=budget, model={"name": "mlp"}, folder=folder, note="", files={}

@@ -52,7 +52,8 @@ class Record:
         environment: machine, Python, libraries, device, threads, how torch's switches stood (`numerics`), and processes
             where there were several.
         budget: what it cost; units in the names. `whole_cpu_joules` and `whole_gpu_joules` are of the whole machine
-            and GPU, None where they cannot be read; records from before they were read lack them.
+            and GPU, None where they cannot be read; records from before they were read lack them. `held_bytes` is what
+            the strategy held at most beside the network, a memory counted as full; older records lack it.
         metrics: name → value, None where it is not defined; computed from the curve, never by a strategy.
         curve_file: file name and SHA-256 of the evidence; `curve` in the file.
         selection: how the hyper-parameters were chosen.

@@ -194,7 +194,7 @@ def test_what_is_not_forged_is_taken(runs: dict[str, Path], tmp_path: Path) -> N
             r"experience 0 has 5 steps, which are no 2 passes \(config\.train\.epochs\)",
         ),
     ],
-    ids=range(35),
+    ids=range(36),
 )
 def test_a_record_that_contradicts_itself_is_refused(
     runs: dict[str, Path], tmp_path: Path, change: Callable[[Tree], object], said: str
