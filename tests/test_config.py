@@ -143,7 +143,7 @@ def test_text_that_is_no_yaml_is_text() -> None:
         (
             "memry",
             1,
-            r"There is no setting 'memry'\. Did you mean 'memory'\? Also near: every; \d+ are known",
+            r"There is no setting 'memry'\. Did you mean 'memory'\? Also near: every, memory_budget; \d+ are known",
         ),
         ("device", "cpu", r"^'device' says how runs are carried out, .* give it as --device cpu"),
         ("workers", 2, r"give it as --workers N of `clbench suite`, or .*execution=\{'workers': N\}"),

@@ -467,7 +467,7 @@ def test_the_page_says_what_ran_and_links_to_the_runs(tmp_path: Path) -> None:
             "train_seconds": 1.0,
             "forward_examples": 9,
             "memory_bytes": memory,
-            "strategy_state_bytes": memory,
+            "strategy_state_bytes": memory + 500,
             "parameters": 17610,
         }
         folder = tmp_path / "runs" / f"{strategy} {seed}"
@@ -487,8 +487,8 @@ def test_the_page_says_what_ran_and_links_to_the_runs(tmp_path: Path) -> None:
     content = report.write_report(given, tmp_path / "runs" / "suite", "T", "c").read_text(encoding="utf-8")
     _, _, below = content.partition("What ran")
     table, _, shared = (re.sub(r"(<[^>]*>\s*)+", "|", part) for part in below.partition("</table>"))
-    assert "|er|er.memory=100|mlp|17,610|8.0 kB|0|, |3|" in table
-    assert "|&lt;ewc&gt;|ewc.strength=2.5|ewc.fisher=sampled|mlp|17,610|0|0|" in table
+    assert "|er|er.memory=100|mlp|17,610|8.0 kB|8.5 kB|0|, |3|" in table
+    assert "|&lt;ewc&gt;|ewc.strength=2.5|ewc.fisher=sampled|mlp|17,610|0|0.5 kB|0|" in table
     assert "|What all share|optim.lr=0.1|selection=fixed|train.epochs=3|" in shared
     links = [of for name, of in Page(content).attributes if name == "a.href" and not of.startswith("#")]
     assert links == ["../er%200/", "../er%203/", "../%3Cewc%3E%200/", "results.csv", "table.md"]
