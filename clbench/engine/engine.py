@@ -561,7 +561,7 @@ class Engine(Services):
         self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
-        self.holding.most = state["counters"]["held_bytes"]
+        self.holding.most = state["counters"].get("held_bytes", 0)  # not in older checkpoints
         self.clock.by = {"before": float(state["counters"]["train_seconds"])}
         order = state["order"]
         self._order = None if order is None else Order(order["rows"], order["view"])
