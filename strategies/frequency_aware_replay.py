@@ -26,6 +26,7 @@ class FrequencyAware(Replay):
 
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "counts", "rooms")
+    parallel = True
 
     def setup(self, run: Run) -> None:
         self.memory = Chosen(self.capacity)  # type: ignore[assignment]
@@ -48,7 +49,7 @@ class FrequencyAware(Replay):
         labels = exp.data.y().to(device)
         keys = torch.rand(len(labels), generator=rng, device=device)
         mine = best(keys, labels, limit)
-        raw, y = exp.data.take(mine.cpu())
+        raw, y = exp.data.take(mine.to("cpu"))
         come = {"x": raw.to(device), "y": y.to(device), "key": keys[mine]}
         come["task"] = torch.full_like(come["y"], exp.task)
         if len(self.memory):

@@ -99,7 +99,7 @@ class FrequencyReplay(Strategy):
             rows, before = (labels == c).nonzero().squeeze(1), (held == c).nonzero().squeeze(1)
             n = min(renewed(self.per_class, self.counts[c]), len(rows))
             chosen = rows[torch.randperm(len(rows), generator=rng, device=rng.device)[:n]]
-            raw, y = exp.data.take(chosen.cpu())
+            raw, y = exp.data.take(chosen.to("cpu"))
             x, y = raw.to(self.run.device), y.to(self.run.device)
             kept.append({"x": x, "y": y, "task": torch.full_like(y, exp.task)})
             gone = max(len(before) + n - self.per_class, 0)

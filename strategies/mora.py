@@ -75,6 +75,7 @@ class RankOneExperts(LowRankTuning):
     """Experts of all experiences take part, and the present one's are trained."""
 
     needs = frozenset({"boundaries"})
+    parallel = True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class River(Strategy):
     """
 
     waits = 2
+    parallel = "its learner learns one row after the other, and each process would see a part of them"
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
@@ -57,14 +58,17 @@ class River(Strategy):
         if self.run.epoch:
             return
         x, y, rows = (batch.firsts(column) for column in (batch.raw, batch.y, batch.index))
-        self._learn(self.run.normalise(x), torch.stack([y, rows], 1).tolist(), self.run.experience)
+        self._learn(self.run.normalise(x), torch.stack([y, rows], 1), self.run.experience)
 
-    def _learn(self, x: Tensor, told: list[list[int]], experience: int) -> None:
-        for features, (label, row) in zip(x.flatten(1).tolist(), told, strict=True):
+    def _learn(self, x: Tensor, told: Tensor, experience: int) -> None:
+        for features, (label, row) in zip(x.flatten(1).tolist(), told.tolist(), strict=True):
             self.model.learn_one(dict(enumerate(features)), label)
             self.learned.append((experience, row))
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        return self.run.mask_tasks(self._scores(x).to(x.device), task)
+
+    def _scores(self, x: Tensor) -> Tensor:
         scores = torch.zeros((len(x), self.run.num_classes))
         for i, features in enumerate(x.flatten(1).tolist()):
             found = self.model.predict_proba_one(dict(enumerate(features)))
@@ -72,7 +76,7 @@ class River(Strategy):
                 scores[i, c] = probability
             if found:
                 scores[i, max(found, key=found.get)] += 1
-        return self.run.mask_tasks(scores.to(x.device), task)
+        return scores
 
     # A learner is no tensor: a checkpoint holds which rows it has learned, and it learns them again.
 
@@ -82,12 +86,12 @@ class River(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model, self.learned = make(self.learner), []
         train: Stream = self.run.train
-        learned = state["learned"].cpu()
+        learned = state["learned"].to("cpu")
         for experience in learned[:, 0].unique_consecutive().tolist():
             rows = learned[learned[:, 0] == experience, 1]
             x, y = train[experience].data.take(rows)
             x = self.run.normalise(x.to(self.run.device))
-            self._learn(x, torch.stack([y, rows], 1).tolist(), experience)
+            self._learn(x, torch.stack([y, rows], 1), experience)
 
 
 @register("river", family="drift")

@@ -133,7 +133,8 @@ class Engine(Services):
             part.setup(seen)
         check_memory(self, memories_of(strategy))
         self.holding = Holding(self, bare)
-        self.holding.look()
+        if config.memory_budget is not None:  # what is refused is refused before anything is trained
+            self.holding.look()
         check_stream(self, self.train[:1], [norm for norm in self.norms_of_two if norm.training])
         check_stream(self, self.train[1:], lasting(self))
         self.gradients = Gradients(self, self.backward)
@@ -539,9 +540,9 @@ class Engine(Services):
             "place": asdict(self.place),
             "counters": {
                 **{name: getattr(self, name) for name in self._COUNTERS},
-                "held_bytes": self.holding.most,
                 "train_seconds": self.clock.seconds,
             },
+            "held_bytes": self.holding.most,
             "order": None if order is None else {"rows": order.rows, "view": order.view},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -561,7 +562,7 @@ class Engine(Services):
         self.place = Place(**state["place"])
         for name in self._COUNTERS:
             setattr(self, name, state["counters"][name])
-        self.holding.most = state["counters"].get("held_bytes", 0)  # not in older checkpoints
+        self.holding.most = state.get("held_bytes", 0)  # older checkpoints do not know it
         self.clock.by = {"before": float(state["counters"]["train_seconds"])}
         order = state["order"]
         self._order = None if order is None else Order(order["rows"], order["view"])

@@ -18,7 +18,9 @@ def expect_examples(memory: Memory, run: Run, **more: Tensor) -> None:
     """Tell a memory how large the stream's examples are, so that a budget is checked before any comes.
 
     Args:
-        memory: of the columns of `Batch.examples`. more: a row or more of each other column.
+        memory: of the columns of `Batch.examples`.
+        run: whose stream it is.
+        more: a row or more of each other column.
     """
     first = run.train[0].data
     x, y = first.take(torch.arange(min(1, len(first))))
