@@ -318,8 +318,8 @@ class Strategy:
         waits: how often the host waits for a GPU in a step, at most (`clbench check --rehearse-gpu` counts).
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so. keeps_rows: that its `extend` gives exactly the rows that it got.
-        exempt: checks of the contract that it cannot pass by itself, by name, each with the reason; that it passes one
-            after all is a failure, too.
+        exempt: checks of the contract that it cannot pass by itself, with the reasons; one that it passes is a failure.
+        language: that it holds for language, too, where an example has a label for each of its positions.
         architecture: the kind of network that checks build for it: "vit", a vision transformer of timm; "clip", a dual
             encoder; "", any.
 
@@ -337,6 +337,7 @@ class Strategy:
     waits: int = 0
     from_start: bool = False
     keeps_rows: ClassVar[bool] = False
+    language: ClassVar[bool] = False
     architecture: ClassVar[str] = ""
     name: str = ""
     run: Run
@@ -371,8 +372,7 @@ class Strategy:
         """Before the first step of an experience."""
 
     def order(self, exp: Experience, epoch: int) -> Order | None:
-        """Return the rows of one pass, in order; None leaves it to a random permutation. One part of a chain at
-        most."""
+        """Return the rows of a pass, in order; None leaves it to a random permutation. One part of a chain at most."""
         return None
 
     def train_experience(self, exp: Experience) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 HIDDEN = -1
 """The task label of a row whose task the learner may not know."""
 
+IGNORED = -1
+"""The label of a position that does not count, where every position of an example has one."""
+
 MASKED = -1e4
 """Logit of a class that is out of the question, such as another task's. Finite, so that differences of stored logits
 and 0 · log 0 stay numbers; its softmax is 0 exactly in float32."""
@@ -45,7 +48,7 @@ class Batch:
 
     Attributes:
         x: (B, …) float, augmented and normalised, what the model sees.
-        y: (B,) int64 labels.
+        y: (B,) int64 labels; (B, L), one for each position, of language.
         task: (B,) int64 task labels, `HIDDEN` where the setting tells none.
         raw: (B, …) as stored in the data set, before augmentation: what a memory may keep.
         index: (B,) int64 row of each example in its experience's data; −1 for rows that are not of it.
@@ -80,16 +83,9 @@ class Batch:
         if self.new == len(self.y):
             return self
         n = self.new
-        return Batch(
-            self.x[:n],
-            self.y[:n],
-            self.task[:n],
-            self.raw[:n],
-            self.index[:n],
-            self.view[:n],
-            n,
-            self.first,
-        )
+        rows = (self.x, self.y, self.task, self.raw, self.index, self.view)
+        x, y, task, raw, index, view = (tensor[:n] for tensor in rows)
+        return Batch(x, y, task, raw, index, view, n, self.first)
 
     def firsts(self, values: Tensor) -> Tensor:
         """Return those of the values (B, …), one per row, that belong to the first view of an example of the stream."""
@@ -109,14 +105,14 @@ class Batch:
             task: (M,) int64 task labels.
             raw: (M, …) the inputs as stored.
         """
-        outside = torch.full_like(y, -1)
+        outside = torch.full_like(task, -1)
         return Batch(
             torch.cat([self.x, x]),
             torch.cat([self.y, y]),
             torch.cat([self.task, task]),
             torch.cat([self.raw, raw]),
             torch.cat([self.index, outside]),
-            torch.cat([self.view, torch.zeros_like(y)]),
+            torch.cat([self.view, torch.zeros_like(task)]),
             self.new,
             self.first,
         )
@@ -128,7 +124,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the model says of a batch: logits (B, C) and features (B, D), both float32 whatever the precision."""
+    """What the model says of a batch: logits (B, C) and features (B, D), both float32 whatever the precision.
+
+    Of language, (B, L, C) and (B, L, D)."""
 
     logits: Tensor
     features: Tensor
@@ -137,8 +135,8 @@ class Output:
         return f"<Output: logits {_times(self.logits.shape)}, features {_times(self.features.shape)}>"
 
     def cross_entropy(self, y: Tensor) -> Tensor:
-        """() the mean of −log p(y|x) over rows with labels (B,), p the softmax of the logits."""
-        return F.cross_entropy(self.logits, y)
+        """() the mean of −log p(y|x) over labels (B,), or (B, L) that are not `IGNORED`; p = softmax(logits)."""
+        return F.cross_entropy(self.logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED)
 
 
 class LateOutput(Output):
@@ -236,7 +234,7 @@ class Pool:
 
     Attributes:
         x: (P, …) uint8 images, float32 features, or int64 tokens or features; may be a memory map of a file.
-        y: (P,) int64 labels.
+        y: (P,) int64 labels; (P, L) of language.
         file: what x is a memory map of; None where it is none.
         also: (P, R) int64, further labels that are right, −1 where there is none; None where every example has one.
     """
@@ -367,7 +365,7 @@ class Data:
         ends = sizes.cumsum(0)
         which = torch.searchsorted(ends, index, right=True)
         x = torch.empty((len(index), *self.input_shape), dtype=self.parts[0][0].x.dtype)
-        y = torch.empty(len(index), dtype=torch.int64)
+        y = torch.empty((len(index), *self.parts[0][0].y.shape[1:]), dtype=torch.int64)
         for p in which.unique().tolist():
             at = (which == p).nonzero().squeeze(1)
             start = int(ends[p] - sizes[p])
@@ -472,6 +470,7 @@ class Setting:
         memory: raw examples a strategy may keep; 0 is rehearsal-free, None leaves it to the strategy.
         documents: whether it is about retrieval: classes are documents, examples are documents and queries in tokens,
             and experiences tell which (`Experience.documents`). Documents that have not come yet are no answers.
+        language: whether classes are tokens, examples blocks of them, and every position has the next one as its label.
     """
 
     shift: Literal["class", "domain", "task"] = "class"
@@ -480,6 +479,7 @@ class Setting:
     passes: int | None = None
     memory: int | None = None
     documents: bool = False
+    language: bool = False
 
     def offers(self) -> frozenset[str]:
         """Return the needs (`NEEDS`) that this setting meets. Past data is granted to bounds everywhere."""

@@ -85,7 +85,7 @@ class NamedRows(Strategy):
         linear: bool | None,
         width: int | None,
     ) -> None:
-        self.kind, self.prompt, self.language = rows, prompt, language
+        self.kind, self.prompt, self.reader = rows, prompt, language
         self.scale, self.cosine, self.linear, self.width = scale, cosine, linear, width
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -122,7 +122,7 @@ class NamedRows(Strategy):
                 f"{self.run.num_classes}. rows=random, orthogonal or etf need none."
             )
         texts = [self.prompt.replace("{}", name.replace("_", " ")) for name in names]
-        return F.normalize(said_of(texts, model, self.language), dim=1)
+        return F.normalize(said_of(texts, model, self.reader), dim=1)
 
     def _drawn(self, size: int) -> Tensor:
         """(C, E)"""

@@ -30,6 +30,12 @@ def check_needs(strategy: Strategy, benchmark: Benchmark) -> None:
         raise IncompatibleError(
             f"{strategy} needs {unmet}, which {benchmark.id} does not give; it gives {given}."
         )
+    if benchmark.setting.language and (others := [part for part in strategy.parts if not part.language]):
+        raise IncompatibleError(
+            f"{strategy} is made for examples with one label each, and in {benchmark.id} every position of a block of "
+            f"tokens has one: {type(others[0]).__name__} does not declare `language = True`. Take finetune, er, "
+            "replay-fraction, or another one that the page on language lists."
+        )
 
 
 def check_parallel(strategy: Strategy, execution: Execution) -> None:

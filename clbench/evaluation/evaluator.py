@@ -52,6 +52,11 @@ class ContinualEvaluator:
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
         self.run, self.config = run, config
+        if run.benchmark.setting.language and config.level != "exact":
+            raise IncompatibleError(
+                f"{run.benchmark.name} is evaluated exactly, as all that its metrics know of is sums of losses; leave "
+                f"out evaluation.level={config.level}."
+            )
         if config.indexed and not run.benchmark.setting.documents:
             raise IncompatibleError(
                 f"evaluation.indexed looks at documents, of which {run.benchmark.name} has none; set it to 0."
@@ -218,11 +223,7 @@ class ContinualEvaluator:
             test = self._full
             self._exact.load(weights)
             values = self._ticker.values(self._exact, test, self._portions["exact"])
-            counts, right = test.sums(values), values[0]
-            correct = torch.zeros(run.num_classes, dtype=torch.float64, device=run.device)
-            correct = correct.index_add_(0, test.y, right).long()
-            total = torch.bincount(test.y, minlength=run.num_classes)
-            found = counts.cpu().numpy()
+            found, right = test.sums(values).cpu().numpy(), values[0]
             self.curve.append(
                 step=run.step,
                 examples=run.examples,
@@ -232,13 +233,12 @@ class ContinualEvaluator:
                 total=test.totals,
                 loss=found[1],
                 full=True,
-                **_ranks(found),
+                **test.more(found, 1),
             )
-            # A class that was not taught yet and is named by chance has not been learned, so cannot be
-            # forgotten.
-            exposed = self._exposed()
-            held = present_in(run.benchmark, run.train, experience)
-            self.curve.append_classes(correct.cpu().numpy() * exposed, total.cpu().numpy() * exposed, held)
+            if not run.benchmark.setting.language:
+                # A class that was not taught yet and is named by chance has not been learned, so cannot be forgotten.
+                named, of = (table * self._exposed() for table in test.by_class(right, run.num_classes))
+                self.curve.append_classes(named, of, present_in(run.benchmark, run.train, experience))
             if self.config.network:
                 self.curve.append_network(measure(run, test[:: max(1, len(test) // EXAMPLES)]))
 
@@ -282,7 +282,7 @@ class ContinualEvaluator:
             loss=counts[:, 1].reshape(-1),
             full=False,
             of=np.tile(whole, k),
-            **_ranks(counts.swapaxes(0, 1)),
+            **test.more(counts.swapaxes(0, 1), k),
         )
         for result in results:
             for stream, step, correct, total, loss in result.refined:
@@ -457,7 +457,7 @@ class ContinualEvaluator:
         if on_cpu and self._words.startswith("float32") and has_onednn():
             self._words += ", linear layers by oneDNN"
         for name, network in (("exact", exact), ("tick", forward)):
-            size = config.batch_size or portion(network, run.device, run.input_shape)
+            size = config.batch_size or portion(network, run.device, run.input_shape, self._scores)
             self._portions.setdefault(name, size)
         race = None
         if config.racing:
@@ -498,6 +498,12 @@ class ContinualEvaluator:
         return error_of_a_bound(config.error, ticks, sizes, config.prefix)
 
     # --- on which examples ---
+
+    @property
+    def _scores(self) -> int:
+        """How many scores an example has."""
+        run = self.run
+        return run.num_classes * (run.input_shape[0] if run.benchmark.setting.language else 1)
 
     @property
     def _gradual(self) -> bool:
@@ -574,7 +580,8 @@ class ContinualEvaluator:
             parts.append(Examples(i, x, y, task, also))
         documents = run.benchmark.setting.documents
         prepare = transform.normalise if transform.resizes else None
-        return TestSet(parts, by.dtype, by.channels_last, self._answers, documents, prepare)
+        spans: Any = run.benchmark.tokenizer if run.benchmark.setting.language else None
+        return TestSet(parts, by.dtype, by.channels_last, self._answers, documents, prepare, spans)
 
     # --- bookkeeping ---
 
@@ -591,10 +598,3 @@ class ContinualEvaluator:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-
-def _ranks(counts: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the columns of a curve that ranks fill, from counts (4, …, S); nothing from (2, …, S)."""
-    if len(counts) == 2:
-        return {}
-    return {"hits_at_10": counts[2].reshape(-1).astype(np.int64), "reciprocal_at_10": counts[3].reshape(-1)}

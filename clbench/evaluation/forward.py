@@ -322,14 +322,21 @@ def kernels(device: torch.device) -> AbstractContextManager[object]:
 # --- portions ---
 
 
-def portion(forward: Forward, device: torch.device, input_shape: Sequence[int]) -> int:
-    """Return how many examples go through at once, unless the configuration says.
+SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
+"""Scores of one pass at most, where an example has very many."""
+
+
+def portion(forward: Forward, device: torch.device, input_shape: Sequence[int], scores: int) -> int:
+    """Return how many examples, of so many scores each, go through at once, unless the configuration says.
 
     On a CPU, the maps between two convolutions should stay in the cache: a power of two of images that fill a quarter
     of it. By size and not by stopwatch, so that two runs on one machine have the same bits however busy it is.
     """
+    most = max(1, SCORES.get(device.type, 1 << 22) // scores)
     if device.type == "cuda":
-        return 2048
+        return min(2048, most)
+    if most < 512:
+        return most
     if not isinstance(forward, EvaluationCopy):
         return 64 if isinstance(forward, InPlace) and _convolutional(forward.run.model) else 512
     if not _convolutional(forward.model):

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from clbench.errors import ConfigError
 from clbench.machine.device import free_memory
-from clbench.types import Benchmark, Data, Experience, Stream
+from clbench.results.columns import SPANS
+from clbench.types import IGNORED, Benchmark, Data, Experience, Stream
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,) and task labels
-    (n,); and where an example may have several right labels, the further ones (n, R), −1 where there is none."""
+    """The examples of one stream: its index, the inputs (n, …) that are evaluated, their labels (n,), or (n, L) of
+    language, and task labels (n,); and where an example may have several right labels, the further ones (n, R), −1
+    where there is none."""
 
     stream: int
     x: Tensor
@@ -29,12 +32,20 @@ class Examples:
     also: Tensor | None = None
 
 
+class Spans(Protocol):
+    """A tokenizer that tells of every token how many characters and UTF-8 bytes of text it stands for, (V,) int64."""
+
+    characters: Tensor
+    bytes: Tensor
+
+
 class TestSet:
     """S streams, N examples in all, P the size of the largest stream.
 
     Attributes:
-        streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64.
-        starts, totals: (S,) where each stream begins, and its size.
+        streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64, y (N, L) of language.
+        starts, totals: (S,) where each stream begins, and its size; of language, its labels that count.
+        spans: (2, S) characters and UTF-8 bytes that these labels stand for, where a tokenizer tells; else None.
         exposed: (C,) bool, the classes that are answers; None for all.
         prepare: stored inputs (n, …) → those that the network gets, where x holds them as they are stored: images that
             are resized for it would take many times the memory.
@@ -51,6 +62,7 @@ class TestSet:
         exposed: Tensor | None = None,
         ranked: bool = False,
         prepare: Callable[[Tensor], Tensor] | None = None,
+        tokenizer: Spans | None = None,
     ) -> None:
         self.exposed = exposed
         self.prepare = prepare
@@ -71,6 +83,19 @@ class TestSet:
         within = torch.cat([torch.arange(int(size)) for size in sizes])
         place = (torch.arange(len(sizes)) * self._table[1]).repeat_interleave(sizes) + within
         self._place = place.to(self.y.device)
+        self.spans: npt.NDArray[np.int64] | None = None
+        if self.y.ndim > 1:
+            counts = self.y != IGNORED  # (N, L)
+            self.totals = self._per_stream(counts)
+            if tokenizer is not None:
+                tables = (tokenizer.characters, tokenizer.bytes)
+                told = [table.to(self.y.device)[self.y.clamp(min=0)] * counts for table in tables]
+                self.spans = np.stack([self._per_stream(one) for one in told])
+
+    def _per_stream(self, counts: Tensor) -> npt.NDArray[np.int64]:
+        """(N, L) → (S,) sums over each stream's blocks."""
+        found: npt.NDArray[np.int64] = self.sums(counts.sum(1)[None])[0].cpu().numpy()
+        return found
 
     def __len__(self) -> int:
         return len(self.y)
@@ -92,7 +117,8 @@ class TestSet:
     def parts(self) -> list[Examples]:
         """Return the examples of each stream, as views, to make a set of more streams from."""
         also = None if self.right is None else self.right[:, 1:]
-        spans = [slice(start, start + n) for start, n in zip(self.starts, self.totals, strict=True)]
+        ends = [*self.starts[1:].tolist(), len(self)]
+        spans = [slice(start, end) for start, end in zip(self.starts, ends, strict=True)]
         return [
             Examples(i, self.x[at], self.y[at], self.task[at], None if also is None else also[at])
             for i, at in zip(self.streams, spans, strict=True)
@@ -102,6 +128,22 @@ class TestSet:
         """(K, N) values of every example → (K, S) sums over each stream."""
         table = values.new_zeros((len(values), self._table[0] * self._table[1]))
         return table.index_copy_(1, self._place, values).view(len(values), *self._table).sum(2)
+
+    def by_class(self, right: Tensor, classes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return how many examples of each class are right (C,), of right (N,), and how many there are (C,)."""
+        correct = torch.zeros(classes, dtype=torch.float64, device=right.device)
+        correct = correct.index_add_(0, self.y, right).long()
+        return correct.cpu().numpy(), torch.bincount(self.y, minlength=classes).cpu().numpy()
+
+    def more(self, counts: npt.NDArray[Any], times: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns that not every curve has, for so many evaluations: ranks, from counts (4, …, S), and what
+        tokens stand for."""
+        if self.spans is not None:
+            return dict(zip(SPANS, np.tile(self.spans, times), strict=True))
+        if len(counts) == 2:
+            return {}
+        hits, reciprocal = counts[2:].reshape(2, -1)
+        return {"hits_at_10": hits.astype(np.int64), "reciprocal_at_10": reciprocal}
 
 
 def _right(parts: Sequence[Examples]) -> list[Tensor]:

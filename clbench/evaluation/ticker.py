@@ -19,7 +19,7 @@ from clbench.machine.caching import Kept
 from clbench.machine.device import sent
 from clbench.machine.graphs import CudaGraphs, sync_debug
 from clbench.machine.parallel import ALONE, Ranks
-from clbench.types import MASKED
+from clbench.types import IGNORED, MASKED
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,19 @@ def named(logits: Tensor, y: Tensor) -> Tensor:
     """
     own = logits.gather(1, y[:, None])
     return (logits < own).sum(1) == logits.shape[1] - 1
+
+
+def tallied(logits: Tensor, y: Tensor) -> Tensor:
+    """(2, B) float64 of blocks of tokens: how many labels are named, and their summed loss in nats.
+
+    Args:
+        logits: (B, L, V) scores. y: (B, L) labels; `IGNORED` ones do not count.
+    """
+    flat, labels = logits.flatten(0, 1), y.flatten()
+    counts = labels != IGNORED
+    right = named(flat, labels.clamp(min=0)) & counts
+    loss = F.cross_entropy(flat, labels, ignore_index=IGNORED, reduction="none")  # 0 where it does not count
+    return torch.stack([right.double(), loss.double()]).view(2, *y.shape).sum(2)
 
 
 class Layout:
@@ -199,7 +212,8 @@ class Ticker:
 
     @torch.no_grad()
     def values(self, forward: Forward, test: TestSet, portion: int, rows: Tensor | None = None) -> Tensor:
-        """(2, n) float64 of every example, or of those at `rows` (n,): whether it is right, and its loss.
+        """(2, n) float64 of every example, or of those at `rows` (n,): whether it is right, and its loss; of a block of
+        tokens, how many are right, and their summed loss.
 
         (4, n), as `ranked` has them, where the test set ranks.
         """
@@ -222,6 +236,9 @@ class Ticker:
                 logits = forward.logits(x, task[part], y[part])
                 if right is not None:
                     values[:, part] = ranked(logits, right[part], test.exposed)
+                    continue
+                if y.ndim > 1:
+                    values[:, part] = tallied(logits, y[part])
                     continue
                 if test.exposed is not None:
                     logits = logits.masked_fill(~test.exposed, MASKED)

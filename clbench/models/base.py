@@ -41,10 +41,12 @@ class Classifier(nn.Module):
         head: (B, D) → (B, C), linear with bias; a strategy may put another one in its place, which may be a `Head`.
         passes: forward passes through the backbone that the features of an example take, for the budget.
         crops: that it leaves out pixels of its images on purpose; otherwise it is refused if it does.
+        language: that it says of every token of a block what comes next: features (B, L, D), logits (B, L, C).
     """
 
     passes: int = 1
     crops: bool = False
+    language: bool = False
 
     def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int) -> None:
         super().__init__()

@@ -355,6 +355,14 @@ def fitted(benchmark: Benchmark, model: Classifier) -> Benchmark:
         IncompatibleError: texts for a model that reads numbers, or numbers with a point for one that reads tokens.
         DataError: tokens that the model does not have.
     """
+    if benchmark.setting.language != model.language:
+        raise IncompatibleError(
+            f"{benchmark.id} is a stream for language models, and this one says one thing of an example. Take "
+            "model=decoder, or model=hf:FOLDER with a causal model."
+            if benchmark.setting.language
+            else f"This is a language model, which says what comes next, and {benchmark.id} asks for something else. "
+            "Take a benchmark of language, such as prose-and-code or text-domains."
+        )
     parts = [part for stream in _streams(benchmark) for exp in stream for part in exp.data.parts]
     pools = dict.fromkeys(pool for pool, _, _ in parts if benchmark.texts)  # in the order of the streams
     reading = model.reading([pool.x for pool in pools])

@@ -20,6 +20,7 @@ class CrossEntropy(Strategy):
     idempotent = True
     parallel = True
     capturable = True
+    language = True
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         return {"fit": out.cross_entropy(batch.y)}

@@ -53,6 +53,9 @@ PARTIAL = {"of": "<i8", "bound_error": "<f8"}
 RANKS = {"hits_at_10": "<i8", "reciprocal_at_10": "<f8"}
 """Columns that only a curve of a retrieval stream has."""
 
+SPANS = {"characters": "<i8", "bytes": "<i8"}
+"""Columns that only a curve of language has: of the text that the evaluated tokens stand for."""
+
 INDEXED = {"indexed": "|u1", "indexed_step": "<i8"}
 """Side tables that only a run that looked at its documents has: one row for each look, bits packed; and its step."""
 
@@ -62,8 +65,8 @@ PREDICTED = {"predicted": "<i4", "label": "<i4", "predicted_step": "<i8"}
 NETWORK = ("weight_norm", "effective_learning_rate", "dormant_units", "effective_rank")
 """Columns of the table `network`, one row for each full evaluation, where `evaluation.network` asks for it."""
 
-ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS
-DTYPES = COLUMNS | TABLES | PRESENT | PARTIAL | RANKS | INDEXED | PREDICTED | {"network": "<f8"}
+ALL = COLUMNS | {"of": PARTIAL["of"]} | RANKS | SPANS
+DTYPES = COLUMNS | TABLES | PRESENT | PARTIAL | RANKS | SPANS | INDEXED | PREDICTED | {"network": "<f8"}
 
 _KINDS = {"i": ("iu", "integers"), "f": ("fiu", "numbers"), "b": ("b", "booleans")}
 """Of a type: the kinds of arrays that it takes, and what these are called."""
@@ -185,7 +188,14 @@ def check_rows(columns: Arrays, start: int, stop: int, sizes: Ints) -> Ints:
         if (column[name][1:] < column[name][:-1]).any():
             raise ValueError(f"The column '{name}' decreases; rows are appended in the order of the run.")
     new = {name: values[start:stop] for name, values in columns.items()}
-    for name in ("step", "examples", "experience", "evaluated", "of"):  # which bounds the other counts
+    for name in (
+        "step",
+        "examples",
+        "experience",
+        "evaluated",
+        "of",
+        "bytes",
+    ):  # which bounds the other counts
         if new[name].max() >= BEYOND:
             raise ValueError(f"The column '{name}' holds {new[name].max()}; counts stay below 2⁴⁰.")
     if min(new["step"].min(), new["examples"].min(), new["evaluated"].min()) < 0:
@@ -201,6 +211,12 @@ def check_rows(columns: Arrays, start: int, stop: int, sizes: Ints) -> Ints:
         kept & ((new["hits_at_10"] < new["correct"]) | (new["hits_at_10"] > new["total"]))
     ).any():
         raise ValueError("Ranks must satisfy correct ≤ hits_at_10 ≤ total, with a sum of reciprocal ranks.")
+    if (
+        (np.minimum(new["characters"], new["bytes"]) < -1).any()
+        or ((new["characters"] < 0) != (new["bytes"] < 0)).any()
+        or (new["characters"] > new["bytes"]).any()
+    ):
+        raise ValueError("Tokens stand for characters, and for as many bytes or more.")
     # A tick may come in several pieces, so rows that share the first new step are looked at again.
     again = int(np.searchsorted(columns["step"][:start], new["step"][0]))
     last = {name: values[again:stop] for name, values in columns.items()}

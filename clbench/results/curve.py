@@ -23,12 +23,12 @@ from clbench.results.columns import (
     ALL,
     COLUMNS as COLUMNS,
     FORMAT,
-    INDEXED,
     NETWORK as NETWORK,
     PARTIAL as PARTIAL,
     RANKS,
     ROWS,
     SLOW,
+    SPANS,
     TABLES,
     Arrays,
     Floats as Floats,
@@ -42,6 +42,7 @@ from clbench.results.columns import (
     write,
 )
 from clbench.results.dense import Matrix as Matrix, Ticks as Ticks
+from clbench.results.indexed import Indexed
 from clbench.results.limits import bounds
 from clbench.results.predicted import Predicted
 
@@ -59,7 +60,7 @@ VIEWS = ("experiences", "streams", "learned", "by_task", "finished", "_ticks", "
 """What is computed of a curve once, until there are more rows."""
 
 
-class Curve(Predicted):
+class Curve(Indexed, Predicted):
     """Append-only columns of equal length, one row for each evaluation of one test stream.
 
     Columns:
@@ -75,6 +76,7 @@ class Curve(Predicted):
             the rest could change no extremum (`evaluation.level=racing`); the first of a fixed random order count.
         hits_at_10, reciprocal_at_10: of retrieval: examples with a right answer among the first ten, and the sum of
             1 / rank of the first right one over those. −1 and NaN in all other curves, and in ticks of a racing one.
+        characters, bytes: of language, where an example is a token: of the text that the tokens stand for; else −1.
 
     `bound_error` is the probability that a bound of a partial row may fail (`results.limits`), 0 for certain ones.
 
@@ -95,7 +97,6 @@ class Curve(Predicted):
         self.bound_error = 0.0
         self._tables: Arrays = {name: np.empty((0, 0), dtype) for name, dtype in TABLES.items()}
         self._network: Floats = np.empty((0, len(NETWORK)))
-        self._indexed: Arrays = {"indexed": np.empty((0, 0), "|u1"), "indexed_step": np.empty(0, "<i8")}
 
     # --- rows in ---
 
@@ -113,11 +114,14 @@ class Curve(Predicted):
         of: ArrayLike | None = None,
         hits_at_10: ArrayLike | None = None,
         reciprocal_at_10: ArrayLike | None = None,
+        characters: ArrayLike | None = None,
+        bytes: ArrayLike | None = None,
     ) -> None:
         """Add rows: arrays of one length, or scalars for all rows; without `of`, all are complete.
 
         Args:
-            step, examples, experience, evaluated, correct, total, loss, full, of, hits_at_10, reciprocal_at_10: rows.
+            step, examples, experience, evaluated, correct, total, loss, full, of, hits_at_10, reciprocal_at_10,
+                characters, bytes: rows.
 
         Raises:
             ValueError: the rows contradict each other or those before; nothing was added then.
@@ -125,7 +129,21 @@ class Curve(Predicted):
         of = total if of is None else of
         hits = -1 if hits_at_10 is None else hits_at_10
         reciprocal = np.nan if reciprocal_at_10 is None else reciprocal_at_10
-        given = (step, examples, experience, evaluated, correct, total, loss, full, of, hits, reciprocal)
+        spans = (-1 if characters is None else characters, -1 if bytes is None else bytes)
+        given = (
+            step,
+            examples,
+            experience,
+            evaluated,
+            correct,
+            total,
+            loss,
+            full,
+            of,
+            hits,
+            reciprocal,
+            *spans,
+        )
         arrays = [typed(name, value, ALL[name], copy=False) for name, value in zip(ALL, given, strict=True)]
         block = np.broadcast_arrays(*[np.atleast_1d(array) for array in arrays])
         if block[0].ndim != 1:
@@ -203,23 +221,6 @@ class Curve(Predicted):
             raise ValueError(f"A network is measured by {len(NETWORK)} numbers; shape {row.shape} was given.")
         self._network = np.concatenate([self._network, row[None]])
 
-    def append_indexed(self, step: int, indexed: ArrayLike) -> None:
-        """Add which documents are mapped to themselves after so many steps: (N,) bool, all documents of the stream.
-
-        Raises:
-            ValueError: other than so many, or a step that is not after the last one.
-        """
-        self._append_packed(step, np.packbits(typed("indexed", indexed, "|b1")))
-
-    def _append_packed(self, step: int, row: NDArray[np.uint8]) -> None:
-        rows, steps = self._indexed["indexed"], self._indexed["indexed_step"]
-        if len(rows) and (row.shape != rows.shape[1:] or step <= steps[-1]):
-            raise ValueError(
-                f"A look at step {step} with {row.size} bytes cannot follow one at {steps[-1]} with {rows.shape[1]}."
-            )
-        self._indexed["indexed"] = np.concatenate([rows.reshape(-1, len(row)), row[None]])
-        self._indexed["indexed_step"] = np.append(steps, np.int64(step))
-
     # --- rows out ---
 
     def __len__(self) -> int:
@@ -241,6 +242,8 @@ class Curve(Predicted):
     of: Ints = _view("of")
     hits_at_10: Ints = _view("hits_at_10")
     reciprocal_at_10: Floats = _view("reciprocal_at_10")
+    characters: Ints = _view("characters")
+    bytes: Ints = _view("bytes")
 
     @property
     def ranked(self) -> bool:
@@ -248,15 +251,9 @@ class Curve(Predicted):
         return bool((self.hits_at_10 >= 0).any())
 
     @property
-    def indexed(self) -> NDArray[np.bool_]:
-        """(K, N) which documents were mapped to themselves at each of K looks; N is a multiple of 8, filled with
-        false."""
-        return np.unpackbits(self._indexed["indexed"], axis=1).astype(bool)
-
-    @property
-    def indexed_step(self) -> Ints:
-        """(K,) the steps of these looks."""
-        return self._indexed["indexed_step"]
+    def of_language(self) -> bool:
+        """Whether it tells how many characters and bytes its tokens stand for."""
+        return bool((self.bytes >= 0).any())
 
     @property
     def class_correct(self) -> Ints:
@@ -291,8 +288,8 @@ class Curve(Predicted):
         columns = {name: self._column(name)[chosen] for name in COLUMNS}
         if (self.of > self.total).any():
             columns |= {"of": self.of[chosen], "bound_error": np.array(self.bound_error)}
-        if self.ranked:
-            columns |= {name: self._column(name)[chosen] for name in RANKS}
+        for there, names in ((self.ranked, RANKS), (self.of_language, SPANS)):
+            columns |= {name: self._column(name)[chosen] for name in names if there}
         return columns
 
     def before(self, step: int) -> Curve:
@@ -310,7 +307,7 @@ class Curve(Predicted):
         """
         check_shapes({name: np.shape(value) for name, value in columns.items()})
         curve = cls()
-        optional = {name: columns[name] for name in ("of", *RANKS) if name in columns}
+        optional = {name: columns[name] for name in ("of", *RANKS, *SPANS) if name in columns}
         curve.append(**{name: columns[name] for name in COLUMNS}, **optional)
         error = np.asarray(columns.get("bound_error", 0.0))
         if error.dtype.kind != "f" or not 0 <= error < 1:
@@ -330,13 +327,7 @@ class Curve(Predicted):
         ):
             if len(table) not in (0, full):
                 raise ValueError(f"The {words} {len(table)} rows for {full} full evaluations.")
-        looks, steps = (np.asarray(columns.get(name, ())) for name in INDEXED)
-        if len(looks) and (looks.dtype != np.uint8 or (np.diff(steps) <= 0).any()):
-            raise ValueError(
-                f"Looks at documents are bytes, at rising steps; {looks.dtype}, {steps} was given."
-            )
-        if len(looks):
-            curve._indexed = {"indexed": looks, "indexed_step": typed("indexed_step", steps, "<i8")}
+        curve._take_looks(columns)
         curve._take_predictions(columns)
         return curve
 
@@ -426,13 +417,17 @@ class Curve(Predicted):
         values = self._column(column).astype(np.float64)
         return self._matrix_of(np.where(self.hits_at_10 >= 0, values, np.nan))
 
-    def _matrix_of(self, values: NDArray[Any]) -> Matrix:
+    def loss_matrix(self, per: str = "total") -> Matrix:
+        """Return the `matrix` of the loss per example; of language per token, or one of its `characters` or `bytes`."""
+        return self._matrix_of(self.loss, self._column(per))
+
+    def _matrix_of(self, values: NDArray[Any], totals: Ints | None = None) -> Matrix:
         """Values (rows) of the full evaluations over their totals."""
         rows = np.flatnonzero(self.full)
         place = self.experience[rows] + 1, self.evaluated[rows]  # row 0: before training
         part = np.zeros((max(self.experiences, self.streams) + 1, self.streams), values.dtype)
         total = np.zeros(part.shape, np.int64)
-        part[place], total[place] = values[rows], self.total[rows]
+        part[place], total[place] = values[rows], (self.total if totals is None else totals)[rows]
         share = divide(part, total)
         return Matrix(share[1:], share[0], total.max(0, initial=0))
 

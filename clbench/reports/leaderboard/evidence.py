@@ -231,7 +231,7 @@ def _unfinished(record: Record, curve: Curve, config: RunConfig) -> Iterator[str
     if not np.isnan(matrix.b).all() and (np.isnan(matrix.b).any() or not there.all()):
         yield "its curve leaves out test streams of the future at some evaluation, and not at others"
     sizes = np.minimum(matrix.totals, evaluation.subset or matrix.totals)
-    if ((ticks.of != sizes) & seen).any():
+    if not curve.of_language and ((ticks.of != sizes) & seen).any():  # whose subset is of blocks, not tokens
         yield "its ticks do not evaluate config.evaluation.subset examples of each test set"
     if not ticks.complete and not evaluation.racing:
         yield "its ticks are partial, and its config.evaluation.level is not racing"

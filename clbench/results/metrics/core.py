@@ -40,8 +40,9 @@ class Metric:
         higher_is_better: None where neither direction is good in itself.
         reference: where the definition is from.
         unit: "fraction" for accuracies and their differences.
-        default: whether `compute` includes it unasked; of metrics of retrieval, for curves with ranks.
-        retrieval: whether it is meant for retrieval streams alone.
+        default: whether `compute` includes it unasked; of metrics of retrieval, for curves with ranks, of metrics of
+            language, for curves of it.
+        retrieval, language: whether it is meant for such streams alone.
         summary: the first line of the function's docstring.
         formula: its second paragraph.
         since: the schema of records from which on every run that defines it has it; None: no record must.
@@ -58,6 +59,7 @@ class Metric:
     unit: str
     default: bool
     retrieval: bool
+    language: bool
     summary: str
     formula: str
     since: int | None = None
@@ -111,6 +113,7 @@ def metric(
     unit: str = "fraction",
     default: bool = True,
     retrieval: bool = False,
+    language: bool = False,
     head: str = "",
     shown: Literal["", "suites", "everywhere"] = "",
 ) -> Callable[[Formula], Formula]:
@@ -142,7 +145,7 @@ def metric(
 
         summary, _, rest = inspect.cleandoc(formula.__doc__ or "").partition("\n\n")
         written = textwrap.dedent(rest.partition("\n\n")[0])
-        about = unit, default, retrieval, summary, written
+        about = unit, default, retrieval, language, summary, written
         own = formula.__module__.partition(".")[0] == "clbench"
         since = formula.__globals__.get("SINCE") if own else None
         METRICS[name] = Metric(
@@ -160,8 +163,8 @@ def compute(curve: Curve, names: Iterable[str] | None = None) -> dict[str, float
         RegistryError: an unknown name.
     """
     if names is None:
-        ranked = curve.ranked
-        names = [m.name for m in METRICS.values() if m.default and (ranked or not m.retrieval)]
+        meant = (m for m in METRICS.values() if m.default and (curve.ranked or not m.retrieval))
+        names = [m.name for m in meant if curve.of_language or not m.language]
     chosen = list(names)
     for name in chosen:
         if name not in METRICS:

@@ -1,0 +1,145 @@
+"""Language models: what says of every token of a block what comes next.
+
+Shapes: B blocks of a batch, L tokens of a block, D features, H heads, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clbench.errors import ConfigError
+from clbench.models.base import Classifier
+from clbench.models.own import text_shape
+from clbench.ranges import Count, Fraction
+from clbench.registry import register_model
+
+
+class LanguageModel(Classifier):
+    """A backbone that gives a state for each token, (B, L) → (B, L, D), and a head that scores the next one.
+
+    Args:
+        backbone: sees no token that comes later. feature_size: D. num_classes: V.
+        head: (…, D) → (…, V), or more outputs than there are tokens.
+    """
+
+    language = True
+
+    def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int, head: nn.Module) -> None:
+        super().__init__(backbone, feature_size, num_classes)
+        self.head = head
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions (Su et al., arXiv:2104.09864)."""
+
+    cos: Tensor  # (T, D / H)
+    sin: Tensor
+
+    def __init__(self, width: int, heads: int, context: int, base: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+        half = width // heads // 2
+        turns = base ** (
+            -torch.arange(half, dtype=torch.float64) / half
+        )  # radians from one token to the next
+        angles = torch.outer(torch.arange(context, dtype=torch.float64), turns).repeat(1, 2)
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) → (B, L, D)."""
+        q, k, v = (
+            self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, H, L, D / H)
+        found = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v, is_causal=True)
+        out: Tensor = self.proj(found.transpose(1, 2).flatten(2))
+        return out
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """Rotate each pair (i, i + half) of a head's dimensions by the angle of its place."""
+        length = x.shape[2]
+        a, b = x.chunk(2, dim=3)
+        turned = x * self.cos[:length] + torch.cat([-b, a], dim=3) * self.sin[:length]
+        return turned.to(x.dtype)
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each behind a normalisation and added to what it is given."""
+
+    def __init__(self, width: int, heads: int, context: int, base: float, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads, context, base)
+        self.norm2, self.fc1, self.act = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU()
+        self.fc2, self.drop = nn.Linear(4 * width, width), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) → (B, L, D)."""
+        x = x + self.drop(self.attn(self.norm1(x)))
+        out: Tensor = x + self.drop(self.fc2(self.act(self.fc1(self.norm2(x)))))
+        return out
+
+
+class Decoder(nn.Module):
+    """(B, L) tokens → (B, L, D) states, each of the tokens up to its own."""
+
+    def __init__(
+        self, vocabulary: int, context: int, width: int, layers: int, heads: int, base: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embed, self.drop = nn.Embedding(vocabulary, width), nn.Dropout(dropout)
+        self.blocks = nn.Sequential(*(Block(width, heads, context, base, dropout) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding | nn.Linear):
+                last = name.endswith(("proj", "fc2"))
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * layers) if last else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: Tensor = self.norm(self.blocks(self.drop(self.embed(x))))
+        return states
+
+
+@register_model("decoder", paper="arXiv:1706.03762")
+def decoder(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    width: Count = 128,
+    layers: Count = 4,
+    heads: Count = 4,
+    dropout: Fraction = 0.0,
+    base: Count = 10000,
+) -> Classifier:
+    """A small language model: a transformer that reads from left to right, with rotary positions and a tied head.
+
+    Normalisation comes first in each block, the MLP is four times as wide, and the head's weights are those of the
+    embedding. 0.8 million parameters as it is, with 100 tokens; 10.7 million with width=384 and layers=6.
+
+    Args:
+        width: D, of embeddings and states.
+        layers: blocks.
+        heads: of attention; each has an even share of the width.
+        dropout: behind the embedding, attention and MLP.
+        base: of rotary positions.
+
+    Reference: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762; initialisation as in
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019: N(0, 0.02²), that of the layers which
+    end a residual branch divided by √(2 layers).
+    """
+    (length,) = text_shape("decoder", input_shape)
+    if width % heads or width // heads % 2:
+        raise ConfigError(
+            f"model 'decoder' gives each head an even number of dimensions; width={width} with heads={heads} does not. "
+            f"Take heads={next(h for h in range(heads, 0, -1) if width % (2 * h) == 0 or h == 1)}, or an even width."
+        )
+    backbone = Decoder(num_classes, length, width, layers, heads, float(base), dropout)
+    head = nn.Linear(width, num_classes, bias=False)
+    head.weight = backbone.embed.weight
+    return LanguageModel(backbone, width, num_classes, head)
