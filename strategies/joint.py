@@ -13,6 +13,7 @@ class PastData(Strategy):
 
     needs = frozenset({"past data"})
     parallel = True
+    language = True
 
     def stream(self, train: Stream) -> Stream:
         return Stream(train.name, tuple(self._so_far(train.experiences[: exp.index + 1]) for exp in train))

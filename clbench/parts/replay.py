@@ -24,7 +24,7 @@ def expect_examples(memory: Memory, run: Run, **more: Tensor) -> None:
     """
     first = run.train[0].data
     x, y = first.take(torch.arange(min(1, len(first))))
-    memory.expect(x=x, y=y, task=y, **more)
+    memory.expect(x=x, y=y, task=torch.zeros(len(y), dtype=torch.int64), **more)
 
 
 class Rehearsal(Strategy):
@@ -65,6 +65,7 @@ class Replay(Rehearsal):
     """Examples drawn from a reservoir join every batch."""
 
     parallel = True
+    language = True
 
     def extend(self, batch: Batch) -> Batch:
         n = self.due(batch)
@@ -144,7 +145,8 @@ class Episodes(Strategy):
         )
         x, y = exp.data.take(chosen.to("cpu"))
         y = y.to(self.run.device)
-        self.memory.add(x=x.to(self.run.device), y=y, task=torch.full_like(y, exp.task))
+        task = torch.full((n,), exp.task, device=y.device)
+        self.memory.add(x=x.to(self.run.device), y=y, task=task)
 
     def by_experience(self) -> list[dict[str, Tensor]]:
         """Return the rows of each experience of which there are any."""

@@ -24,7 +24,15 @@ from clbench.testing.checking import check_strategy, parametrize_with_checks
 from clbench.testing.contract import CHECKS
 from clbench.testing.rehearsal import GPU_CHECKS, rehearse
 from clbench.testing.subjects import Subject, subject
-from clbench.testing.tiny import tiny_benchmark, tiny_clip, tiny_model, tiny_run, tiny_vit
+from clbench.testing.tiny import (
+    tiny_benchmark,
+    tiny_clip,
+    tiny_decoder,
+    tiny_language,
+    tiny_model,
+    tiny_run,
+    tiny_vit,
+)
 from clbench.testing.tools import (
     NotApplicable,
     Result,
@@ -55,6 +63,8 @@ __all__ = [
     "subject",
     "tiny_benchmark",
     "tiny_clip",
+    "tiny_decoder",
+    "tiny_language",
     "tiny_model",
     "tiny_run",
     "tiny_vit",

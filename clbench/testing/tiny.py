@@ -14,6 +14,7 @@ from clbench.engine.observer import Observer
 from clbench.machine.randomness import derive_seed
 from clbench.models import Classifier
 from clbench.models.clip import Clip, Tokens, padded
+from clbench.models.decoders import decoder
 from clbench.models.own import BagOfTokens
 from clbench.strategy import Strategy
 from clbench.transforms.augment import Transform
@@ -126,6 +127,61 @@ NAMES = ("ape", "bird", "cow", "dog", "elk", "fox", "gnu")
 """Names of classes, which their numbers join."""
 
 
+class Letters:
+    """A tokenizer whose tokens stand for a character each, some of them of two bytes, and the last one for none."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.characters = torch.ones(size, dtype=torch.int64)
+        self.characters[-1] = 0
+        self.bytes = self.characters + (torch.arange(size) >= size // 2) * self.characters
+
+    def to_json(self) -> str:
+        return f"{self.size} letters"
+
+
+def tiny_language(
+    *, domains: int = 2, blocks: int = 24, held: int = 6, length: int = 8, tokens: int = 11, seed: int = 0
+) -> Benchmark:
+    """Return a stream for language models: each domain counts by steps of its own.
+
+    Args:
+        domains, blocks, held: blocks of a domain to train on, and held out.
+        length: of a block.
+        tokens: of the vocabulary.
+        seed: of where blocks begin.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def stream(name: str, n: int) -> Stream:
+        experiences = []
+        for i in range(domains):
+            starts = torch.randint(tokens, (n, 1), generator=generator)
+            block = (starts + (i + 1) * torch.arange(length + 1)) % tokens  # (n, L + 1)
+            data = Data.of(Pool(block[:, :-1], block[:, 1:]), torch.arange(n))
+            experiences.append(Experience(i, tuple(range(tokens)), data, domain=f"by {i + 1}"))
+        return Stream(name, tuple(experiences))
+
+    tokenizer: Any = Letters(tokens)
+    setting = Setting("domain", language=True)
+    streams = stream("train", blocks), stream("test", held)
+    return Benchmark(
+        "tiny-language",
+        1,
+        setting,
+        *streams,
+        tokens,
+        Transform(),
+        primary="average_loss",
+        tokenizer=tokenizer,
+    )
+
+
+def tiny_decoder(benchmark: Benchmark) -> Classifier:
+    """Return a language model of one block for a benchmark, freshly initialised."""
+    return decoder(benchmark.input_shape, benchmark.num_classes, width=16, layers=1, heads=2)
+
+
 def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     """One hidden layer of 16 units, with batch normalisation unless said otherwise.
 
@@ -221,7 +277,7 @@ def tiny_run(
 
     Args:
         strategy, benchmark, model: what runs. A strategy that needs a vision transformer or a dual encoder gets
-            `tiny_vit` or `tiny_clip`, and needs a benchmark with images.
+            `tiny_vit` or `tiny_clip`, and needs a benchmark with images; one of language gets a `tiny_decoder`.
         seed: of the initialisation and of everything drawn.
         batch_size, epochs: of training.
         optim: SGD, 0.02 with momentum 0.9, never reset, if None.
@@ -245,5 +301,6 @@ def tiny_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
         made = KINDS.get(architecture_of(strategy), tiny_model)
+        made = tiny_decoder if benchmark.setting.language else made
         network = made(benchmark) if model is None else model
         return Engine(benchmark, strategy, network, config, how, observers)
