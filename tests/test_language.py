@@ -126,7 +126,7 @@ def test_the_gap_is_the_largest_rise_above_the_boundary(
 ) -> None:
     found = metrics.compute(ticking(losses))
     assert found["gap_nats"] == pytest.approx(gap)
-    assert (found["gap_recovery_steps"], found["gap_recovered"]) == (steps, recovered)
+    assert (found["gap_recovery_steps"], found["recovered_share"]) == (steps, recovered)
 
 
 def test_a_curve_of_anything_else_has_no_metrics_of_language() -> None:

@@ -127,7 +127,18 @@ def test_titles_are_distinct():
 
 def test_directions():
     down = {name for name, m in METRICS.items() if m.higher_is_better is False}
-    words = ("forgetting", "f_last", "wf1", "gap", "drop", "plasticity_loss", "dormant", "forgotten")
+    words = (
+        "forgetting",
+        "f_last",
+        "wf1",
+        "gap",
+        "drop",
+        "loss",
+        "dormant",
+        "forgotten",
+        "bits",
+        "perplexity",
+    )
     assert down == {name for name in METRICS if any(word in name for word in words)}
 
 

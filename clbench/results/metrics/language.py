@@ -206,7 +206,7 @@ def average_anytime_loss(curve: Curve) -> float:
     (1/K) Σ_t mean of ℓ_j(t) over the domains seen at t
     """
     ticks = all_ticks(curve)
-    return mean(np.where(ticks.seen, tick_losses(curve), 0.0).sum(1) / ticks.seen.sum(1))
+    return mean(np.where(ticks.seen, _tick_losses(curve), 0.0).sum(1) / ticks.seen.sum(1))
 
 
 @metric(
@@ -220,7 +220,7 @@ def average_anytime_loss(curve: Curve) -> float:
 def gap_nats(curve: Curve) -> float:
     """Largest rise of an old domain's loss above that at the boundary, averaged over boundaries and old domains.
 
-        mean over i≥2, j<i of ( max_{t: e(t) = i} ℓ_j(t) − ℓ_j(s_i) ),   s_i the last tick before experience i
+        (2/(T(T−1))) Σ_{i≥2} Σ_{j<i} max(0, max_{t: e(t) = i} ℓ_j(t) − ℓ_j(s_i)),   s_i the last tick before i
 
     0 where the loss never rises above that at the boundary.
     """
@@ -238,29 +238,29 @@ def gap_nats(curve: Curve) -> float:
 def gap_recovery_steps(curve: Curve) -> float:
     """Steps from a boundary until the loss of an old domain, after its peak, is back at what it was.
 
-        mean over i≥2, j<i of ( the first step from the peak on with ℓ_j(t) ≤ ℓ_j(s_i), minus that of s_i )
+        (2/(T(T−1))) Σ_{i≥2} Σ_{j<i} (first step from the peak on with ℓ_j(t) ≤ ℓ_j(s_i), minus that of s_i)
 
-    0 where it never rises; where it does not come back, the whole experience counts (`gap_recovered` tells how often).
+    0 where it never rises; where it does not come back, the whole experience counts (`recovered_share` tells how often).
     """
     return mean([_recovery(at, later, steps)[0] for at, later, steps in _boundaries(curve)])
 
 
 @metric(
-    "gap_recovered",
-    title="gap recovered",
+    "recovered_share",
+    title="recovered",
     higher_is_better=True,
     reference=f"the stability gap of {STABILITY_GAP}, of losses",
     language=True,
 )
-def gap_recovered(curve: Curve) -> float:
+def recovered_share(curve: Curve) -> float:
     """Share of boundaries and old domains at which the loss comes back to what it was before, or never rises.
 
-    mean over i≥2, j<i of [ min_{t ≥ peak} ℓ_j(t) ≤ ℓ_j(s_i) ]
+    (2/(T(T−1))) Σ_{i≥2} Σ_{j<i} [ min_{t ≥ peak} ℓ_j(t) ≤ ℓ_j(s_i) ]
     """
     return mean([_recovery(at, later, steps)[1] for at, later, steps in _boundaries(curve)])
 
 
-def tick_losses(curve: Curve) -> Floats:
+def _tick_losses(curve: Curve) -> Floats:
     """(K, S) the loss per token of each domain at each tick, NaN where it is not seen."""
     ticks, rows = curve.ticks(), np.flatnonzero(~curve.full)
     losses = np.zeros(ticks.total.shape)
@@ -279,7 +279,7 @@ def _losses(curve: Curve, per: str = "total") -> Matrix:
 
 def _boundaries(curve: Curve) -> Iterator[tuple[float, Floats, Floats]]:
     """For each boundary and each old domain: ℓ_j(s_i), ℓ_j(t) over the ticks of experience i, and steps since s_i."""
-    ticks, losses = task_ticks(curve), tick_losses(curve)
+    ticks, losses = task_ticks(curve), _tick_losses(curve)
     if curve.experiences < 2 or not curve.of_language:
         raise UndefinedError
     for i in range(1, curve.experiences):
