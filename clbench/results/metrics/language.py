@@ -240,7 +240,7 @@ def gap_recovery_steps(curve: Curve) -> float:
 
         (2/(T(T−1))) Σ_{i≥2} Σ_{j<i} (first step from the peak on with ℓ_j(t) ≤ ℓ_j(s_i), minus that of s_i)
 
-    0 where it never rises; where it does not come back, the whole experience counts (`recovered_share` tells how often).
+    0 where it never rises; where it does not come back, the whole experience counts: `recovered_share` says how often.
     """
     return mean([_recovery(at, later, steps)[0] for at, later, steps in _boundaries(curve)])
 
