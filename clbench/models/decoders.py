@@ -5,17 +5,26 @@ Shapes: B blocks of a batch, L tokens of a block, D features, H heads, V tokens 
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clbench.errors import ConfigError
+from clbench.errors import ConfigError, DataError, IncompatibleError
+from clbench.files import read_json
 from clbench.models.base import Classifier
+from clbench.models.folders import read_by_transformers
 from clbench.models.own import text_shape
 from clbench.ranges import Count, Fraction
 from clbench.registry import register_model
+
+if TYPE_CHECKING:
+    from clbench.types import Benchmark
 
 
 class LanguageModel(Classifier):
@@ -41,7 +50,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, context: int, base: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.base = heads, base
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width, bias=False)
         half = width // heads // 2
@@ -143,3 +152,89 @@ def decoder(
     head = nn.Linear(width, num_classes, bias=False)
     head.weight = backbone.embed.weight
     return LanguageModel(backbone, width, num_classes, head)
+
+
+# --- of transformers ---
+
+
+class Causal(nn.Module):
+    """The states of a causal model of transformers, (B, L) → (B, L, D), without its head.
+
+    Args:
+        inner: the model below the head. folder: that it was read from.
+    """
+
+    def __init__(self, inner: nn.Module, folder: Path) -> None:
+        super().__init__()
+        self.inner, self.folder = inner, folder
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: Tensor = self.inner(input_ids=x, use_cache=False).last_hidden_state
+        return states
+
+
+class FolderModel(LanguageModel):
+    """A causal model from a folder, for a stream whose tokens are those that it has learned."""
+
+    backbone: Causal
+
+    def prepare(self, benchmark: Benchmark) -> None:
+        """Refuse a stream whose tokens mean something else.
+
+        Raises:
+            IncompatibleError: another tokenizer has made them.
+        """
+        own = pieces(read_json(self.backbone.folder / "tokenizer.json"))
+        made = None if benchmark.tokenizer is None else pieces(json.loads(benchmark.tokenizer.to_json()))
+        if own != made:
+            raise IncompatibleError(
+                f"The model in {self.backbone.folder} has learned other tokens than those of {benchmark.id}, so its "
+                f"weights would say nothing of them. Give the stream its tokenizer: tokenizer={self.backbone.folder}."
+            )
+
+
+def pieces(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Return the token of each piece of text, from the JSON of a tokenizer."""
+    listed = tokenizer.get("model", {}).get("vocab", {})
+    known = (
+        dict(listed)
+        if isinstance(listed, Mapping)
+        else {str(piece): i for i, (piece, _) in enumerate(listed)}
+    )
+    return known | {added["content"]: added["id"] for added in tokenizer.get("added_tokens", ())}
+
+
+def is_causal(config: Mapping[str, Any]) -> bool:
+    """Whether a folder's config.json is that of a language model with its head."""
+    return any(
+        str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()
+    )
+
+
+def causal(folder: Path, length: int, num_classes: int) -> LanguageModel:
+    """Return the causal model that transformers has saved in a folder, for blocks of so many tokens.
+
+    Raises:
+        ConfigError: it reads fewer tokens, or makes something else of its states than its head does. DataError: no
+            tokenizer, or transformers cannot read it.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise DataError(f"{folder} holds no tokenizer.json, which says what the model's tokens are.")
+    model = read_by_transformers("AutoModelForCausalLM", folder)
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise ConfigError(
+            f"Blocks of {length} tokens are longer than what the model in {folder} reads at once, {most}; give the "
+            f"stream length={most} or less."
+        )
+    head: nn.Module = model.get_output_embeddings()
+    found = FolderModel(Causal(model.base_model, folder), model.config.hidden_size, num_classes, head)
+    probe = torch.arange(min(length, 8))[None] % model.config.vocab_size
+    with torch.no_grad():
+        right: Tensor = model.eval()(input_ids=probe, use_cache=False).logits
+        if not torch.allclose(found.eval()(probe), right, rtol=1e-4, atol=1e-4):
+            raise ConfigError(
+                f"A {type(model).__name__} makes more of its states than its head does, so it cannot be taken apart "
+                "into backbone and head here."
+            )
+    return found.train()  # type: ignore[return-value]

@@ -25,9 +25,10 @@ from torch.nn import functional as F
 
 from clbench.errors import ConfigError, DataError
 from clbench.files import file_sha256, read_json
-from clbench.machine.torchvision import torchvision
 from clbench.models.base import Classifier
+from clbench.models.decoders import causal, is_causal
 from clbench.models.encoders import BUCKET, LEARNED, NONE, Encoder, TextClassifier, Tokens
+from clbench.models.folders import read_by_transformers, read_config
 from clbench.models.own import text_shape
 from clbench.ranges import Count, Natural
 from clbench.registry import File, register_model
@@ -313,20 +314,29 @@ def hf(
     """An encoder of texts from a folder that transformers has saved, with its tokenizer, and a new linear head.
 
     BERT, RoBERTa, DistilBERT, ModernBERT and what else gives a state for each token. `model=hf:FOLDER` names it, too.
+    Where the folder holds a language model (`…ForCausalLM`, `…LMHeadModel`), it is that with its own head, for a
+    stream of language that has the folder as its `tokenizer`.
 
     Args:
         folder: holds config.json, tokenizer.json, and weights in safetensors.
-        length: tokens of a text that are read; as many as the encoder takes, if that is fewer.
+        length: of an encoder: tokens of a text that are read; as many as it takes, if that is fewer.
         pooling: folder, as the folder says in 1_Pooling/config.json, where sentence-transformers keeps it, and the mean
             where it says nothing; or mean, or cls, the first token's state.
         tune: how many of its blocks are trained, the last ones; 0 for none, the whole encoder if not given. What lies
             below stays as it is, in eval mode, and is asked once for each text.
     """
-    (_,) = text_shape("hf", input_shape)
+    (length_of_inputs,) = text_shape("hf", input_shape)
     if not folder:
         raise ConfigError("model 'hf' is read from a folder: model=hf:FOLDER, or model.folder=FOLDER.")
     place = Path(folder).expanduser()
-    config = _config(place)
+    config = read_config(place)
+    if is_causal(config):
+        if pooling != "folder" or tune is not None:
+            raise ConfigError(
+                f"{folder} holds a language model, which is trained whole and gives a state for each token; leave out "
+                "model.pooling and model.tune."
+            )
+        return causal(place, length_of_inputs, num_classes)
     kind, unit = _pooling(place) if pooling == "folder" else (pooling, False)
     inner = transformer(place, config)
     most = getattr(inner.config, "max_position_embeddings", None)
@@ -361,22 +371,6 @@ def tokenizer(folder: Path, length: int) -> Tokens:
         return [e.ids for e in encoded], [bool(e.overflowing) for e in encoded]
 
     return tokens
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder} with an encoder. Nothing is downloaded.")
-    if not (folder / "config.json").is_file():
-        raise DataError(f"{folder} holds no config.json, which says how the encoder is built.")
-    if not any(folder.glob("*.safetensors")):
-        others = ", ".join(
-            sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".h5", ".msgpack"))
-        )
-        raise DataError(
-            f"{folder} holds no weights in safetensors{f', only {others}' if others else ''}. Other formats may run "
-            "code when they are read; transformers' save_pretrained writes model.safetensors."
-        )
-    return dict(read_json(folder / "config.json"))
 
 
 def _pooling(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
@@ -417,31 +411,12 @@ def transformer(folder: Path, config: dict[str, Any]) -> Any:
         raise ConfigError(
             f"{folder} holds a model of type '{kind}' that writes; an encoder is needed, such as BERT."
         )
-    torchvision()  # transformers imports it, and it may not load by itself
-    try:
-        from transformers import AutoModel
-        from transformers.utils import logging as transformers_logging
-    except ImportError as error:
-        raise DataError(
-            f"An encoder of texts needs transformers ({error}); pip install 'clbench[text]'."
-        ) from error
-    logging: Any = transformers_logging  # its functions have no types
-    showing, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # it reports weights that it leaves out, such as a pooler's
-    try:
-        model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"transformers cannot read the encoder in {folder}: {error}") from error
-    finally:
-        logging.set_verbosity(told)
-        if showing:
-            logging.enable_progress_bar()
+    model = read_by_transformers("AutoModel", folder)
     if not hasattr(model.config, "hidden_size"):
         raise ConfigError(f"{folder} holds a model of type '{kind}', which gives no state for each token.")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # it is trained for another purpose, and not asked
-    return model.float()
+    return model
 
 
 # --- from scratch ---

@@ -143,16 +143,21 @@ def _first_right(
 def _about(record: Record, engine: Engine, network: Plain, found: Folder, number: int) -> dict[str, Any]:
     """Return what the folder says of itself, for programs."""
     transform, scores = engine.benchmark.transform, network.scores
-    learned = [sorted(exp.classes) for exp in engine.train]
+    language, learned = engine.benchmark.setting.language, [sorted(exp.classes) for exp in engine.train]
+    named: dict[str, Any] = {
+        "labels": labels_of(engine),
+        "classes": learned,
+        "seen": sorted({c for classes in learned[:number] for c in classes}),
+    }
+    if language:  # whose classes are all tokens
+        named = {"domains": [exp.domain for exp in engine.train], "seen": list(range(number))}
     about: dict[str, Any] = {
         "format": 1,
         "run": record.id,
         "experience": number,
         "experiences": len(learned),
         "loads_with": found.library,
-        "labels": labels_of(engine),
-        "classes": learned,
-        "seen": sorted({c for classes in learned[:number] for c in classes}),
+        **named,
         "input": {
             "shape": list(engine.input_shape),
             "stored": "texts"

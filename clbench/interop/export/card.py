@@ -26,8 +26,12 @@ def card(
         about: what `clbench.json` says. python: the lines that use the folder.
     """
     named, number = record.benchmark, about["experience"]
-    reached = metrics.compute(record.curve.upto(number), ("average_accuracy",)).get("average_accuracy")
-    accuracy = "" if reached is None else f", {100 * reached:.1f} % on the test sets up to there"
+    key = "average_loss" if engine.benchmark.setting.language else "average_accuracy"
+    reached = metrics.compute(record.curve.upto(number), (key,))[key]
+    told = "" if reached is None else f"{100 * reached:.1f} %"
+    if reached is not None and engine.benchmark.setting.language:
+        told = f"{reached:.3f} nats per token"
+    accuracy = told and f", {told} on the test sets up to there"
     commit = record.code.get("commit")
     lines = [
         "---",
@@ -80,6 +84,8 @@ def _inputs(about: Mapping[str, Any]) -> str:
 
 
 def _outputs(engine: Engine, about: Mapping[str, Any]) -> str:
+    if engine.benchmark.setting.language:
+        return "Row t of the logits of a block scores what comes after token t. `clbench.json` has the domains, in order."
     if about["head"] is None:
         return "The features are what the run's head is given. Classes are in `clbench.json`: `labels`, in order."
     told = (

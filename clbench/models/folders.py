@@ -1,0 +1,64 @@
+"""Folders that transformers has saved: config.json, weights in safetensors, tokenizer.json. Nothing is downloaded, and
+nothing is unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clbench.errors import DataError
+from clbench.files import read_json
+from clbench.machine.torchvision import torchvision
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a folder's config.json.
+
+    Raises:
+        DataError: there is no such folder, or it lacks the file or weights in safetensors.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder} with a model. Nothing is downloaded.")
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} holds no config.json, which says how the model is built.")
+    if not any(folder.glob("*.safetensors")):
+        others = ", ".join(
+            sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".h5", ".msgpack"))
+        )
+        raise DataError(
+            f"{folder} holds no weights in safetensors{f', only {others}' if others else ''}. Other formats may run "
+            "code when they are read; transformers' save_pretrained writes model.safetensors."
+        )
+    return dict(read_json(folder / "config.json"))
+
+
+def read_by_transformers(kind: str, folder: Path) -> Any:
+    """Return what one of transformers' classes reads from a folder, in float32.
+
+    Args:
+        kind: the name of the class, such as AutoModel.
+
+    Raises:
+        DataError: transformers is not installed, or cannot read it.
+    """
+    torchvision()  # transformers imports it, and it may not load by itself
+    try:
+        import transformers
+        from transformers.utils import logging as transformers_logging
+    except ImportError as error:
+        raise DataError(
+            f"A model of texts needs transformers ({error}); pip install 'clbench[text]'."
+        ) from error
+    logging: Any = transformers_logging  # its functions have no types
+    showing, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it reports weights that it leaves out, such as a pooler's
+    try:
+        reader: Any = getattr(transformers, kind)
+        return reader.from_pretrained(folder, local_files_only=True, use_safetensors=True).float()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DataError(f"transformers cannot read the model in {folder}: {error}") from error
+    finally:
+        logging.set_verbosity(told)
+        if showing:
+            logging.enable_progress_bar()
