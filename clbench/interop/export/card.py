@@ -85,7 +85,7 @@ def _inputs(about: Mapping[str, Any]) -> str:
 
 def _outputs(engine: Engine, about: Mapping[str, Any]) -> str:
     if engine.benchmark.setting.language:
-        return "Row t of the logits of a block scores what comes after token t. `clbench.json` has the domains, in order."
+        return "Row t of a block's logits scores what comes after token t. `clbench.json` has the domains, in order."
     if about["head"] is None:
         return "The features are what the run's head is given. Classes are in `clbench.json`: `labels`, in order."
     told = (
