@@ -32,6 +32,7 @@ from clbench.transforms.augment import Transform
 from clbench.types import Batch, Benchmark, Data, Experience, Output, Pool, Setting, Stream
 
 CLASSES, MEMORY, LR = 10, 200, 0.01
+TOKENS = 256
 MEAN, STD = 0.13, 0.31
 
 
@@ -50,10 +51,14 @@ class Case:
 
     def __str__(self) -> str:
         joined = f"{self.batch_size}+{self.batch_size}" if self.replay else str(self.batch_size)
-        return f"{self.model}, batch {joined}"
+        return f"{self.model}, batch {joined}" + (f" × {self.input_shape[0]} tokens" if self.language else "")
+
+    @property
+    def language(self) -> bool:
+        return self.model == "decoder"
 
 
-DIGIT, IMAGE = (1, 28, 28), (3, 32, 32)
+DIGIT, IMAGE, BLOCK = (1, 28, 28), (3, 32, 32), (128,)
 CASES = (
     Case("mlp", DIGIT, 10),
     Case("mlp", DIGIT, 128),
@@ -63,6 +68,7 @@ CASES = (
     Case("slim-resnet18", IMAGE, 10, replay=True, share=0.1),
     Case("slim-resnet18", IMAGE, 32, replay=True, share=0.05),
     Case("slim-resnet18", IMAGE, 128, share=0.05),
+    Case("decoder", BLOCK, 16, share=0.1),
 )
 
 
@@ -77,10 +83,13 @@ class Work:
 
 
 def random_benchmark(case: Case, steps: int, streams: int = 1, images: int = 10) -> Benchmark:
-    """One experience of random bytes, so many batches; all test streams are seen from the start."""
+    """One experience of random bytes, or tokens, so many batches; all test streams are seen from the start."""
     generator = torch.Generator().manual_seed(0)
 
     def data(n: int) -> Data:
+        if case.language:
+            blocks = torch.randint(TOKENS, (n, case.input_shape[0] + 1), generator=generator)
+            return Data.of(Pool(blocks[:, :-1], blocks[:, 1:]), torch.arange(n))
         x = torch.randint(256, (n, *case.input_shape), dtype=torch.uint8, generator=generator)
         return Data.of(Pool(x, torch.randint(CLASSES, (n,), generator=generator)), torch.arange(n))
 
@@ -88,8 +97,11 @@ def random_benchmark(case: Case, steps: int, streams: int = 1, images: int = 10)
     train = Experience(0, classes, data(steps * case.batch_size), tests=tests)
     test = tuple(Experience(i, classes, data(images)) for i in tests)
     taught, tested = Stream("train", (train,)), Stream("test", test)
-    transform = Transform(mean=(MEAN,), std=(STD,))
-    return Benchmark("bench", 1, Setting("domain"), taught, tested, CLASSES, transform)
+    setting = Setting("domain", language=case.language)
+    many, transform = (
+        (TOKENS, Transform()) if case.language else (CLASSES, Transform(mean=(MEAN,), std=(STD,)))
+    )
+    return Benchmark("bench", 1, setting, taught, tested, many, transform)
 
 
 def bare(work: Work) -> Contender:
@@ -110,14 +122,14 @@ def bare(work: Work) -> Contender:
         for rows in torch.randperm(len(x), generator=shuffle).to(device).split(case.batch_size):
             gate()
             raw, labels = x.index_select(0, rows), y.index_select(0, rows)
-            inputs, targets = raw.mul(gain).add_(shift), labels
+            inputs, targets = raw if case.language else raw.mul(gain).add_(shift), labels
             if case.replay and seen:
                 drawn = torch.randperm(min(seen, MEMORY), generator=draws, device=device)[: case.batch_size]
                 old = memory_x.index_select(0, drawn).mul(gain).add_(shift)
                 inputs = torch.cat([inputs, old])
                 targets = torch.cat([labels, memory_y.index_select(0, drawn)])
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(inputs), targets).backward()
+            F.cross_entropy(model(inputs).flatten(0, -2), targets.flatten()).backward()
             optimizer.step()
             if case.replay:
                 position = torch.arange(seen, seen + len(rows), device=device)
@@ -133,6 +145,8 @@ def bare(work: Work) -> Contender:
 
 class _Gated(Strategy):
     """Calls the gate after each step, last in a chain; a lap is all the engine does from one call to the next."""
+
+    language = True
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate

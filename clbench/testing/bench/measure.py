@@ -110,12 +110,12 @@ def steps_of(
     """Training without evaluation."""
     warm_up = max(capture.WARM_UP + 2, round(WARM_UP * case.share))  # what is recorded is by then
     benchmark = make.random_benchmark(case, warm_up + laps + 2)
-    model = make_model(case.model, case.input_shape, CLASSES)
+    model = make_model(case.model, case.input_shape, benchmark.num_classes)
     work = make.Work(case, benchmark, model, device)
     rivals = [make.bare(work), make.clbench(work)]
     if device.type == "cuda":
         rivals.append(make.clbench(work, name="clbench, eager", capture="never"))
-    if module is not None:
+    if module is not None and not case.language:
         rivals += [make.avalanche_training(module, work, images=images) for images in (False, True)]
     if er is not None and case.replay:
         rivals.append(make.mammoth_training(er, work))
