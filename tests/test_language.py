@@ -18,7 +18,7 @@ from clbench.evaluation.ticker import tallied
 from clbench.models import make_model
 from clbench.results import metrics
 from clbench.results.curve import Curve
-from clbench.testing import difference, tiny_language, tiny_run
+from clbench.testing import difference, tiny_benchmark, tiny_decoder, tiny_language, tiny_model, tiny_run
 from clbench.testing.tiny import Letters
 from clbench.types import IGNORED, Benchmark, Data, Output, Pool, Stream
 
@@ -285,3 +285,25 @@ def test_labels_are_part_of_the_fingerprint() -> None:
     y[0, 0] = IGNORED
     changed = replace(other.train[0], data=Data.of(Pool(pool.x, y), rows))
     assert replace(other, train=Stream("train", (changed, other.train[1]))).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "derpp"])
+def test_portions_of_a_batch_give_the_gradient_of_the_whole(strategy: str) -> None:
+    """Also where stored examples are passed by themselves."""
+    found = []
+    for size in (None, 3):
+        benchmark = tiny_language() if strategy == "finetune" else tiny_benchmark()
+        network = tiny_decoder(benchmark) if strategy == "finetune" else tiny_model(benchmark, norm=False)
+        network.load_state_dict(
+            {k: torch.full_like(v, 0.1).cumsum(0) for k, v in network.state_dict().items()}
+        )
+        run = tiny_run(make_strategy(strategy), benchmark, batch_size=8, micro_batch=size, model=network)
+        run.fit()
+        found.append(run.model.state_dict())
+    for name, value in found[0].items():
+        assert torch.allclose(value, found[1][name], atol=1e-5), name
+
+
+def test_batch_normalisation_is_not_passed_in_portions() -> None:
+    with pytest.raises(IncompatibleError, match="micro_batch=3"):
+        tiny_run(make_strategy("finetune"), tiny_benchmark(), micro_batch=3)

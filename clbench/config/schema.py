@@ -118,6 +118,9 @@ class TrainConfig(_Tree):
         drop_last: leave out the last batch of a pass when it is smaller.
         updates: on every batch of the stream, each with inputs augmented anew and other replayed examples. Memories
             take the batch once.
+        micro_batch: examples that one forward pass takes; what lies between is computed again on the way back. Any
+            strategy's gradient is that of the whole batch, in the memory that so many examples take, for a third more
+            computing.
     """
 
     batch_size: Count = 32
@@ -128,6 +131,13 @@ class TrainConfig(_Tree):
     later_iterations: Count | None = None
     drop_last: bool = False
     updates: Count = 1
+    micro_batch: Count | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later and is not set: ids and rows are as before."""
+        tree: dict[str, Any] = write(self)
+        return {key: value for key, value in tree.items() if (key, value) != ("micro_batch", None)}
 
     @model_validator(mode="after")
     def _goes_together(self) -> TrainConfig:

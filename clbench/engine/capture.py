@@ -44,6 +44,8 @@ def obstacle(run: Run) -> str:
         return f"a {run.device.type} has no graphs"
     if not run.ranks.alone:
         return "several processes share a step"
+    if run.config.train.micro_batch is not None:
+        return "a batch is passed in portions (train.micro_batch)"
     if run.precision.name not in TOLERANCE:
         return f"{run.precision.name} decides at every step whether a gradient overflowed"
     return undeclared(run)

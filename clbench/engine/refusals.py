@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clbench.config import Execution
@@ -86,7 +86,14 @@ def check_passes(run: Run) -> None:
 
 
 def check_loop(run: Run) -> None:
-    """Refuse a loop or an order of a part's own where the configuration or the stream has one."""
+    """Refuse a loop or an order of a part's own where the configuration or the stream has one, and portions of a batch
+    of which batch normalisation would take statistics of their own."""
+    size, norms = run.config.train.micro_batch, nn.modules.batchnorm._BatchNorm
+    if size is not None and any(isinstance(m, norms) and m.training for m in run.model.modules()):
+        raise IncompatibleError(
+            f"train.micro_batch={size} passes a batch in portions, and batch normalisation takes the statistics of "
+            "what it is given; leave it out, or take a network without batch normalisation."
+        )
     if any(overrides(part, "train_experience") for part in run.strategy.parts):
         ordered, updates = _ordered(run), run.config.train.updates
         if ordered or updates > 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clbench.engine.batch_of_one import check_pass, norms
 from clbench.engine.points import Points
@@ -52,7 +53,16 @@ class Services(Run):
                 logits = model.head(features) if scored else features[:, :0]  # type: ignore[operator]
             return features.float(), logits.float()
 
-        return self.ranks.through(network, model, x)
+        def portions(rows: Tensor) -> tuple[Tensor, Tensor]:
+            size = self.config.train.micro_batch
+            if size is None or len(rows) <= size or not torch.is_grad_enabled():
+                return network(rows)
+            # What lies between inputs and outputs is computed again on the way back, one portion at a time.
+            found = [checkpoint(network, part, use_reentrant=False) for part in rows.split(size)]
+            features, logits = map(torch.cat, zip(*found, strict=True))
+            return features, logits
+
+        return self.ranks.through(portions, model, x)
 
     def count(self, x: Tensor, model: nn.Module | None = None) -> None:
         passes: int = getattr(self.model if model is None else model, "passes", 1)

@@ -103,9 +103,11 @@ class Ranks:
         noise = derive_seed(int(torch.randint(1 << 62, ())), f"rank {self.rank}")
         with global_rng(x.device, noise, None), self._normalising(model):
             features, logits = network(x[self.share(len(x))])
-        gathered: Tensor = _Gather.apply(torch.cat([features, logits], 1), self, len(x))  # type: ignore[no-untyped-call]
-        features, logits = gathered.split([features.shape[1], logits.shape[1]], 1)
-        return features, logits
+        ends = [features.shape[1:], logits.shape[1:]]  # of language, (L, D) and (L, C)
+        rows = torch.cat([features.flatten(1), logits.flatten(1)], 1)
+        gathered: Tensor = _Gather.apply(rows, self, len(x))  # type: ignore[no-untyped-call]
+        features, logits = gathered.split([end.numel() for end in ends], 1)
+        return features.unflatten(1, ends[0]), logits.unflatten(1, ends[1])
 
     @contextlib.contextmanager
     def _normalising(self, model: nn.Module) -> Iterator[None]:

@@ -264,6 +264,7 @@ def tiny_run(
     model: Classifier | None = None,
     batch_size: int = 32,
     epochs: int = 2,
+    micro_batch: int | None = None,
     every: int = 0,
     optim: OptimConfig | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -279,7 +280,7 @@ def tiny_run(
         strategy, benchmark, model: what runs. A strategy that needs a vision transformer or a dual encoder gets
             `tiny_vit` or `tiny_clip`, and needs a benchmark with images; one of language gets a `tiny_decoder`.
         seed: of the initialisation and of everything drawn.
-        batch_size, epochs: of training.
+        batch_size, epochs, micro_batch: of training.
         optim: SGD, 0.02 with momentum 0.9, never reset, if None.
         every: steps between evaluations; 0 evaluates at experience ends.
         precision, device: as on the command line.
@@ -292,7 +293,7 @@ def tiny_run(
         benchmark=benchmark.name,
         strategy=str(strategy),
         optim=optim or OptimConfig(lr=0.02, momentum=0.9, reset=False),
-        train=TrainConfig(batch_size=batch_size, epochs=epochs),
+        train=TrainConfig(batch_size=batch_size, epochs=epochs, micro_batch=micro_batch),
         evaluation=EvaluationConfig(every=every, level=level),
         precision=precision,
         seeds=Seeds(order=0, init=seed, data=seed),
