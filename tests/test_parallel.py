@@ -625,7 +625,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
         "    if dying and self.step == 5 and self.ranks.rank == 1: os._exit(9)\n"
         "    if not dying and self.step < 4: raise RuntimeError('from the beginning')\n"
         "    step(self, batch)\n"
-        "Run._iterate = dies\n"
+        "Engine._iterate = dies\n"
         "how = {'checkpoint_seconds': 0 if dying else 60, 'device': 'cpu'}\n"
         f"clbench.run('split-digits', 'er', iterations=5, out={str(tmp_path / 'runs')!r}, execution=how)\n"
     )
