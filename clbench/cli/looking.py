@@ -125,7 +125,10 @@ def show(
         from clbench.results.ledger import read_record
 
         record = read_record(Path(name))
-        if (about := record.benchmark.get("about")) and not as_json:
+        about = record.benchmark.get("about", "")
+        for note in record.benchmark.get("notes", ()):  # which come by themselves, below
+            about = about.replace(note, "").strip()
+        if about and not as_json:
             print(about)
         return show_record(record, as_json)
     parts = chain_parts(name) if "+" in name else [name]
