@@ -151,7 +151,11 @@ def test_text_that_is_no_yaml_is_text() -> None:
         ("seeds", 3, "give it as --seed N of a run, --seeds N of a suite"),
         ("prefetch", 3, r"give it as execution=\{'prefetch': …\} of clbench.run"),
         ("optm.lr", 1, r"There is no setting 'optm\.lr'\. Did you mean 'optim\.lr'\?"),
-        ("optim.lrr", 1, r"There is no setting 'optim\.lrr'\. Did you mean 'lr'\? Known: name, lr, "),
+        (
+            "optim.lrr",
+            1,
+            r"There is no setting 'optim\.lrr'\. Did you mean 'lr'\? Also near: floor; 27 are known",
+        ),
         (
             "er.memry",
             1,

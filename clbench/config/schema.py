@@ -58,16 +58,53 @@ class ModelConfig(_Tree):
     weights: str | None = None
 
 
+Schedule = Literal[
+    "constant",
+    "cosine",
+    "quarter-cosine",
+    "linear",
+    "steps",
+    "restarts",
+    "rex",
+    "warm-cosine",
+    "infinite",
+    "wsd",
+    "power",
+]
+READ_BY: dict[str, tuple[str, ...]] = {
+    "minimum": ("warm-cosine", "infinite", "wsd", "power"),
+    **dict.fromkeys(("anneal", "shape"), ("infinite", "wsd", "power")),
+    **dict.fromkeys(("plateau", "cooldown", "cooling"), ("infinite",)),
+    "branch": ("infinite", "wsd"),
+    **dict.fromkeys(("gain", "exponent", "unit"), ("power",)),
+}
+"""Settings of phased schedules, and the schedules that read each."""
+
+
 class OptimConfig(_Tree):
-    """The optimizer and its schedule, which runs over one experience.
+    """The optimizer and its schedule.
 
     Attributes:
         later_lr: in place of `lr` in every experience but the first, where a few examples would be fitted too fast.
         schedule: factor on `lr`: constant; cosine or linear to 0; quarter-cosine,
             cos(99 π max(t − 1, 0) / (200 (K − 1))) in pass t, from 0, of the experience's K; steps (× `gamma` at each
-            of `milestones`, fractions of the experience's steps); restarts, by pass: of a `cycle` of passes the first
-            `rise` go from `floor` to 1 in a line, the others back in half a cosine.
-        warmup: fraction of the experience's steps with a linear rise from 0, under any schedule.
+            of `milestones`, fractions of the steps); restarts, by pass: of a `cycle` of passes the first `rise` go
+            from `floor` to 1 in a line, the others back in half a cosine; rex, (1 − u) / (½ + ½ (1 − u)) after a share
+            u of the steps. In phases, warm-up first: warm-cosine to `minimum`; infinite, cooldown to `plateau`,
+            constant, anneal to `minimum`; wsd, constant at 1, then the anneal; power, min(1, β a nᵇ / lr), then it.
+        over: what the schedule goes over: each experience; the stream as a whole; open, for infinite and wsd: warm-up
+            and cooldown in the first experience, constant from then on, an anneal at the end of every experience.
+        warmup: fraction of the steps with a linear rise from 0, under any schedule.
+        cooldown, anneal: where the cooldown ends and where the anneal begins, as fractions of the steps: points in
+            time, not lengths. anneal is 0.86 for infinite and 0.9 for wsd and power if None; 1 leaves it out.
+        plateau, minimum: the rate of the constant phase and the last one, in units of `lr`. minimum is 0.1 if None, 0
+            for power.
+        cooling: form of the cooldown: half a cosine, or 1 / √(1 + 10 u).
+        shape: of the anneal: linear, 1-sqrt, cosine, exponential, inverse-linear. If None exponential; power's linear.
+        branch: the anneal at an experience's end is a branch: it is evaluated, and the next experience goes on from the
+            state before it; else from the annealed one.
+        gain, exponent, unit: power: a and b; n is the examples that have come × unit, 1 or the tokens of an example. β
+            is the batch size.
         clip: largest norm of the whole gradient; None leaves it as it is.
         reset: a fresh optimizer at every experience, where boundaries are told; otherwise momentum is carried
             over.
@@ -80,15 +117,51 @@ class OptimConfig(_Tree):
     nesterov: bool = False
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
-    schedule: Literal["constant", "cosine", "quarter-cosine", "linear", "steps", "restarts"] = "constant"
+    schedule: Schedule = "constant"
+    over: Literal["experience", "stream", "open"] = "experience"
     milestones: tuple[Part, ...] = (0.5, 0.75)
     gamma: Positive = 0.1
     cycle: Count = 200
     rise: Natural = 50
     floor: Share = 0.01
     warmup: Fraction = 0.0
+    cooldown: Share = 0.6
+    anneal: Share | None = None
+    plateau: Share = 0.55
+    minimum: Share | None = None
+    cooling: Literal["cosine", "inverse-sqrt"] = "cosine"
+    shape: Literal["linear", "1-sqrt", "cosine", "exponential", "inverse-linear"] | None = None
+    branch: bool = False
+    gain: Positive = 4.0
+    exponent: Annotated[float, Field(le=0), HELD] = -0.51
+    unit: Count = 1
     clip: Positive | None = None
     reset: bool = True
+
+    @model_serializer(mode="wrap")
+    def _as_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later and stands at its default: ids and rows are as before there was a choice."""
+        tree: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        later = {key for key in ("over", *READ_BY) if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in tree.items() if key not in later}
+
+    @property
+    def phased(self) -> bool:
+        """Whether the schedule has phases."""
+        return self.schedule in READ_BY["minimum"]
+
+    @property
+    def annealed(self) -> tuple[float, float, str]:
+        """Where the anneal begins, the last rate and the form: the usual ones of the schedule where None is given."""
+        begins, least, shape = {"infinite": 0.86}.get(self.schedule, 0.9), 0.1, "exponential"
+        if self.schedule == "power":
+            least, shape = 0.0, "linear"
+        return (
+            begins if self.anneal is None else self.anneal,
+            least if self.minimum is None else self.minimum,
+            self.shape or shape,
+        )
 
     @model_validator(mode="after")
     def _goes_together(self) -> OptimConfig:
@@ -102,7 +175,48 @@ class OptimConfig(_Tree):
             raise ValueError(
                 f"a cycle of {self.cycle} passes cannot rise for {self.rise}; give rise={self.cycle} or less"
             )
+        for key, readers in READ_BY.items():
+            if self.schedule not in readers and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} is of schedule={' or '.join(readers)}, and schedule is {self.schedule}; leave it out"
+                )
+        if self.over == "open" and self.schedule not in READ_BY["branch"]:
+            raise ValueError(f"over=open goes with schedule=infinite or wsd; schedule is {self.schedule}")
+        if self.over != "experience" and self.schedule in ("quarter-cosine", "restarts"):
+            raise ValueError(
+                f"{self.schedule} counts the passes over an experience; leave over={self.over} out"
+            )
+        if self.branch and self.over != "open":
+            raise ValueError("branch goes back at every experience's end; give over=open with it")
+        if self.phased:
+            self._phases()
         return self
+
+    def _phases(self) -> None:
+        """Refuse phases that do not follow each other."""
+        begins, least, shape = self.annealed
+        points = {"warmup": self.warmup, "cooldown": self.cooldown, "anneal": begins}
+        if self.schedule != "infinite":
+            del points["cooldown"]
+            points |= {"anneal": 1.0} if self.schedule == "warm-cosine" else {}
+        named = ", ".join(f"{key}={value:g}" for key, value in points.items())
+        if list(points.values()) != sorted(points.values()) or points.get("cooldown") == self.warmup:
+            raise ValueError(
+                f"the phases of {self.schedule} do not follow each other: {named} are the points in time where they "
+                "end and the anneal begins, as fractions of all steps, and not their lengths; let them rise"
+            )
+        top = self.plateau if self.schedule == "infinite" else 1.0
+        if least > top:
+            raise ValueError(f"minimum={least:g} is above the rate {top:g} that it is annealed from")
+        if (
+            least == 0
+            and begins < 1
+            and self.schedule != "warm-cosine"
+            and shape in ("exponential", "inverse-linear")
+        ):
+            raise ValueError(f"a decay of shape={shape} never comes to 0; give minimum > 0, or shape=linear")
+        if self.branch and begins == 1:
+            raise ValueError("anneal=1 leaves no step to a branch; give anneal=0.9 or so")
 
 
 class TrainConfig(_Tree):

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from clbench.config import Execution, OptimConfig, RunConfig
 from clbench.engine.batch_of_one import check_stream, explained, lasting
+from clbench.engine.branch import Branch, load_trained, trained
 from clbench.engine.capture import Gradients
 from clbench.engine.costs import costs, memories_of, peak_memory
 from clbench.engine.holding import Holding, weight_bytes
 from clbench.engine.loading import Feed
 from clbench.engine.observer import Observer, ObserverWarning
 from clbench.engine.points import Points
+from clbench.engine.rates import Rates
 from clbench.engine.refusals import (
     check_batch,
     check_loop,
@@ -43,15 +45,14 @@ from clbench.engine.visible import seamless, visible, without_examples
 from clbench.errors import ClbenchError, DivergedError, IncompatibleError
 from clbench.evaluation import ContinualEvaluator
 from clbench.evaluation.forward import weights_of
-from clbench.machine.checkpoint import tree_map
 from clbench.machine.clock import Clock
 from clbench.machine.device import keep_freed_memory, present, sent
 from clbench.machine.energy import Meter
 from clbench.machine.numerics import deterministic, pinned
-from clbench.machine.optim import make_optimizer, schedule_factor
+from clbench.machine.optim import make_optimizer
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
-from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, go_on
+from clbench.machine.randomness import derive_seed, global_rng
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
 from clbench.models.running import Running
@@ -129,6 +130,7 @@ class Engine(Services):
         self.points = Points(strategy, self._gradient, self._update)
         self._task_classes = self._classes_of_tasks()
         check_loop(self)
+        self.rates, self.branch = Rates(self), Branch(self)
         for part in parts:
             part.setup(seen)
         check_memory(self, memories_of(strategy))
@@ -290,6 +292,10 @@ class Engine(Services):
                 self.evaluator.cut(self.step - 1)  # only now known to be the last, it is evaluated again
             self.evaluator.end_experience()
             self._tell("end_experience")
+        if self.branch.go_back():  # the live run has come to the experience's end, too
+            self.gradients.forget()
+            self._call("end_experience", visible)
+        with self.clock.stopped():
             self.place = Place("between", self.experience + 1, step=self.step)
             if self._save.worth:
                 self._save()
@@ -327,6 +333,7 @@ class Engine(Services):
             )
             self.place.batch = number + 1
             self.place.done += 1
+            self.branch.begin()
             self._between_steps()
         if self.place.batch >= batches:
             self.place.epoch, self.place.batch, self._order = epoch + 1, 0, None
@@ -509,9 +516,7 @@ class Engine(Services):
 
     def _schedule(self) -> None:
         optim = self.config.optim
-        lr = optim.lr if self.experience == 0 else optim.later_lr or optim.lr
-        epochs = 1 if self.config.train.iterations is not None else self.epochs
-        self._lr = lr * schedule_factor(optim, self.place.done, self._steps, epochs)
+        self._lr = self.rates.now()
         if optim.schedule != "constant" or optim.warmup or optim.later_lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._lr * group.get("lr_scale", 1.0)
@@ -544,12 +549,8 @@ class Engine(Services):
             },
             "held_bytes": self.holding.most,
             "order": None if order is None else {"rows": order.rows, "view": order.view},
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "precision": self.precision.state_dict(),
-            "strategy": [part.state_dict() for part in self.strategy.parts],
-            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
-            "global_rng": global_rng_state(self.device),
+            **trained(self),
+            **({} if self.branch.live is None else {"branch": self.branch.live}),
             "evaluator": self.evaluator.state_dict(),
             "energy": self.energy.state_dict(),
         }
@@ -566,13 +567,8 @@ class Engine(Services):
         self.clock.by = {"before": float(state["counters"]["train_seconds"])}
         order = state["order"]
         self._order = None if order is None else Order(order["rows"], order["view"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.load_state_dict(state["precision"])
-        for part, saved in zip(self.strategy.parts, state["strategy"], strict=True):
-            part.load_state_dict(tree_map(lambda t: t.to(self.device), saved))
-        for name, saved in state["generators"].items():
-            go_on(self.rng(name), saved, derive_seed(self.config.seeds.data, f"{name} from step {self.step}"))
+        load_trained(self, state)
+        self.branch.load_state_dict(state.get("branch"))
         self._global_rng = state["global_rng"]
         self.evaluator.load_state_dict(state["evaluator"])
         self.energy.load_state_dict(state.get("energy", {}))

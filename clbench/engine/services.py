@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from clbench.engine.batch_of_one import check_pass, norms
 from clbench.engine.points import Points
 from clbench.errors import IncompatibleError
+from clbench.machine.clock import Clock
 from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.models.base import head_of
@@ -31,6 +32,8 @@ class Services(Run):
     _generators: dict[str, torch.Generator]
     points: Points
     _steps: int
+    _trainable: list[nn.Parameter]
+    clock: Clock
     _task_classes: Tensor | None
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> Output:

@@ -68,8 +68,18 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
     return adam
 
 
-def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) -> float:
-    """Factor on the learning rate at `step` (from 0) of an experience of `steps`, in so many equal passes."""
+def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1, later: bool = False) -> float:
+    """Factor on the learning rate at `step` (from 0) of `steps`, in so many equal passes.
+
+    Schedules without phases are taken at `step`: they begin at 1 and would come to their end after the last step.
+    Phased ones are taken at `step` + 1: no step is spent at the 0 where a warm-up begins, and the last one has the last
+    rate. Either is a function of these numbers alone.
+
+    Args:
+        later: the schedule is over=open, and has warmed up and cooled down in an experience before.
+    """
+    if optim.phased:
+        return phased_factor(optim, step + 1, steps, later)
     progress = step / max(steps, 1)
     factor = 1.0
     if optim.schedule == "cosine":
@@ -78,6 +88,8 @@ def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) 
         factor = quarter_cosine(step * epochs // max(steps, 1), epochs)
     elif optim.schedule == "linear":
         factor = 1 - progress
+    elif optim.schedule == "rex":
+        factor = (1 - progress) / (0.5 + 0.5 * (1 - progress))
     elif optim.schedule == "restarts":
         factor = restarts(step * epochs // max(steps, 1), optim.cycle, optim.rise, optim.floor)
     elif optim.schedule == "steps":
@@ -85,6 +97,67 @@ def schedule_factor(optim: OptimConfig, step: int, steps: int, epochs: int = 1) 
     if optim.warmup:
         factor *= min(1.0, (step + 1) / max(round(optim.warmup * steps), 1))
     return factor
+
+
+def phase_ends(optim: OptimConfig, steps: int) -> tuple[int, int, int]:
+    """Return after which of `steps` a phased schedule has warmed up, has cooled down, and begins to anneal."""
+    risen = round(optim.warmup * steps)
+    if optim.schedule == "warm-cosine":
+        return risen, steps, steps
+    cooled = round(optim.cooldown * steps) if optim.schedule == "infinite" else risen
+    return risen, cooled, round(optim.annealed[0] * steps)
+
+
+def phased_factor(optim: OptimConfig, t: float, steps: int, later: bool = False) -> float:
+    """η(t) / η_max of a phased schedule, t from 0 to `steps`: η(0) is 0 where there is a warm-up, else η_max;
+    η(`steps`) is the minimum.
+
+    t / t_w; the cooldown from 1 to the plateau; the plateau; from t_a on, the plateau × the decay. Ibrahim et al.,
+    arXiv:2403.08763; Singh et al., arXiv:2503.02844; Hu et al. (WSD), arXiv:2404.06395; Wen et al., arXiv:2410.05192.
+
+    Args:
+        later: warm-up and cooldown lie in an experience before.
+    """
+    risen, cooled, begins = phase_ends(optim, steps)
+    _, least, shape = optim.annealed
+    plateau = {"infinite": optim.plateau, "warm-cosine": least}.get(optim.schedule, 1.0)
+    if t < risen and not later:
+        return t / risen
+    if t < cooled and not later:
+        return cooldown(optim.cooling, (t - risen) / (cooled - risen), plateau)
+    if t > begins:
+        return plateau * decay(shape, (t - begins) / (steps - begins), least / plateau)
+    return plateau
+
+
+def cooldown(form: str, u: float, low: float) -> float:
+    """From 1 at u = 0 to `low` at u = 1, in half a cosine or like the inverse of a square root.
+
+    1 + (low − 1) h(u) / h(1), h(u) = 1 / √(1 + 10 u) − 1.
+    """
+    if form == "cosine":
+        return low + (1 - low) / 2 * (1 + math.cos(math.pi * u))
+    return 1 + (low - 1) * (1 / math.sqrt(1 + 10 * u) - 1) / (1 / math.sqrt(11) - 1)
+
+
+def decay(shape: str, u: float, low: float) -> float:
+    """From 1 at u = 0 to `low` at u = 1, in one of the five forms of a WSD schedule."""
+    if shape == "linear":
+        return 1 - (1 - low) * u
+    if shape == "1-sqrt":
+        return 1 - (1 - low) * math.sqrt(u)
+    if shape == "cosine":
+        return low + (1 - low) / 2 * (1 + math.cos(math.pi * u))
+    if shape == "exponential":
+        return float(low**u)
+    return 1 / ((1 - u) + u / low)  # inverse-linear
+
+
+def power_factor(optim: OptimConfig, examples: int, batch_size: int) -> float:
+    """min(1, β a nᵇ / η_max), n = `examples` × `unit` so far; 1 at n = 0. Shen et al., arXiv:2408.13359."""
+    if not examples:
+        return 1.0
+    return min(1.0, batch_size * optim.gain * float(examples * optim.unit) ** optim.exponent / optim.lr)
 
 
 def quarter_cosine(epoch: int, epochs: int) -> float:

@@ -150,6 +150,7 @@ Evaluation = Annotated[
             "error": Share,
             "kept": dict[str, dict[str, Natural]],
             "other_process_seconds": NotNegative,
+            "branches": list[Annotated[Tree, Keys(experience=Natural, from_step=Amount, to_step=Amount)]],
         }
     ),
 ]

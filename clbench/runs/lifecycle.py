@@ -463,7 +463,7 @@ def _conclude(
         environment=env,
         budget=engine.budget(),
         metrics=metrics.compute(curve) | metrics.compute(curve, (benchmark.primary, *benchmark.metrics)),
-        evaluation=engine.evaluator.describe(),
+        evaluation=engine.evaluator.describe() | engine.branch.describe(),
         files=identity.files,
         curve_file={"file": "curve.npz", "sha256": curve.sha256()},
         selection=resolved.selection,
