@@ -194,6 +194,8 @@ def load_value(current: Any, saved: Any, frozen: Callable[[], nn.Module], device
         frozen: copies the model, for a module that does not exist yet, such as a teacher.
         device: where tensors go.
     """
+    if saved is None:  # what there is now came later
+        return None
     if isinstance(saved, dict) and AXES in saved:
         axes = saved[AXES]
         return saved["tensor"].to(device, copy=True).permute([axes.index(axis) for axis in range(len(axes))])

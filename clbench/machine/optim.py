@@ -149,7 +149,7 @@ def decay(shape: str, u: float, low: float) -> float:
     if shape == "cosine":
         return low + (1 - low) / 2 * (1 + math.cos(math.pi * u))
     if shape == "exponential":
-        return float(low**u)
+        return math.pow(low, u)
     return 1 / ((1 - u) + u / low)  # inverse-linear
 
 
