@@ -55,7 +55,7 @@ CHOOSE = {
     "drift": "where rows come in time order and each is predicted before it is learned; `labels-only` is what any of "
     "them must beat, and often does not",
     "plasticity": "for long streams, on which a network stops learning before it forgets",
-    "training": "with any strategy in front; `ema` smooths the stability gap",
+    "training": "with any strategy in front; `ema` smooths the stability gap, `lawa` averages checkpoints",
     "retrieval": "where a query is answered with a document, and documents come and go",
 }
 """When to choose which family."""

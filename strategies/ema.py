@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clbench import Run, Strategy, register
+from clbench.parts import entries
 from clbench.ranges import Fraction, Natural
 
 
@@ -55,11 +56,6 @@ class TemporalEnsemble(Strategy):
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
         return self.run.output_of(self.average, x, task).logits
-
-
-def entries(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
-    return [*(p.detach() for p in model.parameters()), *model.buffers()]
 
 
 @register(

@@ -57,6 +57,7 @@ NOT_RUN = {
     "recurring.md": 1,
     "retrieval.md": 4,
     "running.md": 6,
+    "schedules.md": 1,
     "several-machines.md": 3,
     "text.md": 2,
     "image-protocol.md": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import clbench
 from clbench import Strategy, chain, make_strategy
@@ -147,7 +149,7 @@ def test_phases_meet_without_a_leap(optim: dict[str, Any]) -> None:
 
 def test_an_exponential_anneal_is_a_straight_line_of_logarithms() -> None:
     logs = [math.log(phased_factor(OptimConfig(**INFINITE), t, 1000)) for t in range(860, 1001, 20)]
-    steps = [b - a for a, b in zip(logs, logs[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(logs)]
     assert steps == pytest.approx([math.log(0.1 / 0.55) / 7] * 7)
 
 
@@ -234,7 +236,7 @@ def between(run: Engine) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("strategy", ["finetune", "er", "lwf", "ewc", "icarl", "derpp+refresh+ema"])
+@pytest.mark.parametrize("strategy", ["er", "icarl", "derpp+refresh+lawa"])
 def test_a_branch_leaves_the_live_run_alone(strategy: str) -> None:
     """Where the next experience starts, all is as in a run that never makes the steps of the branch."""
     branched = between(build(strategy, optim={**WSD, "branch": True}, save=0.0))
@@ -274,8 +276,11 @@ def test_steps_of_a_branch_count_and_are_recorded() -> None:
     assert {*steps.tolist()} == {*range(31)}
 
 
-@pytest.mark.parametrize("strategy", ["er", "icarl"])
-@pytest.mark.parametrize("step", [6, 8, 10, 12], ids=["at its start", "within", "at its end", "after"])
+@pytest.mark.parametrize(
+    ("step", "strategy"),
+    [(6, "er"), (8, "icarl"), (10, "er"), (12, "er")],
+    ids=["start", "within", "end", "after"],
+)
 def test_a_run_goes_on_within_a_branch_to_the_same_bits(step: int, strategy: str, tmp_path: Path) -> None:
     optim = {**WSD, "branch": True}
     resumed_equals(optim, lambda run: run.step == step and run.place.phase == "within", tmp_path, strategy)
@@ -361,5 +366,8 @@ def test_a_loop_of_its_own_follows_no_phases() -> None:
         def train_experience(self, exp: Experience) -> None:
             pass
 
-    with pytest.raises(IncompatibleError, match="leave out optim.schedule=wsd"):
-        build(chain(CrossEntropy(), Own()), optim={"schedule": "wsd"})
+        def logits(self, x: Tensor, task: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(IncompatibleError, match=r"leave out optim\.schedule=wsd"):
+        build(Own(), optim={"schedule": "wsd"})

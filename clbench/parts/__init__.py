@@ -47,6 +47,7 @@ from clbench.parts.groups import (
     AsIs as AsIs,
     Group as Group,
     TrainOnly as TrainOnly,
+    entries as entries,
     members_of as members_of,
 )
 from clbench.parts.heads import (

@@ -83,3 +83,8 @@ class TrainOnly(Strategy):
         """Include the buffers of a backbone in eval mode."""
         as_is = [module for module in self.run.model.modules() if isinstance(module, AsIs)]
         return {name: buffer for module in as_is for name, buffer in module.named_buffers()}
+
+
+def entries(model: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a model, in order, without gradients."""
+    return [*(p.detach() for p in model.parameters()), *model.buffers()]
