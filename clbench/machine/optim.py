@@ -157,7 +157,8 @@ def power_factor(optim: OptimConfig, examples: int, batch_size: int) -> float:
     """min(1, β a nᵇ / η_max), n = `examples` × `unit` so far; 1 at n = 0. Shen et al., arXiv:2408.13359."""
     if not examples:
         return 1.0
-    return min(1.0, batch_size * optim.gain * float(examples * optim.unit) ** optim.exponent / optim.lr)
+    rate = batch_size * optim.gain * math.pow(examples * optim.unit, optim.exponent)
+    return min(1.0, rate / optim.lr)
 
 
 def quarter_cosine(epoch: int, epochs: int) -> float:
