@@ -25,7 +25,7 @@ from clbench.files.names import name_mistake, version_mistake
 
 if TYPE_CHECKING:
     from clbench.transforms.augment import Transform
-    from clbench.transforms.text import Tokenizer
+    from clbench.transforms.tokens import AnyTokenizer
 
 HIDDEN = -1
 """The task label of a row whose task the learner may not know."""
@@ -532,7 +532,7 @@ class Benchmark:
     class_names: tuple[str, ...] = ()
     notes: str = ""
     memorise: bool = False
-    tokenizer: Tokenizer | None = None
+    tokenizer: AnyTokenizer | None = None
     metrics: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
     duplicates: int = 0

@@ -17,6 +17,16 @@ from clbench.reports.markup import ASSETS
 
 PAGE = Path(__file__).resolve().parent / "dependencies.md"
 EXTRAS = ("avalanche", "wandb", "tensorboard", "tune", "ray", "pandas", "text", "parquet", "drift")
+TEXTS = (
+    "Texts that benchmarks are made of lie in `clbench/data`, with sources and licences in a LICENSE.txt beside them:",
+    "",
+    "| folder | what it holds | licence |",
+    "|---|---|---|",
+    "| intents | CLINC150, BANKING77 | CC BY 3.0, CC BY 4.0 |",
+    "| numpy_docs | docstrings of NumPy | BSD 3-Clause |",
+    "| prose_and_code | docstrings of NumPy and SciPy | BSD 3-Clause |",
+    "| prose_and_code | CPython's language reference, library and headers | PSF 2.0 |",
+)
 NOTE = "<!-- Written by docs/licences.py; do not edit. -->\n\n"
 
 
@@ -82,7 +92,7 @@ def shipped() -> list[str]:
     ]
     for file in sorted((ASSETS / UPLOT).iterdir()):
         lines.append(f"| {file.name} | {file.stat().st_size:,} | `{sha256(file.read_bytes())}` |")
-    return lines
+    return [*lines, "", *TEXTS]
 
 
 def main() -> None:

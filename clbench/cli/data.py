@@ -72,8 +72,8 @@ def data_describe(
     """Say how data are read, what each experience holds, and what is wrong with them, before anything is trained.
 
     Of a benchmark, it is built. Of a manifest (a CSV, TSV, JSON-lines or Parquet file), every file that it names is
-    read, and all faults are listed; it ends with 1 if there are some. A folder is one of images, an .npz file one of
-    arrays.
+    read, and all faults are listed; it ends with 1 if there are some. A folder is one of images or, without any, of
+    texts for language models; an .npz file one of arrays.
     """
     from clbench.registry import benchmarks
 
@@ -84,10 +84,10 @@ def data_describe(
     if benchmarks.knows(benchmark) or not place.exists():
         show_described(describe(benchmark, settings), as_json)
         return 0
-    from clbench.data import describe_manifest, is_hub_folder
+    from clbench.data import describe_manifest, holds_texts, is_hub_folder
 
     if (place.is_dir() and not is_hub_folder(place)) or place.suffix == ".npz":
-        kind = "image-folder" if place.is_dir() else "npz"
+        kind = "npz" if place.is_file() else "text-domains" if holds_texts(place) else "image-folder"
         show_described(describe(kind, [f"path={benchmark}", *(settings or [])]), as_json)
         return 0
     from clbench.config import parse_pairs

@@ -26,6 +26,8 @@ from clbench.data.folders import read_folder
 from clbench.data.given import from_data, from_dataset, from_frame, settings_of
 from clbench.data.hub import is_hub_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
+from clbench.data.language import from_documents, language, prose_and_code
+from clbench.data.language_files import By as DomainBy, holds_texts, read_documents
 from clbench.data.lists import read_published
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Tested
@@ -58,6 +60,7 @@ __all__ = [
     "Cleared",
     "Collection",
     "CorpusOrder",
+    "DomainBy",
     "Duplicates",
     "First",
     "Known",
@@ -103,23 +106,28 @@ __all__ = [
     "from_arrays",
     "from_data",
     "from_dataset",
+    "from_documents",
     "from_folder",
     "from_frame",
     "from_manifest",
     "from_npz",
     "from_texts",
     "generated",
+    "holds_texts",
     "in_a_row",
     "intents",
     "is_hub_folder",
     "known_rows",
+    "language",
     "load",
     "moments",
     "omniglot",
     "only",
     "permutation",
     "permutations",
+    "prose_and_code",
     "read_beir",
+    "read_documents",
     "read_folder",
     "read_npz",
     "read_published",

@@ -33,10 +33,11 @@ class Examples:
 
 
 class Spans(Protocol):
-    """A tokenizer that tells of every token how many characters and UTF-8 bytes of text it stands for, (V,) int64."""
+    """A tokenizer that tells of every token how many characters and UTF-8 bytes of text it stands for, (V,) int64; None
+    where a token alone does not tell."""
 
-    characters: Tensor
-    bytes: Tensor
+    characters: Tensor | None
+    bytes: Tensor | None
 
 
 class TestSet:
@@ -87,9 +88,9 @@ class TestSet:
         if self.y.ndim > 1:
             counts = self.y != IGNORED  # (N, L)
             self.totals = self._per_stream(counts)
-            if tokenizer is not None:
-                tables = (tokenizer.characters, tokenizer.bytes)
-                told = [table.to(self.y.device)[self.y.clamp(min=0)] * counts for table in tables]
+            tables = () if tokenizer is None else (tokenizer.characters, tokenizer.bytes)
+            told = [t.to(self.y.device)[self.y.clamp(min=0)] * counts for t in tables if t is not None]
+            if told:
                 self.spans = np.stack([self._per_stream(one) for one in told])
 
     def _per_stream(self, counts: Tensor) -> npt.NDArray[np.int64]:

@@ -80,7 +80,7 @@ class Tokenizer:
             DataError: the text describes no tokenizer, or one whose token 0 does not fill up.
         """
         try:
-            inner = _library().Tokenizer.from_str(text)
+            inner = library().Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more special
             raise DataError(f"This is not the JSON of a tokenizer: {error}.") from error
         padding = json.loads(text).get("padding")
@@ -113,14 +113,14 @@ def fit_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
         raise ValueError(
             f"a vocabulary of {vocabulary} tokens holds nothing beyond {', '.join(_SPECIAL)}; give it some thousand"
         )
-    library = _library()
-    split = library.pre_tokenizers
-    inner = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
-    inner.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    made = library()
+    split = made.pre_tokenizers
+    inner = made.Tokenizer(made.models.BPE(unk_token="[UNK]"))
+    inner.normalizer = made.normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = split.Sequence([split.Metaspace(), split.Punctuation()])
-    inner.decoder = library.decoders.Metaspace()
+    inner.decoder = made.decoders.Metaspace()
     # Not WordPiece: its trainer numbers pieces in the order of a hash map, which is another in every call.
-    trainer = library.trainers.BpeTrainer(
+    trainer = made.trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=_SPECIAL, min_frequency=2, show_progress=False
     )
     inner.train_from_iterator(texts, trainer)
@@ -154,14 +154,15 @@ def read_tokenizer(folder: Path) -> Any:
             f"AutoTokenizer.from_pretrained(NAME).save_pretrained({str(folder)!r})."
         )
     try:
-        made = _library().Tokenizer.from_file(str(path))
+        made = library().Tokenizer.from_file(str(path))
     except Exception as error:  # what its Rust code raises is a bare Exception
         raise DataError(f"{path} is damaged or no tokenizer: {error}.") from error
     made.no_padding()
     return made
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Return the tokenizers library, told to start no threads."""
     # Its threads would make it warn in every process that is forked later; texts are few.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import tokenizers

@@ -20,7 +20,7 @@ from clbench.reports.display.html import embedded, fragment
 from clbench.reports.markup import tag
 from clbench.reports.tables import Column, Text
 from clbench.results.columns import Ints
-from clbench.types import Benchmark, Experience, Stream
+from clbench.types import IGNORED, Benchmark, Experience, Stream
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -57,9 +57,14 @@ class Description:
 
     @cached_property
     def counts(self) -> dict[str, list[Ints]]:
-        """Stream → for each experience, the examples (C,) of each class."""
+        """Stream → for each experience, the examples (C,) of each class; of language, how often a token is a label."""
         C = self.benchmark.num_classes
-        return {s.name: [np.bincount(exp.data.y().numpy(), minlength=C) for exp in s] for s in self.streams}
+
+        def of(exp: Experience) -> Ints:
+            y = exp.data.y()
+            return np.bincount(y[y != IGNORED].numpy(), minlength=C)
+
+        return {stream.name: [of(exp) for exp in stream] for stream in self.streams}
 
     @cached_property
     def notes(self) -> list[str]:
@@ -93,6 +98,8 @@ class Description:
             parts.append(f"{of.memory} stored examples at most" if of.memory else "no stored examples")
         if of.documents:
             parts.append("classes are documents")
+        if of.language:
+            parts.append("classes are tokens, and each is told from those before it in its block")
         return ", ".join(parts)
 
     @property
@@ -115,7 +122,7 @@ class Description:
             *(tag("p", line, class_="note") for line in self._lines),
             frame.table(self._experiences, [{}] * len(self._experiences[0].texts)),
         ]
-        if self.benchmark.num_classes <= MOST_HTML:
+        if self.benchmark.num_classes <= MOST_HTML and not self.benchmark.setting.language:
             classes = frame.table(self._classes, [{}] * self.benchmark.num_classes)
             parts.append(tag("details", tag("summary", "examples of each class"), classes))
         if sheets.pictured(self.benchmark):
@@ -137,6 +144,7 @@ class Description:
                         "classes": exp.classes,
                         "domain": exp.domain,
                         "examples": len(exp),
+                        **({"tokens": int(counts.sum())} if of.setting.language else {}),
                         "counts": [int(counts[c]) for c in exp.classes],
                     }
                     for exp, counts in zip(stream, self.counts[stream.name], strict=True)
@@ -177,7 +185,7 @@ class Description:
     def _head(self) -> str:
         of = self.benchmark
         shape = " × ".join(map(str, of.input_shape))
-        return f"{of.id}: inputs {shape}, {of.num_classes} classes"
+        return f"{of.id}: inputs {shape}, {of.num_classes} {'tokens' if of.setting.language else 'classes'}"
 
     @property
     def _lines(self) -> list[str]:
@@ -185,6 +193,13 @@ class Description:
 
     @property
     def _experiences(self) -> list[Column]:
+        if self.benchmark.setting.language:
+            told = [
+                (stream.name, str(exp.index + 1), exp.domain or "—", f"{len(exp):,}", f"{counts.sum():,}")
+                for stream in self.streams
+                for exp, counts in zip(stream, self.counts[stream.name], strict=True)
+            ]
+            return _columns(("stream", "experience", "domain", "blocks", "tokens"), told)
         rows = [
             (
                 stream.name,
