@@ -37,7 +37,6 @@ from clbench.parts.documents import (
     PseudoQueries as PseudoQueries,
     RememberDocuments as RememberDocuments,
     Spans as Spans,
-    give_way as give_way,
     pairs as pairs,
     pseudo_queries as pseudo_queries,
     questioner as questioner,
@@ -144,6 +143,7 @@ from clbench.parts.replay import (
     Rehearsal as Rehearsal,
     Replay as Replay,
     expect_examples as expect_examples,
+    give_way as give_way,
 )
 from clbench.parts.sessions import (
     LearnFirst as LearnFirst,
