@@ -85,6 +85,18 @@ from clbench.parts.lowrank import (
     Stage as Stage,
     unpadded as unpadded,
 )
+from clbench.parts.mixing import (
+    AllAtOnce as AllAtOnce,
+    Mixture as Mixture,
+    aioli_graph as aioli_graph,
+    aioli_weights as aioli_weights,
+    at_once as at_once,
+    law_losses as law_losses,
+    log_linear_losses as log_linear_losses,
+    normalised_graph as normalised_graph,
+    probe_mixtures as probe_mixtures,
+    skill_weights as skill_weights,
+)
 from clbench.parts.names import (
     ByName as ByName,
     NamesHead as NamesHead,
