@@ -30,6 +30,7 @@ FAMILIES = {
     "drift": "streams that change untold: detectors as triggers, and floors",
     "plasticity": "what keeps a network able to learn",
     "training": "how a step is made, what it sees, which weights predict",
+    "mixtures": "how much of which domain is learned, and when",
     "retrieval": "an index of documents that learns new ones",
 }
 """The families of strategies in the order of the documentation."""
@@ -56,6 +57,8 @@ CHOOSE = {
     "them must beat, and often does not",
     "plasticity": "for long streams, on which a network stops learning before it forgets",
     "training": "with any strategy in front; `ema` smooths the stability gap",
+    "mixtures": "where whole domains are learned in turn, as in the continual pre-training of language models; "
+    "`replay-fraction` comes first, and `skill-it` and `aioli` are bounds",
     "retrieval": "where a query is answered with a document, and documents come and go",
 }
 """When to choose which family."""

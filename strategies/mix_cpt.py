@@ -22,6 +22,7 @@ class SwappedLogits(Strategy):
 
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, alpha: float, pretrained: bool) -> None:
         self.alpha, self.from_start = alpha, pretrained

@@ -39,6 +39,7 @@ class ReplayFraction(Strategy):
     needs = frozenset({"boundaries", "memory"})
     state = ("memory", "kept", "read", "deck", "rows", "given")
     parallel = True
+    language = True
 
     def __init__(
         self, share: float, weights: Sequence[float] | None, order: Reading, capacity: int | None
@@ -119,7 +120,7 @@ class ReplayFraction(Strategy):
         if self.order == "stored" and self.limits[exp.index]:
             x, y = exp.data.take(torch.arange(self.limits[exp.index]))
             y = y.to(self.run.device)
-            self._keep({"x": x.to(self.run.device), "y": y, "task": torch.full_like(y, exp.task)})
+            self._keep({"x": x.to(self.run.device), "y": y, "task": y.new_full((len(y),), exp.task)})
 
 
 def exact(share: float) -> Fraction:

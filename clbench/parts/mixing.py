@@ -18,6 +18,7 @@ class AllAtOnce(Strategy):
 
     needs: ClassVar = frozenset({"past data"})
     parallel = True
+    language = True
 
     def stream(self, train: Stream) -> Stream:
         return Stream(train.name, (at_once(train.experiences, 0),))
@@ -47,6 +48,7 @@ class Mixture(AllAtOnce):
 
     state = ("queues", "places", "p")
     parallel = True
+    language = True
 
     def __init__(self, held: int) -> None:
         self.held = held
