@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, chain, register
-from clbench.parts import CrossEntropy, Teacher, teacher_of
+from clbench.parts import CrossEntropy, Teacher, mean_of_labels, teacher_of
 from clbench.ranges import NotNegative
 
 
@@ -57,8 +57,7 @@ def swapped_divergence(student: Tensor, teacher: Tensor, y: Tensor) -> Tensor:
     """
     log_p, log_q = F.log_softmax(swapped(teacher, y), -1), F.log_softmax(student, -1)
     terms = (log_p.exp() * (log_p - log_q)).sum(-1)  # (…)
-    counts = y >= 0
-    return (terms * counts).sum() / counts.sum().clamp(min=1)
+    return mean_of_labels(terms, y)
 
 
 @register("mix-cpt", family="distillation", paper="arXiv:2407.10804", null={"alpha": 0.0})

@@ -175,7 +175,12 @@ from clbench.parts.statistics import (
     features_of as features_of,
     refuse_steps as refuse_steps,
 )
-from clbench.parts.teachers import Distil as Distil, Teacher as Teacher, teacher_of as teacher_of
+from clbench.parts.teachers import (
+    Distil as Distil,
+    Teacher as Teacher,
+    mean_of_labels as mean_of_labels,
+    teacher_of as teacher_of,
+)
 
 __all__ = sorted(
     name for name, value in globals().items() if name[0] != "_" and not isinstance(value, types.ModuleType)

@@ -140,6 +140,7 @@ class Episodes(Strategy):
     needs = frozenset({"boundaries", "memory"})
     state = ("memory", "counts")
     parallel = True
+    language = True
 
     def __init__(self, capacity: int, first: bool = False) -> None:
         self.capacity, self.first = capacity, first

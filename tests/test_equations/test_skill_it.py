@@ -10,10 +10,10 @@ from clbench.strategies.skill_it import SkillMixture
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import Order, make_strategy
+from clbench import Order, chain, make_strategy
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
-from clbench.parts import skill_weights
+from clbench.parts import CrossEntropy, skill_weights
 from clbench.testing import tiny_benchmark, tiny_run
 
 GRAPH = ((1.0, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 1.0))
@@ -41,9 +41,6 @@ class Probe(SkillMixture):
 def fitted(**params: Any) -> tuple[Engine, Probe]:
     given = {"graph": GRAPH, "eta": 2.0, "update": 4, "every": 2, "window": 3, "held": 8, **params}
     part = Probe(**given)
-    from clbench import chain
-    from clbench.parts import CrossEntropy
-
     run = tiny_run(chain(part, CrossEntropy()), tiny_benchmark(), batch_size=16, epochs=1)
     run.fit()
     return run, part
