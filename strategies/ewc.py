@@ -229,9 +229,11 @@ def ewc(
     arXiv:1612.00796.
 
     Differences from the paper:
-        1. The head is shared by all experiences and is part of the penalty, as everything trainable is: rows of classes
+        1. Of language, a block of tokens is one example, and the gradient that is squared is that of the summed
+           log-likelihood of its tokens: F grows with a block's length, and λ must shrink with it.
+        2. The head is shared by all experiences and is part of the penalty, as everything trainable is: rows of classes
            still to come, too, whose outputs compete from the start, unless the head grows.
-        2. What fisher=mammoth and fisher=pycil do in training mode leaves BatchNorm's statistics alone; in Mammoth and
+        3. What fisher=mammoth and fisher=pycil do in training mode leaves BatchNorm's statistics alone; in Mammoth and
            PyCIL these move. Without dropout, as passes of single examples are computed at once.
     """
     return chain(CrossEntropy(), Consolidate(strength, fisher, online, decay, parameters))

@@ -27,6 +27,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "aioli": {"sweeps": 1, "steps": 1, "update": 6, "held": 4},
     "dmt": {"share": 0.25},
     "er": {"memory": 8},
+    "er-projected": {"memory": 8},
     "er+ema": {},
     "er+lcia": {},
     "ewc": {},
@@ -103,7 +104,10 @@ def trained(name: str, alone: bool) -> dict[str, Tensor]:
         streams = (
             Stream(
                 s.name,
-                tuple(replace(e, data=Data.of(Pool(e.data.x(), e.data.y()[:, 0]), torch.arange(len(e)))) for e in s),
+                tuple(
+                    replace(e, data=Data.of(Pool(e.data.x(), e.data.y()[:, 0]), torch.arange(len(e))))
+                    for e in s
+                ),
             )
             for s in (benchmark.train, benchmark.test)
         )
@@ -142,7 +146,10 @@ def test_importances_are_of_whole_blocks() -> None:
     for x1, y1 in zip(x, y, strict=True):
         logits = run.model.head(run.model.features(x1[None]))[0][y1 != IGNORED]  # type: ignore[operator]
         summed = F.cross_entropy(logits, y1[y1 != IGNORED], reduction="sum")
-        for total, value, size in ((fisher, summed, torch.square), (weights, logits.square().sum(), torch.abs)):
+        for total, value, size in (
+            (fisher, summed, torch.square),
+            (weights, logits.square().sum(), torch.abs),
+        ):
             found = torch.autograd.grad(value, list(theta.values()), retain_graph=True)
             for name, g in zip(theta, found, strict=True):
                 total[name] = total[name] + size(g) / 6  # type: ignore[assignment]

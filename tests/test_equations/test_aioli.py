@@ -67,7 +67,7 @@ def test_rounds(ema: float | None) -> None:
 
 
 def test_a_round_of_trials_alone() -> None:
-    run, part = fitted(update=6)
+    _, part = fitted(update=6)
     assert [rows // 16 for _, rows, _ in part.drawn] == [1] * 24
     assert len(set(part.p.tolist())) == 3
 

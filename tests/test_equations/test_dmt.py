@@ -19,7 +19,9 @@ def test_nothing_mixed_in_is_fine_tuning_to_the_bit() -> None:
     assert difference(runs[0].optimizer.state_dict(), runs[1].optimizer.state_dict()) is None
 
 
-@pytest.mark.parametrize(("share", "n"), [(1 / 256, 1), (0.01, 1), (0.0117, 1), (0.0118, 2), (0.5, 64), (1.0, 128)])
+@pytest.mark.parametrize(
+    ("share", "n"), [(1 / 256, 1), (0.01, 1), (0.0117, 1), (0.0118, 2), (0.5, 64), (1.0, 128)]
+)
 def test_rows_of_the_second_stage(share: float, n: int) -> None:
     """All but the last of three experiences are specialised: 128 rows."""
     three = tiny_benchmark()

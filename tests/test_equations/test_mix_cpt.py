@@ -32,7 +32,13 @@ def test_the_truth_stands_first_and_the_values_are_kept() -> None:
     found = swapped(TEACHER, Y)
     assert torch.equal(found.argmax(1), Y)
     assert torch.equal(found.sort(1).values, TEACHER.sort(1).values)
-    assert [bool(torch.equal(a, b)) for a, b in zip(found, TEACHER, strict=True)] == [True, False, True, False, True]
+    assert [bool(torch.equal(a, b)) for a, b in zip(found, TEACHER, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
     tied = torch.tensor([[1.0, 1.0, 0.0]])
     assert swapped(tied, torch.tensor([2])).tolist() == [[0.0, 1.0, 1.0]]
 
@@ -67,7 +73,8 @@ def test_one_pass_of_the_teacher_from_the_second_experience_on() -> None:
 def test_a_model_that_comes_trained_distils_at_once() -> None:
     one = tiny_benchmark(experiences=1)
     runs = [
-        tiny_run(make_strategy("mix-cpt", pretrained=pretrained), one, epochs=1) for pretrained in (False, True)
+        tiny_run(make_strategy("mix-cpt", pretrained=pretrained), one, epochs=1)
+        for pretrained in (False, True)
     ]
     plain = tiny_run(make_strategy("finetune"), one, epochs=1)
     for run in (*runs, plain):

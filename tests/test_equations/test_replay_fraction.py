@@ -119,4 +119,6 @@ def test_a_setting_grants_the_memory() -> None:
     run, _ = seen(tiny_benchmark(examples=60, memory=9), share=0.5)
     assert [part.memory.capacity for part in run.strategy.parts[:1]] == [9]  # type: ignore[attr-defined]
     with pytest.raises(IncompatibleError, match="would keep 50 examples"):
-        tiny_run(make_strategy("replay-fraction", share=0.5, memory=50), tiny_benchmark(experiences=2, memory=9))
+        tiny_run(
+            make_strategy("replay-fraction", share=0.5, memory=50), tiny_benchmark(experiences=2, memory=9)
+        )

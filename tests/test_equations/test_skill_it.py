@@ -64,7 +64,7 @@ def test_held_out_rows_are_measured_and_never_trained_on() -> None:
     run, part = fitted(eta=0.0)
     data = run.train[0].data
     trained = torch.cat([rows for _, rows in part.noted])
-    free = torch.cat([queue for queue in part.queues])
+    free = torch.cat(part.queues)
     assert set(trained.tolist()) <= set(free.tolist())
     assert len(free) == 3 * 56
     held = [rows for rows in range(len(data)) if rows not in set(free.tolist())]
@@ -88,5 +88,5 @@ def test_rows_come_again_only_when_all_have_come() -> None:
 
 
 def test_a_graph_of_another_size_is_refused() -> None:
-    with pytest.raises(IncompatibleError, match="a graph of 3 rows with 3 numbers each.*rows of 2, 2"):
+    with pytest.raises(IncompatibleError, match=r"a graph of 3 rows with 3 numbers each.*rows of 2, 2"):
         tiny_run(make_strategy("skill-it", graph=((1.0, 0.0), (0.0, 1.0))), tiny_benchmark())
