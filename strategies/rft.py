@@ -46,7 +46,7 @@ class PolicyGradient(Strategy):
         self.first = True
 
     def setup(self, run: Run) -> None:
-        self.teacher = teacher_of(run) if self.kl else None
+        self.reference = teacher_of(run) if self.kl else None
 
     def begin_experience(self, exp: Experience) -> None:
         self.first = exp.index == 0
@@ -59,9 +59,9 @@ class PolicyGradient(Strategy):
         log_pi = F.log_softmax(out.logits, 1)  # (B, C)
         chosen = log_pi.gather(1, answers)
         losses = {"policy": -(gains * (chosen - chosen.detach()).exp()).mean()}
-        if self.teacher is not None:
-            reference = self.run.mask_tasks(self.teacher.output(batch).logits, batch.task)
-            terms = log_pi.exp() * (log_pi - F.log_softmax(reference, 1))
+        if self.reference is not None:
+            past = self.run.mask_tasks(self.reference.output(batch).logits, batch.task)
+            terms = log_pi.exp() * (log_pi - F.log_softmax(past, 1))
             losses["kl"] = self.kl * terms.sum(1).mean()
         return losses
 

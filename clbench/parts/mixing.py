@@ -51,7 +51,7 @@ class Mixture(AllAtOnce):
     language = True
 
     def __init__(self, held: int) -> None:
-        self.held = held
+        self.aside = held
 
     def stream(self, train: Stream) -> Stream:
         self.sizes = [len(exp) for exp in train]
@@ -63,7 +63,7 @@ class Mixture(AllAtOnce):
         self.measured: list[Data] = []
         for start, n in zip(starts, self.sizes, strict=True):
             rows = start + self._shuffled(n)
-            out = min(self.held, n // 2)
+            out = min(self.aside, n // 2)
             self.queues.append(rows[out:])
             # of a group with a single row, this one
             self.measured.append(data.subset(rows[: max(out, 1)].sort().values))

@@ -84,7 +84,7 @@ def test_losses() -> None:
 
 
 def test_what_is_always_right_does_not_move() -> None:
-    """Where p is 1 in float32, no answer is wrong, and a second experience leaves the weights alone."""
+    """Where p is 1 in float32, no answer is wrong, and the weights stay."""
     benchmark = tiny_benchmark(shift="domain", experiences=1)
     run = tiny_run(make_strategy("rft", first="reinforced"), benchmark, epochs=1)
     with torch.no_grad():
