@@ -12,6 +12,7 @@ from typing import Any
 
 import evidence
 
+from clbench import make_strategy
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
 
 FAMILIES = {
@@ -156,7 +157,26 @@ def strategies_page() -> str:
             link = f"[`{entry.name}`](strategies/{entry.name}.md){' (modifier)' if entry.modifier else ''}"
             about = f"{entry.summary} {paper(entry.paper)}".rstrip()
             lines.append(f"| {link} | {about} | {' | '.join(evidence.glance(entry.name))} |")
+    lines += [
+        "",
+        "## For language models",
+        "",
+        *_wrapped(f"{LANGUAGE} {_links(of_language(), 'strategies/{}.md')}"),
+    ]
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", ":glob:", "", "strategies/*", "```"]) + "\n"
+
+
+def of_language() -> list[Entry]:
+    """Return clbench's own strategies that are exact, as they are by default, where every token has a label."""
+    built = [(entry, make_strategy(entry.name)) for entry in own(strategies)]
+    return [entry for entry, strategy in built if all(part.language for part in strategy.parts)]
+
+
+LANGUAGE = (
+    "Where an example is a block of tokens and each of them has a label, these run, in any chain, and `pred-kd` with "
+    "`pred-kd.loss=softmax`; others are refused by name. Losses and divergences are means over the tokens that count; "
+    "importances of weights are of whole blocks; memories keep blocks, and so do counts of examples:"
+)
 
 
 INTRODUCTION = (
