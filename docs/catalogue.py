@@ -12,6 +12,7 @@ from typing import Any
 
 import evidence
 
+from clbench import make_strategy
 from clbench.registry import Entry, Registry, benchmarks, models, strategies
 
 FAMILIES = {
@@ -30,6 +31,7 @@ FAMILIES = {
     "drift": "streams that change untold: detectors as triggers, and floors",
     "plasticity": "what keeps a network able to learn",
     "training": "how a step is made, what it sees, which weights predict",
+    "mixtures": "how much of which domain is learned, and when",
     "retrieval": "an index of documents that learns new ones",
 }
 """The families of strategies in the order of the documentation."""
@@ -56,6 +58,8 @@ CHOOSE = {
     "them must beat, and often does not",
     "plasticity": "for long streams, on which a network stops learning before it forgets",
     "training": "with any strategy in front; `ema` smooths the stability gap, `lawa` averages checkpoints",
+    "mixtures": "where whole domains are learned in turn, as in the continual pre-training of language models; "
+    "`replay-fraction` comes first, and `skill-it` and `aioli` are bounds",
     "retrieval": "where a query is answered with a document, and documents come and go",
 }
 """When to choose which family."""
@@ -156,7 +160,26 @@ def strategies_page() -> str:
             link = f"[`{entry.name}`](strategies/{entry.name}.md){' (modifier)' if entry.modifier else ''}"
             about = f"{entry.summary} {paper(entry.paper)}".rstrip()
             lines.append(f"| {link} | {about} | {' | '.join(evidence.glance(entry.name))} |")
+    lines += [
+        "",
+        "## For language models",
+        "",
+        *_wrapped(f"{LANGUAGE} {_links(of_language(), 'strategies/{}.md')}"),
+    ]
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", ":glob:", "", "strategies/*", "```"]) + "\n"
+
+
+def of_language() -> list[Entry]:
+    """Return clbench's own strategies that are exact, as they are by default, where every token has a label."""
+    built = [(entry, make_strategy(entry.name)) for entry in own(strategies)]
+    return [entry for entry, strategy in built if all(part.language for part in strategy.parts)]
+
+
+LANGUAGE = (
+    "Where an example is a block of tokens and each of them has a label, these run, in any chain, and `pred-kd` with "
+    "`pred-kd.loss=softmax`; others are refused by name. Losses and divergences are means over the tokens that count; "
+    "importances of weights are of whole blocks; memories keep blocks, and so do counts of examples:"
+)
 
 
 INTRODUCTION = (

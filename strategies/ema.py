@@ -26,6 +26,7 @@ class TemporalEnsemble(Strategy):
 
     state = ("average", "updates")
     parallel = True
+    language = True
 
     def __init__(self, momentum: float, start: float, warmup: int | None) -> None:
         self.momentum, self.start, self.warmup = momentum, start, warmup

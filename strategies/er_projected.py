@@ -17,6 +17,7 @@ class Recall(Strategy):
     """Examples of past experiences join every batch."""
 
     parallel = True
+    language = True
 
     def __init__(self, episodes: Episodes, draw: int | None) -> None:
         self.episodes, self.draw = episodes, draw

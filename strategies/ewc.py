@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
+from clbench.errors import IncompatibleError
 from clbench.parts import (
     CrossEntropy,
     Group,
@@ -23,11 +24,14 @@ from clbench.parts import (
     summed_gradients,
 )
 from clbench.ranges import NotNegative, Share
+from clbench.types import IGNORED
 
 Estimator = Literal[
     "sampled", "exact", "empirical", "predicted", "batch", "closer-look", "mammoth", "van-de-ven", "pycil"
 ]
 Tensors = dict[str, Tensor]
+OF_LANGUAGE = ("sampled", "empirical", "predicted", "batch", "pycil")
+"""Those that take blocks of tokens."""
 CLIPPED = 1e-4
 """Largest entry of the Fisher information in PyCIL."""
 
@@ -45,6 +49,7 @@ class Consolidate(Strategy):
     state = ("anchors", "fishers", "past")
     parallel = True
     capturable = True
+    language = True
 
     def __init__(
         self,
@@ -62,6 +67,11 @@ class Consolidate(Strategy):
 
     def setup(self, run: Run) -> None:
         members_of(self.parameters, run.parameters())  # refused now rather than at the first end
+        if run.benchmark.setting.language and self.fisher not in OF_LANGUAGE:
+            raise IncompatibleError(
+                f"ewc.fisher={self.fisher} goes through the classes of one label, and in {run.benchmark.id} a block of "
+                f"tokens has a label for each; take one of {', '.join(OF_LANGUAGE)}."
+            )
         for exp in run.train if self.fisher == "pycil" and self.strength else ():
             run.foresee(len(exp), run.batch_size_of(exp), "fisher=pycil passes them in training mode")
 
@@ -105,7 +115,9 @@ def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tenso
 
     Only the first two of the estimators estimate it; the others are what code in use computes. In eval mode, on the
     experience's N examples as they are, in batches of B, with cross-entropy ℓ over all classes, unless said otherwise.
-    Nothing is left of a pass in training mode in BatchNorm's statistics.
+    Nothing is left of a pass in training mode in BatchNorm's statistics. Of language, an example is a block of tokens:
+    its likelihood is that of all labels that count, each given the tokens before it, and its gradient that of their
+    summed logarithms, not of their mean.
 
     sampled: labels drawn from the model, one gradient per example: 1/N Σ_i g_i², unbiased.
     exact: the expectation over all classes, C gradients per example.
@@ -126,7 +138,7 @@ def fisher_information(run: Run, exp: Experience, estimator: Estimator) -> Tenso
         return fisher_of_labels(run, exp, "ewc/augment")
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(run.mask_tasks(logits, torch.full_like(y[None], exp.task)), y[None])
+        return summed_loss(run.mask_tasks(logits, y.new_full((1,), exp.task)), y[None])
 
     with run.evaluating():
         total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
@@ -147,13 +159,13 @@ def _of_batches(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
         if estimator == "closer-look":
             target = F.one_hot(y, run.num_classes).to(logits.dtype)
             return F.binary_cross_entropy_with_logits(logits[:, local], target[:, local])
-        return F.cross_entropy(logits, y)
+        return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED)
 
     # In training mode a pass moves BatchNorm's statistics and draws dropout, of which nothing may be left.
     with run.tentatively() if estimator == "pycil" else run.evaluating():
         batches = []
         for x, y in run.visit(exp.data):
-            logits = run.forward(x, torch.full_like(y, exp.task)).logits
+            logits = run.forward(x, y.new_full((len(y),), exp.task)).logits
             theta = list(run.parameters().values())
             gradients = torch.autograd.grad(loss(logits, y), theta, materialize_grads=True)
             scale = len(y) if estimator == "closer-look" else 1
@@ -164,17 +176,24 @@ def _of_batches(run: Run, exp: Experience, estimator: Estimator) -> Tensors:
     return dict(zip(run.parameters(), means, strict=True))
 
 
+def summed_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """() −ln p of an example's label y (1,), given logits (1, C), or of all its labels (1, L), given (1, L, V)."""
+    return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
 def _labels(run: Run, x: Tensor, y: Tensor, task: int, estimator: Estimator) -> list[tuple[Tensor, Tensor]]:
     """Weights (B,) and labels (B,) whose weighted squared gradients add up to the estimate."""
     one = torch.ones(len(x), device=x.device)
     if estimator == "empirical":
         return [(one, y)]
     with torch.no_grad():
-        probabilities = run.forward(x, torch.full_like(y, task)).logits.softmax(1)  # (B, C)
+        probabilities = run.forward(x, y.new_full((len(y),), task)).logits.softmax(-1)  # (B, C)
     if estimator == "predicted":
-        return [(one, probabilities.argmax(1))]
+        return [(one, probabilities.argmax(-1).where(y != IGNORED, IGNORED))]
     if estimator == "sampled":
-        return [(one, torch.multinomial(probabilities, 1, generator=run.rng("fisher")).squeeze(1))]
+        flat = probabilities.flatten(0, -2)
+        drawn = torch.multinomial(flat, 1, generator=run.rng("fisher")).view(y.shape)
+        return [(one, drawn.where(y != IGNORED, IGNORED))]
     return [(probabilities[:, label], torch.full_like(y, label)) for label in range(run.num_classes)]
 
 
@@ -210,9 +229,11 @@ def ewc(
     arXiv:1612.00796.
 
     Differences from the paper:
-        1. The head is shared by all experiences and is part of the penalty, as everything trainable is: rows of classes
+        1. Of language, a block of tokens is one example, and the gradient that is squared is that of the summed
+           log-likelihood of its tokens: F grows with a block's length, and λ must shrink with it.
+        2. The head is shared by all experiences and is part of the penalty, as everything trainable is: rows of classes
            still to come, too, whose outputs compete from the start, unless the head grows.
-        2. What fisher=mammoth and fisher=pycil do in training mode leaves BatchNorm's statistics alone; in Mammoth and
+        3. What fisher=mammoth and fisher=pycil do in training mode leaves BatchNorm's statistics alone; in Mammoth and
            PyCIL these move. Without dropout, as passes of single examples are computed at once.
     """
     return chain(CrossEntropy(), Consolidate(strength, fisher, online, decay, parameters))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Run, Strategy, chain, register
-from clbench.parts import CrossEntropy, Teacher, teacher_of
+from clbench.parts import CrossEntropy, Teacher, mean_of_labels, teacher_of
 from clbench.ranges import NotNegative
 
 
@@ -23,6 +23,7 @@ class KeepFeatures(Strategy):
 
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, strength: float, from_start: bool) -> None:
         self.strength, self.from_start = strength, from_start
@@ -33,7 +34,10 @@ class KeepFeatures(Strategy):
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
         if self.strength == 0 or not (self.teacher.taught or self.from_start):
             return {}
-        return {"features": self.strength * F.mse_loss(out.features, self.teacher.output(batch).features)}
+        past = self.teacher.output(batch).features
+        if batch.y.ndim == 1:
+            return {"features": self.strength * F.mse_loss(out.features, past)}
+        return {"features": self.strength * mean_of_labels((out.features - past).square().mean(-1), batch.y)}
 
 
 @register("feat-kd", family="distillation", paper="arXiv:2203.17269", null={"strength": 0.0})

@@ -27,6 +27,7 @@ class FrequencyAware(Replay):
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "counts", "rooms")
     parallel = True
+    language = False
 
     def setup(self, run: Run) -> None:
         self.memory = Chosen(self.capacity)  # type: ignore[assignment]

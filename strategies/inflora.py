@@ -83,6 +83,7 @@ class InterferenceFree(LowRankTuning):
     needs = frozenset({"boundaries"})
     state = ("spaces",)
     parallel = True
+    language = False
 
     def __init__(self, rank: int, low: float, high: float) -> None:
         super().__init__(rank, 1.0, 0.0, ("k", "v"), slots=True)

@@ -30,6 +30,7 @@ class HoldWeights(Strategy):
     state = ("anchor", "learned")
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, strength: float, parameters: Group, from_start: bool) -> None:
         self.strength, self.parameters, self.from_start = strength, parameters, from_start

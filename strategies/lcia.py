@@ -40,6 +40,7 @@ class GradientAverage(Strategy):
     needs = frozenset({"boundaries"})
     state = ("trace", "previous", "active", "updates", "on")
     parallel = True
+    language = True
 
     def __init__(
         self, factor: float, side: Side, fallback: float, late: bool, first: bool, group: Group

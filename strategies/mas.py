@@ -13,6 +13,7 @@ from torch import Tensor
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.parts import CrossEntropy, quadratic_penalty, summed_gradients
 from clbench.ranges import NotNegative
+from clbench.types import IGNORED
 
 Tensors = dict[str, Tensor]
 
@@ -27,6 +28,7 @@ class Sensitivity(Strategy):
     state = ("anchor", "importance")
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -52,15 +54,20 @@ class Sensitivity(Strategy):
 
 
 def sensitivity(run: Run, exp: Experience) -> Tensors:
-    """1/N Σ_n |∂ ‖f(x_n)‖² / ∂θ| by parameter name, f the logits (eq. 2 and 3); no label is asked for."""
+    """1/N Σ_n |∂ ‖f(x_n)‖² / ∂θ| by parameter name, f the logits (eq. 2 and 3); no label is asked for.
 
-    def norm(logits: Tensor, task: Tensor) -> Tensor:
-        return run.mask_tasks(logits, task[None]).square().sum()  # a masked logit is a constant
+    Of language, f are all logits of a block of tokens, those of filling left out.
+    """
+
+    def norm(logits: Tensor, task: Tensor, counts: Tensor) -> Tensor:
+        logits = run.mask_tasks(logits, task[None])  # a masked logit is a constant
+        return (logits.square() * counts.unsqueeze(-1)).sum()
 
     total = {name: torch.zeros_like(p) for name, p in run.parameters().items()}
-    for x, _ in run.visit(exp.data):
+    for x, y in run.visit(exp.data):
         task, ones = torch.full((len(x),), exp.task, device=x.device), torch.ones(len(x), device=x.device)
-        for name, g in summed_gradients(torch.abs, run, norm, x, task, weights=ones).items():
+        found = summed_gradients(torch.abs, run, norm, x, task, y != IGNORED, weights=ones)
+        for name, g in found.items():
             total[name] += g
     return {name: value / len(exp) for name, value in total.items()}
 

@@ -55,6 +55,7 @@ class Merged(Strategy):
     needs = frozenset({"boundaries"})
     state = ("merged", "vectors", "total")
     parallel = True
+    language = True
 
     def __init__(
         self,

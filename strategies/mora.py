@@ -76,6 +76,7 @@ class RankOneExperts(LowRankTuning):
 
     needs = frozenset({"boundaries"})
     parallel = True
+    language = False
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class Orthogonal(LowRankTuning):
 
     needs = frozenset({"boundaries"})
     parallel = True
+    language = True
 
     def __init__(
         self,

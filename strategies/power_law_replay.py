@@ -30,6 +30,7 @@ class AgedReplay(Rehearsal):
     needs = frozenset({"memory", "boundaries"})
     state = ("memory", "experience", "weights")
     parallel = True
+    language = True
 
     def __init__(self, capacity: int, draw: int | None, decay: Decay, rate: float) -> None:
         super().__init__(capacity, draw)
@@ -58,7 +59,7 @@ class AgedReplay(Rehearsal):
         if self.draw == 0:  # nothing will ever be drawn
             return
         x, y, task = batch.firsts(batch.raw), batch.firsts(batch.y), batch.firsts(batch.task)
-        now = torch.full_like(y, self.experience)
+        now = torch.full_like(task, self.experience)
         self.memory.add(self.run.rng("memory"), x=x, y=y, task=task, experience=now)
 
 

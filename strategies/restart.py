@@ -17,6 +17,7 @@ class Restart(Strategy):
 
     needs = frozenset({"boundaries"})
     parallel = True
+    language = True
 
     def setup(self, run: Run) -> None:
         # No checkpoint holds them: a run that goes on is built with these weights, too.

@@ -23,6 +23,7 @@ class SharpnessAware(Strategy):
     """
 
     parallel = True
+    language = True
 
     def __init__(self, rho: float) -> None:
         self.rho = rho

@@ -20,6 +20,7 @@ class ShrinkPerturb(Strategy):
 
     needs = frozenset({"boundaries"})
     parallel = True
+    language = True
 
     def __init__(self, shrink: float, noise: float, of: Literal["normal", "network"]) -> None:
         self.shrink, self.noise, self.of = shrink, noise, of

@@ -28,6 +28,7 @@ class PathIntegral(Strategy):
     state = ("anchor", "importance", "path")
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, strength: float, xi: float) -> None:
         self.strength, self.xi = strength, xi

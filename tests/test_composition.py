@@ -86,6 +86,8 @@ def refusal(base: str, modifier: str) -> str:
         return ODD[base, modifier]
     if does(base, "logits") and does(modifier, "logits"):
         return "may classify"
+    if does(base, "order") and does(modifier, "order"):
+        return "may order the data"
     if own_loss(base) and has(modifier, RowLoss):
         return "loss on the labels"
     if has(base, DarkReplay) and has(modifier, GrowingHead):

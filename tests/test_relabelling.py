@@ -20,7 +20,9 @@ from clbench.testing.tiny import KINDS
 from clbench.types import MASKED, Data, Pool, Stream
 
 DRAWS = {
-    "ewc": "it draws labels from the model, and a draw goes through the classes by number",
+    **dict.fromkeys(
+        ("ewc", "rft"), "it draws labels from the model, and a draw goes through the classes by number"
+    ),
     "shrink-perturb": "a fresh head is drawn row by row",
     "lingo": "rows that are no names are drawn class by class",
     "slca": "features of old classes are drawn class by class",

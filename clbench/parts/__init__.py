@@ -37,7 +37,6 @@ from clbench.parts.documents import (
     PseudoQueries as PseudoQueries,
     RememberDocuments as RememberDocuments,
     Spans as Spans,
-    give_way as give_way,
     pairs as pairs,
     pseudo_queries as pseudo_queries,
     questioner as questioner,
@@ -86,6 +85,18 @@ from clbench.parts.lowrank import (
     LowRankTuning as LowRankTuning,
     Stage as Stage,
     unpadded as unpadded,
+)
+from clbench.parts.mixing import (
+    AllAtOnce as AllAtOnce,
+    Mixture as Mixture,
+    aioli_graph as aioli_graph,
+    aioli_weights as aioli_weights,
+    at_once as at_once,
+    law_losses as law_losses,
+    log_linear_losses as log_linear_losses,
+    normalised_graph as normalised_graph,
+    probe_mixtures as probe_mixtures,
+    skill_weights as skill_weights,
 )
 from clbench.parts.names import (
     ByName as ByName,
@@ -145,6 +156,7 @@ from clbench.parts.replay import (
     Rehearsal as Rehearsal,
     Replay as Replay,
     expect_examples as expect_examples,
+    give_way as give_way,
 )
 from clbench.parts.sessions import (
     LearnFirst as LearnFirst,
@@ -164,7 +176,12 @@ from clbench.parts.statistics import (
     features_of as features_of,
     refuse_steps as refuse_steps,
 )
-from clbench.parts.teachers import Distil as Distil, Teacher as Teacher, teacher_of as teacher_of
+from clbench.parts.teachers import (
+    Distil as Distil,
+    Teacher as Teacher,
+    mean_of_labels as mean_of_labels,
+    teacher_of as teacher_of,
+)
 
 __all__ = sorted(
     name for name, value in globals().items() if name[0] != "_" and not isinstance(value, types.ModuleType)

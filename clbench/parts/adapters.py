@@ -262,6 +262,7 @@ class ScaleHead(Strategy):
 
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, factor: float) -> None:
         self.factor = factor

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from clbench.errors import IncompatibleError
 from clbench.machine.randomness import derive_seed
 from clbench.memory import Reservoir
+from clbench.parts.replay import give_way
 from clbench.strategy import Run, Strategy, chain
 from clbench.types import Batch, Data, Experience, Stream
 
@@ -218,22 +219,6 @@ class RememberDocuments(Strategy):
         y = y.to(self.run.device)
         rows = {"x": x.to(self.run.device), "y": y, "task": torch.full_like(y, exp.task)}
         self.memory.add(self.run.rng("memory"), **rows)
-
-
-def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
-    """Return the batch with other rows in place of the stream's last ones, so that it keeps its size.
-
-    Args:
-        batch: the batch.
-        x, y, task, raw: as for `Batch.join`; not more rows than the stream brings.
-    """
-    kept = batch.new - len(y)
-    device = batch.y.device
-    rows = torch.cat([torch.arange(kept, device=device), torch.arange(batch.new, len(batch), device=device)])
-    names = ("x", "y", "task", "raw", "index", "view")
-    columns = {name: getattr(batch, name).index_select(0, rows) for name in names}
-    first = None if batch.first is None else batch.first[batch.first < kept]
-    return Batch(**columns, new=kept, first=first).join(x, y, task, raw)
 
 
 class PseudoQueries(Strategy):

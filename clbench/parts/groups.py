@@ -67,6 +67,7 @@ class TrainOnly(Strategy):
 
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, *groups: Group) -> None:
         self.groups = groups

@@ -115,12 +115,13 @@ class GrowingHead(Strategy):
     idempotent = True
     parallel = True
     capturable = True
+    language = True  # where every experience has all tokens, and nothing is still to come
 
     def wrap(self, model: nn.Module) -> nn.Module:
         head: nn.Module = model.head  # type: ignore[assignment]
         if not isinstance(head, Head):
             head = model.head = SeenOutputs(head, self.run.num_classes)
-        head.admit(())
+        head.admit(range(self.run.num_classes) if self.run.benchmark.setting.language else ())
         return model
 
     def setup(self, run: Run) -> None:

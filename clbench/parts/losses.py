@@ -39,6 +39,7 @@ class LocalCrossEntropy(Strategy):
     replaces = (CrossEntropy,)
     parallel = True
     capturable = True
+    language = True  # every experience has all tokens
 
     def setup(self, run: Run) -> None:
         self.present = torch.zeros(run.num_classes, dtype=torch.bool, device=run.device)  # (C,)
@@ -47,6 +48,8 @@ class LocalCrossEntropy(Strategy):
         self.present = members(exp.classes, self.present)
 
     def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if batch.y.ndim > 1:
+            return {"fit": out.cross_entropy(batch.y)}
         fresh = (torch.arange(len(batch), device=out.logits.device) < batch.new).unsqueeze(1)  # (B, 1)
         return {"fit": F.cross_entropy(out.logits.masked_fill(fresh & ~self.present, MASKED), batch.y)}
 

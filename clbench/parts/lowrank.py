@@ -157,6 +157,7 @@ class LowRankTuning(Strategy):
 
     architecture = "vit"
     parallel: bool | str = True
+    language = True
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from clbench.machine.device import sent
 from clbench.memory import Memory
 from clbench.parts.replay import Episodes
 from clbench.strategy import Run, Strategy
-from clbench.types import Batch
+from clbench.types import IGNORED, Batch
 
 
 class Keeper(Protocol):
@@ -41,6 +41,7 @@ class ProjectAveraged(Strategy):
     keeps_rows = True
     parallel = True
     capturable = True
+    language = True
 
     def __init__(
         self, keeper: Keeper, draw: int | Literal["replayed"] | None = None, running: bool = False
@@ -89,6 +90,7 @@ class ProjectEach(Strategy):
     keeps_rows = True
     parallel = True
     capturable = True
+    language = True
     waits = 1  # for the gradients' inner products
 
     def __init__(self, episodes: Episodes, margin: float, running: bool = False) -> None:
@@ -186,7 +188,7 @@ def replayed_gradient(run: Run, x: Tensor, y: Tensor, task: Tensor, running: boo
     with by_running_statistics(run.model) if running else contextlib.nullcontext():
         logits = run.forward(x, task).logits
     scale = run.gradient_scale()
-    loss = scale * F.cross_entropy(logits, y)
+    loss = scale * F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED)
     return as_vector(torch.autograd.grad(loss, theta, materialize_grads=True)) / scale
 
 

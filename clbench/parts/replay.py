@@ -27,6 +27,22 @@ def expect_examples(memory: Memory, run: Run, **more: Tensor) -> None:
     memory.expect(x=x, y=y, task=torch.zeros(len(y), dtype=torch.int64), **more)
 
 
+def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> Batch:
+    """Return the batch with other rows in place of the stream's last ones, so that it keeps its size.
+
+    Args:
+        batch: the batch.
+        x, y, task, raw: as for `Batch.join`; not more rows than the stream brings.
+    """
+    kept = batch.new - len(y)
+    device = batch.y.device
+    rows = torch.cat([torch.arange(kept, device=device), torch.arange(batch.new, len(batch), device=device)])
+    names = ("x", "y", "task", "raw", "index", "view")
+    columns = {name: getattr(batch, name).index_select(0, rows) for name in names}
+    first = None if batch.first is None else batch.first[batch.first < kept]
+    return Batch(**columns, new=kept, first=first).join(x, y, task, raw)
+
+
 class Rehearsal(Strategy):
     """A reservoir, to which the stream's examples are offered after every step; subclasses say what is drawn for.
 
@@ -124,6 +140,7 @@ class Episodes(Strategy):
     needs = frozenset({"boundaries", "memory"})
     state = ("memory", "counts")
     parallel = True
+    language = True
 
     def __init__(self, capacity: int, first: bool = False) -> None:
         self.capacity, self.first = capacity, first

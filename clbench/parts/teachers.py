@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
 from clbench.strategy import Run, Strategy
-from clbench.types import MASKED, Batch, Experience, Output
+from clbench.types import IGNORED, MASKED, Batch, Experience, Output
 
 
 class Teacher(Strategy):
@@ -29,6 +29,7 @@ class Teacher(Strategy):
     state = ("network", "old", "taught")
     idempotent = True
     parallel = True
+    language = True
 
     def setup(self, run: Run) -> None:
         self.network: nn.Module = run.frozen()
@@ -61,6 +62,14 @@ def teacher_of(run: Run) -> Teacher:
     )
 
 
+def mean_of_labels(values: Tensor, y: Tensor) -> Tensor:
+    """() the mean of values (…), one for each label y (…); of language, over labels that count."""
+    if y.ndim == 1:
+        return values.mean()
+    counts = y != IGNORED
+    return (values * counts).sum() / counts.sum().clamp(min=1)
+
+
 class Distil(Strategy):
     """The new examples must look to the model as they looked at the end of the last experience.
 
@@ -71,6 +80,7 @@ class Distil(Strategy):
 
     parallel = True
     capturable = True
+    language = True
 
     def __init__(self, alpha: float, temperature: float, columns: Literal["old", "all"]) -> None:
         if temperature <= 0:
@@ -89,9 +99,9 @@ class Distil(Strategy):
         student = self._present(batch, out) / self.temperature
         if self.columns == "old":
             student, teacher = student.masked_fill(~old, MASKED), teacher.masked_fill(~old, MASKED)
-        log_q, log_p = F.log_softmax(student, 1), F.log_softmax(teacher, 1)  # (B, C)
+        log_q, log_p = F.log_softmax(student, -1), F.log_softmax(teacher, -1)  # (B, C)
         terms = (log_p.exp() * (log_p - log_q)).masked_fill(~old, 0.0)
-        return {"distil": self.alpha * terms.sum(1).mean()}
+        return {"distil": self.alpha * mean_of_labels(terms.sum(-1), batch.y[: batch.new])}
 
     def _present(self, batch: Batch, out: Output) -> Tensor:
         """Return the logits (B, C) of the stream's rows, for every class."""
