@@ -46,7 +46,8 @@ class TestSet:
     Attributes:
         streams: their indices; x: (N, …) as the forward pass wants them; y, task: (N,) int64, y (N, L) of language.
         starts, totals: (S,) where each stream begins, and its size; of language, its labels that count.
-        spans: (2, S) characters and UTF-8 bytes that these labels stand for, where a tokenizer tells; else None.
+        spans: of language, (2, S) characters and UTF-8 bytes that these labels stand for, 0 where no tokenizer tells;
+            else None.
         exposed: (C,) bool, the classes that are answers; None for all.
         prepare: stored inputs (n, …) → those that the network gets, where x holds them as they are stored: images that
             are resized for it would take many times the memory.
@@ -90,8 +91,8 @@ class TestSet:
             self.totals = self._per_stream(counts)
             tables = () if tokenizer is None else (tokenizer.characters, tokenizer.bytes)
             told = [t.to(self.y.device)[self.y.clamp(min=0)] * counts for t in tables if t is not None]
-            if told:
-                self.spans = np.stack([self._per_stream(one) for one in told])
+            spans = [self._per_stream(one) for one in told]
+            self.spans = np.stack(spans) if spans else np.zeros((2, len(self.totals)), dtype=np.int64)
 
     def _per_stream(self, counts: Tensor) -> npt.NDArray[np.int64]:
         """(N, L) → (S,) sums over each stream's blocks."""

@@ -185,7 +185,8 @@ class FolderModel(LanguageModel):
             IncompatibleError: another tokenizer has made them.
         """
         own = pieces(read_json(self.backbone.folder / "tokenizer.json"))
-        made = None if benchmark.tokenizer is None else pieces(json.loads(benchmark.tokenizer.to_json()))
+        told = {} if benchmark.tokenizer is None else json.loads(benchmark.tokenizer.to_json())
+        made = pieces(told.get("tokenizer", told))
         if own != made:
             raise IncompatibleError(
                 f"The model in {self.backbone.folder} has learned other tokens than those of {benchmark.id}, so its "
@@ -237,4 +238,4 @@ def causal(folder: Path, length: int, num_classes: int) -> LanguageModel:
                 f"A {type(model).__name__} makes more of its states than its head does, so it cannot be taken apart "
                 "into backbone and head here."
             )
-    return found.train()  # type: ignore[return-value]
+    return found.train()

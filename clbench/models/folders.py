@@ -3,6 +3,8 @@ nothing is unpickled."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +46,29 @@ def read_by_transformers(kind: str, folder: Path) -> Any:
     torchvision()  # transformers imports it, and it may not load by itself
     try:
         import transformers
-        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise DataError(
             f"A model of texts needs transformers ({error}); pip install 'clbench[text]'."
         ) from error
+    reader: Any = getattr(transformers, kind)
+    with quiet_transformers():
+        try:
+            return reader.from_pretrained(folder, local_files_only=True, use_safetensors=True).float()
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise DataError(f"transformers cannot read the model in {folder}: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within it, transformers shows no progress and reports no weights that it leaves out, such as a pooler's."""
+    from transformers.utils import logging as transformers_logging
+
     logging: Any = transformers_logging  # its functions have no types
     showing, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # it reports weights that it leaves out, such as a pooler's
+    logging.set_verbosity_error()
     try:
-        reader: Any = getattr(transformers, kind)
-        return reader.from_pretrained(folder, local_files_only=True, use_safetensors=True).float()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"transformers cannot read the model in {folder}: {error}") from error
+        yield
     finally:
         logging.set_verbosity(told)
         if showing:

@@ -76,7 +76,8 @@ class Curve(Indexed, Predicted):
             the rest could change no extremum (`evaluation.level=racing`); the first of a fixed random order count.
         hits_at_10, reciprocal_at_10: of retrieval: examples with a right answer among the first ten, and the sum of
             1 / rank of the first right one over those. −1 and NaN in all other curves, and in ticks of a racing one.
-        characters, bytes: of language, where an example is a token: of the text that the tokens stand for; else −1.
+        characters, bytes: of language, where an example is a token: of the text that the tokens stand for, 0 where no
+            tokenizer tells; −1 in all other curves.
 
     `bound_error` is the probability that a bound of a partial row may fail (`results.limits`), 0 for certain ones.
 

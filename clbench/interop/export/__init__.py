@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import warnings
@@ -19,6 +20,7 @@ from clbench.errors import IncompatibleError, LedgerError
 from clbench.files import check_place, make_folder, pretty_json
 from clbench.interop.export.card import card, lines_for
 from clbench.interop.export.folders import Folder, labels_of, texts_of, written
+from clbench.interop.export.language import language_folder
 from clbench.interop.export.plain import Plain, plain
 from clbench.machine import checkpoint
 from clbench.machine.numerics import pinned
@@ -124,11 +126,14 @@ def _first_right(
     with engine.evaluating(), torch.no_grad():
         features: Tensor = engine.model.features(x)  # type: ignore[operator]
         right = head_of(engine.model).predict(features) if network.scores is not None else features
-        for way in written(network, engine, place):
+        ways = written(network, engine, place)
+        if engine.benchmark.setting.language:
+            ways = [lambda: language_folder(network, engine, place)]
+        for way in ways:
             for old in place.iterdir():
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
             found = way()
-            about = _about(record, engine, network, found, number)
+            about = _about(record, engine, network, found, number, place)
             (place / ABOUT).write_text(pretty_json(about), encoding="utf-8")
             given = found.forward(x, texts)
             if given.shape == right.shape and torch.allclose(given, right, rtol=CLOSE, atol=CLOSE):
@@ -140,7 +145,9 @@ def _first_right(
     )
 
 
-def _about(record: Record, engine: Engine, network: Plain, found: Folder, number: int) -> dict[str, Any]:
+def _about(
+    record: Record, engine: Engine, network: Plain, found: Folder, number: int, place: Path
+) -> dict[str, Any]:
     """Return what the folder says of itself, for programs."""
     transform, scores = engine.benchmark.transform, network.scores
     language, learned = engine.benchmark.setting.language, [sorted(exp.classes) for exp in engine.train]
@@ -151,6 +158,8 @@ def _about(record: Record, engine: Engine, network: Plain, found: Folder, number
     }
     if language:  # whose classes are all tokens
         named = {"domains": [exp.domain for exp in engine.train], "seen": list(range(number))}
+        if (tokenizer := engine.benchmark.tokenizer) is not None and not (place / "tokenizer.json").is_file():
+            named["tokenizer"] = json.loads(tokenizer.to_json())
     about: dict[str, Any] = {
         "format": 1,
         "run": record.id,

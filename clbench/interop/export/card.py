@@ -75,7 +75,8 @@ def _inputs(about: Mapping[str, Any]) -> str:
         return "`texts` is a list of texts."
     x = f"`x` is (B, {', '.join(map(str, given['shape']))})"
     if given["stored"].startswith("int"):
-        return f"{x}, int64, as the benchmark has it."
+        way = "" if "tokenizer" not in about else "; its tokenizer is in `clbench.json`"
+        return f"{x}, int64, as the benchmark has it{way}."
     scaled = (
         [f"pixels from 0 to 255 times {given['scale']:.8g}"] if given["stored"] == "uint8" else ["as stored"]
     )

@@ -58,10 +58,6 @@ def written(plain: Plain, engine: Engine, folder: Path) -> list[Callable[[], Fol
     """Return the ways to write a network into a folder, the best first; one may not give what the network does."""
     if isinstance(plain.backbone, Pretrained):
         return [lambda: transformers_folder(plain, engine, folder)]
-    if engine.benchmark.setting.language:
-        from clbench.interop.export.language import language_folder
-
-        return [lambda: language_folder(plain, engine, folder)]
     if isinstance(plain.backbone, Clip):
         return [lambda: clip_folder(plain, engine, folder)]
     if hasattr(plain.backbone, "made_with"):

@@ -5,7 +5,6 @@ Shapes: B blocks, L tokens, D features, H heads, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,14 @@ from clbench.interop.export.folders import TOKENIZER, Folder
 from clbench.interop.export.plain import Plain
 from clbench.machine.torchvision import torchvision
 from clbench.models.decoders import Causal, Decoder
-from clbench.models.folders import read_by_transformers
+from clbench.models.folders import quiet_transformers, read_by_transformers
+from clbench.transforms.tokens import Pieces
+
+TOKENS = (
+    'tokenizer = PreTrainedTokenizerFast(tokenizer_file="FOLDER/tokenizer.json")',
+    'x = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids',
+)
+"""From a text to tokens."""
 
 
 def language_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
@@ -38,9 +44,11 @@ def language_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
     else:
         assert isinstance(backbone, Decoder)
         model = neox(backbone, engine.input_shape[0])
-        if tokenizer is not None and "model" in json.loads(text := tokenizer.to_json()):
-            (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    model.save_pretrained(folder)
+        if isinstance(tokenizer, Pieces):
+            (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json(), encoding="utf-8")
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    texts = (folder / "tokenizer.json").is_file()
 
     def forward(x: Tensor, texts: Sequence[str]) -> Tensor:
         read = read_by_transformers("AutoModelForCausalLM", folder).eval()
@@ -49,9 +57,13 @@ def language_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
 
     return Folder(
         "transformers",
-        ("import torch", "from transformers import AutoModelForCausalLM"),
+        (
+            "import torch",
+            f"from transformers import AutoModelForCausalLM{', PreTrainedTokenizerFast' * texts}",
+        ),
         (
             'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
+            *(TOKENS if texts else ()),
             "with torch.no_grad():",
             "    logits = model(input_ids=x).logits",
         ),

@@ -1,0 +1,138 @@
+"""Language models from folders of transformers, and into them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import clbench
+from clbench.errors import ClbenchError
+from clbench.interop.export import export
+from clbench.machine.torchvision import torchvision
+from clbench.models import make_model
+from clbench.transforms.tokens import fit_pairs
+
+TEXTS = {
+    "counting": [f"{n} and {n + 1} make {2 * n + 1}." for n in range(60)],
+    "code": [f"def f_{n}(x):\n    return x + {n}\n" for n in range(60)],
+}
+SETTINGS = {"iterations": 3, "batch_size": 4, "optim.name": "adamw", "optim.lr": 0.01, "every": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of the LLaMA family, as transformers saves it, with a tokenizer of byte pairs."""
+    pytest.importorskip("transformers")
+    torchvision()
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    made = tmp_path_factory.mktemp("llama")
+    tokens = fit_pairs([text.encode() for text in TEXTS["counting"]], 300)
+    (made / "tokenizer.json").write_text(tokens.tokenizer_json())
+    config = LlamaConfig(
+        vocab_size=320,  # more than there are tokens, as is usual
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of JSON lines."""
+    file = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    rows = [{"domain": domain, "text": text} for domain, listed in TEXTS.items() for text in listed]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def stream(texts: Path, tokenizer: Path | str, length: int = 16) -> dict[str, Any]:
+    return {
+        "benchmark": "text-domains",
+        "path": str(texts),
+        "by": "field",
+        "length": length,
+        "tokenizer": str(tokenizer),
+    }
+
+
+def test_a_folder_s_model_goes_on_learning_and_is_written_again(
+    folder: Path, texts: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    told = stream(texts, folder)
+    record = clbench.run(strategy="finetune", model=f"hf:{folder}", **told, **SETTINGS, out=tmp_path / "runs")
+    export(record.folder, tmp_path / "again")
+    told = stream(texts, tmp_path / "again")
+    benchmark = clbench.make_benchmark(told.pop("benchmark"), **told)
+    before, after = (AutoModelForCausalLM.from_pretrained(place) for place in (folder, tmp_path / "again"))
+    x, y = benchmark.test[0].data.take(torch.arange(len(benchmark.test[0])))
+    losses = [float(_loss(model, x, y)) for model in (before, after)]
+    curve = record.curve
+    last = curve.full & (curve.evaluated == 0)
+    said = (curve.loss[last] / curve.total[last])[[0, -1]]
+    assert losses == pytest.approx(said.tolist(), rel=1e-4)
+
+
+def _loss(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits = model.eval()(input_ids=x).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)
+
+
+def test_the_decoder_is_a_gpt_neox() -> None:
+    pytest.importorskip("transformers")
+    from clbench.interop.export.language import neox
+
+    torch.manual_seed(0)
+    model = make_model("decoder", (12,), 50, width=32, layers=2, heads=4).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    x = torch.randint(50, (2, 12))
+    with torch.no_grad():
+        assert torch.allclose(neox(model.backbone, 12).eval()(input_ids=x).logits, model(x), atol=1e-5)
+
+
+def test_a_decoder_is_written_with_what_made_its_tokens(texts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    network = {"model": "decoder", "model.width": 16, "model.layers": 1, "model.heads": 2}
+    told = stream(texts, "characters")
+    record = clbench.run(strategy="finetune", **network, **told, **SETTINGS, out=tmp_path / "runs")
+    export(record.folder, tmp_path / "decoder")
+    about = json.loads((tmp_path / "decoder" / "clbench.json").read_text())
+    assert about["tokenizer"]["clbench"] == "characters"
+    assert about["domains"] == sorted(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "length", "message"),
+    [
+        ("bytes", 16, "has learned other tokens"),
+        ("own", 17, "longer than what the model in .* reads at once, 16; give the stream length=16"),
+    ],
+)
+def test_what_a_folder_s_model_does_not_read_is_refused(
+    folder: Path, texts: Path, tokenizer: str, length: int, message: str
+) -> None:
+    told = stream(texts, folder if tokenizer == "own" else tokenizer, length)
+    with pytest.raises(ClbenchError, match=message):
+        clbench.run(strategy="finetune", model=f"hf:{folder}", **told, **SETTINGS)
+
+
+def test_a_language_model_is_not_pooled(folder: Path, texts: Path) -> None:
+    told = stream(texts, folder)
+    with pytest.raises(ClbenchError, match=r"leave out model\.pooling and model\.tune"):
+        clbench.run(strategy="finetune", model=f"hf:{folder}", **told, **{"model.tune": 1}, **SETTINGS)
