@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
-from clbench.data import DomainBy, Duplicates, language, prose_and_code, read_documents
+from clbench.data import DomainBy, Duplicates, language, prose_and_code, read_documents, shared
 from clbench.ranges import Count, Fraction, Part, Seed
 from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
@@ -48,7 +49,12 @@ def prose_and_code_(
         seed: of a shuffled order.
     """
     given: dict[str, Any] = dict(locals())
-    return language(prose_and_code(), name="prose-and-code", notes=NOTES, **given)
+    built = language(prose_and_code(), name="prose-and-code", notes=NOTES, **given)
+    streams = [stream for stream in (built.train, built.valid, built.test) if stream is not None]
+    alike = max(
+        shared(one, streams[:i])[0] for i, one in enumerate(streams) if i
+    )  # sentences of many documents
+    return replace(built, duplicates=alike)
 
 
 @register_benchmark("text-domains", version=1, primary="average_loss")

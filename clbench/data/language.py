@@ -147,13 +147,12 @@ def packed(
     """
     parts: list[npt.NDArray[np.int32]] = []
     end, exact = np.array([tokens.end], dtype=np.int32), True
-    characters, size = tokens.characters, tokens.bytes
     for document in documents:
         ids = tokens.encode(document)
-        if characters is not None and size is not None and isinstance(tokens, Pieces):
-            ids_ = torch.from_numpy(ids)
-            exact &= int(size[ids_].sum()) == len(document)
-            exact &= int(characters[ids_].sum()) == characters_of(document)
+        if isinstance(tokens, Pieces):  # a file's may change texts
+            at = torch.from_numpy(ids)
+            exact &= int(tokens.bytes[at].sum()) == len(document)
+            exact &= int(tokens.characters[at].sum()) == characters_of(document)
         parts += (ids, end)
     n = sum(map(len, parts))
     labels = max(n - 1, 0)
@@ -259,7 +258,7 @@ def language(
             counts[side] = (len(documents), sum(map(characters_of, documents)), len(pool.x), left)
         told.append(_told(domain, one.rule, counts))
     refuse(name, faults)
-    if isinstance(tokens, Pieces) and not (exact and tokens.bytes is not None):
+    if isinstance(tokens, Pieces) and not exact:
         tokens = tokens.uncounted()
         told.append(
             "The tokens do not tell which characters and bytes of text they stand for, so that bits per character and "
@@ -287,7 +286,7 @@ def language(
         Transform(),
         valid=stream("valid", test_blocks) if "valid" in wanted else None,
         primary="average_loss",
-        metrics=METRICS if tokens.characters is not None else METRICS[1:],
+        metrics=METRICS if tokens.counted else METRICS[1:],
         seed=seed if domain_order == "shuffled" else 0,
         notes=notes,
         tokenizer=tokens,
@@ -380,8 +379,8 @@ def _tokenizer(
 def _told(domain: str, rule: str, counts: Mapping[str, tuple[int, int, int, int]]) -> str:
     """Return what was made of a domain, in a sentence."""
     parts = [
-        f"{characters:,} characters of {documents:,} {WORDS[side]} documents are {blocks:,} blocks"
-        + (f" ({left:,} token{'s' * (left > 1)} left over)" if left else "")
+        f"{characters:,} characters of {documents:,} {WORDS[side]} document{'s' * (documents > 1)} are {blocks:,} "
+        f"block{'s' * (blocks > 1)}" + (f" ({left:,} token{'s' * (left > 1)} left over)" if left else "")
         for side, (documents, characters, blocks, left) in counts.items()
     ]
     return f"{domain}: {', '.join(parts)}; {rule}."

@@ -14,7 +14,7 @@ from clbench.data.duplicates import shared
 from clbench.errors import ConfigError, DataError
 from clbench.registry import benchmarks, check_arguments
 from clbench.testing.tools import NotApplicable, Result, attempt, require
-from clbench.types import Benchmark
+from clbench.types import IGNORED, Benchmark
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def check_labels(given: Given) -> None:
     built = given.built
     for stream in (built.train, built.test, built.valid or ()):
         for exp in stream:
-            held = tuple(torch.unique(exp.data.y()).tolist())
+            y = exp.data.y()
+            held = tuple(torch.unique(y[y != IGNORED] if built.setting.language else y).tolist())
             require(len(exp) > 0, f"experience {exp.index + 1} is empty")
             require(
                 set(held) <= set(exp.classes),

@@ -45,8 +45,8 @@ class Tokens:
         size: V.
 
     Attributes:
-        characters, bytes: (V,) int64, how many characters and UTF-8 bytes of text a token stands for; None where a
-            token alone does not tell.
+        counted: whether a token alone tells its characters and bytes.
+        characters, bytes: (V,) int64, how many characters and UTF-8 bytes of text a token stands for; 0 if not counted.
     """
 
     kind: str = ""
@@ -54,11 +54,9 @@ class Tokens:
     def __init__(self, pieces: Sequence[bytes] | None, end: int, size: int) -> None:
         self.end, self.size = end, size
         self._pieces = pieces
-        self.characters: Tensor | None = None
-        self.bytes: Tensor | None = None
-        if pieces is not None:
-            self.characters = torch.tensor([characters_of(piece) for piece in pieces])
-            self.bytes = torch.tensor([len(piece) for piece in pieces])
+        self.counted = pieces is not None
+        told = pieces or [b""] * size
+        self.characters, self.bytes = (torch.tensor(list(map(of, told))) for of in (characters_of, len))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.size} tokens>"
@@ -208,7 +206,10 @@ class Pieces(Tokens):
 
     def uncounted(self) -> Pieces:
         """Return the same without the tables, for texts whose characters its tokens do not tell."""
-        return _without_tables(Pieces(self._inner.to_str(), self.name))
+        made = Pieces(self.tokenizer_json(), self.name)
+        made._pieces, made.counted = None, False
+        made.characters, made.bytes = (torch.zeros_like(table) for table in (made.characters, made.bytes))
+        return made
 
     def to_json(self) -> str:
         return json.dumps(
@@ -218,11 +219,6 @@ class Pieces(Tokens):
     def tokenizer_json(self) -> str:
         """Return what a file tokenizer.json of it holds."""
         return str(self._inner.to_str())
-
-
-def _without_tables(made: Pieces) -> Pieces:
-    made._pieces = made.characters = made.bytes = None
-    return made
 
 
 def tokens_from_json(text: str) -> Tokens:
