@@ -30,7 +30,7 @@ from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.machine.clock import Clock
 from clbench.machine.parallel import ALONE
 from clbench.results.curve import Curve
-from clbench.results.measures import measure_of
+from clbench.results.measures import measured
 from clbench.results.schema import RULES
 from clbench.strategy import Run
 from clbench.types import HIDDEN, Experience
@@ -310,9 +310,7 @@ class ContinualEvaluator:
         """Accuracy, or loss, of each seen stream at the last full evaluation, as in the result; to show progress."""
         curve, seen = self.curve, np.isin(self.curve.evaluated, self._seen)
         at = curve.full & seen & (curve.experience == curve.experience[curve.full].max(initial=-1))
-        return dict(
-            zip(curve.evaluated[at].tolist(), measure_of(curve).rows(curve)[at].tolist(), strict=True)
-        )
+        return dict(zip(curve.evaluated[at].tolist(), measured(curve)[at].tolist(), strict=True))
 
     def close(self) -> None:
         """Let go of the other process; what it knew comes here."""

@@ -100,6 +100,11 @@ def measure_of(curve: Curve) -> Measure:
     return LOSS if curve.of_language else ACCURACY
 
 
+def measured(curve: Curve) -> Floats:
+    """(rows,) The value of each row of a curve by its measure."""
+    return measure_of(curve).rows(curve)
+
+
 def mean_seen(values: Floats) -> Floats:
     """(K,) the means of (K, S) over what is there, of one at least."""
     there = ~np.isnan(values)
