@@ -30,7 +30,7 @@ from clbench.reports.live import LivePage, Named
 from clbench.reports.markup import asset
 from clbench.results.curve import Curve
 from clbench.results.ledger import Record
-from clbench.results.live import LIVE, Followed, gap, packed, series
+from clbench.results.live import LIVE, Followed, packed, series, summary
 from clbench.runs import lifecycle, live
 
 STREAM = {"iterations": 60, "subset": 20}
@@ -168,7 +168,7 @@ def test_steps_that_only_the_log_tells_have_the_time_of_the_log(tmp_path: Path) 
 def write_live(folder: Path, steps: int = 4, began: float = 0.0, ticks: int = 3) -> Curve:
     """The file of a run that has made ticks after 0, 1, … steps; two experiences of half of its steps each."""
     about = {
-        "format": 1,
+        "format": 2,
         "benchmark": "toy",
         "strategy": "<b>er</b>",
         "seed": 0,
@@ -196,7 +196,7 @@ def test_a_row_that_is_half_written_is_read_when_it_is_whole(tmp_path: Path) -> 
     assert len(followed.curve) == 2
 
 
-@pytest.mark.parametrize("text", [b"garbage\n", b"[]\n", b'{"format": 2}\n', b"\xff\n"])
+@pytest.mark.parametrize("text", [b"garbage\n", b"[]\n", b'{"format": 1}\n', b"\xff\n"])
 def test_a_file_that_is_none_is_named(tmp_path: Path, text: bytes) -> None:
     (tmp_path / LIVE).write_bytes(text)
     followed = Followed(tmp_path)
@@ -230,8 +230,8 @@ def test_a_run_in_another_process_s_hands_is_running_and_is_not_disturbed(tmp_pa
 
 def test_the_gap_so_far_ends_as_the_metrics(tmp_path: Path) -> None:
     record = run(tmp_path)
-    lowest, worst = gap(record.curve)
-    assert (lowest[-1], worst[-1]) == (record.metrics["min_acc"], record.metrics["wc_acc"])
+    told = summary(record.curve)
+    assert {key: told[key][-1] for key in ("min_acc", "wc_acc")}.items() <= record.metrics.items()
 
 
 def test_later_ticks_are_told_alone() -> None:
@@ -240,17 +240,15 @@ def test_later_ticks_are_told_alone() -> None:
     told = series(curve, x, 2)
     assert told == {
         "x": [1.5, 2.0],
-        "accuracy": [[0.7, 0.8], [0.1, 0.2]],
-        "seen": [0.4, 0.5],
-        "min_acc": [0.7, 0.7],
-        "wc_acc": [0.4, 0.45],
+        "each": [[0.7, 0.8], [0.1, 0.2]],
+        "summary": {"average_accuracy": [0.4, 0.5], "min_acc": [0.7, 0.7], "wc_acc": [0.4, 0.45]},
         "estimated": False,
     }
 
 
 def test_a_stream_that_repeats_has_no_old_tasks() -> None:
     curve = Curve.from_trace([[0.5, 0.6, 0.7, 0.8]], [2])
-    assert all(np.isnan(line).all() for line in gap(curve))
+    assert all(np.isnan(summary(curve)[key]).all() for key in ("min_acc", "wc_acc"))
 
 
 # --- the server ---
@@ -408,8 +406,8 @@ def test_the_table_keeps_the_focus_while_runs_go_on(tmp_path: Path) -> None:
     let asked = 0;
     window.fetch = async address => ({ok: true, status: 200, json: async () => address.startsWith("/runs") ? {
       known: String(++asked), title: "t", left: null, runs: ["a", "b"].map(key => ({key, id: key, state: "waiting",
-        note: "", step: asked, steps: null, left: null, benchmark: "toy", strategy: key, seed: 0, accuracy: null,
-        min_acc: null, wc_acc: null}))} : {log: [], version: "v", start: 0}});
+        note: "", step: asked, steps: null, left: null, benchmark: "toy", strategy: key, seed: 0,
+        told: {}}))} : {log: [], version: "v", start: 0}});
     const until = async there => { while (!there()) await new Promise(done => setTimeout(done, 50)); };
     PAGE
     await until(() => document.querySelectorAll("#runs button").length === 2);

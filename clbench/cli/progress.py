@@ -107,9 +107,12 @@ class Line(Observer):
 
     def end_experience(self, run: Watched) -> None:
         if self._bar is None:
-            seen = " ".join(f"{100 * a:.1f}" for _, a in sorted(run.evaluator.latest().items()))
+            from clbench.results.measures import measure_of
+
+            measure = measure_of(run.evaluator.curve)
+            seen = " ".join(measure.told(value) for _, value in sorted(run.evaluator.latest().items()))
             place = f"{_place(run)}, step {run.step}/{run.total_steps}"
-            print(f"{place}: accuracy {seen or '—'}", file=sys.stderr)
+            print(f"{place}: {measure.name} {seen or '—'}", file=sys.stderr)
 
     def end(self, run: Watched) -> None:
         if self._bar is not None:
@@ -187,9 +190,7 @@ class SuiteProgress:
                     and (value := cell.record.metrics.get(cell.record.primary)) is not None
                 ):
                     metric = METRICS[cell.record.primary]
-                    result = (
-                        f"{metric.title} {100 * value:.1f}" if metric.share else f"{metric.title} {value:.4g}"
-                    )
+                    result = f"{metric.title} {metric.told(value, '.1f')}"
                 left = f"; {self._pace.left}" if len(self._told) < len(cells) else ""
                 print(f"[{len(self._told)}/{len(cells)}] {cell}: {result}{left}", file=sys.stderr)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -185,19 +185,22 @@ def _as_dict(v: Verdict) -> dict[str, object]:
 
 
 def _told(verdicts: Sequence[Verdict]) -> str:
+    from clbench.results.metrics import METRICS
+
     lines = [("row", "strategy", "metric", "recorded", "again", "may differ by", "verdict")]
     for v in verdicts:
         verdict = "the same numbers" if v.same_bits else "agrees" if v.agrees else "DISAGREES"
-        numbers = _shown(v.recorded), _shown(v.again), f"{100 * v.allowed:.2f}"
+        told = METRICS[v.metric].told
+        numbers = _shown(v.recorded, told), _shown(v.again, told), told(v.allowed)
         lines.append((v.row.id, v.row.strategy, v.metric, *numbers, verdict))
     return columns(lines, indent=0)
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval, of: Callable[[float], str]) -> str:
     from clbench.results.statistics import INTERVAL_FROM, TOO_FEW
 
     if not interval.n:
         return "nothing"
     told = f"{interval.n}, {TOO_FEW}" if 1 < interval.n < INTERVAL_FROM else f"{interval.n}"
-    half = f" ± {100 * interval.half:.2f}" if interval.n >= INTERVAL_FROM else ""
-    return f"{100 * interval.mean:.2f}{half} ({told})"
+    half = f" ± {of(interval.half)}" if interval.n >= INTERVAL_FROM else ""
+    return f"{of(interval.mean)}{half} ({told})"

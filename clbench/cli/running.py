@@ -117,6 +117,7 @@ def run(
 def _draw(record: Record, quiet: bool) -> None:
     """Draw the stability gap of a run into its folder, and name the file."""
     from clbench.reports import plots
+    from clbench.results.measures import measure_of
     from clbench.runs.loggers import GAP
 
     assert record.folder is not None
@@ -126,7 +127,7 @@ def _draw(record: Record, quiet: bool) -> None:
             "There is nothing to plot: nothing was evaluated between the ends of experiences (evaluation.every=0)."
         )
         return
-    title = f"{record.benchmark['name']}: accuracy on the first experience"
+    title = f"{record.benchmark['name']}: {measure_of(curve).name} on the first experience"
     file = plots.stability_gap({record.strategy["name"]: [curve]}, record.folder / GAP, title=title)
     if not quiet:
         print(f"  {file}")

@@ -30,6 +30,7 @@ from clbench.evaluation.ticker import Result, Tick, Ticker
 from clbench.machine.clock import Clock
 from clbench.machine.parallel import ALONE
 from clbench.results.curve import Curve
+from clbench.results.measures import measured
 from clbench.results.schema import RULES
 from clbench.strategy import Run
 from clbench.types import HIDDEN, Experience
@@ -306,11 +307,10 @@ class ContinualEvaluator:
         self.curve, self._ticked = self.curve.before(step), min(self._ticked, step)
 
     def latest(self) -> dict[int, float]:
-        """Accuracy of each seen stream at the last full evaluation, as in the result; for progress displays."""
+        """Accuracy, or loss, of each seen stream at the last full evaluation, as in the result; to show progress."""
         curve, seen = self.curve, np.isin(self.curve.evaluated, self._seen)
-        last = curve.full & seen & (curve.experience == curve.experience[curve.full].max(initial=-1))
-        accuracy = curve.correct[last] / curve.total[last]
-        return dict(zip(curve.evaluated[last].tolist(), accuracy.tolist(), strict=True))
+        at = curve.full & seen & (curve.experience == curve.experience[curve.full].max(initial=-1))
+        return dict(zip(curve.evaluated[at].tolist(), measured(curve)[at].tolist(), strict=True))
 
     def close(self) -> None:
         """Let go of the other process; what it knew comes here."""

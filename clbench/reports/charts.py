@@ -28,8 +28,9 @@ from clbench.reports.markup import asset, data_block, join, tag
 from clbench.reports.rows import Row, primary_of, worth
 from clbench.reports.styles import Style
 from clbench.results.curve import NETWORK, Floats
+from clbench.results.measures import Measure
 from clbench.results.statistics import INTERVAL_FROM
-from clbench.results.traces import Line, Mean
+from clbench.results.traces import Line, Mean, measured
 
 UPLOT = "uplot-1.6.32"
 """The library's folder, with its files as they were released; a test knows their SHA-256."""
@@ -44,12 +45,6 @@ SKETCHED = 300
 """Points of a line in the picture without a script."""
 BEFORE, AFTER = 0.12, 0.36
 """Experiences around a mark that are seen when it is zoomed into, as in the script, where half of all points are."""
-STREAM = (
-    "Accuracy after every step. On the experiences seen so far its mean over steps is AAA; on the first one it shows "
-    "the stability gap, the drop when another experience begins, and the way back. Bands: 95 % intervals over seeds, "
-    f"where there are {INTERVAL_FROM} or more; among more than ten lines, of the one at the pointer."
-)
-"""What `stream_chart` shows."""
 X_UNIT = 1e-5
 Y_STEPS = 1e4
 """Steps of x, in experiences, and of y, between 0 and the largest value, in which numbers are written."""
@@ -67,10 +62,12 @@ def style() -> Markup:
 
 
 class Panel(NamedTuple):
-    """One of the plots of a chart, under each other and over the same x: what y is, and whether it is a share."""
+    """One of the plots of a chart, under each other and over the same x: what y is, whether it is a share, and whether
+    its axis, if not, may begin at 0."""
 
     label: str
     percent: bool = True
+    zero: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def stream_chart(
     shown: Container[str],
     names: Sequence[str] = (),
 ) -> Chart | None:
-    """Return the chart of accuracy over the stream, on the experiences seen so far and on the first one.
+    """Return the chart of accuracy, or loss, over the stream, on the experiences seen so far and on the first one.
 
     Args:
         runs: row → what is drawn of it. shown: those that are shown at first. names: of the experiences.
@@ -135,12 +132,26 @@ def stream_chart(
     """
     experiences = max((of.experiences for of in runs.values()), default=0)
     names = tuple(names[:experiences])
-    first_one = f"accuracy on the first experience{f' ({names[0]})' if names else ''}"
-    panels = (Panel("accuracy on the experiences seen so far"), Panel(first_one))
+    measure = measured(runs.values())
+    where = "the experiences seen so far", f"the first experience{f' ({names[0]})' if names else ''}"
+    labels = (f"{measure.name} on {what}{measure.aside}" for what in where)
+    panels = tuple(Panel(label, measure.share, zero=measure.share) for label in labels)
     series = [Series(name, style[name], (of.seen, of.one), name in shown) for name, of in runs.items()]
     series = [of for of in series if any(line is not None for line in of.lines)]
     marks = tuple(float(e) for e in range(1, experiences))
     return Chart(title, panels, tuple(series), marks, names) if series else None
+
+
+def stream_caption(measure: Measure) -> str:
+    """Return what `stream_chart` shows, in words."""
+    name, move = measure.name.capitalize(), "drop" if measure.rises else "rise"
+    unit = "" if measure.share else f", in {measure.unit}: the lower, the better"
+    return (
+        f"{name} after every step{unit}. On the experiences seen so far its mean over steps is {measure.anytime}; on "
+        f"the first one it shows the stability gap, the {move} when another experience begins, and the way back. "
+        f"Bands: 95 % intervals over seeds, where there are {INTERVAL_FROM} or more; among more than ten lines, of the "
+        "one at the pointer."
+    )
 
 
 def network_chart(
@@ -148,8 +159,9 @@ def network_chart(
 ) -> Chart | None:
     """Return the chart of how well each experience was learned, and of the network at its end; None if it was not
     measured."""
-    labels = ("accuracy at its end", *(name.replace("_", " ") for name in NETWORK))
-    panels = tuple(Panel(label, percent=i == 0) for i, label in enumerate(labels))
+    measure = measured(runs.values())
+    others = (Panel(name.replace("_", " "), percent=False) for name in NETWORK)
+    panels = (Panel(f"{measure.name} at its end{measure.aside}", measure.share, zero=measure.share), *others)
     series = tuple(
         Series(
             name,
@@ -183,6 +195,7 @@ def data(chart: Chart) -> dict[str, Any]:
         },
         "panels": [
             {"label": printable(panel.label), "percent": panel.percent, "scale": unit}
+            | ({} if panel.zero else {"zero": False})
             for panel, unit in zip(chart.panels, units, strict=True)
         ],
         "series": [
@@ -227,6 +240,7 @@ def figure(chart: Chart, caption: str) -> Markup:
             y_label=panel.label,
             marks=chart.marks,
             percent=panel.percent,
+            zero=panel.zero,
         )
         for i, panel in enumerate(chart.panels)
     ]

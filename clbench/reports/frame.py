@@ -16,6 +16,7 @@ from clbench.reports import charts as drawing
 from clbench.reports.markup import asset, join, policy, spelled, tag
 from clbench.reports.tables import Column, Text
 from clbench.results.curve import Floats
+from clbench.results.measures import ACCURACY, Measure
 
 
 def page(
@@ -118,36 +119,53 @@ def _aside(text: str) -> Markup:
     return tag("small", text, class_="long" if len(text) > 12 else "")
 
 
-def matrices(found: Mapping[str, Floats], shown: Container[str], names: Sequence[str] = ()) -> Markup:
+def matrices(
+    found: Mapping[str, Floats],
+    shown: Container[str],
+    names: Sequence[str] = (),
+    measure: Measure = ACCURACY,
+) -> Markup:
     """Return accuracy matrices, (T, S) with NaN where there is none: those of `shown`, and the others on request.
 
     Args:
-        names: of the experiences, where they have some.
+        names: of the experiences, where they have some. measure: what they are of.
     """
-    figures = [(name in shown, _matrix(name, R, names)) for name, R in found.items()]
+    span = measure.span(found.values())
+    figures = [(name in shown, _matrix(name, R, names, measure, span)) for name, R in found.items()]
     some, others = ([figure for first, figure in figures if first is wanted] for wanted in (True, False))
     more = tag("summary", f"{len(others)} more"), tag("div", *others, class_="matrices")
     return tag("div", *some, class_="matrices") + (tag("details", *more) if others else "")
 
 
-def _matrix(name: str, R: Floats, names: Sequence[str]) -> Markup:
-    T, S = R.shape
+def matrices_caption(measure: Measure, after: str, over: str) -> str:
+    """Return what `matrices` shows, in words: which experiences the rows are after, and what the means are over."""
+    what = "Percent" if measure.share else f"{measure.name.capitalize()} in {measure.unit}"
+    said = f"{what} on the full test set of each experience (columns) after {after} (rows), mean over {over}"
+    return said if measure.share else f"{said}; the lower, the darker"
+
+
+def _matrix(
+    name: str, R: Floats, names: Sequence[str], measure: Measure, span: tuple[float, float]
+) -> Markup:
+    (T, S), shades = R.shape, measure.shades(R, span)
     later = np.triu(np.ones((T, S), bool), 1) & (
         T == S
     )  # what was not learned yet, where streams are experiences
     if S > NUMBERS:
-        return tag("figure", _picture(R, later, name), tag("figcaption", name))
+        told = " to ".join(measure.short(end(R)) + "%" * measure.share for end in (np.nanmin, np.nanmax))
+        alt = f"{measure.name} matrix of {name}, from {told}"
+        return tag("figure", _picture(shades, later, alt), tag("figcaption", name))
 
-    def cell(value: float, unseen: bool) -> Markup:
+    def cell(value: float, shade: float, unseen: bool) -> Markup:
         if np.isnan(value):
             return tag("td")
-        return tag("td", f"{100 * value:.0f}", class_=f"v{round(SHADES * value)}{' later' * unseen}")
+        return tag("td", measure.short(value), class_=f"v{round(SHADES * shade)}{' later' * unseen}")
 
     lines = [
         tag(
             "tr",
             called(names[i] if len(names) == T else str(i + 1)),
-            *map(cell, R[i].tolist(), later[i].tolist()),
+            *map(cell, R[i].tolist(), shades[i].tolist(), later[i].tolist()),
         )
         for i in range(T)
     ]
@@ -155,8 +173,8 @@ def _matrix(name: str, R: Floats, names: Sequence[str]) -> Markup:
     return tag("figure", table, tag("figcaption", name))
 
 
-def _picture(R: Floats, later: NDArray[np.bool_], name: str) -> Markup:
-    """Return a matrix as a picture with a pixel for each number, the more opaque the higher."""
+def _picture(R: Floats, later: NDArray[np.bool_], alt: str) -> Markup:
+    """Return a matrix of shades as a picture with a pixel for each, the more opaque the higher."""
     from PIL import Image
 
     pixels = np.empty((*R.shape, 4), np.uint8)
@@ -165,12 +183,11 @@ def _picture(R: Floats, later: NDArray[np.bool_], name: str) -> Markup:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="png")
     source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-    alt = f"accuracy matrix of {name}, from {np.nanmin(R):.0%} to {np.nanmax(R):.0%}"
     return tag("img", src=source, alt=alt, width=220, height=round(220 * R.shape[0] / R.shape[1]))
 
 
 HEAT = (45, 130, 200)
-"""Red, green and blue of an accuracy of 1, which shows on light and dark paper."""
+"""Red, green and blue of the best there can be, which shows on light and dark paper."""
 
 
 @functools.cache

@@ -20,21 +20,42 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
-
 from clbench.errors import ConfigError, LedgerError
 from clbench.files import sha256
 from clbench.reports import charts
 from clbench.reports.markup import asset, join
 from clbench.reports.styles import styles
 from clbench.results.curve import Curve
-from clbench.results.live import Followed, gap, series
+from clbench.results.live import SUMMARY, Followed, series, summary
+from clbench.results.measures import ACCURACY, LOSS, measure_of
+from clbench.results.metrics import METRICS
 
 ADDRESS = "127.0.0.1"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+
+
+PANELS = {
+    ACCURACY: ("accuracy on each experience", "the gap: accuracy, and the lowest so far"),
+    LOSS: ("loss on each experience", "the gap: how far old experiences rose above their loss at a boundary"),
+}
+PANEL_OF = {ACCURACY: (1, 1, 1), LOSS: (0, 1, 0)}
+LINES: tuple[tuple[str, list[int]], ...] = (("--ink", []), ("--bad", []), ("--bad", [7, 4]))
+"""The panels of a run, and the colours and dashes of the lines of `SUMMARY`, each in one of them."""
+ABOUT = {
+    ACCURACY: (
+        "Accuracy: the mean over the experiences seen so far; of a run that has ended, ACC. min-ACC: the lowest "
+        "accuracy of each old experience since its end, averaged over them. WC-ACC: the accuracy of the present "
+        "experience and the lowest of every older one. Percent."
+    ),
+    LOSS: (
+        "Loss: the mean over the experiences seen so far, the lower the better. Gap: the largest rise of an old "
+        "experience's loss above that at a boundary, averaged over boundaries and old experiences. Anytime loss: the "
+        "mean of the loss over the steps so far. Nats per token."
+    ),
+}
 
 
 @functools.cache
@@ -135,9 +156,24 @@ class LivePage(ThreadingHTTPServer):
                     return told | {"note": str(error)}
             curve = self._read[1]
             experiences = curve.experiences if run.record is not None else len(run.about.get("ends", ()))
+            measure = measure_of(curve)
+            lines = zip(SUMMARY[measure].items(), LINES, PANEL_OF[measure], strict=True)
             told |= {
                 "streams": _streams(run.domains, curve.streams),
                 "experiences": experiences,
+                "lines": [
+                    {"key": key, "name": name, "color": color, "dash": dash, "panel": panel}
+                    for (key, name), (color, dash), panel in lines
+                ],
+                "panels": [
+                    {
+                        "label": f"{label}{measure.aside}",
+                        "percent": measure.share,
+                        "zero": measure.share or i == 1,
+                    }
+                    for i, label in enumerate(PANELS[measure])
+                ],
+                "about": ABOUT[measure],
             }
             return told | series(curve, run.progress(curve), told["start"])
 
@@ -159,16 +195,18 @@ def _row(key: str, named: Named, run: Followed) -> dict[str, Any]:
     if run.record is not None:
         record, metrics = run.record, run.record.metrics
         said = [record.benchmark["name"], record.strategy["name"], record.seeds["data"]]
-        values = [metrics.get(name) for name in ("average_accuracy", "min_acc", "wc_acc")]
+        names = SUMMARY[LOSS if METRICS[record.primary].language else ACCURACY]
+        row["told"] = {names[key]: METRICS[key].told(metrics.get(key), ".1f") for key in names}
         row["seconds"] = record.budget["train_seconds"] + record.budget["eval_seconds"]
     else:
         said = [run.about.get(name) for name in ("benchmark", "strategy", "seed")]
-        last = run.curve.ticks().seen_accuracy[-1:], *(line[-1:] for line in gap(run.curve))
-        values = [float(line[0]) if len(line) and not np.isnan(line[0]) else None for line in last]
+        names = SUMMARY[measure_of(run.curve)]
+        last = {key: float(line[-1]) for key, line in summary(run.curve).items() if len(line)}
+        known = {key: None if value != value else value for key, value in last.items()}
+        row["told"] = {names[key]: METRICS[key].told(value, ".1f") for key, value in known.items()}
     given = named.benchmark, named.strategy, named.seed
     labels = (own if label in ("", None) else label for label, own in zip(given, said, strict=True))
-    names = "benchmark", "strategy", "seed", "accuracy", "min_acc", "wc_acc"
-    return row | dict(zip(names, [*labels, *values], strict=True))
+    return row | dict(zip(("benchmark", "strategy", "seed"), labels, strict=True))
 
 
 def _left(rows: Sequence[dict[str, Any]]) -> float | None:

@@ -1,4 +1,4 @@
-"""Plots of curves and accuracy matrices as files: no display, equal bytes for equal results, no torch.
+"""Plots of curves and of accuracy or loss matrices as files: no display, equal bytes for equal results, no torch.
 
 A strategy keeps its style across plots given the same `styles` (`clbench.reports.styles`).
 """
@@ -21,9 +21,10 @@ from clbench.files import atomic_write, expanded, make_folder
 from clbench.reports.rows import Row, primary_of, worth
 from clbench.reports.styles import Style as Style, styles as styles
 from clbench.results.curve import NETWORK, Curve, Floats
+from clbench.results.measures import ACCURACY, Measure
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, TOO_FEW
-from clbench.results.traces import Line, Mean, Trace
+from clbench.results.traces import Line, Mean, Trace, measured, range_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ FORMATS = {"png": ("Software",), "svg": ("Creator", "Date"), "pdf": ("Creator", 
 """Files that plots are written to, and what would differ in each with time and version."""
 INK, FAINT, GRID = "#222222", "#6B6B6B", "#E6E6E6"
 LIGHT_TO_DARK = ("#F4F7FA", "#B7D3E9", "#5FA2D0", "#0072B2", "#08306B")
-"""Accuracies from 0 to 1 in a heat map: lightness alone orders them."""
+"""From the worst to the best in a heat map: lightness alone orders them."""
 
 
 _default_styles = styles  # where a parameter has its name
@@ -86,7 +87,8 @@ def stability_gap(
     styles: Mapping[str, Style] | None = None,
     names: Sequence[str] = (),
 ) -> Path:
-    """Accuracy on one experience after every step: its drops after boundaries are the stability gap.
+    """Accuracy, or of language loss, on one experience after every step: its drops, or rises, after boundaries are the
+    stability gap.
 
     Args:
         curves: strategy → its runs, or what is drawn of them.
@@ -98,9 +100,11 @@ def stability_gap(
     """
 
     ordinal = "the first experience" if evaluated == 0 else f"experience {evaluated + 1}"
-    heading = f"Accuracy on {ordinal}" if title is None else title
-    lines = {name: (runs, runs.one) for name, runs in means(curves, evaluated).items()}
-    return _lines(lines, path, heading, f"test accuracy on {ordinal}", styles, names)
+    drawn = means(curves, evaluated)
+    measure = measured(drawn.values())
+    heading = f"{measure.name.capitalize()} on {ordinal}" if title is None else title
+    lines = {name: (runs, runs.one) for name, runs in drawn.items()}
+    return _lines(lines, path, heading, f"test {measure.name} on {ordinal}{measure.aside}", styles, names)
 
 
 def seen_accuracy(
@@ -111,28 +115,38 @@ def seen_accuracy(
     styles: Mapping[str, Style] | None = None,
     names: Sequence[str] = (),
 ) -> Path:
-    """Accuracy after every step, averaged over the experiences seen so far; its mean over steps is AAA.
+    """Accuracy, or of language loss, after every step, averaged over the experiences seen so far.
 
     Args: as of `stability_gap`.
     """
 
-    heading = "Accuracy on the experiences seen so far" if title is None else title
-    lines = {name: (runs, runs.seen) for name, runs in means(curves).items()}
-    return _lines(lines, path, heading, "test accuracy, mean over seen experiences", styles, names)
+    drawn = means(curves)
+    measure = measured(drawn.values())
+    heading = f"{measure.name.capitalize()} on the experiences seen so far" if title is None else title
+    lines = {name: (runs, runs.seen) for name, runs in drawn.items()}
+    label = f"test {measure.name}, mean over seen experiences{measure.aside}"
+    return _lines(lines, path, heading, label, styles, names)
 
 
 def accuracy_matrix(
-    matrices: Mapping[str, ArrayLike], path: Path_, *, title: str | None = None, names: Sequence[str] = ()
+    matrices: Mapping[str, ArrayLike],
+    path: Path_,
+    *,
+    title: str | None = None,
+    names: Sequence[str] = (),
+    measure: Measure = ACCURACY,
 ) -> Path:
-    """Heat maps, side by side: accuracy on every experience (columns) after learning each one (rows).
+    """Heat maps, side by side: accuracy, or loss, on every experience (columns) after learning each one (rows).
 
     Args:
         matrices: strategy → (T, S) accuracies, NaN where there is none.
         path: the file to write, a PNG, SVG or PDF.
         title: above the plot.
         names: of the experiences, such as their domains.
+        measure: what the matrices are of.
     """
     shown = {name: np.atleast_2d(np.asarray(R, dtype=np.float64)) for name, R in matrices.items()}
+    span = measure.span(shown.values())
     rows, columns = (max(R.shape[k] for R in shown.values()) for k in (0, 1))
     numbers = columns <= 10  # more are not legible side by side
     cell = max(0.44, 1.9 / columns) if numbers else 2.3 / columns  # inches
@@ -148,16 +162,17 @@ def accuracy_matrix(
                 axis.set_axis_off()
                 continue
             name = list(shown)[k]
-            image = heat_map(axis, shown[name], size=8.5 if numbers else 0, names=names if numbers else ())
+            size, called = (8.5, names) if numbers else (0, ())
+            image = heat_map(axis, shown[name], size, called, measure, span)
             axis.set_title(name, fontsize=10.5, loc="left", pad=5)
             if k % across == 0:
                 axis.set_ylabel("after learning")
             if k + across >= len(shown):
-                axis.set_xlabel("accuracy on")
+                axis.set_xlabel(f"{measure.name} on{measure.aside}")
             axis.tick_params(labelleft=k % across == 0, labelbottom=k + across >= len(shown))
         if not numbers:
             bar = figure.colorbar(
-                image, ax=axes, shrink=1 / down, anchor=(0, 1), pad=0.02, aspect=18, format=_percent
+                image, ax=axes, shrink=1 / down, anchor=(0, 1), pad=0.02, aspect=18, format=form_of(measure)
             )
             bar.outline.set_visible(False)
             bar.ax.tick_params(length=0)
@@ -178,13 +193,18 @@ def plasticity(
     Args: as of `stability_gap`; of curves without the table there is nothing to draw.
     """
     look = {**_default_styles(curves), **(styles or {})}
-    measured = {name: runs.panels() for name, runs in means(curves).items() if runs.networks}
-    labels = ("accuracy on the experience at its end", *(name.replace("_", " ") for name in NETWORK))
+    drawn = means(curves)
+    panels_of = {name: runs.panels() for name, runs in drawn.items() if runs.networks}
+    measure = measured(drawn.values())
+    labels = (
+        f"{measure.name} on the experience at its end{measure.aside}",
+        *(name.replace("_", " ") for name in NETWORK),
+    )
     with _figure() as new:
         figure = new(10.5, 6.0)
         axes = figure.subplots(2, 3)
         for i, (axis, label) in enumerate(zip(axes.flat, labels, strict=False)):
-            for name, panels in measured.items():
+            for name, panels in panels_of.items():
                 mean, half = panels[i]
                 x, style = np.arange(1, len(mean) + 1), look[name]
                 axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, label=name)
@@ -193,8 +213,9 @@ def plasticity(
             axis.set_title(label, loc="left", fontsize=10)
             axis.grid(axis="y", color=GRID, linewidth=0.8)
             axis.set_axisbelow(True)
-            axis.set_ylim(bottom=0)
-        axes[0, 0].yaxis.set_major_formatter(_percent)
+            if i or measure.share:
+                axis.set_ylim(bottom=0)
+        axes[0, 0].yaxis.set_major_formatter(form_of(measure))
         axes[1, 0].set_xlabel("experience")
         axes[1, 1].set_xlabel("experience")
         last = axes[1, 2]
@@ -224,12 +245,12 @@ def save(figure: Figure, path: Path_) -> Path:
 
 
 FIGURES = {
-    "stability-gap": "accuracy of the first experience",
-    "seen-accuracy": "accuracy on the experiences seen so far",
-    "accuracy-matrix": "accuracy matrix",
+    "stability-gap": "{} of the first experience",
+    "seen-accuracy": "{} on the experiences seen so far",
+    "accuracy-matrix": "{} matrix",
     "plasticity": "plasticity",
 }
-"""What `draw` draws, by name."""
+"""What `draw` draws, by name: of accuracy, or of language of the loss."""
 
 
 def draw(
@@ -250,14 +271,17 @@ def draw(
     """
     if figure not in FIGURES:
         raise ConfigError(f"There is no figure '{figure}'.{choices(figure, FIGURES)}")
-    heading = FIGURES[figure] if title is None else f"{title}: {FIGURES[figure]}"
+    curves = means(curves)
+    measure = measured(curves.values())
+    heading = FIGURES[figure].format(measure.name)
+    heading = heading if title is None else f"{title}: {heading}"
     if figure == "stability-gap":
         return stability_gap(curves, path, title=heading, styles=styles, names=names)
     if figure == "seen-accuracy":
         return seen_accuracy(curves, path, title=heading, styles=styles, names=names)
     found = {
         name: mean
-        for name, mean in means(curves).items()
+        for name, mean in curves.items()
         if (mean.matrices if figure == "accuracy-matrix" else mean.networks)
     }
     if not found:
@@ -270,7 +294,7 @@ def draw(
     if figure == "plasticity":
         return plasticity(found, path, title=heading, styles=styles)
     return accuracy_matrix(
-        {name: mean.matrix for name, mean in found.items()}, path, title=heading, names=names
+        {name: mean.matrix for name, mean in found.items()}, path, title=heading, names=names, measure=measure
     )
 
 
@@ -289,6 +313,7 @@ def _lines(
     look = {**styles(runs), **(given or {})}
     drawn = {name: line for name, (_, line) in runs.items() if line is not None}
     experiences = max((of.experiences for of, _ in runs.values() if of.runs), default=1)
+    measure = measured(of for of, _ in runs.values())
     with _figure() as new:
         height = max(4.4, 0.21 * len(drawn) + 1.2)
         figure = new(8.4, height)
@@ -298,9 +323,9 @@ def _lines(
             front = 2.5 if style.behind else 3.0
             axis.plot(x, mean, color=style.color, linestyle=style.dashes, linewidth=1.4, zorder=front)
             if half is not None:
-                low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+                low, high = measure.clipped(mean - half), measure.clipped(mean + half)
                 axis.fill_between(x, low, high, color=style.color, alpha=0.12, linewidth=0, zorder=2)
-        _accuracy_axis(axis, [mean for _, mean, _ in drawn.values()])
+        _value_axis(axis, list(drawn.values()), measure)
         axis.set_ylabel(ylabel)
         _experience_axis(axis, experiences, names)
         _name_ends(axis, {name: (x[-1], mean[-1]) for name, (x, mean, _) in drawn.items()}, look, height)
@@ -333,13 +358,16 @@ def _subtitle(of: Iterable[int]) -> str:
     return f"{told}; dashed verticals: a new experience begins"
 
 
-def _accuracy_axis(axis: Axes, means: Sequence[Floats]) -> None:
-    """From 0, or from a round number below where all is high; to 100 %."""
-    lowest = min((float(mean.min()) for mean in means), default=0.0)
-    floor = 0.0 if lowest < 0.4 else math.floor(10 * lowest - 0.5) / 10
-    margin = 0.02 * (1 - floor)
-    axis.set_ylim(floor - margin, 1 + margin)
-    axis.yaxis.set_major_formatter(_percent)
+def _value_axis(axis: Axes, lines: Sequence[Line], measure: Measure) -> None:
+    """A share from 0, or from a round number below where all is high, to 100 %; anything else where it is."""
+    if measure.share:
+        lowest = min((float(line.mean.min()) for line in lines), default=0.0)
+        floor = 0.0 if lowest < 0.4 else math.floor(10 * lowest - 0.5) / 10
+        margin = 0.02 * (1 - floor)
+        axis.set_ylim(floor - margin, 1 + margin)
+    else:
+        axis.set_ylim(*range_of(lines))
+    axis.yaxis.set_major_formatter(form_of(measure))
     axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
 
@@ -392,18 +420,29 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return [start + gap * k for start, size in blocks for k in range(size)]
 
 
-def heat_map(axis: Axes, R: Floats, size: float, names: Sequence[str] = ()) -> AxesImage:
-    """Return a matrix with its numbers in percent (size 0: without); a line sets apart what is not yet learned."""
+def heat_map(
+    axis: Axes,
+    R: Floats,
+    size: float,
+    names: Sequence[str] = (),
+    measure: Measure = ACCURACY,
+    span: tuple[float, float] | None = None,
+) -> AxesImage:
+    """Return a matrix with its numbers, accuracies in percent (size 0: without); a line sets apart what is not yet
+    learned. The darkest is the best of the span, which is that of the matrix if None."""
     from matplotlib.colors import LinearSegmentedColormap
 
     T, S = R.shape
     stairs = T == S > 1 and not np.isnan(R[-1]).all()  # as many experiences as streams
     colors = LinearSegmentedColormap.from_list("light to dark", LIGHT_TO_DARK)
-    image = axis.imshow(np.ma.masked_invalid(R), vmin=0, vmax=1, cmap=colors, aspect="equal")
+    low, high = span or measure.span([R])
+    shades = measure.shades(R, (low, high))
+    cmap = colors if measure.rises else colors.reversed()
+    image = axis.imshow(np.ma.masked_invalid(R), vmin=low, vmax=high, cmap=cmap, aspect="equal")
     for i, j in zip(*np.nonzero(~np.isnan(R) & (size > 0)), strict=True):
-        unseen = stairs and j > i and R[i, j] < 0.25
-        color = "white" if R[i, j] > 0.6 else FAINT if unseen else INK
-        text = axis.text(j, i, f"{100 * R[i, j]:.0f}", ha="center", va="center", fontsize=size, color=color)
+        unseen = stairs and j > i and shades[i, j] < 0.25
+        color = "white" if shades[i, j] > 0.6 else FAINT if unseen else INK
+        text = axis.text(j, i, measure.short(R[i, j]), ha="center", va="center", fontsize=size, color=color)
         text.set_in_layout(False)  # it is inside
     if stairs:
         edges = np.arange(T + 1).repeat(2) - 0.5
@@ -419,8 +458,13 @@ def heat_map(axis: Axes, R: Floats, size: float, names: Sequence[str] = ()) -> A
     return image
 
 
-def _percent(value: float, _: float = 0.0) -> str:
-    return f"{100 * value:.0f} %"
+def form_of(measure: Measure) -> Callable[[float, float], str]:
+    """Return how an axis or a bar of colours writes its numbers."""
+
+    def written(value: float, _: float = 0.0) -> str:
+        return f"{100 * value:.0f} %" if measure.share else f"{value:.4g}"
+
+    return written
 
 
 @contextlib.contextmanager

@@ -259,6 +259,12 @@ class Row:
             costs["joules"] = sum(map(sum, known)) / len(known)
         return costs
 
+    def tells(self, key: str) -> bool:
+        """Whether its benchmark shows a metric: of language, where everything has an accuracy, those of language."""
+        cell = self.cells[0]
+        named = (cell.primary, *cell.more, *cell.columns)
+        return key in named or METRICS[key].language or not METRICS[primary_of([self])].language
+
     def interval(self, key: str) -> Interval | None:
         """Return the mean over seeds with its interval; None where there is no value."""
         values = self.values.get(key)
@@ -286,13 +292,14 @@ def keys_of(rows: Sequence[Row], *, suite: bool = True) -> list[str]:
     """
     if chosen := next((cell.columns for row in rows for cell in row.cells if cell.columns), ()):
         return list(chosen)
-    more = dict[str, None]()
+    more, ranking = dict[str, None](), []
     for table in by_benchmark(rows).values():
+        ranking.append(primary_of(table))
         said = [(cell.primary, *cell.more) for row in table for cell in row.cells if cell.primary]
         often = Counter(key for keys in said for key in dict.fromkeys(keys))
         more |= dict.fromkeys(key for key, n in often.items() if 2 * n >= len(said))
-    first, *others = shown(primary_of(rows), more, suite=suite)
-    return [first, *(key for key in others if any(row.values.get(key) for row in rows))]
+    first, *others = shown(primary_of(rows), more, suite=suite, others=ranking)
+    return [first, *(key for key in others if any(row.values.get(key) and row.tells(key) for row in rows))]
 
 
 def ranked(rows: Sequence[Row], keys: Iterable[str]) -> list[Row]:

@@ -36,7 +36,7 @@ from clbench.reports.rows import (
 from clbench.reports.styles import Style, styles
 from clbench.reports.tables import NONE, columns_of, head_of, markdown, markdown_table, note_of, size_of
 from clbench.results.metrics import METRICS
-from clbench.results.traces import Mean, Trace
+from clbench.results.traces import Mean, Trace, measured
 
 PAGE = "report.html"
 """The file of a report that a reader opens."""
@@ -115,10 +115,12 @@ def _draw(
     def chart(of: Chart | None, caption: str) -> Markup:
         return charts.figure(of, caption + which) if of is not None else Markup("")
 
-    names = experiences_of(table)
+    names, measure = experiences_of(table), measured(runs.values())
     yield drawn(
-        "accuracy over the stream",
-        lambda: chart(charts.stream_chart(benchmark, runs, style, shown, names), charts.STREAM),
+        f"{measure.name} over the stream",
+        lambda: chart(
+            charts.stream_chart(benchmark, runs, style, shown, names), charts.stream_caption(measure)
+        ),
     )
     yield drawn(
         "plasticity",
@@ -129,17 +131,17 @@ def _draw(
     )
     full = {name: of for name, of in runs.items() if of.matrices}
     if full:
-        yield tag("h3", "Accuracy matrices") + tag("p", _MATRICES + which, class_="note")
+        yield tag("h3", f"{measure.name.capitalize()} matrices")
+        yield tag(
+            "p", frame.matrices_caption(measure, "learning each one", "runs") + PALE + which, class_="note"
+        )
         yield drawn(
-            "accuracy matrices",
-            lambda: frame.matrices({name: of.matrix for name, of in full.items()}, shown, names),
+            f"{measure.name} matrices",
+            lambda: frame.matrices({name: of.matrix for name, of in full.items()}, shown, names, measure),
         )
 
 
-_MATRICES = (
-    "Percent on the full test set of each experience (columns) after learning each one (rows), mean over runs; what "
-    "was not learned yet is pale."
-)
+PALE = "; what was not learned yet is pale."
 
 
 def _traces(row: Row, lost: list[str]) -> Iterator[Trace]:

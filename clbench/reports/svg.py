@@ -13,7 +13,7 @@ from markupsafe import Markup
 from clbench.reports.markup import tag
 from clbench.reports.styles import Style
 from clbench.results.curve import Floats
-from clbench.results.traces import Line
+from clbench.results.traces import Line, range_of
 
 WIDTH, HEIGHT = 760, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
@@ -35,22 +35,29 @@ def lines(
     y_label: str,
     marks: Sequence[float] = (),
     percent: bool = True,
+    zero: bool = True,
 ) -> Markup:
-    """Curves over x, with vertical lines at `marks`; y is `percent`, from 0 to 1, or from 0 to the largest."""
+    """Curves over x, with vertical lines at `marks`; y is `percent`, from 0 to 1, or from 0 to the largest; without
+    `zero`, as of `range_of`."""
     low = min((float(c.line.x.min()) for c in curves), default=0.0)
     high = max((float(c.line.x.max()) for c in curves), default=1.0)
     span = high - low or 1.0
-    top = 1.0 if percent else max((float(np.nanmax(c.line.mean)) for c in curves), default=1.0) or 1.0
+    base, top = (
+        0.0,
+        1.0 if percent else max((float(np.nanmax(c.line.mean)) for c in curves), default=1.0) or 1.0,
+    )
+    if not zero:
+        base, top = range_of(c.line for c in curves)
 
     def place(x: Floats, y: Floats) -> str:
         across = LEFT + (x - low) / span * (WIDTH - LEFT - RIGHT)
-        down = TOP + (1 - np.clip(y / top, 0, 1)) * (HEIGHT - TOP - BOTTOM)
+        down = TOP + (1 - np.clip((y - base) / (top - base), 0, 1)) * (HEIGHT - TOP - BOTTOM)
         there = np.isfinite(down)
         return " ".join(
             f"{a:.1f},{b:.1f}" for a, b in zip(across[there].tolist(), down[there].tolist(), strict=True)
         )
 
-    parts = _y_axis(top, percent)
+    parts = _y_axis(base, top, percent)
     for mark in marks:
         across = LEFT + (mark - low) / span * (WIDTH - LEFT - RIGHT)
         parts.append(_line("mark", across, across, TOP, HEIGHT - BOTTOM))
@@ -89,7 +96,7 @@ def _ink(style: Style) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot: y from 0 to 1, with half the height of its bar, NaN without one; size its radius.
+    """A point of a scatter plot: y, with half the height of its bar, NaN without one; size its radius.
 
     It is shown with the line of its name, and `about` is said under the pointer.
     """
@@ -104,17 +111,25 @@ class Point:
     size: float = 5.0
 
 
-def scatter(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
-    """Points over a logarithmic x, y from 0 to 100 %; those on the Pareto front (`best`) are filled."""
+def scatter(
+    points: Sequence[Point], *, title: str, x_label: str, y_label: str, percent: bool = True
+) -> Markup:
+    """Points over a logarithmic x, y from 0 to 100 %, or where they are; those on the Pareto front (`best`) are
+    filled."""
     low, high = min(p.x for p in points), max(p.x for p in points)
     start, end = math.log10(low) - 0.15, math.log10(high) + 0.15
-    parts = _y_axis()
+    base, top = 0.0, 1.0
+    if not percent:
+        tips = [p.y + sign * (0.0 if math.isnan(p.half) else p.half) for p in points for sign in (-1, 1)]
+        room = 0.1 * (max(tips) - min(tips) or abs(max(tips)) or 1.0)
+        base, top = min(tips) - room, max(tips) + room
+    parts = _y_axis(base, top, percent)
 
     def across(x: float) -> float:
         return LEFT + (math.log10(x) - start) / (end - start) * (WIDTH - LEFT - RIGHT)
 
     def down(y: float) -> float:
-        return TOP + (1 - min(max(y, 0.0), 1.0)) * (HEIGHT - TOP - BOTTOM)
+        return TOP + (1 - min(max((y - base) / (top - base), 0.0), 1.0)) * (HEIGHT - TOP - BOTTOM)
 
     for decade in range(math.floor(start), math.ceil(end) + 1):
         for factor in (1, 2, 5):
@@ -205,11 +220,11 @@ def _text(text: str, x: float, y: object, anchor: str = "middle") -> Markup:
     return tag("text", text, class_="tick", x=f"{x:.1f}", y=y, text_anchor=anchor)
 
 
-def _y_axis(top: float = 1.0, percent: bool = True) -> list[Markup]:
+def _y_axis(base: float, top: float, percent: bool) -> list[Markup]:
     rows = []
     for step in range(6):
         down = TOP + (1 - step / 5) * (HEIGHT - TOP - BOTTOM)
-        said = str(20 * step) if percent else f"{top * step / 5:.3g}"
+        said = str(20 * step) if percent else f"{base + (top - base) * step / 5:.3g}"
         rows.append(_line("grid", LEFT, WIDTH - RIGHT, down, down))
         rows.append(_text(said, LEFT - 6, f"{down + 4:.1f}", "end"))
     return rows

@@ -63,7 +63,7 @@ def metric_columns(rows: Sequence[Row], keys: Sequence[str], plus: bool = False)
     """Return a column for each metric, with its best rows marked."""
     columns = []
     for key in keys:
-        found = [(row.interval(key), key in row.best) for row in rows]
+        found = [(row.interval(key) if row.tells(key) else None, key in row.best) for row in rows]
         texts = (Text(told(of, key, plus), best, of.mean if of else float("inf")) for of, best in found)
         columns.append(Column(head_of(key), tuple(texts), hint=METRICS[key].summary))
     return columns
@@ -74,10 +74,11 @@ def told(of: Interval | None, key: str = "average_accuracy", plus: bool = False)
     runs."""
     if of is None:
         return NONE
-    scale, form = (100, ".1f") if METRICS[key].share else (1, ".4g")
+    scale, form = 100 if METRICS[key].share else 1, METRICS[key].form(".1f")
     shown = format(scale * of.mean, form)
-    shown = "0.0" if shown == "-0.0" else shown.replace("-", "−")
-    if plus and shown != "0.0" and of.mean > 0:
+    zero = not shown.strip("-0.")
+    shown = shown.removeprefix("-") if zero else shown.replace("-", "−")
+    if plus and not zero and of.mean > 0:
         shown = f"+{shown}"
     if of.n < INTERVAL_FROM:
         return f"{shown} ({TOO_FEW})" if of.n > 1 else shown
@@ -132,6 +133,16 @@ def _unfinished(row: Row) -> list[str]:
 def head_of(key: str) -> str:
     """Return what a table calls a metric, and where it gets better."""
     return METRICS[key].head + {True: " ↑", False: " ↓", None: ""}[METRICS[key].higher_is_better]
+
+
+def units_of(keys: Sequence[str]) -> str:
+    """Return what a table's metrics are told in: `Percent`, or `Nats per token (bpc: bits)`, the first's before all."""
+    units = dict[str, list[str]]()
+    for metric in (METRICS[key] for key in keys):
+        units.setdefault("percent" if metric.share else metric.unit or "no unit", []).append(metric.head)
+    first, *others = units
+    also = "; ".join(f"{', '.join(units[unit])}: {unit}" for unit in others)
+    return f"{first[0].upper()}{first[1:]}" + f" ({also})" * bool(also)
 
 
 # --- for the terminal ---
@@ -244,11 +255,10 @@ def markdown(text: str) -> str:
 def note_of(rows: Sequence[Row], differences: bool = False) -> str:
     """Return what a table's numbers are."""
     most = max(row.done for row in rows)
-    text = (
-        "Percentage points: what the last part of a chain changes, paired by seed"
-        if differences
-        else "Percent"
-    )
+    text = units_of(keys_of(rows))
+    if differences:
+        text = text.replace("Percent", "Percentage points", 1)
+        text += ": what the last part of a chain changes, paired by seed"
     if most < 2:
         text += "; one pair each." if differences else "; one run each."
     elif most < INTERVAL_FROM:

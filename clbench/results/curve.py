@@ -41,7 +41,7 @@ from clbench.results.columns import (
     typed,
     write,
 )
-from clbench.results.dense import Matrix as Matrix, Ticks as Ticks
+from clbench.results.dense import Losses as Losses, Matrix as Matrix, Ticks as Ticks
 from clbench.results.indexed import Indexed
 from clbench.results.limits import bounds
 from clbench.results.predicted import Predicted
@@ -418,9 +418,9 @@ class Curve(Indexed, Predicted):
         values = self._column(column).astype(np.float64)
         return self._matrix_of(np.where(self.hits_at_10 >= 0, values, np.nan))
 
-    def loss_matrix(self, per: str = "total") -> Matrix:
+    def loss_matrix(self, per: str = "total") -> Losses:
         """Return the `matrix` of the loss per example; of language per token, or one of its `characters` or `bytes`."""
-        return self._matrix_of(self.loss, self._column(per))
+        return Losses(*self._matrix_of(self.loss, self._column(per)))
 
     def _matrix_of(self, values: NDArray[Any], totals: Ints | None = None) -> Matrix:
         """Values (rows) of the full evaluations over their totals."""
@@ -460,7 +460,7 @@ class Curve(Indexed, Predicted):
         return frame
 
     def plot(self, ax: Axes | None = None, names: Sequence[str] = ()) -> Axes:
-        """Draw the accuracy on every test stream after every iteration, with dashed lines where experiences begin.
+        """Draw the accuracy, or of language the loss, on every test stream after every iteration; dashed: boundaries.
 
         Args:
             ax: the axes to draw into; new ones of `pyplot` if None.

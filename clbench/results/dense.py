@@ -98,3 +98,9 @@ class Matrix(NamedTuple):
         """
         axes: Axes = pkgutil.resolve_name("clbench.reports.display.curves:plot_matrix")(self, ax, names)
         return axes
+
+
+class Losses(Matrix):
+    """A `Matrix` of losses in nats, which is drawn as such."""
+
+    __slots__ = ()

@@ -86,8 +86,9 @@ class Record:
     folder: Path | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
-        accuracy = self.metrics.get("average_accuracy")
-        shown = "" if accuracy is None else f", ACC {100 * float(accuracy):.1f}"
+        metric = METRICS[self.primary if METRICS[self.primary].language else PRIMARY]
+        value = self.metrics.get(metric.name)
+        shown = "" if value is None else f", {metric.title} {metric.told(float(value), '.1f')}"
         return f"<Record {self.id}: {self.benchmark['name']}, {self.strategy['name']}, {self.status}{shown}>"
 
     def _repr_html_(self) -> str:
@@ -95,7 +96,7 @@ class Record:
         return html
 
     def plot(self, what: Literal["curve", "matrix"] = "curve", ax: Axes | None = None) -> Axes:
-        """Draw the curve of the run, accuracy on every test stream after every iteration, or its accuracy matrix.
+        """Draw the curve of the run, accuracy or loss on every test stream after every iteration, or its matrix.
 
         Args:
             what: "curve" or "matrix".

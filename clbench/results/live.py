@@ -21,11 +21,13 @@ from clbench.errors import LedgerError
 from clbench.files import UNREADABLE
 from clbench.results.curve import Curve, Floats
 from clbench.results.ledger import Record, read_record
+from clbench.results.measures import ACCURACY, LOSS, Measure, measure_of
+from clbench.results.metrics.language import gap_trace
 from clbench.results.metrics.ticks import min_acc_trace, wc_acc_trace
 from clbench.results.traces import progress
 
 LIVE = "live.bin"
-FORMAT = 1
+FORMAT = 2
 ROW = np.dtype(
     [
         ("step", "<i8"),
@@ -36,6 +38,9 @@ ROW = np.dtype(
         ("total", "<i4"),
         ("of", "<i4"),
         ("full", "|b1"),
+        ("loss", "<f4"),
+        ("characters", "<i4"),
+        ("bytes", "<i4"),
     ]
 )
 """Of a curve, the columns that are drawn."""
@@ -123,7 +128,7 @@ class Followed:
             rows = np.frombuffer(data[: len(data) - len(data) % ROW.itemsize], ROW)
             self._read += rows.nbytes
             if len(rows):
-                self._curve.append(loss=0.0, **{name: rows[name] for name in ROW.names or ()})
+                self._curve.append(**{name: rows[name] for name in ROW.names or ()})
             self._heard = os.fstat(file.fileno()).st_mtime
         for row in self.log()[-1:]:
             self._logged = int(row["step"])
@@ -188,32 +193,40 @@ class Followed:
         return None if pace is None else max(0.0, pace * (self.about["steps"] - self.step))
 
 
-def gap(curve: Curve) -> tuple[Floats, Floats]:
-    """Return min-ACC and WC-ACC (K,) so far at each tick; NaN where the stream has no tasks to forget one by one."""
-    ticks, begun = curve.ticks(), curve.experiences
-    nothing = np.full(len(ticks), np.nan)
-    if not len(ticks) or not np.array_equal(curve.learned[:begun], np.arange(begun)):
-        return nothing, nothing
-    return min_acc_trace(ticks), wc_acc_trace(ticks)
+SUMMARY: Mapping[Measure, Mapping[str, str]] = {
+    ACCURACY: {"average_accuracy": "accuracy", "min_acc": "min-ACC", "wc_acc": "WC-ACC"},
+    LOSS: {"average_loss": "loss", "gap_nats": "gap", "average_anytime_loss": "anytime loss"},
+}
+"""What is told of a run while it runs: the metrics that it will be, and what they are called."""
+
+
+def summary(curve: Curve) -> dict[str, Floats]:
+    """Return `SUMMARY` (K,) so far at each tick; NaN where the stream has no tasks to forget one by one."""
+    ticks, begun, measure = curve.ticks(), curve.experiences, measure_of(curve)
+    seen, nothing = measure.seen(curve), np.full(len(ticks), np.nan)
+    by_task = len(ticks) and np.array_equal(curve.learned[:begun], np.arange(begun))
+    lines: tuple[Floats, ...]
+    if measure.share:
+        lines = (min_acc_trace(ticks), wc_acc_trace(ticks)) if by_task else (nothing, nothing)
+    else:
+        lines = gap_trace(curve) if by_task else nothing, seen.cumsum() / np.arange(1, len(ticks) + 1)
+    return dict(zip(SUMMARY[measure], (seen, *lines), strict=True))
 
 
 def series(curve: Curve, x: Floats, start: int) -> dict[str, Any]:
     """Return the ticks of a curve from number `start` on, for JSON: a list for each line, None where there is no value.
 
-    Accuracies are fractions to five digits; `accuracy` has a list for each stream.
+    Accuracies are fractions to five digits, losses in nats; `each` has a list for each stream.
 
     Args:
         x: (K,) where in the stream they are.
     """
-    ticks = curve.ticks()
-    lowest, worst = gap(curve)
+    measure = measure_of(curve)
     return {
         "x": _listed(x[start:]),
-        "accuracy": [_listed(column[start:]) for column in ticks.accuracy.T],
-        "seen": _listed(ticks.seen_accuracy[start:]),
-        "min_acc": _listed(lowest[start:]),
-        "wc_acc": _listed(worst[start:]),
-        "estimated": not ticks.complete,
+        "each": [_listed(column[start:]) for column in measure.ticks(curve).T],
+        "summary": {key: _listed(line[start:]) for key, line in summary(curve).items()},
+        "estimated": not curve.ticks().complete,
     }
 
 

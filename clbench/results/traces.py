@@ -1,8 +1,8 @@
-"""What runs are drawn by, as numbers: accuracy over the progress of the stream, with means and intervals. No torch."""
+"""What runs are drawn by, as numbers: accuracy, or loss, over the progress of the stream, with intervals. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from clbench.results.columns import NETWORK, Ints
 from clbench.results.curve import Curve, Floats
+from clbench.results.measures import ACCURACY, Measure, measure_of
 from clbench.results.statistics import mean_and_half
 
 
@@ -46,9 +47,11 @@ class Trace:
 
     Attributes:
         experiences: that were begun.
-        x: (K,) progress of its ticks. one, seen: (K,) accuracy on one test stream, and the mean over those seen so far.
-        matrix: (T, S) the accuracy matrix; None without full evaluations.
+        x: (K,) progress of its ticks. one, seen: (K,) what is drawn of one test stream, and the mean over those seen
+            so far.
+        matrix: (T, S) the same of full test sets; None without full evaluations.
         network: (T, 4) what was measured of the network at the ends of experiences; None if nothing was.
+        measure: what is drawn: accuracy, or of language the loss.
     """
 
     experiences: int
@@ -57,6 +60,7 @@ class Trace:
     seen: Floats
     matrix: Floats | None
     network: Floats | None
+    measure: Measure = ACCURACY
 
     def __repr__(self) -> str:
         return f"<Trace: {len(self.x)} ticks of {self.experiences} experiences>"
@@ -64,15 +68,17 @@ class Trace:
     @staticmethod
     def of(curve: Curve, evaluated: int = 0) -> Trace:
         """Return the trace of a curve; `one` is its test stream `evaluated`, from 0."""
-        ticks = curve.ticks()
-        known = evaluated < ticks.accuracy.shape[1]
+        measure = measure_of(curve)
+        values = measure.ticks(curve)
+        known = evaluated < values.shape[1]
         return Trace(
             curve.experiences,
             progress(curve),
-            ticks.accuracy[:, evaluated].copy() if known else np.full(len(ticks), np.nan),
-            ticks.seen_accuracy,
-            curve.matrix().R if curve.full.any() else None,
+            values[:, evaluated].copy() if known else np.full(len(values), np.nan),
+            measure.seen(curve),
+            measure.matrix(curve).R if curve.full.any() else None,
             curve.network[-curve.experiences :] if len(curve.network) else None,
+            measure,
         )
 
 
@@ -84,6 +90,7 @@ class Mean:
         runs: how many. experiences: of the longest. ticks: whether any was evaluated between the ends of experiences.
         one, seen: lines, as of `mean_line`.
         matrices, networks: as of `Trace`, of each run; empty if one has none.
+        measure: what is drawn, as of the first of them.
     """
 
     runs: int
@@ -93,6 +100,7 @@ class Mean:
     seen: Line | None
     matrices: tuple[Floats, ...] = ()
     networks: tuple[Floats, ...] = ()
+    measure: Measure = ACCURACY
 
     def __repr__(self) -> str:
         return f"<Mean: {self.runs} runs of {self.experiences} experiences>"
@@ -109,18 +117,43 @@ class Mean:
             mean_line([(trace.x, trace.seen) for trace in traces]),
             matrices if len(matrices) == len(traces) else (),
             networks if len(networks) == len(traces) else (),
+            traces[0].measure if traces else ACCURACY,
         )
 
     @property
     def matrix(self) -> Floats:
-        """(T, S) the mean accuracy matrix; NaN where a run was not evaluated."""
+        """(T, S) the mean matrix; NaN where a run was not evaluated."""
         mean: Floats = np.mean(self.matrices, axis=0)
         return mean
 
     def panels(self) -> list[tuple[Floats, Floats | None]]:
-        """(T,) the accuracy at the end of its own experience, and each column of `NETWORK`, with their intervals."""
+        """(T,) each experience at its own end, and each column of `NETWORK`, with their intervals."""
         columns = [[network[:, i] for network in self.networks] for i in range(len(NETWORK))]
         return [mean_and_half(values) for values in ([R.diagonal() for R in self.matrices], *columns)]
+
+
+def measured(means: Iterable[Mean]) -> Measure:
+    """Return what is drawn of several rows."""
+    return next((of.measure for of in means), ACCURACY)
+
+
+BEGUN = 0.1
+"""Of the first experience: what a loss falls by before would hide all that comes later."""
+
+
+def range_of(lines: Iterable[Line]) -> tuple[float, float]:
+    """Return the lowest and the highest that an axis shows that may begin anywhere: of means and their intervals, from
+    `BEGUN` on where there is something."""
+    low, high = np.inf, -np.inf
+    for line in lines:
+        kept = line.x >= BEGUN if (line.x >= BEGUN).any() else slice(None)
+        half = 0.0 if line.half is None else np.nan_to_num(line.half)
+        low = min(low, float(np.nanmin((line.mean - half)[kept])))
+        high = max(high, float(np.nanmax((line.mean + half)[kept])))
+    if low > high:
+        return 0.0, 1.0
+    room = 0.05 * (high - low or abs(high) or 1.0)
+    return low - room, high + room
 
 
 def mean_line(runs: Sequence[tuple[Floats, Floats]]) -> Line | None:

@@ -169,17 +169,21 @@ class _Rows(_Log):
 
     def evaluations(self, curve: Curve, rows: range) -> None:
         for i in rows:
-            kind = "test accuracy" if curve.full[i] else "accuracy"
+            test, on = "test " * bool(curve.full[i]), f"experience {curve.evaluated[i] + 1}"
             values = self._waiting.setdefault(int(curve.step[i]), {})
-            values[f"{kind}/experience {curve.evaluated[i] + 1}"] = curve.correct[i] / curve.total[i]
+            values[f"{test}accuracy/{on}"] = curve.correct[i] / curve.total[i]
+            if curve.of_language:  # nats per token
+                values[f"{test}loss/{on}"] = curve.loss[i] / curve.total[i]
 
     def _write(self, run: Watched, all_: bool = False) -> None:
         super()._write(run, all_)
         below = run.step + 1 if all_ else min(run.step, run.evaluator.settled)
         for step in sorted(step for step in self._waiting if step < below):
             values = self._waiting.pop(step)
-            if seen := [value for name, value in values.items() if name.startswith("accuracy/")]:
-                values["accuracy/mean"] = sum(seen) / len(seen)
+            for kind in ("accuracy", "loss"):
+                start = f"{kind}/experience "
+                if seen := [value for name, value in values.items() if name.startswith(start)]:
+                    values[f"{kind}/mean"] = sum(seen) / len(seen)
             self.row(step, values)
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
@@ -188,7 +192,7 @@ class _Rows(_Log):
 
 
 class TensorBoardLog(_Rows):
-    """Losses, learning rate and accuracies, and at the end the metrics, beside the configuration, and the plots."""
+    """Losses, learning rate and evaluations, and at the end the metrics, beside the configuration, and the plots."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         super().__init__(log)
@@ -302,10 +306,12 @@ def _plots(run: Watched, folder: Path) -> Iterator[tuple[str, Path]]:
     (of,) = drawn.values()
     if of.ticks:
         yield "stability gap", plots.stability_gap(drawn, folder / GAP)
-        yield "seen accuracy", plots.seen_accuracy(drawn, folder / "seen-accuracy.png")
+        name = of.measure.name
+        yield f"seen {name}", plots.seen_accuracy(drawn, folder / f"seen-{name}.png")
     if of.matrices:
         matrix = {name: of.matrix for name, of in drawn.items()}
-        yield "accuracy matrix", plots.accuracy_matrix(matrix, folder / "accuracy-matrix.png")
+        name, file = of.measure.name, folder / f"{of.measure.name}-matrix.png"
+        yield f"{name} matrix", plots.accuracy_matrix(matrix, file, measure=of.measure)
 
 
 def _pixels(image: Path) -> np.ndarray[Any, Any]:

@@ -5,6 +5,7 @@ const clbenchChart = (() => {
   "use strict";
   const BEFORE = 0.12, AFTER = 0.36;  // what is seen around a mark
   const MOST = 14;  // lines that the box under the pointer names
+  const BEGUN = 0.1;  // of the first experience: what a loss falls by before would hide all that comes later
   const BANDS = 10;  // lines with bands, at most; of more, the one in focus has one
 
   const make = (name, about = {}, ...inside) => {
@@ -238,14 +239,19 @@ const clbenchChart = (() => {
       const range = (plot, low, high) => {
         if (low === null || !isFinite(low)) return [0, 1];
         if (!about.percent) {
-          for (const of of lines.filter((of, i) => visible(i) && of[panel] && of[panel].half))
-            of[panel].half.forEach((half, k) => {
-              if (half === null || of[panel].y[k] === null) return;
-              low = Math.min(low, of[panel].y[k] - half);
-              high = Math.max(high, of[panel].y[k] + half);
+          const free = about.zero === false, [start, end] = zoom || full;
+          const from = free && end > BEGUN ? Math.max(start, BEGUN) : start;
+          if (free) [low, high] = [Infinity, -Infinity];
+          for (const of of lines.map((of, i) => visible(i) && of[panel]).filter(Boolean))
+            of.y.forEach((y, k) => {
+              if (y === null || (free ? of.x[k] < from || of.x[k] > end : !of.half)) return;
+              const half = of.half ? of.half[k] || 0 : 0;
+              low = Math.min(low, y - half);
+              high = Math.max(high, y + half);
             });
+          if (low > high) return [0, 1];
           const room = 0.06 * (high - low || Math.abs(high) || 1);
-          return [low >= 0 && low < high / 2 ? 0 : low - room, high + room];
+          return [!free && low >= 0 && low < high / 2 ? 0 : low - room, high + room];
         }
         const bottom = low < 0.4 ? 0 : Math.floor(10 * low - 0.5) / 10;
         const top = high > 0.85 ? 1 : Math.min(1, Math.ceil(10 * high + 0.5) / 10);

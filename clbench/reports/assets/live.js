@@ -3,13 +3,11 @@
   "use strict";
   const PAUSE = 1000;  // ms between two questions, at least
   const SHOWN = 8;  // experiences that are drawn unasked
-  const SUMMARY = [["seen", "accuracy", "--ink", []], ["min_acc", "min-ACC", "--bad", []],
-    ["wc_acc", "WC-ACC", "--bad", [7, 4]]];
+  const FIXED = 6;  // columns that every table has
   const at = id => document.getElementById(id);
   const lines = new Map();  // of the table, by run: they stay where they are, and so does the focus in them
   let chosen = null, byHand = false, known = "", runs = [], curve = null, chart = null;
 
-  const percent = value => value === null ? "—" : (100 * value).toFixed(1);
   const duration = seconds => seconds === null ? "—"
     : seconds < 90 ? `${Math.round(seconds)} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min`
     : seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} d`;
@@ -45,6 +43,9 @@
       line.remove();
       lines.delete(key);
     }
+    const measures = [...new Set(runs.flatMap(run => Object.keys(run.told || {})))];
+    while (at("heads").cells.length > FIXED) at("heads").lastElementChild.remove();
+    at("heads").append(...measures.map(name => make("th", name, { scope: "col" })));
     for (const run of runs) {
       if (!lines.has(run.key)) {
         const name = make("button", [], { type: "button" });
@@ -62,7 +63,7 @@
         make("td", make("span", run.state, { class: `state ${run.state}` }), { class: "words" }),
         make("td", run.steps ? [bar, ` ${run.step} / ${run.steps}`] : "—", { class: "words" }),
         make("td", duration(run.left)),
-        ...["accuracy", "min_acc", "wc_acc"].map(key => make("td", percent(run[key]))));
+        ...measures.map(name => make("td", run.told?.[name] ?? "—")));
       if (run.key === chosen) line.setAttribute("aria-current", "true"); else line.removeAttribute("aria-current");
     }
   };
@@ -85,18 +86,19 @@
       + (run.seed === null ? "" : `, seed ${run.seed}`);
     const rows = [["state", run.state], ["steps", run.steps ? `${run.step} / ${run.steps}` : "—"]];
     if (run.state === "running") rows.push(["left", duration(run.left)]);
-    rows.push(["accuracy", percent(run.accuracy)], ["min-ACC", percent(run.min_acc)],
-      ["WC-ACC", percent(run.wc_acc)], ["run", run.id]);
+    rows.push(...Object.entries(run.told || {}), ["run", run.id]);
     at("facts").replaceChildren(...rows.map(([name, value]) => make("div", [make("dt", name), make("dd", value)])));
     at("caption").textContent = [run.note, curve.note, curve.estimated
       ? "Estimates: the evaluation looks at a part of the examples where no lowest accuracy can change." : ""]
       .filter(Boolean).join(" ");
+    at("about").textContent = curve.about || "";
   };
   const extend = told => {  // what was known of the curve, by what is new; false if they do not fit
-    if (told.start > 0 && curve.accuracy.length !== told.accuracy.length) return false;
+    if (told.start > 0 && curve.each.length !== told.each.length) return false;
     if (told.start > 0) {
-      for (const key of ["x", ...SUMMARY.map(([name]) => name)]) told[key] = curve[key].concat(told[key]);
-      told.accuracy = told.accuracy.map((line, i) => curve.accuracy[i].concat(line));
+      told.x = curve.x.concat(told.x);
+      for (const key in told.summary) told.summary[key] = curve.summary[key].concat(told.summary[key]);
+      told.each = told.each.map((line, i) => curve.each[i].concat(line));
     }
     curve = told;
     return true;
@@ -115,12 +117,12 @@
       title: at("name").textContent,
       x: { label: "experiences", scale: 1, range: [0, ends], names: [], whole: false,
         marks: Array.from({ length: ends - 1 }, (_, e) => e + 1) },
-      panels: [{ label: "accuracy on each experience", percent: true, scale: 1 },
-        { label: "the gap: accuracy, and the lowest so far", percent: true, scale: 1 }],
+      panels: curve.panels.map(panel => ({ ...panel, scale: 1 })),
       series: [
-        ...SUMMARY.map(([key, name, color, dash]) => ({ name, color, dash, shown: true,
-          lines: [null, curve[key].some(y => y !== null) ? line(curve[key]) : null] })),
-        ...curve.accuracy.map((y, i) => ({ name: curve.streams[i].name, color: curve.streams[i].color,
+        ...curve.lines.map(({ key, name, color, dash, panel }) => ({ name, color, dash, shown: true,
+          lines: curve.panels.map((_, at) => at === panel && curve.summary[key].some(y => y !== null)
+            ? line(curve.summary[key]) : null) })),
+        ...curve.each.map((y, i) => ({ name: curve.streams[i].name, color: curve.streams[i].color,
           dash: curve.streams[i].dash, shown: i < SHOWN, lines: [line(y), null] }))],
       grids: [grid],
     };

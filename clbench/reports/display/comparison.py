@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from clbench.errors import ConfigError, choices
 from clbench.files.names import printable
 from clbench.reports import frame, plots
-from clbench.reports.display.curves import accuracy_axis, axes_of, plain
+from clbench.reports.display.curves import axes_of, plain, value_axis
 from clbench.reports.display.frames import data_frame
 from clbench.reports.display.html import fragment, picture
 from clbench.reports.leaderboard.board import names_of, rows_of
@@ -24,7 +22,7 @@ from clbench.reports.rows import Cell, Row, by_benchmark, difference_rows, summa
 from clbench.reports.tables import columns_of, note_of, rich_tables
 from clbench.results.ledger import Record, read_record
 from clbench.results.statistics import INTERVAL_FROM
-from clbench.results.traces import Mean, Trace
+from clbench.results.traces import Mean, Trace, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +108,8 @@ class Comparison:
                 parts.append(_table(differences[title], paired=True))
             if means := self._means(rows):
                 band = f"band, from {INTERVAL_FROM} on: the 95 % interval of the mean."
-                caption = f"Accuracy on the first experience, mean over seeds; {band}"
+                drawn = measured(means.values()).name.capitalize()
+                caption = f"{drawn} on the first experience, mean over seeds; {band}"
                 parts.append(picture(partial(_lines, means=means, evaluated=0), caption))
         return fragment(*parts, tag("ul", *(tag("li", why) for why in self._lost)) if self._lost else "")
 
@@ -150,7 +149,9 @@ class Comparison:
         return frame.astype({"half_width": "float64"})
 
     def plot(self, benchmark: str | None = None, ax: Axes | None = None, *, evaluated: int = 0) -> Axes:
-        """Draw the accuracy on one experience over the progress of the stream, a line with its interval for each row.
+        """Draw the accuracy, or of language the loss, on one experience over the progress of the stream.
+
+        A line with its interval for each row.
 
         Args:
             benchmark: the name of the table; the only one if None.
@@ -195,7 +196,7 @@ def _table(rows: Sequence[Row], paired: bool = False) -> object:
 
 
 def _lines(ax: Axes, means: dict[str, Mean], evaluated: int) -> None:
-    look = plots.styles(means)
+    look, measure = plots.styles(means), measured(means.values())
     for name, of in means.items():
         assert of.one is not None
         x, mean, half = of.one
@@ -203,13 +204,12 @@ def _lines(ax: Axes, means: dict[str, Mean], evaluated: int) -> None:
             x, mean, color=look[name].color, linestyle=look[name].dashes, linewidth=1.4, label=plain(name)
         )
         if half is not None:
-            low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+            low, high = measure.clipped(mean - half), measure.clipped(mean + half)
             ax.fill_between(x, low, high, color=look[name].color, alpha=0.12, linewidth=0)
     for boundary in range(1, max((of.experiences for of in means.values()), default=0)):
         ax.axvline(boundary, color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    accuracy_axis(ax)
+    value_axis(ax, measure, f" on experience {evaluated + 1}")
     ax.set_xlabel("experiences learned")
-    ax.set_ylabel(f"test accuracy on experience {evaluated + 1}")
     ax.margins(x=0.01)
     if means:
         ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -12,6 +12,7 @@ from clbench.reports.markup import tag
 from clbench.reports.rows import Cell, Row
 from clbench.reports.tables import columns_of
 from clbench.results.ledger import Record
+from clbench.results.measures import measure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def plot(record: Record, what: str = "curve", ax: Axes | None = None) -> Axes:
         raise ConfigError(f"A record has no plot '{what}'.{choices(str(what), PLOTS)}")
     curve = record.curve
     names = _names(record)
-    ax = curve.plot(ax, names) if what == "curve" else curve.matrix().plot(ax, names)
+    ax = curve.plot(ax, names) if what == "curve" else measure_of(curve).matrix(curve).plot(ax, names)
     ax.set_title(_title(record), loc="left", fontsize="medium")
     return ax
 
@@ -42,10 +43,12 @@ def html(record: Record) -> str:
         tag("p", note, class_="note") for note in (record.note, *record.benchmark.get("notes", ())) if note
     ]
     try:
+        curve = record.curve
+        drawn = measure_of(curve).name.capitalize()
         caption = (
-            "Accuracy on every test stream after every iteration; dashed lines: a new experience begins."
+            f"{drawn} on every test stream after every iteration; dashed lines: a new experience begins."
         )
-        parts.append(picture(partial(record.curve.plot, names=_names(record)), caption))
+        parts.append(picture(partial(curve.plot, names=_names(record)), caption))
     except LedgerError as error:  # the numbers do not depend on it
         parts.append(tag("p", f"Without its curve: {error}", class_="note"))
     return fragment(*parts, tag("p", f"Run {record.id}, in {record.folder}", class_="note"))

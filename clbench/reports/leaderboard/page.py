@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from clbench.reports.leaderboard.board import columns_of, rows_of
 from clbench.reports.leaderboard.private import in_words
-from clbench.reports.rows import Row
-from clbench.reports.tables import markdown, markdown_rows
+from clbench.reports.rows import Row, keys_of
+from clbench.reports.tables import markdown, markdown_rows, units_of
 from clbench.results.ledger import Record
 from clbench.results.statistics import RANKED_FROM
 
@@ -19,7 +19,7 @@ Every number is computed from the evidence beside it: `records/` and `curves/`, 
 `manifest.json`. `clbench leaderboard --check` makes this page anew and compares it byte for byte; `clbench reproduce
 ROW` runs a row again and compares intervals.
 
-Percent; mean ± half the 95 % t-interval over seeds. Rows are in the order of the first metric; a rank says which places
+{units}; mean ± half the 95 % t-interval over seeds. Rows are in the order of the first metric; a rank says which places
 that allows: after all rivals that are better with certainty, before all that are worse (paired by seed, over all pairs
 of a table, at 5 % after Holm's correction). So a wide range means that the seeds do not tell. Fewer than {ranked_from}
 seeds give no rank; upper bounds, and settings chosen on the test stream (`oracle`), are no rivals. Seeds count from 0
@@ -31,8 +31,9 @@ at the end). Costs are means over seeds; seconds depend on the machine, so compa
 
 def readme(records: Sequence[Record]) -> str:
     """`README.md` of a leaderboard."""
-    parts = [HEAD.format(ranked_from=RANKED_FROM)]
     tables = rows_of(records)
+    keys = keys_of([row for table in tables.values() for row in table], suite=False)
+    parts = [HEAD.format(units=units_of(keys), ranked_from=RANKED_FROM)]
     if not tables:
         parts.append("Nothing was submitted yet.\n")
     for title, rows in tables.items():

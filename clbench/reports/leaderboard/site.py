@@ -21,11 +21,11 @@ from clbench.reports.leaderboard.private import in_words
 from clbench.reports.leaderboard.store import place
 from clbench.reports.markup import join, tag
 from clbench.reports.rows import Row, experiences_of, keys_of, primary_of, worth
-from clbench.reports.tables import NONE, Column, Text, head_of, told
+from clbench.reports.tables import NONE, Column, Text, head_of, told, units_of
 from clbench.results.ledger import Record
 from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM, RANKED_FROM, TOO_FEW, average_ranks, groups, told_apart
-from clbench.results.traces import Mean, Trace
+from clbench.results.traces import Mean, Trace, measured
 
 
 def write_site(
@@ -101,7 +101,7 @@ behind it: follow a row to its runs, their curves, and the command that makes th
 """).format(
         filters,
         _table(rows, up="", with_benchmark=True),
-        _LEGEND,
+        _legend(rows),
         benchmarks or tag("li", "Nothing was submitted yet."),
     )
     return page("Leaderboard", body, up="")
@@ -118,21 +118,23 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
     shown = {row.name for row in charts.first(chosen)}
     figures = Markup("")
     names = experiences_of(rows)
+    measure = measured(drawn.values())
     chart = charts.stream_chart(benchmark, drawn, style, shown, names)
     if chart is not None:
-        figures += charts.figure(chart, charts.STREAM + which)
+        figures += charts.figure(chart, charts.stream_caption(measure) + which)
     figures += _critical_differences(benchmark, rows)
-    primary = primary_of(rows)
-    if METRICS[primary].share and (points := _points(done, chosen, style, primary)):
+    primary = METRICS[primary_of(rows)]
+    if points := _points(done, chosen, style, primary.name):
         better = "Filled: nobody is as good with as little of both, and better in one of the three (Pareto)."
         figures += _figure(
             svg.scatter(
                 points,
-                title=f"{benchmark}: what accuracy costs",
+                title=f"{benchmark}: what {measure.name} costs",
                 x_label="examples through the network in training, logarithmic",
-                y_label=f"{METRICS[primary].title}, %",
+                y_label=f"{primary.title}, {'%' if primary.share else primary.unit}".removesuffix(", "),
+                percent=primary.share,
             ),
-            f"{METRICS[primary].title} against work and memory, which is the area of a dot. {better}{which}",
+            f"{primary.title} against work and memory, which is the area of a dot. {better}{which}",
         )
     body = Markup("""
 {}
@@ -141,22 +143,24 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
 <div data-charts="all">
 {}
 </div>
-<h2>Accuracy matrices</h2>
-<p class="note">Percent on the full test set of each experience (columns) after each one (rows), mean over seeds.{}</p>
+<h2>{} matrices</h2>
+<p class="note">{}.{}</p>
 {}
 """).format(
         _table(rows, up="../"),
-        _LEGEND,
+        _legend(rows),
         shlex.quote(benchmark),
         figures,
+        measure.name.capitalize(),
+        frame.matrices_caption(measure, "each one", "seeds"),
         which,
-        frame.matrices({name: of.matrix for name, of in drawn.items() if of.matrices}, shown, names),
+        frame.matrices({name: of.matrix for name, of in drawn.items() if of.matrices}, shown, names, measure),
     )
     return page(benchmark, body, up="../", charted=chart is not None)
 
 
 def _strategy(strategy: str, rows: Sequence[Row]) -> Markup:
-    return page(strategy, _table(rows, up="../", with_benchmark=True) + _LEGEND, up="../")
+    return page(strategy, _table(rows, up="../", with_benchmark=True) + _legend(rows), up="../")
 
 
 def _curve(record: Record) -> Text:
@@ -248,11 +252,15 @@ def _table(rows: Sequence[Row], up: str, with_benchmark: bool = False) -> Markup
     return frame.table(columns, about, up=up, sortable=True)
 
 
-_LEGEND = Markup("""<p class="note">Percent, mean ± half the 95 % interval over seeds, for which fewer than {} are {}.
+def _legend(rows: Sequence[Row]) -> Markup:
+    return _LEGEND.format(units_of(keys_of(rows, suite=False)), INTERVAL_FROM, TOO_FEW, RANKED_FROM)
+
+
+_LEGEND = Markup("""<p class="note">{}, mean ± half the 95 % interval over seeds, for which fewer than {} are {}.
 Rank: the places that a row may have, after all rivals that are better with certainty by the first metric and before all
 that are worse (paired by seed, Holm's correction). Bold: the best mean, and those after it down to the first than which
 another is better with certainty. Fewer than {} seeds give no rank. †: others cannot run it again without files of its
-author, which its page names.</p>""").format(INTERVAL_FROM, TOO_FEW, RANKED_FROM)
+author, which its page names.</p>""")
 
 
 # --- figures ---

@@ -47,8 +47,8 @@ class Metric:
         formula: its second paragraph.
         since: the schema of records from which on every run that defines it has it; None: no record must.
         head: what tables call it.
-        shown: where tables show it, whatever the benchmark: nowhere (""); in "suites", whose runs are evaluated equally
-            often; or "everywhere", on the leaderboard, too.
+        shown: where tables show it, whatever the benchmark, or the benchmark of language: nowhere (""); in "suites",
+            whose runs are evaluated equally often; or "everywhere", on the leaderboard, too.
     """
 
     name: str
@@ -76,11 +76,15 @@ class Metric:
         """Whether it is shown in percent."""
         return self.unit in ("fraction", "reciprocal rank")
 
-    def told(self, value: float | None) -> str:
+    def form(self, of_share: str) -> str:
+        """Return how values are written: nats and bits with three digits behind the point; shares as is said."""
+        return of_share if self.share else ".3f" if self.unit in ("nats per token", "bits") else ".4g"
+
+    def told(self, value: float | None, of_share: str = ".2f") -> str:
         """Return a run's value, in percent where it is a share."""
         if value is None:
             return "—"
-        return f"{100 * value:.2f}" if self.share else f"{value:.4g}"
+        return format(100 * value if self.share else value, self.form(of_share))
 
 
 METRICS: dict[str, Metric] = {}
@@ -90,13 +94,19 @@ PRIMARY = "average_accuracy"
 """What ranks strategies where a benchmark does not say otherwise."""
 
 
-def shown(primary: str, more: Iterable[str] = (), *, suite: bool = True) -> tuple[str, ...]:
-    """Return the metrics of a table: what ranks, what its benchmark shows, and what every benchmark does.
+def shown(
+    primary: str, more: Iterable[str] = (), *, suite: bool = True, others: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Return the metrics of a table: what ranks, what its benchmark shows, and what every benchmark does, or every one
+    of language.
 
     Args:
         primary: what ranks. more: what the benchmark shows. suite: whether the runs are of one suite.
+        others: what ranks on other benchmarks of the table.
     """
-    general = [m.name for m in METRICS.values() if m.shown == "everywhere" or (suite and m.shown)]
+    kinds = {METRICS[name].language for name in (primary, *others) if name in METRICS}
+    told = (m for m in METRICS.values() if m.shown == "everywhere" or (suite and m.shown))
+    general = [m.name for m in told if m.language in kinds]
     return tuple(name for name in dict.fromkeys((primary, *more, *general)) if name in METRICS)
 
 

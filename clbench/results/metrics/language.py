@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clbench.results.columns import divide
 from clbench.results.curve import Curve, Floats, Matrix
+from clbench.results.measures import LOSS
 from clbench.results.metrics.core import (
     GEM,
     RWALK,
@@ -67,6 +67,7 @@ def perplexity(curve: Curve) -> float:
     unit="bits",
     head="bpc",
     language=True,
+    shown="everywhere",
 )
 def bits_per_character(curve: Curve) -> float:
     """Bits that a character of the text takes at the end, averaged over domains.
@@ -121,7 +122,9 @@ def next_token_accuracy(curve: Curve) -> float:
     higher_is_better=False,
     reference=f"{RWALK}, of losses",
     unit="nats per token",
+    head="forgetting",
     language=True,
+    shown="everywhere",
 )
 def forgetting_nats(curve: Curve) -> float:
     """Loss at the end minus the lowest at an earlier experience end, over all domains but the last.
@@ -199,14 +202,15 @@ def plasticity_nats(curve: Curve) -> float:
     reference=f"area under the loss curve, after {STABILITY_GAP}",
     unit="nats per token",
     language=True,
+    shown="everywhere",
 )
 def average_anytime_loss(curve: Curve) -> float:
     """Loss over the domains seen so far, averaged over ticks: the area under the curve, per tick.
 
     (1/K) Σ_t mean of ℓ_j(t) over the domains seen at t
     """
-    ticks = all_ticks(curve)
-    return mean(np.where(ticks.seen, _tick_losses(curve), 0.0).sum(1) / ticks.seen.sum(1))
+    all_ticks(curve)
+    return mean(LOSS.seen(curve))
 
 
 @metric(
@@ -215,7 +219,9 @@ def average_anytime_loss(curve: Curve) -> float:
     higher_is_better=False,
     reference=f"the stability gap of {STABILITY_GAP}, of losses",
     unit="nats per token",
+    head="gap",
     language=True,
+    shown="everywhere",
 )
 def gap_nats(curve: Curve) -> float:
     """Largest rise of an old domain's loss above that at the boundary, averaged over boundaries and old domains.
@@ -260,12 +266,18 @@ def recovered_share(curve: Curve) -> float:
     return mean([_recovery(at, later, steps)[1] for at, later, steps in _boundaries(curve)])
 
 
-def _tick_losses(curve: Curve) -> Floats:
-    """(K, S) the loss per token of each domain at each tick, NaN where it is not seen."""
-    ticks, rows = curve.ticks(), np.flatnonzero(~curve.full)
-    losses = np.zeros(ticks.total.shape)
-    losses[ticks.steps.searchsorted(curve.step[rows]), curve.evaluated[rows]] = curve.loss[rows]
-    return divide(losses, ticks.total)
+def gap_trace(curve: Curve) -> Floats:
+    """(K,) `gap_nats` so far at each tick of a run that may go on; NaN before the first boundary."""
+    ticks, losses = curve.ticks(), LOSS.ticks(curve)
+    found = np.full(len(ticks), np.nan)
+    past, pairs = 0.0, 0
+    for i in range(1, curve.experiences):
+        of = ticks.of_experience(i)
+        if 0 < of.start < of.stop:
+            rise = (losses[of, :i] - losses[of.start - 1, :i]).clip(min=0)  # (ticks of i, i)
+            peak = np.maximum.accumulate(rise).sum(1)
+            past, pairs, found[of] = past + peak[-1], pairs + i, (past + peak) / (pairs + i)
+    return found
 
 
 def _losses(curve: Curve, per: str = "total") -> Matrix:
@@ -279,7 +291,7 @@ def _losses(curve: Curve, per: str = "total") -> Matrix:
 
 def _boundaries(curve: Curve) -> Iterator[tuple[float, Floats, Floats]]:
     """For each boundary and each old domain: ℓ_j(s_i), ℓ_j(t) over the ticks of experience i, and steps since s_i."""
-    ticks, losses = task_ticks(curve), _tick_losses(curve)
+    ticks, losses = task_ticks(curve), LOSS.ticks(curve)
     if curve.experiences < 2 or not curve.of_language:
         raise UndefinedError
     for i in range(1, curve.experiences):
