@@ -28,7 +28,7 @@ from clbench.data.hub import is_hub_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.lists import read_published
 from clbench.data.manifest_checks import Overlap
-from clbench.data.manifest_plans import By, Tested
+from clbench.data.manifest_plans import By, Tested, Unmatched
 from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
 from clbench.data.named import any_source
@@ -76,6 +76,7 @@ __all__ = [
     "Tested",
     "Times",
     "Titles",
+    "Unmatched",
     "any_source",
     "beir_folder",
     "bits",
