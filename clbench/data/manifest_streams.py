@@ -427,13 +427,23 @@ def _shift(manifest: Manifest, train: Pool, owner: Ints) -> Shift:
 def _together(streams: Streams, source: Source, by_class: bool) -> Streams:
     """Return streams whose test examples are tested after every experience: all in one, or those of each class."""
 
-    def stream(name: str, pool: Pool) -> Stream:
-        every = torch.arange(len(pool.y))
+    def stream(name: str, data: Data) -> Stream:
+        y = data.y()
         if not by_class:
-            return Stream(name, (Experience(0, classes_of(pool, every), Data.of(pool, every)),))
-        parts = ((c, (pool.y == c).nonzero().squeeze(1)) for c in range(source.num_classes))
-        return Stream(name, tuple(Experience(c, (c,), Data.of(pool, rows)) for c, rows in parts))
+            return Stream(name, (Experience(0, tuple(y.unique().tolist()), data),))
+        parts = ((c, (y == c).nonzero().squeeze(1)) for c in range(source.num_classes))
+        return Stream(name, tuple(Experience(c, (c,), data.subset(rows)) for c, rows in parts))
+
+    def whole(pool: Pool) -> Data:
+        return Data.of(pool, torch.arange(len(pool.y)))
 
     train = tuple(replace(exp, tests=exp.classes if by_class else (0,)) for exp in streams.train)
-    valid = stream("valid", source.valid) if source.valid is not None else streams.valid
-    return Streams(Stream("train", train), stream("test", source.test), valid)
+    valid = None
+    if source.valid is not None or streams.valid is not None:
+        held = whole(source.valid) if source.valid is not None else _joined(streams.valid)
+        valid = stream("valid", held)
+    return Streams(Stream("train", train), stream("test", whole(source.test)), valid)
+
+
+def _joined(stream: Stream | None) -> Data:
+    return Data.union([exp.data for exp in stream or ()])
