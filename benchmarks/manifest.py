@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from clbench.data import By, Duplicates, Normalise, Overlap, Tested, from_manifest
+from clbench.data import By, Duplicates, Normalise, Overlap, Tested, Unmatched, from_manifest
 from clbench.ranges import Count, Fraction, Natural, Part, Real, Seed
 from clbench.registry import File, register_benchmark
 from clbench.types import Benchmark
@@ -44,6 +44,7 @@ def manifest(
     test_fraction: Part = 0.2,
     longest: Count = 4096,
     overlap: Overlap = "refuse",
+    unmatched: Unmatched = "refuse",
     times: Literal["checked", "free"] = "checked",
     shift: Literal["auto", "class", "domain", "task"] = "auto",
     experiences: Count | list[list[Natural | str]] | None = None,
@@ -94,6 +95,8 @@ def manifest(
         test_fraction: share of each class that is for testing, where the file does not say.
         longest: bytes that are kept of a text.
         overlap: allow: a file may be in several rows, and a group in training and test.
+        unmatched: drop: rows of classes that are only trained, or only tested, are left out, and of such domains with
+            by=domain.
         times: free: they may run backwards along the stream.
         shift: what changes; auto: as the columns say.
         experiences: for by=class: how many share the classes evenly, 5 unless given; or a list of the classes of each.

@@ -84,12 +84,12 @@ def clear(root: Path, protocol: str = "iid") -> Iterator[Row]:
     too, so that the next bucket is the test of this one; needs overlap=allow.
     """
     for split in ("train", "test") if protocol == "iid" else ("train",):
-        names = (root / split / "class_names.txt").read_text().split()
+        names = (root / split / "class_names.txt").read_text().splitlines()
         buckets = json.loads((root / split / "labeled_metadata.json").read_text())
         for bucket in sorted(buckets, key=int):
             if bucket == "0":
                 continue
-            for label, name in enumerate(names):
+            for label, name in enumerate(filter(None, map(str.strip, names))):
                 for image in json.loads((root / split / buckets[bucket][name]).read_text()).values():
                     row = {
                         "path": f"{split}/{image['IMG_PATH']}",
@@ -186,18 +186,29 @@ def imagenet_subset(root: Path, classes: str, train: str = "train", test: str = 
 
 
 def wilds(root: Path, data: str) -> Iterator[Row]:
-    """WILDS: metadata.csv of iwildcam (its locations are domains), camelyon17 (centres) or fmow (regions), with times.
+    """WILDS: metadata.csv of iwildcam (its locations are domains) or camelyon17 (centres), or rgb_metadata.csv and
+    country_code_mapping.csv of fmow (regions), with times.
 
-    iwildcam: by=time periods=10 train_split=[train] valid_split=[id_val] test_split=[id_test] tested=class.
-    camelyon17: by=domain train_split=[0] test_split=[1]. fmow: by=time periods=[2004-01-01,2008-01-01,2012-01-01].
+    iwildcam: by=time periods=10 labels=names train_split=[train] valid_split=[id_val] test_split=[id_test]
+    unmatched=drop. camelyon17: by=domain train_split=[0] test_split=[1]. fmow: by=time
+    periods=[2004-01-01,2008-01-01,2012-01-01] train_split=[train] valid_split=[val] test_split=[test].
     """
-    with (root / "metadata.csv").open(newline="") as lines:
+    regions = {}
+    if data == "fmow" and (root / "country_code_mapping.csv").is_file():
+        with (root / "country_code_mapping.csv").open(newline="", encoding="utf-8") as lines:
+            regions = {line["alpha-3"]: line["region"] for line in csv.DictReader(lines)}
+    listed = next(
+        (root / name for name in ("rgb_metadata.csv", "metadata.csv") if (root / name).is_file()), None
+    )
+    if listed is None:
+        raise FileNotFoundError(f"{root} holds no metadata.csv, nor rgb_metadata.csv")
+    with listed.open(newline="", encoding="utf-8") as lines:
         for number, line in enumerate(csv.DictReader(lines)):
+            told = {"split": line["split"]}
             if data == "iwildcam":
-                yield {
+                yield told | {
                     "path": f"train/{line['filename']}",
                     "label": line["y"],
-                    "split": line["split"],
                     "domain": line["location_remapped"],
                     "time": line["datetime"],
                     "group": line["sequence_remapped"],
@@ -205,15 +216,14 @@ def wilds(root: Path, data: str) -> Iterator[Row]:
             elif data == "camelyon17":
                 place = f"patient_{line['patient']}_node_{line['node']}"
                 patch = f"patch_{place}_x_{line['x_coord']}_y_{line['y_coord']}.png"
-                told = {"path": f"patches/{place}/{patch}", "label": line["tumor"], "split": line["split"]}
+                told |= {"path": f"patches/{place}/{patch}", "label": line["tumor"]}
                 yield told | {"domain": line["center"]}
             elif data == "fmow":
-                told = {
-                    "path": f"images/rgb_img_{number}.png",
-                    "label": line["category"],
-                    "split": line["split"],
-                }
-                yield told | {"domain": line["region"], "time": line["timestamp"]}
+                region = line["region"] if "region" in line else regions.get(line["country_code"], "Other")
+                told |= {"path": f"images/rgb_img_{number}.png", "label": line["category"]}
+                yield told | {"domain": region or "Other", "time": line["timestamp"]}
+            else:
+                raise ValueError(f"data is iwildcam, camelyon17 or fmow; {data} was given")
 
 
 CONVERTERS: dict[str, Callable[..., Iterable[Row]]] = {

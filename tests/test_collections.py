@@ -285,3 +285,20 @@ def test_fmow_of_wilds(tmp_path: Path) -> None:
     paint(tmp_path, *(f"images/rgb_img_{i}.png" for i in range(8)))
     stream = made("wilds", tmp_path, {"by": "time", "periods": ["2011-01-01"]}, data="fmow")
     assert [len(exp) for exp in stream.train] == [2, 2]
+
+
+def test_fmow_as_it_is_released(tmp_path: Path) -> None:
+    rows = [
+        {"split": "seq" if i == 2 else "train" if i < 5 else "test", "country_code": ("AAA", "BBB", "ZZZ")[i % 3],
+         "category": "c", "timestamp": "2010-08-01T07:30:00Z"}
+        for i in range(8)
+    ]  # fmt: skip
+    table(tmp_path / "rgb_metadata.csv", rows)
+    regions = (("AAA", "Europe"), ("BBB", "Asia"))
+    table(
+        tmp_path / "country_code_mapping.csv",
+        [{"alpha-3": code, "region": region} for code, region in regions],
+    )
+    written = [*to_manifest.wilds(tmp_path, "fmow")]
+    assert [row["domain"] for row in written] == [("Europe", "Asia", "Other")[i % 3] for i in range(8)]
+    assert written[7]["path"] == "images/rgb_img_7.png"  # rows that are held back are numbered, too

@@ -375,9 +375,35 @@ def test_generators_of_river_change_their_concept() -> None:
     assert np.array_equal(y[50:], total[50:] > 9.5)
 
 
+def test_concepts_cross_as_in_river_however_narrow_the_change() -> None:
+    synth = pytest.importorskip("river.datasets.synth")
+    concepts = [{"variant": 0}, {"variant": 3}, {"variant": 1}]
+    x, y = generated("SEA", 300, concepts, 40, 5)
+    a, b, c = (synth.SEA(seed=5 + k, **concept) for k, concept in enumerate(concepts))
+    first = synth.ConceptDriftStream(a, b, position=100, width=40, seed=5)
+    both = list(synth.ConceptDriftStream(first, c, position=200, width=40, seed=6).take(300))
+    assert np.array_equal(x, np.array([[*row.values()] for row, _ in both], dtype=np.float32))
+    assert y.tolist() == [int(label) for _, label in both]
+    assert len(generated("SEA", 4000, concepts, 1, 0)[1]) == 4000  # exp(4 · 2000 / 1) overflows in River
+
+
+@pytest.mark.parametrize("generator", ["RandomRBFDrift", "RandomTree", "LED"])
+def test_generators_that_take_other_seeds_or_no_concepts(generator: str) -> None:
+    pytest.importorskip("river")
+    (x, _), (again, _), (other, _) = (generated(generator, 40, [], 0, seed) for seed in (0, 0, 1))
+    assert np.array_equal(x, again)
+    assert not np.array_equal(x, other)
+
+
 @pytest.mark.parametrize(
     ("params", "words"),
     [
+        ({"generator": "LED"}, "does not take.*concepts=\\[\\] is a single one"),
+        ({"generator": "Logical", "concepts": []}, "ends after 4 rows"),
+        (
+            {"generator": "Hyperplane", "concepts": [{"n_features": 3}, {"n_features": 4}]},
+            "have 3 and 4 features",
+        ),
         ({"generator": "SEE"}, "no generator 'SEE'.*Did you mean 'SEA'"),
         ({"concepts": [{"variants": 1}]}, "does not take"),
         ({"generator": "Friedman", "concepts": []}, "no classification"),

@@ -292,6 +292,68 @@ def test_other_splits_are_named_and_the_rest_left_out(rows: list[Row], tmp_path:
     assert "1 rows of the splits ood are left out" in made.notes
 
 
+@pytest.mark.parametrize("by", ["class", "domain"])
+def test_what_is_tested_is_told_where_classes_or_domains_are_experiences(
+    rows: list[Row], tmp_path: Path, by: str
+) -> None:
+    for row in rows:  # no domain is both trained and tested, as in collections that test on others
+        row["domain"] = f"{row['split']} {row['experience']}"
+        del row["experience"]
+    file, order = write(tmp_path / "m.csv", rows), ["train 1", "train 0"]
+    params: dict[str, Any] = {"by": by, **({"domain_order": order} if by == "domain" else {"experiences": 2})}
+    made = clbench.from_manifest(file, **params, tested="together", boundaries=False)
+    assert [exp.domain for exp in made.train] == (order if by == "domain" else [None, None])
+    assert ([exp.tests for exp in made.train], [len(exp) for exp in made.test]) == ([(0,), (0,)], [8])
+    assert (made.setting.shift, made.setting.boundaries) == (by, False)
+    made = clbench.from_manifest(file, **params, tested="class")
+    assert [exp.tests for exp in made.train] == ([(2, 3), (0, 1)] if by == "domain" else [(0, 1), (2, 3)])
+    if by == "domain":
+        with pytest.raises(DataError, match="with tested=class or tested=together"):
+            clbench.from_manifest(file, by=by)
+
+
+@pytest.mark.parametrize("split", ["split", ""])
+def test_classes_that_are_only_trained_or_only_tested_may_be_left_out(
+    rows: list[Row], tmp_path: Path, split: str
+) -> None:
+    kept = [row for row in rows if row["label"] in ("c0", "c2")]
+    alone = [row | {"split": "test" if row["label"] == "c1" else "train"} for row in rows if row not in kept]
+    if not split:  # of one row, none can be for testing
+        alone = [next(row for row in rows if row["label"] == "c1")]
+    params: dict[str, Any] = {"split": split, "experience": "", "experiences": 2}
+    same = clbench.from_manifest(write(tmp_path / "same.csv", kept), **params)
+    file = write(tmp_path / "m.csv", kept + alone)
+    made = clbench.from_manifest(file, **params, unmatched="drop")
+    assert (made.fingerprint, made.class_names) == (same.fingerprint, ("c0", "c2"))
+    assert f"{len(alone)} rows of classes that are only trained, or only tested, are left out." in made.notes
+    with pytest.raises(DataError, match="unmatched=drop"):
+        clbench.from_manifest(file, **params)
+
+
+def test_classes_with_final_numbers_are_not_numbered_anew(rows: list[Row], tmp_path: Path) -> None:
+    listed = [
+        row | {"label": row["label"][1:]} for row in rows if row["split"] == "train" or row["label"] != "c1"
+    ]
+    file = write(tmp_path / "m.csv", listed)
+    with pytest.raises(DataError, match="labels=names"):
+        clbench.from_manifest(file, unmatched="drop")
+    assert clbench.from_manifest(file, unmatched="drop", labels="names").class_names == ("0", "2", "3")
+
+
+def test_domains_without_counterparts_may_be_left_out(rows: list[Row], tmp_path: Path) -> None:
+    listed = [row | {"domain": "a", "experience": ""} for row in rows]
+    listed += [
+        row | {"domain": "b" if row["split"] == "train" else "c", "path": f"{row['path']}"} for row in rows
+    ]
+    for row in listed[len(rows) :]:
+        row["path"] = row["path"].replace("photos", "more")
+        paint(tmp_path / row["path"], 1)
+    made = clbench.from_manifest(
+        write(tmp_path / "m.csv", listed), by="domain", experience="", unmatched="drop"
+    )
+    assert ([exp.domain for exp in made.train], [len(exp) for exp in made.train]) == (["a"], [12])
+
+
 def test_words_of_the_split_may_be_numbers(clbench_command: Command, rows: list[Row], tmp_path: Path) -> None:
     file = write(tmp_path / "m.csv", [row | {"split": 2 * (row["split"] == "test")} for row in rows])
     said = clbench_command("show", "manifest", f"path={file}", "train_split=[0]", "test_split=[2]")

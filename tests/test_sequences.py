@@ -13,7 +13,7 @@ import clbench
 from clbench import make_benchmark
 from clbench.errors import ClbenchError
 from clbench.results.curve import Curve
-from clbench.results.metrics import average_accuracy, mtil_average, mtil_transfer
+from clbench.results.metrics import average_accuracy, compute, mtil_average, mtil_transfer
 from clbench.testing import check_benchmark
 from clbench.transforms.sets import Framed, PerSet
 from clbench.types import Benchmark
@@ -117,6 +117,18 @@ def test_transfer_average_and_last() -> None:
     assert mtil_transfer(curve) == pytest.approx(0.225)
     assert mtil_average(curve) == pytest.approx(0.64444, abs=1e-5)
     assert average_accuracy(curve) == pytest.approx(0.83333, abs=1e-5)
+
+
+def test_transfer_as_clear_and_others_have_it() -> None:
+    curve = Curve.from_matrix([[0.90, 0.30, 0.10], [0.85, 0.95, 0.20], [0.80, 0.80, 0.90]], 0.1)
+    named = {
+        "in_domain_accuracy": 0.91667,
+        "next_domain_accuracy": 0.25,
+        "lower_triangle_accuracy": 0.86667,
+        "forward_transfer_raw": 0.2,
+        "backward_transfer_all_pairs": -0.1,
+    }
+    assert compute(curve, [*named]) == pytest.approx(named, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import clbench
 from clbench import config, make_benchmark
 from clbench.config import Execution, RunConfig
 from clbench.errors import ConfigError
@@ -40,6 +43,32 @@ def test_the_first_experiences_are_judged_by_their_validation_data() -> None:
     assert torch.equal(seen.test[1].data.x(), benchmark.valid[1].data.x())
     assert len(judged_by(benchmark, protocol("validation")).train) == 5
     assert judged_by(benchmark, protocol("oracle")) is benchmark
+
+
+@pytest.mark.parametrize("tested", ["together", "class"])
+@pytest.mark.parametrize("own", [False, True])
+def test_validation_data_are_those_of_what_is_tested(tested: str, own: bool, tmp_path: Path) -> None:
+    """Where all experiences are tested together, or by class, validation data are cut like that, too."""
+    lines = [
+        "row,label,split,experience"
+    ]  # classes 2 and 3 come first; class c has c + 2 validation examples
+    for c in range(4):
+        splits = ["train"] * (6 if own else 6 + c + 2) + ["test"] + ["val"] * own * (c + 2)
+        experience = 1 - c // 2
+        lines += [
+            f"{len(lines) + k - 1},{c},{s},{experience if s == 'train' else ''}" for k, s in enumerate(splits)
+        ]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(len(lines), 3)))
+    benchmark = clbench.from_manifest(
+        tmp_path / "m.csv", array=tmp_path / "x.npy", tested=tested, valid=0.0 if own else 0.3
+    )
+    seen = judged_by(benchmark, protocol("first-1-experiences"))
+    assert [exp.tests for exp in seen.train] == [tuple(range(len(seen.test)))]
+    assert [exp.index for exp in seen.test] == [*range(len(seen.test))]
+    assert seen.test[0].classes == ((0, 1, 2, 3) if tested == "together" else (2,))
+    if own:
+        assert [len(exp) for exp in seen.test] == ([14] if tested == "together" else [4, 5])
 
 
 def test_a_stream_without_validation_data_or_too_short_is_refused() -> None:

@@ -30,7 +30,7 @@ from clbench.data.language import from_documents, language, prose_and_code
 from clbench.data.language_files import By as DomainBy, holds_texts, read_documents
 from clbench.data.lists import read_published
 from clbench.data.manifest_checks import Overlap
-from clbench.data.manifest_plans import By, Tested
+from clbench.data.manifest_plans import By, Tested, Unmatched
 from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
 from clbench.data.named import any_source
@@ -79,6 +79,7 @@ __all__ = [
     "Tested",
     "Times",
     "Titles",
+    "Unmatched",
     "any_source",
     "beir_folder",
     "bits",

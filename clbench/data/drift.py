@@ -12,7 +12,10 @@ Shapes: N rows in time order, D features.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -277,7 +280,7 @@ def generated(
         generator: a class of `river.datasets.synth`, such as SEA.
         rows: how many.
         concepts: parameters of each concept in turn.
-        width: rows that a change takes, by `ConceptDriftStream`; 0 for a step.
+        width: rows that a change takes, as in `ConceptDriftStream`; 0 for a step.
         seed: of everything that is drawn.
 
     Raises:
@@ -298,21 +301,47 @@ def generated(
     if rows < len(concepts):
         raise ConfigError(f"{len(concepts)} concepts need as many rows at least; rows={rows} was given.")
     made = []
+    takes = signature(kinds[generator]).parameters
     for k, concept in enumerate(concepts):
+        seeds = {key: seed + k for key in takes if key.startswith("seed")}  # RandomRBF has two
         try:
-            made.append(kinds[generator](**{"seed": seed + k, **concept}))
+            made.append(kinds[generator](**{**seeds, **concept}))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{generator} of River does not take {dict(concept)}: {error}.") from error
+            raise ConfigError(
+                f"{generator} of River does not take {dict(concept)}: {error}. concepts lists those of each concept, "
+                f"of {', '.join(takes)}; concepts=[] is a single one with its defaults."
+            ) from error
     ends = [rows * (k + 1) // len(made) for k in range(len(made))]
     if width:
-        stream = made[0]
+        stream: Iterator[Any] = iter(made[0])
         for k, (following, at) in enumerate(zip(made[1:], ends, strict=False)):
-            stream = synth.ConceptDriftStream(stream, following, position=at, width=width, seed=seed + k)
-        drawn = list(stream.take(rows))
+            stream = _crossing(stream, iter(following), at, width, seed + k)
+        drawn = list(itertools.islice(stream, rows))
     else:
-        sizes = np.diff([0, *ends])
-        drawn = list(itertools.chain(*(one.take(int(n)) for one, n in zip(made, sizes, strict=True))))
+        each = np.diff([0, *ends])
+        drawn = list(itertools.chain(*(one.take(int(n)) for one, n in zip(made, each, strict=True))))
+    if len(drawn) < rows:
+        raise ConfigError(f"{generator} of River ends after {len(drawn):,} rows; rows={rows:,} was given.")
+    if len(sizes := sorted({len(row) for row, _ in drawn})) > 1:
+        raise ConfigError(
+            f"The concepts have {' and '.join(map(str, sizes))} features; those of a stream have as many."
+        )
     if not all(isinstance(y, bool | int | np.integer | np.bool_) for _, y in drawn):
         raise ConfigError(f"{generator} of River is no classification: its targets are numbers with a point.")
     x = np.array([list(row.values()) for row, _ in drawn], dtype=np.float32)
     return x, np.array([int(y) for _, y in drawn])
+
+
+def _crossing(old: Iterator[Any], new: Iterator[Any], at: int, width: int, seed: int) -> Iterator[Any]:
+    """Rows of two concepts; row n is of the new one with probability σ(4 (n − at) / width).
+
+    They are those of River's `ConceptDriftStream`, whose exponential overflows where a narrow change is far ahead.
+    """
+    rng = random.Random(seed)
+    for n in itertools.count(1):
+        ahead = 4 * (at - n) / width
+        changed = rng.random() <= (1 / (1 + math.exp(ahead)) if ahead < 700 else 0)
+        row = next(new if changed else old, None)
+        if row is None:
+            return
+        yield row

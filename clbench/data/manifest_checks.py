@@ -257,7 +257,7 @@ def check_labels(manifest: Manifest, split: Ints) -> None:
         faults.rows(
             f"Labels of {what} rows that are never trained",
             manifest.at(np.array(first, dtype=np.int64), lambda i: f"'{names[labels[i]]}'"),
-            "Every class needs training rows: add some, or leave these out.",
+            "Every class needs training rows: add some, or leave these out (unmatched=drop does).",
             len(lacking),
         )
     every = np.arange(len(names))
@@ -271,7 +271,7 @@ def check_labels(manifest: Manifest, split: Ints) -> None:
         listed = ", ".join(f"'{names[c]}'" for c in idle[:3].tolist())
         faults.add(
             f"Classes without test rows ({len(idle):,}): {listed}{', …' if len(idle) > 3 else ''}. Every class needs "
-            "some: add them, or leave the classes out."
+            "some: add them, or leave the classes out (unmatched=drop does)."
         )
 
 
@@ -334,23 +334,33 @@ def check_experiences(manifest: Manifest, column: Ints, split: Ints, tested_alon
             )
 
 
-def check_domains(manifest: Manifest, split: Ints) -> None:
-    """Note rows without a domain, and domains that are trained or tested only."""
+def check_domains(manifest: Manifest, split: Ints, tested_alone: bool) -> None:
+    """Note rows without a domain, and domains that are trained or tested only.
+
+    Args:
+        tested_alone: whether each has test rows of its own.
+    """
     if manifest.domain is None:
         return
     codes, names, faults = manifest.domain.codes, manifest.domain.names, manifest.faults
-    empty = np.flatnonzero((codes < 0) & (split != UNUSED))
+    need = split != UNUSED if tested_alone else split == TRAIN
     faults.rows(
-        "Rows without a domain", manifest.at(empty, manifest.named), "by=domain needs that of every row."
+        "Rows without a domain",
+        manifest.at(np.flatnonzero((codes < 0) & need), manifest.named),
+        "by=domain needs that of every row" + ("." if tested_alone else " for training."),
     )
+    if not tested_alone:
+        return
     of = {role: np.unique(codes[(split == role) & (codes >= 0)]) for role in (TRAIN, VALID, TEST)}
-    for there, absent, what in ((TRAIN, TEST, "test"), (TEST, TRAIN, "training"), (VALID, TRAIN, "training")):
-        lacking = np.setdiff1d(of[there], of[absent])
+    others = np.union1d(of[TEST], of[VALID])
+    for there, absent, what in ((of[TRAIN], of[TEST], "test"), (others, of[TRAIN], "training")):
+        lacking = np.setdiff1d(there, absent)
         if len(lacking):
             listed = ", ".join(f"'{names[c]}'" for c in lacking[:3].tolist())
             faults.add(
                 f"Domains without {what} rows ({len(lacking):,}): {listed}{', …' if len(lacking) > 3 else ''}. Every "
-                "domain, which is an experience, needs training and test rows."
+                "domain, which is an experience, needs training and test rows (unmatched=drop leaves others out); "
+                "with tested=class or tested=together, test rows may be of any domain."
             )
 
 

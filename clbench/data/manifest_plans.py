@@ -22,6 +22,8 @@ from clbench.errors import ConfigError
 
 By = Literal["auto", "experience", "class", "domain", "time", "count"]
 """What makes the experiences: a column, the classes, the domains, windows of time, or so many rows each."""
+Unmatched = Literal["refuse", "drop"]
+"""What becomes of classes, and of domains that are experiences, that are only trained or only tested."""
 Tested = Literal["auto", "own", "together", "class"]
 """Which test rows count as seen after an experience: those of its own, all of them, or those of its classes."""
 
@@ -42,6 +44,8 @@ class Rules:
     test_fraction: float = 0.2
     longest: int = 4096
     overlap: Overlap = "refuse"
+    unmatched: Unmatched = "refuse"
+    labels: Literal["auto", "names"] = "auto"
     times: Literal["checked", "free"] = "checked"
 
 
@@ -54,6 +58,7 @@ class Plan:
         experience: (N,) `NONE` where there is none; of no use where classes or domains make them.
         rank: (N,) what rows are ordered by in an experience, if they are. tested: how test rows are.
         pixels: height and width of images that are not resized.
+        dropped: what records tell of rows that are left out, if any are.
     """
 
     by: By
@@ -62,6 +67,7 @@ class Plan:
     rank: Ints | None = None
     tested: Tested = "own"
     pixels: tuple[int, int] | None = None
+    dropped: str = ""
 
 
 def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
@@ -72,12 +78,16 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
     _check_columns(manifest, rules, by)
     if not (manifest.paths or manifest.rows is not None or manifest.features is not None or manifest.picture):
         return Plan(by, np.full(len(manifest), UNUSED))  # what lacks is told
+    drop, dropped = rules.unmatched == "drop", ""
+    if drop and manifest.split is not None:
+        dropped = _drop_unmatched(manifest, rules, by, manifest.split.copy())
     experience = manifest.experience if by == "experience" else None
     if by == "time" and manifest.time is not None:
         experience = _windows(manifest, rules)
     split = manifest.split
     if split is None:
         split = _drawn(manifest, rules.test_fraction, experience)
+        dropped = _drop_unmatched(manifest, rules, by, split) if drop else ""
     rank = manifest.order
     if by == "count" and rules.count is not None:
         in_order = np.flatnonzero(split == TRAIN)
@@ -88,17 +98,19 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
         experience, rank = np.full(len(manifest), NONE), np.zeros(len(manifest), dtype=np.int64)
         experience[in_order] = np.arange(len(in_order)) // rules.count
         rank[in_order] = np.arange(len(in_order))
-    found = Plan(by, split, experience, rank)
+    found = Plan(by, split, experience, rank, dropped=dropped)
     if experience is not None:
         found.tested = _tested(manifest, rules, split, experience)
         checks.check_experiences(manifest, experience, split, found.tested == "own")
+    elif rules.tested != "auto":
+        found.tested = rules.tested
     used = split != UNUSED
     there = checks.check_files(manifest, used)
     checks.check_repeats(manifest, split, rules.overlap)
     checks.check_groups(manifest, split, rules.overlap)
     checks.check_labels(manifest, split)
     if by == "domain":
-        checks.check_domains(manifest, split)
+        checks.check_domains(manifest, split, found.tested == "own")
     checks.check_order(manifest, split, by, rules.times == "free")
     checks.check_boxes(manifest)
     checks.check_cells(manifest, rules.array)
@@ -108,6 +120,35 @@ def plan(manifest: Manifest, rules: Rules, shift: str | None) -> Plan:
     if manifest.kind == "pictures" and as_they_are:
         found.pixels = checks.check_pictures(manifest, used)
     return found
+
+
+def _drop_unmatched(manifest: Manifest, rules: Rules, by: By, split: Ints) -> str:
+    """Leave out, in a split that it makes the manifest's, rows of classes that are only trained or only tested, and of
+    such domains where each is tested alone; classes that are names are numbered anew. Return what to tell of it."""
+    columns = [manifest.labels]
+    if by == "domain" and rules.tested in ("auto", "own") and manifest.domain is not None:
+        columns.append(manifest.domain.codes)
+    before = (split != UNUSED).sum()
+    while True:  # what one column leaves out may be all that there is of another
+        lone = np.zeros(len(split), dtype=bool)
+        for codes in (codes for codes in columns if codes.size):
+            used = (split != UNUSED) & (codes >= 0)
+            both = np.intersect1d(codes[used & (split == TRAIN)], codes[used & (split == TEST)])
+            lone |= used & ~np.isin(codes, both)
+        if not lone.any():
+            break
+        split[lone] = UNUSED
+    manifest.split, labels, names = split, manifest.labels, manifest.class_names
+    final = rules.labels == "auto" and all(name.isdecimal() for name in manifest.label.names)
+    if labels.size and (manifest.kind in ("texts", "text files") or not final):
+        kept = np.unique(labels[(split != UNUSED) & (labels >= 0)])
+        manifest.labels = np.where(np.isin(labels, kept), np.searchsorted(kept, labels), NONE)
+        manifest.class_names = tuple(names[c] for c in kept.tolist())
+    gone, what = (
+        int(before - (split != UNUSED).sum()),
+        "classes" if len(columns) == 1 else "classes or domains",
+    )
+    return f"{gone:,} rows of {what} that are only trained, or only tested, are left out." if gone else ""
 
 
 def _check_columns(manifest: Manifest, rules: Rules, by: By) -> None:

@@ -216,7 +216,7 @@ def _experiences(
     }
     domains: dict[str, Ints | None] = dict.fromkeys(ORDER)
     names: tuple[str, ...] = ()
-    if found.by == "domain" and manifest.domain is not None:
+    if found.by == "domain" and found.tested == "own" and manifest.domain is not None:
         names = tuple(manifest.domain.names)
         domains |= {role: manifest.domain.codes[part] for role, part in rows.items()}
     source = Source(

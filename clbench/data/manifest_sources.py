@@ -40,13 +40,15 @@ def source_of_manifest(
         DataError: files that cannot be read, or arrays that cannot be used.
     """
     rows = rows_of(manifest, plan)
-    domain = manifest.domain if plan.by == "domain" else None
+    domain = manifest.domain if plan.by == "domain" and plan.tested == "own" else None
     told = [
         f"The manifest has {len(manifest):,} rows of {manifest.kind}; the SHA-256 of its canonical form is "
         f"{manifest.digest}."
     ]
     if left := sum(manifest.splits_unused.values()):
         told.append(f"{left:,} rows of the splits {', '.join(sorted(manifest.splits_unused))} are left out.")
+    if plan.dropped:
+        told.append(plan.dropped)
     if manifest.unused:
         told.append(f"Nothing is made of its columns {', '.join(manifest.unused)}.")
     if manifest.kind in ("images", "pictures"):
@@ -65,7 +67,7 @@ def rows_of(manifest: Manifest, plan: Plan) -> dict[Role, Ints]:
     return {role: part for role, part in rows.items() if len(part)}
 
 
-def _domains(domain: Words | None, rows: Mapping[Role, Ints]) -> tuple[tuple[str, ...], dict[Role, Ints]]:
+def domains_of(domain: Words | None, rows: Mapping[Role, Ints]) -> tuple[tuple[str, ...], dict[Role, Ints]]:
     """Return the names of domains in their natural order, and the domains of each pool's rows by number."""
     if domain is None:
         return (), {}
@@ -101,7 +103,7 @@ def _images(
         labels = torch.from_numpy(manifest.labels[part])
         pools[role] = Pool.mapped(Mapped.rows(str(file), start, start + len(part)), labels)
         start += len(part)
-    names, domains = _domains(domain, rows)
+    names, domains = domains_of(domain, rows)
     height, width = (size, size) if isinstance(size, int) else size
     return Source(
         pools["train"],
@@ -140,7 +142,7 @@ def _texts(manifest: Manifest, rules: Rules, rows: Mapping[Role, Ints], domain: 
 
 
 def _arrays(manifest: Manifest, rules: Rules, rows: Mapping[Role, Ints], domain: Words | None) -> Source:
-    names, domains = _domains(domain, rows)
+    names, domains = domains_of(domain, rows)
     given: dict[str, Any] = {}
     if manifest.kind == "features":
         assert manifest.features is not None

@@ -24,15 +24,15 @@ from torch import Tensor
 
 from clbench.data.cells import NONE
 from clbench.data.draws import Ints
-from clbench.data.families import Preparation, Shift, build, made, stream_settings, transform_of
+from clbench.data.families import Preparation, Shift, build, made, numbered, stream_settings, transform_of
 from clbench.data.folders import Role
 from clbench.data.hub import IMAGES, HubTable, is_hub_folder
 from clbench.data.manifest_checks import Overlap
-from clbench.data.manifest_plans import By, Plan, Rules, Tested, plan
-from clbench.data.manifest_sources import source_of_manifest
+from clbench.data.manifest_plans import By, Plan, Rules, Tested, Unmatched, plan
+from clbench.data.manifest_sources import domains_of, source_of_manifest
 from clbench.data.manifests import ORDER, FileTable, Manifest, Table, read_manifest
 from clbench.data.preparing import recipe_of
-from clbench.data.shares import Streams, classes_of, cut, held_out
+from clbench.data.shares import Streams, classes_of, cut, held_out, ordered
 from clbench.data.source import Source
 from clbench.data.tables import CHUNKS
 from clbench.errors import ConfigError, DataError
@@ -95,6 +95,7 @@ def from_manifest(
     test_fraction: Portion = 0.2,
     longest: Count = 4096,
     overlap: Overlap = "refuse",
+    unmatched: Unmatched = "refuse",
     times: Literal["checked", "free"] = "checked",
     name: str = "manifest",
     **params: Any,
@@ -133,6 +134,7 @@ def from_manifest(
         test_fraction: that share.
         longest: bytes that are kept of a text.
         overlap: whether a file may be in several rows, or a group in training and test.
+        unmatched: "drop" leaves out classes that are only trained or only tested, and such domains with by="domain".
         times: "free" lets them run backwards.
         name: of the benchmark.
         params: the others of `from_arrays`: `shift`, `experiences`, `class_order`, `online`, `seed`, …
@@ -287,7 +289,37 @@ def stream_of(
         raise ConfigError(
             f"{name}: by={found.by} and shift={shift} exclude each other; leave one of them out."
         )
-    return build(source, name=name, **{**settings, "shift": shift or found.by})
+    if found.tested != "own" and shift == "task":
+        raise ConfigError(f"{name}: with shift=task, every task is tested with its label; leave out tested.")
+    if found.by == "domain" and found.tested != "own":
+        return _of_domains(manifest, rules, found, source, rows, name, dict(settings))
+    built: Benchmark = build(source, name=name, **{**settings, "shift": shift or found.by})
+    if found.tested != "own":
+        streams = _together(Streams(built.train, built.test, built.valid), source, found.tested == "class")
+        built = replace(built, train=streams.train, test=streams.test, valid=streams.valid)
+    if rules.boundaries is not None:
+        built = replace(built, setting=replace(built.setting, boundaries=rules.boundaries))
+    return built
+
+
+def _of_domains(
+    manifest: Manifest,
+    rules: Rules,
+    found: Plan,
+    source: Source,
+    rows: Mapping[Role, Ints],
+    name: str,
+    settings: dict[str, Any],
+) -> Benchmark:
+    """Return a benchmark with an experience for each domain, tested on rows of any domains; as `stream_of`."""
+    assert manifest.domain is not None
+    known, seed = domains_of(manifest.domain, rows)[0], settings.get("seed", 0)
+    order = numbered(name, "domain", settings.pop("domain_order", "natural"), known)
+    names = [known[d] for d in ordered("domain", np.arange(len(known)), order, seed)]
+    experience = manifest.domain.renamed(names)
+    cut_so = replace(found, experience=np.where(experience < 0, NONE, experience))
+    built = _cut(manifest, rules, cut_so, source, rows, name, {**settings, "shift": "domain"})
+    return replace(built, seed=seed) if order == "shuffled" else built
 
 
 def _cut(
@@ -312,7 +344,7 @@ def _cut(
     shift = told or _shift(manifest, source.train, owner["train"])
     if shift == "task" and manifest.task is None:
         raise ConfigError(f"{name}: shift=task needs a column of task labels; task=… names one.")
-    ordered = found.rank is not None
+    in_order = found.rank is not None
     fraction, seed = settings.pop("valid", 0.0), settings.pop("seed", 0)
     y = source.train.y.numpy()
     held = held_out(owner["train"] * source.num_classes + y, fraction, seed)
@@ -324,7 +356,7 @@ def _cut(
 
     def experience(i: int, pool: Pool, of: Tensor) -> Experience:
         places = of.numpy()
-        if ordered and pool is source.train:
+        if in_order and pool is source.train:
             assert found.rank is not None
             places = places[np.argsort(found.rank[rows["train"][places]], kind="stable")]
         one = domains.get(i, set())
@@ -341,7 +373,7 @@ def _cut(
             Data.of(pool, kept),
             task=task,
             domain=domain,
-            ordered=ordered and pool is source.train,
+            ordered=in_order and pool is source.train,
         )
 
     own = found.tested == "own"
@@ -395,13 +427,23 @@ def _shift(manifest: Manifest, train: Pool, owner: Ints) -> Shift:
 def _together(streams: Streams, source: Source, by_class: bool) -> Streams:
     """Return streams whose test examples are tested after every experience: all in one, or those of each class."""
 
-    def stream(name: str, pool: Pool) -> Stream:
-        every = torch.arange(len(pool.y))
+    def stream(name: str, data: Data) -> Stream:
+        y = data.y()
         if not by_class:
-            return Stream(name, (Experience(0, classes_of(pool, every), Data.of(pool, every)),))
-        parts = ((c, (pool.y == c).nonzero().squeeze(1)) for c in range(source.num_classes))
-        return Stream(name, tuple(Experience(c, (c,), Data.of(pool, rows)) for c, rows in parts))
+            return Stream(name, (Experience(0, tuple(y.unique().tolist()), data),))
+        parts = ((c, (y == c).nonzero().squeeze(1)) for c in range(source.num_classes))
+        return Stream(name, tuple(Experience(c, (c,), data.subset(rows)) for c, rows in parts))
+
+    def whole(pool: Pool) -> Data:
+        return Data.of(pool, torch.arange(len(pool.y)))
 
     train = tuple(replace(exp, tests=exp.classes if by_class else (0,)) for exp in streams.train)
-    valid = stream("valid", source.valid) if source.valid is not None else streams.valid
-    return Streams(Stream("train", train), stream("test", source.test), valid)
+    valid = None
+    if source.valid is not None or streams.valid is not None:
+        held = whole(source.valid) if source.valid is not None else _joined(streams.valid)
+        valid = stream("valid", held)
+    return Streams(Stream("train", train), stream("test", whole(source.test)), valid)
+
+
+def _joined(stream: Stream | None) -> Data:
+    return Data.union([exp.data for exp in stream or ()])

@@ -355,7 +355,7 @@ def _columns(
         for what in inputs[1:]:
             del found[what]
     used = {name for columns in found.values() for name in columns}
-    manifest.unused = tuple(name for name in known if name not in used)
+    manifest.unused = tuple(name or "(unnamed)" for name in known if name not in used)
     for what in PLACES:  # a misspelt one would change the stream, and nobody would know
         near = difflib.get_close_matches(
             what, map(str.lower, manifest.unused), cutoff=0.75

@@ -79,11 +79,17 @@ def judged_by(benchmark: Benchmark, how: Protocol) -> Benchmark:
     k = len(benchmark.train) if how.experiences is None else how.experiences
     if k > len(benchmark.train):
         raise ConfigError(f"'{how.name}' needs {k} experiences; {benchmark.name} has {len(benchmark.train)}.")
-    train, valid = (
-        Stream("train", benchmark.train.experiences[:k]),
-        Stream("test", benchmark.valid.experiences[:k]),
-    )
-    return replace(benchmark, train=train, test=valid, valid=None)
+    kept = benchmark.train.experiences[:k]
+    used = sorted({t for exp in kept for t in exp.tests if len(benchmark.valid[t])})  # a class may have none
+    place = {t: i for i, t in enumerate(used)}
+    tests = [tuple(place[t] for t in exp.tests if t in place) for exp in kept]
+    if not all(tests):
+        raise ConfigError(
+            f"{benchmark.name}: there is no validation example of what experience {tests.index(()) + 1} is tested on."
+        )
+    train = Stream("train", tuple(replace(exp, tests=of) for exp, of in zip(kept, tests, strict=True)))
+    valid = tuple(replace(benchmark.valid[t], index=i) for t, i in place.items())
+    return replace(benchmark, train=train, test=Stream("test", valid), valid=None)
 
 
 class _Seal:
