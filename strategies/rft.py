@@ -67,8 +67,10 @@ class PolicyGradient(Strategy):
 
     def draw(self, logits: Tensor, rng: torch.Generator) -> Tensor:
         """(B, k) answers by softmax(logits / T)."""
-        pi = (logits.detach() / self.temperature).softmax(1)
-        return torch.multinomial(pi, self.rollouts, replacement=True, generator=rng)
+        below = (logits.detach() / self.temperature).softmax(1).cumsum(1)
+        u = torch.rand((len(logits), self.rollouts), generator=rng, device=logits.device)
+        # As torch.multinomial, for which the host waits. Of a sum a little off 1, the last class must not take the rest.
+        return torch.searchsorted(below / below[:, -1:], u, right=True)
 
 
 class KeepInformative(Strategy):
@@ -96,7 +98,7 @@ class KeepInformative(Strategy):
         if not len(self.rows):
             return Order(order)
         kept = torch.zeros(len(exp), dtype=torch.bool)
-        kept[self.rows] = True
+        kept[self.rows.cpu()] = True
         return Order(order[kept[order]])
 
     @torch.no_grad()

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clbench.strategy import Run, Strategy
+from clbench.machine.checkpoint import tree_map
+from clbench.strategy import Run, State, Strategy
 from clbench.types import Data, Experience, Stream
 
 
@@ -97,6 +98,12 @@ class Mixture(AllAtOnce):
             found.append(part)
         return torch.cat(found)
 
+    def load_state_dict(self, state: State) -> None:
+        """Take `state` back, and leave it on the CPU, where rows are drawn."""
+        super().load_state_dict(state)
+        for name in self.state:
+            setattr(self, name, tree_map(lambda tensor: tensor.cpu(), getattr(self, name)))
+
     def losses_of_groups(self) -> Tensor:
         """(k,) float64, the mean loss over each group's held-out rows, or their tokens; counted as forward passes."""
         run = self.run
@@ -124,7 +131,7 @@ def skill_weights(graph: Tensor, losses: Sequence[Tensor], eta: float) -> Tensor
         eta: η.
     """
     window = torch.stack(list(losses)).sum(0) if losses else torch.ones_like(graph[0])
-    return (eta * graph @ window).softmax(0)
+    return (eta * (graph @ window)).softmax(0)
 
 
 def law_losses(constants: Tensor, graph: Tensor, p: Tensor, slope: float = 1.0) -> Tensor:
@@ -165,7 +172,8 @@ def aioli_graph(drops: Tensor, focus: float) -> Tensor:
         drops: D_ij, the mean drop of group i's loss while the mixture of group j was trained.
         focus: f, on the diagonal of the mixtures M (`probe_mixtures`), which must not be uniform.
     """
-    return torch.linalg.solve(probe_mixtures(len(drops), focus).to(drops), drops, left=False)
+    graph: Tensor = torch.linalg.solve(probe_mixtures(len(drops), focus).to(drops), drops, left=False)
+    return graph
 
 
 def normalised_graph(graph: Tensor) -> Tensor:

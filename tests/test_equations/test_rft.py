@@ -51,6 +51,15 @@ def test_a_row_is_informative_where_its_rewards_differ(p: float, chance: float) 
     assert rewards.var(1, correction=0).mean().item() == pytest.approx(p * (1 - p) * 7 / 8, rel=0.1)
 
 
+def test_answers_follow_the_temperature() -> None:
+    part = PolicyGradient(4, 0.0, "population", 0.0, 2.0, False)
+    p = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    answers = part.draw(2 * p.log().expand(20000, 6), torch.Generator().manual_seed(0))
+    shares = torch.bincount(answers.flatten(), minlength=6) / answers.numel()
+    torch.testing.assert_close(shares, p, atol=0.01, rtol=0)
+    assert shares[p == 0].sum() == 0
+
+
 def test_losses() -> None:
     """−mean A ∇ ln π, of answers that are drawn anew, and the divergence from the last model."""
     seen: list[Any] = []
@@ -63,7 +72,7 @@ def test_losses() -> None:
             batch, out = arguments
             after, logits = rng.get_state(), out.logits
             rng.set_state(state)
-            answers = torch.multinomial(logits.detach().softmax(1), 4, replacement=True, generator=rng)
+            answers = run.strategy.parts[0].draw(logits, rng)  # type: ignore[attr-defined]
             rng.set_state(after)
             log_pi = logits.log_softmax(1)
             gains = advantages((answers == batch.y[:, None]).float(), 1e-4)
