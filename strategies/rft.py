@@ -69,7 +69,7 @@ class PolicyGradient(Strategy):
         """(B, k) answers by softmax(logits / T)."""
         below = (logits.detach() / self.temperature).softmax(1).cumsum(1)
         u = torch.rand((len(logits), self.rollouts), generator=rng, device=logits.device)
-        # As torch.multinomial, for which the host waits. Of a sum a little off 1, the last class must not take the rest.
+        # As torch.multinomial, for which the host waits. Where a sum is a little off 1, no class may take the rest.
         return torch.searchsorted(below / below[:, -1:], u, right=True)
 
 
