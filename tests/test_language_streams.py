@@ -16,6 +16,7 @@ from clbench import cli
 from clbench.data import language, prose_and_code, read_documents
 from clbench.data.language import Documents, packed, share_out
 from clbench.errors import ConfigError, DataError
+from clbench.testing import check_benchmark
 from clbench.transforms import tokens as transforms
 from clbench.transforms.tokens import (
     END,
@@ -282,6 +283,11 @@ def test_prose_and_code_are_embedded() -> None:
         y = exp.data.y()
         held = share_out(documents.train, 0.1).of["test"]
         assert int(tokens.characters[y[y != IGNORED]].sum()) == sum(map(characters_of, held)) - 1
+
+
+def test_it_keeps_what_every_benchmark_must() -> None:
+    found = check_benchmark("prose-and-code", train_blocks=20, test_blocks=20)
+    assert {result.status for result in found} == {"passed"}
 
 
 # --- files ---
