@@ -84,9 +84,9 @@ def text_domains(
     Args:
         path: a folder, a file, or a list of them, or their names in CLBENCH_DATA. With train and test in a folder, each
             a folder or a table, these are the sides; val in it makes a validation stream.
-        by: what a domain is: folder, file, or field, of JSON lines or Parquet; auto: the folders in the given one, or
-            else its files.
-        domain: the field of domains, with by=field.
+        by: what a domain is: folder, file, or field, of JSON lines or Parquet; auto: the folders in the given one, the
+            field of a single table that has it, or else files.
+        domain: the field of domains.
         text: the field of texts, of JSON lines or Parquet.
         files: patterns of the names of files that are read, such as *.txt.
         separator: what stands between documents in a plain-text file; each is one document unless given.

@@ -16,6 +16,7 @@ from clbench import cli
 from clbench.data import language, prose_and_code, read_documents
 from clbench.data.language import Documents, packed, share_out
 from clbench.errors import ConfigError, DataError
+from clbench.testing import check_benchmark
 from clbench.transforms import tokens as transforms
 from clbench.transforms.tokens import (
     END,
@@ -129,6 +130,11 @@ def test_a_tokenizer_without_a_token_between_documents_is_refused(tmp_path: Path
     with pytest.raises(DataError, match=r"no token '<\|stopp\|>'.*Did you mean '<\|stop\|>'"):
         load_pieces(file, "<|stopp|>")
     assert load_pieces(file, "<|stop|>").end == 0
+
+
+def test_the_nearest_tokenizer_is_named() -> None:
+    with pytest.raises(DataError, match="Did you mean 'byte-pairs'"):
+        small(tokenizer="byte-pair")
 
 
 @pytest.mark.parametrize("content", ["{}", "no JSON", None])
@@ -284,6 +290,11 @@ def test_prose_and_code_are_embedded() -> None:
         assert int(tokens.characters[y[y != IGNORED]].sum()) == sum(map(characters_of, held)) - 1
 
 
+def test_it_keeps_what_every_benchmark_must() -> None:
+    found = check_benchmark("prose-and-code", train_blocks=20, test_blocks=20)
+    assert {result.status for result in found} == {"passed"}
+
+
 # --- files ---
 
 
@@ -323,8 +334,18 @@ def test_values_of_a_field_are_domains(tmp_path: Path) -> None:
     rows = [{"body": f"text {i}", "of": i % 2} for i in range(4)]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    data, _ = read_documents(str(file), by="field", text="body", domain="of")
-    assert texts(data) == {"0": ["text 0", "text 2"], "1": ["text 1", "text 3"]}
+    for place, by in ((file, "auto"), (tmp_path, "field")):
+        data, _ = read_documents(str(place), by=by, text="body", domain="of")  # type: ignore[arg-type]
+        assert texts(data) == {"0": ["text 0", "text 2"], "1": ["text 1", "text 3"]}
+
+
+def test_tables_of_two_sides(tmp_path: Path) -> None:
+    rows = {
+        side: [{"text": f"{side} {i}", "domain": "ab"[i % 2]} for i in range(4)] for side in ("train", "test")
+    }
+    write(tmp_path, **{f"{side}_DOT_jsonl": "\n".join(map(json.dumps, told)) for side, told in rows.items()})
+    data, _ = read_documents(str(tmp_path))
+    assert data["b"] == Documents([b"train 1", b"train 3"], [b"test 1", b"test 3"], shared=False)
 
 
 def test_a_folder_with_sides_of_its_own(tmp_path: Path) -> None:
@@ -411,7 +432,7 @@ def test_a_name_that_no_tokenizer_takes_is_refused() -> None:
 
 def test_one_domain_is_no_stream(tmp_path: Path) -> None:
     write(tmp_path, a_DOT_txt="text\n" * 40)
-    with pytest.raises(DataError, match=r"one domain, 'a'.*by=field domain=FIELD.*domains=\[a\]"):
+    with pytest.raises(DataError, match=r"one domain, 'a'.*domain=FIELD.*domains=\[a\]"):
         clbench.make_benchmark("text-domains", path=str(tmp_path))
     with pytest.raises(DataError, match="there is no file in"):
         clbench.make_benchmark("text-domains", path=str(tmp_path), files="*.md")

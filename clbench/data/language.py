@@ -334,7 +334,7 @@ def _chosen(
     if len(names) == 1 and not domains:
         raise DataError(
             f"{who}: the data hold one domain, '{names[0]}', and a stream needs two: put each domain into a folder or "
-            "file of its own, or name a field of JSON lines that tells it, by=field domain=FIELD. "
+            "file of its own, or name a field of JSON lines that tells it, domain=FIELD. "
             f"domains=[{names[0]}] takes the one."
         )
     if not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +18,8 @@ from clbench.data.textfiles import SPLITS
 from clbench.errors import ConfigError, DataError, choices, suggest
 
 By = Literal["auto", "folder", "file", "field"]
-"""What a domain is: a folder in the one that is given, a file, or a value of a field; folders if there are some."""
+"""What a domain is: a folder in the one that is given, a file, or a value of a field. Auto: folders if there are some,
+the field if one table is given whose first row has it, else files."""
 TABLES = (".jsonl", ".parquet")
 """Files with a document in each row; others are plain text."""
 TEXTS = {".txt", ".md", ".rst", ".jsonl", ".py", ".c", ".tex"}
@@ -63,6 +65,8 @@ def read_documents(
     reader = _Reader(by, domain, text, (files,) if isinstance(files, str) else tuple(files), separator)
     sides = _sides(who, places[0]) if len(places) == 1 and places[0].is_dir() else {}
     if sides:
+        if any(place.is_file() for place in sides.values()):
+            reader.by = "field"
         read = {side: reader.domains(place) for side, place in sides.items()}
         names = sorted({name for found in read.values() for name in found}, key=natural)
         data = {
@@ -105,7 +109,7 @@ class _Reader:
 
     def domains(self, *places: Path) -> Found:
         """Return the documents of each domain of a folder, or of several files and folders."""
-        if self.by == "field":
+        if self.by == "field" or (self.by == "auto" and self._tells_domains(places)):
             return self._by_field([file for place in places for file in self._files(place)])
         if len(places) > 1 or not places[0].is_dir():
             return self._read(
@@ -135,6 +139,15 @@ class _Reader:
             name: [document for file in self._files(place) for document in self._documents(file)]
             for name, place in named.items()
         }
+
+    def _tells_domains(self, places: Sequence[Path]) -> bool:
+        """Whether it is one table, whose first row has the field of domains."""
+        if len(places) > 1 or places[0].suffix.lower() not in TABLES or not places[0].is_file():
+            return False
+        try:
+            return any(self.domain in entry for _, entry in itertools.islice(read_entries(places[0]), 1))
+        except DataError:  # it is told when all of it is read
+            return False
 
     def _by_field(self, files: Sequence[Path]) -> Found:
         found: Found = {}

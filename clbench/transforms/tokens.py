@@ -10,6 +10,7 @@ Shapes: N tokens of a document, V of the vocabulary.
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clbench.errors import ConfigError, DataError, choices
+from clbench.errors import ConfigError, DataError, choices, suggest
 from clbench.transforms.text import Tokenizer, library
 
 Kind = Literal["characters", "bytes", "byte-pairs"]
@@ -303,7 +304,7 @@ def load_pieces(path: str | Path, end: str | None = None) -> Pieces:
     if not file.is_file():
         raise DataError(
             f"There is no tokenizer at {file}; a tokenizer is characters, bytes or byte-pairs, or a file "
-            "tokenizer.json."
+            f"tokenizer.json.{suggest(str(path), typing.get_args(Kind))}"
         )
     try:
         return Pieces(file.read_text(encoding="utf-8"), end, str(file))
