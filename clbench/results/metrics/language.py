@@ -267,7 +267,7 @@ def recovered_share(curve: Curve) -> float:
 
 
 def gap_trace(curve: Curve) -> Floats:
-    """(K,) `gap_nats` so far at each tick of a run that may go on; NaN before the first boundary."""
+    """(K,) `gap_nats`, after De Lange et al., ICLR 2023, so far at each tick; NaN before the first boundary."""
     ticks, losses = curve.ticks(), LOSS.ticks(curve)
     found = np.full(len(ticks), np.nan)
     past, pairs = 0.0, 0
