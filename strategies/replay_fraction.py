@@ -44,7 +44,7 @@ class ReplayFraction(Strategy):
     def __init__(
         self, share: float, weights: Sequence[float] | None, order: Reading, capacity: int | None
     ) -> None:
-        self.share, self.weights, self.order, self.capacity = exact(share), weights, order, capacity
+        self.share, self.weights, self.reading, self.capacity = exact(share), weights, order, capacity
         self.kept: list[int] = []
         self.read: list[int] = []
         self.rows = self.given = 0
@@ -103,7 +103,7 @@ class ReplayFraction(Strategy):
         return give_way(batch, self.run.augment(x), y, task, x)
 
     def after_step(self, batch: Batch, out: Output) -> None:
-        if self.order == "learned" and self.run.epoch == 0:
+        if self.reading == "learned" and self.run.epoch == 0:
             self._keep(batch.examples())
 
     def _keep(self, rows: dict[str, Tensor]) -> None:
@@ -117,7 +117,7 @@ class ReplayFraction(Strategy):
         source = torch.bucketize(self.deck[: self.given], ends, right=True)
         for j, n in enumerate(torch.bincount(source, minlength=len(ends)).tolist()):
             self.read[j] += n
-        if self.order == "stored" and self.limits[exp.index]:
+        if self.reading == "stored" and self.limits[exp.index]:
             x, y = exp.data.take(torch.arange(self.limits[exp.index]))
             y = y.to(self.run.device)
             self._keep({"x": x.to(self.run.device), "y": y, "task": y.new_full((len(y),), exp.task)})

@@ -30,7 +30,7 @@ class Subset(Strategy):
         self, share: float, choose: Choice, reference: Reference, order: int, smoothing: float
     ) -> None:
         self.share, self.choose, self.reference = share, choose, reference
-        self.order, self.smoothing = order, smoothing
+        self.length, self.smoothing = order, smoothing
 
     def stream(self, train: Stream) -> Stream:
         if self.choose == "perplexity" and not self.run.benchmark.setting.language:
@@ -48,7 +48,7 @@ class Subset(Strategy):
             rng = self.run.rng("subset")
             chosen = torch.randperm(len(exp), generator=rng, device=rng.device)[:n].cpu()
         else:
-            model = NGrams(self.order, self.run.benchmark.num_classes, self.smoothing)
+            model = NGrams(self.length, self.run.benchmark.num_classes, self.smoothing)
             model.fit(exp.data if self.reference == "own" else first.data)
             chosen = model.loss(exp.data).sort(stable=True).indices[:n]
         rows = chosen.sort().values

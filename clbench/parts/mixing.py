@@ -47,7 +47,7 @@ class Mixture(AllAtOnce):
         p: (k,) float64, on the CPU, the present probabilities.
     """
 
-    state = ("queues", "places", "p")
+    state: ClassVar[tuple[str, ...]] = ("queues", "places", "p")
     parallel = True
     language = True
 
