@@ -34,6 +34,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "ewc": {},
     "feat-kd": {},
     "finetune": {},
+    "finetune+lawa": {"lawa__period": 1},
     "finetune+merge": {},
     "finetune+sam": {},
     "finetune+shrink-perturb": {},
