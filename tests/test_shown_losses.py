@@ -69,8 +69,8 @@ def test_a_chart_of_losses_says_its_unit_and_no_percent() -> None:
     assert made is not None
     found = charts.data(made)
     assert [panel["label"] for panel in found["panels"]] == [
-        "loss on the experiences seen so far (nats per token)",
-        "loss on the first experience (nats per token)",
+        "loss (nats per token) on the experiences seen so far",
+        "loss (nats per token) on the first experience",
     ]
     assert not any(panel["percent"] or panel["zero"] for panel in found["panels"])
     line = found["series"][0]["lines"][1]
@@ -113,7 +113,7 @@ def test_plots_of_losses_have_their_unit(tmp_path: Path, monkeypatch: pytest.Mon
         plots.draw(name, {"er": [curve()]}, tmp_path / "a.png", title="prose")
     gap, _, matrix = kept
     assert gap.axes[0].get_title(loc="left") == "prose: loss of the first experience"
-    assert gap.axes[0].get_ylabel() == "test loss on the first experience (nats per token)"
+    assert gap.axes[0].get_ylabel() == "test loss (nats per token) on the first experience"
     assert gap.axes[0].get_ylim()[1] > 1.75
     assert [text.get_text() for text in matrix.axes[0].texts] == ["1.00", "3.00", "1.25", "3.00"]
     axes = curve().loss_matrix().plot(Figure().subplots())

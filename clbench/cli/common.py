@@ -264,7 +264,7 @@ def show_record(record: Record, as_json: bool) -> int:
         print(f"{name}  seed {record.seeds['data']}  {record.status}")
         for key in shown(record.primary, record.more):
             if key in record.metrics:
-                print(f"  {METRICS[key].head:<12}{METRICS[key].told(record.metrics[key])}")
+                print(f"  {METRICS[key].head + ' ':<12}{METRICS[key].told(record.metrics[key])}")
         seconds = record.budget["train_seconds"], record.budget["eval_seconds"]
         print(f"  {record.budget['steps']} steps, {seconds[0]:.1f} s training, {seconds[1]:.1f} s evaluation")
         if not record.budget["updates"] and record.status == "done":

@@ -29,6 +29,7 @@ from clbench.reports.rows import Row, primary_of, worth
 from clbench.reports.styles import Style
 from clbench.results.curve import NETWORK, Floats
 from clbench.results.measures import Measure
+from clbench.results.metrics import METRICS
 from clbench.results.statistics import INTERVAL_FROM
 from clbench.results.traces import Line, Mean, measured
 
@@ -107,8 +108,12 @@ class Chart:
 
 
 def first(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of a table that are shown at first: the best of each bound, and the best others."""
-    order = sorted(rows, key=lambda row: -worth(row, primary_of(rows)))
+    """Return the rows of a table that are shown at first: the best of each bound, and the best others; all of a few of
+    language, where schedules of fine-tuning are rivals."""
+    primary = primary_of(rows)
+    if len(rows) <= SHOWN and METRICS[primary].language:
+        return list(rows)
+    order = sorted(rows, key=lambda row: -worth(row, primary))
     bounds = {row.cells[0].name: row for row in reversed(order) if row.cells[0].name in MEASURES}
     others = [row for row in order if row.cells[0].name not in styles.BOUNDS]
     chosen = [*bounds.values(), *others[: max(SHOWN - len(bounds), 0)]]
@@ -134,7 +139,7 @@ def stream_chart(
     names = tuple(names[:experiences])
     measure = measured(runs.values())
     where = "the experiences seen so far", f"the first experience{f' ({names[0]})' if names else ''}"
-    labels = (f"{measure.name} on {what}{measure.aside}" for what in where)
+    labels = (f"{measure.label} on {what}" for what in where)
     panels = tuple(Panel(label, measure.share, zero=measure.share) for label in labels)
     series = [Series(name, style[name], (of.seen, of.one), name in shown) for name, of in runs.items()]
     series = [of for of in series if any(line is not None for line in of.lines)]
@@ -161,7 +166,7 @@ def network_chart(
     measured."""
     measure = measured(runs.values())
     others = (Panel(name.replace("_", " "), percent=False) for name in NETWORK)
-    panels = (Panel(f"{measure.name} at its end{measure.aside}", measure.share, zero=measure.share), *others)
+    panels = (Panel(f"{measure.label} at its end", measure.share, zero=measure.share), *others)
     series = tuple(
         Series(
             name,

@@ -39,7 +39,10 @@ POLICY = (
 
 PANELS = {
     ACCURACY: ("accuracy on each experience", "the gap: accuracy, and the lowest so far"),
-    LOSS: ("loss on each experience", "the gap: how far old experiences rose above their loss at a boundary"),
+    LOSS: (
+        f"{LOSS.label} on each experience",
+        f"the gap: how far the loss of old experiences rose above that at a boundary ({LOSS.unit})",
+    ),
 }
 PANEL_OF = {ACCURACY: (1, 1, 1), LOSS: (0, 1, 0)}
 LINES: tuple[tuple[str, list[int]], ...] = (("--ink", []), ("--bad", []), ("--bad", [7, 4]))
@@ -167,7 +170,7 @@ class LivePage(ThreadingHTTPServer):
                 ],
                 "panels": [
                     {
-                        "label": f"{label}{measure.aside}",
+                        "label": label,
                         "percent": measure.share,
                         "zero": measure.share or i == 1,
                     }

@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ def stability_gap(
     measure = measured(drawn.values())
     heading = f"{measure.name.capitalize()} on {ordinal}" if title is None else title
     lines = {name: (runs, runs.one) for name, runs in drawn.items()}
-    return _lines(lines, path, heading, f"test {measure.name} on {ordinal}{measure.aside}", styles, names)
+    return _lines(lines, path, heading, f"test {measure.label} on {ordinal}", styles, names)
 
 
 def seen_accuracy(
@@ -124,7 +125,7 @@ def seen_accuracy(
     measure = measured(drawn.values())
     heading = f"{measure.name.capitalize()} on the experiences seen so far" if title is None else title
     lines = {name: (runs, runs.seen) for name, runs in drawn.items()}
-    label = f"test {measure.name}, mean over seen experiences{measure.aside}"
+    label = f"test {measure.label}, mean over seen experiences"
     return _lines(lines, path, heading, label, styles, names)
 
 
@@ -151,11 +152,13 @@ def accuracy_matrix(
     numbers = columns <= 10  # more are not legible side by side
     cell = max(0.44, 1.9 / columns) if numbers else 2.3 / columns  # inches
     across = min(len(shown), max(1, int(9.5 / (columns * cell + 0.35))))
+    heads = {name: textwrap.wrap(name, int((columns * cell + 0.3) / LETTER)) or [""] for name in shown}
+    folded = 0.18 * (max(map(len, heads.values())) - 1)
     down = math.ceil(len(shown) / across)
     across = math.ceil(len(shown) / down)  # six as three and three, not four and two
     width = max(across * (columns * cell + 0.35) + (0.5 if numbers else 1.4), 3.6)
     with _figure() as new:
-        figure = new(width, down * (rows * cell + 0.4) + 0.5 + (0.4 if title else 0))
+        figure = new(width, down * (rows * cell + 0.4 + folded) + 0.5 + (0.4 if title else 0))
         axes = figure.subplots(down, across, squeeze=False)  # shared ones tell each other everything
         for k, axis in enumerate(axes.flat):
             if k >= len(shown):
@@ -164,11 +167,11 @@ def accuracy_matrix(
             name = list(shown)[k]
             size, called = (8.5, names) if numbers else (0, ())
             image = heat_map(axis, shown[name], size, called, measure, span)
-            axis.set_title(name, fontsize=10.5, loc="left", pad=5)
+            axis.set_title("\n".join(heads[name]), fontsize=10.5, loc="left", pad=5)
             if k % across == 0:
                 axis.set_ylabel("after learning")
             if k + across >= len(shown):
-                axis.set_xlabel(f"{measure.name} on{measure.aside}")
+                axis.set_xlabel(f"{measure.label} on")
             axis.tick_params(labelleft=k % across == 0, labelbottom=k + across >= len(shown))
         if not numbers:
             bar = figure.colorbar(
@@ -197,7 +200,7 @@ def plasticity(
     panels_of = {name: runs.panels() for name, runs in drawn.items() if runs.networks}
     measure = measured(drawn.values())
     labels = (
-        f"{measure.name} on the experience at its end{measure.aside}",
+        f"{measure.label} on the experience at its end",
         *(name.replace("_", " ") for name in NETWORK),
     )
     with _figure() as new:
@@ -316,7 +319,7 @@ def _lines(
     measure = measured(of for of, _ in runs.values())
     with _figure() as new:
         height = max(4.4, 0.21 * len(drawn) + 1.2)
-        figure = new(8.4, height)
+        figure = new(8.4 + room_for(drawn), height)
         axis = figure.subplots()
         for name, (x, mean, half) in drawn.items():
             style = look[name]
@@ -341,6 +344,15 @@ def _lines(
             color=FAINT,
         )
         return save(figure, path)
+
+
+LETTER = 0.085
+"""Width of a letter of a name, in inches."""
+
+
+def room_for(names: Iterable[str]) -> float:
+    """Return the inches that long names beside a plot need more than there are."""
+    return LETTER * max(max(map(len, names), default=0) - 30, 0)
 
 
 def _subtitle(of: Iterable[int]) -> str:

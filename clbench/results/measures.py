@@ -37,9 +37,9 @@ class Measure:
         return not self.unit
 
     @property
-    def aside(self) -> str:
-        """What stands behind the words of an axis: ` (nats per token)`; nothing of a share, whose numbers say it."""
-        return "" if self.share else f" ({self.unit})"
+    def label(self) -> str:
+        """What an axis is called: `accuracy`, whose numbers have their unit with them, or `loss (nats per token)`."""
+        return self.name if self.share else f"{self.name} ({self.unit})"
 
     def told(self, value: float) -> str:
         """Return a value as progress is told: `87.1`, or `1.234`."""

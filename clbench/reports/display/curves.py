@@ -77,7 +77,7 @@ def value_axis(ax: Axes, measure: Measure, where: str = "") -> None:
     if measure.share:
         ax.set_ylim(-0.02, 1.02)
         ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_ylabel(f"test {measure.name}{where}{measure.aside}")
+    ax.set_ylabel(f"test {measure.label}{where}")
     ax.grid(axis="y", color="0.92")
     ax.spines[["top", "right"]].set_visible(False)
 

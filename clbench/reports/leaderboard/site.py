@@ -134,7 +134,8 @@ def _benchmark(benchmark: str, rows: Sequence[Row], traces: Mapping[str, Trace])
                 y_label=f"{primary.title}, {'%' if primary.share else primary.unit}".removesuffix(", "),
                 percent=primary.share,
             ),
-            f"{primary.title} against work and memory, which is the area of a dot. {better}{which}",
+            f"{primary.title[:1].upper()}{primary.title[1:]} against work and memory, which is the area of a dot. "
+            f"{better}{which}",
         )
     body = Markup("""
 {}
