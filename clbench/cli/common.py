@@ -262,9 +262,10 @@ def show_record(record: Record, as_json: bool) -> int:
     else:
         name = f"{record.benchmark['name']}@{record.benchmark['version']}  {record.strategy['name']}"
         print(f"{name}  seed {record.seeds['data']}  {record.status}")
-        for key in shown(record.primary, record.more):
-            if key in record.metrics:
-                print(f"  {METRICS[key].head + ' ':<12}{METRICS[key].told(record.metrics[key])}")
+        told = [METRICS[key] for key in shown(record.primary, record.more) if key in record.metrics]
+        wide = max([12, *(len(metric.head) + 1 for metric in told)])
+        for metric in told:
+            print(f"  {metric.head:<{wide}}{metric.told(record.metrics[metric.name])}")
         seconds = record.budget["train_seconds"], record.budget["eval_seconds"]
         print(f"  {record.budget['steps']} steps, {seconds[0]:.1f} s training, {seconds[1]:.1f} s evaluation")
         if not record.budget["updates"] and record.status == "done":
