@@ -1,9 +1,12 @@
-"""Every strategy with every modifier, and pairs of modifiers: it runs, or it is refused with the reason."""
+"""Every strategy with every modifier, and pairs of modifiers: it runs, or it is refused with the reason.
+
+A third of the pairs is tried at every test, all of them with `-m "slow or not slow"`."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import zlib
 
 import pytest
 from torch import nn
@@ -109,7 +112,15 @@ def refusal(base: str, modifier: str) -> str:
     return "asked about images" if taught and modifier == "ovor" else ""
 
 
-@pytest.mark.parametrize(("base", "modifier"), PAIRS)
+def often(base: str, modifier: str) -> bool:
+    """Whether a pair is tried at every test: a third of them, drawn by their names, and those that need a word."""
+    return (base, modifier) in ODD or zlib.crc32(f"{base}+{modifier}".encode()) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "modifier"),
+    [pytest.param(*pair, marks=() if often(*pair) else pytest.mark.slow) for pair in PAIRS],
+)
 def test_a_pair_trains_or_is_refused_with_the_reason(base: str, modifier: str) -> None:
     pair, reason = subject(f"{base}+{modifier}"), refusal(base, modifier)
     if reason:
