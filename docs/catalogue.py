@@ -76,6 +76,7 @@ SOURCES = {
     "few_shot": "few-shot",
     "texts": "texts to be classified: those of split-clinc150 and split-banking77 need no download",
     "language": "text for language models: prose-and-code needs no download",
+    "skills": "skills that build on each other, as tokens",
     "retrieval": "retrieval of documents",
     "photos": "photographs of the published protocol, from folders or lists",
     "manifest": "any stream, from a table",
@@ -102,6 +103,7 @@ SUITS = {
     "few_shot": "Many base classes, then five examples each of a few new ones.",
     "texts": "Classification on a real pretrained encoder: with `model=minilm` real numbers take minutes on two cores. "
     "BANKING77's intents are the closest to each other.",
+    "skills": "Domains of which one helps the next: for mixtures that follow the losses, such as `skill-it` and `aioli`.",
     "language": "A language model goes on learning: prose, then code, or domains of your own text, measured in nats "
     "and bits per character. `model=decoder` is small enough for two cores.",
     "retrieval": "The model is the index: it names the document that answers a query, and takes in new ones.",
