@@ -35,8 +35,8 @@ def lego(
     """Chains of variables, of which one is asked for: skills that build on each other, for language models.
 
     As in `b = not y, r = val 1, …: b =`. Every block has a clause for each of k variables, in random order: the first
-    of the chain has a value, each other that of the one before it, or its opposite. Experience i asks for the i-th of the chain. For mixtures by skills:
-    what a skill takes is what the one before it has found.
+    of the chain has a value, each other that of the one before it, or its opposite. Experience i asks for the i-th of
+    the chain. What a skill takes is what the one before it has found.
 
     Args:
         skills: k, variables of a chain and experiences of the stream; 26 at most.
@@ -80,7 +80,7 @@ def lego(
 
 
 def chains(n: int, k: int, asked: int, seed: int, purpose: str) -> torch.Tensor:
-    """(n, 5 k + 3) int64 tokens of chains of k variables: five for the clause of each, then the question and its answer.
+    """(n, 5 k + 3) int64 tokens of chains of k variables: five for each one's clause, then the question and its answer.
 
     Args:
         asked: place in the chain, from 0, of the variable that is asked for.

@@ -103,9 +103,9 @@ SUITS = {
     "few_shot": "Many base classes, then five examples each of a few new ones.",
     "texts": "Classification on a real pretrained encoder: with `model=minilm` real numbers take minutes on two cores. "
     "BANKING77's intents are the closest to each other.",
-    "skills": "Domains of which one helps the next: for mixtures that follow the losses, such as `skill-it` and `aioli`.",
     "language": "A language model goes on learning: prose, then code, or domains of your own text, measured in nats "
     "and bits per character. `model=decoder` is small enough for two cores.",
+    "skills": "Domains of which one helps the next: for mixtures that follow the losses, `skill-it` and `aioli`.",
     "retrieval": "The model is the index: it names the document that answers a query, and takes in new ones.",
     "photos": "What pretrained vision transformers are compared on, from your folders or the lists of a split.",
     "manifest": "A row for each example, with what it is, where it stands in the stream and when it came.",

@@ -10,6 +10,8 @@ from clbench.errors import ConfigError
 from clbench.testing import check_benchmark, difference, tiny_run
 from clbench.types import IGNORED
 
+FINGERPRINT = "32a5f8137de51939c506bb87179386e69a5f8258ea689d90ba34e7a43a955737"
+
 
 def solved(tokens: list[str]) -> tuple[dict[str, int], dict[str, int]]:
     """The value of every variable of a block, and how deep it lies in the chain."""
