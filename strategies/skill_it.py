@@ -30,10 +30,10 @@ class SkillMixture(Mixture):
     language = True
 
     def __init__(
-        self, graph: Sequence[Sequence[float]], eta: float, update: int, every: int, window: int, held: int
+        self, graph: Sequence[Sequence[float]], eta: float, update: int, check: int, window: int, held: int
     ) -> None:
         super().__init__(held)
-        self.edges, self.eta, self.update, self.every, self.window = graph, eta, update, every, window
+        self.edges, self.eta, self.update, self.check, self.window = graph, eta, update, check, window
         self.checks: list[Tensor] = []
         self.steps, self.begun = 0, False
 
@@ -57,17 +57,17 @@ class SkillMixture(Mixture):
             self.checks = [*self.checks, self.losses_of_groups()][-self.window :]
         if self.steps >= self.update:
             self.p, self.steps = skill_weights(self.graph, self.checks, self.eta), 0
-        steps = min(self.every, self.update - self.steps)
+        steps = min(self.check, self.update - self.steps)
         self.steps, self.begun = self.steps + steps, True
         return Order(self.draw(steps * self.run.batch_size, self.p))
 
 
-@register("skill-it", family="mixtures", paper="arXiv:2307.14430", tiny={"update": 4, "every": 2})
+@register("skill-it", family="mixtures", paper="arXiv:2307.14430", tiny={"update": 4, "check": 2})
 def skill_it(
     graph: tuple[tuple[NotNegative, ...], ...] = (),
     eta: NotNegative = 0.5,
     update: Count = 100,
-    every: Count = 20,
+    check: Count = 20,
     window: Count = 3,
     held: Count = 64,
 ) -> Strategy:
@@ -84,7 +84,7 @@ def skill_it(
             and 0.5 for an edge; the identity if none is given. It is not learned here: the paper compares runs for it.
         eta: η.
         update: U, steps between choices of p.
-        every: steps between checks of the losses.
+        check: steps between checks of the losses.
         window: checks that are summed up.
         held: rows of each skill that are kept out of training to check its loss, half of them at most.
 
@@ -95,4 +95,4 @@ def skill_it(
         1. Losses are checked on rows that are held out of the training data, as a strategy sees no others.
         2. Every skill that is trained is measured, and the other way round; there is no prior.
     """
-    return chain(SkillMixture(graph, eta, update, every, window, held), CrossEntropy())
+    return chain(SkillMixture(graph, eta, update, check, window, held), CrossEntropy())

@@ -51,7 +51,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "pred-kd": {"loss": "softmax"},
     "replay-fraction": {"share": 0.25},
     "si": {},
-    "skill-it": {"update": 4, "every": 2, "held": 4},
+    "skill-it": {"update": 4, "check": 2, "held": 4},
 }
 """What learns language as it learns labels, with parameters for a tiny stream."""
 LANGUAGE_ONLY = ("lora", "o-lora", "finetune+freeze", "finetune+growing-head", "finetune+subset")

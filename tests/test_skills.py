@@ -59,7 +59,7 @@ def test_rows_that_only_answer_are_replayed_and_mixed() -> None:
     benchmark = make_benchmark("lego", skills=2, train_blocks=16, test_blocks=8)
     for strategy in (
         make_strategy("replay-fraction", share=0.25),
-        make_strategy("skill-it", graph=((1.0, 0.5), (0.0, 1.0)), update=2, every=1, held=4),
+        make_strategy("skill-it", graph=((1.0, 0.5), (0.0, 1.0)), update=2, check=1, held=4),
     ):
         run = tiny_run(strategy, benchmark, batch_size=8, epochs=1)
         before = {name: value.clone() for name, value in run.model.state_dict().items()}

@@ -39,7 +39,7 @@ class Probe(SkillMixture):
 
 
 def fitted(**params: Any) -> tuple[Engine, Probe]:
-    given = {"graph": GRAPH, "eta": 2.0, "update": 4, "every": 2, "window": 3, "held": 8, **params}
+    given = {"graph": GRAPH, "eta": 2.0, "update": 4, "check": 2, "window": 3, "held": 8, **params}
     part = Probe(**given)
     run = tiny_run(chain(part, CrossEntropy()), tiny_benchmark(), batch_size=16, epochs=1)
     run.fit()
