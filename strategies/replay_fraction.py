@@ -54,7 +54,7 @@ class ReplayFraction(Strategy):
         if self.weights is not None and len(self.weights) != max(earlier, 0):
             raise IncompatibleError(
                 f"{run.strategy} has {len(self.weights)} weights for the {earlier} experiences of {run.benchmark.id} "
-                "that are followed by another; give one weight each, or none for equal ones (weights=null)."
+                "that are followed by another; give one weight each, or none for equal ones (mixture=null)."
             )
         self.deck = torch.zeros(0, dtype=torch.int64, device=run.device)
         self.limits = self._limits()
@@ -162,7 +162,7 @@ def in_turn(rows: int, kept: Sequence[int], weights: Sequence[float], read: Sequ
 @register("replay-fraction", family="replay", paper="arXiv:2403.08763", null={"share": 0.0})
 def replay_fraction(
     share: BelowOne = 0.05,
-    weights: tuple[NotNegative, ...] | None = None,
+    mixture: tuple[NotNegative, ...] | None = None,
     order: Reading = "learned",
     memory: Natural | None = None,
 ) -> Strategy:
@@ -178,7 +178,7 @@ def replay_fraction(
 
     Args:
         share: x, of every batch from the second experience on.
-        weights: by which the earlier experiences share it, one for each experience that is followed by another; equally
+        mixture: weights by which the earlier experiences share it, one for each that is followed by another; equal ones
             if none are given.
         order: in which an experience is read: learned, as its rows came in its first pass, without rows that never
             came; or stored, as they lie in the data.
@@ -193,5 +193,5 @@ def replay_fraction(
         2. Where a memory holds fewer rows than are read, it is read again from its start.
         3. New rows that give way are spread over the pass; there, the new data are cut at the end.
     """
-    replay = ReplayFraction(share, weights, order, memory) if share else Strategy()
+    replay = ReplayFraction(share, mixture, order, memory) if share else Strategy()
     return chain(replay, CrossEntropy())

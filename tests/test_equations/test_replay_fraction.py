@@ -101,12 +101,12 @@ def test_turns_follow_the_weights() -> None:
 
 def test_weights_share_what_is_old() -> None:
     benchmark = tiny_benchmark(experiences=3, examples=80)
-    _, steps = seen(benchmark, share=0.5, weights=(3.0, 1.0))
+    _, steps = seen(benchmark, share=0.5, mixture=(3.0, 1.0))
     first, third = set(learned(steps, 0)), replayed(steps, 2)
     assert len(third) == 40
     assert sum(row in first for row in third) == 30
-    with pytest.raises(IncompatibleError, match=r"has 3 weights for the 2 experiences .*weights=null"):
-        tiny_run(make_strategy("replay-fraction", weights=(1.0, 1.0, 1.0)), benchmark)
+    with pytest.raises(IncompatibleError, match=r"has 3 weights for the 2 experiences .*mixture=null"):
+        tiny_run(make_strategy("replay-fraction", mixture=(1.0, 1.0, 1.0)), benchmark)
 
 
 def test_shares_are_what_is_written() -> None:
