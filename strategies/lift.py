@@ -55,6 +55,7 @@ class PrincipalWeights(Strategy):
         backbone.requires_grad_(False)
         for weight in self.matrices:
             weight.requires_grad_(True)
+        self.waits = len(self.matrices)  # a decomposition each, where they are chosen anew
         return model
 
     def setup(self, run: Run) -> None:

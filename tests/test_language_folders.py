@@ -68,13 +68,14 @@ def stream(texts: Path, tokenizer: Path | str, length: int = 16) -> dict[str, An
     }
 
 
-def test_a_folder_s_model_goes_on_learning_and_is_written_again(
+def test_a_folder_s_model_goes_on_learning_and_is_written_again_with_its_adapter(
     folder: Path, texts: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     told = stream(texts, folder)
-    record = clbench.run(strategy="finetune", model=f"hf:{folder}", **told, **SETTINGS, out=tmp_path / "runs")
+    how: dict[str, Any] = {"lora.targets": ("q", "v", "proj", "fc1", "fc2")}
+    record = clbench.run(strategy="lora+lwf", model=f"hf:{folder}", **told, **how, **SETTINGS, out=tmp_path / "runs")
     export(record.folder, tmp_path / "again")
     told = stream(texts, tmp_path / "again")
     benchmark = clbench.make_benchmark(told.pop("benchmark"), **told)
@@ -85,6 +86,29 @@ def test_a_folder_s_model_goes_on_learning_and_is_written_again(
     last = curve.full & (curve.evaluated == 0)
     said = (curve.loss[last] / curve.total[last])[[0, -1]]
     assert losses == pytest.approx(said.tolist(), rel=1e-4)
+    given = _by_adapter(folder, tmp_path / "again" / "adapter", x)
+    with torch.no_grad():
+        torch.testing.assert_close(given, after(input_ids=x).logits, rtol=1e-4, atol=1e-5)
+
+
+def _by_adapter(base: Path, adapter: Path, x: torch.Tensor) -> torch.Tensor:
+    """What peft makes of it: B A added to each layer's weights, and the layers that were trained as they are."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    says = json.loads((adapter / "adapter_config.json").read_text())
+    assert says["r"] == says["lora_alpha"]
+    assert says["modules_to_save"] == ["lm_head"]
+    tensors, model = load_file(adapter / "adapter_model.safetensors"), AutoModelForCausalLM.from_pretrained(base)
+    start = "base_model.model."
+    with torch.no_grad():
+        for path in says["target_modules"]:
+            down, up = (tensors.pop(f"{start}{path}.lora_{side}.weight") for side in "AB")
+            model.get_submodule(path).weight += up @ down
+        for path in says["modules_to_save"]:
+            model.get_submodule(path).weight.copy_(tensors.pop(f"{start}{path}.weight"))
+        assert not tensors
+        return model.eval()(input_ids=x).logits
 
 
 def _loss(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

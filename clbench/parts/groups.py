@@ -32,6 +32,8 @@ def members_of(group: Group, parameters: Mapping[str, T]) -> dict[str, T]:
     found = {name: p for name, p in parameters.items() if belongs(name)}
     if not found:
         what = "Only timm's transformers have them." if group == "qkv" else "Is it frozen?"
+        if group == "head":
+            what = "Is it frozen, or are its weights those of the embedding, as in a decoder?"
         raise IncompatibleError(f"The model has no trainable parameters of the group '{group}'. {what}")
     return found
 

@@ -108,20 +108,22 @@ class GrowingHead(Strategy):
     """The head has the outputs of the classes seen so far; those of an experience join when it begins.
 
     Outputs are all allocated and masked until then, which is the same function and leaves optimizer and checkpoints
-    alone.
+    alone. A language model's head stays as it is: every experience has all tokens, and it may have more outputs.
     """
 
     needs = frozenset({"boundaries"})
     idempotent = True
     parallel = True
     capturable = True
-    language = True  # where every experience has all tokens, and nothing is still to come
+    language = True
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        if self.run.benchmark.setting.language:
+            return model
         head: nn.Module = model.head  # type: ignore[assignment]
         if not isinstance(head, Head):
             head = model.head = SeenOutputs(head, self.run.num_classes)
-        head.admit(range(self.run.num_classes) if self.run.benchmark.setting.language else ())
+        head.admit(())
         return model
 
     def setup(self, run: Run) -> None:
@@ -132,5 +134,7 @@ class GrowingHead(Strategy):
             )
 
     def begin_experience(self, exp: Experience) -> None:
+        if self.run.benchmark.setting.language:
+            return
         head = next(m for m in self.run.model.modules() if isinstance(m, Head))
         head.admit([c for past in self.run.train.experiences[: exp.index + 1] for c in past.classes])

@@ -1,8 +1,9 @@
 """Where something may be put into a transformer that stays as it is: its linear layers, and the ends of its blocks.
 
-One set of names for timm's vision transformers, the encoders of transformers (BERT, RoBERTa, DistilBERT, ModernBERT)
-and the image tower of a dual encoder: q, k and v, the projections of attention, of which some networks make one layer;
-proj, the one after attention; fc1 and fc2, those of the perceptron.
+One set of names for timm's vision transformers, the encoders of transformers (BERT, RoBERTa, DistilBERT, ModernBERT),
+the image tower of a dual encoder, and language models (clbench's decoder, those like LLaMA or OPT): q, k and v, the
+projections of attention, of which some networks make one layer; proj, the one after attention; fc1 and fc2, those of
+the perceptron, of which fc1 may be two layers, one of them a gate.
 
 What is put in is a *branch*, a module. The base keeps its weights under their names: a linear layer with branches has
 the very parameters of the layer it stands in for, and other wrappers hold theirs as `inner`.
@@ -50,16 +51,26 @@ NAMES: dict[str, tuple[Target, ...]] = {
     "attn.Wo": ("proj",),
     "mlp.Wi": ("fc1",),
     "mlp.Wo": ("fc2",),
-    # CLIP
+    # CLIP, OPT, and LLaMA
     **{f"self_attn.{name}_proj": (name,) for name in QKV},
     "self_attn.out_proj": ("proj",),
+    "self_attn.o_proj": ("proj",),
+    "mlp.gate_proj": ("fc1",),
+    "mlp.up_proj": ("fc1",),
+    "mlp.down_proj": ("fc2",),
+    # OPT, and clbench's decoder
+    "fc1": ("fc1",),
+    "fc2": ("fc2",),
 }
 """How a linear layer's path in a block ends → the targets that its outputs are, in equal parts."""
 
 NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
 """A block's number in the path of what belongs to it."""
 
-WHERE = "a timm VisionTransformer, an encoder of transformers such as BERT, or a dual encoder"
+WHERE = (
+    "a timm VisionTransformer, an encoder of transformers such as BERT, a dual encoder, or a language model such as "
+    "decoder"
+)
 
 
 @dataclass(frozen=True)

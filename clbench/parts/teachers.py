@@ -97,6 +97,8 @@ class Distil(Strategy):
         # Without task labels: old classes are other tasks' classes, and masked they would teach nothing.
         teacher = self.teacher.output(batch.stream()).logits / self.temperature
         student = self._present(batch, out) / self.temperature
+        if batch.y.ndim > 1:  # all tokens are old, and a head may have outputs for more than there are
+            old = old.new_ones(student.shape[-1])
         if self.columns == "old":
             student, teacher = student.masked_fill(~old, MASKED), teacher.masked_fill(~old, MASKED)
         log_q, log_p = F.log_softmax(student, -1), F.log_softmax(teacher, -1)  # (B, C)

@@ -25,6 +25,8 @@ from clbench.interop.export.plain import Plain, plain
 from clbench.machine import checkpoint
 from clbench.machine.numerics import pinned
 from clbench.models.base import head_of
+from clbench.models.clip import Clip
+from clbench.models.decoders import Causal
 from clbench.models.exported import ABOUT
 from clbench.models.texts import Pretrained
 from clbench.results.ledger import Record, read_record
@@ -104,9 +106,12 @@ def _standing_on(network: Plain, engine: Engine, before: dict[str, Tensor]) -> N
     to be had."""
     model, after = engine.config.model, engine.model.backbone.state_dict()  # type: ignore[union-attr]
     same = all(torch.equal(after[name], value) for name, value in before.items() if ".branches." not in name)
-    elsewhere = isinstance(network.backbone, Pretrained) or model.weights or model.params.get("pretrained")
-    if network.branches and not (same and elsewhere):
+    elsewhere = isinstance(network.backbone, Pretrained | Causal) or model.weights or model.params.get("pretrained")
+    known = isinstance(network.backbone, Pretrained | Causal | Clip) or hasattr(network.backbone, "made_with")
+    if network.branches and not (same and elsewhere and known):
         why = "trained, too" if elsewhere else "drawn by the run, so that nobody has them"
+        if elsewhere and same:
+            why = "those of a network of clbench, which peft does not know"
         network.notes.append(f"They are not written as peft reads them: the weights below them were {why}.")
         network.branches = {}
 

@@ -338,12 +338,17 @@ def own_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
 
 
 def write_adapter(
-    branches: Mapping[str, tuple[Tensor, Tensor]], folder: Path, base: str, task: str | None
+    branches: Mapping[str, tuple[Tensor, Tensor]],
+    folder: Path,
+    base: str,
+    task: str | None,
+    whole: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write low-rank branches as peft reads them, filled up with zeros to one rank.
 
     Args:
         branches: A (R, i) and B (o, R) by the path of a layer. base: what they stand on. task: peft's.
+        whole: the weight of a layer that was trained as it is, by its path.
     """
     rank = max(len(down) for down, _ in branches.values())
     tensors = {}
@@ -351,11 +356,14 @@ def write_adapter(
         more = rank - len(down)
         tensors[f"base_model.model.{path}.lora_A.weight"] = F.pad(down, (0, 0, 0, more))
         tensors[f"base_model.model.{path}.lora_B.weight"] = F.pad(up, (0, more))
+    for path, weight in (whole or {}).items():
+        tensors[f"base_model.model.{path}.weight"] = weight
     says = {
         "peft_type": "LORA",
         "task_type": task,
         "base_model_name_or_path": base,
         "target_modules": list(branches),
+        "modules_to_save": list(whole) if whole else None,
         "r": rank,
         "lora_alpha": rank,  # the scale is in B
         "lora_dropout": 0.0,

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
-from clbench.interop.export.folders import TOKENIZER, Folder
+from clbench.interop.export.folders import ADAPTER, TOKENIZER, Folder, write_adapter
 from clbench.interop.export.plain import Plain
 from clbench.machine.torchvision import torchvision
 from clbench.models.decoders import Causal, Decoder
@@ -37,10 +38,18 @@ def language_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
     if isinstance(backbone, Causal):
         model = read_by_transformers("AutoModelForCausalLM", backbone.folder)
         model.base_model.load_state_dict(backbone.inner.state_dict())
-        model.get_output_embeddings().weight.data.copy_(head.weight)
+        outputs = model.get_output_embeddings()
+        trained = not torch.equal(outputs.weight, head.weight)
+        outputs.weight.data.copy_(head.weight)
         for name in (*TOKENIZER, "tokenizer_config.json"):
             if (backbone.folder / name).is_file():
                 shutil.copyfile(backbone.folder / name, folder / name)
+        if plain.branches:
+            below = model.base_model_prefix  # what theirs calls the network without its head
+            named = {f"{below}.{path.removeprefix('inner.')}": pair for path, pair in plain.branches.items()}
+            last = next(name for name, module in model.named_modules() if module is outputs)
+            whole = {last: head.weight} if trained else {}
+            write_adapter(named, folder / ADAPTER, str(backbone.folder), "CAUSAL_LM", whole)
     else:
         assert isinstance(backbone, Decoder)
         model = neox(backbone, engine.input_shape[0])
