@@ -68,7 +68,8 @@ class ReplayFraction(Strategy):
         for exp in stream[1:]:
             weights = self._weights(exp.index)
             for j, weight in enumerate(weights):
-                wanted[j] += math.ceil(self._due(exp) * weight / (sum(weights) or 1))
+                # `in_turn` may exceed a share by half as many rows as there are experiences.
+                wanted[j] += math.ceil(self._due(exp) * weight / (sum(weights) or 1)) + len(weights) // 2
         limits = [min(n, len(exp)) for n, exp in zip(wanted, stream, strict=True)]
         granted = run.benchmark.setting.memory if self.capacity is None else self.capacity
         if granted is None:

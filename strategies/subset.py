@@ -125,8 +125,8 @@ def subset(
 
     The three ways of the paper against the dip after a switch of domains: a random subset, several times; the subset of
     the highest quality; and a mixture with the old data. The first two are this one's, with `train.later_epochs`: a
-    share of 0.1 in 4 passes takes 40 % of the steps of one pass over all. For the third, chain replay: `replay-fraction+subset`, with
-    `replay-fraction.mixture`.
+    share of 0.1 in 4 passes takes 40 % of the steps of one pass over all. For the third, chain replay, with a mixture:
+    `replay-fraction+subset`.
 
     Quality is a low perplexity under n-grams: p_k(w | h) = (c(h w) + μ p_{k−1}(w | h′)) / (c(h) + μ), from 1/V on.
 
