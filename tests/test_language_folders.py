@@ -75,7 +75,9 @@ def test_a_folder_s_model_goes_on_learning_and_is_written_again_with_its_adapter
 
     told = stream(texts, folder)
     how: dict[str, Any] = {"lora.targets": ("q", "v", "proj", "fc1", "fc2")}
-    record = clbench.run(strategy="lora+lwf", model=f"hf:{folder}", **told, **how, **SETTINGS, out=tmp_path / "runs")
+    record = clbench.run(
+        strategy="lora+lwf", model=f"hf:{folder}", **told, **how, **SETTINGS, out=tmp_path / "runs"
+    )
     export(record.folder, tmp_path / "again")
     told = stream(texts, tmp_path / "again")
     benchmark = clbench.make_benchmark(told.pop("benchmark"), **told)
@@ -99,7 +101,10 @@ def _by_adapter(base: Path, adapter: Path, x: torch.Tensor) -> torch.Tensor:
     says = json.loads((adapter / "adapter_config.json").read_text())
     assert says["r"] == says["lora_alpha"]
     assert says["modules_to_save"] == ["lm_head"]
-    tensors, model = load_file(adapter / "adapter_model.safetensors"), AutoModelForCausalLM.from_pretrained(base)
+    tensors, model = (
+        load_file(adapter / "adapter_model.safetensors"),
+        AutoModelForCausalLM.from_pretrained(base),
+    )
     start = "base_model.model."
     with torch.no_grad():
         for path in says["target_modules"]:

@@ -106,7 +106,9 @@ def _standing_on(network: Plain, engine: Engine, before: dict[str, Tensor]) -> N
     to be had."""
     model, after = engine.config.model, engine.model.backbone.state_dict()  # type: ignore[union-attr]
     same = all(torch.equal(after[name], value) for name, value in before.items() if ".branches." not in name)
-    elsewhere = isinstance(network.backbone, Pretrained | Causal) or model.weights or model.params.get("pretrained")
+    elsewhere = (
+        isinstance(network.backbone, Pretrained | Causal) or model.weights or model.params.get("pretrained")
+    )
     known = isinstance(network.backbone, Pretrained | Causal | Clip) or hasattr(network.backbone, "made_with")
     if network.branches and not (same and elsewhere and known):
         why = "trained, too" if elsewhere else "drawn by the run, so that nobody has them"

@@ -30,7 +30,9 @@ def next_domain_accuracy(curve: Curve) -> float | None:
     return mean(np.diag(task_matrix(curve, tasks=2).R, k=1))
 
 
-@metric("lower_triangle_accuracy", title="seen domains", higher_is_better=True, reference=CLEAR, default=False)
+@metric(
+    "lower_triangle_accuracy", title="seen domains", higher_is_better=True, reference=CLEAR, default=False
+)
 def lower_triangle_accuracy(curve: Curve) -> float | None:
     """Accuracy on all tasks so far, after each, averaged over these pairs: CLEAR's "accuracy".
 
