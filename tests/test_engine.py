@@ -121,6 +121,23 @@ def test_the_callers_global_generator_decides_nothing() -> None:
 # --- seeds ---
 
 
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_stopped_goes_on_with_its_own_noise(anew: bool) -> None:
+    """By the same engine, or by another one that is given its state after `fit`."""
+
+    half = build()
+    half.until = 5
+    with pytest.raises(KeyboardInterrupt):
+        half.fit()
+    torch.rand(3)  # the caller's
+    rest = build() if anew else half
+    if anew:
+        rest.load_state_dict(half.state_dict())
+    rest.until = None
+    rest.fit()
+    assert same(fitted(), rest)
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     assert same(fitted(seed=5), fitted(seed=5))
 

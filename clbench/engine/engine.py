@@ -52,7 +52,7 @@ from clbench.machine.numerics import deterministic, pinned
 from clbench.machine.optim import make_optimizer
 from clbench.machine.parallel import ALONE, Ranks
 from clbench.machine.precision import Precision
-from clbench.machine.randomness import derive_seed, global_rng
+from clbench.machine.randomness import derive_seed, global_rng, global_rng_state
 from clbench.models.base import Classifier, head_of
 from clbench.models.inputs import check_finite, fitted, reach
 from clbench.models.running import Running
@@ -99,7 +99,8 @@ class Engine(Services):
         self._order: Order | None = None
         self._trace = Trace()
         self._constants: dict[int, tuple[Tensor, Tensor]] = {}
-        self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint left it
+        self._global_rng: dict[str, Tensor] | None = None  # where a checkpoint, or `fit`, left it
+        self._fitting = False  # whether it is lent
 
         model.prepare(without_examples(benchmark, str(strategy)))
         self.benchmark = fitted(benchmark, model)
@@ -204,6 +205,7 @@ class Engine(Services):
         lent = global_rng(self.device, seed, self._global_rng)
         as_wanted = deterministic(self.execution.deterministic, self.device)
         with pinned(self.config.threads), as_wanted, present(self.device), lent:
+            self._fitting = True
             self._tell("begin")
             self.energy.start()
             try:
@@ -223,6 +225,7 @@ class Engine(Services):
                 self.energy.stop()
                 self.evaluator.close()
                 self._tell("end")
+                self._global_rng, self._fitting = global_rng_state(self.device), False
 
     def _where(self) -> str:
         """Say between which points of the loop a run is, for a message."""
@@ -550,6 +553,7 @@ class Engine(Services):
             "held_bytes": self.holding.most,
             "order": None if order is None else {"rows": order.rows, "view": order.view},
             **trained(self),
+            **({} if self._fitting else {"global_rng": self._global_rng}),
             **({} if self.branch.live is None else {"branch": self.branch.live}),
             "evaluator": self.evaluator.state_dict(),
             "energy": self.energy.state_dict(),
