@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clbench import Strategy
 from clbench.errors import IncompatibleError
-from clbench.models import Classifier
+from clbench.models import Classifier, make_model
 from clbench.models.clip import Clip
 from clbench.parts.adapters import Adapter, Scaled, Slots, draw_down, scale_features
 from clbench.parts.injection import Extended, Place, Target, extend, insert, sites_of
@@ -194,10 +194,16 @@ def network(kind: str) -> tuple[Classifier, Tensor]:
         return vit(), images
     if kind == "clip":
         return clip(), images
+    if kind == "decoder":
+        torch.manual_seed(0)
+        decoder = make_model("decoder", (5,), 9, width=16, layers=2, heads=2).eval()
+        return decoder, torch.tensor([[1, 5, 7, 2, 0], [1, 2, 3, 4, 5]])
     return bert(kind), torch.tensor([[1, 5, 7, 2, -1], [1, 2, 3, 4, 5]])
 
 
 KINDS = ["vit", "clip", "bert", "distilbert", "modernbert"]
+LAYERED = [*KINDS, "decoder"]
+"""Those that have layers; language models have no place for an adapter."""
 ALL: tuple[Target, ...] = ("q", "k", "v", "proj", "fc1", "fc2")
 
 
@@ -209,7 +215,7 @@ def low_rank(inputs: int, outputs: int) -> LowRank:
     return LowRank([torch.rand(2, inputs, generator=RNG().manual_seed(0)) - 0.5], outputs, 1.0, OFF, Stage())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LAYERED)
 def test_fresh_branches_are_the_base_bit_for_bit_and_each_one_counts(kind: str) -> None:
     model, x = network(kind)
     before, names = model.features(x), set(model.state_dict())
@@ -226,7 +232,7 @@ def test_fresh_branches_are_the_base_bit_for_bit_and_each_one_counts(kind: str) 
     assert all(reached)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LAYERED)
 def test_merged_networks_are_the_same_function(kind: str) -> None:
     model, x = network(kind)
     layers = extend(model.backbone, PART, ALL, low_rank)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from clbench.errors import IncompatibleError
 from clbench.models.clip import Block as ClipBlock, DualEncoder
+from clbench.models.decoders import Causal
 from clbench.models.texts import Pretrained
 from clbench.strategy import Strategy
 
@@ -61,6 +62,10 @@ NAMES: dict[str, tuple[Target, ...]] = {
     # OPT, and clbench's decoder
     "fc1": ("fc1",),
     "fc2": ("fc2",),
+    # GPT-NeoX, whose queries, keys and values are one layer in another order
+    "attention.dense": ("proj",),
+    "mlp.dense_h_to_4h": ("fc1",),
+    "mlp.dense_4h_to_h": ("fc2",),
 }
 """How a linear layer's path in a block ends → the targets that its outputs are, in equal parts."""
 
@@ -88,8 +93,8 @@ class Site:
 
 def reading(backbone: Any) -> nn.Module:
     """Return what of a backbone is changed: a dual encoder's image tower, the upper blocks of an encoder of texts whose
-    lower ones are fixed, others whole."""
-    if isinstance(backbone, Pretrained):
+    lower ones are fixed, what transformers has made of a language model, others whole."""
+    if isinstance(backbone, Pretrained | Causal):
         return backbone.inner
     if isinstance(backbone, DualEncoder):
         tower: nn.Module = backbone.vision_model if hasattr(backbone, "vision_model") else backbone.vit  # type: ignore[assignment]
