@@ -89,7 +89,7 @@ class Accumulated(Strategy):
         self.both = exp.index > 0
 
     def gradients(self) -> None:
-        if self.both and self.run.epoch < int(self.freeze * self.run.epochs):
+        if self.both and self.run.epoch < int(self.freeze * self.run.epochs + 1e-9):  # 0.29 · 100 is 28.999…
             for parameter in self.online.values():
                 parameter.grad = None
 
