@@ -23,6 +23,7 @@ PYTHON = {
     "clbench.results.metrics.core": "",
     "clbench.results.metrics.repetition": "",
     "clbench.results.anytime": "",
+    "clbench.evaluation.probes": "",
     "clbench.plots": "clbench.reports.plots",
     "clbench.testing": "",
     "clbench.interop.avalanche": "",

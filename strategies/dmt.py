@@ -50,7 +50,7 @@ class TwoStages(Strategy):
         n = int(self.share * len(special) + 0.5)
         if n == 0:
             return general
-        rows = torch.randperm(len(special), generator=rng, device=rng.device)[:n].sort().values.cpu()
+        rows = torch.randperm(len(special), generator=rng, device=rng.device)[:n].sort().values.to("cpu")
         data = Data.union([general.data, special.data.subset(rows)])
         classes = tuple(sorted({*general.classes, *special.classes}))
         return replace(general, classes=classes, data=data, documents=None, ordered=False)

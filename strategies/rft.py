@@ -98,7 +98,7 @@ class KeepInformative(Strategy):
         if not len(self.rows):
             return Order(order)
         kept = torch.zeros(len(exp), dtype=torch.bool)
-        kept[self.rows.cpu()] = True
+        kept[self.rows.to("cpu")] = True
         return Order(order[kept[order]])
 
     @torch.no_grad()
@@ -108,7 +108,7 @@ class KeepInformative(Strategy):
             for x, y in run.visit(exp.data):
                 logits = run.output_of(run.model, x, torch.full_like(y, exp.task)).logits
                 answers = self.policy.draw(logits, run.rng("filter"))
-                found.append((answers == y[:, None]).any(1).cpu())
+                found.append((answers == y[:, None]).any(1).to("cpu"))
         return torch.cat(found).nonzero().squeeze(1)
 
 

@@ -46,7 +46,7 @@ class Subset(Strategy):
             return exp
         if self.choose == "random":
             rng = self.run.rng("subset")
-            chosen = torch.randperm(len(exp), generator=rng, device=rng.device)[:n].cpu()
+            chosen = torch.randperm(len(exp), generator=rng, device=rng.device)[:n].to("cpu")
         else:
             model = NGrams(self.length, self.run.benchmark.num_classes, self.smoothing)
             model.fit(exp.data if self.reference == "own" else first.data)

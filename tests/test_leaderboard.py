@@ -29,6 +29,7 @@ from clbench.reports.rows import Cell, Row, table_rows
 from clbench.results import ids
 from clbench.results.ledger import Record, read_record
 from clbench.results.schema import RULES
+from clbench.results.traces import Mean
 from clbench.runs import again, identity, lifecycle
 
 SETTINGS = {"iterations": 4, "every": 1}
@@ -530,8 +531,8 @@ def test_a_plot_tells_configurations_and_streams_apart(
 ) -> None:
     drawn: dict[str, dict[str, int]] = {}
 
-    def keep(curves: dict[str, list[Any]], file: Path, **_: Any) -> None:
-        drawn[file.name] = {name: len(of) for name, of in curves.items()}
+    def keep(curves: dict[str, Mean], file: Path, **_: Any) -> None:
+        drawn[file.name] = {name: of.runs for name, of in curves.items()}
 
     others = [run("er", 0, tmp_path, memory=20), run("er", 1, tmp_path, experiences=2)]
     monkeypatch.setattr("clbench.reports.plots.stability_gap", keep)

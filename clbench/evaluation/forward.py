@@ -326,7 +326,7 @@ SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Scores of one pass at most, where an example has very many."""
 
 
-def portion(forward: Forward, device: torch.device, input_shape: Sequence[int], scores: int) -> int:
+def portion(forward: Forward, device: torch.device, input_shape: Sequence[int], scores: int = 1) -> int:
     """Return how many examples, of so many scores each, go through at once, unless the configuration says.
 
     On a CPU, the maps between two convolutions should stay in the cache: a power of two of images that fill a quarter
