@@ -167,6 +167,9 @@ def inflora(rank: Natural = 10, low: Part = 0.95, high: Positive = 1.0, head: Po
         2. Where less than r directions are free, the others of D_t are 0, and where none is, the head alone learns;
            there, they are arbitrary, and may be used ones.
         3. Branches of all experiences are there from the start, and counted; those to come are not read.
+
+    As released: where the first experience's inputs already take more than half of all directions, those are kept as if
+    they were the free ones, and later branches do move what they span.
     """
     if high > 1 or low > high:
         raise ValueError(f"a share rises from low to high, 1 at most; low={low} and high={high} were given")
