@@ -20,7 +20,7 @@ import hashlib
 import json
 import lzma
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,10 +79,12 @@ class _Sides:
 
     Attributes:
         rule: how, in words.
+        whole: whether by the hash of whole documents.
     """
 
     of: Mapping[str, Sequence[bytes]]
     rule: str
+    whole: bool = False
 
 
 def share_out(documents: Sequence[bytes], test: float, valid: float = 0.0) -> _Sides:
@@ -106,7 +108,7 @@ def share_out(documents: Sequence[bytes], test: float, valid: float = 0.0) -> _S
     of = {
         side: [d for d, key in zip(documents, keys, strict=True) if key in own] for side, own in sides.items()
     }
-    return _Sides(of, "those with the smallest SHA-256 are held out")
+    return _Sides(of, "those with the smallest SHA-256 are held out", whole=True)
 
 
 def _ends_of(documents: Sequence[bytes], test: float, valid: float) -> _Sides:
@@ -227,7 +229,9 @@ def language(
         ConfigError: a domain that is not there.
     """
     names = _chosen(name, data, domains, domain_order, seed)
-    sides = {domain: _sides(data[domain], test_fraction, valid) for domain in dict.fromkeys(names)}
+    shared = {domain: _sides(one, test_fraction, valid) for domain, one in data.items()}
+    agreed = _agreed(shared, data)
+    sides = {domain: agreed[domain] for domain in dict.fromkeys(names)}
     wanted = ["train", "test", *(["valid"] if any(one.of["valid"] for one in sides.values()) else [])]
     faults = [
         _lack(domain, one, wanted)
@@ -356,7 +360,28 @@ def _sides(data: Documents, test: float, valid: float) -> _Sides:
         )
     )
     rule = f"{one.rule}; {blank:,} without text are left out" if blank else one.rule
-    return _Sides(one.of, rule)
+    return replace(one, rule=rule)
+
+
+def _agreed(sides: Mapping[str, _Sides], data: Mapping[str, Documents]) -> dict[str, _Sides]:
+    """Have a document that is held out of one domain be held out of all: the smallest hashes of each are others, and
+    one would train on what another is measured by. One that validates in one domain trains in none.
+    """
+    place: dict[bytes, str] = {}
+    for side in ("train", "valid", "test"):
+        for one in sides.values():
+            if one.whole:
+                place |= dict.fromkeys(one.of[side], side)
+    found = dict(sides)
+    for domain, one in sides.items():
+        moved = sum(place[d] != side for side, own in one.of.items() for d in own) if one.whole else 0
+        if moved:
+            of: dict[str, list[bytes]] = {side: [] for side in one.of}
+            for document in filter(bytes.strip, data[domain].train):
+                of[place[document]].append(document)
+            rule = f"{one.rule}; {moved:,} where another domain has the same"
+            found[domain] = replace(one, of=of, rule=rule)
+    return found
 
 
 def _tokenizer(
