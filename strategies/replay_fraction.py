@@ -56,6 +56,11 @@ class ReplayFraction(Strategy):
                 f"{run.strategy} has {len(self.weights)} weights for the {earlier} experiences of {run.benchmark.id} "
                 "that are followed by another; give one weight each, or none for equal ones (mixture=null)."
             )
+        if self.weights and not any(self.weights):
+            raise IncompatibleError(
+                f"{run.strategy} shares old rows by mixture={list(self.weights)}, which gives none to any experience; "
+                "give one a weight, or share=0."
+            )
         self.deck = torch.zeros(0, dtype=torch.int64, device=run.device)
         self.limits = self._limits()
         self.memory = Archive(sum(self.limits))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from clbench.errors import ConfigError, IncompatibleError
 from clbench.evaluation.testset import Examples, TestSet
 from clbench.evaluation.ticker import tallied
 from clbench.models import make_model
+from clbench.reports.leaderboard.evidence import contradictions
 from clbench.results import metrics
 from clbench.results.curve import Curve
+from clbench.runs.again import first_steps
 from clbench.testing import difference, tiny_benchmark, tiny_decoder, tiny_language, tiny_model, tiny_run
 from clbench.testing.tiny import Letters
 from clbench.types import IGNORED, Benchmark, Data, Output, Pool, Stream
@@ -199,6 +202,15 @@ def test_a_record_has_the_metrics_of_language(tmp_path) -> None:
     assert record.budget["memory_examples"] == 8  # blocks, each with all its labels
     assert set(curve.total[~curve.full]) == {2 * L}  # a subset is of blocks
     assert set(curve.total[curve.full]) == {6 * L}
+
+
+def test_a_run_of_text_files_is_verified(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name} line of text\n" * 40)
+    told = {"path": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], "length": L}
+    record = clbench.run("text-domains", "finetune", **told, **SETTINGS, out=tmp_path / "runs")
+    assert not list(contradictions(record, record.curve))
+    assert first_steps(record, 2).differing == 0
 
 
 def test_a_run_goes_on_to_the_same_bits() -> None:

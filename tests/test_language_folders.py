@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import clbench
-from clbench.errors import ClbenchError
+from clbench.errors import ClbenchError, DataError
 from clbench.interop.export import export
 from clbench.machine.torchvision import torchvision
 from clbench.models import make_model
@@ -159,6 +160,20 @@ def test_what_a_folder_s_model_does_not_read_is_refused(
     told = stream(texts, folder if tokenizer == "own" else tokenizer, length)
     with pytest.raises(ClbenchError, match=message):
         clbench.run(strategy="finetune", model=f"hf:{folder}", **told, **SETTINGS)
+
+
+@pytest.mark.parametrize(("damage", "message"), [("config", "would be random"), ("weights", "cannot read")])
+def test_weights_that_are_not_all_there_are_refused(
+    folder: Path, texts: Path, tmp_path: Path, damage: str, message: str
+) -> None:
+    damaged = Path(shutil.copytree(folder, tmp_path / "damaged"))
+    config, weights = damaged / "config.json", damaged / "model.safetensors"
+    if damage == "config":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 2}))
+    else:
+        weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(DataError, match=message):
+        clbench.run(strategy="finetune", model=f"hf:{damaged}", **stream(texts, damaged), **SETTINGS)
 
 
 def test_a_language_model_is_not_pooled(folder: Path, texts: Path) -> None:

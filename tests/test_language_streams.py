@@ -30,7 +30,7 @@ from clbench.transforms.tokens import (
     load_pieces,
     tokens_from_json,
 )
-from clbench.types import IGNORED, Benchmark
+from clbench.types import IGNORED, Benchmark, Stream
 
 TEXTS = ["naïve café", "日本語 and 🙂🙂", "plain ASCII\n\twith a tab", "\r\n", "é", f"a {END} that is text"]
 DOCUMENTS = [text.encode() for text in TEXTS]
@@ -183,6 +183,25 @@ def test_copies_are_on_one_side() -> None:
     sides = share_out(numbered(20) * 2, 0.1).of
     assert not set(sides["train"]) & set(sides["test"])
     assert len(sides["test"]) == 4
+
+
+def test_what_is_held_out_of_one_domain_trains_in_none() -> None:
+    both, more = [f"both {i}" for i in range(40)], [f"more {i}" for i in range(60)]
+    benchmark = clbench.from_documents({"a": both, "b": both + more}, length=1, tokenizer="bytes", valid=0.1)
+
+    def documents(stream: Stream) -> list[list[str]]:
+        rows = [exp.data.take(torch.arange(len(exp.data))) for exp in stream]
+        told = [[int(x[0]), *y.flatten().tolist()] for x, y in rows]
+        return ["".join(chr(t) if t < 256 else "|" for t in row).rstrip("|").split("|") for row in told]
+
+    assert benchmark.valid is not None
+    sides = [documents(stream) for stream in (benchmark.test, benchmark.valid, benchmark.train)]
+    held, valid, train = (set(a + b) for a, b in sides)
+    assert not held & valid
+    assert not (held | valid) & train
+    assert [len(set().union(*(side[i] for side in sides))) for i in (0, 1)] == [40, 100]
+    assert [d for d in both + more if d in sides[2][1]] == sides[2][1]  # in their order
+    assert "where another domain has the same" in str(benchmark.describe())
 
 
 def test_of_few_documents_the_ends_are_held_out() -> None:
@@ -392,6 +411,12 @@ def test_files_that_are_no_text_are_named_with_the_byte_all_at_once(tmp_path: Pa
         strict=True,
     ):
         assert part in line
+
+
+def test_a_separator_that_stands_nowhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, a_DOT_txt="one\r\n\r\ntwo", b_DOT_txt="three")
+    with pytest.raises(DataError, match=r"separator='\\n\\n' stands in none of 2 plain-text files"):
+        read_documents(str(tmp_path), separator="\n\n")
 
 
 def test_a_wrong_byte_is_found_where_parts_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def read_documents(
     else:
         found = reader.domains(*places)
         data = {name: Documents(documents) for name, documents in found.items()}
-    refuse(who, reader.faults)
+    refuse(who, reader.faults or reader.uncut())
     if not data:
         raise DataError(
             f"{who}: there is no file in {', '.join(map(str, places))}"
@@ -106,6 +106,17 @@ class _Reader:
         self.patterns, self.separator = patterns, separator
         self.faults: list[str] = []
         self.found: list[str] = []
+        self.parts: list[int] = []  # documents of each plain-text file
+
+    def uncut(self) -> list[str]:
+        """Return that a separator stands in no file, if so: every file would be a document, unnoticed."""
+        if self.separator is None or not self.parts or max(self.parts) > 1:
+            return []
+        return [
+            f"separator={self.separator!r} stands in none of {len(self.parts):,} plain-text files, whose lines may end "
+            "otherwise; in a shell, a blank line is 'separator=\"\\n\\n\"', and without a separator a file is a "
+            "document"
+        ]
 
     def domains(self, *places: Path) -> Found:
         """Return the documents of each domain of a folder, or of several files and folders."""
@@ -183,7 +194,9 @@ class _Reader:
         if wrong := _no_text(data):
             self.faults.append(f"{file} is no text: {wrong}")
             return []
-        return [data] if self.separator is None else data.split(self.separator.encode())
+        found = data.split(self.separator.encode()) if self.separator else [data]
+        self.parts.append(len(found))
+        return found
 
     def _rows(self, file: Path, domain: str | None) -> Iterator[tuple[str, bytes]]:
         """Yield domain and text of each row; the first fault of a file ends it."""

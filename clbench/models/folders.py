@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from clbench.errors import DataError
 from clbench.files import read_json
 from clbench.machine.torchvision import torchvision
@@ -41,7 +43,7 @@ def read_by_transformers(kind: str, folder: Path) -> Any:
         kind: the name of the class, such as AutoModel.
 
     Raises:
-        DataError: transformers is not installed, or cannot read it.
+        DataError: transformers is not installed, cannot read it, or would draw weights that the folder lacks.
     """
     torchvision()  # transformers imports it, and it may not load by itself
     try:
@@ -53,9 +55,17 @@ def read_by_transformers(kind: str, folder: Path) -> Any:
     reader: Any = getattr(transformers, kind)
     with quiet_transformers():
         try:
-            return reader.from_pretrained(folder, local_files_only=True, use_safetensors=True).float()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            model, told = reader.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise DataError(f"transformers cannot read the model in {folder}: {error}") from error
+    if lacking := sorted(name for name in told["missing_keys"] if "pooler" not in name):
+        raise DataError(
+            f"The weights in {folder} lack {len(lacking)} that its config.json asks for, {lacking[0]} for one, and they "
+            "would be random; save model and config together, by save_pretrained."
+        )
+    return model.float()
 
 
 @contextlib.contextmanager

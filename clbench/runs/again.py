@@ -21,6 +21,7 @@ from clbench.results.curve import COLUMNS
 from clbench.results.ledger import IN_MEMORY, Record
 from clbench.results.schema import RULES
 from clbench.results.statistics import Interval, prediction_half, t_interval
+from clbench.types import IGNORED, Data
 
 if TYPE_CHECKING:
     from clbench.engine.engine import Engine
@@ -275,13 +276,13 @@ def first_steps(record: Record, steps: int) -> Beginning:
     while steps in ends:
         steps += 1
     engine = rebuilt(record, record.environment["device"].split(" ")[0])
-    sizes = recorded.matrix().totals
-    if any(
-        size not in (0, len(test.data)) for size, test in zip(sizes, engine.benchmark.test, strict=False)
-    ) or (record.status == "done" and len(sizes) != len(engine.benchmark.test)):
+    sizes, wanted = recorded.matrix().totals, [_answers(test.data) for test in engine.benchmark.test]
+    if any(size not in (0, n) for size, n in zip(sizes, wanted, strict=False)) or (
+        record.status == "done" and len(sizes) != len(wanted)
+    ):
         raise LedgerError(
             f"The curve of {record.id} has test sets of {sizes.tolist()} examples, {record.benchmark['name']} of "
-            f"{[len(test.data) for test in engine.benchmark.test]}."
+            f"{wanted}."
         )
     engine.until = steps
     with contextlib.suppress(KeyboardInterrupt):
@@ -307,6 +308,11 @@ def first_steps(record: Record, steps: int) -> Beginning:
     if record.evaluation.get("rules", 1) != RULES:
         elsewhere += ("rules of evaluation",)
     return Beginning(steps, len(wrong), int(wrong.sum()), float(distance.max(initial=0.0)), elsewhere)
+
+
+def _answers(data: Data) -> int:
+    """Return how many examples a test set counts: its rows, or of language the labels that count."""
+    return len(data) if data.y().ndim == 1 else int((data.y() != IGNORED).sum())
 
 
 def _same_files(record: Record) -> None:

@@ -107,6 +107,8 @@ def test_weights_share_what_is_old() -> None:
     assert sum(row in first for row in third) == 30
     with pytest.raises(IncompatibleError, match=r"has 3 weights for the 2 experiences .*mixture=null"):
         tiny_run(make_strategy("replay-fraction", mixture=(1.0, 1.0, 1.0)), benchmark)
+    with pytest.raises(IncompatibleError, match="gives none to any experience"):
+        tiny_run(make_strategy("replay-fraction", mixture=(0.0, 0.0)), benchmark)
 
 
 def test_shares_are_what_is_written() -> None:

@@ -290,9 +290,9 @@ def _classes(curve: Curve) -> Iterator[str]:
 
 
 def experiences_of(config: Mapping[str, Any]) -> int | None:
-    """Return how many experiences a configuration asks for; None where only the data say so."""
+    """Return how many experiences a configuration asks for; None where only the data say so, as without a list."""
     stream = config["stream"]
-    told = [key for key in EXPERIENCES if stream.get(key) is not None]
+    told = [key for key in EXPERIENCES if stream.get(key) not in (None, [])]
     if len(told) != 1 or not (benchmarks.knows(name := config["benchmark"]) and benchmarks.peek(name).own):
         return None
     value = stream[told[0]]
