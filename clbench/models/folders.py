@@ -62,7 +62,7 @@ def read_by_transformers(kind: str, folder: Path) -> Any:
             raise DataError(f"transformers cannot read the model in {folder}: {error}") from error
     if lacking := sorted(name for name in told["missing_keys"] if "pooler" not in name):
         raise DataError(
-            f"The weights in {folder} lack {len(lacking)} that its config.json asks for, {lacking[0]} for one, and they "
+            f"The weights in {folder} lack {len(lacking)} that config.json asks for, {lacking[0]} for one, and they "
             "would be random; save model and config together, by save_pretrained."
         )
     return model.float()
