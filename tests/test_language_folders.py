@@ -180,3 +180,16 @@ def test_a_language_model_is_not_pooled(folder: Path, texts: Path) -> None:
     told = stream(texts, folder)
     with pytest.raises(ClbenchError, match=r"leave out model\.pooling and model\.tune"):
         clbench.run(strategy="finetune", model=f"hf:{folder}", **told, **{"model.tune": 1}, **SETTINGS)
+
+
+def test_a_folder_s_config_asks_for_all_its_weights(folder: Path, texts: Path, tmp_path: Path) -> None:
+    """A model of two layers under a config.json of one would be read without the second."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = 2
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(ClbenchError, match=r"that its config\.json has no place for, model\.layers\.1"):
+        clbench.run(strategy="finetune", model=f"hf:{tmp_path}", **stream(texts, folder), **SETTINGS)

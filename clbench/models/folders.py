@@ -43,7 +43,8 @@ def read_by_transformers(kind: str, folder: Path) -> Any:
         kind: the name of the class, such as AutoModel.
 
     Raises:
-        DataError: transformers is not installed, cannot read it, or would draw weights that the folder lacks.
+        DataError: transformers is not installed, cannot read it, would draw weights that the folder lacks, or leave out
+            those of a language model.
     """
     torchvision()  # transformers imports it, and it may not load by itself
     try:
@@ -64,6 +65,11 @@ def read_by_transformers(kind: str, folder: Path) -> Any:
         raise DataError(
             f"The weights in {folder} lack {len(lacking)} that config.json asks for, {lacking[0]} for one, and they "
             "would be random; save model and config together, by save_pretrained."
+        )
+    if kind == "AutoModelForCausalLM" and (left := sorted(told["unexpected_keys"])):
+        raise DataError(
+            f"The weights in {folder} hold {len(left)} that its config.json has no place for, {left[0]} for one, so "
+            "another model would be read than was trained; save model and config together, by save_pretrained."
         )
     return model.float()
 
