@@ -114,6 +114,16 @@ SUITS = {
 """What each of them is for."""
 
 
+def example(entry: Entry) -> str:
+    """Return what to give to `clbench run` for a strategy: data that everyone has, and a network that it works on."""
+    made = make_strategy(f"er+{entry.name}" if entry.modifier else entry.name)
+    if "documents" in made.all_needs():
+        return f"dsi-numpy {made}"
+    return {"vit": f"split-banking77 {made}", "clip": f"split-digits {made} model=toy-clip"}.get(
+        next((part.architecture for part in made.parts if part.architecture), ""), f"split-digits {made}"
+    )
+
+
 def own(registry: Registry[Any]) -> list[Entry]:
     """Return the entries of the project itself, by name."""
     entries = map(registry.entry, registry.names())

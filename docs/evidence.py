@@ -260,12 +260,15 @@ REFERENCE = "split-mnist"
 
 @functools.cache
 def board() -> dict[str, list[dict[str, str]]]:
-    """The leaderboard's tables as its page has them, best first: benchmark → rows, column → text."""
+    """The leaderboard's tables as its page has them, best first: benchmark → rows, column → text.
+
+    Of several on one benchmark, with settings of the stream, the one on all of its data: the last, where they are null.
+    """
     tables: dict[str, list[dict[str, str]]] = {}
     head, rows = list[str](), list[dict[str, str]]()
     for line in (BOARD / "README.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
-            rows = tables.setdefault(line.removeprefix("## ").partition("@")[0], [])
+            rows = tables[line.removeprefix("## ").partition("@")[0]] = []
         elif line.startswith("| rank"):
             head = [cell.strip() for cell in line.strip("|").split("|")]
         elif line.startswith("| ") and "---" not in line:
@@ -309,7 +312,8 @@ def span(benchmark: str) -> str:
     rows = board().get(benchmark, [])
     ranked = [row for row in rows if row["rank"] != "bound"]
     bounds = [row for row in rows if row["rank"] == "bound"]
-    chosen = [row for row in ranked if _name(row) == "finetune"] + ranked[:1] + bounds[:1]
+    floors = [[row for row in ranked if _name(row) == name] for name in ("finetune", "linear-probe")]
+    chosen = (floors[0] or floors[1]) + ranked[:1] + bounds[:1]
     return "<br>".join(_unbroken(f"`{_name(row)}` {row['ACC ↑']}") for row in chosen) or "–"
 
 

@@ -57,9 +57,8 @@ def pages() -> dict[str, str]:
 
 def _strategy(entry: Entry) -> str:
     kind = "A modifier: it changes another strategy, as in" if entry.modifier else "Run it:"
-    name = f"er+{entry.name}" if entry.modifier else entry.name
     lines = [f"# {entry.name}", "", *_body("strategy", entry)]
-    lines += ["", f"{kind} `clbench run split-digits {name}`. Version {entry.version}."]
+    lines += ["", f"{kind} `clbench run {catalogue.example(entry)}`. Version {entry.version}."]
     if entry.paper:
         lines += ["", f"Paper: {paper(entry.paper)}."]
     lines += ["", "## Configurations", ""]

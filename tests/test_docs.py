@@ -15,7 +15,9 @@ import pytest
 from plugins import forgotten
 
 from clbench import registry
+from clbench.config import Execution, resolve
 from clbench.registry import benchmarks, models, strategies
+from clbench.runs.building import build
 from clbench.testing import check_strategy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +153,17 @@ def test_the_other_strategies_shown_are_those_in_examples(file: str) -> None:
 @pytest.mark.parametrize("file", ["my_er_ace.py", "stay_close.py", "mixup_replay.py"])
 def test_a_method_takes_sixty_lines_at_most(file: str) -> None:
     assert len((ROOT / "examples" / file).read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "strategies").glob("*.md")), ids=lambda page: page.stem
+)
+def test_the_run_that_a_strategys_page_shows_begins(page: Path) -> None:
+    found = re.search(r"`clbench run (\S+) ([^\s`]+)([^`]*)`", page.read_text(encoding="utf-8"))
+    assert found is not None
+    settings = dict(word.split("=") for word in found[3].split())
+    build(resolve(found[1], found[2], settings), Execution(checkpoint_seconds=None))
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
 """A block's number in the path of what belongs to it."""
 
 WHERE = (
-    "a timm VisionTransformer, an encoder of transformers such as BERT, a dual encoder, or a language model such as "
-    "decoder"
+    "a timm VisionTransformer such as model=timm:vit_tiny_patch16_224, an encoder of texts like BERT such as "
+    "model=minilm, a dual encoder such as model=toy-clip, or a language model such as model=decoder"
 )
 
 

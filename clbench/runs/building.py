@@ -77,7 +77,8 @@ def build_strategy(name: str, params: Mapping[str, Mapping[str, Any]]) -> Strate
     made = []
     for part in chain_parts(name):
         strategy = strategies.make(part, **params.get(part, {}))
-        strategy.name = part
+        for piece in (strategy, *strategy.parts):  # errors name what the user has written, not a class
+            piece.name = piece.name or part
         made.append(strategy)
     whole = chain(*made)
     whole.name = name

@@ -216,7 +216,7 @@ def test_fp16_scales_make_no_difference_to_the_step() -> None:
 
 def test_the_gradient_of_another_part_inside_is_refused() -> None:
     refresh = make_strategy("refresh", mode="paper")
-    with pytest.raises(IncompatibleError, match="put sam before Ascend"):
+    with pytest.raises(IncompatibleError, match="put sam before refresh"):
         tiny_run(chain(make_strategy("er"), refresh, make_strategy("sam")), tiny_benchmark())
     tiny_run(chain(make_strategy("er"), make_strategy("sam"), refresh), tiny_benchmark(), epochs=1).fit()
 
