@@ -99,7 +99,14 @@ def section(strategy: str) -> list[str]:
         ]
         for shown in (SHOWN, SHOWN_OF_FEW_SHOT, SHOWN_OF_INDEXES, SHOWN_OF_BLURRY):
             lines += _rows([row for row in own if _kind(row) is shown], shown)
-    else:
+    ranked = _ranked(strategy)
+    if ranked:
+        lines += [
+            "",
+            "On [the leaderboard](../leaderboard.md), with evidence (`clbench reproduce ROW`):",
+            *ranked,
+        ]
+    if not own and not ranked:
         lines.append("Nothing yet.")
     theirs = [figure for figure in published() if figure["strategy"] == strategy]
     lines += ["", "## Published", ""]
@@ -143,6 +150,25 @@ def _rows(rows: list[Measured], shown: dict[str, str]) -> list[str]:
         seeds = max((value.n for value in row.values.values() if value), default=0)
         lines.append(f"| {row.benchmark} | {row.label} | {numbers} | {seeds} | `{row.suite}` |")
     return lines
+
+
+def _ranked(strategy: str) -> list[str]:
+    """A table of the leaderboard's rows that have a strategy in their chain; nothing if there are none."""
+    columns = (
+        "strategy",
+        "settings",
+        *(f"{title} {'↓' if title == 'forgetting' else '↑'}" for title in SHOWN.values()),
+        "seeds",
+        "row",
+    )
+    lines = [
+        f"| {' '.join(word for word in stream.split() if not word.endswith('=null'))} | {' | '.join(row.get(column, '–') for column in columns)} |"
+        for stream, rows in boards()
+        for row in rows
+        if strategy in _name(row).split("+")
+    ]
+    head = ["", f"| benchmark | {' | '.join(columns)} |", f"|---|---|---|{'---:|' * (len(columns) - 2)}"]
+    return head + lines if lines else []
 
 
 # --- reliability ---
@@ -259,22 +285,24 @@ REFERENCE = "split-mnist"
 
 
 @functools.cache
-def board() -> dict[str, list[dict[str, str]]]:
-    """The leaderboard's tables as its page has them, best first: benchmark → rows, column → text.
-
-    Of several on one benchmark, with settings of the stream, the one on all of its data: the last, where they are null.
-    """
-    tables: dict[str, list[dict[str, str]]] = {}
-    head, rows = list[str](), list[dict[str, str]]()
+def boards() -> tuple[tuple[str, list[dict[str, str]]], ...]:
+    """The leaderboard's tables as its page has them, best first: (benchmark and its settings, rows), column → text."""
+    tables: list[tuple[str, list[dict[str, str]]]] = []
+    head = list[str]()
     for line in (BOARD / "README.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
-            rows = tables[line.removeprefix("## ").partition("@")[0]] = []
+            tables.append((line.removeprefix("## "), []))
         elif line.startswith("| rank"):
             head = [cell.strip() for cell in line.strip("|").split("|")]
         elif line.startswith("| ") and "---" not in line:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            rows.append(dict(zip(head, cells, strict=True)))
-    return tables
+            tables[-1][1].append(dict(zip(head, cells, strict=True)))
+    return tuple(tables)
+
+
+def board() -> dict[str, list[dict[str, str]]]:
+    """Benchmark → rows; of several tables on one benchmark the last, whose settings are null: all of its data."""
+    return {stream.partition("@")[0]: rows for stream, rows in boards()}
 
 
 def glance(strategy: str) -> tuple[str, str, str]:
