@@ -99,14 +99,13 @@ def section(strategy: str) -> list[str]:
         ]
         for shown in (SHOWN, SHOWN_OF_FEW_SHOT, SHOWN_OF_INDEXES, SHOWN_OF_BLURRY):
             lines += _rows([row for row in own if _kind(row) is shown], shown)
-    ranked = _ranked(strategy)
-    if ranked:
+    if ranked := _ranked(strategy):
+        lines += [""] if own else []
         lines += [
-            "",
             "On [the leaderboard](../leaderboard.md), with evidence (`clbench reproduce ROW`):",
             *ranked,
         ]
-    if not own and not ranked:
+    elif not own:
         lines.append("Nothing yet.")
     theirs = [figure for figure in published() if figure["strategy"] == strategy]
     lines += ["", "## Published", ""]
@@ -161,12 +160,14 @@ def _ranked(strategy: str) -> list[str]:
         "seeds",
         "row",
     )
-    lines = [
-        f"| {' '.join(word for word in stream.split() if not word.endswith('=null'))} | {' | '.join(row.get(column, '–') for column in columns)} |"
-        for stream, rows in boards()
-        for row in rows
-        if strategy in _name(row).split("+")
-    ]
+    lines = []
+    for stream, rows in boards():
+        given = " ".join(word for word in stream.split() if not word.endswith("=null"))
+        lines += [
+            f"| {given} | {' | '.join(row.get(column, '–') for column in columns)} |"
+            for row in rows
+            if strategy in _name(row).split("+")
+        ]
     head = ["", f"| benchmark | {' | '.join(columns)} |", f"|---|---|---|{'---:|' * (len(columns) - 2)}"]
     return head + lines if lines else []
 
