@@ -34,8 +34,7 @@ IGNORED = -1
 """The label of a position that does not count, where every position of an example has one."""
 
 MASKED = -1e4
-"""Logit of a class that is out of the question, such as another task's. Finite, so that differences of stored logits
-and 0 · log 0 stay numbers; its softmax is 0 exactly in float32."""
+"""Logit of another task's class. Finite, so that differences and 0 · log 0 stay numbers; softmax 0 in float32."""
 
 
 def _times(shape: Sequence[int]) -> str:
@@ -401,8 +400,7 @@ class Experience:
         task: the task label; the learner sees it only where the setting tells.
         domain: name of the domain, in domain-incremental streams.
         tests: which experiences of the test stream count as seen from here on; its own one by default.
-        documents: in a retrieval stream, how many of its examples, the first ones, are documents; the others are
-            queries. None in other streams.
+        documents: of a retrieval stream, how many of its examples, the first ones, are documents, and no queries.
         ordered: that its examples come in the order of the data. Otherwise every pass shuffles them.
     """
 
@@ -454,6 +452,7 @@ NEEDS = {
     "several passes": "to see an experience more than once",
     "past data": "all data of past experiences, which only a bound may have",
     "documents": "to be told which examples are documents and which are queries",
+    "language": "blocks of tokens, with a label for each of them",
 }
 """What a strategy can need of a setting, and what each need means."""
 
@@ -490,6 +489,7 @@ class Setting:
             "several passes": self.passes is None or self.passes > 1,
             "past data": True,
             "documents": self.documents,
+            "language": self.language,
         }
         return frozenset(need for need, given in met.items() if given)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor
 from clbench import Batch, Experience, Output, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.memory import Archive
-from clbench.parts import CrossEntropy, expect_examples, give_way
-from clbench.ranges import Fraction as BelowOne, Natural, NotNegative
+from clbench.parts import CrossEntropy, exact, expect_examples, give_way, nearest
+from clbench.ranges import Fraction, Natural, NotNegative
 
 Reading = Literal["learned", "stored"]
 
@@ -129,16 +128,6 @@ class ReplayFraction(Strategy):
             self._keep({"x": x.to(self.run.device), "y": y, "task": y.new_full((len(y),), exp.task)})
 
 
-def exact(share: float) -> Fraction:
-    """Return a share as it is written: 0.29 of 100 rows are 29, and binary numbers say 28.999…"""
-    return Fraction(str(share))
-
-
-def nearest(share: Fraction, rows: int) -> int:
-    """⌊share · rows + ½⌋."""
-    return int(share * rows + Fraction(1, 2))
-
-
 def in_turn(rows: int, kept: Sequence[int], weights: Sequence[float], read: Sequence[int]) -> Tensor:
     """(rows,) places in a memory that holds `kept` rows of each experience, one after the other.
 
@@ -167,7 +156,7 @@ def in_turn(rows: int, kept: Sequence[int], weights: Sequence[float], read: Sequ
 
 @register("replay-fraction", family="replay", paper="arXiv:2403.08763", null={"share": 0.0})
 def replay_fraction(
-    share: BelowOne = 0.05,
+    share: Fraction = 0.05,
     mixture: tuple[NotNegative, ...] | None = None,
     order: Reading = "learned",
     memory: Natural | None = None,

@@ -87,6 +87,8 @@ def refusal(base: str, modifier: str) -> str:
     """What is said of a pair that cannot be composed, by what the two are made of; "" if they can be."""
     if (base, modifier) in ODD:
         return ODD[base, modifier]
+    if "language" in subject(base).needs and not all(p.language for p in run_of(modifier).strategy.parts):
+        return "does not declare `language = True`"
     if does(base, "logits") and does(modifier, "logits"):
         return "may classify"
     if does(base, "order") and does(modifier, "order"):

@@ -54,7 +54,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "skill-it": {"update": 4, "check": 2, "held": 4},
 }
 """What learns language as it learns labels, with parameters for a tiny stream."""
-LANGUAGE_ONLY = ("lora", "o-lora", "finetune+freeze", "finetune+growing-head", "finetune+subset")
+LANGUAGE_ONLY = ("lamol", "lora", "o-lora", "finetune+freeze", "finetune+growing-head", "finetune+subset")
 UNTIED = ("linear-probe",)
 """What trains a head whose weights are not those of the embedding."""
 

@@ -576,7 +576,8 @@ def refusing() -> list[str]:
 def case_of(name: str) -> dict[str, Any]:
     """A chain with what it needs of the benchmark."""
     needs = subject(name).needs
-    return {"strategy": name, "optim": {"momentum": 0.0}, "benchmark": {"documents": "documents" in needs}}
+    kinds = {kind: kind in needs for kind in ("documents", "language")}
+    return {"strategy": name, "optim": {"momentum": 0.0}, "benchmark": kinds}
 
 
 @pytest.mark.slow

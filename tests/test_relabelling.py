@@ -17,12 +17,13 @@ from clbench.results import metrics
 from clbench.results.curve import Curve
 from clbench.testing import subject, tiny_benchmark, tiny_model
 from clbench.testing.tiny import KINDS
-from clbench.types import MASKED, Data, Pool, Stream
+from clbench.types import IGNORED, MASKED, Data, Pool, Stream
 
 DRAWS = {
     **dict.fromkeys(
         ("ewc", "rft"), "it draws labels from the model, and a draw goes through the classes by number"
     ),
+    "lamol": "classes are tokens: labels, and inputs",
     "shrink-perturb": "a fresh head is drawn row by row",
     "lingo": "rows that are no names are drawn class by class",
     "slca": "features of old classes are drawn class by class",
@@ -34,7 +35,10 @@ def relabelled(benchmark: Benchmark, new: Tensor) -> Benchmark:
     """The same examples in the same order, of class new[c] (C,) in place of c."""
 
     def data(old: Data) -> Data:
-        return Data(tuple((Pool(pool.x, new[pool.y]), rows, change) for pool, rows, change in old.parts))
+        return Data(tuple((Pool(pool.x, called(pool.y)), rows, change) for pool, rows, change in old.parts))
+
+    def called(y: Tensor) -> Tensor:
+        return torch.where(y == IGNORED, y, new[y])
 
     def stream(old: Stream) -> Stream:
         classes = [tuple(sorted(int(new[c]) for c in exp.classes)) for exp in old]

@@ -5,9 +5,10 @@ Shapes: B blocks of a batch, L tokens of a block, D features, H heads, V tokens 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,16 @@ class LanguageModel(Classifier):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions (Su et al., arXiv:2104.09864)."""
+    """Causal self-attention with rotary positions (Su et al., arXiv:2104.09864).
+
+    Attributes:
+        past: keys and values (B, H, t, D / H) of the tokens so far, of which there is one more at each pass, while
+            something is written (`Decoder.continuing`).
+    """
 
     cos: Tensor  # (T, D / H)
     sin: Tensor
+    past: tuple[Tensor, Tensor] | tuple[()] | None = None
 
     def __init__(self, width: int, heads: int, context: int, base: float) -> None:
         super().__init__()
@@ -66,15 +73,28 @@ class Attention(nn.Module):
         q, k, v = (
             self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )  # each (B, H, L, D / H)
-        found = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v, is_causal=True)
+        if self.past is None:
+            found = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v, is_causal=True)
+        else:
+            found = self._continued(q, k, v)
         out: Tensor = self.proj(found.transpose(1, 2).flatten(2))
         return out
 
-    def _turned(self, x: Tensor) -> Tensor:
-        """Rotate each pair (i, i + half) of a head's dimensions by the angle of its place."""
-        length = x.shape[2]
+    def _continued(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of one more token to those so far and itself."""
+        if self.past:
+            start = self.past[0].shape[2]
+            k, v = torch.cat([self.past[0], self._turned(k, start)], 2), torch.cat([self.past[1], v], 2)
+        else:
+            start, k = 0, self._turned(k)
+        self.past = k, v
+        return F.scaled_dot_product_attention(self._turned(q, start), k, v)
+
+    def _turned(self, x: Tensor, start: int = 0) -> Tensor:
+        """Rotate each pair (i, i + half) of a head's dimensions by the angle of its place, from `start` on."""
+        places = slice(start, start + x.shape[2])
         a, b = x.chunk(2, dim=3)
-        turned = x * self.cos[:length] + torch.cat([-b, a], dim=3) * self.sin[:length]
+        turned = x * self.cos[places] + torch.cat([-b, a], dim=3) * self.sin[places]
         return turned.to(x.dtype)
 
 
@@ -114,6 +134,18 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         states: Tensor = self.norm(self.blocks(self.drop(self.embed(x))))
         return states
+
+    @contextlib.contextmanager
+    def continuing(self) -> Iterator[None]:
+        """Each pass inside is of one more token (B, 1), behind those of the passes before."""
+        attention = [module for module in self.modules() if isinstance(module, Attention)]
+        try:
+            for module in attention:
+                module.past = ()
+            yield
+        finally:
+            for module in attention:
+                module.past = None
 
 
 @register_model("decoder", paper="arXiv:1706.03762")
@@ -162,15 +194,35 @@ class Causal(nn.Module):
 
     Args:
         inner: the model below the head. folder: that it was read from.
+
+    Attributes:
+        past: what it keeps of the tokens so far, while something is written (`continuing`).
     """
 
     def __init__(self, inner: nn.Module, folder: Path) -> None:
         super().__init__()
         self.inner, self.folder = inner, folder
+        self.past: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
-        states: Tensor = self.inner(input_ids=x, use_cache=False).last_hidden_state
+        if self.past is None:
+            states: Tensor = self.inner(input_ids=x, use_cache=False).last_hidden_state
+            return states
+        said = self.inner(input_ids=x, use_cache=True, past_key_values=self.past)
+        self.past = said.past_key_values
+        states = said.last_hidden_state
         return states
+
+    @contextlib.contextmanager
+    def continuing(self) -> Iterator[None]:
+        """Each pass inside is of one more token (B, 1), behind those of the passes before."""
+        from transformers import DynamicCache
+
+        try:
+            self.past = DynamicCache()
+            yield
+        finally:
+            self.past = None
 
 
 class FolderModel(LanguageModel):

@@ -155,8 +155,10 @@ from clbench.parts.replay import (
     Episodes as Episodes,
     Rehearsal as Rehearsal,
     Replay as Replay,
+    exact as exact,
     expect_examples as expect_examples,
     give_way as give_way,
+    nearest as nearest,
 )
 from clbench.parts.sessions import (
     LearnFirst as LearnFirst,
@@ -182,6 +184,7 @@ from clbench.parts.teachers import (
     mean_of_labels as mean_of_labels,
     teacher_of as teacher_of,
 )
+from clbench.parts.writing import check_writes as check_writes, drawn as drawn, written as written
 
 __all__ = sorted(
     name for name, value in globals().items() if name[0] != "_" and not isinstance(value, types.ModuleType)

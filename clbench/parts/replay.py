@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -41,6 +42,16 @@ def give_way(batch: Batch, x: Tensor, y: Tensor, task: Tensor, raw: Tensor) -> B
     columns = {name: getattr(batch, name).index_select(0, rows) for name in names}
     first = None if batch.first is None else batch.first[batch.first < kept]
     return Batch(**columns, new=kept, first=first).join(x, y, task, raw)
+
+
+def exact(share: float) -> Fraction:
+    """Return a share as it is written: 0.29 of 100 rows are 29, and binary numbers say 28.999…"""
+    return Fraction(str(share))
+
+
+def nearest(share: Fraction, rows: int) -> int:
+    """⌊share · rows + ½⌋."""
+    return int(share * rows + Fraction(1, 2))
 
 
 class Rehearsal(Strategy):

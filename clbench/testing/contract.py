@@ -311,6 +311,7 @@ def check_declares_needs(subject: Subject) -> None:
         "memory": {"memory": 0},
         "several passes": {"passes": 1},
         "documents": {"documents": False},
+        "language": {"language": False},
     }
     offering = subject.benchmark(images=True)
 

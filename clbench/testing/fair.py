@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ def with_other_tests(benchmark: Benchmark) -> Benchmark:
         experiences = []
         for exp in benchmark.test:
             x, y = exp.data.x().flip(0), exp.data.y()
-            if not benchmark.setting.documents:  # tokens must stay those that the model knows
+            if not (
+                benchmark.setting.documents or benchmark.setting.language
+            ):  # tokens must stay those that the model knows
                 x = 255 - x if x.dtype == torch.uint8 else 3 - x
             classes = torch.tensor(exp.classes)
             y = classes[(torch.searchsorted(classes, y) + 1) % len(classes)]
@@ -71,7 +74,7 @@ class _Passes:
     """
 
     def __init__(self, strategy: Strategy) -> None:
-        self.rows = 0
+        self.rows: int | Fraction = 0
         self._strategy = strategy
         self._inside = 0  # calls that have not returned; an evaluation is one, too
         self._hooked: set[nn.Module] = set()
@@ -112,7 +115,10 @@ class _Passes:
             if not self._inside:
                 tensors = (value for value in (*given, *named.values()) if isinstance(value, Tensor))
                 passes: int = getattr(self._strategy.parts[0].run.model, "passes", 1)
-                self.rows += passes * _rows(next(tensors))
+                x, run = next(tensors), self._strategy.parts[0].run
+                # Of language, a pass may be of a part of a block.
+                part = Fraction(x.shape[1], run.input_shape[0]) if run.benchmark.setting.language else 1
+                self.rows += passes * _rows(x) * part
             self._inside += 1
 
         def enter_head(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:

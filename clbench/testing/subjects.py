@@ -87,6 +87,8 @@ class Subject:
             spec.setdefault("task_labels", "always")
         if "documents" in self.needs:
             spec.setdefault("documents", True)
+        if "language" in self.needs:
+            spec.setdefault("language", True)
         if self.architecture:
             spec["images"] = True
         return tiny_benchmark(**spec)

@@ -18,10 +18,12 @@ from clbench.models.decoders import decoder
 from clbench.models.own import BagOfTokens
 from clbench.strategy import Strategy
 from clbench.transforms.augment import Transform
-from clbench.types import Benchmark, Data, Experience, Pool, Setting, Stream
+from clbench.types import IGNORED, Benchmark, Data, Experience, Pool, Setting, Stream
 
 TOKENS, LENGTH = 8, 6
 """A tiny retrieval stream has so many tokens of a document's own, one more than it uses, and tokens of an example."""
+BLOCK, ANSWER = 10, 2
+"""Tokens of an example of a tiny language stream, and how many of its labels count."""
 
 
 def tiny_benchmark(
@@ -38,6 +40,7 @@ def tiny_benchmark(
     passes: int | None = None,
     memory: int | None = None,
     documents: bool = False,
+    language: bool = False,
     seed: int = 0,
 ) -> Benchmark:
     """Experiences of a few well separated Gaussian classes; half as many test examples.
@@ -52,16 +55,21 @@ def tiny_benchmark(
             shift unless said otherwise.
         documents: a retrieval stream: a class is a document, of tokens of its own, with several passages; half of the
             first experience's examples are labelled queries, and so are all test examples.
+        language: a stream of domains for language models: a class is a token, an example a block of random ones and an
+            answer, each of whose tokens is further by as much as the experience says than the one before it.
         seed: of everything drawn.
     """
     generator = torch.Generator().manual_seed(seed)
+    shift = "domain" if language else shift
     domain = shift == "domain"
     starts = [0 if domain else i * classes for i in range(experiences)]
+    clusters = experiences * classes
     groups = [tuple(range(start, start + classes)) for start in starts]
     if repeat:
         groups[-1] = (0, *groups[-1][1:])
-    features = 16 if images else 8
-    clusters = experiences * classes
+    if language:
+        groups = [tuple(range(clusters))] * experiences
+    pixels, features = images and not documents and not language, 16 if images else 8
     # Means on corners of a cube, so that classes are apart in several features.
     corners = torch.rand((clusters, features), generator=generator).round() * 4 - 2
     means = corners + torch.eye(clusters, features)
@@ -76,7 +84,13 @@ def tiny_benchmark(
         for i, group in enumerate(groups):
             y = torch.tensor(group)[torch.arange(size) % len(group)]
             place = y + i * classes if domain else y
-            if documents:
+            if language:
+                block = torch.randint(clusters, (size, BLOCK + 1), generator=generator)
+                answer = block[:, -ANSWER - 1, None] + (i + 1) * torch.arange(1, ANSWER + 1)
+                block[:, -ANSWER:] = answer % clusters
+                y = block[:, 1:].masked_fill(torch.arange(BLOCK) < BLOCK - ANSWER, IGNORED)
+                xs.append(block[:, :-1])
+            elif documents:
                 row = torch.randint(1, TOKENS, (size, LENGTH), generator=generator) + TOKENS * place[:, None]
                 queries = torch.arange(size) >= asked(name, i, size)
                 xs.append(torch.where(queries[:, None] & (torch.arange(LENGTH) >= 3), 0, row))
@@ -84,7 +98,7 @@ def tiny_benchmark(
                 xs.append(means[place] + 0.5 * torch.randn((size, features), generator=generator))
             ys.append(y)
         x = torch.cat(xs)
-        if images and not documents:
+        if pixels:
             x = (x * 32 + 128).clamp(0, 255).to(torch.uint8).view(-1, 1, 4, 4)
         pool = Pool(x, torch.cat(ys))
         return Stream(
@@ -102,7 +116,7 @@ def tiny_benchmark(
             ),
         )
 
-    count = classes if domain else experiences * classes
+    count = classes if domain and not language else clusters
     return Benchmark(
         name="tiny",
         version=1,
@@ -113,12 +127,14 @@ def tiny_benchmark(
             passes=passes,
             memory=memory,
             documents=documents,
+            language=language,
         ),
         train=stream("train", examples),
         test=stream("test", max(examples // 2, 1)),
         num_classes=count,
-        transform=Transform(mean=(0.5,), std=(0.25,)) if images and not documents else Transform(),
+        transform=Transform(mean=(0.5,), std=(0.25,)) if pixels else Transform(),
         seed=seed,
+        primary="average_loss" if language else "average_accuracy",
         class_names=tuple(f"{c} or {NAMES[c % len(NAMES)]}" for c in range(count)),
     )
 
@@ -185,8 +201,11 @@ def tiny_decoder(benchmark: Benchmark) -> Classifier:
 def tiny_model(benchmark: Benchmark, *, norm: bool = True) -> Classifier:
     """One hidden layer of 16 units, with batch normalisation unless said otherwise.
 
-    Its running statistics show whatever runs the model once too often, or in the wrong mode.
+    Its running statistics show whatever runs the model once too often, or in the wrong mode. Of language, a
+    `tiny_decoder`.
     """
+    if benchmark.setting.language:
+        return tiny_decoder(benchmark)
     size_in = torch.Size(benchmark.input_shape).numel()
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(size_in, 16)]
     if benchmark.setting.documents:
@@ -302,6 +321,5 @@ def tiny_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
         made = KINDS.get(architecture_of(strategy), tiny_model)
-        made = tiny_decoder if benchmark.setting.language else made
         network = made(benchmark) if model is None else model
         return Engine(benchmark, strategy, network, config, how, observers)

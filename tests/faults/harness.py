@@ -75,6 +75,10 @@ def setting_of(strategy: str) -> tuple[str, dict[str, Any]]:
             "hidden": 8,
         }
         return "dsi-numpy", settings
+    if "language" in made.all_needs():
+        del settings["experiences"], settings["hidden"]
+        small = {"length": 8, "train_blocks": 48, "test_blocks": 4, "model.width": 8, "model.layers": 1}
+        return "prose-and-code", settings | small
     if architecture:
         del settings["hidden"]
         settings["model"] = {"vit": "timm:vit_tiny_patch16_224", "clip": "toy-clip"}[architecture]

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from clbench.strategies.replay_fraction import exact, in_turn, nearest
+from clbench.strategies.replay_fraction import in_turn
 from torch.nn import functional as F
 
 from clbench import Batch, Benchmark, make_strategy
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
+from clbench.parts import exact, nearest
 from clbench.testing import tiny_benchmark, tiny_run, watch
 
 Rows = list[tuple[float, ...]]
