@@ -205,12 +205,8 @@ class Causal(nn.Module):
         self.past: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.past is None:
-            states: Tensor = self.inner(input_ids=x, use_cache=False).last_hidden_state
-            return states
-        said = self.inner(input_ids=x, use_cache=True, past_key_values=self.past)
-        self.past = said.past_key_values
-        states = said.last_hidden_state
+        past = {} if self.past is None else {"past_key_values": self.past}  # which it adds to
+        states: Tensor = self.inner(input_ids=x, use_cache=bool(past), **past).last_hidden_state
         return states
 
     @contextlib.contextmanager
