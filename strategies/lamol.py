@@ -73,9 +73,10 @@ class Lamol(Strategy):
         for exp, found in zip(run.train[:-1], layouts, strict=False):
             if found.mark is None:
                 raise IncompatibleError(
-                    f"{run.strategy} cannot tell where an answer begins in what it writes of "
-                    f"experience {exp.index + 1} of {run.benchmark.id}: labels count at different positions of its blocks, and no "
-                    "token stands once in each, before the first that counts. Put such a token between question and answer."
+                    f"{run.strategy} cannot tell where an answer begins in what it writes of experience "
+                    f"{exp.index + 1} of {run.benchmark.id}: labels count at different positions of its blocks, and no "
+                    "token stands once in each, before the first that counts. Put such a token between question and "
+                    "answer."
                 )
         self.asks = any(found.asks for found in layouts)
         (length,), device = run.input_shape, run.device
