@@ -77,7 +77,7 @@ def setting_of(strategy: str) -> tuple[str, dict[str, Any]]:
         return "dsi-numpy", settings
     if "language" in made.all_needs():
         del settings["experiences"], settings["hidden"]
-        small = {"optim.name": "sgd", "length": 8, "train_blocks": 48, "test_blocks": 4, "model.width": 8, "model.layers": 1}
+        small = {"optim.name": "sgd", "length": 8, "train_blocks": 48, "test_blocks": 4, "model.width": 8}
         return "prose-and-code", settings | small
     if architecture:
         del settings["hidden"]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from clbench import Benchmark, make_strategy
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
+from clbench.machine.torchvision import torchvision
 from clbench.models.decoders import LanguageModel, causal
 from clbench.parts import drawn, written
 from clbench.testing import tiny_benchmark, tiny_language, tiny_run, watch
@@ -72,6 +73,7 @@ def test_token_by_token_the_model_says_the_same() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox"])
 def test_so_does_a_model_of_transformers(kind: str, tmp_path: Path) -> None:
+    torchvision()
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.AutoConfig.for_model(kind, **sizes, bos_token_id=0, eos_token_id=0)
