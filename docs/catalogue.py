@@ -119,6 +119,8 @@ def example(entry: Entry) -> str:
     made = make_strategy(f"er+{entry.name}" if entry.modifier else entry.name)
     if "documents" in made.all_needs():
         return f"dsi-numpy {made}"
+    if "language" in made.all_needs():
+        return f"prose-and-code {made}"
     return {"vit": f"split-banking77 {made}", "clip": f"split-digits {made} model=toy-clip"}.get(
         next((part.architecture for part in made.parts if part.architecture), ""), f"split-digits {made}"
     )
