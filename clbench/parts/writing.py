@@ -36,8 +36,11 @@ def written(run: Run, first: Tensor, length: int, top: int, rng: torch.Generator
     kept, and it counts as one example.
 
     Args:
-        run: whose model writes. first: (N,) tokens. length: tokens to write; no more than the model reads.
-        top, rng: of `drawn`.
+        run: whose model writes.
+        first: (N,) tokens.
+        length: tokens to write; no more than the model reads.
+        top: k, of `drawn`.
+        rng: of the draws.
     """
     model: Any = run.model
     found = []
@@ -60,6 +63,7 @@ def drawn(logits: Tensor, top: int, rng: torch.Generator) -> Tensor:
     Fan et al., "Hierarchical Neural Story Generation", ACL 2018, arXiv:1805.04833.
 
     Args:
+        logits: of the next token.
         top: k; all tokens if there are not more.
         rng: of the draw.
     """

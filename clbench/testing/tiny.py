@@ -320,6 +320,7 @@ def tiny_run(
     how = Execution(device=device, checkpoint_seconds=checkpoint_seconds, **execution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
-        made = KINDS.get(architecture_of(strategy), tiny_model)
+        kind = "" if benchmark.setting.language else architecture_of(strategy)
+        made = KINDS.get(kind, tiny_model)
         network = made(benchmark) if model is None else model
         return Engine(benchmark, strategy, network, config, how, observers)
