@@ -152,24 +152,27 @@ def _rows(rows: list[Measured], shown: dict[str, str]) -> list[str]:
 
 
 def _ranked(strategy: str) -> list[str]:
-    """A table of the leaderboard's rows that have a strategy in their chain; nothing if there are none."""
-    columns = (
-        "strategy",
-        "settings",
-        *(f"{title} {'↓' if title == 'forgetting' else '↑'}" for title in SHOWN.values()),
-        "seeds",
-        "row",
-    )
-    lines = []
+    """Tables of the leaderboard's rows that have a strategy in their chain; nothing if there are none."""
+    tables: dict[tuple[str, ...], list[str]] = {}
     for stream, rows in boards():
         given = " ".join(word for word in stream.split() if not word.endswith("=null"))
-        lines += [
-            f"| {given} | {' | '.join(row.get(column, '–') for column in columns)} |"
-            for row in rows
-            if strategy in _name(row).split("+")
-        ]
-    head = ["", f"| benchmark | {' | '.join(columns)} |", f"|---|---|---|{'---:|' * (len(columns) - 2)}"]
-    return head + lines if lines else []
+        for row in rows:
+            if strategy in _name(row).split("+"):
+                columns = "strategy", "settings", *_figures(row), "seeds", "row"
+                line = f"| {given} | {' | '.join(row[column] for column in columns)} |"
+                tables.setdefault(columns, []).append(line)
+    lines = []
+    for columns, found in tables.items():
+        head = f"| benchmark | {' | '.join(columns)} |", f"|---|---|---|{'---:|' * (len(columns) - 2)}"
+        lines += ["", *head, *found]
+    return lines
+
+
+def _figures(row: dict[str, str]) -> list[str]:
+    """The columns of a row of the leaderboard that are metrics, the one that ranks first; without those on the way."""
+    names = list(row)
+    metrics = names[names.index("settings") + 1 : names.index("seeds")]
+    return [name for name in metrics if name not in ("AAA ↑", "WC-ACC ↑")]
 
 
 # --- reliability ---
@@ -343,7 +346,7 @@ def span(benchmark: str) -> str:
     bounds = [row for row in rows if row["rank"] == "bound"]
     floors = [[row for row in ranked if _name(row) == name] for name in ("finetune", "linear-probe")]
     chosen = (floors[0] or floors[1]) + ranked[:1] + bounds[:1]
-    return "<br>".join(_unbroken(f"`{_name(row)}` {row['ACC ↑']}") for row in chosen) or "–"
+    return "<br>".join(_unbroken(f"`{_name(row)}` {row[_figures(row)[0]]}") for row in chosen) or "–"
 
 
 def _name(row: dict[str, str]) -> str:
