@@ -310,6 +310,17 @@ def test_the_folder_says_how_states_become_features(tmp_path: Path) -> None:
         read(tmp_path, TEXTS)
 
 
+def test_pooling_is_read_where_the_folder_says(tmp_path: Path) -> None:
+    written(tmp_path)
+    said = [{"path": "2_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(said))
+    with pytest.raises(DataError, match=r"modules\.json leaves it to .*2_Pooling/config\.json"):
+        read(tmp_path, TEXTS)
+    (tmp_path / "2_Pooling").mkdir()
+    (tmp_path / "2_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    assert torch.equal(read(tmp_path, TEXTS)[1], read(tmp_path, TEXTS, pooling="cls")[1])
+
+
 def test_the_folder_may_be_of_a_later_sentence_transformers(tmp_path: Path) -> None:
     """Which writes `pooling_mode` in place of a switch for each way."""
     written(tmp_path)

@@ -377,12 +377,19 @@ def _pooling(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
     """Return what sentence-transformers says of a folder: how states are pooled, and whether features are scaled.
 
     Raises:
-        ConfigError: in another way, or with further layers behind it.
+        ConfigError: in another way, or with further layers behind it. DataError: it says that elsewhere, and is not
+            there.
     """
-    listed, path = folder / "modules.json", folder / "1_Pooling" / "config.json"
-    modules = [str(module.get("type")) for module in (read_json(listed) if listed.is_file() else ())]
-    kinds = {module.rpartition(".")[2] for module in modules}
-    if further := sorted(kinds - {"Transformer", "Pooling", "Normalize", "Dropout"}):
+    listed = folder / "modules.json"
+    modules = read_json(listed) if listed.is_file() else ()
+    kinds = {str(module.get("type")).rpartition(".")[2]: str(module.get("path", "")) for module in modules}
+    path = folder / (kinds.get("Pooling") or "1_Pooling") / "config.json"
+    if "Pooling" in kinds and not path.is_file():
+        raise DataError(
+            f"{listed} leaves it to {path} how states are pooled, and there is no such file; copy the folder with "
+            "those in it, or set model.pooling to mean or cls."
+        )
+    if further := sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize", "Dropout"}):
         raise ConfigError(
             f"{listed} asks for {', '.join(further)} behind the encoder, which is not read; set model.pooling to mean "
             "or cls for features without it."
