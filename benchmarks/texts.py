@@ -221,7 +221,7 @@ def text_file(
 
     Args:
         path: the file or folder, or its name in CLBENCH_DATA; valid.* in a folder makes a validation stream, and
-            classes.txt, a label a line, numbers the classes.
+            classes.txt, a label a line, numbers the classes. A part may be in numbered files, train-00000-of-00002.*.
         text: the column of texts.
         label: the column of labels, names or whole numbers.
         domain: the column of domains, for shift=domain.

@@ -310,6 +310,17 @@ def test_the_folder_says_how_states_become_features(tmp_path: Path) -> None:
         read(tmp_path, TEXTS)
 
 
+def test_pooling_is_read_where_the_folder_says(tmp_path: Path) -> None:
+    written(tmp_path)
+    said = [{"path": "2_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(said))
+    with pytest.raises(DataError, match=r"modules\.json leaves it to .*2_Pooling/config\.json"):
+        read(tmp_path, TEXTS)
+    (tmp_path / "2_Pooling").mkdir()
+    (tmp_path / "2_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    assert torch.equal(read(tmp_path, TEXTS)[1], read(tmp_path, TEXTS, pooling="cls")[1])
+
+
 def test_the_folder_may_be_of_a_later_sentence_transformers(tmp_path: Path) -> None:
     """Which writes `pooling_mode` in place of a switch for each way."""
     written(tmp_path)
@@ -546,6 +557,35 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
     with pytest.raises(ConfigError, match="an encoder is needed"):
         read(tmp_path, TEXTS)
+
+
+def test_tokens_that_the_encoder_does_not_know_are_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    said["model"]["vocab"]["7"] = 40
+    path.write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"makes a token '7' of number 40, and the encoder beside it knows 40;"
+    ):
+        read(tmp_path, ["6", "7"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Electra", r"blocks of a ElectraModel ask for more than the states of the one before"),
+        ("Albert", r"needs a transformer of embeddings and blocks in a row"),
+    ],
+)
+def test_blocks_that_cannot_be_tuned_by_themselves_are_refused(
+    kind: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, kind, {**SMALL, "embedding_size": 8})
+    written(tmp_path, kind)
+    read(tmp_path, TEXTS)
+    with pytest.raises(ConfigError, match=message):
+        make_model("hf", (64,), 4, folder=str(tmp_path), tune=1)
 
 
 def test_minilm_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

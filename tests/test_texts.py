@@ -306,6 +306,38 @@ def test_a_folder_without_a_part_says_what_there_is(tmp_path: Path) -> None:
         read_texts("nowhere")
 
 
+def test_a_part_may_be_in_numbered_files(tmp_path: Path) -> None:
+    for name, rows in (
+        ("train-00000-of-00002", "a,x\n"),
+        ("train-00001-of-00002", "b,y\n"),
+        ("test_10", "d,y\n"),
+        ("test_2", "c,x\n"),
+    ):
+        write(tmp_path / f"{name}.csv", f"text,label\n{rows}")
+    source = read_texts(tmp_path)
+    assert [rows_of(pool.x) for pool in (source.train, source.test)] == [[b"a", b"b"], [b"c", b"d"]]
+    write(tmp_path / "train-00000-of-00002.csv", "text,label\na,x\n ,x\n")
+    with pytest.raises(DataError, match=r"train-00000-of-00002\.csv, line 3: the text is empty"):
+        read_texts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train-00000-of-00002"], r"holds 1 of the 2 files that train-00000-of-00002\.csv speaks of"),
+        (["train_0", "train"], r"holds both train\.csv and train_0\.csv; leave one of them"),
+        (["train-0-of-2", "train-00000-of-00002"], r"holds both .*; leave one of them"),
+    ],
+)
+def test_numbered_files_that_are_not_whole_are_refused(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in (*names, "test"):
+        write(tmp_path / f"{name}.csv", CSV)
+    with pytest.raises(DataError, match=message):
+        read_texts(tmp_path)
+
+
 # --- what is registered ---
 
 

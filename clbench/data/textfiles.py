@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ SPLITS = {
     "dev": "valid",
 }
 """Names of files, and the part of a data set that they are."""
+PIECE = re.compile(r"(?P<split>[a-z]+)[-_](?P<number>\d+)(?:-of-(?P<of>\d+))?(?:-[0-9a-f]{16})?")
+"""The name of a part in several files, in lower case: train-00000-of-00002, train_1."""
 CLASSES = "classes.txt"
 """Beside the files of a folder: the labels, one a line, in the order that numbers them."""
 
@@ -43,7 +47,8 @@ def read_texts(
 
     Args:
         path: .csv, .tsv, .jsonl or .parquet (which needs pyarrow), or a folder of them; or its name in `CLBENCH_DATA`.
-            A file classes.txt in the folder, one label a line, numbers the classes.
+            A part may be in several files with numbers, as train-00000-of-00002.parquet. A file classes.txt in the
+            folder, one label a line, numbers the classes.
         text, label, domain: the columns of texts, labels and domains, if any.
         test_fraction: of a single file, the share of each class that is for testing, evenly spaced.
         longest: bytes that are kept of a text.
@@ -61,16 +66,16 @@ def read_texts(
 @functools.lru_cache(maxsize=4)  # a suite builds the same data set for every seed
 def _read(
     place: Path,
-    files: tuple[tuple[str, Path], ...],
+    files: tuple[tuple[str, tuple[Path, ...]], ...],
     _seen: tuple[str, ...],
     columns: Columns,
     test_fraction: float,
     longest: int,
 ) -> Source:
-    rows = {split: list(_rows(file, columns)) for split, file in files}
-    for split, file in files:
+    rows = {split: list(_rows(pieces, columns)) for split, pieces in files}
+    for split, pieces in files:
         if not rows[split]:
-            raise DataError(f"{file} holds no text.")
+            raise DataError(f"{pieces[0]} holds no text.")
     if "test" not in rows:
         check_rows(rows["train"])
         rows = _shared_out(rows["train"], test_fraction, str(place))
@@ -108,7 +113,8 @@ def _read_tasks(
     names: dict[str, None] = {}
     for task in tasks:
         found = {
-            split: list(_rows(file, ("text", "label", None))) for split, file in _files(place / task).items()
+            split: list(_rows(pieces, ("text", "label", None)))
+            for split, pieces in _files(place / task).items()
         }
         listed = _listed(place / task) or sorted({str(row.label) for row in found["train"]})
         names |= dict.fromkeys(name if shared else f"{task}: {name}" for name in listed)
@@ -120,9 +126,10 @@ def _read_tasks(
     return text_source(rows, class_names=tuple(names), domain_names=tasks, longest=longest, who=str(place))
 
 
-def _digests(place: Path, files: Mapping[str, Path]) -> tuple[str, ...]:
+def _digests(place: Path, files: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
     """Return what tells whether files, or the list of classes beside them, are those that were read before."""
-    return tuple(sha256(file) for file in (*files.values(), place / CLASSES) if file.is_file())
+    every = (*itertools.chain.from_iterable(files.values()), place / CLASSES)
+    return tuple(sha256(file) for file in every if file.is_file())
 
 
 def _listed(place: Path) -> tuple[str, ...]:
@@ -160,17 +167,34 @@ def _place(path: str | Path) -> Path:
     )
 
 
-def _files(place: Path) -> dict[str, Path]:
+def _files(place: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each part of a data set, in the order of their numbers where one is in several.
+
+    Raises:
+        DataError: a part that lacks, is there twice, or is not whole.
+    """
     if not place.is_dir():
-        return {"train": place}
-    found: dict[str, Path] = {}
+        return {"train": (place,)}
+    found: dict[str, list[tuple[int, int, Path]]] = {}  # number, of how many; 0 of one that stands alone
     for file in sorted(place.iterdir()):
-        split = SPLITS.get(file.stem.lower())
+        name = file.stem.lower()
+        piece = PIECE.fullmatch(name)
+        split = SPLITS.get(piece["split"] if piece else name)
         if split is None or file.suffix.lower() not in CHUNKS:
             continue
-        if split in found:
-            raise DataError(f"{place} holds both {found[split].name} and {file.name}; leave one of them.")
-        found[split] = file
+        number, of = (int(piece["number"]), int(piece["of"] or 0)) if piece else (0, 0)
+        others = found.setdefault(split, [])
+        for other in others:
+            if piece is None or PIECE.fullmatch(other[2].stem.lower()) is None or other[:2] == (number, of):
+                raise DataError(f"{place} holds both {other[2].name} and {file.name}; leave one of them.")
+        others.append((number, of, file))
+    for split, pieces in found.items():
+        pieces.sort()
+        if (of := pieces[-1][1]) and (len(pieces) != of or any(piece[1] != of for piece in pieces)):
+            raise DataError(
+                f"{place} holds {len(pieces)} of the {of} files that {pieces[-1][2].name} speaks of; put all of the "
+                f"{split} texts there."
+            )
     for split in ("train", "test"):
         if split not in found:
             there = ", ".join(sorted(file.name for file in place.iterdir())) or "nothing"
@@ -178,11 +202,11 @@ def _files(place: Path) -> dict[str, Path]:
                 f"{place} holds no {split} file ({', '.join(f'{split}{suffix}' for suffix in CHUNKS)}); it holds "
                 f"{there}."
             )
-    return found
+    return {split: tuple(file for *_, file in pieces) for split, pieces in found.items()}
 
 
-def _rows(file: Path, columns: Columns) -> Iterator[Row]:
-    for where, entry in read_entries(file):
+def _rows(files: Sequence[Path], columns: Columns) -> Iterator[Row]:
+    for where, entry in itertools.chain.from_iterable(map(read_entries, files)):
         for column in columns:
             if column is not None and column not in entry:
                 raise DataError(

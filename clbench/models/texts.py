@@ -248,7 +248,10 @@ def tuned(inner: nn.Module, pad: int, size: int, last: int) -> Below:
             setattr(owner, name, blocks[kept])
         inner.embeddings = Given()
         given = {"inputs_embeds": below(x), "attention_mask": (x != NONE).long()}
-        same = torch.allclose(inner(**given).last_hidden_state[:, :3], whole, atol=1e-5)
+        try:
+            same = torch.allclose(inner(**given).last_hidden_state[:, :3], whole, atol=1e-5)
+        except RuntimeError:  # the states have another shape than the embeddings, as in ELECTRA
+            same = False
     inner.train(training)
     if not same:
         raise ConfigError(
@@ -345,7 +348,7 @@ def hf(
         1 + padding[0] if padding and padding[0] is not None else 0
     )  # RoBERTa's begin behind the padding's number
     length = length if most is None else min(length, most - offset)
-    tokens = tokenizer(place, length)
+    tokens = tokenizer(place, length, inner.get_input_embeddings().num_embeddings)
     pad = inner.config.pad_token_id or 0
     size = inner.config.hidden_size
     encoder = Pretrained(inner, pad, kind, unit, tuned(inner, pad, size, tune) if tune else None)
@@ -355,11 +358,14 @@ def hf(
     return TextClassifier(encoder, size, num_classes, tokens)
 
 
-def tokenizer(folder: Path, length: int) -> Tokens:
+def tokenizer(folder: Path, length: int, known: int) -> Tokens:
     """Return the tokenizer of a folder's tokenizer.json, cutting texts to so many tokens, at the side that it says.
 
+    Args:
+        known: how many tokens the encoder has embeddings of.
+
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: there is none, or it is damaged; when it is called, it makes a token that the encoder does not know.
     """
     made = read_tokenizer(folder)
     beside = folder / "tokenizer_config.json"
@@ -368,6 +374,11 @@ def tokenizer(folder: Path, length: int) -> Tokens:
 
     def tokens(texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         encoded = made.encode_batch(list(texts))
+        if strange := next((t for e in encoded for t in e.ids if t >= known), None):
+            raise DataError(
+                f"{folder / 'tokenizer.json'} makes a token {made.id_to_token(strange)!r} of number {strange}, and the "
+                f"encoder beside it knows {known:,}; save tokenizer and encoder together, by save_pretrained."
+            )
         return [e.ids for e in encoded], [bool(e.overflowing) for e in encoded]
 
     return tokens
@@ -377,12 +388,19 @@ def _pooling(folder: Path) -> tuple[Literal["mean", "cls"], bool]:
     """Return what sentence-transformers says of a folder: how states are pooled, and whether features are scaled.
 
     Raises:
-        ConfigError: in another way, or with further layers behind it.
+        ConfigError: in another way, or with further layers behind it. DataError: it says that elsewhere, and is not
+            there.
     """
-    listed, path = folder / "modules.json", folder / "1_Pooling" / "config.json"
-    modules = [str(module.get("type")) for module in (read_json(listed) if listed.is_file() else ())]
-    kinds = {module.rpartition(".")[2] for module in modules}
-    if further := sorted(kinds - {"Transformer", "Pooling", "Normalize", "Dropout"}):
+    listed = folder / "modules.json"
+    modules = read_json(listed) if listed.is_file() else ()
+    kinds = {str(module.get("type")).rpartition(".")[2]: str(module.get("path", "")) for module in modules}
+    path = folder / (kinds.get("Pooling") or "1_Pooling") / "config.json"
+    if "Pooling" in kinds and not path.is_file():
+        raise DataError(
+            f"{listed} leaves it to {path} how states are pooled, and there is no such file; copy the folder with "
+            "those in it, or set model.pooling to mean or cls."
+        )
+    if further := sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize", "Dropout"}):
         raise ConfigError(
             f"{listed} asks for {', '.join(further)} behind the encoder, which is not read; set model.pooling to mean "
             "or cls for features without it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from clbench.strategies.slca import SlowLearner, aligned_logits
 from torch import Tensor
 from torch.nn import functional as F
 
-from clbench import make_strategy
+from clbench import Batch, Output, Strategy, make_strategy
 from clbench.config import OptimConfig
 from clbench.engine.engine import Engine
 from clbench.machine.optim import make_optimizer, scale_rate
@@ -90,6 +91,29 @@ def test_the_alignment_leaves_encoder_and_head_as_they_are() -> None:
     assert not found[0][1].aligned
     assert found[1][1].aligned
     assert not torch.equal(found[1][1].head["weight"], found[1][0]["head.weight"])
+
+
+class Local(Strategy):
+    """Plain fine-tuning, by cross-entropy among the present classes."""
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        present = list(self.run.train[self.run.experience].classes)
+        others = torch.ones(self.run.num_classes, dtype=torch.bool).index_fill(
+            0, torch.tensor(present), False
+        )
+        return {"fit": F.cross_entropy(out.logits.masked_fill(others, MASKED), batch.y)}
+
+
+def test_without_alignment_it_is_fine_tuning_on_the_present_classes() -> None:
+    parts = make_strategy("slca", align=0, slow=1.0), Local()
+    optim = OptimConfig(lr=0.02, momentum=0.0)  # which would move rows of other classes in one of them
+    runs = [tiny_run(part, tiny_benchmark(), optim=optim) for part in parts]
+    for run in runs:
+        run.fit()
+    found, expected = map(weights, runs)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    right, expected_right = (run.evaluator.curve.correct.tolist() for run in runs)
+    assert right == expected_right
 
 
 def test_what_is_aligned_forgets_less() -> None:
