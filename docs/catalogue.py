@@ -210,8 +210,8 @@ INTRODUCTION = (
 def benchmarks_page() -> list[str]:
     """Return the beginning of the page of benchmarks: a table for each kind."""
     lines = [
-        "*Measured* is what [the leaderboard](leaderboard.md) ranks by, average accuracy or a language model's loss: nothing",
-        "done about forgetting, the best method there, and the bound by all data.",
+        "*Measured* is what [the leaderboard](leaderboard.md) ranks by, average accuracy or a language model's loss:",
+        "nothing done about forgetting, the best method there, and the bound by all data.",
     ]
     for stem, entries in by_source().items():
         lines += [
