@@ -443,6 +443,8 @@ def check_frozen(subject: Subject) -> None:
     """What it declares frozen, and every parameter without gradient, has the same bits after an experience."""
 
     class Look(Strategy):
+        language = True
+
         def begin_experience(self, exp: Experience) -> None:
             self.before = {name: value.clone() for name, value in frozen().items()}
 

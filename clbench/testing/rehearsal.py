@@ -66,6 +66,7 @@ class Rehearsal:
         self.subject = subject
         self.benchmark = subject.benchmark()
         self.strategy = subject.make()
+        self.level = "exact" if self.benchmark.setting.language else "fast"  # losses alone are exact
 
     @functools.cached_property
     def on_cpu(self) -> Trial:
@@ -85,12 +86,12 @@ class Rehearsal:
     @functools.cached_property
     def beside(self) -> Trial:
         """Evaluated on a second stream, batches from pinned memory, nothing recorded."""
-        return self.trial(every=1, level="fast", overlap=True, resident="never", workers=0, capture="never")
+        return self.trial(every=1, level=self.level, overlap=True, resident="never", workers=0, capture="never")
 
     @functools.cached_property
     def elsewhere(self) -> Trial:
         """On `cuda:1`, while `cuda:0` is the present one."""
-        return self.trial(index=1, every=1, level="fast", overlap=True, resident="never", workers=0)
+        return self.trial(index=1, every=1, level=self.level, overlap=True, resident="never", workers=0)
 
     def trial(self, index: int = 0, state: dict[str, Any] | None = None, **how: Any) -> Trial:
         """Return what comes of a run on the imitation.
