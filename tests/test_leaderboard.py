@@ -184,6 +184,24 @@ def test_what_is_there_already_stays_as_it_is(runs: Path, board: Path) -> None:
     assert {path: path.read_bytes() for path in board.rglob("*") if path.is_file()} == files
 
 
+def test_a_name_that_differs_by_case_alone_is_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder would be that of the other where the file system does not tell them apart."""
+    (tmp_path / "mine.py").write_text(
+        "from clbench import Strategy, register\nfrom clbench.parts import CrossEntropy\n\n"
+        "@register('ER')\ndef mine() -> Strategy:\n    return CrossEntropy()\n"
+    )
+    monkeypatch.setattr(identity, "_commit", lambda: {"commit": "0" * 40, "dirty": False})
+    load_plugin(tmp_path / "mine.py")
+    mine = run("ER", 0, tmp_path / "mine")
+    forget("ER")
+    shipped = next(folder for folder in sorted(runs.iterdir()) if read_record(folder).strategy["name"] == "er")
+    first, second = submit([shipped, mine], tmp_path / "leaderboard")
+    assert first.path is not None
+    assert "/ER@1 differs by case alone from records/" in second.refused
+
+
 def test_other_content_of_a_run_replaces_nothing(runs: Path, board: Path, tmp_path: Path) -> None:
     before = (board / "manifest.json").read_bytes()
     other = altered(next(runs.iterdir()), tmp_path, lambda r: r["budget"].update(train_seconds=77.0))
