@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slow lint docs reliability licences audit newest gpu-bundle clean help
+.PHONY: quickstart test test-slow lint docs reliability licences audit newest pythons gpu-bundle clean help
 
 help:
 	@echo "make quickstart   install into $(VENV) and run the quickstart suite (no GPU, nothing to download)"
@@ -16,6 +16,7 @@ help:
 	@echo "make licences     list what is installed, with licences, in docs/dependencies.md"
 	@echo "make audit        look the pinned versions up among known vulnerabilities (needs a network)"
 	@echo "make newest       the tests with the newest torch, torchvision, timm and NumPy, in an environment of their own"
+	@echo "make pythons      the quickstart and some tests on each Python from 3.11 on that is found"
 	@echo "make gpu-bundle   gather what clbench needs beside torch, timm and transformers, for a machine without network"
 	@echo "make clean        remove $(VENV) and caches; runs stay"
 
@@ -53,8 +54,11 @@ audit: $(VENV)/.installed-dev
 newest:
 	.ci/newest
 
+pythons:
+	.ci/pythons
+
 gpu-bundle: $(VENV)/.installed-dev
-	.ci/gpu-bundle $(BIN)/python
+	.ci/gpu-bundle $(BIN)/python $(VERSION) $(THERE)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -41,6 +41,26 @@ OWN_RUN = """
 record = clbench.run(flipped(), "finetune", iterations=4, hidden=[8], device="cpu", execution={"resident": "never"})
 print(record.status)
 """
+SUITE = """
+clbench.suite({"strategies": ["finetune", "er"], "benchmarks": ["split-digits"], "seeds": 1}, workers=2,
+              device="cpu", iterations=4, hidden=[8], experiences=2, subset=20)
+"""
+TOGETHER = """
+import os, socket, clbench
+from torch import multiprocessing
+
+def one(rank, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    record = clbench.run("split-digits", "er", iterations=4, hidden=[8], experiences=2, device="cpu", subset=20,
+                         execution={"resident": "never"}, memory=20)
+    print(record.status, flush=True)
+
+if __name__ == "__main__":
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    multiprocessing.start_processes(one, args=(port,), nprocs=2, start_method="METHOD")
+"""
 
 
 def script(text: str, folder: Path, *, typed: bool = False) -> subprocess.CompletedProcess[str]:
@@ -80,6 +100,24 @@ def test_a_script_may_have_chosen_how_processes_start(
     text = RUN.format(strategy="er", execution=execution, more={"memory": 20})
     done = script(chosen + text, tmp_path)
     assert (done.stdout, done.stderr, done.returncode) == ("started\ndone\n", "", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_suite_runs_in_a_script_that_has_chosen(method: str, tmp_path: Path) -> None:
+    chosen = f"import clbench, multiprocessing\nmultiprocessing.set_start_method({method!r}, force=True)\n"
+    done = script(chosen + SUITE, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/**/record.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_a_script_starts_share_a_run(method: str, tmp_path: Path) -> None:
+    """By torch's own means instead of torchrun's; each has loaders of its own."""
+    done = script(TOGETHER.replace("METHOD", method), tmp_path)
+    assert (sorted(done.stdout.split()), done.returncode) == (["done", "done"], 0), done.stderr
+    assert len(list(tmp_path.glob("runs/*/record.json"))) == 1
 
 
 def test_a_guarded_script_s_own_classes_reach_the_workers(tmp_path: Path) -> None:
