@@ -1,8 +1,8 @@
 """Print what is installed here for clbench and Avalanche and is not on another machine, and what is there.
 
-    lacks.py             the other machine has torch, torchvision, timm and transformers
-    lacks.py there.txt   it has what `pip list --format=freeze` has said there, with or without versions
-    lacks.py --link DIR  link what is there into an empty folder, as installed here: to try on
+lacks.py             the other machine has torch, torchvision, timm and transformers
+lacks.py there.txt   it has what `pip list --format=freeze` has said there, with or without versions
+lacks.py --link DIR  link what is there into an empty folder, as installed here: to try on
 """
 
 from __future__ import annotations
@@ -17,9 +17,19 @@ from packaging.requirements import Requirement
 
 ROOTS = ("clbench", "avalanche-lib", "quadprog")
 THERE = (
-    "torch torchvision timm transformers huggingface-hub tokenizers safetensors regex tqdm numpy pillow pyyaml packaging "
-    "filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy triton typing-extensions"
-).split()
+    *(
+        "torch",
+        "torchvision",
+        "timm",
+        "transformers",
+        "huggingface-hub",
+        "tokenizers",
+        "safetensors",
+        "regex",
+    ),
+    *("tqdm", "numpy", "pillow", "pyyaml", "packaging", "filelock", "fsspec", "jinja2", "markupsafe"),
+    *("mpmath", "networkx", "setuptools", "sympy", "triton", "typing-extensions"),
+)
 """What has come with torch, torchvision, timm and transformers for long, whatever their versions."""
 UNUSED = {"grpcio", "tensorboard-data-server"}
 """What TensorBoard's server needs, and its writer does not."""
@@ -74,7 +84,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     there: dict[str, str | None] = dict.fromkeys(THERE)
     if given.there is not None:
-        lines = [line.strip().partition("==") for line in given.there.read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line.strip().partition("==") for line in given.there.read_text(encoding="utf-8").splitlines()
+        ]
         there = {plain(name): version or None for name, _, version in lines if name}
     lacking = needed(ROOTS, there)
     if given.link is not None:  # with what that needs, unless it is brought

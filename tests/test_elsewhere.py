@@ -1,4 +1,4 @@
-"""Other people's machines: data that cannot be written to, no home, a temporary folder on another file system, no locale."""
+"""Other people's machines: data that are read-only, no home, no locale, temporary files on another file system."""
 
 from __future__ import annotations
 

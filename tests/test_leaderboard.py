@@ -196,7 +196,9 @@ def test_a_name_that_differs_by_case_alone_is_refused(
     load_plugin(tmp_path / "mine.py")
     mine = run("ER", 0, tmp_path / "mine")
     forget("ER")
-    shipped = next(folder for folder in sorted(runs.iterdir()) if read_record(folder).strategy["name"] == "er")
+    shipped = next(
+        folder for folder in sorted(runs.iterdir()) if read_record(folder).strategy["name"] == "er"
+    )
     first, second = submit([shipped, mine], tmp_path / "leaderboard")
     assert first.path is not None
     assert "/ER@1 differs by case alone from records/" in second.refused
