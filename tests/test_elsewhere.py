@@ -88,4 +88,6 @@ def test_a_suite_and_its_report_need_no_home_and_no_locale(place: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.isascii()
     assert len(list(place.glob("some where/*/record.json"))) == 2
-    assert "<html" in (place / "some where" / "report.html").read_text(encoding="utf-8")
+    reports = list(place.glob("some where/**/report.html"))
+    assert len(reports) == 2
+    assert all("<html" in report.read_text(encoding="utf-8") for report in reports)
