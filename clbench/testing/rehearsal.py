@@ -86,7 +86,9 @@ class Rehearsal:
     @functools.cached_property
     def beside(self) -> Trial:
         """Evaluated on a second stream, batches from pinned memory, nothing recorded."""
-        return self.trial(every=1, level=self.level, overlap=True, resident="never", workers=0, capture="never")
+        return self.trial(
+            every=1, level=self.level, overlap=True, resident="never", workers=0, capture="never"
+        )
 
     @functools.cached_property
     def elsewhere(self) -> Trial:
