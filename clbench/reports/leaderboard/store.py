@@ -95,7 +95,7 @@ def submit(folders: Iterable[Path], root: Path, left_out: list[str] | None = Non
     with held(make_folder(root), [] if left_out is None else left_out) as board:
         manifest, others = _begin(root, [file for _, r, _ in sound for file in _files(r)]), Others(board)
         there: dict[object, Record] = {key: r for r in board for key in (r.id, _seed_of(r))}
-        folders = _folders(map(PurePosixPath, manifest))
+        taken = _folders(map(PurePosixPath, manifest))
         for number, given, found in sound:
             record = replace(given, metrics=found.metrics)
             folder, path, other = done[number].folder, place(record), there.get(record.id)
@@ -106,17 +106,17 @@ def submit(folders: Iterable[Path], root: Path, left_out: list[str] | None = Non
             try:
                 if other is not None:
                     raise LedgerError(_second(record, other))
-                if near := [f for f in _folders([path]).items() if folders.get(f[0], f[1]) != f[1]]:
+                if near := [f for f in _folders([path]).items() if taken.get(f[0], f[1]) != f[1]]:
                     raise LedgerError(
                         f"The record {record.id} cannot be taken: {near[0][1]} differs by case alone from "
-                        f"{folders[near[0][0]]}, which is there, and some file systems take them for one folder. "
+                        f"{taken[near[0][0]]}, which is there, and some file systems take them for one folder. "
                         "Rename the one or the other."
                     )
                 if listed := [name for name in _files(record) if name in manifest]:
                     raise LedgerError(f"{root / listed[0]} is of a damaged record.{_way_out(listed[0])}")
                 others.join(record, found)
                 manifest |= _put(given, root)
-                folders |= _folders([path])
+                taken |= _folders([path])
             except LedgerError as error:
                 done[number] = Submission(folder, None, str(error))
                 continue
