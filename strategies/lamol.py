@@ -164,9 +164,8 @@ def answers(x: Tensor, counts: Tensor, mark: Tensor, end: int | None) -> Tensor:
 def layout_of(exp: Experience, tokens: int) -> Layout:
     """Return where the answers of an experience are, of so many tokens that there are."""
     x, y = exp.data.take(torch.arange(1))
-    ever = unless = torch.zeros_like(
-        y[0], dtype=torch.bool
-    )  # (L,) counts in some block; does not, in some text
+    # (L,) a position counts in some block; does not, within the text of some block.
+    ever = unless = torch.zeros_like(y[0], dtype=torch.bool)
     mark = int(x[0, (y[0] != IGNORED).int().argmax()])
     starts, marked = torch.zeros(tokens, dtype=torch.int64), True
     for rows in torch.arange(len(exp)).split(AT_ONCE):

@@ -31,9 +31,8 @@ def with_other_tests(benchmark: Benchmark) -> Benchmark:
         experiences = []
         for exp in benchmark.test:
             x, y = exp.data.x().flip(0), exp.data.y()
-            if not (
-                benchmark.setting.documents or benchmark.setting.language
-            ):  # tokens must stay those that the model knows
+            # Tokens must stay those that the model knows.
+            if not (benchmark.setting.documents or benchmark.setting.language):
                 x = 255 - x if x.dtype == torch.uint8 else 3 - x
             classes = torch.tensor(exp.classes)
             y = classes[(torch.searchsorted(classes, y) + 1) % len(classes)]
