@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clbench import Experience, Strategy, chain, register
 from clbench.parts import AsIs, LowRank, LowRankTuning, TrainOnly, label_losses, unpadded
 from clbench.ranges import Natural, Part, Positive
-from clbench.types import Data
+from clbench.types import IGNORED, Data
 
 Space = dict[str, Any]
 """basis (d, c) of what inputs have used; or, where `retain` is true, of what is still free."""
@@ -83,7 +83,6 @@ class InterferenceFree(LowRankTuning):
     needs = frozenset({"boundaries"})
     state = ("spaces",)
     parallel = True
-    language = False
 
     def __init__(self, rank: int, low: float, high: float) -> None:
         super().__init__(rank, 1.0, 0.0, ("k", "v"), slots=True)
@@ -108,11 +107,10 @@ class InterferenceFree(LowRankTuning):
         """For each block, (d, d) the mean of x xᵀ over all tokens that its attention reads, float64."""
         sums = [torch.zeros(()) for _ in self.groups]
         counts = [0 for _ in self.groups]
+        read: dict[int, Tensor] = {}  # by block, (B, L, d)
 
         def take(number: int, x: Tensor) -> None:
-            tokens = x.detach().flatten(0, -2).double()
-            sums[number] = sums[number].to(tokens) + tokens.T @ tokens
-            counts[number] += len(tokens)
+            read[number] = x.detach()
 
         hooks = [
             group[0].register_forward_pre_hook(lambda _, inputs, n=n: take(n, inputs[0]))
@@ -120,9 +118,14 @@ class InterferenceFree(LowRankTuning):
         ]
         try:
             with self.run.evaluating(), torch.no_grad():
-                for x, _ in self.run.visit(data):
+                for x, y in self.run.visit(data):
                     for rows in unpadded(x):
                         self.run.forward(rows)
+                        for n, inputs in read.items():
+                            # What fills a language model's block up has no label.
+                            tokens = (inputs[y != IGNORED] if y.ndim > 1 else inputs.flatten(0, -2)).double()
+                            sums[n] = sums[n].to(tokens) + tokens.T @ tokens
+                            counts[n] += len(tokens)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -163,7 +166,8 @@ def inflora(rank: Natural = 10, low: Part = 0.95, high: Positive = 1.0, head: Po
     arXiv:2404.00228. The paper's names of the two maps are the other way round in its code.
 
     Differences from the authors' code:
-        1. Second moments are of examples as they are, not augmented; of texts, without what fills up.
+        1. Second moments are of examples as they are, not augmented; of texts, without what fills up; of a language
+            model's blocks, of the tokens that have a label.
         2. Where less than r directions are free, the others of D_t are 0, and where none is, the head alone learns;
            there, they are arbitrary, and may be used ones.
         3. Branches of all experiences are there from the start, and counted; those to come are not read.

@@ -39,6 +39,7 @@ class PrincipalWeights(Strategy):
 
     state = ("masks", "kept", "updates")
     parallel = True
+    language = True
 
     def __init__(self, rank: int, budget: int, period: int, which: Which) -> None:
         self.rank, self.budget, self.period, self.which = rank, budget, period, which

@@ -76,7 +76,6 @@ class RankOneExperts(LowRankTuning):
 
     needs = frozenset({"boundaries"})
     parallel = True
-    language = False
 
     def __init__(
         self,

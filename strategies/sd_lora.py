@@ -54,7 +54,6 @@ class Decoupled(LowRankTuning):
 
     needs = frozenset({"boundaries"})
     parallel = True
-    language = False
 
     def __init__(self, rank: int, targets: Sequence[Target], start: float, fresh: bool) -> None:
         super().__init__(rank, 1.0, 0.0, targets, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from clbench.strategies.ewc import fisher_information
+from clbench.strategies.inflora import InterferenceFree
 from clbench.strategies.mas import sensitivity
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ from clbench import Benchmark, make_strategy
 from clbench.engine.engine import Engine
 from clbench.errors import IncompatibleError
 from clbench.models import Classifier
-from clbench.models.decoders import LanguageModel
+from clbench.models.decoders import Decoder, LanguageModel
 from clbench.parts import mean_of_labels
 from clbench.registry import strategies
 from clbench.testing import difference, tiny_language, tiny_run
@@ -54,7 +55,10 @@ EXACT: dict[str, dict[str, Any]] = {
     "skill-it": {"update": 4, "check": 2, "held": 4},
 }
 """What learns language as it learns labels, with parameters for a tiny stream."""
-LANGUAGE_ONLY = ("lamol", "lora", "o-lora", "finetune+freeze", "finetune+growing-head", "finetune+subset")
+LANGUAGE_ONLY = (
+    "lamol", "lora", "o-lora", "inflora", "sd-lora", "mora", "lift",
+    "finetune+freeze", "finetune+growing-head", "finetune+subset",
+)  # fmt: skip
 UNTIED = ("linear-probe",)
 """What trains a head whose weights are not those of the embedding."""
 
@@ -172,6 +176,15 @@ def test_importances_are_of_whole_blocks() -> None:
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
     for estimator in ("sampled", "predicted", "batch"):
         assert all(v.isfinite().all() for v in fisher_information(run, exp, estimator).values())  # type: ignore[arg-type]
+
+
+def test_what_inputs_use_is_of_tokens_with_labels() -> None:
+    """InfLoRA's second moments leave out what only fills a block up."""
+    run = run_of("inflora", with_filling(tiny_language(length=4)))
+    part = next(part for part in run.strategy.parts if isinstance(part, InterferenceFree))
+    data, decoder = run.train[0].data, cast("Decoder", run.model.backbone.inner)
+    tokens = decoder.blocks[0].norm1(decoder.embed(data.x()))[data.y() != IGNORED].double()  # type: ignore[operator]
+    torch.testing.assert_close(part.moments(data)[0], tokens.T @ tokens / len(tokens))
 
 
 def test_means_are_over_labels_that_count() -> None:
