@@ -281,6 +281,20 @@ def refused(said: Said) -> str:
 
 
 @pytest.mark.parametrize(
+    ("file", "place", "reader"),
+    [("images/a/1.png", "images", "image-folder"), ("prose/1.txt", "prose", "text-domains"), ("x.npz", "x.npz", "npz"),
+     ("rows.csv", "rows.csv", "manifest")],
+)  # fmt: skip
+def test_data_in_place_of_a_benchmark_name_what_reads_them(
+    clbench: Command, tmp_path: Path, file: str, place: str, reader: str
+) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    message = refused(clbench("run", f"{tmp_path}/{place}", "er"))
+    assert message.endswith(f" and no benchmark; {reader} reads it, with path={tmp_path}/{place}.")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("run split-digts er", "There is no benchmark named 'split-digts'. Did you mean 'split-digits'?"),

@@ -84,10 +84,9 @@ def data_describe(
     if benchmarks.knows(benchmark) or not place.exists():
         show_described(describe(benchmark, settings), as_json)
         return 0
-    from clbench.data import describe_manifest, holds_texts, is_hub_folder
+    from clbench.data import describe_manifest, reader_of
 
-    if (place.is_dir() and not is_hub_folder(place)) or place.suffix == ".npz":
-        kind = "npz" if place.is_file() else "text-domains" if holds_texts(place) else "image-folder"
+    if (kind := reader_of(place)) != "manifest":
         show_described(describe(kind, [f"path={benchmark}", *(settings or [])]), as_json)
         return 0
     from clbench.config import parse_pairs

@@ -24,16 +24,15 @@ from clbench.data.few_shot import FEW_SHOT, build_few_shot, few_shot
 from clbench.data.files import data_folder, read_npz, read_rows
 from clbench.data.folders import read_folder
 from clbench.data.given import from_data, from_dataset, from_frame, settings_of
-from clbench.data.hub import is_hub_folder
 from clbench.data.known import DRAWERS, KNOWN, Known, Omniglot, Status, digits, fetch, load, omniglot, status
 from clbench.data.language import from_documents, language, prose_and_code
-from clbench.data.language_files import By as DomainBy, holds_texts, read_documents
+from clbench.data.language_files import By as DomainBy, read_documents
 from clbench.data.lists import read_published
 from clbench.data.manifest_checks import Overlap
 from clbench.data.manifest_plans import By, Tested, Unmatched
 from clbench.data.manifest_report import Report, describe_manifest
 from clbench.data.manifest_streams import from_manifest
-from clbench.data.named import any_source
+from clbench.data.named import any_source, reader_of
 from clbench.data.preparing import recipe_of
 from clbench.data.recurrence import Reading, Schedule, rehearse
 from clbench.data.repetition import Again, First, Plan, build_repeated, by_occurrence, by_slots, scole
@@ -114,10 +113,8 @@ __all__ = [
     "from_npz",
     "from_texts",
     "generated",
-    "holds_texts",
     "in_a_row",
     "intents",
-    "is_hub_folder",
     "known_rows",
     "language",
     "load",
@@ -136,6 +133,7 @@ __all__ = [
     "read_rows_in_time",
     "read_text_tasks",
     "read_texts",
+    "reader_of",
     "recipe_of",
     "rehearse",
     "remarks",

@@ -1,4 +1,4 @@
-"""Any data set: by name, of an .npz file, or of a folder of images."""
+"""Any data set: by name, of an .npz file, or of a folder of images; and which benchmark reads a file or folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from clbench.data.files import read_npz
 from clbench.data.folders import read_folder
+from clbench.data.hub import is_hub_folder
 from clbench.data.known import KNOWN, load
+from clbench.data.language_files import holds_texts
 from clbench.data.source import Source
 from clbench.data.textfiles import read_texts
 from clbench.data.texts import intents
@@ -39,3 +41,10 @@ def any_source(who: str, data: str, texts: Sequence[str] = ()) -> Source:
             f"{who}: there is no data set, file or folder '{data}'.{choices(data, (*known, *texts))}"
         )
     return read_folder(place) if place.is_dir() else read_npz(place)
+
+
+def reader_of(place: Path) -> str:
+    """Return the benchmark that reads a file or folder, as its `path`: a manifest, where it is nothing else."""
+    if place.is_dir() and not is_hub_folder(place):
+        return "text-domains" if holds_texts(place) else "image-folder"
+    return "npz" if place.suffix == ".npz" else "manifest"

@@ -75,6 +75,7 @@ class Registry(Generic[T]):
             what runs (name → summary) and what does not (name → why), and by `RULES_NOT_KEPT` which checks of the
             contract its methods cannot pass (name → why).
         told_by_data: what a factory reads is told by what it returns, and need not be declared.
+        reader: address of a function that says which entry reads a file or folder that was given as a name.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Registry(Generic[T]):
         mistake: str = "",
         adapters: str = "",
         told_by_data: bool = False,
+        reader: str = "",
     ) -> None:
         self.told_by_data = told_by_data
         self.adapters = adapters
@@ -100,7 +102,7 @@ class Registry(Generic[T]):
             decorator,
             group,
         )
-        self._base, self._mistake = base, mistake
+        self._base, self._mistake, self._reader = base, mistake, reader
         self._made: dict[str, Entry] = {}
 
     # --- what there is ---
@@ -437,6 +439,11 @@ class Registry(Generic[T]):
         )
 
     def _unknown(self, name: str) -> RegistryError:
+        if self._reader and os.path.exists(place := expanded(name)):
+            kind, reads = "folder" if place.is_dir() else "file", _resolved(self._reader)(place)
+            return RegistryError(
+                f"'{name}' is a {kind} and no {self.kind}; {reads} reads it, with path={name}."
+            )
         instead = choices(name, self.names(), f"clbench list {self.plural}")
         return RegistryError(f"There is no {self.kind} named '{name}'.{instead}")
 
@@ -487,6 +494,7 @@ benchmarks: Registry[Any] = Registry(
     group="clbench.benchmarks",
     base="clbench.types.Benchmark",
     told_by_data=True,
+    reader="clbench.data.reader_of",
 )
 
 
