@@ -369,7 +369,7 @@ def test_the_dual_encoder_by_hand() -> None:
 def test_a_dual_encoder_that_cannot_be_built() -> None:
     with pytest.raises(ConfigError, match="needs to know how many tokens"):
         make_model("dual-encoder", (5,), 7)
-    with pytest.raises(ConfigError, match="reads rows of tokens"):
+    with pytest.raises(ConfigError, match="takes texts, rows of tokens"):
         make_model("dual-encoder", (3, 8, 8), 7, vocabulary=20)
 
 

@@ -295,6 +295,7 @@ def text_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int]:
     """(tokens,) of inputs that are texts."""
     if len(input_shape) != 1:
         raise ConfigError(
-            f"{name} reads rows of tokens; the inputs have shape {tuple(input_shape)}. Take a benchmark of texts."
+            f"model '{name}' takes texts, rows of tokens; the inputs have the shape {tuple(input_shape)}. Use 'mlp' "
+            "for vectors or small images, 'slim-resnet18' or timm:NAME for images."
         )
     return (input_shape[0],)

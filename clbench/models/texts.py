@@ -287,6 +287,7 @@ def minilm(
     Reference: Wang et al., "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
     Transformers", NeurIPS 2020, arXiv:2002.10957; Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
     """
+    text_shape("minilm", input_shape)
     spec = importlib.util.find_spec(MINILM)  # found, not imported
     places = [Path(place) / "model" for place in (spec.submodule_search_locations or ())] if spec else []
     folder = next((place for place in places if place.is_dir()), None)
