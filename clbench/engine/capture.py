@@ -32,6 +32,8 @@ WITHIN = ("wrap", "losses", "gradient", "step", "gradients", "after_update")
 """The points whose work a graph holds, or which handle the gradients that lie in its memory."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """‖g − g'‖ / ‖g‖ between a recorded and an eager gradient, whose kernels may add up in another order."""
+APART = "what was recorded is off"
+"""How the reason begins where it computes something else."""
 Eager = Callable[[Batch], tuple[Output, dict[str, Tensor]]]
 """Batch → output and named losses, leaving gradients in `.grad`."""
 
@@ -154,7 +156,7 @@ class Gradients:
                     recording(batch)
                 apart = distance(wanted, [p.grad for p in run.model.parameters()])
                 if not apart <= TOLERANCE[run.precision.name]:
-                    self.reason = f"what was recorded is off by {apart:.1g} of the gradient's norm"
+                    self.reason = f"{APART} by {apart:.1g} of the gradient's norm"
         if self.reason:
             self._recorder = None
             self.forget()

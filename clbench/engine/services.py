@@ -15,6 +15,7 @@ from clbench.engine.batch_of_one import check_pass, norms
 from clbench.engine.points import Points
 from clbench.errors import IncompatibleError
 from clbench.machine.clock import Clock
+from clbench.machine.device import sent
 from clbench.machine.precision import Precision
 from clbench.machine.randomness import derive_seed, global_rng, global_rng_state, set_global_rng_state
 from clbench.models.base import head_of
@@ -150,7 +151,7 @@ class Services(Run):
         size = batch_size or self.batch_size
         for rows in torch.arange(len(data)).split(size):
             raw, y = data.take(rows)
-            yield self.normalise(raw.to(self.device)), y.to(self.device)
+            yield self.normalise(sent(raw, self.device)), sent(y, self.device)
 
     def foresee(self, rows: int, size: int, what: str) -> None:
         check_pass(self, rows, size, what)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from clbench.engine.capture import Gradients, undeclared
+from clbench.config import OptimConfig
+from clbench.engine.capture import APART, Gradients, undeclared
 from clbench.engine.engine import Engine
 from clbench.errors import ConfigError, IncompatibleError
 from clbench.machine import checkpoint
@@ -22,6 +23,7 @@ from clbench.registry.arguments import check_arguments, hints_of
 from clbench.strategy import Strategy, chain, overrides
 from clbench.testing.elsewhere import UnreachableError, digests, digests_elsewhere
 from clbench.testing.fair import check_forwards_counted, check_test_unseen
+from clbench.testing.moving import moving
 from clbench.testing.numbers import numbers_in
 from clbench.testing.subjects import Subject
 from clbench.testing.tape import Tape
@@ -486,17 +488,22 @@ def check_capture(subject: Subject) -> None:
     declared = [part for part in strategy.parts if part.capturable]
     if not declared:
         raise NotApplicable("it does not declare capturable = True")
-    how: dict[str, Any] = {"batch_size": 8, "epochs": 2}  # more steps after a recording than before
+    optim = OptimConfig(lr=0.02, momentum=0.9, reset=False, schedule="cosine")  # another rate in each step
+    how: dict[str, Any] = {"batch_size": 8, "epochs": 2, "optim": optim}  # more after a recording than before
     run = subject.run(subject.benchmark(), strategy, **how)
     if reason := undeclared(run):
         raise NotApplicable(reason)
     run.gradients = Gradients(run, run.backward, Tape())
     run.fit()
-    require(not run.gradients.reason, f"a GPU could not record it: {run.gradients.reason}")
+    if reason := run.gradients.reason:
+        why = f" ({moving(subject.run(subject.benchmark(), **how))})" if reason.startswith(APART) else ""
+        raise Violation(f"a GPU could not record it: {reason}{why}")
     recorded = run.gradients.recorded > 0
     require(recorded, "its batches never have one shape for long, so it could not be recorded")
     eager = subject.fitted(subject.benchmark(), **how)
-    same(everything(run), everything(eager), "recorded, it computes something else")
+    if difference(everything(run), everything(eager)):
+        why = moving(subject.run(subject.benchmark(), **how))
+        same(everything(run), everything(eager), f"recorded, it computes something else ({why})")
 
 
 def _test_examples(run: Engine) -> tuple[Tensor, Tensor]:

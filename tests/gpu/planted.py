@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clbench import Batch, Output, Strategy, chain, register
 from clbench.parts import CrossEntropy
 from clbench.strategy import Run
+from clbench.types import HIDDEN, Experience
 
 
 class Reads(Strategy):
@@ -72,3 +74,250 @@ class Draws(Strategy):
 def generator_of_its_own() -> Strategy:
     """Draw from a generator that no recording knows."""
     return chain(CrossEntropy(), Draws())
+
+
+class Prints(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        self.said = f"{out.logits.detach()}"  # the mistake
+        return {"more": out.logits.square().mean()}
+
+
+@register("prints")
+def prints() -> Strategy:
+    """Make a text of a tensor in every step."""
+    return chain(CrossEntropy(), Prints())
+
+
+class Compares(Strategy):
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.equal = torch.allclose(out.logits, out.logits + 1)  # the mistake
+
+
+@register("compares-all")
+def compares_all() -> Strategy:
+    """Ask whether two tensors are close."""
+    return chain(CrossEntropy(), Compares())
+
+
+class Synchronizes(Strategy):
+    def after_step(self, batch: Batch, out: Output) -> None:
+        if out.logits.is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+            event.synchronize()  # the mistake
+
+
+@register("synchronizes")
+def synchronizes() -> Strategy:
+    """Wait for an event of the present stream."""
+    return chain(CrossEntropy(), Synchronizes())
+
+
+class OneTooMany(Strategy):
+    waits = 1
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        self.least = out.logits.detach().amin().item()
+        self.most = out.logits.detach().amax().item()  # the mistake
+        return {"more": out.logits.square().mean()}
+
+
+@register("one-wait-too-many")
+def one_wait_too_many() -> Strategy:
+    """Wait twice, and say once."""
+    return chain(CrossEntropy(), OneTooMany())
+
+
+class Loop(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        return {"fit": F.cross_entropy(out.logits, batch.y)}
+
+    def train_experience(self, exp: Experience) -> None:
+        for x, y in self.run.visit(exp.data):
+            loss = F.cross_entropy(self.run.forward(x, torch.full_like(y, HIDDEN)).logits, y)
+            self.last = loss.item()  # the mistake
+            self.run.stepped(len(y), {"fit": loss.detach()})
+
+
+@register("waits-in-its-own-loop")
+def waits_in_its_own_loop() -> Strategy:
+    """Ask for a number in a loop of its own."""
+    return chain(Loop())
+
+
+class DrawsOnTheCPU(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        first = torch.randperm(len(batch), generator=self.run.rng("order"))[:1]  # the mistake
+        return {"more": out.logits[first].square().mean()}
+
+
+@register("draws-on-the-cpu")
+def draws_on_the_cpu() -> Strategy:
+    """Draw on the CPU, from a generator of the device."""
+    return chain(CrossEntropy(), DrawsOnTheCPU())
+
+
+class WholeNumbers(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        of = F.one_hot(batch.y, self.run.num_classes)  # (B, C)
+        met = of.T @ of  # the mistake
+        return {"more": out.logits.square().mean() * met.sum()}
+
+
+@register("whole-numbers")
+def whole_numbers() -> Strategy:
+    """Multiply matrices of whole numbers, which CUDA has no kernel for."""
+    return chain(CrossEntropy(), WholeNumbers())
+
+
+class Values(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        y = batch.y.clone()
+        y[torch.arange(2, device=y.device)] = torch.tensor([0, 0])  # the mistake
+        return {"more": F.cross_entropy(out.logits, y)}
+
+
+@register("values-left-behind")
+def values_left_behind() -> Strategy:
+    """Put whole numbers of the CPU into places of the device."""
+    return chain(CrossEntropy(), Values())
+
+
+class PinnedAgain(Strategy):
+    def setup(self, run: Run) -> None:
+        self.share = torch.ones(4, pin_memory=run.device.type == "cuda")
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        self.share.fill_(0.5)  # the mistake
+        share = self.share[:1].to(out.logits.device, non_blocking=True)
+        return {"more": (out.logits * share).square().mean()}
+
+
+@register("pinned-again")
+def pinned_again() -> Strategy:
+    """Write pinned memory that the last step's copy may still read."""
+    return chain(CrossEntropy(), PinnedAgain())
+
+
+class PinnedTooEarly(Strategy):
+    def setup(self, run: Run) -> None:
+        self.most = torch.ones((), pin_memory=run.device.type == "cuda")
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.most.copy_(out.logits.amax(), non_blocking=True)
+        self.last = self.most.tolist()  # the mistake
+
+
+@register("pinned-too-early")
+def pinned_too_early() -> Strategy:
+    """Read pinned memory that a copy may not have reached."""
+    return chain(CrossEntropy(), PinnedTooEarly())
+
+
+class Counts(Strategy):
+    capturable = True
+
+    def setup(self, run: Run) -> None:
+        self.n = 0
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        self.n += 1  # the mistake
+        return {"more": out.logits.square().mean() * (self.n % 2)}
+
+
+@register("counts-in-python")
+def counts_in_python() -> Strategy:
+    """Say that it can be recorded, and hang on a number of Python's."""
+    return chain(CrossEntropy(), Counts())
+
+
+class NumberOfTheHost(Strategy):
+    capturable = True
+    state = ("share",)
+
+    def setup(self, run: Run) -> None:
+        self.share = torch.tensor(1.0)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        return {"more": out.logits.square().mean() * self.share}  # the mistake
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.share.mul_(0.9)
+
+
+@register("number-of-the-host")
+def number_of_the_host() -> Strategy:
+    """Say that it can be recorded, and multiply with a number of the CPU, which a recording holds as it was."""
+    return chain(CrossEntropy(), NumberOfTheHost())
+
+
+class AnotherTensor(Strategy):
+    capturable = True
+    state = ("share",)
+
+    def setup(self, run: Run) -> None:
+        self.share = torch.ones((), device=run.device)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        return {"more": out.logits.square().mean() * self.share}  # the mistake
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.share = self.share * 0.9
+
+
+@register("another-tensor")
+def another_tensor() -> Strategy:
+    """Say that it can be recorded, and put another tensor in the place of the recorded one."""
+    return chain(CrossEntropy(), AnotherTensor())
+
+
+class Rate(Strategy):
+    capturable = True
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:  # the mistake
+        return {"more": out.logits.square().mean() * self.run.optimizer.param_groups[0]["lr"]}
+
+
+@register("rate-as-a-number")
+def rate_as_a_number() -> Strategy:
+    """Say that it can be recorded, and read the rate, which a schedule changes, as a number of Python's."""
+    return chain(CrossEntropy(), Rate())
+
+
+class Innocent(Strategy):
+    waits = 1
+
+    def setup(self, run: Run) -> None:
+        gpu = run.device.type == "cuda"
+        self.side = torch.cuda.Stream(run.device) if gpu else None
+        self.event = torch.cuda.Event() if gpu else None
+        self.most = torch.zeros((), pin_memory=gpu)
+        self.share = torch.ones(4, pin_memory=gpu)
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        self.said = f"{out.logits.detach().amax():.3f}"
+        share = self.share[:1].to(out.logits.device, non_blocking=True)
+        return {"more": (out.logits * share).square().mean()}
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        if self.side is None or self.event is None:
+            return
+        if self.event.query():
+            self.last = self.most.item()
+        main = torch.cuda.current_stream(out.logits.device)
+        self.side.wait_stream(main)
+        torch.cuda.set_stream(self.side)
+        most = out.logits.amax()
+        torch.cuda.set_stream(main)
+        main.wait_stream(self.side)
+        with torch.cuda.device(out.logits.device):
+            self.most.copy_(most, non_blocking=True)
+            self.event.record(main)
+        most.record_stream(main)
+        torch.cuda.memory_allocated(out.logits.device)
+
+
+@register("innocent")
+def innocent() -> Strategy:
+    """Do what looks like a mistake and is none: declared waits, pinned memory, ordered streams."""
+    return chain(CrossEntropy(), Innocent())

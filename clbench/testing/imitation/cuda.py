@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
 
@@ -35,6 +36,22 @@ class _On:
 
     def __exit__(self, *_: object) -> None:
         machine().current, machine().streams = self.before
+
+
+class _Present:
+    """`torch.cuda.device(d)`."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+    def __enter__(self) -> None:
+        gpu = machine()
+        self.before = gpu.current
+        if self.device is not None:
+            gpu.current = gpu.named(self.device)
+
+    def __exit__(self, *_: object) -> None:
+        machine().current = self.before
 
 
 class _Capture:
@@ -84,8 +101,17 @@ def _replacements(gpu: StrictGPU) -> list[tuple[Any, str, Any]]:
 
     def pin(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
         pinned = tensor.clone()
-        pinned.strict_pinned = True  # type: ignore[attr-defined]
+        place = pinned.untyped_storage().data_ptr()
+        gpu.pinned[place] = []
+        weakref.finalize(pinned, gpu.pinned.pop, place, None)
         return pinned
+
+    def seen(method: Callable[..., Any], op: str) -> Callable[..., Any]:
+        def call(tensor: torch.Tensor, *args: Any, **how: Any) -> Any:
+            gpu.look(tensor, op)
+            return method(tensor, *args, **how)
+
+        return call
 
     def to_cuda(
         tensor: torch.Tensor, device: Any = None, non_blocking: bool = False, **_: Any
@@ -94,10 +120,14 @@ def _replacements(gpu: StrictGPU) -> list[tuple[Any, str, Any]]:
 
     def synchronize(device: Any = None) -> None:
         if gpu.named(device) == gpu.device:
-            gpu.host |= gpu.stream.clock
+            gpu.wait_for(gpu.stream.clock, "torch.cuda.synchronize")
 
     def set_device(device: Any) -> None:
         gpu.current = gpu.named(device)
+
+    def set_stream(stream: Stream | None) -> None:
+        if stream is not None:
+            _On(stream).__enter__()
 
     return [
         (cuda, "_lazy_init", lambda: None),
@@ -116,7 +146,9 @@ def _replacements(gpu: StrictGPU) -> list[tuple[Any, str, Any]]:
         (cuda, "get_device_properties", lambda device=None: _Properties),
         (cuda, "get_device_capability", lambda device=None: (9, 0)),
         (cuda, "mem_get_info", lambda device=None: (70 << 30, 80 << 30)),
+        (cuda, "memory_allocated", lambda device=None: 0),
         (cuda, "memory_reserved", lambda device=None: 0),
+        (cuda, "max_memory_reserved", lambda device=None: 0),
         (cuda, "max_memory_allocated", lambda device=None: 0),
         (cuda, "reset_peak_memory_stats", lambda device=None: None),
         (cuda, "get_per_process_memory_fraction", lambda device=None: 1.0),
@@ -132,6 +164,11 @@ def _replacements(gpu: StrictGPU) -> list[tuple[Any, str, Any]]:
         (cuda, "graph", _Capture),
         (cuda, "graph_pool_handle", lambda: (0, next(pools))),
         (cuda, "stream", _On),
+        (cuda, "set_stream", set_stream),
+        (cuda, "device", _Present),
+        (cuda.nvtx, "range_push", lambda said: 0),
+        (cuda.nvtx, "range_pop", lambda: 0),
+        (cuda.nvtx, "mark", lambda said: None),
         (cuda, "current_stream", lambda device=None: gpu.streams[gpu.named(device).index]),
         (cuda, "default_stream", lambda device=None: gpu.defaults[gpu.named(device).index]),
         (torch, "Generator", Generator),
@@ -140,6 +177,8 @@ def _replacements(gpu: StrictGPU) -> list[tuple[Any, str, Any]]:
         (torch.accelerator, "current_device_index", lambda: gpu.current.index),
         (torch.accelerator, "set_device_index", lambda device: None),
         (torch.Tensor, "pin_memory", pin),
+        (torch.Tensor, "numpy", seen(torch.Tensor.numpy, "numpy")),
+        (torch.Tensor, "tolist", seen(torch.Tensor.tolist, "tolist")),
         (torch.Tensor, "cuda", to_cuda),
     ]
 

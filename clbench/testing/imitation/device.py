@@ -42,6 +42,8 @@ WAITS = frozenset(
     }
 )
 """Operators of aten for whose result the host waits: its size, or its return value, hangs on numbers of the device."""
+OF_FLOATS = frozenset({"addbmm", "addmm", "addmv", "baddbmm", "bmm", "dot", "mm", "mv", "vdot"})
+"""Products that the CPU has of whole numbers, and CUDA only of floats."""
 MOVES_INDICES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 """Operators that take indices on the CPU and copy them over, which waits; never the other way round."""
 UNORDERED = frozenset(
@@ -105,6 +107,7 @@ class StrictGPU(Machine, TorchDispatchMode):
         self.freed = {}
         self.capturing = None
         self.sync_mode = "default"
+        self.pinned = {}
         self.pools: dict[Any, Any] = {}
         self._main = threading.main_thread().ident or 0
 
@@ -133,13 +136,13 @@ class StrictGPU(Machine, TorchDispatchMode):
             found = _line(sys._current_frames().get(self._main))
         return found or "?", backward
 
-    def meet(self, kind: str, op: str) -> None:
-        """The host and the device meet."""
+    def meet(self, kind: str, op: str, clock: Counter[int] | None = None) -> None:
+        """The host and the device meet; afterwards the host knows what is done of the present stream, or in a clock."""
         where, backward = self.where()
         if kind != "pageable":
             if self.capturing is not None:
                 raise WaitError(f"operation not permitted when stream is capturing: {op} ({where})")
-            self.host |= self.stream.clock
+            self.host |= self.stream.clock if clock is None else clock
             if self.sync_mode == "error":
                 raise WaitError(f"called a synchronizing CUDA operation: {op} ({where})")
         elif self.capturing is not None:
@@ -147,6 +150,20 @@ class StrictGPU(Machine, TorchDispatchMode):
                 f"operation not permitted when stream is capturing: {op} from pageable memory ({where})"
             )
         self.contacts.append(Contact(kind, op, where, backward))
+
+    def wait_for(self, clock: Counter[int], op: str) -> None:
+        """The host asks to wait until what a clock counts is done; what it knows to be done takes no wait."""
+        if self.capturing is not None or any(self.host[stream] < at for stream, at in clock.items()):
+            self.meet("wait", op, clock)
+
+    def look(self, tensor: torch.Tensor, op: str, *, writes: bool = False) -> None:
+        """The host reads a tensor of its own, or writes it: a copy that is under way to or from there must be over."""
+        if not self.pinned or (flights := self.pinned.get(_place(tensor))) is None:
+            return
+        for stream, at, kind in flights:
+            if self.host[stream] < at and (writes or kind == "written"):
+                self.race("read before written" if kind == "written" else "written before read", op)
+        flights[:] = [flight for flight in flights if self.host[flight[0]] < flight[1]]
 
     def race(self, kind: str, op: str) -> None:
         self.races.append(Race(kind, op, self.where()[0]))
@@ -170,6 +187,9 @@ class StrictGPU(Machine, TorchDispatchMode):
         asked = None if asked is None else torch.device(asked)
         here = bool(ours) if asked is None else asked.type == "cuda"
         if not ours and not here:
+            self._check_host(func, name, args, kwargs, tensors)
+            if kwargs.get("pin_memory"):
+                return func(*args, **{**kwargs, "pin_memory": False}).pin_memory()
             return func(*args, **kwargs)
         if asked is not None and here and self.named(asked) != self.device:
             raise DeviceError(
@@ -183,6 +203,11 @@ class StrictGPU(Machine, TorchDispatchMode):
             return 0  # by matrix products: the CPU's fused kernel is no CUDA kernel
         if name == "is_pinned":
             return False
+        if name in OF_FLOATS and not (ours[0].is_floating_point() or ours[0].is_complex()):
+            raise DeviceError(
+                f"{name} is not implemented for {ours[0].dtype} on a GPU, which multiplies only matrices of floats; "
+                f"call .float() before ({self.where()[0]})"
+            )
         if (
             name in ("_softmax", "_log_softmax") and args[2]
         ):  # from half to float in one: the CPU has no such kernel
@@ -199,7 +224,13 @@ class StrictGPU(Machine, TorchDispatchMode):
         self, func: Any, name: str, args: Any, kwargs: Any, ours: list[StrictTensor], here: bool
     ) -> Any:
         def plain(leaf: Any) -> Any:
-            return leaf.raw if isinstance(leaf, StrictTensor) else leaf
+            if isinstance(leaf, StrictTensor):
+                return leaf.raw
+            if self.capturing is not None and isinstance(leaf, torch.Tensor):
+                return (
+                    leaf.clone()
+                )  # a graph holds the number that was there, whatever the host makes of it later
+            return leaf
 
         raw_args, raw_kwargs = tree_map(plain, args), tree_map(plain, kwargs)
         written = [t for t in _written(func, args, kwargs) if isinstance(t, StrictTensor)]
@@ -266,8 +297,9 @@ class StrictGPU(Machine, TorchDispatchMode):
         self._check_generator(name, args, kwargs)
         if name in UNORDERED or name in NEVER_ORDERED:
             self._check_order(name, tensors)
-        if name in WAITS or (
-            name.startswith("repeat_interleave") and len(args) == 1 and kwargs.get("output_size") is None
+        if _about(func).waits or (
+            (name.startswith("repeat_interleave") and len(args) == 1 and kwargs.get("output_size") is None)
+            or (name == "searchsorted" and kwargs.get("sorter") is not None)
         ):
             self.meet("wait" if name != "_local_scalar_dense" else "read", name)
         moves = name in MOVES_INDICES
@@ -276,15 +308,16 @@ class StrictGPU(Machine, TorchDispatchMode):
         if not ours:
             return
         pointwise = _about(func).pointwise
+        indices = [id(t) for t in args[1] if t is not None] if moves else []
         for tensor in tensors:
             if isinstance(tensor, StrictTensor):
                 continue
-            kind = tensor.dtype in (torch.int64, torch.int32, torch.bool, torch.uint8)
-            if (moves and (kind or tensor.dim() == 0)) or (pointwise and tensor.dim() == 0):
+            if id(tensor) in indices or ((moves or pointwise) and tensor.dim() == 0):
                 continue
             raise DeviceError(
                 f"Expected all tensors to be on the same device, but found {self.device} and cpu: "
-                f"{name} has a {tensor.dtype} {tuple(tensor.shape)} on the CPU ({self.where()[0]})"
+                f"{name} has a {tensor.dtype} {tuple(tensor.shape)} on the CPU ({self.where()[0]}); "
+                "make it with device=run.device"
             )
         for tensor in _written(func, args, kwargs):
             if not isinstance(tensor, StrictTensor):
@@ -300,19 +333,34 @@ class StrictGPU(Machine, TorchDispatchMode):
             raise RuntimeError(f"{name} does not have a deterministic implementation ({where})")
         self.unordered.append(Contact("unordered", name, where, backward))
 
+    def _check_host(
+        self, func: Any, name: str, args: Any, kwargs: Any, tensors: Sequence[torch.Tensor]
+    ) -> None:
+        """Raise where an operator of the CPU draws from the device; note where it meets a copy under way."""
+        generator = _generator(args, kwargs)
+        if generator is not None and generator.device.type == "cuda":
+            raise DeviceError(
+                f"Expected a 'cpu' device type for generator but found '{generator.device}': {name} is asked for no "
+                f"device and draws on the CPU; give it device=run.device ({self.where()[0]})"
+            )
+        written = {id(t) for t in _written(func, args, kwargs)} if self.pinned else set()
+        if self.pinned and (written or not _about(func).aliases):  # a view looks at nothing
+            for tensor in tensors:
+                self.look(tensor, name, writes=id(tensor) in written)
+
     def _check_generator(self, name: str, args: Any, kwargs: Any) -> None:
-        generator: Any = next((a for a in args if isinstance(a, torch._C.Generator)), kwargs.get("generator"))
+        generator = _generator(args, kwargs)
         if generator is None:
             return
-        generator = Generator.made.get(generator._cdata, generator)
         if generator.device != self.device:
             raise DeviceError(
                 f"Expected a '{self.device}' generator but found one of '{generator.device}': {name} "
-                f"({self.where()[0]})"
+                f"({self.where()[0]}); draw from self.run.rng"
             )
         if self.capturing is not None and all(generator is not g for g in self.capturing.generators):
             raise WaitError(
-                f"{name} draws from a generator that is not registered with the graph ({self.where()[0]})"
+                f"{name} draws from a generator that is not registered with the graph ({self.where()[0]}); draw from "
+                "self.run.rng"
             )
 
     def _check_indices(self, name: str, args: Any) -> None:
@@ -337,10 +385,8 @@ class StrictGPU(Machine, TorchDispatchMode):
         ours = isinstance(source, StrictTensor)
         rest = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory", "non_blocking")}
         if ours and not here:
-            if quiet:
-                self.meet(
-                    "pageable", "to host, not waiting"
-                )  # the numbers may not be there when they are read
+            if quiet:  # the numbers may not be there when they are read
+                self.meet("pageable", "to host, not waiting")
             else:
                 self.meet("read", "_to_copy")
         elif here and not ours:
@@ -352,6 +398,9 @@ class StrictGPU(Machine, TorchDispatchMode):
             self._touch("_to_copy", [source], [])
         if not here:
             return out
+        if not ours and quiet:
+            self.stream.clock[self.stream.number] += 1
+            self._fly(source, "read")
         if self.capturing is not None and ours:
             self.capturing.keep.append((args, kwargs))
             self.capturing.note(func, (raw,), rest, out, writes=False, view=False)
@@ -363,7 +412,7 @@ class StrictGPU(Machine, TorchDispatchMode):
         to, of = (isinstance(t, StrictTensor) for t in (target, source))
         if to and not of:
             self._send("copy_", source, quiet)
-        elif of and not to:
+        elif of and not to and not (quiet and _place(target) in self.pinned):
             self.meet("pageable" if quiet else "read", "copy_")
         raw_to, raw_of = (t.raw if isinstance(t, StrictTensor) else t for t in (target, source))
         if self.capturing is not None and to:
@@ -376,13 +425,20 @@ class StrictGPU(Machine, TorchDispatchMode):
         self._touch(
             "copy_", [t for t in (target, source) if isinstance(t, StrictTensor)], [target] if to else []
         )
+        if to != of and quiet:
+            self._fly(source if to else target, "read" if to else "written")
         return target
 
     def _send(self, op: str, source: torch.Tensor, quiet: bool) -> None:
         if not quiet:
             self.meet("send", op)
-        elif not getattr(source, "strict_pinned", False):
+        elif _place(source) not in self.pinned:
             self.meet("pageable", op)
+
+    def _fly(self, tensor: torch.Tensor, kind: str) -> None:
+        """Pinned memory of the host is read, or written, in the present stream, and the host does not wait for it."""
+        if self.capturing is None and (flights := self.pinned.get(_place(tensor))) is not None:
+            flights.append((self.stream.number, self.stream.clock[self.stream.number], kind))
 
     # --- streams ---
 
@@ -425,12 +481,14 @@ class StrictGPU(Machine, TorchDispatchMode):
 
 
 class _About(NamedTuple):
-    """What is to be known of an operator: `writes` are the arguments into which it does, by place and name."""
+    """What is to be known of an operator: `writes` are the arguments into which it does, by place and name; `waits`,
+    whether the host always waits for it."""
 
     name: str
     writes: tuple[tuple[int, str], ...]
     aliases: bool
     pointwise: bool
+    waits: bool
 
 
 @functools.cache
@@ -440,7 +498,9 @@ def _about(func: Any) -> _About:
     writes = [(i, a.name) for i, a in enumerate(schema.arguments) if a.alias_info and a.alias_info.is_write]
     aliases = any(r.alias_info is not None for r in schema.returns)
     by_name = name.startswith(("_foreach", "fill", "masked_fill", "where", "lerp"))
-    return _About(name, tuple(writes), aliases, by_name or torch.Tag.pointwise in func.tags)
+    checks_spread = name == "normal" and schema.overload_name in ("Tensor_Tensor", "float_Tensor")
+    waits = name in WAITS or torch.Tag.data_dependent_output in func.tags or checks_spread
+    return _About(name, tuple(writes), aliases, by_name or torch.Tag.pointwise in func.tags, waits)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
@@ -449,6 +509,17 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     return (
         tensors_in([args[i] if i < len(args) else kwargs.get(name) for i, name in writes]) if writes else []
     )
+
+
+def _generator(args: Any, kwargs: Any) -> Any:
+    """Return the generator that an operator is given, as it was made; None if it is given none."""
+    given: Any = next((a for a in args if isinstance(a, torch._C.Generator)), kwargs.get("generator"))
+    return None if given is None else Generator.made.get(given._cdata, given)
+
+
+def _place(tensor: torch.Tensor) -> int:
+    """Where a tensor of the CPU lies, whatever part of it this is."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _line(frame: Any) -> str:

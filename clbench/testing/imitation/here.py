@@ -56,6 +56,8 @@ class Machine:
         streams: of each device, the stream in which things happen now; defaults: unless another is named.
         freed: of each stream, memory freed there: its uses by others, and the line of the program.
         capturing: the graph that is being captured.
+        pinned: places in the host's memory that are pinned; of each, copies under way: stream, time, and whether
+            they are "read" or "written".
         contacts, races: what was found, in order. unordered: sums that a GPU takes in any order.
     """
 
@@ -66,6 +68,7 @@ class Machine:
     defaults: dict[int, Any]
     freed: dict[int, list[tuple[list[tuple[int, int]], str]]]
     capturing: Any
+    pinned: dict[int, list[tuple[int, int, str]]]
     contacts: list[Contact]
     races: list[Race]
     unordered: list[Contact]
@@ -81,6 +84,14 @@ class Machine:
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Carry out an operator."""
+        raise NotImplementedError
+
+    def meet(self, kind: str, op: str, clock: Counter[int] | None = None) -> None:
+        """The host and the device meet; afterwards the host knows what is done of the present stream, or in a clock."""
+        raise NotImplementedError
+
+    def wait_for(self, clock: Counter[int], op: str) -> None:
+        """The host asks to wait until what a clock counts is done."""
         raise NotImplementedError
 
     def touch(self, blocks: dict[Any, bool], name: str) -> None:

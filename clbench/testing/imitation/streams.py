@@ -35,9 +35,10 @@ class Stream:
         return event
 
     def synchronize(self) -> None:
-        machine().host |= self.clock
+        machine().wait_for(self.clock, "Stream.synchronize")
 
     def query(self) -> bool:
+        machine().host |= self.clock
         return True
 
 
@@ -57,9 +58,10 @@ class Event:
         (stream or machine().streams[machine().current.index]).wait_event(self)
 
     def synchronize(self) -> None:
-        machine().host |= self.clock
+        machine().wait_for(self.clock, "Event.synchronize")
 
     def query(self) -> bool:
+        machine().host |= self.clock
         return True
 
     def elapsed_time(self, end: Event) -> float:

@@ -46,7 +46,11 @@ class StrictTensor(torch.Tensor):
         return machine().run(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        machine().meet("read", "printing")
         return f"{self.raw!r} on {self.device}"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 else object.__format__(self, spec)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
