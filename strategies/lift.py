@@ -6,7 +6,7 @@ Fine-Tuning", ICML 2025, arXiv:2506.00772.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clbench import Experience, Run, Strategy, chain, register
 from clbench.errors import IncompatibleError
 from clbench.parts import TrainOnly, label_losses
+from clbench.parts.injection import is_linear
 from clbench.ranges import Count, Natural, Positive
 
 Which = Literal["largest", "smallest"]
@@ -46,8 +47,8 @@ class PrincipalWeights(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         backbone: nn.Module = model.backbone  # type: ignore[assignment]
-        layers = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
-        self.matrices = [layer.weight for layer in layers if layer.weight.requires_grad]
+        weights = [cast("Tensor", module.weight) for module in backbone.modules() if is_linear(module)]
+        self.matrices = [weight for weight in weights if weight.requires_grad]
         if not self.matrices:
             raise IncompatibleError(
                 f"{self} trains entries of a backbone's linear layers, and here none of them is trained. Take a model "

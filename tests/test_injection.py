@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from clbench import Strategy
 from clbench.errors import IncompatibleError
 from clbench.models import Classifier, make_model
 from clbench.models.clip import Clip
+from clbench.models.decoders import Causal, LanguageModel
 from clbench.parts.adapters import Adapter, Scaled, Slots, draw_down, scale_features
 from clbench.parts.injection import Extended, Place, Target, extend, insert, sites_of
 from clbench.parts.lowrank import Dropout, LowRank, Stage
@@ -188,6 +190,25 @@ def clip() -> Classifier:
     ).eval()
 
 
+def causal(kind: str) -> Classifier:
+    """A language model of transformers, all biases other than 0."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "vocab_size": 9,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+    }
+    if kind == "GPT2":
+        sizes = {"vocab_size": 9, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24}
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes))
+    for parameter in made.parameters():
+        parameter.data.normal_(0, 0.2)
+    return LanguageModel(Causal(made, Path()), 16, 9, nn.Linear(16, 9)).eval()
+
+
 def network(kind: str) -> tuple[Classifier, Tensor]:
     images = torch.linspace(-1, 1, 48).view(3, 1, 4, 4)
     if kind == "vit":
@@ -198,11 +219,13 @@ def network(kind: str) -> tuple[Classifier, Tensor]:
         torch.manual_seed(0)
         decoder = make_model("decoder", (5,), 9, width=16, layers=2, heads=2).eval()
         return decoder, torch.tensor([[1, 5, 7, 2, 0], [1, 2, 3, 4, 5]])
+    if kind in ("GPTNeoX", "GPT2"):
+        return causal(kind), torch.tensor([[1, 5, 7, 2, 0], [1, 2, 3, 4, 5]])
     return bert(kind), torch.tensor([[1, 5, 7, 2, -1], [1, 2, 3, 4, 5]])
 
 
 KINDS = ["vit", "clip", "bert", "distilbert", "modernbert"]
-LAYERED = [*KINDS, "decoder"]
+LAYERED = [*KINDS, "decoder", "GPTNeoX", "GPT2"]
 """Those that have layers; language models have no place for an adapter."""
 ALL: tuple[Target, ...] = ("q", "k", "v", "proj", "fc1", "fc2")
 
@@ -321,6 +344,28 @@ def test_published_counts_of_parameters() -> None:
     scaled = large()
     scale_features(scaled, PART, RNG())
     assert count(scaled) == 205_824
+
+
+@pytest.mark.parametrize(("target", "part"), [("q", 0), ("k", 1), ("v", 2)])
+@pytest.mark.parametrize("kind", ["GPTNeoX", "GPT2"])
+def test_a_branch_of_one_target_reaches_what_attention_takes_for_it(
+    kind: str, target: Target, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-NeoX has q, k and v of each head one after the other, GPT-2 those of all heads; and (i, o) weights."""
+    model, x = network(kind)
+    asked: list[tuple[Tensor, ...]] = []
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+        asked.append((q, k, v))
+        return v
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention)
+    model.features(x)
+    (layer, *_) = extend(model.backbone, PART, (target,), low_rank, blocks=(0,))
+    layer.branches[target].ups[0].data.fill_(0.1)  # type: ignore[index, union-attr]
+    model.features(x)
+    before, after = asked[0], asked[2]
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [i != part for i in range(3)]
 
 
 def test_what_cannot_be_changed_is_named() -> None:

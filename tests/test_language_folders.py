@@ -24,30 +24,31 @@ TEXTS = {
 SETTINGS = {"iterations": 3, "batch_size": 4, "optim.name": "adamw", "optim.lr": 0.01, "every": 0}
 
 
+SIZES = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+"""More tokens than there are, as is usual."""
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {**SIZES, "intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 16},
+    "GPTNeoX": {**SIZES, "intermediate_size": 32, "max_position_embeddings": 16},
+    "GPT2": {"vocab_size": 320, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16},
+}
+
+
+def saved(kind: str, place: Path) -> Path:
+    """A small model as transformers saves it, with a tokenizer of byte pairs."""
+    transformers = pytest.importorskip("transformers")
+    torchvision()
+    tokens = fit_pairs([text.encode() for text in TEXTS["counting"]], 300)
+    (place / "tokenizer.json").write_text(tokens.tokenizer_json())
+    config = getattr(transformers, f"{kind}Config")(**FAMILIES[kind], bos_token_id=None, eos_token_id=None)
+    torch.manual_seed(0)
+    name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    getattr(transformers, name)(config).save_pretrained(place)
+    return place
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of the LLaMA family, as transformers saves it, with a tokenizer of byte pairs."""
-    pytest.importorskip("transformers")
-    torchvision()
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    made = tmp_path_factory.mktemp("llama")
-    tokens = fit_pairs([text.encode() for text in TEXTS["counting"]], 300)
-    (made / "tokenizer.json").write_text(tokens.tokenizer_json())
-    config = LlamaConfig(
-        vocab_size=320,  # more than there are tokens, as is usual
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=16,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(made)
-    return made
+    return saved("Llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,12 @@ def stream(texts: Path, tokenizer: Path | str, length: int = 16) -> dict[str, An
     }
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_folder_s_model_goes_on_learning_and_is_written_again_with_its_adapter(
-    folder: Path, texts: Path, tmp_path: Path
+    kind: str, texts: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "base").mkdir()
+    folder = saved(kind, tmp_path / "base")
     from transformers import AutoModelForCausalLM
 
     told = stream(texts, folder)
@@ -89,9 +93,30 @@ def test_a_folder_s_model_goes_on_learning_and_is_written_again_with_its_adapter
     last = curve.full & (curve.evaluated == 0)
     said = (curve.loss[last] / curve.total[last])[[0, -1]]
     assert losses == pytest.approx(said.tolist(), rel=1e-4)
+    says = json.loads((tmp_path / "again" / "adapter" / "adapter_config.json").read_text())
+    assert says["modules_to_save"] == (None if kind == "GPT2" else ["lm_head"])  # GPT-2's is its embedding
     given = _by_adapter(folder, tmp_path / "again" / "adapter", x)
     with torch.no_grad():
         torch.testing.assert_close(given, after(input_ids=x).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_lift_trains_entries_of_gpt2_s_layers(texts: Path, tmp_path: Path) -> None:
+    """Their weights are (i, o), which changes nothing in what is largest."""
+    (tmp_path / "base").mkdir()
+    folder = saved("GPT2", tmp_path / "base")
+    told = stream(texts, folder)
+    how: dict[str, Any] = {"lift.rank": 2, "lift.budget": 2}
+    record = clbench.run(
+        strategy="lift", model=f"hf:{folder}", **told, **how, **SETTINGS, out=tmp_path / "runs"
+    )
+    export(record.folder, tmp_path / "again")
+    from transformers import AutoModelForCausalLM
+
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(place).transformer.h[0].mlp.c_fc.weight
+        for place in (folder, tmp_path / "again")
+    )
+    assert 0 < int((before != after).sum()) <= 2 * 2 * sum(before.shape)  # a choice in each of two domains
 
 
 def _by_adapter(base: Path, adapter: Path, x: torch.Tensor) -> torch.Tensor:
@@ -101,7 +126,6 @@ def _by_adapter(base: Path, adapter: Path, x: torch.Tensor) -> torch.Tensor:
 
     says = json.loads((adapter / "adapter_config.json").read_text())
     assert says["r"] == says["lora_alpha"]
-    assert says["modules_to_save"] == ["lm_head"]
     tensors, model = (
         load_file(adapter / "adapter_model.safetensors"),
         AutoModelForCausalLM.from_pretrained(base),
@@ -110,8 +134,8 @@ def _by_adapter(base: Path, adapter: Path, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         for path in says["target_modules"]:
             down, up = (tensors.pop(f"{start}{path}.lora_{side}.weight") for side in "AB")
-            model.get_submodule(path).weight += up @ down
-        for path in says["modules_to_save"]:
+            model.get_submodule(path).weight += (up @ down).T if says["fan_in_fan_out"] else up @ down
+        for path in says["modules_to_save"] or ():
             model.get_submodule(path).weight.copy_(tensors.pop(f"{start}{path}.weight"))
         assert not tensors
         return model.eval()(input_ids=x).logits

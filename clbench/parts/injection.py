@@ -1,9 +1,9 @@
 """Where something may be put into a transformer that stays as it is: its linear layers, and the ends of its blocks.
 
 One set of names for timm's vision transformers, the encoders of transformers (BERT, RoBERTa, DistilBERT, ModernBERT),
-the image tower of a dual encoder, and language models (clbench's decoder, those like LLaMA or OPT): q, k and v, the
-projections of attention, of which some networks make one layer; proj, the one after attention; fc1 and fc2, those of
-the perceptron, of which fc1 may be two layers, one of them a gate.
+the image tower of a dual encoder, and language models (clbench's decoder, those like LLaMA, OPT, GPT-NeoX or GPT-2): q,
+k and v, the projections of attention, of which some networks make one layer; proj, the one after attention; fc1 and
+fc2, those of the perceptron, of which fc1 may be two layers, one of them a gate.
 
 What is put in is a *branch*, a module. The base keeps its weights under their names: a linear layer with branches has
 the very parameters of the layer it stands in for, and other wrappers hold theirs as `inner`.
@@ -62,12 +62,20 @@ NAMES: dict[str, tuple[Target, ...]] = {
     # OPT, and clbench's decoder
     "fc1": ("fc1",),
     "fc2": ("fc2",),
-    # GPT-NeoX, whose queries, keys and values are one layer in another order
+    # GPT-NeoX
+    "attention.query_key_value": QKV,
     "attention.dense": ("proj",),
     "mlp.dense_h_to_4h": ("fc1",),
     "mlp.dense_4h_to_h": ("fc2",),
+    # GPT-2
+    "attn.c_attn": QKV,
+    "attn.c_proj": ("proj",),
+    "mlp.c_fc": ("fc1",),
+    "mlp.c_proj": ("fc2",),
 }
 """How a linear layer's path in a block ends → the targets that its outputs are, in equal parts."""
+BY_HEAD = ("attention.query_key_value",)
+"""Those in which each head has its own q, k and v, one after the other."""
 
 NUMBERED = re.compile(r"(?:^|\.)(\d+)\.")
 """A block's number in the path of what belongs to it."""
@@ -84,11 +92,13 @@ class Site:
 
     Attributes:
         path: from the network that makes features. block: its number. targets: that its outputs are, in equal parts.
+        heads: outputs are (heads, targets, o); 1 where each target's are together.
     """
 
     path: str
     block: int
     targets: tuple[Target, ...]
+    heads: int = 1
 
 
 def reading(backbone: Any) -> nn.Module:
@@ -121,11 +131,34 @@ def sites_of(network: nn.Module) -> list[Site]:
     """Return the linear layers of a transformer's blocks, in order."""
     found = []
     for path, module in network.named_modules():
-        if not isinstance(module, nn.Linear) or not (number := NUMBERED.search(path)):
+        if not is_linear(module) or not (number := NUMBERED.search(path)):
             continue
-        if (targets := NAMES.get(path[number.end() :])) is not None:
-            found.append(Site(path, int(number[1]), targets))
+        name = path[number.end() :]
+        if (targets := NAMES.get(name)) is not None:
+            heads = 1
+            if name in BY_HEAD:
+                attention: Any = network.get_submodule(path.rpartition(".")[0])
+                heads = len(matrix_of(module)) // (len(targets) * attention.head_size)
+            found.append(Site(path, int(number[1]), targets, heads))
     return found
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer multiplies by a matrix `weight`, (o, i), or (i, o) as GPT-2's do."""
+    return isinstance(module, nn.Linear) or is_turned(module)
+
+
+def is_turned(module: nn.Module) -> bool:
+    """Whether a layer is one of GPT-2's, whose `weight` is (i, o)."""
+    return isinstance(module, Turned) or (
+        type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+    )
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """(o, i) what a linear layer multiplies by."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.T if is_turned(layer) else weight
 
 
 def block_of(path: str) -> int | None:
@@ -141,39 +174,81 @@ class Extended(nn.Linear):
         base: whose weights it has.
         targets: what its outputs are, in equal parts.
         branches: target → (…, i) to (…, o).
+        heads: outputs are (heads, targets, o); 1 where each target's are together.
     """
 
     def __init__(
-        self, base: nn.Linear, targets: tuple[Target, ...], branches: Mapping[Target, nn.Module]
+        self,
+        base: nn.Module,
+        targets: tuple[Target, ...],
+        branches: Mapping[Target, nn.Module],
+        heads: int = 1,
     ) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
-        self.targets = targets
+        self.weight, self.bias = base.weight, base.bias  # type: ignore[assignment]
+        self.out_features, self.in_features = matrix_of(self).shape
+        self.targets, self.heads = targets, heads
         self.branches = nn.ModuleDict({str(target): branch for target, branch in branches.items()})
         self.merged = False
 
+    def plain(self) -> nn.Module:
+        """Return the layer without its branches, with the same weights."""
+        base: nn.Module = nn.utils.skip_init(
+            nn.Linear, self.in_features, self.out_features, bias=self.bias is not None
+        )
+        base.weight, base.bias = self.weight, self.bias
+        return base
+
+    def whole(self, x: Tensor) -> Tensor:
+        """(…, i) → (…, o) W x + b."""
+        return F.linear(x, self.weight, self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, i) → (…, o)."""
-        y = F.linear(x, self.weight, self.bias)
+        y = self.whole(x)
         if self.merged:
             return y
         if len(self.targets) == 1:
             return y + self.branches[self.targets[0]](x)  # type: ignore[no-any-return]
-        parts = y.chunk(len(self.targets), dim=-1)
+        parts = y.unflatten(-1, (self.heads, len(self.targets), -1)).unbind(-2)  # of (…, heads, o)
         named = zip(self.targets, parts, strict=True)
-        return torch.cat([p + self.branches[t](x) if t in self.branches else p for t, p in named], dim=-1)
+        added = [
+            p + self.branches[t](x).unflatten(-1, (self.heads, -1)) if t in self.branches else p
+            for t, p in named
+        ]
+        return torch.stack(added, dim=-2).flatten(-3)
+
+    def rows(self, outputs: Tensor, target: str) -> Tensor:
+        """(o, …) → (heads, o of a target, …), a view of those rows that are its."""
+        each: Tensor = outputs.unflatten(0, (self.heads, len(self.targets), -1))
+        return each[:, [str(t) for t in self.targets].index(target)]
 
     @torch.no_grad()
     def merge(self, sign: int = 1) -> None:
         """Take the branches' matrices (`delta`) into the weights, or with sign −1 out of them again."""
         if self.merged == (sign > 0):
             return
-        rows = self.out_features // len(self.targets)
         for target, branch in self.branches.items():
-            at = self.targets.index(target) * rows
-            self.weight[at : at + rows] += sign * branch.delta()  # type: ignore[operator]
+            delta: Tensor = branch.delta()  # type: ignore[operator]
+            self.rows(matrix_of(self), target).add_(sign * delta.unflatten(0, (self.heads, -1)))
         self.merged = sign > 0
+
+
+class Turned(Extended):
+    """One that holds its matrix as (i, o), as GPT-2's layers do."""
+
+    def plain(self) -> nn.Module:
+        """Return the layer without its branches, with the same weights."""
+        from transformers.pytorch_utils import Conv1D
+
+        base: nn.Module = Conv1D(self.out_features, self.in_features)  # type: ignore[no-untyped-call]
+        base.weight, base.bias = self.weight, self.bias
+        return base
+
+    def whole(self, x: Tensor) -> Tensor:
+        """(…, i) → (…, o) W x + b."""
+        y: Tensor = torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
+        return y
 
 
 def extend(
@@ -208,14 +283,15 @@ def extend(
         if not chosen or (blocks is not None and site.block not in blocks):
             continue
         base = network.get_submodule(site.path)
-        assert isinstance(base, nn.Linear)
         if isinstance(base, Extended):
             raise IncompatibleError(
                 f"{part} puts branches into the layer {site.path}, and another part of the chain has done so already. "
                 "Leave one of them out."
             )
-        outputs = base.out_features // len(site.targets)
-        layer = Extended(base, site.targets, {t: make(base.in_features, outputs) for t in chosen})
+        kind = Turned if is_turned(base) else Extended
+        outputs, inputs = matrix_of(base).shape
+        branches = {t: make(inputs, outputs // len(site.targets)) for t in chosen}
+        layer = kind(base, site.targets, branches, site.heads)
         network.set_submodule(site.path, layer)
         extended.append(layer)
     return extended

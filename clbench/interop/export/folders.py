@@ -343,12 +343,14 @@ def write_adapter(
     base: str,
     task: str | None,
     whole: Mapping[str, Tensor] | None = None,
+    turned: bool = False,
 ) -> None:
     """Write low-rank branches as peft reads them, filled up with zeros to one rank.
 
     Args:
         branches: A (R, i) and B (o, R) by the path of a layer. base: what they stand on. task: peft's.
         whole: the weight of a layer that was trained as it is, by its path.
+        turned: whether the layers' weights are (i, o), as GPT-2's are.
     """
     rank = max(len(down) for down, _ in branches.values())
     tensors = {}
@@ -368,7 +370,7 @@ def write_adapter(
         "lora_alpha": rank,  # the scale is in B
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": turned,
         "inference_mode": True,
     }
     save(tensors, folder / "adapter_model.safetensors")

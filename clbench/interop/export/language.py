@@ -20,6 +20,7 @@ from clbench.interop.export.plain import Plain
 from clbench.machine.torchvision import torchvision
 from clbench.models.decoders import Causal, Decoder
 from clbench.models.folders import quiet_transformers, read_by_transformers
+from clbench.parts.injection import is_turned
 from clbench.transforms.tokens import Pieces
 
 TOKENS = (
@@ -49,7 +50,8 @@ def language_folder(plain: Plain, engine: Engine, folder: Path) -> Folder:
             named = {f"{below}.{path.removeprefix('inner.')}": pair for path, pair in plain.branches.items()}
             last = next(name for name, module in model.named_modules() if module is outputs)
             whole = {last: head.weight} if trained else {}
-            write_adapter(named, folder / ADAPTER, str(backbone.folder), "CAUSAL_LM", whole)
+            turned = any(is_turned(model.get_submodule(path)) for path in named)
+            write_adapter(named, folder / ADAPTER, str(backbone.folder), "CAUSAL_LM", whole, turned)
     else:
         assert isinstance(backbone, Decoder)
         model = neox(backbone, engine.input_shape[0])

@@ -170,18 +170,15 @@ def merged(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
             isinstance(b, LowRank) for b in layer.branches.values()
         ):
             continue
-        rows, downs, ups = layer.out_features // len(layer.targets), [], []
+        downs, ups = [], []
         for target, branch in layer.branches.items():
             assert isinstance(branch, LowRank)
-            at = [str(t) for t in layer.targets].index(target) * rows
-            up = branch.scale * branch.up()  # (rows, r)
+            up = branch.scale * branch.up()  # (o of the target, r)
+            placed = up.new_zeros(layer.out_features, up.shape[1])
+            layer.rows(placed, target).copy_(up.unflatten(0, (layer.heads, -1)))
             downs.append(branch.down())
-            ups.append(F.pad(up, (0, 0, at, layer.out_features - at - rows)))
+            ups.append(placed)
         found[path] = torch.cat(downs).detach(), torch.cat(ups, 1).detach()
         layer.merge()
-        base = nn.utils.skip_init(
-            nn.Linear, layer.in_features, layer.out_features, bias=layer.bias is not None
-        )
-        base.weight, base.bias = layer.weight, layer.bias
-        network.set_submodule(path, base)
+        network.set_submodule(path, layer.plain())
     return found
