@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from clbench import Experience, Run, Strategy, chain, register
 from clbench.parts import ClassSums, FeaturesOf, adapt_first, as_it_is
 from clbench.ranges import Count, Positive
+from clbench.strategy import State
 from clbench.types import MASKED
 
 
@@ -41,6 +42,7 @@ class Merged(Strategy):
     def setup(self, run: Run) -> None:
         size = 2 * int(run.model.feature_size)  # type: ignore[arg-type]
         self.classes = ClassSums(run.num_classes, size).to(run.device)
+        self.adapted = False  # `classes.known.any()`, where asking a GPU would have evaluation wait
 
     def features(self, x: Tensor) -> Tensor:
         """(B, …) → (B, 2 D) ψ."""
@@ -53,9 +55,14 @@ class Merged(Strategy):
         with self.run.evaluating():
             for x, y in self.run.visit(exp.data):
                 self.classes.add(self.features(x), y)
+        self.adapted = True
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self.adapted = bool(self.classes.known.any())
 
     def logits(self, x: Tensor, task: Tensor) -> Tensor:
-        if not self.classes.known.any():  # in the first experience
+        if not self.adapted:  # in the first experience
             return self.run.forward(x, task).logits
         means = F.normalize(self.classes.means(), dim=1).float()
         cosines = F.normalize(self.features(x), dim=1) @ means.T

@@ -28,6 +28,7 @@ from clbench.parts import (
     once,
 )
 from clbench.ranges import Count, Fraction, NotNegative, Positive
+from clbench.strategy import State
 from clbench.types import MASKED
 
 
@@ -100,6 +101,7 @@ class Subspaces(Strategy):
         self.prototypes = torch.zeros(run.num_classes, n + 1, size, device=run.device)
         self.experience_of = torch.full((run.num_classes,), -1, device=run.device)
         self.ended = -1
+        self._complete()
         self._pretrained = nn.ModuleList()
 
     @torch.no_grad()
@@ -127,6 +129,7 @@ class Subspaces(Strategy):
                 self.prototypes[c, s] = features[y == c].double().mean(0).float()
                 self.experience_of[c] = exp.index
         self.ended = exp.index
+        self._complete()
 
     def features(self, x: Tensor, s: int) -> Tensor:
         """(B, …) → (B, D) in a subspace, for a test example once; −1 is the pretrained network."""
@@ -142,14 +145,20 @@ class Subspaces(Strategy):
             return self.run.forward(x, task).logits
         t = self.ended
         features = torch.stack([self.features(x, s) for s in range(t + 1)], dim=1)  # (B, t + 1, D)
-        scores = reweighted(features, self._complete(t), self.experience_of, self.alpha)
+        scores = reweighted(features, self._completed, self.experience_of, self.alpha)
         if self.beta:
             unit, means = F.normalize(self.features(x, -1), dim=1), F.normalize(self.prototypes[:, -1], dim=1)
             scores = scores + self.beta * unit @ means.T
         return self.run.mask_tasks(scores.masked_fill(self.experience_of < 0, MASKED), task)
 
-    def _complete(self, t: int) -> Tensor:
-        return completed(self.prototypes[:, : t + 1], self.experience_of, t)
+    def _complete(self) -> None:
+        """Make up prototypes once for all that is asked before the next experience ends; it has a GPU's host wait."""
+        t = self.ended
+        self._completed = completed(self.prototypes[:, : t + 1], self.experience_of, t)
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self._complete()
 
 
 @register("ease", family="low rank", paper="arXiv:2403.12030", tiny={"width": 4})

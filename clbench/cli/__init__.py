@@ -136,9 +136,11 @@ def _unexpected(error: Exception) -> NoReturn:
 
     if os.environ.get("CLBENCH_DEBUG"):
         raise error
+    from clbench.registry.authors import is_library
+
     frames = traceback.extract_tb(error.__traceback__)
-    ours = str(HOME)
-    outside = [f for f in frames if not f.filename.startswith((ours, sys.prefix, sys.base_prefix, "<"))]
+    ours = str(HOME) + os.sep
+    outside = [f for f in frames if not (f.filename.startswith(ours) or is_library(f.filename))]
     at = (outside or frames)[-1]
     fail(
         f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'} "

@@ -29,7 +29,7 @@ def code_of(source: Path | str) -> frozenset[tuple[str, str]]:
     code."""
     if isinstance(source, Path):
         return frozenset(
-            ("/".join(_placed(file)[1]), _read(_content(file)).sha256) for file in closure(source)
+            ("/".join(placed(file)[1]), _read(_content(file)).sha256) for file in closure(source)
         )
     code, here = _read(source.encode()), HOME / "__main__.py"  # from where clbench is seen, and nothing else
     files = itertools.chain(*(_reached(one, here, source.encode()) for one in code.imports))
@@ -83,7 +83,7 @@ def _handed(name: Name, face: Path) -> list[Import]:
 
 def _file_of(module: Name, importer: Path) -> Path | None:
     """Return the file of a module that clbench's authors, or those of `importer`, may have written."""
-    top, (first, *inner) = _placed(importer)
+    top, (first, *inner) = placed(importer)
     if module[:1] == ("clbench",):
         places = [base.joinpath(*module[1:]) for base in (HOME, ROOT)]
     elif module[:1] == (first,) if inner else not {"site-packages", "dist-packages"} & {*top.parts}:
@@ -95,7 +95,7 @@ def _file_of(module: Name, importer: Path) -> Path | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _placed(file: Path) -> tuple[Path, Name]:
+def placed(file: Path) -> tuple[Path, Name]:
     """Return the folder above a file's package, and the file's place below it; the same in a checkout and in a
     wheel."""
     top = file.parent
@@ -109,7 +109,7 @@ def _placed(file: Path) -> tuple[Path, Name]:
 def _content(file: Path) -> bytes:
     """Return what a file holds; one of clbench's, what it held when it was first asked for, since it is imported
     once."""
-    return _kept(file) if _placed(file)[1][0] == "clbench" else file.read_bytes()
+    return _kept(file) if placed(file)[1][0] == "clbench" else file.read_bytes()
 
 
 @functools.cache
@@ -130,7 +130,7 @@ class Import(NamedTuple):
 
     def seen_from(self, file: Path) -> Name:
         """Return the module's whole name, imported by a file."""
-        return (*_placed(file)[1][: -self.level], *self.module) if self.level else self.module
+        return (*placed(file)[1][: -self.level], *self.module) if self.level else self.module
 
 
 class _Module(NamedTuple):

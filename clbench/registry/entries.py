@@ -229,6 +229,15 @@ class Registry(Generic[T]):
         named = (self._builtin, self._foreign, self._made)
         return any(name in names for names in named) or name.partition(":")[0] in self.libraries
 
+    @property
+    def made(self) -> int:
+        """How many names have their factories imported."""
+        return len(self._made)
+
+    def sources(self) -> set[str]:
+        """Return the files that define factories which are imported and not clbench's."""
+        return {entry.source for entry in self._made.values() if not entry.own}
+
     def ships(self, name: str) -> bool:
         """Whether clbench brings what has the name, itself or from a library that it adapts."""
         return name in self._builtin or name.partition(":")[0] in self.libraries

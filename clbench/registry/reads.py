@@ -226,4 +226,5 @@ def _is_import() -> bool:
 def is_installed(source: str) -> bool:
     """Whether a source file is Python's own, or of an installed distribution."""
     paths = sysconfig.get_paths()
-    return source.startswith((paths["stdlib"], paths["platstdlib"])) or "site-packages" in Path(source).parts
+    of_python = source.startswith(tuple(paths[name] + os.sep for name in ("stdlib", "platstdlib")))
+    return of_python or not {"site-packages", "dist-packages"}.isdisjoint(Path(source).parts)

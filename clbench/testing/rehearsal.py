@@ -58,6 +58,7 @@ class Trial:
     Attributes:
         state: network, strategy, right answers and counted forward passes, on the CPU.
         steps: the meetings of host and device in each step, evaluation and recording left out.
+        ticks: those in each evaluation after a step, as far as a strategy, a plug-in or a part is at work.
         own_loop: that the strategy has a loop of its own, in which steps are what lies between two calls of
             `run.stepped`.
         races: what nothing ordered.
@@ -69,6 +70,7 @@ class Trial:
 
     state: dict[str, Any] = field(default_factory=dict)
     steps: list[list[Contact]] = field(default_factory=list)
+    ticks: list[list[Contact]] = field(default_factory=list)
     own_loop: bool = False
     races: list[Race] = field(default_factory=list)
     finite: bool = False
@@ -100,8 +102,41 @@ class Rehearsal:
         return self.trial(every=1)
 
     @functools.cached_property
+    def eager(self) -> Trial:
+        """`plain`, and nothing recorded."""
+        return self.trial(every=1, capture="never")
+
+    @functools.cached_property
+    def misrecorded(self) -> bool:
+        """Whether a recording computes something else, or the try; `gpu_bits` says so, and no other check again."""
+        found = self.on_cpu.state
+        return bool(difference(found, self.plain.state) and not difference(found, self.eager.state))
+
+    @functools.cached_property
+    def steady(self) -> bool:
+        """Whether it computes the same when it is asked again."""
+        return not difference(self.eager.state, self.trial(every=1, capture="never").state)
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether it ends otherwise where it is resumed on the CPU."""
+        resumed = self.go_on_cpu(self.on_cpu.saved)
+        return difference(self.on_cpu.state["model"], resumed.state["model"]) is not None
+
+    def same(self, a: Any, b: Any, message: str) -> None:
+        """Raise where what two trials left differs, and say if any two do."""
+        if difference(a, b) and not self.steady:
+            message += f", and {EACH_TIME}"
+        same(a, b, message)
+
+    @property
+    def sound(self) -> dict[str, Any]:
+        """What of an execution leaves recordings out, where they are unsound."""
+        return {"capture": "never"} if self.misrecorded else {}
+
+    @functools.cached_property
     def saving(self) -> Trial:
-        return self.trial(checkpoint_seconds=0.0)
+        return self.trial(checkpoint_seconds=0.0, **self.sound)
 
     @functools.cached_property
     def beside(self) -> Trial:
@@ -113,7 +148,8 @@ class Rehearsal:
     @functools.cached_property
     def elsewhere(self) -> Trial:
         """On `cuda:1`, while `cuda:0` is the present one."""
-        return self.trial(index=1, every=1, level=self.level, overlap=True, resident="never", workers=0)
+        how = {"overlap": True, "resident": "never", "workers": 0, **self.sound}
+        return self.trial(index=1, every=1, level=self.level, **how)
 
     @functools.cached_property
     def moving(self) -> str:
@@ -133,7 +169,8 @@ class Rehearsal:
 
     def go_on_cpu(self, state: dict[str, Any] | None) -> Trial:
         """Return what comes of a state on the CPU."""
-        return self._carried_out("cpu", None, state)
+        with _products():
+            return self._carried_out("cpu", None, state)
 
     def _carried_out(
         self, device: str, gpu: StrictGPU | None, state: dict[str, Any] | None = None, **how: Any
@@ -143,7 +180,7 @@ class Rehearsal:
         if state is not None:
             run.load_state_dict(state)
         if gpu is not None:
-            _watched(run, gpu, trial.steps)
+            _watched(run, gpu, trial.steps, trial.ticks)
 
         def save() -> None:
             if trial.saved is None and run.step >= run.total_steps // 2:
@@ -184,8 +221,9 @@ def _products() -> Iterator[None]:
         F.scaled_dot_product_attention = kept
 
 
-def _watched(run: Engine, gpu: StrictGPU, steps: list[list[Contact]]) -> None:
-    """Note what meets the host in each step; what an evaluation and a recording need is left out."""
+def _watched(run: Engine, gpu: StrictGPU, steps: list[list[Contact]], ticks: list[list[Contact]]) -> None:
+    """Note what meets the host in each step, where what an evaluation and a recording need is left out; and what of
+    theirs does in each evaluation."""
     aside: list[int] = []
 
     def left_out(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,11 +260,17 @@ def _watched(run: Engine, gpu: StrictGPU, steps: list[list[Contact]]) -> None:
         since.clear()
         return fit(*args, **kwargs)
 
+    def evaluate(*args: Any, **kwargs: Any) -> None:
+        before = len(gpu.contacts)
+        tick(*args, **kwargs)
+        ticks.append([c for c in gpu.contacts[before:] if c.theirs])
+
     since: list[int] = []
-    iterate, ended, fit = run._iterate, run.stepped, run._fit_experience
+    iterate, ended, fit, tick = run._iterate, run.stepped, run._fit_experience, run.evaluator.tick
     run._iterate = step  # type: ignore[method-assign]
     run.stepped = stepped  # type: ignore[method-assign]
     run._fit_experience = experience  # type: ignore[method-assign]
+    run.evaluator.tick = evaluate  # type: ignore[method-assign]
     run._stepped = left_out(run._stepped)  # type: ignore[method-assign]
     run.gradients._record = left_out(run.gradients._record)  # type: ignore[method-assign]
 
@@ -248,6 +292,7 @@ CURES = {
     "printing": "what is printed is kept on the device, and printed in `end_experience`",
     "normal": "`torch.normal` checks its deviations; `mean + std * torch.randn(…)` does not",
     "_linalg_check_errors": "torch's `…_ex` forms, as `torch.linalg.inv_ex`, check nothing",
+    "pickling": "`torch.save` and `pickle` read a tensor on the host, so they wait until `end_experience`",
     "nonzero": "places are masks, by `torch.where(mask, a, b)` with three arguments",
 }
 """By operator, what does the same without a wait."""
@@ -267,6 +312,21 @@ def _cure(contact: Contact) -> str:
     return CURES.get(contact.op, NUMBER)
 
 
+EACH_TIME = "so does any other run: it hangs on the clock, or draws from elsewhere than `self.run.rng`"
+NAMED = 3
+"""Of races at most."""
+_WAIT = "one stream waits for the other first, by `wait_stream`, or by an event and `wait_event`"
+_PASSED = "when an event that was recorded after the copy has passed (`event.query()`)"
+ORDERS = {
+    ("read before written", False): _WAIT,
+    ("written before read", False): _WAIT,
+    ("given out again in use", False): "`tensor.record_stream(stream)` says who uses it, too",
+    ("read before written", True): f"pinned memory is read {_PASSED}",
+    ("written before read", True): f"pinned memory is written again {_PASSED}, or buffers take turns",
+}
+"""By what races, and whether it is pinned memory of the host, what puts it in order."""
+
+
 # --- the checks ---
 
 
@@ -278,31 +338,37 @@ def check_gpu_devices(trials: Rehearsal) -> None:
 
 def check_gpu_bits(trials: Rehearsal) -> None:
     """On a GPU it computes and counts what it does on the CPU, recorded or not; how kernels round is not looked at."""
-    if difference(trials.on_cpu.state, trials.plain.state) and trials.plain.recorded:
-        eager = trials.trial(every=1, capture="never").state
-        if not difference(trials.on_cpu.state, eager):
-            same(eager, trials.plain.state, f"recorded, it computes something else ({trials.moving})")
-    same(trials.on_cpu.state, trials.plain.state, "a GPU computes something else")
+    if trials.misrecorded:
+        done = "recorded" if trials.plain.recorded else "where a recording is tried"
+        message = f"{done}, it computes something else ({trials.moving})"
+        same(trials.eager.state, trials.plain.state, message)
+    trials.same(trials.on_cpu.state, trials.plain.state, "a GPU computes something else")
 
 
 def check_gpu_waits(trials: Rehearsal) -> None:
-    """A step has a GPU's host wait no more often than the strategy declares (`waits`), which is never by default."""
-    if not trials.plain.steps:
+    """Neither a step nor what evaluates it has a GPU's host wait more often than the strategy declares (`waits`), which
+    is never by default."""
+    plain = trials.plain
+    if not plain.steps:
         raise NotApplicable("it trains by a loop of its own, and calls `run.stepped` for none of its steps")
-    declared = trials.plain.waits
-    by_waits = sorted(trials.plain.steps, key=len)
+    by_waits = sorted(plain.steps, key=len)
     # In a loop of its own, what it does between two passes falls into a step, so the usual one counts.
-    most = by_waits[len(by_waits) // 2] if trials.plain.own_loop else by_waits[-1]
-    if len(most) > declared:
-        lines = Counter(f"{c.kind} by {c.op} at {c.where}" for c in most)
-        cures = "; ".join(dict.fromkeys(_cure(c) for c in most))
-        said = ", ".join(f"{line}{f' ({n} times)' if n > 1 else ''}" for line, n in lines.items())
-        often = "once" if len(most) == 1 else f"{len(most)} times"
-        allowed = f"{declared} are declared (`waits`)" if declared else "none is declared (`waits`)"
-        raise Violation(
-            f"a step has the host wait {often}, and {allowed}: {said}. {cures}; or declare "
-            f"`waits = {len(most)}`, if it cannot do without"
-        )
+    most = by_waits[len(by_waits) // 2] if plain.own_loop else by_waits[-1]
+    named = (("a step", most), ("an evaluation", max(plain.ticks, key=len, default=[])))
+    needed = max(len(met) for _, met in named)
+    found = [_waiting(what, met, plain.waits) for what, met in named if len(met) > plain.waits]
+    if found:
+        raise Violation(f"{'; '.join(found)}; or declare `waits = {needed}`, if it cannot do without")
+
+
+def _waiting(what: str, met: Sequence[Contact], declared: int) -> str:
+    """Return how often something has the host wait, where, and what can be done about it."""
+    lines = Counter(f"{c.kind} by {c.op} at {c.where}" for c in met)
+    cures = "; ".join(dict.fromkeys(_cure(c) for c in met))
+    said = ", ".join(f"{line}{f' ({n} times)' if n > 1 else ''}" for line, n in lines.items())
+    often = "once" if len(met) == 1 else f"{len(met)} times"
+    allowed = f"{declared} are declared (`waits`)" if declared else "none is declared (`waits`)"
+    return f"{what} has the host wait {often}, and {allowed}: {said}. {cures}"
 
 
 def check_gpu_capture(trials: Rehearsal) -> None:
@@ -326,10 +392,13 @@ def check_gpu_races(trials: Rehearsal) -> None:
     with _told():
         races = [*trials.plain.races, *trials.beside.races, *trials.elsewhere.races]
     if races:
-        found = Counter(f"{race.kind} by {race.op} at {race.where}" for race in races)
-        raise Violation(f"streams race: {', '.join(found)}")
-    same(
-        trials.plain.state["model"],
+        found = {f"{race.kind} by {race.op} at {race.where}": race for race in races}
+        said = list(found)
+        orders = dict.fromkeys(ORDERS[found[line].kind, found[line].pinned] for line in said[:NAMED])
+        more = f" and {len(said) - NAMED} more" if len(said) > NAMED else ""
+        raise Violation(f"streams race: {', '.join(said[:NAMED])}{more}; {'; '.join(orders)}")
+    trials.same(
+        (trials.eager if trials.misrecorded else trials.plain).state["model"],
         trials.beside.state["model"],
         "evaluated beside training, it ends otherwise",
     )
@@ -338,18 +407,22 @@ def check_gpu_races(trials: Rehearsal) -> None:
 def check_gpu_second(trials: Rehearsal) -> None:
     """On a GPU that is not the present one, it computes the same."""
     with _told():
-        same(trials.beside.state, trials.elsewhere.state, "on cuda:1 it ends otherwise")
+        trials.same(trials.beside.state, trials.elsewhere.state, "on cuda:1 it ends otherwise")
 
 
 def check_gpu_resumes(trials: Rehearsal) -> None:
     """A GPU's state goes on to the same bits there, and to the end on the CPU, as the CPU's does on a GPU."""
     with _told():
         of_gpu, of_cpu = trials.saving.saved, trials.on_cpu.saved
-        resumed = trials.trial(state=of_gpu)
-        same(trials.saving.state["model"], resumed.state["model"], "resumed on a GPU, it ends otherwise")
+        resumed = trials.trial(state=of_gpu, **trials.sound)
+        before, after = trials.saving.state["model"], resumed.state["model"]
+        message = "resumed on a GPU, it ends otherwise"
+        if difference(before, after) and trials.steady and trials.forgetful:
+            message += ", as it does on the CPU: `state` names what changes in training and matters later"
+        trials.same(before, after, message)
         for where, found in (
             ("on the CPU, a GPU's state", trials.go_on_cpu(of_gpu)),
-            ("on a GPU, the CPU's state", trials.trial(state=of_cpu)),
+            ("on a GPU, the CPU's state", trials.trial(state=of_cpu, **trials.sound)),
         ):
             require(found.finite, f"{where} goes on to weights that are not finite")
             require(found.step == trials.saving.step, f"{where} does not go on to the end")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 import random
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from clbench.engine.engine import Engine
 from clbench.errors import ClbenchError
+from clbench.files.places import HOME
 from clbench.machine import checkpoint
+from clbench.registry.authors import is_library
 from clbench.runs.building import build_strategy
 from clbench.strategy import Strategy, overrides
 from clbench.types import Batch, Benchmark, Output
@@ -91,10 +92,9 @@ def attempt(check: Callable[[Any], None], under_test: Any, expected: str | None 
 
 def _raised(error: BaseException) -> str:
     """Return an exception with the last line outside clbench and the libraries that led to it."""
-    core = str(Path(__file__).resolve().parent.parent)
     frames = traceback.extract_tb(error.__traceback__)
-    inside = (core, sys.prefix, sys.base_prefix, "<")
-    outside = [f for f in frames if not f.filename.startswith(inside) and "site-packages" not in f.filename]
+    core = str(HOME) + os.sep
+    outside = [f for f in frames if not (f.filename.startswith(core) or is_library(f.filename))]
     at = (outside or frames)[-1]
     return f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
 

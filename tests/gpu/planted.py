@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import itertools
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clbench import Batch, Output, Strategy, chain, register
@@ -282,6 +285,120 @@ class Rate(Strategy):
 def rate_as_a_number() -> Strategy:
     """Say that it can be recorded, and read the rate, which a schedule changes, as a number of Python's."""
     return chain(CrossEntropy(), Rate())
+
+
+class Logits(Strategy):
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        logits = self.run.forward(x, task).logits
+        return logits / max(1.0, logits.amax().item())  # the mistake
+
+
+@register("waits-in-logits")
+def waits_in_logits() -> Strategy:
+    """Ask for a number wherever it is evaluated."""
+    return chain(CrossEntropy(), Logits())
+
+
+class Clipped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training or x.amax() < 1e6 else x.clamp(max=1e6)  # the mistake
+
+
+class InTheNetwork(Strategy):
+    def wrap(self, model: nn.Module) -> nn.Module:
+        backbone: nn.Module = model.backbone  # type: ignore[assignment]
+        model.backbone = nn.Sequential(backbone, Clipped())
+        return model
+
+
+@register("waits-in-the-network")
+def waits_in_the_network() -> Strategy:
+    """Wrap the network in what asks for a number where it is evaluated."""
+    return chain(CrossEntropy(), InTheNetwork())
+
+
+class Saves(Strategy):
+    def after_step(self, batch: Batch, out: Output) -> None:
+        torch.save(out.logits.detach(), io.BytesIO())  # the mistake
+
+
+@register("saves-in-every-step")
+def saves_in_every_step() -> Strategy:
+    """Write a tensor into a file in every step."""
+    return chain(CrossEntropy(), Saves())
+
+
+class FreesTooEarly(Strategy):
+    def setup(self, run: Run) -> None:
+        self.side = torch.cuda.Stream(run.device) if run.device.type == "cuda" else None
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        if self.side is not None:
+            doubled = 2 * out.logits.detach()
+            self.side.wait_stream(torch.cuda.current_stream(doubled.device))
+            with torch.cuda.stream(self.side):
+                doubled.square()
+            del doubled  # the mistake
+        return {"more": out.logits.square().mean()}
+
+
+@register("frees-too-early")
+def frees_too_early() -> Strategy:
+    """Give memory back that a second stream still reads."""
+    return chain(CrossEntropy(), FreesTooEarly())
+
+
+class Forgets(Strategy):
+    def setup(self, run: Run) -> None:
+        self.share = torch.ones((), device=run.device)  # the mistake
+
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        return {"more": out.logits.square().mean() * self.share}
+
+    def after_step(self, batch: Batch, out: Output) -> None:
+        self.share.mul_(0.9)
+
+
+@register("forgets")
+def forgets() -> Strategy:
+    """Name nothing in `state`."""
+    return chain(CrossEntropy(), Forgets())
+
+
+RUNS = itertools.count()
+
+
+class Global(Strategy):
+    def losses(self, batch: Batch, out: Output) -> Mapping[str, Tensor]:
+        return {"more": out.logits.square().mean() * (1e-3 * next(RUNS))}  # the mistake
+
+
+@register("never-the-same")
+def never_the_same() -> Strategy:
+    """Compute with what goes on from run to run."""
+    return chain(CrossEntropy(), Global())
+
+
+class DeclaredInLogits(Strategy):
+    waits = 1
+
+    def logits(self, x: Tensor, task: Tensor) -> Tensor:
+        logits = self.run.forward(x, task).logits
+        return logits / max(1.0, logits.amax().item())
+
+    @torch.no_grad()
+    def end_experience(self, exp: Experience) -> None:
+        file = io.BytesIO()
+        torch.save([*self.run.model.parameters(), copy.copy(self.run.model.head.weight)], file)  # type: ignore[union-attr]
+        file.seek(0)
+        for mine, loaded in zip(self.run.model.parameters(), torch.load(file), strict=False):
+            mine.copy_(loaded)
+
+
+@register("innocent-in-logits")
+def innocent_in_logits() -> Strategy:
+    """Wait where it is evaluated, and say so; save and load tensors where nobody waits for it."""
+    return chain(CrossEntropy(), DeclaredInLogits())
 
 
 class Innocent(Strategy):

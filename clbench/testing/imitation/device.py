@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from clbench.files.places import HOME
+from clbench.registry.authors import is_library
 from clbench.testing.imitation.here import Contact, DeviceError, Machine, Race, WaitError
 from clbench.testing.imitation.streams import Block, Stream
 from clbench.testing.imitation.tensors import Generator, StrictTensor, tensors_in, tree_map
@@ -85,9 +86,15 @@ NEVER_ORDERED = frozenset(
     }
 )
 """Of which it has none, for floats."""
-_INSIDE = (str(Path(__file__).parent), sys.prefix, sys.base_prefix, "<")
-_OURS, _STRATEGIES = f"{HOME}/", f"{HOME}/strategies/"
-_ENGINE = str(HOME / "engine" / "engine.py")
+_INSIDE = f"{Path(__file__).parent}/"
+_OURS, _STRATEGIES, _PARTS = f"{HOME}/", f"{HOME}/strategies/", f"{HOME}/parts/"
+_ENDS = {
+    str(HOME / "engine" / "engine.py"): ("fit", "__init__"),
+    str(HOME / "evaluation" / "evaluator.py"): ("tick", "full", "look_at_documents"),
+}
+"""Functions beyond which no line has a part in what goes on, by file."""
+_ALLOWED = str(HOME / "machine" / "caching.py")
+"""Where evaluation waits for a strategy that spares it more."""
 
 
 class StrictGPU(Machine, TorchDispatchMode):
@@ -129,16 +136,20 @@ class StrictGPU(Machine, TorchDispatchMode):
         return Counter((c.kind, c.op, c.where) for c in self.contacts[since:])
 
     def where(self) -> tuple[str, bool]:
-        frame: Any = sys._getframe(1)
+        line, backward = self._line()
+        return line.said or "?", backward
+
+    def _line(self) -> tuple[_Line, bool]:
         backward = threading.get_ident() != self._main
-        found = _line(frame)
-        if not found and backward:  # autograd's thread: the line that called it
+        found = _line(sys._getframe(2))
+        if not found.said and backward:  # autograd's thread: the line that called it
             found = _line(sys._current_frames().get(self._main))
-        return found or "?", backward
+        return found, backward
 
     def meet(self, kind: str, op: str, clock: Counter[int] | None = None) -> None:
         """The host and the device meet; afterwards the host knows what is done of the present stream, or in a clock."""
-        where, backward = self.where()
+        line, backward = self._line()
+        where = line.said or "?"
         if kind != "pageable":
             if self.capturing is not None:
                 raise WaitError(f"operation not permitted when stream is capturing: {op} ({where})")
@@ -149,7 +160,7 @@ class StrictGPU(Machine, TorchDispatchMode):
             raise WaitError(
                 f"operation not permitted when stream is capturing: {op} from pageable memory ({where})"
             )
-        self.contacts.append(Contact(kind, op, where, backward))
+        self.contacts.append(Contact(kind, op, where, backward, line.theirs))
 
     def wait_for(self, clock: Counter[int], op: str) -> None:
         """The host asks to wait until what a clock counts is done; what it knows to be done takes no wait."""
@@ -162,11 +173,12 @@ class StrictGPU(Machine, TorchDispatchMode):
             return
         for stream, at, kind in flights:
             if self.host[stream] < at and (writes or kind == "written"):
-                self.race("read before written" if kind == "written" else "written before read", op)
+                said = "read before written" if kind == "written" else "written before read"
+                self.race(said, op, pinned=True)
         flights[:] = [flight for flight in flights if self.host[flight[0]] < flight[1]]
 
-    def race(self, kind: str, op: str) -> None:
-        self.races.append(Race(kind, op, self.where()[0]))
+    def race(self, kind: str, op: str, *, pinned: bool = False) -> None:
+        self.races.append(Race(kind, op, self.where()[0], pinned))
 
     # --- operators ---
 
@@ -522,20 +534,30 @@ def _place(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _line(frame: Any) -> str:
+class _Line(NamedTuple):
+    """A line of the program; `theirs`: that a strategy, a plug-in or a part is at work there."""
+
+    said: str
+    theirs: bool
+
+
+def _line(frame: Any) -> _Line:
     """Return the innermost line that is no library's; within a run, a strategy's or plug-in's rather than clbench's."""
-    first = ""
+    first, parts, allowed = "", False, False
     while frame is not None:
         name = frame.f_code.co_filename
-        if name == _ENGINE and frame.f_code.co_name in ("fit", "__init__"):
-            return first or f"{_short(name)}:{frame.f_lineno}"
-        if not name.startswith(_INSIDE) and "site-packages" not in name:
+        ours = name.startswith(_OURS) and not name.startswith(_STRATEGIES)
+        if frame.f_code.co_name in _ENDS.get(name, ()):
+            return _Line(first or f"{_short(name)}:{frame.f_lineno}", parts and not allowed)
+        if not name.startswith(_INSIDE) and (ours or not is_library(name)):
             said = f"{_short(name)}:{frame.f_lineno}"
-            if not name.startswith(_OURS) or name.startswith(_STRATEGIES):
-                return f"{said}, in {first}" if first else said
+            if not ours:
+                return _Line(f"{said}, in {first}" if first else said, not allowed)
+            allowed = allowed or (not first and name == _ALLOWED)
+            parts = parts or name.startswith(_PARTS)
             first = first or said
         frame = frame.f_back
-    return first
+    return _Line(first, parts and not allowed)
 
 
 def _short(file: str) -> str:

@@ -25,12 +25,14 @@ class Contact:
         kind: "read" (device → host), "wait" (the host waits for a size or a decision), "send" (host → device, waiting
             until the copy is done), "pageable" (host → device, said not to wait, from memory that is not pinned).
         op: the operator. where: file:line of the program. backward: that autograd's thread called it.
+        theirs: that it is in what a strategy, a plug-in or a part does.
     """
 
     kind: str
     op: str
     where: str
     backward: bool = False
+    theirs: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ class Race:
 
     Attributes:
         kind: "read before written", "written before read", "given out again in use".
-        op, where: as in `Contact`.
+        op, where: as in `Contact`. pinned: that it is memory of the host's.
     """
 
     kind: str
     op: str
     where: str
+    pinned: bool = False
 
 
 class Machine:

@@ -64,6 +64,16 @@ class StrictTensor(torch.Tensor):
             memo[id(self)] = copied
         return memo[id(self)]
 
+    def __copy__(self) -> Any:
+        return self.detach().requires_grad_(self.requires_grad)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if getattr(self, "_is_param", False):
+            return torch._utils._rebuild_parameter, (self.detach(), self.requires_grad, {})
+        machine().meet("read", "pickling")
+        data, kept = self.raw.detach().clone(), (self.dtype, str(self.device), self.requires_grad)
+        return torch._utils._rebuild_device_tensor_from_cpu_tensor, (data, *kept)
+
     def data_ptr(self) -> int:
         return self.raw.data_ptr()
 
