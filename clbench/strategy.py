@@ -315,8 +315,7 @@ class Strategy:
             wraps, in `losses` and around gradient and update, the same operations at every step of an experience, on
             tensors, with no number asked of the device and no gradient kept after the update. A subclass declares it
             anew.
-        waits: how often the host waits for a GPU in a step, and in `logits` and what it wraps in an evaluation, at most
-            (`clbench check --rehearse-gpu` counts).
+        waits: how often a GPU's host waits at most, in a step and in a part of an evaluation (`check --rehearse-gpu`).
         from_start: that it holds to the initial model from the first step on, so that not even its first experience
             is fine-tuning; an instance may say so. keeps_rows: that its `extend` gives exactly the rows that it got.
         exempt: checks of the contract that it cannot pass by itself, with the reasons; one that it passes is a failure.

@@ -14,6 +14,7 @@ import clbench
 from clbench import config, make_model
 from clbench.errors import ConfigError, DataError
 from clbench.models.weights import Weights, find
+from clbench.reports.leaderboard import read_board, submit
 from clbench.runs.identity import identify
 from clbench.runs.pretrain import pretrain, read
 
@@ -68,6 +69,21 @@ def test_the_record_states_the_substrate(weights: Weights, tmp_path: Path) -> No
     )
     assert weights.id in record.model["substrate"]
     assert "substrate" not in clbench.run("split-digits", "ncm", out=tmp_path, **RUN).model
+
+
+def test_a_leaderboard_tells_weights_by_their_id(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they lay is nobody's business, and nobody else's place."""
+    monkeypatch.setattr("clbench.runs.identity._commit", lambda: {"commit": "0" * 40, "dirty": False})
+    record = clbench.run("split-digits", "ncm", out=tmp_path / "runs", weights=str(weights.path), **RUN)
+    assert record.folder is not None
+    (taken,) = submit([record.folder], tmp_path / "board")
+    assert not taken.refused
+    assert taken.needs == {"model.weights": f"{weights.id}, SHA-256 {weights.sha256[:12]}"}
+    (there,) = read_board(tmp_path / "board")
+    assert (there.id, there.files["model.weights"]["path"]) == (record.id, weights.id)
+    assert str(tmp_path) not in there.to_json()
 
 
 def identity(weights: str | None) -> str:

@@ -50,6 +50,15 @@ def version_mistake(version: object) -> str:
     return f"{version!r:.100} cannot be a version, which is a whole number, or as packages have them, 0.6.0"
 
 
+WEIGHTS_DIGITS = 12
+_WEIGHTS = re.compile(rf"w[0-9a-f]{{{WEIGHTS_DIGITS}}}")
+
+
+def is_weights_id(name: str) -> bool:
+    """Whether a name is the id of weights: a w and the first digits of their SHA-256."""
+    return _WEIGHTS.fullmatch(name) is not None
+
+
 def one_line(text: str) -> str:
     """Return a label, free text that stands in a cell, if it is on one line and fits there.
 

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from clbench.errors import ConfigError, DataError, suggest
 from clbench.files import atomic_write, canonical_json, expanded, file_sha256, make_folder, sha256
+from clbench.files.names import WEIGHTS_DIGITS, is_weights_id
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DIGITS = 12
 SUFFIX = ".safetensors"
-HEX = set("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,14 @@ def find(name: str, *, whole: bool = False) -> Weights:
     path = Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)
-    if _is_id(name) or (_is_id(path.stem) and not path.exists()):  # a place of another machine: the id tells
+    if is_weights_id(name) or (
+        is_weights_id(path.stem) and not path.exists()
+    ):  # a place of another machine: the id tells
         path = weights_folder() / f"{path.stem}{SUFFIX}"
     if path.suffix != SUFFIX:
         raise ConfigError(
-            f"Weights are given by id, w and {DIGITS} digits, or as a {SUFFIX} file; '{name}' was given. Other "
-            "formats may run code when they are read."
+            f"Weights are given by id, w and {WEIGHTS_DIGITS} digits, or as a {SUFFIX} file; '{name}' was given. "
+            "Other formats may run code when they are read."
         )
     if not path.is_file():
         known = sorted(file.stem for file in weights_folder().glob(f"*{SUFFIX}"))
@@ -85,7 +86,7 @@ def find(name: str, *, whole: bool = False) -> Weights:
     if whole:
         return _read_folder(path.parent)
     found = Weights(path, file_sha256(path), _about(path))
-    if _is_id(path.stem) and found.id != path.stem:
+    if is_weights_id(path.stem) and found.id != path.stem:
         raise DataError(
             f"The weights {path} were altered: by their SHA-256 they are {found.id}, not {path.stem}. Make them "
             "again with `clbench pretrain`, or fetch them from where they came from."
@@ -95,11 +96,7 @@ def find(name: str, *, whole: bool = False) -> Weights:
 
 def id_of(sha256: str) -> str:
     """Return the id of weights; with a letter that is no digit, so that no configuration takes it for a number."""
-    return f"w{sha256[:DIGITS]}"
-
-
-def _is_id(name: str) -> bool:
-    return len(name) == DIGITS + 1 and name[0] == "w" and set(name[1:]) <= HEX
+    return f"w{sha256[:WEIGHTS_DIGITS]}"
 
 
 def _about(path: Path) -> dict[str, Any]:

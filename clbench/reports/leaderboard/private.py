@@ -31,7 +31,8 @@ def needs(record: Record) -> dict[str, str]:
         found[what] = part["origin"] + _digits(part["sha256"])
     for where, file in record.files.items():
         path = Path(str(file["path"]))
-        if path.is_absolute():  # and not the name of something that is published
+        # What is not absolute is the name of something that is published, but for the id of weights.
+        if path.is_absolute() or where == "model.weights":
             found[where] = path.name + _digits(file["sha256"])
     return found
 

@@ -22,6 +22,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from clbench.errors import ClbenchError, ConfigError, LedgerError, suggest
 from clbench.files import atomic_write, locked, make_folder, pretty_json, read_json, sha256, sync_folder
+from clbench.files.names import is_weights_id
 from clbench.reports.leaderboard.board import row_id
 from clbench.reports.leaderboard.evidence import (
     Checked,
@@ -81,7 +82,7 @@ def submit(folders: Iterable[Path], root: Path, left_out: list[str] | None = Non
     for number, folder in enumerate(folders):
         done.append(Submission(folder, None))
         try:
-            record = read_record(folder)
+            record = _placeless(read_record(folder))
             found = checked(record)
             if wrong := misfit(record):
                 raise LedgerError(f"The record {record.id} cannot be taken: {wrong}.")
@@ -126,6 +127,17 @@ def submit(folders: Iterable[Path], root: Path, left_out: list[str] | None = Non
         _commit(root, manifest)
         _settle(root, board)
     return done
+
+
+def _placeless(record: Record) -> Record:
+    """Return a record that tells its weights by their id, and not by where they lay on the machine that ran it."""
+    read = record.files.get("model.weights")
+    if read is None:
+        return record
+    stem = Path(str(read["path"])).stem
+    told = stem if is_weights_id(stem) else read["path"]
+    config = {**record.config, "model": {**record.config["model"], "weights": told}}
+    return replace(record, config=config, files={**record.files, "model.weights": {**read, "path": told}})
 
 
 def remove(ids: Iterable[str], root: Path) -> tuple[list[Path], str]:
