@@ -305,8 +305,9 @@ def boards() -> tuple[tuple[str, list[dict[str, str]]], ...]:
 
 
 def board() -> dict[str, list[dict[str, str]]]:
-    """Benchmark → rows; of several tables on one benchmark the last, whose settings are null: all of its data."""
-    return {stream.partition("@")[0]: rows for stream, rows in boards()}
+    """Benchmark → rows on all of its data; where there are none, on the last part of them that there is a table of."""
+    whole = {stream.partition("@")[0]: rows for stream, rows in boards() if " " not in stream}
+    return {stream.partition("@")[0]: rows for stream, rows in boards()} | whole
 
 
 def glance(strategy: str) -> tuple[str, str, str]:
@@ -340,13 +341,15 @@ def _elsewhere(strategy: str) -> str:
 
 
 def span(benchmark: str) -> str:
-    """From what doing nothing reaches to what all data would, for a table of benchmarks."""
+    """From what doing nothing reaches to what all data would, for a table of benchmarks; on what part of its data."""
     rows = board().get(benchmark, [])
+    part = [stream.partition(" ")[2] for stream, listed in boards() if listed is rows]
     ranked = [row for row in rows if row["rank"] != "bound"]
     bounds = [row for row in rows if row["rank"] == "bound"]
     floors = [[row for row in ranked if _name(row) == name] for name in ("finetune", "linear-probe")]
     chosen = (floors[0] or floors[1]) + ranked[:1] + bounds[:1]
-    return "<br>".join(_unbroken(f"`{_name(row)}` {row[_figures(row)[0]]}") for row in chosen) or "–"
+    told = [_unbroken(f"`{_name(row)}` {row[_figures(row)[0]]}") for row in chosen]
+    return "<br>".join([*told, *(f"({p})" for p in part if p)]) or "–"
 
 
 def _name(row: dict[str, str]) -> str:

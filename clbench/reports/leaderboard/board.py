@@ -27,6 +27,8 @@ class TwiceWarning(UserWarning):
 
 
 ROW_LENGTH = 8
+PARTS = ("classes", "test_per_class", "train_blocks", "train_per_class")
+"""Arguments by which a stream has a part of its data; a table on a part is always called by it."""
 ENERGY = "kJ, whole machine"
 """Head of the column of joules, which tables have where a record has them."""
 
@@ -68,7 +70,11 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
             runs_of[record.seeds["data"]] = record
         name = group[0][1].benchmark
         arguments = [record.config.get("stream", {}) for record, _ in group]
-        named.append(grouping.of_stream(name, name, arguments, [run for _, run in group]))
+        part = [
+            f"{key}={canonical_json(arguments[0][key])}" for key in PARTS if arguments[0].get(key) is not None
+        ]
+        label = " ".join([name, *part])
+        named.append(grouping.of_stream(label, name, arguments, [run for _, run in group]))
         tables.append(rows)
     found = {
         title: _table([_row(id, [row[seed] for seed in sorted(row)], title) for id, row in rows.items()])
