@@ -218,7 +218,7 @@ def test_texts_need_a_model_that_reads() -> None:
 def test_a_model_that_reads_needs_texts() -> None:
     with pytest.raises(IncompatibleError, match=r"The model reads texts, and the inputs of tiny@1 are none"):
         tiny_run(make_strategy("finetune"), tiny_benchmark(), model=make_model("bag-of-words", (8,), 6))
-    with pytest.raises(ConfigError, match="Take a benchmark of texts"):
+    with pytest.raises(ConfigError, match="takes texts, rows of tokens"):
         make_model("bag-of-words", (1, 4, 4), 6)
 
 
