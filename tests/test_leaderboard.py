@@ -393,6 +393,27 @@ def test_records_are_taken_out_together_or_one_by_one(board: Path) -> None:
     assert len(read_board(board)) == len(others)
 
 
+def test_a_table_on_a_part_of_the_data_is_called_by_it(board: Path) -> None:
+    """Also the only one; and not where another run calls the same stream the whole."""
+    whole = read_board(board)
+
+    def on(stream: dict[str, Any], records: Sequence[Record], fingerprint: str) -> list[Record]:
+        return [
+            replace(
+                r,
+                config={**r.config, "stream": {**r.config["stream"], **stream}},
+                benchmark={**r.benchmark, "fingerprint": fingerprint},
+            )
+            for r in records
+        ]
+
+    part = on({"valid": 0.2, "classes": [0, 5]}, whole, "f" * 64)
+    assert list(rows_of(part)) == ["split-digits@1 classes=[0,5] valid=0.2"]
+    first, second = [r for r in whole if r.strategy["name"] == "er"][:2]
+    same = [*on({"train_per_class": 10**6}, [first], "e" * 64), *on({}, [second], "e" * 64)]
+    assert list(rows_of(same)) == ["split-digits@1"]
+
+
 def test_a_forged_sum_does_not_hide_a_forged_number(board: Path) -> None:
     file = next(board.rglob("records/**/*.json"))
     content = json.loads(file.read_text())

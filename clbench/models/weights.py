@@ -68,9 +68,8 @@ def find(name: str, *, whole: bool = False) -> Weights:
     path = Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)
-    if is_weights_id(name) or (
-        is_weights_id(path.stem) and not path.exists()
-    ):  # a place of another machine: the id tells
+    elsewhere = is_weights_id(path.stem) and not path.exists()  # a place of another machine: the id tells
+    if is_weights_id(name) or elsewhere:
         path = weights_folder() / f"{path.stem}{SUFFIX}"
     if path.suffix != SUFFIX:
         raise ConfigError(

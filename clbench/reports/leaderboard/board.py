@@ -27,8 +27,9 @@ class TwiceWarning(UserWarning):
 
 
 ROW_LENGTH = 8
-PARTS = ("classes", "test_per_class", "train_blocks", "train_per_class")
-"""Arguments by which a stream has a part of its data; a table on a part is always called by it."""
+PARTS = ("classes", "test_blocks", "test_per_class", "train_blocks", "train_per_class", "valid")
+"""Arguments by which a stream has a part of its data, unless they are null or 0; a table on a part is always called by
+them."""
 ENERGY = "kJ, whole machine"
 """Head of the column of joules, which tables have where a record has them."""
 
@@ -70,8 +71,13 @@ def rows_of(records: Iterable[Record]) -> dict[str, list[Row]]:
             runs_of[record.seeds["data"]] = record
         name = group[0][1].benchmark
         arguments = [record.config.get("stream", {}) for record, _ in group]
+        differ = grouping.differing(
+            arguments
+        )  # several of them may be one stream: all of the data, by another name
         part = [
-            f"{key}={canonical_json(arguments[0][key])}" for key in PARTS if arguments[0].get(key) is not None
+            f"{key}={canonical_json(arguments[0][key])}"
+            for key in PARTS
+            if key not in differ and arguments[0].get(key)
         ]
         label = " ".join([name, *part])
         named.append(grouping.of_stream(label, name, arguments, [run for _, run in group]))
