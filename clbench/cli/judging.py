@@ -122,6 +122,7 @@ def verify(
         found |= {"contradictions": contrary, "outdated": other}
         if begun is not None:
             found |= {"steps": begun.steps, "rows": begun.rows, "rows_differing": begun.differing}
+            found["elsewhere"] = list(begun.elsewhere)
         print(json.dumps(found))
         return int(not agrees)
     for key, (recorded, computed) in sorted(wrong.items()):

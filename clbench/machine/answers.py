@@ -50,7 +50,7 @@ def place(network: nn.Module, told: Mapping[str, Any], groups: Sequence[Tensor],
     kind = [
         *(VERSION, torch.__version__, environment(accelerator, torch.get_num_threads())),
         *(str(like.dtype), torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))),
-        *(torch.get_float32_matmul_precision(), torch.backends.cpu.get_cpu_capability(), dict(told)),
+        *(torch.get_float32_matmul_precision(), dict(told)),
         *(torch.are_deterministic_algorithms_enabled(), torch.backends.mkldnn.enabled),
     ]
     digest = hashlib.sha256(canonical_json(kind).encode())

@@ -1,4 +1,4 @@
-"""Where a run takes place: machine, Python and libraries. Imports no torch."""
+"""Where a run takes place: machine, Python and libraries."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "instructions": _instructions(),
         "device": device,
         "threads": threads,
         "libraries": versions,
@@ -36,3 +37,11 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """Return the vector instructions that torch computes with, `AVX2` or `AVX512`: processors of one name may differ
+    in them, and round otherwise then."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()

@@ -124,8 +124,9 @@ def _made_by(record: Record) -> str:
     commit = f" ({code['commit'][:9]}{', changed' if code['dirty'] else ''})" if code.get("commit") else ""
     libraries = ", ".join(f"{name} {version}" for name, version in env["libraries"].items() if version)
     software = "; ".join(filter(None, (f"Python {env['python']}", libraries)))
+    vectors = f" ({env['instructions']})" if "instructions" in env else ""
     return (
-        f"clbench {code['version']}{commit}; {software}; {env['device']} on {env['processor']}, "
+        f"clbench {code['version']}{commit}; {software}; {env['device']} on {env['processor']}{vectors}, "
         f"{env['system']}, {env['threads']} thread{'s' * (env['threads'] != 1)}"
     )
 

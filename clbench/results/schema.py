@@ -109,7 +109,11 @@ Code = Annotated[
 Environment = Annotated[
     Tree,
     Keys(
-        {"device_name": Text, "gradients": Text, "numerics": Tree, "processes": Count},
+        {
+            **dict.fromkeys(("device_name", "gradients", "instructions"), Text),
+            "numerics": Tree,
+            "processes": Count,
+        },
         **dict.fromkeys(("python", "system", "processor", "device"), Text),
         threads=Threads,
         libraries=dict[str, Text | None],

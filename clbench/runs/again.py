@@ -302,8 +302,11 @@ def first_steps(record: Record, steps: int) -> Beginning:
     for name, values in old.items():
         wrong |= values != new[name]
     distance = np.abs(old["correct"] / old["total"] - new["correct"] / new["total"])
+    there = record.environment
     elsewhere = tuple(
-        key for key in ("processor", "system", "device", "libraries") if here[key] != record.environment[key]
+        key if key in there else f"{key} (not recorded)"
+        for key in ("processor", "instructions", "system", "device", "libraries")
+        if here[key] != there.get(key)
     )
     if record.evaluation.get("rules", 1) != RULES:
         elsewhere += ("rules of evaluation",)
