@@ -9,7 +9,7 @@ import inspect
 import itertools
 import re
 from types import ModuleType
-from typing import Any
+from typing import Any, ForwardRef
 
 PYTHON = {
     "clbench": "",
@@ -154,6 +154,8 @@ def _signature(thing: Any) -> str:
 
 
 def _bare(annotation: Any) -> Any:
+    if isinstance(annotation, ForwardRef):  # of a named tuple, before Python 3.14
+        annotation = annotation.__forward_arg__
     return _Bare(annotation) if isinstance(annotation, str) else annotation
 
 

@@ -423,6 +423,7 @@ def test_scores_of_a_rounded_network_are_not_rounded(monkeypatch: pytest.MonkeyP
 
 
 def test_maps_in_bytes_may_fill_half_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwards, "has_int8", lambda: True)
     monkeypatch.setattr(forwards, "_cache_bytes", lambda: 2 << 20)
     model = make_model("slim-resnet18", (3, 32, 32), 10, width=4)
     assert portion(EvaluationCopy(model, None), torch.device("cpu"), (3, 32, 32)) == 16
@@ -465,7 +466,10 @@ def test_a_run_that_waits_for_a_race_helps_and_changes_no_bit(
     assert len(shares) > 5
     assert all(shares)
     assert alone.evaluator.curve == beside.evaluator.curve
-    assert not beside.evaluator.describe().get("notes")
+    notes = [
+        one.evaluator.describe().get("notes") for one in (alone, beside)
+    ]  # of a processor without bfloat16
+    assert notes[0] == notes[1]
 
 
 @pytest.mark.parametrize("overlap", [False, True])

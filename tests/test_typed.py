@@ -21,7 +21,7 @@ def cells(*texts: str) -> dict[str, Any]:
     for number, text in enumerate(texts):
         file = f"<cell {number} of {id(names)}>"
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-        exec(compile(text, file, "exec"), names)
+        exec(compile(text, file, "exec", dont_inherit=True), names)
     return names
 
 
@@ -69,6 +69,13 @@ def test_whatever_does_not_leaves_it_as_it_is(same: tuple[str, ...]) -> None:
 def test_a_decorated_method_is_found_behind_its_decorator() -> None:
     decorated = HELPER.replace("    def losses", "    @torch.no_grad()\n    def losses")
     assert "return SCALE * self.size" in source("import torch\nSCALE = 2", decorated, FACTORY)
+
+
+def test_annotations_of_a_class_are_no_method() -> None:
+    annotated = HELPER.replace("size = 3", "size: int = 3")
+    assert "return SCALE * self.size" in source("SCALE = 2", annotated, FACTORY)
+    with pytest.raises(RegistryError, match="it has no method"):
+        source("class Empty:\n    size: int = 3\n", "def mine():\n    return Empty()\n")
 
 
 def test_a_class_without_methods_is_refused_with_the_reason() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dis
+import functools
 import inspect
 import linecache
 import textwrap
@@ -94,7 +95,7 @@ def _codes_of(one: Any) -> Iterator[types.CodeType]:
 
 def _functions(one: Any) -> Iterator[types.FunctionType]:
     """Yield a function, or a class's own methods, without what decorates them."""
-    for value in vars(one).values() if inspect.isclass(one) else [one]:
+    for value in members(one).values() if inspect.isclass(one) else [one]:
         inner = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
         if inspect.isfunction(inner) and inner.__module__ == one.__module__:
             yield inner
@@ -128,8 +129,18 @@ def _is_typed(value: Any) -> bool:
     return value.__module__ == "__main__" and not Path(where_defined(value)).is_file()
 
 
+def members(kind: type) -> dict[str, Any]:
+    """Return what a class has itself, without the function that Python 3.14 writes for its annotations."""
+    return {k: v for k, v in vars(kind).items() if k not in ("__annotate__", "__annotate_func__")}
+
+
+def is_routine(value: Any) -> bool:
+    """Whether it is a function or method; a partial, which Python 3.14 takes for one, is none."""
+    return inspect.isroutine(value) and not isinstance(value, functools.partial)
+
+
 def _is_imported(value: Any) -> bool:
-    return inspect.isroutine(value) or inspect.isclass(value) or type(value).__module__ in ("typing", "types")
+    return is_routine(value) or inspect.isclass(value) or type(value).__module__ in ("typing", "types")
 
 
 def _is_plain(value: Any) -> bool:

@@ -34,7 +34,7 @@ from clbench.models.given import classifier_of
 from clbench.registry import Entry, Registry, models, strategies
 from clbench.registry.arguments import shown
 from clbench.registry.reads import is_installed
-from clbench.registry.typed import globals_of, typed_source, where_defined
+from clbench.registry.typed import globals_of, is_routine, members, typed_source, where_defined
 from clbench.results.ledger import IN_MEMORY
 from clbench.runs.building import build_strategy, recipe_of
 from clbench.strategy import Strategy
@@ -131,7 +131,7 @@ class _Reader:
             return ["module", value.__name__]
         if isinstance(value, enum.Enum):
             return [self._kind(value), value.name]
-        if inspect.isclass(value) or inspect.isroutine(value):
+        if inspect.isclass(value) or is_routine(value):
             return self._code(value, at)
         if isinstance(value, weakref.ref):
             return ["reference", self.read(value(), at)]
@@ -185,7 +185,7 @@ class _Reader:
     def _class(self, kind: type) -> list[Any]:
         """Read what a class holds at this moment: a script may have set attributes, or made it of a variable."""
         found: list[Any] = [self.read(base, "") for base in kind.__bases__]
-        for key, value in vars(kind).items():
+        for key, value in members(kind).items():
             value = getattr(value, "__func__", getattr(value, "func", value))
             functions = [value]
             if isinstance(value, property):
@@ -261,7 +261,7 @@ def _is_generated(function: types.FunctionType) -> bool:
 
 def _writes(kind: type) -> bool:
     """Whether a class has methods of its author's."""
-    methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
+    methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in members(kind).values())
     written = (inspect.unwrap(one) for one in methods if inspect.isfunction(one))
     return any(not _is_generated(one) and not is_installed(one.__code__.co_filename) for one in written)
 

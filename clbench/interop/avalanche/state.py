@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clbench.errors import IncompatibleError
 from clbench.interop.avalanche.benchmarks import ROW, concatenated, rows_of
 from clbench.interop.avalanche.lib import avalanche, quiet
+from clbench.registry.typed import is_routine
 from clbench.strategy import State
 
 FRESH = frozenset(
@@ -122,7 +123,7 @@ class Graph:
             return self._pack_module(value, path)
         if isinstance(value, avalanche().benchmarks.utils.AvalancheDataset):
             return self._pack_data(value, path)
-        if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, logging.Logger):
+        if is_routine(value) or inspect.isclass(value) or isinstance(value, logging.Logger):
             return {"same": type(value).__name__}
         if isinstance(value, torch.device):
             return {"device": value.type}
