@@ -306,7 +306,7 @@ def first_steps(record: Record, steps: int) -> Beginning:
     elsewhere = tuple(
         key if key in there else f"{key} (not recorded)"
         for key in ("processor", "instructions", "system", "device", "libraries")
-        if here[key] != there.get(key)
+        if here[key] != there.get(key) and (key in there or wrong.any())
     )
     if record.evaluation.get("rules", 1) != RULES:
         elsewhere += ("rules of evaluation",)
