@@ -548,10 +548,13 @@ def test_a_small_file_that_unpacks_to_much_takes_no_time(
     folder = forge(runs["first"], tmp_path / "forged")
     bomb(folder / "curve.npz", **arrays)
     assert (folder / "curve.npz").stat().st_size < 400_000
-    before = time.process_time()
+    start = time.process_time()
     with pytest.raises(LedgerError, match=r"curve\.npz is damaged"):
         Curve.load(folder / "curve.npz")
-    assert time.process_time() - before < 2
+    refused = time.process_time()
+    with np.load(folder / "curve.npz") as file:
+        dict(file)
+    assert refused - start < 10 * (time.process_time() - refused)
 
 
 def test_a_file_whose_header_says_more_than_it_holds_asks_for_no_memory(
