@@ -284,8 +284,8 @@ def test_any_stream_partitions_its_data(data: st.DataObject) -> None:
 
 
 def test_a_thousand_experiences_cost_what_their_examples_do() -> None:
-    """A look at all examples for each experience would cost a hundred times what it does for ten, and its mask 1,000
-    bytes an example."""
+    """They take 2 to 5 times as long as ten; with a look at all examples for each, 11 to 24 times, and its mask would
+    take 1,000 bytes an example."""
     n = 200_000
     y = torch.arange(n) % 1000
     train, test = Pool(torch.zeros(n, 1), y), Pool(torch.zeros(2000, 1), y[:2000])
@@ -309,7 +309,7 @@ def test_a_thousand_experiences_cost_what_their_examples_do() -> None:
         return min(once() for _ in range(3))
 
     for make in (by_class, by_domain):
-        assert seconds(make, 1000) < 20 * seconds(make, 10)
+        assert seconds(make, 1000) < 10 * seconds(make, 10)
     tracemalloc.start()
     by_class(1000)
     _, peak = tracemalloc.get_traced_memory()

@@ -554,7 +554,7 @@ def test_a_small_file_that_unpacks_to_much_takes_no_time(
     refused = time.process_time()
     with np.load(folder / "curve.npz") as file:
         dict(file)
-    assert refused - start < 10 * (time.process_time() - refused)
+    assert refused - start < 2 * (time.process_time() - refused)
 
 
 def test_a_file_whose_header_says_more_than_it_holds_asks_for_no_memory(
