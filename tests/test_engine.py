@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -195,6 +197,29 @@ def test_workers_bring_the_batches_that_residents_are(workers: int) -> None:
         fed, seen_fed = run(resident="never", workers=workers)
     assert seen.rows == seen_fed.rows
     assert same(resident, fed)
+
+
+def test_workers_end_with_their_experience() -> None:
+    """And do not wait for the garbage collector, in which torch waits for them."""
+    there: list[int] = []
+
+    class Counts(Strategy):
+        def begin_experience(self, exp: Experience) -> None:
+            there.append(len(multiprocessing.active_children()))
+
+    before = len(multiprocessing.active_children())
+    gc.disable()
+    try:
+        run = build(
+            chain(make_strategy("er"), Counts()),
+            tiny_benchmark(experiences=2),
+            execution={"resident": "never", "workers": 1},
+        )
+        run.fit()
+        there.append(len(multiprocessing.active_children()))
+    finally:
+        gc.enable()
+    assert there == [before] * 3
 
 
 def test_more_workers_than_cores_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:

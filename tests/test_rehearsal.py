@@ -20,6 +20,7 @@ SOME = ("er", "gem", "ncm", "document-replay")
 """Recorded with replay, a declared wait, what evaluation is asked once, and a retrieval stream."""
 MISTAKES = {
     "hidden-item": "waits",
+    "waits-now-and-then": "waits",
     "constant-left-behind": "devices",
     "missing-wait": "races",
     "generator-of-its-own": "capture",

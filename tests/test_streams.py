@@ -283,38 +283,45 @@ def test_any_stream_partitions_its_data(data: st.DataObject) -> None:
         assert rows(experience) == [r for r, c in enumerate(y) if c in experience.classes]
 
 
-def test_a_thousand_experiences_cost_what_their_examples_do() -> None:
-    """They take 2 to 5 times as long as ten; with a look at all examples for each, 11 to 24 times, and its mask would
-    take 1,000 bytes an example."""
-    n = 200_000
-    y = torch.arange(n) % 1000
-    train, test = Pool(torch.zeros(n, 1), y), Pool(torch.zeros(2000, 1), y[:2000])
+MANY = torch.arange(200_000) % 1000
 
-    def by_class(experiences: int) -> Streams:
-        return class_incremental(
-            train, test, experiences=experiences, class_order="shuffled", valid_fraction=0.1
-        )
 
-    def by_domain(experiences: int) -> Streams:
-        return domain_incremental(
-            train, test, domain_train=y % experiences, domain_test=y[:2000] % experiences
-        )
+def many_by_class(experiences: int) -> Streams:
+    train, test = Pool(torch.zeros(len(MANY), 1), MANY), Pool(torch.zeros(2000, 1), MANY[:2000])
+    return class_incremental(train, test, experiences=experiences, class_order="shuffled", valid_fraction=0.1)
 
-    def seconds(make: Callable[[int], Streams], experiences: int) -> float:
-        def once() -> float:
-            start = time.process_time()
-            assert len(make(experiences).train) == experiences
-            return time.process_time() - start
 
-        return min(once() for _ in range(3))
+def many_by_domain(experiences: int) -> Streams:
+    train, test = Pool(torch.zeros(len(MANY), 1), MANY), Pool(torch.zeros(2000, 1), MANY[:2000])
+    return domain_incremental(
+        train, test, domain_train=MANY % experiences, domain_test=MANY[:2000] % experiences
+    )
 
-    for make in (by_class, by_domain):
-        assert seconds(make, 1000) < 10 * seconds(make, 10)
+
+@pytest.mark.parametrize("make", [many_by_class, many_by_domain])
+def test_a_thousand_experiences_take_the_memory_of_their_examples(make: Callable[[int], Streams]) -> None:
+    """A mask for each experience would take 1,000 bytes an example."""
     tracemalloc.start()
-    by_class(1000)
+    assert len(make(1000).train) == 1000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 200 * n
+    assert peak < 200 * len(MANY)
+
+
+@pytest.mark.slow  # it takes the time, which other work on the machine takes, too
+@pytest.mark.parametrize("make", [many_by_class, many_by_domain])
+def test_a_thousand_experiences_take_the_time_of_their_examples(make: Callable[[int], Streams]) -> None:
+    """They take 2 to 5 times as long as ten; with a look at all examples for each, 11 to 24 times."""
+
+    def seconds(experiences: int) -> float:
+        def once() -> float:
+            start = time.process_time()
+            make(experiences)
+            return time.process_time() - start
+
+        return min(once() for _ in range(5))
+
+    assert seconds(1000) < 10 * seconds(10)
 
 
 # --- few-shot ---

@@ -261,7 +261,7 @@ class Engine(Services):
 
     def _fit_experience(self, exp: Experience) -> None:
         self.batch_size = self.batch_size_of(exp)
-        self._feed = Feed(exp.data, self.device, self.execution)
+        feed = Feed(exp.data, self.device, self.execution)
         self._steps = self.steps_of(exp)
         visible = self._visible(exp)
         if self.place.phase == "between":
@@ -283,7 +283,7 @@ class Engine(Services):
             trainer(visible)
         else:
             while self.place.done < self._steps:
-                self._fit_epoch(visible)
+                self._fit_epoch(visible, feed)
         self._order = None  # also where a checkpoint was written after the very last step
         self._flush()  # before methods compute with what they have learned: a NaN ends the run here
         self.ranks.agree(str(self.strategy), weights_of(self.model), self._trace.total)
@@ -303,7 +303,7 @@ class Engine(Services):
             if self._save.worth:
                 self._save()
 
-    def _fit_epoch(self, exp: Experience) -> None:
+    def _fit_epoch(self, exp: Experience, feed: Feed) -> None:
         epoch, start = self.place.epoch, self.place.batch
         if self._order is None:
             self._order = self._new_order(exp, epoch)
@@ -319,8 +319,8 @@ class Engine(Services):
         batches = self.batches_of(len(order.rows))
         last = min(batches, start + self._steps - self.place.done)
         task = self._task_of(exp)
-        feed = self._feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
-        for number, (raw, y) in enumerate(feed, start):
+        given = feed.batches(rows[start:last], order.rows.split(self.batch_size)[start:last])
+        for number, (raw, y) in enumerate(given, start):
             hidden, first_view = self._constants_for(len(y))
             self._iterate(
                 Batch(
