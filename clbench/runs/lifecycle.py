@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import gc
 import hashlib
 import json
 import os
@@ -237,6 +238,8 @@ def start(
                 ranks.lead(hold)
             if not known:
                 ranks.lead(lambda: bytes(check_place(folder)))
+            if pick_device(execution.device).type == "cuda":
+                gc.collect()  # engines and parts know each other: earlier runs of a process hold memory until then
             engine = build(resolved, execution, benchmark=identity.built, observers=watching, ranks=ranks)
             if not known:  # built before: a run that is refused leaves no folder
                 ranks.lead(hold)

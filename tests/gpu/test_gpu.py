@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import clbench
 from clbench import Benchmark, Classifier, make_strategy
 from clbench.config import Execution, RunConfig
 from clbench.engine.engine import Engine
 from clbench.machine.randomness import derive_seed
+from clbench.runs import lifecycle
 from clbench.testing import difference, tiny_benchmark
 
 pytestmark = pytest.mark.gpu
@@ -162,3 +167,26 @@ def test_the_callers_generators_are_left_alone() -> None:
     before = torch.cuda.get_rng_state()
     fitted()
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+def test_a_run_lets_go_of_what_earlier_ones_of_its_process_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Engine]] = []
+    there: list[list[bool]] = []
+    plain = lifecycle.build
+
+    def watched(*given: Any, **how: Any) -> Engine:
+        there.append([earlier() is not None for earlier in made])
+        engine = plain(*given, **how)
+        made.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(lifecycle, "build", watched)
+    gc.disable()
+    try:
+        for seed in range(2):
+            clbench.run("split-digits", "er", seed=seed, iterations=2, out=tmp_path, device="cuda")
+    finally:
+        gc.enable()
+    assert there == [[], [False]]
