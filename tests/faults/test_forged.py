@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -524,24 +525,27 @@ def bomb(path: Path, **arrays: Any) -> None:
     path.write_bytes(content.getvalue())
 
 
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"network": np.zeros((340_000, 4))},
-        {name: np.zeros((500_000, 1), "<i8") for name in ("class_correct", "class_total")},
-        {name: np.zeros((1, 1 << 27), "|u1") for name in ("indexed",)} | {"indexed_step": np.zeros(1, "<i8")},
-        {
+BOMBS = {
+    "network": {"network": np.zeros((340_000, 4))},
+    "classes": {name: np.zeros((500_000, 1), "<i8") for name in ("class_correct", "class_total")},
+    "documents": {
+        "indexed": np.zeros((1, 1 << 27), "|u1"),
+        "indexed_step": np.zeros(1, "<i8"),
+    },
+    "rows": {
+        **{
             name: np.zeros(2_000_000, "<i8")
             for name in ("step", "examples", "experience", "evaluated", "correct")
-        }
-        | {
-            "total": np.ones(2_000_000, "<i8"),
-            "loss": np.zeros(2_000_000),
-            "full": np.zeros(2_000_000, bool),
         },
-    ],
-    ids=["network", "classes", "documents", "rows"],
-)
+        "total": np.ones(2_000_000, "<i8"),
+        "loss": np.zeros(2_000_000),
+        "full": np.zeros(2_000_000, bool),
+    },
+}
+"""Arrays of less than 400 kB, packed."""
+
+
+@pytest.mark.parametrize("arrays", BOMBS.values(), ids=BOMBS)
 def test_a_small_file_that_unpacks_to_much_takes_little_memory(
     runs: dict[str, Path], tmp_path: Path, arrays: dict[str, Any]
 ) -> None:
@@ -554,6 +558,22 @@ def test_a_small_file_that_unpacks_to_much_takes_little_memory(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < sum(array.nbytes for array in arrays.values())
+
+
+@pytest.mark.slow  # it takes the time, which other work on the machine takes, too
+@pytest.mark.parametrize("arrays", BOMBS.values(), ids=BOMBS)
+def test_a_small_file_that_unpacks_to_much_takes_no_time(
+    runs: dict[str, Path], tmp_path: Path, arrays: dict[str, Any]
+) -> None:
+    folder = forge(runs["first"], tmp_path / "forged")
+    bomb(folder / "curve.npz", **arrays)
+    start = time.process_time()
+    with pytest.raises(LedgerError, match=r"curve\.npz is damaged"):
+        Curve.load(folder / "curve.npz")
+    refused = time.process_time()
+    with np.load(folder / "curve.npz") as file:
+        dict(file)
+    assert refused - start < 2 * (time.process_time() - refused)
 
 
 def test_a_file_whose_header_says_more_than_it_holds_asks_for_no_memory(

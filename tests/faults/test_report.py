@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PUBLISHED = ROOT / "docs" / "results" / "reliability.json"
 
 
-@pytest.mark.slow
 def test_a_quick_report_finds_nothing_wrong(tmp_path: Path) -> None:
     out = tmp_path / "reliability.json"
     command = [sys.executable, "tests/faults/report.py", "--quick", "--out", str(out)]
